@@ -1,0 +1,34 @@
+"""mixbench: train, compare and verify mixup methods.
+
+The names below load on first use, so that ``import mixbench.functional`` needs torch alone and the
+command line answers without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "build_method": "mixbench.methods.build",
+    "compose": "mixbench.config",
+    "functional": "mixbench.functional",
+    "list_methods": "mixbench.methods",
+    "register": "mixbench.methods",
+    "run": "mixbench.runner",
+}
+__all__ = ["__version__", "build_method", "compose", "functional", "list_methods", "register", "run"]
+
+if TYPE_CHECKING:
+    from mixbench import functional
+    from mixbench.config import compose
+    from mixbench.methods import list_methods, register
+    from mixbench.methods.build import build_method
+    from mixbench.runner import run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mixbench' has no attribute {name!r}")
+    module = import_module(_HOMES[name])
+    return module if name == "functional" else getattr(module, name)

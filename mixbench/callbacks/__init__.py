@@ -1,0 +1,1 @@
+"""What happens around training: scores, speed, pictures, checkpoints, curves and progress."""

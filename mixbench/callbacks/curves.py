@@ -1,0 +1,107 @@
+"""Loggers: the local ``metrics.csv``, and W&B as a view of it."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from mixbench.results.curves import write_curves
+
+INTERVAL = 5.0  # seconds between writes
+
+
+class CurveLogger(Logger):
+    """Keeps all logged values and writes them as one table.
+
+    Args:
+        path: The ``metrics.csv``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.rows: dict[int, dict[str, Any]] = {}
+        self._written = 0.0
+
+    @property
+    def name(self) -> str:
+        """Lightning asks for one; nothing is made of it."""
+        return "curves"
+
+    @property
+    def version(self) -> str:
+        """Lightning asks for one; nothing is made of it."""
+        return ""
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The configuration is written by the runner."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add values to the row of a step."""
+        row = self.rows.setdefault(step or 0, {"epoch": "", "step": step or 0})
+        row.update({key: f"{value:.8g}" for key, value in metrics.items()})
+        if "epoch" in metrics:
+            row["epoch"] = int(metrics["epoch"])
+        if time.monotonic() - self._written > INTERVAL:
+            self.save()
+
+    def save(self) -> None:
+        """Write the table."""
+        write_curves(self.path, [self.rows[step] for step in sorted(self.rows)])
+        self._written = time.monotonic()
+
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        del status
+        self.save()
+
+
+def wandb_logger(
+    folder: Path,
+    *,
+    run_id: str,
+    attempt: int,
+    mode: str | None,
+    project: str,
+    config: dict[str, Any],
+    tags: list[str],
+    notes: str,
+) -> WandbLogger | None:
+    """The W&B view of a run, offline unless asked otherwise.
+
+    Every attempt gets an id of its own in the group of the run, as W&B cannot resume offline.
+
+    Args:
+        folder: Folder of the run.
+        run_id: Id of the run.
+        attempt: Number of this attempt, from 1.
+        mode: ``online``, ``offline`` or ``disabled``; None reads WANDB_MODE, else offline.
+        project: W&B project.
+        config: Resolved configuration.
+        tags: Tags.
+        notes: Notes.
+
+    Returns:
+        The logger, or None when disabled.
+    """
+    mode = mode or os.environ.get("WANDB_MODE") or "offline"
+    if mode in ("disabled", "dryrun"):
+        return None
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return WandbLogger(
+        name=run_id,
+        id=f"{run_id}-a{attempt}",
+        group=run_id,
+        project=project,
+        save_dir=folder,
+        offline=mode == "offline",
+        config=config,
+        tags=tags,
+        notes=notes or None,
+        settings=wandb.Settings(console="off", disable_git=True, save_code=False),
+    )

@@ -1,0 +1,372 @@
+"""From a few words to a complete, checked :class:`RunConfig`.
+
+The grammar is Hydra's: ``group=name`` picks ``experiments/<group>/<name>.yaml`` and ``a.b=c`` sets
+a key. Later layers win: schema, data, net, method, recipe, command line.
+"""
+
+import dataclasses
+import shlex
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mixbench import experiments
+from mixbench.backbones import NETS
+from mixbench.data import DATA
+from mixbench.errors import UserError, near_match
+from mixbench.methods import METHODS
+from mixbench.schema import CONDITIONAL, RunConfig
+from mixbench.source import config_fields
+
+COMMAND_LINE = "command line"
+DEFAULT = "default"
+_REGISTRIES = {"data": DATA, "net": NETS, "method": METHODS}
+
+
+@dataclass
+class Composed:
+    """A configuration with the origin of each of its values."""
+
+    config: RunConfig
+    origins: dict[str, str]
+    notes: list[str] = field(default_factory=list)  # warnings; errors under --strict
+
+
+def compose(overrides: str | Sequence[str] = "", *, strict: bool = False) -> RunConfig:
+    """Build a complete configuration, the method's own keys included.
+
+    Args:
+        overrides: Words such as ``method=cutmix data=digits method.alpha=0.5 seed=1``, as one
+            string or a list.
+        strict: Refuse keys that have no effect instead of warning.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        UserError: On an unknown name or key, a wrong type, or a value out of range.
+    """
+    composed = resolve_method(compose_text(overrides, strict=strict), strict=strict)
+    for note in composed.notes:
+        warnings.warn(note, stacklevel=2)
+    return composed.config
+
+
+def split_overrides(overrides: str | Sequence[str]) -> list[tuple[str, str]]:
+    """Split override words into keys and raw values.
+
+    Args:
+        overrides: One string, or a list of words.
+
+    Returns:
+        Pairs of key and text.
+
+    Raises:
+        UserError: If a word is not ``key=value``.
+    """
+    try:
+        words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+    except ValueError as error:
+        raise UserError(f"cannot be split into words: {error}", COMMAND_LINE) from error
+    pairs = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not all(part.isidentifier() for part in key.split(".")):
+            raise UserError(
+                f"{word!r} is not an override",
+                COMMAND_LINE,
+                "write key=value, for example method=cutmix or method.alpha=0.5",
+            )
+        if not text.strip():
+            raise UserError(f"{key}= is empty", COMMAND_LINE, f"give {key} a value or leave it out")
+        pairs.append((key, text))
+    return pairs
+
+
+def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -> Composed:
+    """Build a configuration as far as possible without importing the method.
+
+    Args:
+        overrides: As for :func:`compose`.
+        strict: Refuse keys that have no effect.
+
+    Returns:
+        Configuration in which ``method`` holds the name and the keys given, unchecked.
+
+    Raises:
+        UserError: On an unknown name or key outside ``method``, a wrong type or range.
+    """
+    picks: dict[str, str] = {}
+    given: list[tuple[str, Any]] = []
+    notes: list[str] = []
+    for key, text in split_overrides(overrides):
+        if key in experiments.GROUPS:
+            picks[key] = text
+            continue
+        value, surprises = experiments.parse(text, f"{COMMAND_LINE}, {key}")
+        notes += surprises
+        given.append((key, value))
+    layers = list(_file_layers(picks, notes))
+    layers.append((COMMAND_LINE, given))
+
+    tree = OmegaConf.structured(RunConfig)
+    known = dict(_flatten(OmegaConf.to_container(tree)))
+    origins = dict.fromkeys(known, DEFAULT)
+    for origin, items in layers:
+        for key, value in items:
+            _set(tree, key, value, origin, known)
+            origins[key] = origin
+    config = _to_object(tree, origins)
+    if not isinstance(config.method.get("name"), str):
+        raise UserError("method.name is not a key", COMMAND_LINE, "write method=NAME")
+    composed = Composed(config, origins, notes)
+    composed.notes += _ineffective(composed, given)
+    if strict and composed.notes:
+        raise UserError(composed.notes[0], "--strict", "remove it")
+    return composed
+
+
+def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
+    """Import the method and check its own keys.
+
+    Args:
+        composed: Result of :func:`compose_text`.
+        strict: Refuse keys that have no effect.
+
+    Returns:
+        The same with every key of the method filled in.
+
+    Raises:
+        UserError: On an unknown key of the method, a wrong type, or a value out of range.
+    """
+    settings = dict(composed.config.method)
+    name = settings.pop("name")
+    cls = METHODS.get(name).Config
+    fields = [f.name for f in dataclasses.fields(cls)]
+    tree = OmegaConf.structured(cls)
+    notes = list(composed.notes)
+    origins = {k: v for k, v in composed.origins.items() if not k.startswith("method.")}
+    origins["method.name"] = composed.origins.get("method.name", DEFAULT)
+    origins |= {f"method.{key}": DEFAULT for key in fields}
+    for key, value in settings.items():
+        origin = composed.origins.get(f"method.{key}", COMMAND_LINE)
+        if key not in fields:
+            note = _foreign_key(name, key, fields, origin)
+            if strict:
+                raise UserError(note, "--strict", "remove it")
+            notes.append(note)
+            continue
+        _assign(tree, key, value, f"method.{key}", origin)
+        origins[f"method.{key}"] = origin
+    own = dataclasses.asdict(_to_object(tree, origins))
+    config = dataclasses.replace(composed.config, method={"name": name, **own})
+    return Composed(config, origins, notes)
+
+
+def method_settings(config: RunConfig) -> dict[str, Any]:
+    """The method's own keys without its name.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        Keyword arguments of the method's ``Config``.
+    """
+    return {key: value for key, value in config.method.items() if key != "name"}
+
+
+def to_plain(config: RunConfig) -> dict[str, Any]:
+    """A configuration as plain dicts, lists and scalars.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        Nested dict, fit for YAML, JSON and checkpoints.
+    """
+    return dataclasses.asdict(config)
+
+
+def render(composed: Composed) -> str:
+    """A configuration as YAML lines, each value with the place it came from.
+
+    Args:
+        composed: A configuration with origins.
+
+    Returns:
+        Text of several lines.
+    """
+    plain = to_plain(composed.config)
+    lines = [f"{key}: {_show(value)}" for key, value in _flatten(plain)]
+    width = min(max(map(len, lines)), 60)
+    keys = [key for key, _ in _flatten(plain)]
+    sources = [composed.origins.get(key, DEFAULT) for key in keys]
+    return "\n".join(f"{line:<{width}}  # {source}" for line, source in zip(lines, sources))
+
+
+def _show(value: Any) -> str:
+    text = OmegaConf.to_yaml(OmegaConf.create({"v": value}))[2:].strip()
+    return text if "\n" not in text else str(value)
+
+
+def _file_layers(
+    picks: dict[str, str], notes: list[str]
+) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Yield the experiment files as flat layers, in the order in which they apply."""
+    for group, name in picks.items():
+        if group == "recipe":
+            experiments.check_recipe(name)
+        else:
+            _REGISTRIES[group].check(name)
+    data = picks.get("data", RunConfig().data.kind)
+    method = picks.get("method", "erm")
+    origin, content = _read("data", data, notes)
+    recipe = picks.get("recipe") or content.pop("default_recipe", None)
+    content.pop("default_recipe", None)
+    yield origin, [("data.kind", data), *_prefixed("data", content)]
+
+    net = picks.get("net", RunConfig().net.name)
+    origin, content = _read("net", net, notes)
+    yield origin, [("net.name", net), *_prefixed("net", content)]
+
+    origin, content = _read("method", method, notes)
+    per_data = _mapping(content.pop("per_data", {}), origin, "per_data")
+    content |= _mapping(per_data.get(data, {}), origin, f"per_data.{data}")
+    yield origin, [("method.name", method), *_prefixed("method", content)]
+
+    if recipe is not None:
+        experiments.check_recipe(recipe)
+        origin, content = _read("recipe", recipe, notes)
+        per_method = _mapping(content.pop("per_method", {}), origin, "per_method")
+        if "method" in content or "recipe" in content:
+            raise UserError("a recipe sets `method` keys under `per_method`", origin)
+        items = [("recipe", recipe), *_flatten(content)]
+        own = _mapping(per_method.get(method, {}), origin, f"per_method.{method}")
+        yield origin, [*items, *_prefixed("method", own)]
+
+
+def _read(group: str, name: str, notes: list[str]) -> tuple[str, dict[str, Any]]:
+    path = experiments.find(group, name)
+    if path is None:  # a plug-in may come without a file
+        return DEFAULT, {}
+    content, surprises = experiments.read(path)
+    notes += surprises
+    return f"experiments/{group}/{Path(path).name}", content
+
+
+def _mapping(value: Any, origin: str, key: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{key} must hold `key: value` lines", where=origin)
+    return value
+
+
+def _prefixed(group: str, content: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(f"{group}.{key}", value) for key, value in _flatten(content)]
+
+
+def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _set(tree: Any, key: str, value: Any, origin: str, known: Iterable[str]) -> None:
+    head, _, rest = key.partition(".")
+    if head == "method":
+        if not rest or "." in rest:
+            raise UserError(f"unknown key {key}", origin, "method keys are flat: method.<key>")
+        tree.method[rest] = value
+        return
+    if key not in known:
+        groups = {name.split(".")[0] for name in known if "." in name}
+        if key in groups:
+            raise UserError(f"{key} is a group of keys", origin, f"set one of {key}.<key>")
+        hint = near_match(key, known)
+        raise UserError(f"unknown key {key}" + (f"; {hint}" if hint else ""), origin)
+    _assign(tree, key, value, key, origin)
+
+
+def _assign(tree: Any, path: str, value: Any, key: str, origin: str) -> None:
+    try:
+        OmegaConf.update(tree, path, value, merge=False)
+    except (OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
+        wanted = OmegaConf.get_type(tree, path) if isinstance(value, dict) else _wanted(tree, path)
+        raise UserError(
+            f"{key}={value!r} has the wrong type", origin, f"give {wanted}"
+        ) from error
+
+
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
+def _wanted(tree: Any, path: str) -> str:
+    parent, _, leaf = path.rpartition(".")
+    cls = OmegaConf.get_type(OmegaConf.select(tree, parent) if parent else tree)
+    for item in dataclasses.fields(cls):
+        if item.name == leaf:
+            text = item.type.__name__ if isinstance(item.type, type) else str(item.type)
+            optional = " or null" if "None" in text else ""
+            text = text.replace(" | None", "")
+            return _WORDS.get(text, f"a {text}") + optional
+    return "another value"
+
+
+def _to_object(tree: Any, origins: dict[str, str]) -> Any:
+    try:
+        return OmegaConf.to_object(tree)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        text = str(error.__cause__ or error).splitlines()[0]
+        key = next((k for k in sorted(origins, key=len, reverse=True) if k in text), "")
+        short = key.removeprefix("method.")
+        key = key or next((k for k in origins if short and k.endswith(short)), "")
+        raise UserError(text, origins.get(key, "configuration")) from error
+
+
+def _ineffective(composed: Composed, given: list[tuple[str, Any]]) -> list[str]:
+    plain = dict(_flatten(to_plain(composed.config)))
+    keys = {key for key, _ in given}
+    return [
+        f"{key} has no effect while {decider}={plain[decider]}"
+        for key, decider, values in CONDITIONAL
+        if key in keys and plain[decider] not in values
+    ]
+
+
+def _foreign_key(name: str, key: str, fields: list[str], origin: str) -> str:
+    """Tell a key of another method, which has no effect here, from a mistyped one."""
+    hint = near_match(key, fields)
+    others = {
+        word for other in METHODS.table if other != name for word in known_method_keys(other)
+    }
+    if key in others:
+        return f"method.{key} has no effect for method {name}"
+    listed = ", ".join(fields) or "none"
+    raise UserError(
+        f"unknown key method.{key} of method {name}" + (f"; {hint}" if hint else ""),
+        origin,
+        f"its keys: {listed}",
+    )
+
+
+def known_method_keys(name: str) -> list[str]:
+    """Keys of a method, read from its source text without importing it.
+
+    Args:
+        name: A registered name, or ``module:Class``.
+
+    Returns:
+        Names of its ``Config`` fields; empty where the source cannot be found.
+    """
+    source = METHODS.source(name)
+    try:
+        return [] if source is None else [item.name for item in config_fields(source)]
+    except (OSError, SyntaxError, ValueError, ImportError):
+        return []

@@ -1,0 +1,60 @@
+"""The errors that reach a user, each with what happened, where, and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MixbenchError(Exception):
+    """Base of the errors that the command line prints as up to three lines.
+
+    Args:
+        what: What is wrong, in one line.
+        where: Config key, file or run that it concerns.
+        todo: What to do about it.
+    """
+
+    exit_code = 3
+
+    def __init__(self, what: str, where: str = "", todo: str = "") -> None:
+        super().__init__(what, where, todo)
+        self.what, self.where, self.todo = what, where, todo
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.todo:
+            lines.append(f"  to do: {self.todo}")
+        return "\n".join(lines)
+
+
+class UserError(MixbenchError, ValueError):
+    """Bad configuration, data or arguments; nothing was started."""
+
+    exit_code = 2
+
+
+class RunFailedError(MixbenchError, RuntimeError):
+    """A run started and could not finish."""
+
+    exit_code = 3
+
+
+class InterruptedRunError(MixbenchError):
+    """A run was stopped from outside; the same command starts it again."""
+
+    exit_code = 4
+
+
+def near_match(name: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant.
+
+    Args:
+        name: The unknown name.
+        known: Names that exist.
+
+    Returns:
+        ``did you mean 'x'?``, or an empty string where nothing is close.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,242 @@
+"""What all mixing operations share: the record they return, the draws, and the soft losses."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+PARTNER_RULES = ("random", "flip", "roll", "derange")
+
+
+class Mixed(NamedTuple):
+    """A mixed batch and the decisions that made it.
+
+    ``x`` (B, ...) is the mixed input and ``targets`` (B, K) its soft labels. ``lam`` (B,) or (1,)
+    is the realised weight of the first image, ``perm`` (B,) the partner index. ``aux`` carries
+    whatever a method hands from one hook to the next. A method with several forward passes uses
+    dicts with equal keys for ``targets``.
+    """
+
+    x: Tensor
+    targets: Any
+    lam: Tensor | None = None
+    perm: Tensor | None = None
+    aux: Any = None
+
+
+def check_batch(x: Tensor, targets: Tensor, *, integer_x: bool = False) -> None:
+    """Refuse a batch that an operation would mix wrongly, before any work is done.
+
+    Args:
+        x: (B, ...) inputs.
+        targets: (B, K) soft or multi-hot labels.
+        integer_x: Accept integer inputs; right for operations that only move pixels.
+
+    Raises:
+        ValueError: If ``targets`` are class indices, the batch sizes differ, ``x`` is empty, or
+            ``x`` is of an integer type that the operation would have to interpolate.
+    """
+    if targets.ndim != 2 or not targets.is_floating_point():
+        raise ValueError(
+            f"targets must be soft labels (B, K) of a floating type, got {tuple(targets.shape)} "
+            f"{targets.dtype}; convert class indices with mixbench.functional.one_hot(y, K)"
+        )
+    if x.ndim < 2 or x.shape[0] != targets.shape[0]:
+        raise ValueError(
+            f"x {tuple(x.shape)} and targets {tuple(targets.shape)} must have the same batch size"
+        )
+    if x.numel() == 0:
+        raise ValueError(f"x {tuple(x.shape)} has an empty dimension; nothing to mix")
+    if not integer_x and not x.is_floating_point():
+        raise ValueError(
+            f"x {tuple(x.shape)} is {x.dtype}; convert to float first (x.float() / 255)"
+        )
+
+
+def one_hot(
+    y: Tensor, num_classes: int, *, smoothing: float = 0.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Class indices as smoothed one-hot targets.
+
+    The true class gets ``1 - s + s/K`` and every other class ``s/K``, before any mixing.
+
+    Args:
+        y: (B,) class indices.
+        num_classes: Number of classes K.
+        smoothing: Label smoothing s, in [0, 1].
+        dtype: Floating type of the result.
+
+    Returns:
+        (B, K) targets whose rows sum to 1.
+
+    Raises:
+        ValueError: If ``y`` is not a vector of integers, or a label lies outside [0, K). The
+            range is only read on the CPU; on a device the indexing kernel itself asserts it.
+
+    Example:
+        >>> one_hot(torch.tensor([1]), 4, smoothing=0.2)
+        tensor([[0.0500, 0.8500, 0.0500, 0.0500]])
+    """
+    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
+        raise ValueError(f"y must be class indices (B,), got {tuple(y.shape)} {y.dtype}")
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"smoothing must lie in [0, 1], got {smoothing}")
+    if y.device.type == "cpu" and y.numel() and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise ValueError(
+            f"labels must lie in [0, {num_classes}), got {int(y.min())} to {int(y.max())}"
+        )
+    off = smoothing / num_classes
+    targets = torch.full((y.shape[0], num_classes), off, dtype=dtype, device=y.device)
+    return targets.scatter_(1, y.long()[:, None], 1 - smoothing + off)
+
+
+def draw_lam(count: int, alpha: float, generator: Generator | None = None) -> Tensor:
+    """Draw mixing weights from Beta(alpha, alpha).
+
+    Args:
+        count: Number of weights.
+        alpha: Shape parameter; 0 gives 1 everywhere, which is plain training.
+        generator: Random source; the result lies on its device (CPU by default).
+
+    Returns:
+        (count,) float32 in [0, 1].
+
+    Raises:
+        ValueError: If ``alpha`` is negative or not finite.
+
+    Note:
+        The public ``Beta`` takes no generator. The ratio of two Gamma draws is formed from their
+        logarithms, as for alpha below about 0.01 the draws themselves underflow to 0/0.
+    """
+    if not (alpha >= 0 and math.isfinite(alpha)):
+        raise ValueError(f"alpha must be >= 0 and finite, got {alpha}")
+    device = generator.device if generator is not None else None
+    if alpha == 0:
+        return torch.ones(count, device=device)
+    shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
+    uniform = torch.rand(2, count, dtype=torch.float64, generator=generator, device=device)
+    # Gamma(a) has the law of Gamma(a + 1) * U^(1/a).
+    log_gamma = torch._standard_gamma(shape, generator).log() + uniform.log() / alpha
+    return torch.sigmoid(log_gamma[0] - log_gamma[1]).float()
+
+
+def draw_perm(batch: int, generator: Generator | None = None, *, rule: str = "random") -> Tensor:
+    """Draw the partner of every row of a batch.
+
+    Args:
+        batch: Batch size B.
+        generator: Random source; the result lies on its device (CPU by default).
+        rule: ``random`` permutation (fixed points allowed), ``flip`` (row i with B-1-i), ``roll``
+            (row i with i-1), or ``derange`` (a random cycle, so that no row meets itself).
+
+    Returns:
+        (B,) int64 partner indices.
+
+    Raises:
+        ValueError: If ``rule`` is unknown.
+    """
+    device = generator.device if generator is not None else None
+    rows = torch.arange(batch, device=device)
+    if rule == "flip":
+        return rows.flip(0)
+    if rule == "roll":
+        return rows.roll(1)
+    if rule not in PARTNER_RULES:
+        raise ValueError(f"partner rule must be one of {', '.join(PARTNER_RULES)}, got {rule!r}")
+    order = torch.randperm(batch, generator=generator, device=device)
+    if rule == "random":
+        return order
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+
+
+def take(x: Tensor, perm: Tensor) -> Tensor:
+    """Rows of ``x`` in the order ``perm``, on ``x``'s device and in its memory format.
+
+    Args:
+        x: (B, ...) values.
+        perm: (N,) row indices on any device.
+
+    Returns:
+        (N, ...) gathered rows.
+    """
+    return x[perm.to(x.device, non_blocking=True)]
+
+
+def mix_targets(targets: Tensor, perm: Tensor, lam: Tensor) -> Tensor:
+    """Weigh each label by ``lam`` and its partner's by ``1 - lam``.
+
+    Args:
+        targets: (B, K) soft or multi-hot labels.
+        perm: (B,) partner index.
+        lam: (B,) or (1,) weight of the first label.
+
+    Returns:
+        (B, K) mixed targets.
+    """
+    return lerp(take(targets, perm), targets, lam)
+
+
+def lerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    """Interpolate rows from ``start`` (weight 0) to ``end`` (weight 1) in at least float32.
+
+    Reduced-precision rows are mixed in float32 and rounded once: bf16 weights would lose small
+    contributions of either side.
+
+    Args:
+        start: (B, ...) rows taken at weight 0.
+        end: (B, ...) rows taken at weight 1.
+        weight: (B,) or (1,) weights.
+
+    Returns:
+        (B, ...) rows of the type and memory format of ``end``.
+    """
+    wide = torch.promote_types(end.dtype, torch.float32)
+    weight = weight.to(end.device, wide, non_blocking=True)
+    weight = weight.reshape(-1, *[1] * (end.ndim - 1))
+    return torch.lerp(start.to(wide), end.to(wide), weight).to(end.dtype)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy to soft targets, in float32, averaged over the batch.
+
+    Args:
+        logits: (B, K) network output.
+        targets: (B, K) soft labels.
+
+    Returns:
+        Scalar loss in nats.
+    """
+    return F.cross_entropy(logits.float(), targets.float())
+
+
+def soft_kl(logits: Tensor, targets: Tensor) -> Tensor:
+    """KL divergence from softmax(logits) to soft targets, with ``0 log 0 = 0``.
+
+    Its gradient is that of :func:`soft_cross_entropy`; its value is lower by the entropy of the
+    targets, so the two are not comparable between methods.
+
+    Args:
+        logits: (B, K) network output.
+        targets: (B, K) soft labels whose rows sum to 1.
+
+    Returns:
+        Scalar loss in nats, summed over classes and averaged over the batch.
+    """
+    targets = targets.float()
+    log_probs = F.log_softmax(logits.float(), dim=1)
+    return (torch.xlogy(targets, targets) - targets * log_probs).sum(dim=1).mean()
+
+
+def soft_binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy per class for multi-label targets, in float32.
+
+    Args:
+        logits: (B, K) network output.
+        targets: (B, K) multi-hot or mixed labels in [0, 1].
+
+    Returns:
+        Scalar loss in nats, averaged over batch and classes.
+    """
+    return F.binary_cross_entropy_with_logits(logits.float(), targets.float())

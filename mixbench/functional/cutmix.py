@@ -1,0 +1,184 @@
+"""CutMix: paste a rectangle of a partner image, weigh the labels by visible area.
+
+Yun et al., ICCV 2019, arXiv:1905.04899; official code clovaai/CutMix-PyTorch.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from mixbench.functional.core import Mixed, check_batch, draw_lam, draw_perm, mix_targets, take
+
+BOX_RULES = ("official", "timm", "torchvision", "inside")
+
+
+def cutmix_box(
+    lam: Tensor, center: Tensor, height: int, width: int, *, rule: str = "official"
+) -> Tensor:
+    """Boxes of area share ``1 - lam``, clipped at the image border.
+
+    Args:
+        lam: (N,) share of the image to keep, in [0, 1].
+        center: (N, 2) row and column of the box centre as fractions of the image, in [0, 1).
+        height: Image height in pixels.
+        width: Image width in pixels.
+        rule: How a side becomes pixels. ``official`` floors the side and takes floor(side/2) both
+            ways, so an odd side loses a pixel; ``timm`` keeps it; ``torchvision`` floors half the
+            side; ``inside`` keeps the whole box in the image, every origin equally likely, so that
+            the mean kept share is close to that of ``lam`` (an addition of this package).
+
+    Returns:
+        (N, 4) int64 ``top, left, bottom, right`` in pixels; the ends are exclusive.
+
+    Raises:
+        ValueError: If ``rule`` is unknown.
+
+    Example:
+        >>> cutmix_box(torch.tensor([0.75]), torch.tensor([[0.0, 0.99]]), height=8, width=8)
+        tensor([[0, 5, 2, 8]])
+    """
+    if rule not in BOX_RULES:
+        raise ValueError(f"box rule must be one of {', '.join(BOX_RULES)}, got {rule!r}")
+    size = _size(height, width, center)
+    # float64: in float32 sqrt(1 - lam) * size can round up across an integer.
+    side = (1 - lam.double()).clamp(min=0).sqrt()[:, None] * size
+    if rule == "inside":
+        return _inside(side.long(), center, size)
+    middle = (center.double() * size).long()
+    half = (side / 2).long() if rule == "torchvision" else side.long() // 2
+    rest = side.long() - half if rule == "timm" else half
+    return torch.cat([(middle - half).clamp(min=0), torch.minimum(middle + rest, size)], dim=1)
+
+
+def cutmix_minmax_box(sides: Tensor, origin: Tensor, height: int, width: int) -> Tensor:
+    """Boxes with independently drawn sides that always lie inside the image.
+
+    Args:
+        sides: (N, 2) height and width of the box as fractions of the image, in [0, 1].
+        origin: (N, 2) position among the valid origins, each in [0, 1).
+        height: Image height in pixels.
+        width: Image width in pixels.
+
+    Returns:
+        (N, 4) int64 ``top, left, bottom, right`` in pixels; the ends are exclusive.
+
+    Example:
+        >>> cutmix_minmax_box(torch.tensor([[0.5, 0.25]]), torch.tensor([[0.0, 0.99]]), 8, 8)
+        tensor([[0, 6, 4, 8]])
+    """
+    size = _size(height, width, origin)
+    return _inside((sides.double() * size).long(), origin, size)
+
+
+def _size(height: int, width: int, like: Tensor) -> Tensor:
+    return torch.tensor([height, width]).to(like.device, non_blocking=True)
+
+
+def _inside(side: Tensor, origin: Tensor, size: Tensor) -> Tensor:
+    corner = (origin.double() * (size - side + 1)).long()
+    return torch.cat([corner, corner + side], dim=1)
+
+
+def paste_box(x: Tensor, partner: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+    """Overwrite a box of every image by the same box of another image.
+
+    Args:
+        x: (B, C, H, W) images.
+        partner: (B, C, H, W) images to paste from.
+        box: (B, 4) or (1, 4) ``top, left, bottom, right`` in pixels, ends exclusive.
+
+    Returns:
+        The (B, C, H, W) images and ``lam`` (B,), the share of each that stays visible.
+    """
+    batch, _, height, width = x.shape
+    # Compared, not sliced: the box never visits the host and every image may have its own.
+    top, left, bottom, right = box[:, :, None].unbind(1)
+    rows, cols = (torch.arange(n, device=x.device) for n in (height, width))
+    in_rows, in_cols = (rows >= top) & (rows < bottom), (cols >= left) & (cols < right)
+    pasted = in_rows[:, None, :, None] & in_cols[:, None, None, :]
+    area = in_rows.sum(1) * in_cols.sum(1)
+    lam = (1 - area.double() / (height * width)).float()
+    return torch.where(pasted, partner, x), lam.expand(batch)
+
+
+def cutmix(
+    x: Tensor,
+    targets: Tensor,
+    *,
+    alpha: float = 1.0,
+    per_sample: bool = False,
+    partner: str = "random",
+    box_rule: str = "official",
+    minmax: tuple[float, float] | None = None,
+    lam: Tensor | None = None,
+    center: Tensor | None = None,
+    sides: Tensor | None = None,
+    box: Tensor | None = None,
+    perm: Tensor | None = None,
+    generator: Generator | None = None,
+) -> Mixed:
+    """Paste a box of each image's partner into it. Decisions that are not given are drawn.
+
+    Args:
+        x: (B, C, H, W) images of any type, integers included: pixels are moved, never mixed.
+        targets: (B, K) soft or multi-hot labels.
+        alpha: Beta(alpha, alpha) of the kept share; unused when ``lam`` or ``box`` is given.
+        per_sample: Draw one box per image; the paper draws one per batch.
+        partner: How partners are drawn, see :func:`draw_perm`; unused when ``perm`` is given.
+        box_rule: How the box is placed, see :func:`cutmix_box`.
+        minmax: Smallest and largest side as fractions of the image; sides are then drawn
+            uniformly and independently instead of from ``alpha``, as timm's option does.
+        lam: (B,) or (1,) share to keep before clipping, in [0, 1].
+        center: (B, 2) or (1, 2) box centre as fractions of the image, in [0, 1).
+        sides: (B, 2) or (1, 2) box sides as fractions, read with ``minmax`` only.
+        box: (B, 4) or (1, 4) pasted region as :func:`cutmix_box` returns it; the three decisions
+            above are then unused.
+        perm: (B,) index of each image's partner.
+        generator: Random source of the drawn decisions (CPU by default).
+
+    Returns:
+        Mixed batch; ``lam`` (B,) is the share that stays visible after clipping and ``aux`` the
+        (B, 4) or (1, 4) box, which methods with token-wise labels read.
+
+    Raises:
+        ValueError: If ``targets`` are class indices, the batch sizes differ, ``x`` is not
+            (B, C, H, W) or empty, or ``alpha`` or ``minmax`` is out of range.
+
+    Example:
+        >>> x, targets = torch.zeros(2, 1, 4, 4), torch.eye(2)
+        >>> mixed = cutmix(x, targets, box=torch.tensor([[0, 0, 2, 2]]), perm=torch.tensor([1, 0]))
+        >>> mixed.targets
+        tensor([[0.7500, 0.2500],
+                [0.2500, 0.7500]])
+    """
+    check_batch(x, targets, integer_x=True)
+    if x.ndim != 4:
+        raise ValueError(f"cutmix needs images (B, C, H, W), got {tuple(x.shape)}")
+    if not alpha > 0:
+        raise ValueError(f"cutmix: alpha must be > 0, got {alpha}")
+    batch, _, height, width = x.shape
+    count = batch if per_sample else 1
+    if perm is None:
+        perm = draw_perm(batch, generator, rule=partner)
+    if box is None:
+        if lam is None and minmax is None:
+            lam = draw_lam(count, alpha, generator)
+        if center is None:
+            center = _uniform(count, generator)
+        if minmax is not None:
+            low, high = minmax
+            if not 0 < low < high <= 1:
+                raise ValueError(f"cutmix: minmax must be 0 < min < max <= 1, got {minmax}")
+            if sides is None:
+                sides = low + (high - low) * _uniform(count, generator)
+            box = cutmix_minmax_box(sides, center, height, width)
+        else:
+            assert lam is not None
+            box = cutmix_box(lam.reshape(-1), center, height, width, rule=box_rule)
+    perm, box = (t.to(x.device, non_blocking=True) for t in (perm, box))
+    mixed, kept = paste_box(x, take(x, perm), box)
+    return Mixed(mixed, mix_targets(targets, perm, kept), kept, perm, box)
+
+
+def _uniform(count: int, generator: Generator | None) -> Tensor:
+    device = generator.device if generator is not None else None
+    return torch.rand(count, 2, generator=generator, device=device)

@@ -1,0 +1,19 @@
+"""The methods by name. The table is text, so that listing it imports no method."""
+
+from mixbench.registry import Registry
+
+METHODS = Registry(
+    "method",
+    {
+        "bc": "mixbench.methods.bc:BC",
+        "cutmix": "mixbench.methods.cutmix:CutMix",
+        "erm": "mixbench.methods.erm:ERM",
+        "mixup": "mixbench.methods.mixup:Mixup",
+    },
+    group="mixbench.methods",
+)
+register = METHODS.register
+list_methods = METHODS.names
+
+# The methods of the default benchmark, as far as they are registered.
+CORE = ("mixup", "cutmix", "manifoldmixup", "bc", "alignmix", "samix", "tdattenmix")

@@ -1,0 +1,251 @@
+"""What every method is: a LightningModule with a few hooks of its own.
+
+``training_step`` is the only template: ``mix``, ``predict``, ``loss``, each a hook with a default.
+The hooks never touch the trainer or the log and hand state on through ``Mixed.aux``, so that a
+method can be called without a Trainer and contain others.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Generator, Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+
+import mixbench.functional as mf
+from mixbench.data.images import Batch
+from mixbench.data.keyed import SAMPLE, SHARED, mix_seed
+from mixbench.data.transforms import crop_flip, draw_crop_flip, to_float
+from mixbench.methods import register
+from mixbench.optim import build_optimizer, decay_groups, schedule
+from mixbench.schema import DataInfo, RunConfig
+
+__all__ = ["Method", "register"]
+
+
+def _only_in_training(mix: Callable[..., mf.Mixed]) -> Callable[..., mf.Mixed]:
+    @functools.wraps(mix)
+    def guarded(self: "Method", x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
+        return mix(self, x, targets, **decisions) if self.training else mf.Mixed(x, targets)
+
+    return guarded
+
+
+class Method(LightningModule):
+    """Base of all methods; by itself plain training.
+
+    Args:
+        net: The network to train.
+        info: Facts of the data.
+        config: The method's own settings; its defaults if None.
+        run: The run's settings; their defaults if None.
+        total_steps: Optimiser steps of the whole run.
+        rank: This process among those that train together.
+    """
+
+    @dataclass
+    class Config:
+        """Settings of the method, checked in ``__post_init__``; each becomes ``method.<key>``."""
+
+        @property
+        def requires(self) -> frozenset[str]:
+            """What the network must provide, of ``stages``, ``attention``, ``tokens``."""
+            return frozenset()
+
+        @property
+        def fidelity(self) -> str:
+            """``official-verified``, ``paper``, ``reconstruction`` or ``variant``."""
+            return "paper"
+
+    tasks = frozenset({"multiclass"})
+    find_unused_parameters = False
+    cost = 1.0  # step time relative to plain training, for estimates
+
+    mean: Tensor
+    std: Tensor
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Make ``mix`` the identity in eval mode, for every method alike."""
+        super().__init_subclass__(**kwargs)
+        if "mix" in cls.__dict__:
+            cls.mix = _only_in_training(cls.mix)
+
+    def __init__(
+        self,
+        net: nn.Module,
+        info: DataInfo,
+        config: Any = None,
+        run: RunConfig | None = None,
+        total_steps: int = 1,
+        rank: int = 0,
+    ) -> None:
+        super().__init__()
+        self.net, self.info = net, info
+        self.config = self.Config() if config is None else config
+        self.run = RunConfig() if run is None else run
+        self.step, self.total_steps, self.rank = 0, total_steps, rank
+        self.generator, self.shared_generator = Generator(), Generator()
+        self.register_buffer("mean", torch.tensor(info.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(info.std)[:, None, None])
+        self._loss_sum, self._loss_count = torch.zeros(()), 0
+
+    # Hooks: what a method may change.
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Pixels (B, C, H, W) in [0, 1] to network input."""
+        return (x - self.mean) / self.std
+
+    def to_pixels(self, x: Tensor) -> Tensor:
+        """Network input back to pixels (B, C, H, W), for pictures only."""
+        return x * self.std + self.mean
+
+    def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
+        """Mix a normalised batch (B, C, H, W) with targets (B, K); missing decisions are drawn.
+
+        ``self.generator`` draws per rank; ``self.shared_generator`` draws what every rank must
+        agree on, such as whether to mix at all.
+        """
+        return mf.Mixed(x, targets, **decisions)
+
+    def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
+        """Logits of a mixed batch, and the batch with whatever the forward pass changed of it."""
+        return self.net(mixed.x), mixed
+
+    def loss(self, logits: Any, mixed: mf.Mixed) -> Tensor | dict[str, Tensor]:
+        """The loss, or its weighted terms by name."""
+        if isinstance(logits, dict):
+            targets = mixed.targets
+            return {key: mf.soft_cross_entropy(logits[key], targets[key]) for key in logits}
+        return mf.soft_cross_entropy(logits, mixed.targets)
+
+    def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
+        """Scalars worth a curve, computed only on steps that are logged."""
+        return {} if mixed.lam is None else {"lam": mixed.lam.float().mean()}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups, each with its own ``lr``, ``min_lr`` or ``weight_decay`` if needed."""
+        return decay_groups(self.net, self.run.optim)
+
+    def after_step(self) -> None:
+        """Called after every optimiser step and before any callback; room for a moving average."""
+        return
+
+    def extra_logits(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits of other heads for pixels ``x``, scored under ``top1_<name>``."""
+        del x
+        return {}
+
+    def wrap_dataset(self, train_set: Dataset[Any]) -> Dataset[Any]:
+        """The training set as this method wants to see it."""
+        return train_set
+
+    # The template.
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pixels (B, C, H, W) in [0, 1] to logits (B, K); all that evaluation ever calls."""
+        return self.net(self._layout(self.normalize(x)))
+
+    def reseed(self, epoch: int, batch: int) -> None:
+        """Set both generators to their place for a batch; the same numbers come after a resume."""
+        key = (self.run.seed, epoch, batch)
+        self.generator.manual_seed(mix_seed(SAMPLE, *key, self.rank))
+        self.shared_generator.manual_seed(mix_seed(SHARED, *key))
+
+    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Augment and normalise uint8 images, and turn labels into targets (B, K)."""
+        data = self.run.data
+        images = batch.images
+        offsets, flips = draw_crop_flip(len(images), data.crop, data.flip, self.generator)
+        if data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
+            x = crop_flip(self.normalize(to_float(images)), offsets, flips, data.crop)
+        else:
+            x = self.normalize(to_float(crop_flip(images, offsets, flips, data.crop)))
+        smoothing = self.run.optim.label_smoothing
+        targets = mf.one_hot(batch.labels, self.info.num_classes, smoothing=smoothing)
+        return self._layout(x), targets
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One micro-batch: prepare, mix, predict, loss."""
+        self.reseed(self.current_epoch, batch_idx)
+        x, targets = self.prepare(batch)
+        mixed = self.mix(x, targets)
+        logits, mixed = self.predict(mixed)
+        terms = self.loss(logits, mixed)
+        loss = sum(terms.values(), start=x.new_zeros(())) if isinstance(terms, dict) else terms
+        self._loss_sum = self._loss_sum.to(loss.device, non_blocking=True) + loss.detach()
+        self._loss_count += 1
+        settings = self.run.trainer.log_every * self.run.optim.accumulate
+        if (self.current_epoch * self.trainer.num_training_batches + batch_idx) % settings == 0:
+            self._log(loss, terms, logits, mixed)
+        return loss
+
+    def _log(self, loss: Tensor, terms: Any, logits: Any, mixed: mf.Mixed) -> None:
+        values = {"loss": loss, **self.diagnostics(mixed)}
+        if isinstance(terms, dict):
+            values |= {f"loss_{key}": term for key, term in terms.items()}
+        if isinstance(logits, Tensor):  # weight of the predicted class in the mixed label
+            hit = mixed.targets.gather(1, logits.argmax(dim=1, keepdim=True))
+            values["top1_mixed"] = 100 * hit.mean()
+            values["ce"] = mf.soft_cross_entropy(logits, mixed.targets)  # for methods of other loss
+        detached = {f"train/{key}": value.detach() for key, value in values.items()}
+        self.log_dict(detached, batch_size=len(mixed.x))
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss of the epoch, the only value that every step adds to."""
+        self.log("train/loss_epoch", self._loss_sum / max(1, self._loss_count), prog_bar=True)
+        self._loss_sum, self._loss_count = torch.zeros(()), 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Logits of clean images, in float32 whatever the training precision."""
+        del batch_idx
+        with torch.autocast(self.device.type, enabled=False):
+            x = to_float(batch.images)
+            extra = {key: value.float() for key, value in self.extra_logits(x).items()}
+            logits = self(x).float()
+        return {"logits": logits, "y": batch.labels, "ids": batch.ids, "extra": extra}
+
+    test_step = validation_step
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, count it, and let the method follow, before any callback can save the state."""
+        super().optimizer_step(*args, **kwargs)
+        self.step += 1
+        self.after_step()
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser and one schedule, with a factor for each parameter group."""
+        cfg, peak = self.run.optim, self.run.lr
+        groups = self.param_groups()
+        factors = [
+            schedule(
+                cfg,
+                group.get("lr", peak),
+                group.pop("min_lr", cfg.min_lr),
+                self.total_steps,
+                self.run.epochs,
+            )
+            for group in groups
+        ]
+        optimizer = build_optimizer(groups, cfg, peak)
+        scheduler = LambdaLR(optimizer, factors)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the clock that the hooks read."""
+        checkpoint["mixbench_step"] = self.step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Set the clock again."""
+        self.step = checkpoint["mixbench_step"]
+
+    def _layout(self, x: Tensor) -> Tensor:
+        if self.run.trainer.channels_last and x.ndim == 4:
+            return x.contiguous(memory_format=torch.channels_last)
+        return x

@@ -1,0 +1,68 @@
+"""CutMix as a trainable method."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mixbench.functional as mf
+from mixbench.functional.core import PARTNER_RULES
+from mixbench.functional.cutmix import BOX_RULES
+from mixbench.methods.base import Method, register
+from mixbench.schema import one_of, positive, share
+
+
+@register("cutmix")
+class CutMix(Method):
+    """Paste a box of the partner image; see :func:`mixbench.functional.cutmix`.
+
+    Paper: Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with
+    Localizable Features", ICCV 2019, arXiv:1905.04899. Official code: clovaai/CutMix-PyTorch.
+    Deviations: none by default. ``per_sample``, ``partner``, ``box_rule`` and ``minmax`` are
+    additions. Clipping at the border makes the mean weight of the first image about 0.70.
+    Cost: 1.0, one more read of the batch.
+    """
+
+    @dataclass
+    class Config(Method.Config):
+        """Settings of CutMix."""
+
+        alpha: float = 1.0  # Beta(alpha, alpha) of the kept share; official: 1.0
+        prob: float = 1.0  # share of batches mixed; official: CIFAR 0.5, ImageNet 1.0
+        per_sample: bool = False  # one box per image; official: one per batch
+        partner: str = "random"  # random permutation (official), flip, roll or derange
+        box_rule: str = "official"  # official, timm, torchvision or inside
+        minmax: list[float] | None = None  # smallest and largest side; replaces alpha
+
+        def __post_init__(self) -> None:
+            positive("method.alpha", self.alpha)
+            share("method.prob", self.prob)
+            one_of("method.partner", self.partner, PARTNER_RULES)
+            one_of("method.box_rule", self.box_rule, BOX_RULES)
+            ends = self.minmax
+            if ends is not None and not (len(ends) == 2 and 0 < ends[0] < ends[1] <= 1):
+                raise ValueError(f"method.minmax must be [min, max], 0 < min < max <= 1, got {ends}")
+
+        @property
+        def fidelity(self) -> str:
+            """Official as long as no addition is used."""
+            plain = not self.per_sample and self.partner == "random" and self.minmax is None
+            return "official-verified" if plain and self.box_rule == "official" else "variant"
+
+    def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
+        """Paste a box into the batch, or with probability ``1 - prob`` leave it."""
+        cfg = self.config
+        if not decisions and torch.rand((), generator=self.shared_generator) >= cfg.prob:
+            return mf.Mixed(x, targets)
+        return mf.cutmix(
+            x,
+            targets,
+            alpha=cfg.alpha,
+            per_sample=cfg.per_sample,
+            partner=cfg.partner,
+            box_rule=cfg.box_rule,
+            minmax=cfg.minmax,
+            generator=self.generator,
+            **decisions,
+        )

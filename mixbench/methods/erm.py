@@ -1,0 +1,12 @@
+"""Plain training, the reference of every comparison."""
+
+from mixbench.methods.base import Method, register
+
+
+@register("erm")
+class ERM(Method):
+    """Empirical risk minimisation: the recipe's augmentation and nothing else.
+
+    Paper: none; the control that every method is compared with.
+    Cost: 1.
+    """

@@ -1,0 +1,45 @@
+"""Logits and labels of a whole split, gathered over processes by torchmetrics."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from mixbench.metrics.classification import scores
+
+
+class StoredLogits(Metric):
+    """Keeps what every score needs, so that all are computed once and from the same numbers.
+
+    A sample that several processes saw counts once: rows are told apart by their id.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("logits", "labels", "ids"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor, ids: Tensor) -> None:
+        """Add a batch: logits (B, K), labels (B,), ids (B,)."""
+        for name, value in (("logits", logits.float()), ("labels", labels), ("ids", ids)):
+            getattr(self, name).append(value.detach())
+
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (N, K), labels (N,) and ids (N,), one row per sample, in the order of the ids."""
+        logits, labels, ids = (
+            dim_zero_cat(getattr(self, name)) for name in ("logits", "labels", "ids")
+        )
+        unique, place = torch.unique(ids, return_inverse=True)
+        first = torch.full_like(unique, len(ids)).scatter_reduce_(
+            0, place, torch.arange(len(ids), device=ids.device), "amin"
+        )
+        return logits[first], labels[first], unique
+
+    def compute(self) -> Any:
+        """Scores by name, see :func:`mixbench.metrics.scores`."""
+        logits, labels, _ = self.rows()
+        return {name: torch.tensor(value) for name, value in scores(logits, labels).items()}

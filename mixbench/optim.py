@@ -1,0 +1,89 @@
+"""Optimisers and learning-rate schedules by name."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixbench.schema import OptimConfig
+
+
+def decay_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Trainable parameters with and without weight decay.
+
+    Args:
+        module: A network.
+        config: Reads ``decay_all``.
+
+    Returns:
+        One group of weights, and one of biases and normalisation parameters without decay;
+        everything in one group under ``decay_all``. Empty groups are left out.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if config.decay_all or p.ndim > 1]
+    others = [p for p in parameters if not config.decay_all and p.ndim <= 1]
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], config: OptimConfig, lr: float
+) -> torch.optim.Optimizer:
+    """The optimiser of a recipe over a method's parameter groups.
+
+    Args:
+        groups: Groups that may carry their own ``lr``, ``weight_decay`` and ``momentum``; what is
+            absent comes from the recipe. ``min_lr`` is read by the schedule.
+        config: The recipe's optimiser.
+        lr: The recipe's peak learning rate.
+
+    Returns:
+        SGD or AdamW.
+    """
+    decay = config.weight_decay
+    if config.name == "adamw":
+        groups = [
+            {**{k: v for k, v in group.items() if k != "momentum"}}
+            | {"betas": (group.get("momentum", config.momentum), 0.999)}
+            for group in groups
+        ]
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=decay)
+    momentum = config.momentum
+    nesterov = config.nesterov and momentum > 0
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+
+
+def schedule(
+    config: OptimConfig, lr: float, min_lr: float, total_steps: int, epochs: int
+) -> Callable[[int], float]:
+    """Factor on the peak learning rate at every optimiser step.
+
+    Args:
+        config: Reads ``schedule``, ``milestones``, ``gamma`` and ``warmup_epochs``.
+        lr: Peak learning rate of the group.
+        min_lr: Learning rate at which cosine and onecycle end.
+        total_steps: Optimiser steps of the whole run.
+        epochs: Epochs of the whole run.
+
+    Returns:
+        A function of the steps done so far.
+    """
+    warmup = round(total_steps * config.warmup_epochs / epochs)
+    if config.schedule == "onecycle" and config.warmup_epochs == 0:
+        warmup = round(0.3 * total_steps)
+    drops = [round(total_steps * share) for share in config.milestones]
+    floor = min_lr / lr
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if config.schedule == "constant":
+            return 1.0
+        if config.schedule == "step":
+            return config.gamma ** sum(step >= drop for drop in drops)
+        done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+
+    return factor

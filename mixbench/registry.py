@@ -1,0 +1,140 @@
+"""Named objects that are imported when they are asked for, not when they are listed."""
+
+import fnmatch
+from collections.abc import Callable
+from importlib import import_module, metadata
+from typing import Any, TypeVar
+
+from mixbench.errors import UserError, near_match
+
+T = TypeVar("T")
+
+
+class Registry:
+    """Names of one kind, from a table of strings, from plug-ins and from decorators.
+
+    Args:
+        kind: What the names stand for, as it appears in messages.
+        table: Built-in names as ``module:attribute``.
+        group: Entry-point group under which other packages add names.
+    """
+
+    def __init__(self, kind: str, table: dict[str, str], group: str | None = None) -> None:
+        self.kind = kind
+        self.table = dict(table)
+        self.group = group
+        self._objects: dict[str, Any] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorate a class or function to make it available under ``name``.
+
+        Args:
+            name: New name, or the name under which the table already lists this very object.
+
+        Returns:
+            The decorator; it returns its argument.
+
+        Raises:
+            UserError: When the decorator meets a name that is taken.
+        """
+
+        def add(target: T) -> T:
+            path = f"{target.__module__}:{target.__qualname__}"  # type: ignore[attr-defined]
+            known = self._objects.get(name)
+            # Running a notebook cell or reloading a module defines the same object again.
+            same = known is not None and path == f"{known.__module__}:{known.__qualname__}"
+            if not same and (known is not None or self._sources().get(name, path) != path):
+                raise UserError(
+                    f"{self.kind} {name!r} is registered already",
+                    where=path,
+                    todo="choose another name",
+                )
+            self._objects[name] = target
+            return target
+
+        return add
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """List registered names without importing what they stand for.
+
+        Args:
+            pattern: Shell-style pattern.
+
+        Returns:
+            Sorted names.
+        """
+        return sorted(fnmatch.filter({*self._sources(), *self._objects}, pattern))
+
+    def check(self, name: str) -> None:
+        """Refuse an unknown name, without importing anything.
+
+        Args:
+            name: A registered name, or ``module:attribute``.
+
+        Raises:
+            UserError: With the nearest name and all names.
+        """
+        known = self.names()
+        if name in known or _is_path(name):
+            return
+        raise UserError(
+            f"unknown {self.kind} {name!r}{_joined(near_match(name, known))}",
+            todo=f"choose one of: {', '.join(known)}",
+        )
+
+    def source(self, name: str) -> str | None:
+        """Where a name's object is defined.
+
+        Args:
+            name: A registered name, or ``module:attribute``.
+
+        Returns:
+            ``module:attribute``, or None for an object that only exists in this process.
+        """
+        return name if _is_path(name) else self._sources().get(name)
+
+    def get(self, name: str) -> Any:
+        """Import and return what ``name`` stands for.
+
+        Args:
+            name: A registered name, or ``module:attribute``.
+
+        Returns:
+            The object.
+
+        Raises:
+            UserError: If the name is unknown or its module cannot be imported.
+        """
+        self.check(name)
+        if name in self._objects:
+            return self._objects[name]
+        path = self.source(name)
+        assert path is not None
+        module, _, attribute = path.partition(":")
+        try:
+            found: Any = import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError) as error:
+            raise UserError(
+                f"{self.kind} {name!r} cannot be imported: {error}",
+                where=path,
+                todo="check the module's name and that it is importable from here",
+            ) from error
+        return found
+
+    def _sources(self) -> dict[str, str]:
+        if self.group is None:
+            return self.table
+        plugins = {entry.name: entry.value for entry in metadata.entry_points(group=self.group)}
+        return {**plugins, **self.table}
+
+
+def _is_path(name: str) -> bool:
+    module, colon, attribute = name.partition(":")
+    words = [*module.split("."), *attribute.split(".")]
+    return bool(colon) and all(word.isidentifier() for word in words)
+
+
+def _joined(hint: str) -> str:
+    return f"; {hint}" if hint else ""

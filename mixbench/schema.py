@@ -1,0 +1,302 @@
+"""The configuration of a run: its keys, types, defaults and value checks.
+
+Fields marked with :func:`aside` say how or where a run is carried out, not what is computed; they
+take no part in its identity. A method's own keys are the ``Config`` of its class.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+
+def positive(key: str, value: float) -> None:
+    """Require a finite value above 0.
+
+    Args:
+        key: Config key for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: Otherwise.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{key} must be > 0 and finite, got {value}")
+
+
+def at_least(key: str, value: float, low: float) -> None:
+    """Require a finite value of at least ``low``.
+
+    Args:
+        key: Config key for the message.
+        value: Its value.
+        low: Smallest value allowed.
+
+    Raises:
+        ValueError: Otherwise.
+    """
+    if not (math.isfinite(value) and value >= low):
+        raise ValueError(f"{key} must be >= {low} and finite, got {value}")
+
+
+def share(key: str, value: float) -> None:
+    """Require a value in [0, 1].
+
+    Args:
+        key: Config key for the message.
+        value: Its value.
+
+    Raises:
+        ValueError: Otherwise.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"{key} must lie in [0, 1], got {value}")
+
+
+def one_of(key: str, value: str, options: Iterable[str]) -> None:
+    """Require one of several words.
+
+    Args:
+        key: Config key for the message.
+        value: Its value.
+        options: Words allowed.
+
+    Raises:
+        ValueError: Otherwise.
+    """
+    if value not in options:
+        raise ValueError(f"{key} must be one of {', '.join(options)}, got {value!r}")
+
+
+def aside(default: Any = None, **kwargs: Any) -> Any:
+    """A dataclass field that takes no part in a run's identity.
+
+    Args:
+        default: Default of the field.
+        **kwargs: Passed to :func:`dataclasses.field` in place of ``default``.
+
+    Returns:
+        The field.
+    """
+    if not kwargs:
+        kwargs = {"default": default}
+    return field(metadata={"identity": False}, **kwargs)
+
+
+@dataclass
+class DataConfig:
+    """What to train and test on."""
+
+    kind: str = "digits"  # registered data set, picked by `data=`
+    name: str = ""  # shown name; empty: the kind, or the file's stem for pack and folder
+    root: str | None = aside()  # folder or archive to read; else MIXBENCH_DATA, else download
+    train: str | None = aside()  # pack: file of the training images
+    test: str | None = aside()  # pack: file of the test images
+    size: int | None = None  # resize every image to this many pixels squared
+    crop: int = 4  # random crop after padding by this many pixels; 0: no crop
+    pad: str = "black"  # padding of the crop: black pixels, or the mean colour (0 normalised)
+    flip: bool = True  # mirror half of the training images
+    train_fraction: float = 1.0  # stratified share of the training set to use
+    limit: int | None = None  # use at most this many training and as many test images
+    val_fraction: float = 0.1  # hold-out for select=val, at most 5,000 images
+    on_corrupt: str = "error"  # unreadable image: error, or skip and count
+    workers: int = aside(0)  # loader processes; data resident in memory needs none
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            at_least("data.size", self.size, 1)
+        at_least("data.crop", self.crop, 0)
+        one_of("data.pad", self.pad, ("black", "mean"))
+        share("data.train_fraction", self.train_fraction)
+        positive("data.train_fraction", self.train_fraction)
+        if self.limit is not None:
+            at_least("data.limit", self.limit, 1)
+        share("data.val_fraction", self.val_fraction)
+        one_of("data.on_corrupt", self.on_corrupt, ("error", "skip"))
+        at_least("data.workers", self.workers, 0)
+
+
+@dataclass
+class NetConfig:
+    """The network that is trained."""
+
+    name: str = "preactresnet18"  # registered network, picked by `net=`
+    width: int = 64  # channels of the first stage
+    final_norm: bool = True  # last BN+ReLU of pre-activation nets
+
+    def __post_init__(self) -> None:
+        at_least("net.width", self.width, 1)
+
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "step", "onecycle", "constant")
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and schedule; the peak learning rate is the top-level key ``lr``."""
+
+    name: str = "sgd"
+    momentum: float = 0.9  # SGD momentum, or AdamW's first beta
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    decay_all: bool = False  # also decay biases and normalisation weights
+    schedule: str = "cosine"
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])  # shares of the epochs
+    gamma: float = 0.1  # factor at each milestone
+    warmup_epochs: float = 0.0  # linear ramp from 0; onecycle: its rise, 0 = 30 % of the run
+    min_lr: float = 0.0  # where cosine and onecycle end
+    clip: float | None = None  # largest gradient norm
+    accumulate: int = 1  # micro-batches per optimiser step; batch_size stays the whole
+    label_smoothing: float = 0.0  # applied to the targets before mixing
+
+    def __post_init__(self) -> None:
+        one_of("optim.name", self.name, OPTIMIZERS)
+        one_of("optim.schedule", self.schedule, SCHEDULES)
+        share("optim.momentum", self.momentum)
+        at_least("optim.weight_decay", self.weight_decay, 0)
+        for milestone in self.milestones:
+            share("optim.milestones", milestone)
+        positive("optim.gamma", self.gamma)
+        at_least("optim.warmup_epochs", self.warmup_epochs, 0)
+        at_least("optim.min_lr", self.min_lr, 0)
+        if self.clip is not None:
+            positive("optim.clip", self.clip)
+        at_least("optim.accumulate", self.accumulate, 1)
+        share("optim.label_smoothing", self.label_smoothing)
+
+
+@dataclass
+class TrainerConfig:
+    """How the machine is used."""
+
+    accelerator: str = aside("auto")  # auto, cpu or gpu
+    threads: int = aside(1)  # CPU threads of a run; results are bit-equal only at equal counts
+    log_every: int = aside(50)  # steps between logged training values
+    channels_last: bool = True  # memory layout of images and convolutions
+
+    def __post_init__(self) -> None:
+        one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        at_least("trainer.threads", self.threads, 1)
+        at_least("trainer.log_every", self.log_every, 1)
+
+
+@dataclass
+class RunSection:
+    """Where a run is kept and what it is called."""
+
+    dir: str | None = aside()  # folder of all runs; else MIXBENCH_RUNS, else runs/
+    tags: list[str] = aside(default_factory=list)
+    notes: str = aside("")
+
+
+@dataclass
+class WandbConfig:
+    """The view of a run in W&B."""
+
+    mode: str | None = aside()  # online, offline or disabled; empty: WANDB_MODE, else offline
+    project: str = aside("mixbench")
+
+    def __post_init__(self) -> None:
+        if self.mode is not None:
+            one_of("wandb.mode", self.mode, ("online", "offline", "disabled"))
+
+
+SELECTIONS = ("last", "val")
+
+
+@dataclass
+class RunConfig:
+    """Everything that decides a run."""
+
+    method: dict[str, Any] = field(default_factory=lambda: {"name": "erm"})  # name and own keys
+    data: DataConfig = field(default_factory=DataConfig)
+    net: NetConfig = field(default_factory=NetConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    run: RunSection = field(default_factory=RunSection)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    recipe: str = aside("default")  # its values are what counts
+    seed: int = aside(0)
+    epochs: int = 200
+    batch_size: int = 128  # over all devices and accumulated micro-batches
+    lr: float = 0.1  # peak learning rate
+    precision: str = "fp32"  # fp32, or bf16 for automatic mixed precision
+    devices: int = aside(1)
+    num_nodes: int = aside(1)
+    select: str = "last"  # epoch that is tested: the last, or the best on the hold-out
+
+    def __post_init__(self) -> None:
+        at_least("seed", self.seed, 0)
+        at_least("epochs", self.epochs, 1)
+        at_least("batch_size", self.batch_size, 1)
+        positive("lr", self.lr)
+        one_of("precision", self.precision, ("fp32", "bf16"))
+        if self.select in ("best_test", "median10"):
+            raise ValueError(f"select={self.select} would choose on the test set; use last or val")
+        one_of("select", self.select, SELECTIONS)
+        if self.batch_size % self.optim.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of optim.accumulate "
+                f"{self.optim.accumulate}"
+            )
+        if (self.devices, self.num_nodes) != (1, 1):
+            raise ValueError(
+                f"a run uses one device, got devices={self.devices} num_nodes={self.num_nodes}"
+            )
+
+
+@dataclass
+class DataInfo:
+    """What networks and methods need to know of the data.
+
+    ``mean`` and ``std`` are per channel for pixels in [0, 1], over the training set. The
+    ``residual`` pair is the same after each image's own scalar mean is removed, which BC+ uses.
+    """
+
+    num_classes: int
+    height: int
+    width: int
+    channels: int = 3
+    task: str = "multiclass"
+    mean: list[float] = field(default_factory=lambda: [0.0] * 3)
+    std: list[float] = field(default_factory=lambda: [1.0] * 3)
+    residual_mean: list[float] = field(default_factory=lambda: [0.0] * 3)
+    residual_std: list[float] = field(default_factory=lambda: [1.0] * 3)
+    class_names: list[str] = field(default_factory=list)
+    name: str = ""
+    train_size: int = 0
+    test_size: int = 0
+    skipped: int = 0  # unreadable images left out
+
+
+# Keys that another key can switch off: (key, key that decides, its values for which the first
+# key has an effect).
+CONDITIONAL: Sequence[tuple[str, str, tuple[Any, ...]]] = (
+    ("optim.nesterov", "optim.name", ("sgd",)),
+    ("optim.milestones", "optim.schedule", ("step",)),
+    ("optim.gamma", "optim.schedule", ("step",)),
+    ("optim.min_lr", "optim.schedule", ("cosine", "onecycle")),
+    ("data.val_fraction", "select", ("val",)),
+    ("data.pad", "data.crop", tuple(range(1, 1000))),
+)
+
+
+def aside_keys(cls: Any = RunConfig, prefix: str = "") -> set[str]:
+    """Dotted keys that take no part in a run's identity.
+
+    Args:
+        cls: A dataclass of this module.
+        prefix: Path of the class in the configuration.
+
+    Returns:
+        The keys marked with :func:`aside`.
+    """
+    found: set[str] = set()
+    for item in fields(cls):
+        nested = item.default_factory
+        if is_dataclass(nested):
+            found |= aside_keys(nested, f"{prefix}{item.name}.")
+        elif not item.metadata.get("identity", True):
+            found.add(f"{prefix}{item.name}")
+    return found
