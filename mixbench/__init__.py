@@ -17,7 +17,15 @@ _HOMES = {
     "register": "mixbench.methods",
     "run": "mixbench.runner",
 }
-__all__ = ["__version__", "build_method", "compose", "functional", "list_methods", "register", "run"]
+__all__ = [
+    "__version__",
+    "build_method",
+    "compose",
+    "functional",
+    "list_methods",
+    "register",
+    "run",
+]
 
 if TYPE_CHECKING:
     from mixbench import functional

@@ -21,10 +21,11 @@ from mixbench.data import DATA
 from mixbench.errors import UserError, near_match
 from mixbench.methods import METHODS
 from mixbench.schema import CONDITIONAL, RunConfig
-from mixbench.source import config_fields
+from mixbench.source import config_fields, config_is_closed
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
+_UNREADABLE = (OSError, SyntaxError, ValueError, ImportError)
 _REGISTRIES = {"data": DATA, "net": NETS, "method": METHODS}
 
 
@@ -126,6 +127,7 @@ def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -
         raise UserError("method.name is not a key", COMMAND_LINE, "write method=NAME")
     composed = Composed(config, origins, notes)
     composed.notes += _ineffective(composed, given)
+    _check_method_keys(composed)
     if strict and composed.notes:
         raise UserError(composed.notes[0], "--strict", "remove it")
     return composed
@@ -206,7 +208,9 @@ def render(composed: Composed) -> str:
     width = min(max(map(len, lines)), 60)
     keys = [key for key, _ in _flatten(plain)]
     sources = [composed.origins.get(key, DEFAULT) for key in keys]
-    return "\n".join(f"{line:<{width}}  # {source}" for line, source in zip(lines, sources))
+    return "\n".join(
+        f"{line:<{width}}  # {source}" for line, source in zip(lines, sources, strict=True)
+    )
 
 
 def _show(value: Any) -> str:
@@ -299,9 +303,7 @@ def _assign(tree: Any, path: str, value: Any, key: str, origin: str) -> None:
         OmegaConf.update(tree, path, value, merge=False)
     except (OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
         wanted = OmegaConf.get_type(tree, path) if isinstance(value, dict) else _wanted(tree, path)
-        raise UserError(
-            f"{key}={value!r} has the wrong type", origin, f"give {wanted}"
-        ) from error
+        raise UserError(f"{key}={value!r} has the wrong type", origin, f"give {wanted}") from error
 
 
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -309,7 +311,7 @@ _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false",
 
 def _wanted(tree: Any, path: str) -> str:
     parent, _, leaf = path.rpartition(".")
-    cls = OmegaConf.get_type(OmegaConf.select(tree, parent) if parent else tree)
+    cls: Any = OmegaConf.get_type(OmegaConf.select(tree, parent) if parent else tree)
     for item in dataclasses.fields(cls):
         if item.name == leaf:
             text = item.type.__name__ if isinstance(item.type, type) else str(item.type)
@@ -340,12 +342,25 @@ def _ineffective(composed: Composed, given: list[tuple[str, Any]]) -> list[str]:
     ]
 
 
+def _check_method_keys(composed: Composed) -> None:
+    """Refuse a mistyped key of a method already here, where its source text names all its keys."""
+    name = composed.config.method["name"]
+    source = METHODS.source(name)
+    try:
+        if source is None or not config_is_closed(source):
+            return
+        fields = [item.name for item in config_fields(source)]
+    except _UNREADABLE:
+        return  # importing it will say why
+    for key in composed.config.method:
+        if key not in ("name", *fields):
+            _foreign_key(name, key, fields, composed.origins.get(f"method.{key}", COMMAND_LINE))
+
+
 def _foreign_key(name: str, key: str, fields: list[str], origin: str) -> str:
     """Tell a key of another method, which has no effect here, from a mistyped one."""
     hint = near_match(key, fields)
-    others = {
-        word for other in METHODS.table if other != name for word in known_method_keys(other)
-    }
+    others = {word for other in METHODS.table if other != name for word in known_method_keys(other)}
     if key in others:
         return f"method.{key} has no effect for method {name}"
     listed = ", ".join(fields) or "none"
@@ -368,5 +383,5 @@ def known_method_keys(name: str) -> list[str]:
     source = METHODS.source(name)
     try:
         return [] if source is None else [item.name for item in config_fields(source)]
-    except (OSError, SyntaxError, ValueError, ImportError):
+    except _UNREADABLE:
         return []

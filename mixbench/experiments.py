@@ -100,9 +100,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[str]]:
     if mapping is None:
         raise UserError("the file is empty", where=str(path), todo="write `key: value` lines")
     if not isinstance(mapping, dict):
-        raise UserError(
-            f"expected `key: value` lines, found {_kind(mapping)}", where=f"{path}:1"
-        )
+        raise UserError(f"expected `key: value` lines, found {_kind(mapping)}", where=f"{path}:1")
     return mapping, notes
 
 

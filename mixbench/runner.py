@@ -67,7 +67,7 @@ def run(config: RunConfig, *, shared_cores: bool = False) -> Record:
         RunFailedError: If training fails or its weights are not finite.
         InterruptedRunError: If it was stopped from outside.
     """
-    device = _device(config)
+    device = training_device(config)
     identity = identify_run(config)
     folder = runs_folder(config.run.dir) / identity.id
     attempts: list[dict[str, Any]] = []
@@ -135,9 +135,7 @@ def identify_run(config: RunConfig) -> Identity:
     source = DATA.get(config.data.kind)(config.data)
     cls = METHODS.get(config.method["name"])
     defaults = to_plain(RunConfig(method=dataclasses.asdict(cls.Config())))
-    return identify(
-        to_plain(config), defaults, aside_keys(), source.name, source.fingerprint()
-    )
+    return identify(to_plain(config), defaults, aside_keys(), source.name, source.fingerprint())
 
 
 def build(config: RunConfig, splits: Splits) -> tuple[Method, MixData]:
@@ -172,6 +170,28 @@ def build(config: RunConfig, splits: Splits) -> tuple[Method, MixData]:
     return method, data
 
 
+def training_device(config: RunConfig) -> torch.device:
+    """Where a run computes; never the CPU when a GPU was asked for.
+
+    Args:
+        config: Reads ``trainer.accelerator``.
+
+    Returns:
+        CPU or the current GPU.
+
+    Raises:
+        UserError: If a GPU is asked for and there is none.
+    """
+    wanted = config.trainer.accelerator
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "no GPU is present", "trainer.accelerator=gpu", "use trainer.accelerator=cpu"
+        )
+    return torch.device("cuda")
+
+
 def estimate_seconds(config: RunConfig, info: DataInfo) -> float:
     """Time that a run will take, from a few training steps of its network.
 
@@ -183,13 +203,14 @@ def estimate_seconds(config: RunConfig, info: DataInfo) -> float:
         Seconds of training, without start-up and evaluation.
     """
     cls = METHODS.get(config.method["name"])
-    device = _device(config)
+    device = training_device(config)
     net = NETS.get(config.net.name)(config.net, info).to(device)
     x = torch.randn(config.batch_size, info.channels, info.height, info.width, device=device)
     y = torch.zeros(config.batch_size, dtype=torch.long, device=device)
     if config.trainer.channels_last:
-        net, x = net.to(memory_format=torch.channels_last), x.contiguous(
-            memory_format=torch.channels_last
+        net, x = (
+            net.to(memory_format=torch.channels_last),
+            x.contiguous(memory_format=torch.channels_last),
         )
     best = float("inf")
     for _ in range(3):
@@ -256,12 +277,12 @@ def _fit_and_test(
     )
     with warnings.catch_warnings():
         quiet_lightning()
-        trainer.fit(method, datamodule=data)
+        trainer.fit(method, datamodule=data, weights_only=True)
         if config.select == "val":
             method.load_state_dict(load_weights(folder / BEST)["state_dict"])
             record.metrics["val_top1"] = keeper.best
             record.metrics["best_epoch"] = keeper.best_epoch
-        trainer.test(method, datamodule=data, verbose=False)
+        trainer.test(method, datamodule=data, verbose=False, weights_only=True)
     scores.save(folder / "predictions.npz")
     figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
     prefix = "test/"
@@ -338,23 +359,14 @@ def _check_fit(config: RunConfig, splits: Splits) -> None:
         )
 
 
-def _device(config: RunConfig) -> torch.device:
-    wanted = config.trainer.accelerator
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError(
-            "no GPU is present", "trainer.accelerator=gpu", "use trainer.accelerator=cpu"
-        )
-    return torch.device("cuda")
-
-
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         name = "CPU"
     return f"{name} (CPU)"

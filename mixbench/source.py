@@ -49,6 +49,23 @@ def config_fields(source: str) -> list[ConfigField]:
     return fields
 
 
+def config_is_closed(source: str) -> bool:
+    """Whether :func:`config_fields` names all keys of a class, none inherited from elsewhere.
+
+    Args:
+        source: ``module:Class``.
+
+    Returns:
+        True if its ``Config`` derives from ``Method.Config``, which has no fields.
+
+    Raises:
+        ValueError: If the module or class is not found.
+    """
+    inner = (item for item in _class(source)[1].body if isinstance(item, ast.ClassDef))
+    config = next((item for item in inner if item.name == "Config"), None)
+    return config is not None and [ast.unparse(base) for base in config.bases] == ["Method.Config"]
+
+
 def docstring(source: str) -> str:
     """Docstring of a class or function.
 

@@ -90,9 +90,9 @@ def wandb_logger(
     mode = mode or os.environ.get("WANDB_MODE") or "offline"
     if mode in ("disabled", "dryrun"):
         return None
+    os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
     import wandb
 
-    os.environ.setdefault("WANDB_SILENT", "true")
     return WandbLogger(
         name=run_id,
         id=f"{run_id}-a{attempt}",

@@ -41,7 +41,13 @@ class Scores(Callback):
         self._start(pl_module)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch."""
         self._add(outputs)
@@ -55,7 +61,13 @@ class Scores(Callback):
         self._start(pl_module)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch."""
         self._add(outputs)
@@ -73,4 +85,6 @@ class Scores(Callback):
         logits, labels, ids = (value.cpu().numpy() for value in self.stored.rows())
         if logits.shape[1] > FULL_PRECISION_CLASSES:
             logits = logits.astype(np.float16)
-        write_bytes(path, lambda file: np.savez_compressed(file, logits=logits, labels=labels, ids=ids))
+        write_bytes(
+            path, lambda file: np.savez_compressed(file, logits=logits, labels=labels, ids=ids)
+        )

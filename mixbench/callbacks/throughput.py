@@ -27,13 +27,22 @@ class Throughput(Callback):
         self._seen = 0
         self._ended = self._waited = self._spent = 0.0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Count the wait since the last batch."""
         now = time.perf_counter()
         if self._seen > self.warm_up:
             self._waited += now - self._ended
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         """Mark the end of a step, on the device's own clock if it has one."""
         now = time.perf_counter()
         if self._seen > self.warm_up:

@@ -77,7 +77,9 @@ def draw_other_class(targets: Tensor, generator: Generator | None = None) -> Ten
     return scores.argmax(dim=1)
 
 
-def draw_other_class_pairs(labels: Tensor, count: int, generator: Generator | None = None) -> Tensor:
+def draw_other_class_pairs(
+    labels: Tensor, count: int, generator: Generator | None = None
+) -> Tensor:
     """Draw pairs of a whole data set, uniform over all ordered pairs of different classes.
 
     This is the distribution of drawing two images with replacement until their labels differ,

@@ -118,7 +118,8 @@ def draw_lam(count: int, alpha: float, generator: Generator | None = None) -> Te
     shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
     uniform = torch.rand(2, count, dtype=torch.float64, generator=generator, device=device)
     # Gamma(a) has the law of Gamma(a + 1) * U^(1/a).
-    log_gamma = torch._standard_gamma(shape, generator).log() + uniform.log() / alpha
+    gamma = torch._standard_gamma(shape, generator)  # pyright: ignore[reportPrivateImportUsage]
+    log_gamma = gamma.log() + uniform.log() / alpha
     return torch.sigmoid(log_gamma[0] - log_gamma[1]).float()
 
 

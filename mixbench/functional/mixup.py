@@ -6,7 +6,15 @@ Zhang et al., ICLR 2018, arXiv:1710.09412; official code facebookresearch/mixup-
 import torch
 from torch import Generator, Tensor
 
-from mixbench.functional.core import Mixed, check_batch, draw_lam, draw_perm, lerp, mix_targets, take
+from mixbench.functional.core import (
+    Mixed,
+    check_batch,
+    draw_lam,
+    draw_perm,
+    lerp,
+    mix_targets,
+    take,
+)
 
 
 def mixup(

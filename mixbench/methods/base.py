@@ -65,6 +65,7 @@ class Method(LightningModule):
     find_unused_parameters = False
     cost = 1.0  # step time relative to plain training, for estimates
 
+    config: Any  # an instance of Config
     mean: Tensor
     std: Tensor
 

@@ -42,7 +42,9 @@ class CutMix(Method):
             one_of("method.box_rule", self.box_rule, BOX_RULES)
             ends = self.minmax
             if ends is not None and not (len(ends) == 2 and 0 < ends[0] < ends[1] <= 1):
-                raise ValueError(f"method.minmax must be [min, max], 0 < min < max <= 1, got {ends}")
+                raise ValueError(
+                    f"method.minmax must be [min, max], 0 < min < max <= 1, got {ends}"
+                )
 
         @property
         def fidelity(self) -> str:

@@ -1,0 +1,79 @@
+# Every target that runs code depends on the stamp of a finished set-up, so that a fresh machine
+# needs Python >= 3.11, make, and a network to the package index.
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+EXTRAS ?=
+TORCH ?=
+DEVICE ?= cpu
+comma := ,
+STAMP := $(VENV)/.ready-$(subst $(comma),+,$(EXTRAS))-$(TORCH)
+
+# Values reach the shell as quoted text: nothing in them is expanded or executed.
+unexport METHOD DATA NET RECIPE SEEDS ARGS
+quoted = '$(subst ','\'',$(value $(1)))'
+given = $(filter-out undefined,$(origin $(1)))
+word = $(if $(call given,$(1)),$(2)=$(call quoted,$(1)))
+quote_each = $(foreach item,$(value $(1)),'$(subst ','\'',$(item))')
+GRID = $(call word,METHOD,method) $(call word,DATA,data) $(call word,NET,net) \
+       $(call word,RECIPE,recipe) $(call word,SEEDS,seeds) $(call quote_each,ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help bench test test-all perf leaderboard lint format clean setup
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+setup: $(STAMP) ## install everything into .venv (behind every other target)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "mixbench needs Python 3.11 or newer, found %d.%d; set PYTHON=" % sys.version_info[:2])'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+ifeq ($(TORCH),cpu)
+	sed -e '/^ *--hash/d' -e 's/ *\\$$//' -e '/^nvidia-/d' -e '/^triton/d' -e '/^cuda-/d' \
+	  requirements.lock > $(VENV)/constraints.txt
+	$(UV) pip install --quiet --python $(PY) --torch-backend cpu -r $(VENV)/constraints.txt
+else
+	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements.lock
+endif
+	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+ifneq ($(EXTRAS),)
+	$(UV) pip install --quiet --python $(PY) --no-build-isolation --editable '.[$(EXTRAS)]'
+endif
+	@touch $@
+
+bench: $(STAMP) ## train, evaluate and rank: METHOD=a,b DATA=name NET= RECIPE= SEEDS=0,1 ARGS="a.b=c"
+	@$(PY) -m mixbench bench $(GRID)
+
+test: $(STAMP) ## the default test suite, without network
+	@$(PY) -m pytest -q
+
+test-all: $(STAMP) ## all tests, the slow ones included
+	@$(PY) -m pytest -q -m "not gpu"
+
+perf: $(STAMP) ## speed tables against installed peers, as ratios: DEVICE=cpu|cuda
+	@$(PY) -m mixbench.perf --device $(DEVICE)
+
+leaderboard: $(STAMP) ## tables of the runs in runs/
+	@$(PY) -m mixbench leaderboard
+
+lint: $(STAMP) ## ruff and pyright
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/pyright
+
+format: $(STAMP) ## let ruff rewrite the code
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+lock: $(STAMP) ## pin the newest versions again
+	@$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --no-annotate --group dev pyproject.toml -o requirements.lock --upgrade --quiet
+
+clean: ## remove the environment and caches; runs/ and data/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache dist
+	find mixbench tests -name __pycache__ -type d -prune -exec rm -rf {} +

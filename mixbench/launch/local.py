@@ -1,0 +1,224 @@
+"""Runs of a grid on this machine, each in a process of its own.
+
+The processes are children of one fork server that has imported torch and Lightning and computed
+nothing, so that start-up is paid once; this process itself never imports them.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from mixbench.errors import MixbenchError, UserError
+from mixbench.launch.plan import PlannedRun
+from mixbench.results.record import Record, read_record, runs_folder
+
+GRACE_S = 30.0  # for running children after Ctrl-C
+
+
+@dataclass
+class Outcome:
+    """How a grid ended: run id to exit code, for those that did not end well."""
+
+    failures: dict[str, int]
+    interrupted: bool = False
+
+    def exit_code(self, total: int) -> int:
+        """Exit code of the whole grid of ``total`` runs."""
+        if self.interrupted:
+            return 4
+        codes = set(self.failures.values())
+        if not codes:
+            return 0
+        return codes.pop() if len(self.failures) == total and len(codes) == 1 else 5
+
+
+class LocalLauncher:
+    """Prepares and carries out runs in forked processes.
+
+    Args:
+        say: Prints a line.
+        strict: Refuse keys that have no effect.
+    """
+
+    def __init__(self, say: Callable[[str], None], *, strict: bool = False) -> None:
+        self.say, self.strict = say, strict
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["mixbench.runner"])
+        self.slots, self.on_gpu = 1, False
+
+    def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
+        """Name the runs, find out which are done, and estimate the others' time.
+
+        Args:
+            runs: Planned runs.
+
+        Returns:
+            The same, filled in.
+
+        Raises:
+            UserError: If a method's own key is unknown or out of range, or data is missing.
+        """
+        reader, writer = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_prepare_child, args=(runs, self.strict, writer))
+        process.start()
+        writer.close()
+        try:
+            answer = reader.recv()
+        except EOFError:
+            answer = MixbenchError("planning ended without a result")
+        process.join()
+        if isinstance(answer, MixbenchError):
+            raise answer
+        prepared, notes, self.slots, self.on_gpu = answer
+        for note in notes:
+            self.say(f"warning: {note}")
+        return prepared
+
+    def carry_out(self, runs: list[PlannedRun], folder: Path) -> Outcome:
+        """Carry out the runs that are not done, as many at a time as the machine allows.
+
+        Args:
+            runs: Prepared runs.
+            folder: Folder of all runs.
+
+        Returns:
+            What failed.
+        """
+        waiting = deque((n, run) for n, run in enumerate(runs, 1) if not run.done)
+        shared = min(len(waiting), self.slots) > 1 and not self.on_gpu
+        free = list(range(self.slots))
+        active: dict[Connection, tuple[int, PlannedRun, Any, int]] = {}
+        outcome = Outcome({})
+        try:
+            while waiting or active:
+                while waiting and free:
+                    number, run = waiting.popleft()
+                    slot = free.pop(0)
+                    reader, writer = self.context.Pipe(duplex=False)
+                    device = slot if self.on_gpu else None
+                    process = self.context.Process(
+                        target=_run_child,
+                        args=(run.words, folder / run.id / "log.txt", shared, device, writer),
+                    )
+                    process.start()
+                    writer.close()
+                    active[reader] = (number, run, process, slot)
+                for ready in wait(list(active)):
+                    assert isinstance(ready, Connection)
+                    number, run, process, slot = active.pop(ready)
+                    free.append(slot)
+                    code, message = _receive(ready)
+                    process.join()
+                    place = f"[{number}/{len(runs)}] {run.id}"
+                    if code:
+                        outcome.failures[run.id] = code
+                        self.say(f"{place}: {message}")
+                    else:
+                        self.say(f"{place}: {_result(read_record(folder / run.id))}")
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+            self.say("interrupted: waiting for the running processes to stop")
+            deadline = time.monotonic() + GRACE_S
+            for _, _, process, _ in active.values():
+                process.join(max(0.0, deadline - time.monotonic()))
+                if process.is_alive():
+                    process.terminate()
+        return outcome
+
+
+def _receive(reader: Connection) -> tuple[int, str]:
+    try:
+        return reader.recv()
+    except EOFError:
+        return 3, "its process died; the log in its folder may say why"
+
+
+def _result(record: Record) -> str:
+    top1 = record.metrics.get("top1")
+    shown = "" if top1 is None else f", top1 {top1:.2f}"
+    return f"done in {record.wall_s:.0f} s{shown}"
+
+
+def _prepare_child(runs: list[PlannedRun], strict: bool, answer: Connection) -> None:
+    try:
+        answer.send(_prepare(runs, strict))
+    except MixbenchError as error:
+        answer.send(error)
+    except BaseException as error:
+        answer.send(MixbenchError(f"{type(error).__name__}: {error}"))
+        raise
+
+
+def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str], int, bool]:
+    import torch
+
+    from mixbench.config import compose_text, resolve_method
+    from mixbench.data import DATA
+    from mixbench.runner import estimate_seconds, identify_run, training_device
+
+    torch.set_num_threads(1)
+    notes: dict[str, None] = {}
+    estimates: dict[str, float] = {}
+    infos: dict[str, Any] = {}
+    slots, on_gpu = 1, False
+    for planned in runs:
+        composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
+        config = composed.config
+        notes |= dict.fromkeys(composed.notes)
+        identity = identify_run(config)
+        planned.id = identity.id
+        place = runs_folder(config.run.dir) / identity.id
+        try:
+            planned.done = read_record(place).status == "done"
+        except UserError:
+            planned.done = False
+        on_gpu = training_device(config).type == "cuda"
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        slots = torch.cuda.device_count() if on_gpu else (cores or 1) // config.trainer.threads
+        if planned.done:
+            continue
+        if identity.config_hash not in estimates:
+            key = str(config.data)
+            if key not in infos:
+                infos[key] = DATA.get(config.data.kind)(config.data).load().info
+            estimates[identity.config_hash] = estimate_seconds(config, infos[key])
+        planned.seconds = estimates[identity.config_hash]
+    return runs, list(notes), max(1, slots), on_gpu
+
+
+def _run_child(
+    words: list[str], log: Path, shared: bool, device: int | None, answer: Connection
+) -> None:
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(device)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    from mixbench.config import compose
+    from mixbench.runner import run
+
+    try:
+        run(compose(words), shared_cores=shared)
+        answer.send((0, ""))
+    except MixbenchError as error:
+        answer.send((error.exit_code, str(error)))
+    except KeyboardInterrupt:
+        answer.send((4, "interrupted"))
+    except BaseException as error:
+        traceback.print_exc()
+        answer.send((3, f"{type(error).__name__}: {error}"))
+
+
+def _visible(device: int) -> str:
+    """The device as the parent would number it, when it was itself given only some."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return listed.split(",")[device] if listed else str(device)

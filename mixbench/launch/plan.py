@@ -1,0 +1,90 @@
+"""A grid of runs as lists of override words; no torch needed to check it."""
+
+import itertools
+from dataclasses import dataclass
+
+from mixbench.config import COMMAND_LINE, compose_text, split_overrides
+from mixbench.errors import UserError
+from mixbench.methods import CORE, METHODS
+
+AXES = ("data", "net", "recipe", "method")  # keys that take several values, outermost first
+
+
+@dataclass
+class PlannedRun:
+    """One run of a grid."""
+
+    words: list[str]  # overrides
+    id: str = ""
+    done: bool = False
+    seconds: float | None = None  # estimate of its training time
+
+
+def expand(words: list[str], *, strict: bool = False) -> list[PlannedRun]:
+    """Multiply out a grid and check every name and key that can be checked without torch.
+
+    Args:
+        words: Overrides; ``method``, ``data``, ``net`` and ``recipe`` take several values divided
+            by commas, ``method=all`` stands for every registered one, and ``seeds`` lists seeds.
+            Without a method, plain training and the core methods that are registered.
+        strict: Refuse keys that have no effect.
+
+    Returns:
+        The runs, all methods of one seed together.
+
+    Raises:
+        UserError: On an unknown name, a bad key or value, or a repeated seed.
+    """
+    pairs = split_overrides(words)
+    given = dict(pairs)
+    if "seed" in given and "seeds" in given:
+        raise UserError("both seed and seeds are given", COMMAND_LINE, "use seeds=0,1,2")
+    seeds = _seeds(given.get("seeds", given.get("seed", "0")))
+    rest = [f"{key}={text}" for key, text in pairs if key not in (*AXES, "seed", "seeds")]
+    choices: list[list[str]] = []
+    for axis in AXES:
+        if axis == "method":
+            names = _methods(given.get("method"))
+        elif axis in given:
+            names = _values(axis, given[axis])
+        else:
+            choices.append([""])
+            continue
+        choices.append([f"{axis}={name}" for name in names])
+    runs = []
+    grids = [[word for word in combination if word] for combination in itertools.product(*choices)]
+    for combination in grids:
+        compose_text([*combination, *rest], strict=strict)
+    for seed, combination in itertools.product(seeds, grids):
+        runs.append(PlannedRun([*combination, *rest, f"seed={seed}"]))
+    return runs
+
+
+def _methods(text: str | None) -> list[str]:
+    if text is None:
+        return ["erm", *(name for name in CORE if name in METHODS.names())]
+    return METHODS.names() if text == "all" else _values("method", text)
+
+
+def _values(key: str, text: str) -> list[str]:
+    values = [value.strip() for value in text.split(",")]
+    if "" in values:
+        raise UserError(f"{key}={text} has an empty name", COMMAND_LINE, f"write {key}=a,b")
+    if len(set(values)) < len(values):
+        raise UserError(f"{key}={text} names one twice", COMMAND_LINE, "name each once")
+    return values
+
+
+def _seeds(text: str) -> list[int]:
+    values = _values("seeds", text)
+    try:
+        seeds = [int(value) for value in values]
+    except ValueError as error:
+        raise UserError(
+            f"seeds={text} are not whole numbers", COMMAND_LINE, "write seeds=0,1,2"
+        ) from error
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(
+            f"seeds={text} must be >= 0 and all different", COMMAND_LINE, "write seeds=0,1,2"
+        )
+    return seeds
