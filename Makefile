@@ -14,11 +14,11 @@ STAMP := $(VENV)/.ready-$(subst $(comma),+,$(EXTRAS))-$(TORCH)
 # Values reach the shell as quoted text: nothing in them is expanded or executed.
 unexport METHOD DATA NET RECIPE SEEDS ARGS
 quoted = '$(subst ','\'',$(value $(1)))'
-given = $(filter-out undefined,$(origin $(1)))
-word = $(if $(call given,$(1)),$(2)=$(call quoted,$(1)))
+given = $(or $(findstring command,$(origin $(1))),$(findstring environment,$(origin $(1))))
+pick = $(if $(call given,$(1)),$(2)=$(call quoted,$(1)))
 quote_each = $(foreach item,$(value $(1)),'$(subst ','\'',$(item))')
-GRID = $(call word,METHOD,method) $(call word,DATA,data) $(call word,NET,net) \
-       $(call word,RECIPE,recipe) $(call word,SEEDS,seeds) $(call quote_each,ARGS)
+GRID = $(call pick,METHOD,method) $(call pick,DATA,data) $(call pick,NET,net) \
+       $(call pick,RECIPE,recipe) $(call pick,SEEDS,seeds) $(call quote_each,ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help bench test test-all perf leaderboard lint format clean setup

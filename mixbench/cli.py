@@ -27,7 +27,11 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     debug = "--debug" in words
     try:
-        args = parser.parse_args([word for word in words if word != "--debug"])
+        args, rest = parser.parse_known_args([word for word in words if word != "--debug"])
+        if "overrides" in args and not any(word.startswith("-") for word in rest):
+            args.overrides += rest  # overrides may also stand behind an option
+        elif rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
     except SystemExit as stop:  # argparse has printed its message, or the help
         return stop.code if isinstance(stop.code, int) else 2
     warnings.showwarning = _show_warning
@@ -117,7 +121,7 @@ def _bench(args: argparse.Namespace) -> int:
     from mixbench.config import compose_text
     from mixbench.launch.local import LocalLauncher
     from mixbench.launch.plan import expand
-    from mixbench.results.record import read_record, runs_folder
+    from mixbench.results.record import runs_folder
     from mixbench.results.table import build_leaderboard, find_runs, render
 
     runs = expand(args.overrides, strict=args.strict)
@@ -130,15 +134,13 @@ def _bench(args: argparse.Namespace) -> int:
         _say(f"[{number}/{len(runs)}] {run.id}: {state}")
     if left:
         seconds = sum(run.seconds or 0 for run in left) / min(launcher.slots, len(left))
-        _say(
-            f"{len(left)} to do, about {_duration(seconds)} of training; logs: {folder}/<id>/log.txt"
-        )
+        _say(f"{len(left)} to do, about {_duration(seconds)} of training")
+        _say(f"logs: {folder}/<id>/log.txt")
     if args.dry_run:
         return 0
     outcome = launcher.carry_out(runs, folder)
     if folder.is_dir():
-        planned = [folder / run.id for run in runs if (folder / run.id / "record.json").exists()]
-        hashes = {read_record(place).recipe_hash for place in planned}
+        hashes = {run.recipe_hash for run in runs}
         _say("")
         _say(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
     if outcome.interrupted:

@@ -25,6 +25,7 @@ from mixbench.source import config_fields, config_is_closed
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
+_NAMES = {"data": "data.kind", "net": "net.name", "method": "method.name", "recipe": "recipe"}
 _UNREADABLE = (OSError, SyntaxError, ValueError, ImportError)
 _REGISTRIES = {"data": DATA, "net": NETS, "method": METHODS}
 
@@ -109,6 +110,9 @@ def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -
         if key in experiments.GROUPS:
             picks[key] = text
             continue
+        if key in _NAMES.values():
+            group = key.split(".")[0]
+            raise UserError(f"{key} is picked by name", COMMAND_LINE, f"write {group}=NAME")
         value, surprises = experiments.parse(text, f"{COMMAND_LINE}, {key}")
         notes += surprises
         given.append((key, value))
@@ -122,9 +126,8 @@ def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -
         for key, value in items:
             _set(tree, key, value, origin, known)
             origins[key] = origin
+    origins |= {_NAMES[group]: COMMAND_LINE for group in picks}
     config = _to_object(tree, origins)
-    if not isinstance(config.method.get("name"), str):
-        raise UserError("method.name is not a key", COMMAND_LINE, "write method=NAME")
     composed = Composed(config, origins, notes)
     composed.notes += _ineffective(composed, given)
     _check_method_keys(composed)
@@ -302,7 +305,7 @@ def _assign(tree: Any, path: str, value: Any, key: str, origin: str) -> None:
     try:
         OmegaConf.update(tree, path, value, merge=False)
     except (OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
-        wanted = OmegaConf.get_type(tree, path) if isinstance(value, dict) else _wanted(tree, path)
+        wanted = _wanted(tree, path)
         raise UserError(f"{key}={value!r} has the wrong type", origin, f"give {wanted}") from error
 
 

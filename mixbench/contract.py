@@ -76,7 +76,7 @@ def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Met
     Returns:
         The method in training mode.
     """
-    info = DataInfo(CLASSES, SIZE, SIZE, class_names=list("abcd"), train_size=4 * BATCH)
+    info = DataInfo(CLASSES, SIZE, SIZE, residual_mean=[0.0] * 3, residual_std=[1.0] * 3)
     run = RunConfig(
         method={"name": "checked"},
         data=DataConfig(crop=2),

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -35,13 +34,12 @@ from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, 
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.results.record import (
-    RECORD,
     Identity,
     Record,
+    earlier_record,
     environment,
     identify,
     locked,
-    read_record,
     runs_folder,
     write_record,
     write_text,
@@ -49,6 +47,7 @@ from mixbench.results.record import (
 from mixbench.schema import DataInfo, RunConfig, aside_keys
 
 log = logging.getLogger("mixbench")
+TRACEBACK = "traceback.txt"
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -70,13 +69,11 @@ def run(config: RunConfig, *, shared_cores: bool = False) -> Record:
     device = training_device(config)
     identity = identify_run(config)
     folder = runs_folder(config.run.dir) / identity.id
-    attempts: list[dict[str, Any]] = []
-    if (folder / RECORD).exists():
-        earlier = read_record(folder)
-        if earlier.status == "done":
-            log.info("%s is done already", identity.id)
-            return earlier
-        attempts = earlier.attempts
+    earlier = earlier_record(folder)
+    if earlier is not None and earlier.status == "done":
+        log.info("%s is done already", identity.id)
+        return earlier
+    attempts = earlier.attempts if earlier is not None else []
     splits = DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
     _check_fit(config, splits)
     method, data = build(config, splits)
@@ -88,6 +85,7 @@ def run(config: RunConfig, *, shared_cores: bool = False) -> Record:
         record.shared_cores, record.attempts = shared_cores, attempts
         write_text(folder / "config.yaml", OmegaConf.to_yaml(to_plain(config)))
         write_record(folder, record)
+        (folder / TRACEBACK).unlink(missing_ok=True)
         started = time.monotonic()
         try:
             _fit_and_test(config, folder, record, method, data, device)
@@ -104,16 +102,18 @@ def run(config: RunConfig, *, shared_cores: bool = False) -> Record:
         except Exception as error:
             record.status = "failed"
             record.message = f"{type(error).__name__}: {error}"
-            (folder / "traceback.txt").write_text(traceback.format_exc())
+            (folder / TRACEBACK).write_text(traceback.format_exc())
             if isinstance(error, MixbenchError):
                 raise
             raise RunFailedError(
                 f"{record.id} failed: {record.message.splitlines()[0]}",
-                str(folder / "traceback.txt"),
+                str(folder / TRACEBACK),
                 "see the traceback there",
             ) from error
         finally:
             record.wall_s = time.monotonic() - started
+            if device.type == "cuda":
+                record.gpu_hours = record.wall_s * record.device_count / 3600
             attempts[-1] |= {"status": record.status, "wall_s": record.wall_s}
             write_record(folder, record)
     if record.status == "diverged":
@@ -314,8 +314,10 @@ def _new_record(
         settings=identity.settings,
         device=_device_name(device),
         precision=config.precision,
+        batch_size=config.batch_size,
         threads=config.trainer.threads,
         params=sum(p.numel() for p in method.net.parameters()),
+        params_train=sum(p.numel() for p in method.parameters()),
         macs=_macs(method),
         train_size=info.train_size,
         test_size=info.test_size,

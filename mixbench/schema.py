@@ -261,8 +261,8 @@ class DataInfo:
     task: str = "multiclass"
     mean: list[float] = field(default_factory=lambda: [0.0] * 3)
     std: list[float] = field(default_factory=lambda: [1.0] * 3)
-    residual_mean: list[float] = field(default_factory=lambda: [0.0] * 3)
-    residual_std: list[float] = field(default_factory=lambda: [1.0] * 3)
+    residual_mean: list[float] | None = None
+    residual_std: list[float] | None = None
     class_names: list[str] = field(default_factory=list)
     name: str = ""
     train_size: int = 0

@@ -49,11 +49,11 @@ class KeepCheckpoints(Callback):
         score = float(trainer.callback_metrics[self.monitor])
         if score > self.best:
             self.best, self.best_epoch = score, trainer.current_epoch
-            trainer.save_checkpoint(self.folder / BEST)
+            trainer.save_checkpoint(self.folder / BEST, weights_only=False)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the last weights."""
-        trainer.save_checkpoint(self.folder / LAST)
+        trainer.save_checkpoint(self.folder / LAST, weights_only=False)
 
 
 def load_weights(path: Path) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def wandb_logger(
     *,
     run_id: str,
     attempt: int,
-    mode: str | None,
+    mode: Any,
     project: str,
     config: dict[str, Any],
     tags: list[str],
@@ -93,15 +93,18 @@ def wandb_logger(
     os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
     import wandb
 
-    return WandbLogger(
+    run = wandb.init(
+        dir=folder,
         name=run_id,
         id=f"{run_id}-a{attempt}",
         group=run_id,
         project=project,
-        save_dir=folder,
-        offline=mode == "offline",
+        mode=mode,
         config=config,
         tags=tags,
         notes=notes or None,
         settings=wandb.Settings(console="off", disable_git=True, save_code=False),
     )
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return WandbLogger(experiment=run)

@@ -9,7 +9,15 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from mixbench.functional.core import Mixed, check_batch, draw_lam, lerp, take
+from mixbench.functional.core import (
+    Mixed,
+    check_batch,
+    check_lam,
+    draw_lam,
+    lerp,
+    readable,
+    take,
+)
 
 
 def subtract_image_mean(x: Tensor) -> Tensor:
@@ -142,7 +150,8 @@ def bc(
 
     Raises:
         ValueError: If ``targets`` are class indices or multi-label (read on the CPU only, where
-            looking costs no synchronisation), ``x`` is of an integer type, or sizes differ.
+            looking costs no synchronisation), ``x`` is of an integer type, sizes differ, or
+            ``lam`` is no share.
 
     Example:
         >>> x, targets = torch.tensor([[1.0, -1.0], [3.0, -3.0]]), torch.eye(2)
@@ -150,13 +159,15 @@ def bc(
         tensor([0.7500, 0.2500])
     """
     check_batch(x, targets)
-    if targets.device.type == "cpu" and (targets.sum(1) - 1).abs().max() > 1e-3:
+    if readable(targets) and (targets.sum(1) - 1).abs().max() > 1e-3:
         raise ValueError("bc needs single-label targets whose rows sum to 1; use SpliceMix")
     if perm is None:
         perm = draw_other_class(targets, generator)
     rows = perm.shape[0]
     if lam is None:
         lam = draw_lam(rows, 1.0, generator)
+    else:
+        check_lam(lam)
     perm = perm.to(x.device, non_blocking=True)
     lam = lam.reshape(-1).to(x.device, torch.float32, non_blocking=True).expand(rows)
     first, partner = x[:rows], take(x, perm)
@@ -165,6 +176,8 @@ def bc(
         return Mixed(lerp(partner, first, lam), soft, lam, perm, lam)
     loudness = gain(x)
     weight = bc_plus_lam(lam, loudness[:rows], take(loudness, perm))
+    # The sum of an image with itself is not one of uncorrelated signals: it stays as it is.
+    weight = torch.where(perm == torch.arange(rows, device=perm.device), 1, weight)
     norm = (weight.square() + (1 - weight).square()).sqrt()
     scale, partner_scale = (
         (share / norm).reshape(-1, *[1] * (x.ndim - 1)) for share in (weight, 1 - weight)

@@ -55,6 +55,31 @@ def check_batch(x: Tensor, targets: Tensor, *, integer_x: bool = False) -> None:
         )
 
 
+def readable(values: Tensor) -> bool:
+    """Whether looking at values is free: on the CPU, and not while a graph is traced.
+
+    Args:
+        values: Any tensor.
+
+    Returns:
+        False where reading would wait for a device or break a compiled graph.
+    """
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_lam(lam: Tensor) -> None:
+    """Refuse weights that are no shares, where looking at them is free.
+
+    Args:
+        lam: Weights of any shape.
+
+    Raises:
+        ValueError: If a weight is not in [0, 1], NaN included.
+    """
+    if readable(lam) and not bool(((lam >= 0) & (lam <= 1)).all()):
+        raise ValueError(f"lam must lie in [0, 1], got {lam.min().item()} to {lam.max().item()}")
+
+
 def one_hot(
     y: Tensor, num_classes: int, *, smoothing: float = 0.0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -83,7 +108,7 @@ def one_hot(
         raise ValueError(f"y must be class indices (B,), got {tuple(y.shape)} {y.dtype}")
     if not 0 <= smoothing <= 1:
         raise ValueError(f"smoothing must lie in [0, 1], got {smoothing}")
-    if y.device.type == "cpu" and y.numel() and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+    if readable(y) and y.numel() and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
         raise ValueError(
             f"labels must lie in [0, {num_classes}), got {int(y.min())} to {int(y.max())}"
         )
@@ -119,8 +144,9 @@ def draw_lam(count: int, alpha: float, generator: Generator | None = None) -> Te
     uniform = torch.rand(2, count, dtype=torch.float64, generator=generator, device=device)
     # Gamma(a) has the law of Gamma(a + 1) * U^(1/a).
     gamma = torch._standard_gamma(shape, generator)  # pyright: ignore[reportPrivateImportUsage]
-    log_gamma = gamma.log() + uniform.log() / alpha
-    return torch.sigmoid(log_gamma[0] - log_gamma[1]).float()
+    first, second = gamma.log()
+    tilt = (uniform[0].log() - uniform[1].log()) / alpha  # subtracted first: it may be infinite
+    return torch.sigmoid(first - second + tilt).float()
 
 
 def draw_perm(batch: int, generator: Generator | None = None, *, rule: str = "random") -> Tensor:

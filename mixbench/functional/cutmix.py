@@ -6,7 +6,15 @@ Yun et al., ICCV 2019, arXiv:1905.04899; official code clovaai/CutMix-PyTorch.
 import torch
 from torch import Generator, Tensor
 
-from mixbench.functional.core import Mixed, check_batch, draw_lam, draw_perm, mix_targets, take
+from mixbench.functional.core import (
+    Mixed,
+    check_batch,
+    check_lam,
+    draw_lam,
+    draw_perm,
+    mix_targets,
+    take,
+)
 
 BOX_RULES = ("official", "timm", "torchvision", "inside")
 
@@ -141,7 +149,7 @@ def cutmix(
 
     Raises:
         ValueError: If ``targets`` are class indices, the batch sizes differ, ``x`` is not
-            (B, C, H, W) or empty, or ``alpha`` or ``minmax`` is out of range.
+            (B, C, H, W) or empty, or ``alpha``, ``lam`` or ``minmax`` is out of range.
 
     Example:
         >>> x, targets = torch.zeros(2, 1, 4, 4), torch.eye(2)
@@ -160,7 +168,9 @@ def cutmix(
     if perm is None:
         perm = draw_perm(batch, generator, rule=partner)
     if box is None:
-        if lam is None and minmax is None:
+        if lam is not None:
+            check_lam(lam)
+        elif minmax is None:
             lam = draw_lam(count, alpha, generator)
         if center is None:
             center = _uniform(count, generator)
@@ -170,10 +180,12 @@ def cutmix(
                 raise ValueError(f"cutmix: minmax must be 0 < min < max <= 1, got {minmax}")
             if sides is None:
                 sides = low + (high - low) * _uniform(count, generator)
+            sides, center = _together(sides, center)
             box = cutmix_minmax_box(sides, center, height, width)
         else:
             assert lam is not None
-            box = cutmix_box(lam.reshape(-1), center, height, width, rule=box_rule)
+            lam, center = _together(lam.reshape(-1), center)
+            box = cutmix_box(lam, center, height, width, rule=box_rule)
     perm, box = (t.to(x.device, non_blocking=True) for t in (perm, box))
     mixed, kept = paste_box(x, take(x, perm), box)
     return Mixed(mixed, mix_targets(targets, perm, kept), kept, perm, box)
@@ -182,3 +194,9 @@ def cutmix(
 def _uniform(count: int, generator: Generator | None) -> Tensor:
     device = generator.device if generator is not None else None
     return torch.rand(count, 2, generator=generator, device=device)
+
+
+def _together(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both decisions on one device: the one that is not the CPU, if they differ."""
+    device = first.device if first.device.type != "cpu" else second.device
+    return first.to(device, non_blocking=True), second.to(device, non_blocking=True)

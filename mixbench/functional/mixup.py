@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from mixbench.functional.core import (
     Mixed,
     check_batch,
+    check_lam,
     draw_lam,
     draw_perm,
     lerp,
@@ -47,7 +48,7 @@ def mixup(
 
     Raises:
         ValueError: If ``targets`` are class indices, ``x`` is of an integer type, the batch sizes
-            differ, or ``alpha`` is negative or not finite.
+            differ, ``alpha`` is negative or not finite, or ``lam`` is no share.
 
     Example:
         >>> x, targets = torch.tensor([[0.0], [1.0]]), torch.eye(2)
@@ -65,6 +66,8 @@ def mixup(
         perm = draw_perm(batch, generator, rule=partner)
     if lam is None:
         lam = draw_lam(batch if per_sample else 1, alpha, generator)
+    else:
+        check_lam(lam)
     if fold:
         lam = torch.maximum(lam, 1 - lam)
     perm = perm.to(x.device, non_blocking=True)

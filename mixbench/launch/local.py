@@ -174,7 +174,7 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
         config = composed.config
         notes |= dict.fromkeys(composed.notes)
         identity = identify_run(config)
-        planned.id = identity.id
+        planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
         place = runs_folder(config.run.dir) / identity.id
         try:
             planned.done = read_record(place).status == "done"

@@ -16,6 +16,7 @@ class PlannedRun:
 
     words: list[str]  # overrides
     id: str = ""
+    recipe_hash: str = ""
     done: bool = False
     seconds: float | None = None  # estimate of its training time
 

@@ -192,8 +192,10 @@ class Method(LightningModule):
             hit = mixed.targets.gather(1, logits.argmax(dim=1, keepdim=True))
             values["top1_mixed"] = 100 * hit.mean()
             values["ce"] = mf.soft_cross_entropy(logits, mixed.targets)  # for methods of other loss
-        detached = {f"train/{key}": value.detach() for key, value in values.items()}
-        self.log_dict(detached, batch_size=len(mixed.x))
+        figures = {f"train/{key}": value.item() for key, value in values.items()}
+        # Straight to the loggers: self.log would repeat the values on every later step.
+        for logger in self.loggers:
+            logger.log_metrics({**figures, "epoch": self.current_epoch}, step=self.step)
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch, the only value that every step adds to."""

@@ -43,6 +43,8 @@ class BC(Method):
     def __init__(self, net: Any, info: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, info, *args, **kwargs)
         if self.config.plus:
+            if info.residual_mean is None or info.residual_std is None:
+                raise ValueError("BC+ needs residual_mean and residual_std in the data's facts")
             self.mean.copy_(torch.tensor(info.residual_mean)[:, None, None])
             self.std.copy_(torch.tensor(info.residual_std)[:, None, None])
 

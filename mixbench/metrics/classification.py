@@ -114,5 +114,5 @@ def scores(logits: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def _confidence(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    confidence, guess = logits.float().softmax(dim=1).max(dim=1)
-    return confidence, guess == y
+    confidence = logits.float().softmax(dim=1).amax(dim=1)
+    return confidence, logits.argmax(dim=1) == y  # probabilities can tie where logits do not

@@ -52,6 +52,7 @@ class Record:
     device: str = ""
     device_count: int = 1
     precision: str = "fp32"
+    batch_size: int = 0
     threads: int = 1
     shared_cores: bool = False  # other runs used the machine at the same time
     wall_s: float = 0.0
@@ -59,9 +60,10 @@ class Record:
     ms_step: float | None = None
     dataloader_wait_pct: float | None = None
     peak_mem_gb: float | None = None
-    params: int = 0
+    gpu_hours: float | None = None  # wall time times GPUs; None on a CPU
+    params: int = 0  # of the network that is tested
+    params_train: int = 0  # of everything that training holds
     macs: int = 0  # multiply-adds of one forward pass of one image
-    data_fingerprint: str = ""
     train_size: int = 0
     test_size: int = 0
     skipped: int = 0  # unreadable images left out
@@ -252,6 +254,25 @@ def read_record(folder: Path) -> Record:
     if record.status == "running" and not is_live(folder):
         record.status = "interrupted"
     return record
+
+
+def earlier_record(folder: Path) -> Record | None:
+    """The record of a run that was started before; a damaged one is moved aside.
+
+    Args:
+        folder: Folder of the run.
+
+    Returns:
+        The record, or None where there is none that can be read.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    try:
+        return read_record(folder)
+    except UserError:
+        path.replace(path.with_name(f"unreadable-{path.stat().st_mtime_ns}.json"))
+        return None
 
 
 def is_live(folder: Path) -> bool:

@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from mixbench.data.keyed import KeyedBatches, OrderedBatches, mix_seed
+
+
+def rows(sampler):
+    return torch.cat([draw.indices for draw in sampler])
+
+
+def test_seeds_of_neighbouring_keys_are_unrelated():
+    seeds = {mix_seed(1, seed, epoch, batch) for seed in range(10) for epoch in range(10)
+             for batch in range(10)}
+    assert len(seeds) == 1000
+    bits = torch.tensor([[s >> k & 1 for k in range(63)] for s in seeds], dtype=torch.float64)
+    assert (bits.mean(0) - 0.5).abs().max() < 0.07  # four deviations of a fair coin
+    assert all(0 <= s < 2**63 for s in seeds)
+    assert mix_seed(1, 2) != mix_seed(2, 1) != mix_seed(1, 2, 0)
+
+
+def test_an_epoch_visits_each_image_at_most_once_in_full_batches():
+    sampler = KeyedBatches(103, 10, seed=4)
+    draws = list(sampler)
+    assert len(draws) == len(sampler) == 10
+    assert all(len(draw.indices) == 10 for draw in draws)
+    assert rows(sampler).unique().numel() == 100
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    first, second = KeyedBatches(50, 5, seed=1), KeyedBatches(50, 5, seed=1)
+    torch.manual_seed(0)
+    start = rows(first)
+    torch.rand(7)
+    assert torch.equal(start, rows(second))
+    second.set_epoch(1)
+    assert not torch.equal(start, rows(second))
+    second.set_epoch(0)
+    assert torch.equal(start, rows(second))
+    assert not torch.equal(start, rows(KeyedBatches(50, 5, seed=2)))
+
+
+def test_ranks_share_an_epoch_without_overlap():
+    parts = [rows(KeyedBatches(40, 5, 3, rank=rank, world=2)) for rank in range(2)]
+    assert torch.cat(parts).unique().numel() == 40
+    whole = KeyedBatches(40, 10, 3)
+    joined = [torch.cat(pair) for pair in zip(*(part.split(5) for part in parts), strict=True)]
+    assert torch.equal(torch.cat(joined), rows(whole))
+    seeds = [[draw.seed for draw in KeyedBatches(40, 5, 3, rank, 2)] for rank in range(2)]
+    assert not set(seeds[0]) & set(seeds[1])
+
+
+def test_a_set_smaller_than_a_batch_gives_one_batch_of_its_own_size():
+    draws = list(KeyedBatches(7, 64, 0))
+    assert [len(draw.indices) for draw in draws] == [7]
+
+
+@pytest.mark.parametrize("total", [1, 13, 20])
+def test_evaluation_counts_each_image_once_in_order(total):
+    sampler = OrderedBatches(total, 10)
+    assert torch.equal(rows(sampler), torch.arange(total))
+    assert len(list(sampler)) == len(sampler)

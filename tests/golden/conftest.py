@@ -1,0 +1,193 @@
+"""Golden files: recorded inputs, decisions and results of the official code.
+
+A test module names its file in ``GOLDEN`` and the keys that it leaves out, with the reason, in
+``NOT_COMPARED``. A test that takes the fixture ``case`` runs once for every case of the file whose
+name matches one of the patterns of its mark ``cases``. It fails when an ``expect_*`` key of its
+case, or a part of one, was neither compared nor left out with a reason.
+"""
+
+import json
+import os
+import re
+from collections.abc import Generator
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+NUMBER = r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
+
+
+class Tolerance(NamedTuple):
+    """Relative and absolute distance that still counts as equal."""
+
+    rtol: float
+    atol: float
+
+
+def parse_tolerances(stated: str | dict[str, Any]) -> dict[str, Tolerance]:
+    """Tolerances by quantity; the empty name stands for every quantity that has none of its own.
+
+    Args:
+        stated: Prose such as ``pixels exact; lam/loss rtol 1e-5 atol 1e-6 (float32)``, or such
+            prose, or numbers, by quantity.
+
+    Returns:
+        Tolerance of each quantity, named as in the file. A clause that states none of these
+        tolerances gives none, so that its quantities cannot be compared.
+
+    Example:
+        >>> parse_tolerances("rtol 1e-5, atol 1e-6 (float32)")
+        {'': Tolerance(rtol=1e-05, atol=1e-06)}
+        >>> parse_tolerances("pixels exact; lam/loss rtol 1e-5")
+        {'pixels': Tolerance(rtol=0.0, atol=0.0), 'lam': Tolerance(rtol=1e-05, atol=0.0), \
+'loss': Tolerance(rtol=1e-05, atol=0.0)}
+        >>> parse_tolerances({"rtol": 1e-4, "atol": 1e-5, "masks": "exact"})
+        {'': Tolerance(rtol=0.0001, atol=1e-05), 'masks': Tolerance(rtol=0.0, atol=0.0)}
+    """
+    if isinstance(stated, dict):
+        whole = [f"{key} {stated[key]}" for key in ("rtol", "atol") if key in stated]
+        named = [f"{key} {value}" for key, value in stated.items() if key not in ("rtol", "atol")]
+        return parse_tolerances("; ".join([*filter(None, [" ".join(whole)]), *named]))
+    found = {}
+    for clause in filter(str.strip, stated.split(";")):
+        start = re.search(r"\b(rtol|atol|exact)\b", clause)
+        if start is None:
+            continue
+        rtol, atol = (re.search(rf"\b{key}\s*=?\s*{NUMBER}", clause) for key in ("rtol", "atol"))
+        tolerance = Tolerance(*(float(match[1]) if match else 0.0 for match in (rtol, atol)))
+        names = re.findall(r"\w+", clause[: start.start()])
+        found |= dict.fromkeys(names or [""], tolerance)
+    return found
+
+
+class GoldenFile:
+    """All cases of ``$MIXBENCH_GOLDEN/<name>.npz``; without the variable, of this directory."""
+
+    def __init__(self, name: str) -> None:
+        folder = Path(os.environ.get("MIXBENCH_GOLDEN") or Path(__file__).parent)
+        with np.load(folder / f"{name}.npz") as stored:
+            self.meta = json.loads(str(stored["meta"]))
+            arrays = {key: stored[key] for key in stored.files if key != "meta"}
+        self.name = name
+        stated = self.meta.get("tolerances") or self.meta.get("tolerances_default", "")
+        self.tolerances = parse_tolerances(stated)
+        self.cases: dict[str, dict[str, np.ndarray]] = {}
+        for key, value in arrays.items():
+            group, _, item = key.rpartition("/")
+            self.cases.setdefault(group, {})[item] = value
+
+    def tolerance(self, quantity: str) -> Tolerance:
+        """Tolerance of a quantity under its own name, else that of the whole file."""
+        known = quantity if quantity in self.tolerances else ""
+        if known not in self.tolerances:
+            raise KeyError(f"{self.name}: no tolerance for {quantity!r}, only {self.tolerances}")
+        return self.tolerances[known]
+
+
+load = cache(GoldenFile)
+
+
+class Case:
+    """One case of a golden file, and the record of which of its results were compared."""
+
+    def __init__(self, file: GoldenFile, name: str, not_compared: dict[str, str]) -> None:
+        self.file, self.name, self.not_compared = file, name, not_compared
+        self.arrays = file.cases[name]
+        self.compared: dict[str, np.ndarray] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.arrays
+
+    def __getitem__(self, key: str) -> Tensor:
+        """A copy of an array of this case, or of the file if the key holds a slash."""
+        group, _, item = key.rpartition("/")
+        return torch.tensor((self.file.cases[group] if group else self.arrays)[item])
+
+    def compare(
+        self, key: str, actual: Tensor, quantity: str = "", *, rows: Tensor | None = None
+    ) -> None:
+        """Compare a result with the stored one, at the tolerance that the file states.
+
+        Args:
+            key: The ``expect_*`` key.
+            actual: The result, of the shape of the stored one.
+            quantity: Name under which the file states the tolerance. Integers must be equal.
+            rows: (B,) bool, the rows to compare; the others need a comparison of their own.
+        """
+        expected = self[key]
+        exact = not expected.is_floating_point()
+        rtol, atol = Tolerance(0.0, 0.0) if exact else self.file.tolerance(quantity)
+        pick = torch.ones(expected.shape[:1], dtype=torch.bool) if rows is None else rows
+        assert actual.shape == expected.shape, f"{self.name}/{key}: shape {tuple(actual.shape)}"
+        torch.testing.assert_close(
+            actual[pick] if pick.ndim else actual,
+            expected[pick] if pick.ndim else expected,
+            rtol=rtol,
+            atol=atol,
+            check_dtype=False,
+            msg=lambda text: f"{self.name}/{key}: {text}",
+        )
+        done = self.compared.setdefault(key, np.zeros(pick.shape, dtype=bool))
+        self.compared[key] = done | pick.numpy()
+
+    def finish(self) -> None:
+        """Fail if a stored result was compared not at all or in part, and no reason is given."""
+        expected = {key for key in self.arrays if key.startswith("expect_")}
+        done = {key for key, rows in self.compared.items() if rows.all()}
+        reasons = {
+            key
+            for key in expected - done
+            for pattern, reason in self.not_compared.items()
+            if reason and fnmatchcase(f"{self.name}/{key}", pattern)
+        }
+        missing = sorted(expected - done - reasons)
+        assert not missing, f"{self.file.name}.npz, {self.name}: not compared: {missing}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cases(*patterns): cases of the golden file to run on")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        mark = next(metafunc.definition.iter_markers("cases"))
+        cases = load(metafunc.module.GOLDEN).cases
+        names = [name for name in cases if any(fnmatchcase(name, each) for each in mark.args)]
+        assert names, f"{metafunc.module.GOLDEN}.npz holds no case like {mark.args}"
+        metafunc.parametrize("case", names, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    result = yield
+    case = pyfuncitem.funcargs.get("case")
+    if isinstance(case, Case):
+        case.finish()
+    return result
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> Case:
+    """One case of the module's golden file."""
+    module = request.module
+    return Case(load(module.GOLDEN), request.param, module.NOT_COMPARED)
+
+
+@pytest.fixture
+def untested_cases(request: pytest.FixtureRequest) -> list[str]:
+    """Cases that hold results and that no test of the module runs on."""
+    tests = (value for name, value in vars(request.module).items() if name.startswith("test_"))
+    marks = [mark for test in tests for mark in getattr(test, "pytestmark", [])]
+    patterns = [each for mark in marks if mark.name == "cases" for each in mark.args]
+    return [
+        name
+        for name, arrays in load(request.module.GOLDEN).cases.items()
+        if any(key.startswith("expect_") for key in arrays)
+        and not any(fnmatchcase(name, each) for each in patterns)
+    ]

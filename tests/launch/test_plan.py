@@ -1,0 +1,62 @@
+import pytest
+
+from mixbench.errors import UserError
+from mixbench.launch.local import Outcome
+from mixbench.launch.plan import expand
+
+
+def words(*given):
+    return [run.words for run in expand(list(given))]
+
+
+def test_no_argument_plans_plain_training_and_the_registered_core_methods():
+    methods = [plan[0] for plan in words()]
+    assert methods[0] == "method=erm"
+    assert {"method=mixup", "method=cutmix", "method=bc"} <= set(methods)
+
+
+def test_a_grid_is_multiplied_out_with_all_methods_of_a_seed_together():
+    plans = words("method=erm,mixup", "seeds=0,2", "lr=0.2")
+    assert plans == [
+        ["method=erm", "lr=0.2", "seed=0"],
+        ["method=mixup", "lr=0.2", "seed=0"],
+        ["method=erm", "lr=0.2", "seed=2"],
+        ["method=mixup", "lr=0.2", "seed=2"],
+    ]
+
+
+def test_all_stands_for_every_registered_method():
+    assert len(words("method=all")) >= 4
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ("seeds=0,0", "all different|names one twice"),
+        ("seeds=0,a", "not whole numbers"),
+        ("seeds=-1", "must be >= 0"),
+        ("seeds=0,", "has an empty name"),
+        ("method=erm,erm", "names one twice"),
+        ("method=erm,alingmix", "unknown method 'alingmix'"),
+        ("method=", "method= is empty"),
+        ("data=digit", "unknown data set"),
+        ("method=a; rm -rf x", "unknown method 'a; rm -rf x'"),
+        ("epochs=x", "wrong type"),
+    ],
+)
+def test_a_bad_grid_is_refused_before_anything_runs(given, match):
+    with pytest.raises(UserError, match=match):
+        words(given)
+
+
+def test_seed_and_seeds_exclude_each_other():
+    with pytest.raises(UserError, match="both seed and seeds"):
+        words("seed=0", "seeds=1")
+
+
+def test_the_exit_code_tells_how_much_of_a_grid_failed():
+    assert Outcome({}).exit_code(3) == 0
+    assert Outcome({"a": 3}).exit_code(3) == 5
+    assert Outcome({"a": 3, "b": 3}).exit_code(2) == 3
+    assert Outcome({"a": 3, "b": 2}).exit_code(2) == 5
+    assert Outcome({}, interrupted=True).exit_code(2) == 4

@@ -1,0 +1,222 @@
+import dataclasses
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+import mixbench.functional as mf
+from mixbench import build_method
+from mixbench.contract import fit, sample_batch, sample_method, sample_splits
+from mixbench.data.keyed import Draw
+from mixbench.methods import METHODS
+from mixbench.methods.base import Method
+from mixbench.schema import OptimConfig
+
+
+def batch_of(method, rows=6):
+    images = sample_splits(method).train
+    return method.wrap_dataset(images)[Draw(torch.arange(rows), 3)]
+
+
+def test_a_method_is_usable_in_three_lines():
+    x, y = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    method = build_method("cutmix", alpha=0.5)
+    mixed = method.mix(method.normalize(x), mf.one_hot(y, 10))
+    assert method.net(mixed.x).shape == mixed.targets.shape == (4, 10)
+
+
+def test_equal_keys_give_equal_steps_whatever_came_before():
+    method = sample_method(METHODS.get("cutmix"))
+    batch = batch_of(method)
+
+    def step():
+        x, targets = method.prepare(batch)
+        return method.mix(x, targets).x
+
+    method.reseed(3, 5)
+    first = step()
+    method.reseed(0, 0)
+    step()
+    method.reseed(3, 5)
+    assert torch.equal(first, step())
+    method.reseed(3, 6)
+    assert not torch.equal(first, step())
+
+
+def test_ranks_share_one_generator_and_differ_in_the_other():
+    methods = [sample_method(METHODS.get("mixup")) for _ in range(2)]
+    methods[1].rank = 1
+    for method in methods:
+        method.reseed(2, 7)
+    own = [torch.rand(4, generator=method.generator) for method in methods]
+    shared = [torch.rand(4, generator=method.shared_generator) for method in methods]
+    assert not torch.equal(*own)
+    assert torch.equal(*shared)
+
+
+def test_prob_zero_is_plain_training_and_half_mixes_half():
+    never = sample_method(METHODS.get("mixup"), prob=0.0)
+    x, targets = sample_batch()
+    assert torch.equal(never.mix(x, targets).x, x)
+    half = sample_method(METHODS.get("cutmix"), prob=0.5)
+    mixed = 0
+    for index in range(400):
+        half.reseed(0, index)
+        mixed += half.mix(x, targets).lam is not None
+    assert 150 < mixed < 250  # five deviations
+
+
+def test_padding_is_black_before_or_mean_colour_after_normalisation():
+    for pad, expected in (("black", -0.5), ("mean", 0.0)):
+        method = sample_method(METHODS.get("erm"))
+        method.run.data = dataclasses.replace(method.run.data, pad=pad, crop=4)
+        method.mean.fill_(0.5)
+        batch = batch_of(method)._replace(images=torch.full((6, 3, 16, 16), 255, dtype=torch.uint8))
+        method.reseed(0, 1)
+        x, _ = method.prepare(batch)
+        assert set(x.unique().tolist()) == {expected, 0.5}
+
+
+def test_smoothing_is_applied_before_mixing():
+    method = sample_method(METHODS.get("mixup"))
+    method.run.optim = OptimConfig(label_smoothing=0.2)
+    method.reseed(0, 0)
+    x, targets = method.prepare(batch_of(method))
+    torch.testing.assert_close(targets.max(1).values, torch.full((6,), 0.85))
+    mixed = method.mix(x, targets)
+    expected = mf.mix_targets(targets, mixed.perm, mixed.lam)
+    torch.testing.assert_close(mixed.targets, expected)
+
+
+def test_bc_uses_the_kl_divergence_and_bc_plus_its_own_normalisation():
+    method = sample_method(METHODS.get("bc"))
+    x, targets = sample_batch()
+    logits, mixed = method.predict(method.mix(x, targets))
+    torch.testing.assert_close(method.loss(logits, mixed), mf.soft_kl(logits, mixed.targets))
+    plus = sample_method(METHODS.get("bc"), plus=True)
+    plus.mean.fill_(0.1)
+    plus.std.fill_(0.5)
+    pixels = torch.rand(4, 3, 8, 8)
+    own_mean = pixels.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(plus.normalize(pixels), (pixels - own_mean - 0.1) / 0.5)
+    brighter = plus.normalize(pixels + 0.2)
+    torch.testing.assert_close(brighter, plus.normalize(pixels), rtol=0, atol=1e-5)
+
+
+def test_bc_keeps_its_normalisation_in_the_checkpoint():
+    from mixbench.methods.bc import BC
+    from mixbench.schema import DataInfo
+
+    info = DataInfo(4, 8, 8, residual_mean=[0.1, 0.2, 0.3], residual_std=[0.4, 0.5, 0.6])
+    state = BC(nn.Identity(), info, BC.Config(plus=True)).state_dict()
+    torch.testing.assert_close(state["mean"].flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    torch.testing.assert_close(state["std"].flatten(), torch.tensor([0.4, 0.5, 0.6]))
+
+
+def test_bc_with_pairs_of_the_data_set_mixes_two_halves_of_different_classes():
+    method = sample_method(METHODS.get("bc"), pairing="dataset")
+    batch = batch_of(method, rows=6)
+    assert len(batch.images) == 12
+    assert not torch.equal(batch.labels[:6], batch.labels[6:])
+    assert (batch.labels[:6] != batch.labels[6:]).all()
+    method.reseed(0, 0)
+    x, targets = method.prepare(batch)
+    mixed = method.mix(x, targets)
+    assert mixed.x.shape[0] == 6
+    ratio = mixed.lam[:, None]
+    torch.testing.assert_close(mixed.targets, ratio * targets[:6] + (1 - ratio) * targets[6:])
+
+
+def test_a_batch_of_one_class_is_paired_with_itself_and_counted():
+    method = sample_method(METHODS.get("bc"))
+    x, _ = sample_batch()
+    mixed = method.mix(x, mf.one_hot(torch.zeros(6, dtype=torch.long), 4))
+    torch.testing.assert_close(mixed.x, x)
+    assert method.diagnostics(mixed)["alone"] == 1
+
+
+class Terms(Method):
+    """Loss of several terms over several passes, with a head of its own."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.second = nn.Linear(4, 4)
+        self.seen = []
+
+    def predict(self, mixed):
+        logits = self.net(mixed.x)
+        targets = {"clean": mixed.targets, "second": mixed.targets}
+        return {"clean": logits, "second": self.second(logits)}, mixed._replace(targets=targets)
+
+    def param_groups(self):
+        own = {"params": self.second.parameters(), "lr": 0.01, "min_lr": 0.001}
+        return [*super().param_groups(), {**own, "params": list(own["params"])}]
+
+    def after_step(self):
+        self.seen.append(self.step)
+
+    def extra_logits(self, x):
+        return {"second": self.second(self(x))}
+
+
+def test_terms_are_summed_groups_keep_their_rates_and_steps_are_counted():
+    method = sample_method(Terms, epochs=2)
+    x, targets = sample_batch()
+    logits, mixed = method.predict(method.mix(x, targets))
+    terms = method.loss(logits, mixed)
+    assert set(terms) == {"clean", "second"}
+    trainer = fit(method)
+    assert method.seen == list(range(1, 9)) == list(range(1, method.total_steps + 1))
+    rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+    assert rates == [0.05, 0.05, 0.01]
+
+
+def test_accumulation_flushes_its_last_window_and_counts_optimiser_steps():
+    method = sample_method(METHODS.get("erm"), epochs=2)
+    method.run.optim = OptimConfig(accumulate=3, schedule="cosine")
+    trainer = fit(method, accumulate_grad_batches=3)
+    # 24 images in micro-batches of 2: 12 a epoch, 4 steps.
+    assert method.step == method.total_steps == trainer.global_step == 8
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_epochs_see_their_own_order_under_lightning():
+    seen = {}
+
+    class Watch(Method):
+        def training_step(self, batch, batch_idx):
+            seen.setdefault(self.current_epoch, []).append(batch.ids)
+            return super().training_step(batch, batch_idx)
+
+    fit(sample_method(Watch, epochs=2))
+    first, second = (torch.cat(seen[epoch]) for epoch in range(2))
+    assert first.unique().numel() == second.unique().numel() == 24
+    assert not torch.equal(first, second)
+
+
+def test_evaluation_normalises_pixels_and_ignores_autocast():
+    method = sample_method(METHODS.get("erm")).eval()
+    batch = batch_of(method)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = method.test_step(batch, 0)
+    assert outputs["logits"].dtype == torch.float32
+    with torch.no_grad():
+        expected = method.net(method.normalize(batch.images / 255))
+    torch.testing.assert_close(outputs["logits"], expected)
+
+
+def test_unknown_settings_and_values_are_refused():
+    with pytest.raises(TypeError):
+        build_method("mixup", alhpa=1.0)
+    with pytest.raises(ValueError, match="alpha must be > 0"):
+        build_method("mixup", alpha=0.0)
+
+
+def test_a_subclass_may_have_settings_of_its_own():
+    @dataclass
+    class Config(Method.Config):
+        noise: float = 0.5
+
+    cls = type("Noisy", (Method,), {"Config": Config})
+    assert sample_method(cls, noise=0.1).config.noise == 0.1

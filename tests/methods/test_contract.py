@@ -1,0 +1,119 @@
+import pytest
+import torch
+
+import mixbench.functional as mf
+from mixbench.contract import RULES, check_method
+from mixbench.methods import METHODS
+from mixbench.methods.base import Method
+
+VARIANTS = {
+    "mixup": [{"per_sample": True}, {"partner": "derange"}, {"fold": True}],
+    "cutmix": [{"per_sample": True}, {"box_rule": "inside"}, {"minmax": [0.2, 0.8]}],
+    "bc": [{"plus": True}],
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_registered_method_keeps_the_contract(name, rule):
+    rule(METHODS.get(name))
+    assert rule.__doc__
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [(name, s) for name, many in VARIANTS.items() for s in many]
+)
+def test_variants_keep_the_rules_of_mixing(name, settings):
+    cls = METHODS.get(name)
+    config = type("Config", (cls.Config,), {})
+    changed = type(cls.__name__, (cls,), {"Config": lambda **given: config(**settings, **given)})
+    by_name = {rule.__name__: rule for rule in RULES}
+    for rule in (
+        "mix_returns_soft_targets",
+        "labels_sum_to_one",
+        "same_seed_same_batch",
+        "any_batch",
+        "reduced_precision",
+        "evaluation_is_plain",
+    ):
+        by_name[rule](changed)
+    assert config(**settings) != cls.Config()
+
+
+class IntegerTargets(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x, targets.argmax(1))
+
+
+class HeavyLabels(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x, 1.5 * targets)
+
+
+class WritesInput(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x.mul_(2), targets)
+
+
+class GlobalRandom(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x + torch.randn_like(x), targets)
+
+
+class NeedsSquare(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x.transpose(2, 3), targets)
+
+
+class Float32Only(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x.float(), targets)
+
+
+class RandomForward(Method):
+    def forward(self, x):
+        return super().forward(x + 0.1 * torch.randn_like(x))
+
+
+class ForgetsAGroup(Method):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.extra = torch.nn.Linear(2, 2)
+
+
+class DetachesLoss(Method):
+    def predict(self, mixed):
+        return self.net(mixed.x).detach().requires_grad_(), mixed
+
+
+class ObjectInCheckpoint(Method):
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["own"] = ForgetsAGroup
+
+
+class UsesTrainer(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x * (1 + self.trainer.current_epoch), targets)
+
+
+# FAULTS row 69: the broken rule is named.
+@pytest.mark.parametrize(
+    ("cls", "rule"),
+    [
+        (IntegerTargets, "soft targets"),
+        (HeavyLabels, "sum to 1"),
+        (WritesInput, "does not change the batch"),
+        (GlobalRandom, "global generator"),
+        (NeedsSquare, "not square"),
+        (Float32Only, "bfloat16"),
+        (RandomForward, "eval mode"),
+        (ForgetsAGroup, "exactly one parameter group"),
+        (DetachesLoss, "gets a gradient"),
+        (ObjectInCheckpoint, "checkpoint"),
+        (UsesTrainer, "without a Trainer"),
+    ],
+)
+def test_a_broken_method_fails_the_rule_that_it_breaks(cls, rule):
+    failed = [result.rule for result in check_method(cls) if result.error]
+    assert any(rule in name for name in failed), failed

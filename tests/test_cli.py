@@ -1,0 +1,289 @@
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mixbench import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def call(*words, env=None, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "mixbench", *words],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=cwd or ROOT,
+        env=os.environ | (env or {}),
+    )
+
+
+def make_bench(*variables, env):
+    """`make bench`; the command behind it where the set-up is not make's own."""
+    ready = ["make", "--question", ".venv/.ready--"]
+    if subprocess.run(ready, cwd=ROOT, capture_output=True).returncode == 0:
+        command = ["make", "bench", *variables]
+    else:
+        names = {"METHOD": "method", "SEEDS": "seeds"}
+        pairs = [variable.split("=", 1) for variable in variables]
+        words = [f"{names[key]}={text}" for key, text in pairs if key in names]
+        words += dict(pairs).get("ARGS", "").split()
+        command = [sys.executable, "-m", "mixbench", "bench", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=os.environ | env
+    )
+
+
+LIGHT = [
+    (["--help"], 0, "bench"),
+    (["--version"], 0, "mixbench 0."),
+    (["bench", "--help"], 0, "--dry-run"),
+    (["list"], 0, "cutmix"),
+    (["list", "methods", "c*"], 0, "cutmix"),
+    (["info", "bc"], 0, "method.plus=False"),
+    (["info", "cifar200"], 0, "epochs: 200"),
+    (["run", "method=cutmx"], 2, "did you mean 'cutmix'?"),
+    (["bench", "data=digist"], 2, "did you mean 'digits'?"),
+    (["run", "net=resnet"], 2, "unknown net"),
+    (["run", "optim.name=lion"], 2, "one of sgd, adamw"),
+    (["run", "method=mixup", "method.alhpa=1"], 2, "did you mean 'alpha'?"),
+    (["run", "foo"], 2, "is not an override"),
+    (["run", "seed=1.5"], 2, "give a whole number"),
+    (["bench", "method="], 2, "is empty"),
+    (["bench", "method=a; rm -rf x"], 2, "unknown method"),
+    (["bench", "seeds=0,0"], 2, "names one twice"),
+    (["leaderboard", "missing"], 2, "no such folder"),
+    (["leaderboard", "--format", "xml"], 2, "unknown format"),
+    (["list", "metods"], 2, "nothing matches"),
+    (["info", "cutmx"], 2, "did you mean 'cutmix'?"),
+    (["check", "cutmx"], 2, "did you mean 'cutmix'?"),
+    (["nonsense"], 2, "invalid choice"),
+    ([], 2, "COMMAND"),
+]
+
+# Runs the command in a process where importing torch or lightning is an error.
+GUARD = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "lightning", "torchvision", "wandb", "sklearn"):
+            raise AssertionError(f"{name} was imported")
+sys.meta_path.insert(0, Refuse())
+from mixbench.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("words", "code", "text"), LIGHT, ids=lambda value: str(value)[:40])
+def test_light_commands_answer_without_torch_and_without_a_traceback(words, code, text, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", GUARD, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    shown = done.stdout + done.stderr
+    assert done.returncode == code, shown
+    assert text in shown
+    assert "Traceback" not in shown
+    assert "AssertionError" not in shown
+    assert len(shown.splitlines()) < 60
+
+
+def test_light_commands_answer_in_a_second():
+    commands = (["--help"], ["list"], ["run", "method=cutmx"], ["run", "foo"])
+    for words in commands:
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            call(*words)
+            times.append(time.perf_counter() - started)
+        assert min(times) < 1.0, words
+
+
+def test_mangled_command_lines_never_give_a_traceback(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generator = random.Random(7)
+    parts = [
+        "run",
+        "bench",
+        "list",
+        "info",
+        "method",
+        "=",
+        ".",
+        "a",
+        "method.alpha",
+        "data",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        "digits",
+        "'",
+        '"',
+        "${x}",
+        "!!python/name:os",
+        "\t",
+        "\n",
+        "é",
+        "0",
+        "1e9",
+        "-",
+        "--",
+        "-o",
+        "--show",
+        "--dry-run",
+        "null",
+        "seeds",
+        "&a",
+        "*a",
+        "%",
+        "\x00",
+        "erm",
+        "epochs",
+        "..",
+        "/",
+        "\\",
+        " ",
+        "lr",
+        ":",
+        "inf",
+        ".nan",
+        "~",
+        "@",
+    ]
+    for _ in range(400):
+        words = [
+            "".join(generator.choices(parts, k=generator.randint(1, 4)))
+            for _ in range(generator.randint(1, 4))
+        ]
+        words.insert(0, generator.choice(["run", "bench", "list", "info", "leaderboard"]))
+        if words[0] == "run":
+            words.append("--show")
+        elif words[0] == "bench":
+            words += ["data=missing_data", "--dry-run"]  # nothing may start
+        assert cli.main(words) in (0, 2), words
+        assert "Traceback" not in capsys.readouterr().err, words
+
+
+def test_an_unexpected_error_is_one_line_and_a_traceback_with_debug(monkeypatch, capsys):
+    def fail(args):
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr(cli, "_list", fail)
+    assert cli.main(["list"]) == 3
+    shown = capsys.readouterr().err
+    assert shown.startswith("mixbench: ZeroDivisionError: planted")
+    assert "Traceback" not in shown
+    assert cli.main(["list", "--debug"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_show_prints_the_configuration_with_its_origins(capsys):
+    assert cli.main(["run", "method=cutmix", "method.alpha=0.3", "--show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["method.alpha:", "0.3", "#", "command", "line"] for line in lines)
+
+
+def test_strict_turns_a_warning_into_an_error(capsys):
+    words = ["run", "method=erm", "method.alpha=1", "--show"]
+    assert cli.main(words) == 0
+    assert "has no effect for method erm" in capsys.readouterr().err
+    assert cli.main([*words, "--strict"]) == 2
+
+
+def test_run_prints_the_scores_and_records_them(runs, tiny, capsys):
+    assert cli.main(["run", "method=mixup", *tiny]) == 0
+    assert "top1" in capsys.readouterr().out
+    assert cli.main(["leaderboard", str(runs), "--format", "json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    assert group["rows"][0]["method"] == "mixup"
+    assert group["smoke_test"] is True
+
+
+def test_missing_data_is_a_user_error(runs, capsys):
+    assert cli.main(["run", "data=pack", "data.train=no.npz", "data.test=no.npz"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_show_draws_a_picture_and_refuses_other_files(runs, tiny, tmp_path, capsys):
+    from PIL import Image
+
+    path = tmp_path / "mixed.png"
+    assert cli.main(["show", "method=cutmix", *tiny, "-o", str(path)]) == 0
+    with Image.open(path) as picture:
+        assert picture.size[0] > 300
+        colours = picture.getcolors(1 << 20)
+    assert colours is not None
+    assert len(colours) > 20
+    assert cli.main(["show", *tiny, "-o", "mixed.txt"]) == 2
+    assert cli.main(["show", *tiny, "-o", "no/such/folder/x.png"]) == 2
+
+
+def test_check_reports_every_rule_and_fails_for_a_broken_method(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken_method.py").write_text(
+        "from mixbench.methods.base import Method\n"
+        "class Doubles(Method):\n"
+        "    def mix(self, x, targets, **decisions):\n"
+        "        return super().mix(x, 2 * targets)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", "mixup"]) == 0
+    assert "13 of 13 rules kept" in capsys.readouterr().out
+    assert cli.main(["check", "broken_method:Doubles"]) == 3
+    shown = capsys.readouterr().out
+    assert "FAIL  Labels of each row sum to 1" in shown
+    assert cli.main(["check", "broken_method:Missing"]) == 2
+
+
+def test_a_bench_ranks_skips_what_is_done_and_reports_what_failed(tmp_path, monkeypatch):
+    env = {"MIXBENCH_RUNS": str(tmp_path / "runs"), "WANDB_MODE": "disabled"}
+    (tmp_path / "fails_late.py").write_text(
+        "from mixbench.methods.base import Method\n"
+        "class Fails(Method):\n"
+        "    def mix(self, x, targets, **decisions):\n"
+        "        raise RuntimeError('planted failure')\n"
+    )
+    words = ["data=digits", "data.limit=128", "net.width=4", "epochs=1", "batch_size=32"]
+    grid = ["bench", "method=cutmix,erm", "seeds=0,1", *words]
+    planned = call(*grid, "--dry-run", env=env, cwd=tmp_path)
+    assert planned.returncode == 0
+    assert "4 to do, about" in planned.stdout
+    assert not (tmp_path / "runs").exists()
+
+    first = make_bench("METHOD=cutmix,erm", "SEEDS=0,1", f"ARGS={' '.join(words)}", env=env)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout.count(": done in ") == 4
+    rows = [line for line in first.stdout.splitlines() if line.startswith(("cutmix ", "erm "))]
+    assert [row.split()[:2] for row in rows] == [["cutmix", "2"], ["erm", "2"]]
+
+    # The same plan in another order and with more in it: nothing done is repeated, and a run
+    # that fails costs nothing but itself.
+    second = call(
+        "bench", "method=erm,fails_late:Fails,cutmix", "seeds=1,0", *words, env=env, cwd=tmp_path
+    )
+    assert second.returncode == 5, second.stdout + second.stderr
+    assert second.stdout.count(": done in ") == 0
+    assert second.stdout.count("planted failure") >= 2
+    assert "Traceback" not in second.stdout + second.stderr
+
+    # Alone and in this process: the weights are those of the bench.
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "alone"))
+    assert cli.main(["run", "method=cutmix", *words, "seed=1", "wandb.mode=disabled"]) == 0
+    import torch
+
+    (place,) = (tmp_path / "alone").iterdir()
+    states = [
+        torch.load(folder / place.name / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (tmp_path / "alone", tmp_path / "runs")
+    ]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -1,0 +1,277 @@
+import dataclasses
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mixbench import experiments
+from mixbench.config import compose, compose_text, render, resolve_method, to_plain
+from mixbench.errors import UserError
+from mixbench.methods import METHODS
+from mixbench.schema import DataInfo, RunConfig, aside_keys
+
+
+def refused(words, match):
+    with pytest.raises(UserError, match=match) as error:
+        compose(words)
+    return str(error.value)
+
+
+def test_layers_win_in_their_order():
+    config = compose("method=cutmix data=digits epochs=3 method.alpha=0.5 optim.clip=1")
+    assert config.method["alpha"] == 0.5
+    assert config.net.width == 16  # the recipe `digits` over the network's file
+    assert config.epochs == 3  # the command line over the recipe
+    assert config.data.flip is False  # the data file over the schema
+    assert config.optim.clip == 1.0
+
+
+def test_every_value_is_shown_with_its_origin():
+    composed = resolve_method(compose_text("method=cutmix method.alpha=0.5 lr=1e-2"))
+    shown = {line.split(":")[0]: line.split("  # ")[-1] for line in render(composed).splitlines()}
+    assert shown["method.alpha"] == "command line"
+    assert shown["method.name"] == "command line"
+    assert shown["lr"] == "command line"
+    assert shown["net.width"] == "experiments/recipe/digits.yaml"
+    assert shown["data.flip"] == "experiments/data/digits.yaml"
+    assert shown["method.box_rule"] == "default"
+    assert len(shown) == len(render(composed).splitlines())
+
+
+def test_the_scientific_notation_without_a_dot_is_a_number():
+    assert compose("lr=1e-2").lr == 0.01
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_composes_to_plain_values(name):
+    config = compose(["method=" + name, "data=digits"])
+    assert yaml.safe_load(yaml.safe_dump(to_plain(config))) == to_plain(config)
+    assert dataclasses.asdict(METHODS.get(name).Config()).keys() == config.method.keys() - {"name"}
+
+
+@pytest.mark.parametrize("recipe", experiments.names("recipe"))
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_recipe_fits_every_method(recipe, method):
+    config = compose([f"recipe={recipe}", f"method={method}", "data=digits"])
+    assert config.recipe == recipe
+    assert config.epochs > 0
+
+
+def test_the_official_recipes_hold_the_published_settings():
+    mixup = compose("method=mixup recipe=mixup_cifar")
+    assert (mixup.epochs, mixup.batch_size, mixup.lr) == (200, 128, 0.1)
+    assert (mixup.optim.weight_decay, mixup.optim.nesterov) == (1e-4, False)
+    assert (mixup.optim.decay_all, mixup.optim.milestones) == (True, [0.5, 0.75])
+    cutmix = compose("method=cutmix recipe=cutmix_cifar")
+    assert (cutmix.epochs, cutmix.batch_size, cutmix.lr) == (300, 64, 0.25)
+    assert (cutmix.method["prob"], cutmix.optim.weight_decay) == (0.5, 1e-4)
+    bc = compose("method=bc recipe=bc_cifar")
+    assert (bc.epochs, bc.batch_size, bc.optim.milestones) == (250, 128, [0.4, 0.6, 0.8])
+    assert (bc.method["pairing"], bc.data.pad) == ("dataset", "mean")
+
+
+# FAULTS rows 1 and 2.
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("method=cutmx", "unknown method 'cutmx'; did you mean 'cutmix'"),
+        ("data=digit", "unknown data set 'digit'; did you mean 'digits'"),
+        ("net=preactresnet", "unknown net 'preactresnet'; did you mean 'preactresnet18'"),
+        ("recipe=quik", "unknown recipe 'quik'; did you mean 'quick'"),
+        ("optim.name=sdg", "optim.name must be one of sgd, adamw, got 'sdg'"),
+        ("optim.schedule=cos", "optim.schedule must be one of"),
+        ("select=best", "select must be one of last, val"),
+        ("select=best_test", "would choose on the test set"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_right_list(words, match):
+    refused(words, match)
+
+
+# FAULTS row 3.
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("method=mixup method.alhpa=0.2", "unknown key method.alhpa .* did you mean 'alpha'"),
+        ("optim.momentm=0.2", "unknown key optim.momentm; did you mean 'optim.momentum'"),
+        ("epoch=3", "unknown key epoch; did you mean 'epochs'"),
+        ("optim=sgd", "optim is a group of keys"),
+        ("method.name=cutmix", "method.name is picked by name"),
+        ("data.kind=pack", "data.kind is picked by name"),
+        ("method.a.b=1", "method keys are flat"),
+    ],
+)
+def test_a_mistyped_key_is_refused_with_the_nearest(words, match):
+    refused(words, match)
+
+
+# FAULTS row 4.
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("method=mixup method.alpha=abc", "method.alpha='abc' has the wrong type"),
+        ("seed=1.5", "seed=1.5 has the wrong type"),
+        ("epochs=[1]", r"epochs=\[1\] has the wrong type"),
+        ("data.flip=maybe", "data.flip='maybe' has the wrong type"),
+        ("optim.milestones=0.5", "optim.milestones=0.5 has the wrong type"),
+        ("net.width={a: 1}", "net.width=.* has the wrong type"),
+    ],
+)
+def test_a_wrong_type_is_refused_with_key_value_and_expected_type(words, match):
+    text = refused([*words.split(" ", 1)] if "{" not in words else [words], match)
+    assert "to do: give " in text
+
+
+# FAULTS row 5.
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("method=mixup method.alpha=0", "method.alpha must be > 0"),
+        ("method=mixup method.alpha=-1", "method.alpha must be > 0"),
+        ("method=mixup method.alpha=.nan", "method.alpha must be > 0 and finite, got nan"),
+        ("method=cutmix method.alpha=.inf", "method.alpha must be > 0 and finite, got inf"),
+        ("method=cutmix method.prob=1.5", r"method.prob must lie in \[0, 1\]"),
+        ("method=cutmix method.minmax=[0.5,0.2]", "method.minmax must be"),
+        ("method=mixup method.partner=best", "method.partner must be one of"),
+        ("method=bc method.pairing=all", "method.pairing must be one of batch, dataset"),
+        ("epochs=-1", "epochs must be >= 1"),
+        ("epochs=0", "epochs must be >= 1"),
+        ("lr=.nan", "lr must be > 0 and finite"),
+        ("batch_size=0", "batch_size must be >= 1"),
+        ("optim.label_smoothing=2", "optim.label_smoothing must lie"),
+        ("optim.weight_decay=-0.1", "optim.weight_decay must be >= 0"),
+        ("optim.accumulate=3", "must be a multiple of optim.accumulate"),
+        ("net.width=0", "net.width must be >= 1"),
+        ("data.limit=0", "data.limit must be >= 1"),
+        ("trainer.threads=0", "trainer.threads must be >= 1"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_the_range(words, match):
+    text = refused(words, match)
+    assert "where: command line" in text
+
+
+# FAULTS row 6.
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("epochs: 3\nlr: 0.1\nepochs: 4\n", r"bad.yaml:3"),
+        ("epochs: 3\n\tlr: 0.1\n", r"bad.yaml:2"),
+        ("", "the file is empty"),
+        ("# only a comment\n", "the file is empty"),
+        ("- a\n- b\n", "found a list"),
+        ("just text\n", "found a single value"),
+        ("lr: ${epochs}\n", r"bad.yaml:1"),
+        ("lr: ${oc.env:HOME}\n", "references are not supported"),
+        ("a: &a [*a]\n", "bad.yaml"),
+        ("lr: !!python/object/apply:os.system [ls]\n", "is not allowed"),
+        ("lr: {lr: [1\n", "not valid YAML"),
+        ("? [a]\n: 1\n", "a key must be a word"),
+    ],
+)
+def test_a_bad_file_is_refused_with_file_and_line(tmp_path, monkeypatch, text, match):
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/recipe/bad.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert "bad.yaml" in refused("recipe=bad", match)
+
+
+def test_a_growing_yaml_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/recipe/bomb.yaml")
+    path.parent.mkdir(parents=True)
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    path.write_text("\n".join(lines))
+    refused("recipe=bomb", "too large")
+
+
+def test_surprising_yaml_values_warn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/recipe/odd.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text("epochs: 010\ndata:\n  flip: yes\n")
+    composed = compose_text("recipe=odd")
+    assert composed.config.epochs == 8
+    assert composed.config.data.flip is True
+    notes = "\n".join(composed.notes)
+    assert "experiments/recipe/odd.yaml:1" in notes
+    assert "as octal, 8" in notes
+    assert "experiments/recipe/odd.yaml:3" in notes
+    path.write_text("on: yes\n")
+    refused("recipe=odd", "unknown key on")
+
+
+def test_a_recipe_in_the_working_directory_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/recipe/digits.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text("epochs: 77\n")
+    assert compose("data=digits").epochs == 77
+    assert compose("recipe=quick").epochs == 16  # still found in the package
+
+
+# FAULTS row 8.
+def test_a_key_without_effect_warns_and_is_an_error_under_strict():
+    with pytest.warns(UserWarning, match=r"method\.alpha has no effect for method erm"):
+        compose("method=erm method.alpha=0.5")
+    with pytest.raises(UserError, match=r"method\.alpha has no effect"):
+        compose("method=erm method.alpha=0.5", strict=True)
+    with pytest.warns(UserWarning, match=r"optim\.gamma has no effect while optim.schedule=cosine"):
+        compose("recipe=cifar200 optim.gamma=0.5")
+    with pytest.raises(UserError, match=r"optim\.nesterov has no effect"):
+        compose("optim.name=adamw optim.nesterov=true", strict=True)
+
+
+def test_method_files_may_differ_by_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/method/mixup.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text("alpha: 1.0\nper_data:\n  digits:\n    alpha: 0.2\n")
+    assert compose("method=mixup data=digits").method["alpha"] == 0.2
+    assert compose("method=mixup data=pack").method["alpha"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "word", ["foo", "=1", "a..b=1", "a b=1", "--x", "1a=2", "seed=", "seed= ", "a=b=c", "é=1"]
+)
+def test_what_is_no_override_is_refused(word):
+    with pytest.raises(UserError):
+        compose([word])
+
+
+def test_the_wheel_carries_every_experiment_file(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=root, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    files = [path.relative_to(root / "experiments") for path in root.glob("experiments/*/*.yaml")]
+    assert {path.parent.name for path in files} == set(experiments.GROUPS)
+    assert {f"mixbench/_experiments/{path.as_posix()}" for path in files} <= packed
+
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    listed = subprocess.run(
+        [sys.executable, "-m", "mixbench", "list", "recipes"],
+        cwd=tmp_path / "site",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "mixup_cifar" in listed.stdout
+
+
+def test_paths_seeds_and_machine_take_no_part_in_the_identity():
+    aside = aside_keys()
+    assert {"seed", "data.root", "data.workers", "trainer.threads", "run.dir", "devices"} <= aside
+    assert not {"lr", "epochs", "data.crop", "select", "optim.clip", "net.width"} & aside
+
+
+def test_the_schema_defaults_are_valid():
+    assert RunConfig().epochs == 200
+    assert DataInfo(10, 32, 32).task == "multiclass"

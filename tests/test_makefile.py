@@ -1,0 +1,80 @@
+"""What make hands to the command line, read from a dry run: nothing is installed or executed."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def planned(*words):
+    """The words that the shell would see behind `mixbench bench`."""
+    done = subprocess.run(
+        ["make", "--dry-run", "--assume-old=requirements.lock", "bench", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    (command,) = [line for line in lines if "-m mixbench bench" in line]
+    return shlex.split(command.split("mixbench bench", 1)[1])
+
+
+def test_no_variable_is_the_default_benchmark():
+    assert planned() == []
+
+
+def test_variables_become_overrides():
+    found = planned("METHOD=erm,bc", "DATA=pack", "SEEDS=0,1", "ARGS=data.train=a.npz epochs=3")
+    assert found == ["method=erm,bc", "data=pack", "seeds=0,1", "data.train=a.npz", "epochs=3"]
+    assert planned("NET=preactresnet18", "RECIPE=quick") == ["net=preactresnet18", "recipe=quick"]
+
+
+# FAULTS row 10.
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a; touch planted",
+        "$(touch planted)",
+        "`touch planted`",
+        "'; touch planted; '",
+        '"',
+        "a b",
+        "$(shell touch planted)",
+        "$$HOME",
+        "&& touch planted",
+        "| touch planted",
+        "\\",
+    ],
+)
+def test_a_variable_is_quoted_and_never_executed(text):
+    planted = ROOT / "planted"
+    assert planned(f"METHOD={text}") == [f"method={text}"]
+    assert not planted.exists()
+
+
+def test_a_variable_given_but_empty_reaches_the_command_line():
+    assert planned("METHOD=") == ["method="]
+
+
+def test_help_lists_every_target():
+    done = subprocess.run(["make"], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    for target in ("bench", "test", "test-all", "perf", "leaderboard", "lint", "format", "clean"):
+        assert f"make {target} " in done.stdout
+
+
+def test_the_lock_pins_everything_and_names_no_host():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith((" ", "#"))]
+    assert len(pins) > 50
+    assert all("==" in line for line in pins)
+    assert not [line for line in lines if "://" in line or "index-url" in line]
+    assert sum("--hash=" in line for line in lines) >= len(pins)

@@ -1,0 +1,257 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mixbench import compose, run
+from mixbench.callbacks.checkpoint import load_weights
+from mixbench.config import to_plain
+from mixbench.data import DATA
+from mixbench.errors import InterruptedRunError, RunFailedError, UserError
+from mixbench.methods import METHODS
+from mixbench.methods.base import Method
+from mixbench.metrics import scores
+from mixbench.results.curves import read_curves
+from mixbench.results.record import read_record
+from mixbench.runner import build, identify_run
+from mixbench.schema import RunConfig
+
+
+def weights(runs, record):
+    return load_weights(runs / record.id / "last.ckpt")["state_dict"]
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def test_a_run_leaves_everything_that_is_promised(runs):
+    config = compose(
+        "method=cutmix data=digits data.limit=128 net.width=4 epochs=2 batch_size=32 "
+        "trainer.log_every=2 run.tags=[a,b] run.notes=hello"
+    )
+    record = run(config)
+    folder = runs / record.id
+    assert record.status == "done"
+    assert record.id.startswith("cutmix-digits-preactresnet18-")
+    assert record.id.endswith("-s0")
+    assert read_record(folder) == record
+
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == to_plain(config)
+    with np.load(folder / "predictions.npz") as saved:
+        logits, labels, ids = (torch.from_numpy(saved[key]) for key in ("logits", "labels", "ids"))
+    assert logits.dtype == torch.float32
+    splits = DATA.get("digits")(config.data).load()
+    assert torch.equal(labels, splits.test.labels)
+    assert torch.equal(ids, torch.arange(128))
+    assert record.metrics == pytest.approx(scores(logits, labels), rel=1e-6)
+
+    checkpoint = load_weights(folder / "last.ckpt")
+    method, _ = build(config, splits)
+    method.load_state_dict(checkpoint["state_dict"])
+    with torch.no_grad():
+        again = method.eval()(splits.test.images / 255)
+    torch.testing.assert_close(again, logits, rtol=1e-5, atol=1e-5)
+    assert checkpoint["mixbench"]["config"] == to_plain(config)
+
+    rows, warnings = read_curves(folder / "metrics.csv")
+    assert not warnings
+    names = {name for row in rows for name in row}
+    assert {"train/loss", "train/loss_epoch", "train/lam", "train/top1_mixed"} <= names
+    assert {"test/top1", "test/nll", "test/ece", "test/brier", "test/bias"} <= names
+    assert sum("train/loss" in row for row in rows) == 4  # every second of 8 steps
+    assert sum("train/loss_epoch" in row for row in rows) == 2
+
+    with Image.open(folder / "samples.png") as picture:
+        assert picture.size[0] > 300
+    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert "epoch 2/2" in (folder / "log.txt").read_text()
+    assert not (folder / "lock.json").exists()
+
+    content = json.loads((folder / "record.json").read_text())
+    for key in ("commit", "versions", "device", "precision", "threads", "wall_s", "attempts"):
+        assert content[key], key
+    assert content["params"] == sum(p.numel() for p in method.net.parameters())
+    assert content["macs"] > 0
+    assert content["img_per_s"] > 0
+
+
+def test_a_finished_run_is_not_repeated(runs, tiny):
+    config = compose(tiny)
+    first = run(config)
+    stamp = (runs / first.id / "last.ckpt").stat().st_mtime_ns
+    assert run(config) == first
+    assert (runs / first.id / "last.ckpt").stat().st_mtime_ns == stamp
+
+
+def test_what_came_before_in_the_process_changes_no_weight(runs, tiny, monkeypatch):
+    methods = ["bc", "cutmix", "mixup"]
+    found = {}
+    for place, order in (("one", methods), ("two", methods[::-1]), ("alone", ["cutmix"])):
+        folder = runs / place
+        monkeypatch.setenv("MIXBENCH_RUNS", str(folder))
+        for name in order:
+            torch.manual_seed(len(found))  # whatever was drawn before
+            record = run(compose([*tiny, f"method={name}"]))
+            found[place, name] = weights(folder, record), record.metrics
+    for name in methods:
+        assert equal(found["one", name][0], found["two", name][0])
+        assert found["one", name][1] == found["two", name][1]
+    assert equal(found["one", "cutmix"][0], found["alone", "cutmix"][0])
+    assert not equal(found["one", "cutmix"][0], found["one", "mixup"][0])
+
+
+def test_the_seed_changes_the_weights(runs, tiny):
+    first, second = (run(compose([*tiny, f"seed={seed}"])) for seed in (0, 1))
+    assert first.config_hash == second.config_hash
+    assert not equal(weights(runs, first), weights(runs, second))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["precision=bf16"],
+        ["optim.accumulate=2", "optim.clip=0.5"],
+        ["optim.name=adamw", "lr=1e-3", "optim.label_smoothing=0.1"],
+        ["trainer.channels_last=false", "data.pad=mean"],
+        ["method=bc", "method.pairing=dataset", "method.plus=true"],
+    ],
+    ids=" ".join,
+)
+def test_training_options_work_and_make_runs_of_their_own(runs, tiny, extra):
+    record = run(compose([*tiny, *extra]))
+    assert record.status == "done"
+    assert record.config_hash != identify_run(compose(tiny)).config_hash
+
+
+def test_the_best_epoch_is_chosen_on_the_hold_out_and_tested_once(runs, tiny):
+    config = compose([*tiny, "select=val", "epochs=3", "data.limit=300"])
+    record = run(config)
+    folder = runs / record.id
+    rows, _ = read_curves(folder / "metrics.csv")
+    scored = [row for row in rows if "val/top1" in row]
+    assert len(scored) == 3
+    best = max(row["val/top1"] for row in scored)
+    assert record.metrics["val_top1"] == pytest.approx(best)
+    assert sum("test/top1" in row for row in rows) == 1
+    splits = DATA.get("digits")(config.data).load(holdout=True)
+    method, _ = build(config, splits)
+    method.load_state_dict(load_weights(folder / "best.ckpt")["state_dict"])
+    with torch.no_grad():
+        logits = method.eval()(splits.test.images / 255)
+    assert scores(logits, splits.test.labels)["top1"] == pytest.approx(record.metrics["top1"])
+
+
+class Fails(Method):
+    def mix(self, x, targets, **decisions):
+        raise RuntimeError("planted failure")
+
+
+class Stops(Method):
+    def mix(self, x, targets, **decisions):
+        raise KeyboardInterrupt
+
+
+class Explodes(Method):
+    def loss(self, logits, mixed):
+        return super().loss(logits, mixed) * float("inf")
+
+
+class NeedsAttention(Method):
+    class Config(Method.Config):
+        @property
+        def requires(self):
+            return frozenset({"attention"})
+
+
+class MultiLabel(Method):
+    tasks = frozenset({"multilabel"})
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    def add(cls):
+        monkeypatch.setitem(METHODS._objects, "planted", cls)
+        return "method=planted"
+
+    return add
+
+
+def test_a_failed_run_is_recorded_with_its_traceback_and_can_be_repeated(runs, tiny, plant):
+    config = compose([*tiny, plant(Fails)])
+    with pytest.raises(RunFailedError, match="planted failure"):
+        run(config)
+    folder = runs / identify_run(config).id
+    record = read_record(folder)
+    assert record.status == "failed"
+    assert "planted failure" in record.message
+    assert "Traceback" in (folder / "traceback.txt").read_text()
+    plant(Method)
+    again = run(config)
+    assert again.status == "done"
+    assert not (folder / "traceback.txt").exists()
+    assert [attempt["number"] for attempt in again.attempts] == [1, 2]
+    assert [attempt["status"] for attempt in again.attempts] == ["failed", "done"]
+
+
+def test_a_damaged_record_is_moved_aside_and_the_run_repeated(runs, tiny):
+    config = compose(tiny)
+    folder = runs / run(config).id
+    (folder / "record.json").write_text('{"id": "erm')
+    assert run(config).status == "done"
+    assert [path.read_text() for path in folder.glob("unreadable-*.json")] == ['{"id": "erm']
+
+
+def test_an_interrupted_run_is_recorded_as_such(runs, tiny, plant):
+    config = compose([*tiny, plant(Stops)])
+    with pytest.raises(InterruptedRunError, match="interrupted") as error:
+        run(config)
+    assert error.value.exit_code == 4
+    assert read_record(runs / identify_run(config).id).status == "interrupted"
+
+
+def test_weights_that_are_not_finite_are_no_result(runs, tiny, plant):
+    config = compose([*tiny, plant(Explodes)])
+    with pytest.raises(RunFailedError, match="diverged"):
+        run(config)
+    assert read_record(runs / identify_run(config).id).status == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("cls", "need"), [(NeedsAttention, "attention"), (MultiLabel, "multilabel")]
+)
+def test_an_impossible_pair_is_refused_before_anything_is_written(runs, tiny, plant, cls, need):
+    with pytest.raises(UserError, match=f"needs {need}"):
+        run(compose([*tiny, plant(cls)]))
+    assert not runs.exists()
+
+
+# FAULTS row 20.
+def test_a_set_smaller_than_a_batch_trains_and_one_image_is_refused(runs, tiny):
+    assert run(compose([*tiny, "data.limit=20", "batch_size=64"])).status == "done"
+    with pytest.raises(UserError, match="batches of 1 image"):
+        run(compose([*tiny, "batch_size=1"]))
+    with pytest.raises(UserError, match="with training images"):
+        run(compose([*tiny, "data.limit=1"]))
+
+
+def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(runs, tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no GPU is present"):
+        run(compose([*tiny, "trainer.accelerator=gpu"]))
+
+
+def test_the_public_names_are_those_of_the_interface():
+    import mixbench
+
+    assert {"run", "compose", "build_method", "list_methods", "register"} <= set(mixbench.__all__)
+    assert mixbench.list_methods("c*") == ["cutmix"]
+    with pytest.raises(AttributeError):
+        _ = mixbench.missing
+    assert dataclasses.is_dataclass(RunConfig)
