@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mixbench.backbones import NETS
 from mixbench.callbacks.checkpoint import BEST, AtomicCheckpointIO, KeepCheckpoints, load_weights
 from mixbench.callbacks.curves import CurveLogger, wandb_logger
-from mixbench.callbacks.progress import PlainProgress, quiet_lightning
+from mixbench.callbacks.progress import Bar, PlainProgress, quiet_lightning
 from mixbench.callbacks.samples import Samples
 from mixbench.callbacks.scores import Scores
 from mixbench.callbacks.throughput import Throughput
@@ -264,7 +263,7 @@ def _fit_and_test(
             speed,
             Samples(folder / "samples.png"),
             keeper,
-            RichProgressBar() if on_terminal else PlainProgress(),
+            Bar() if on_terminal else PlainProgress(),
         ],
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,

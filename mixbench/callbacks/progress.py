@@ -3,8 +3,10 @@
 import logging
 import time
 import warnings
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 
 INTERVAL = 5.0  # seconds between lines
 log = logging.getLogger("mixbench")
@@ -41,6 +43,14 @@ class PlainProgress(Callback):
         loss = trainer.callback_metrics.get("train/loss_epoch")
         shown = "" if loss is None else f"  loss {float(loss):.3f}"
         log.info("epoch %d/%d%s  %.0f s left", epoch, total, shown, left)
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar without the number that it takes from a logger's version."""
+
+    def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Values shown behind the bar."""
+        return {k: v for k, v in super().get_metrics(*args, **kwargs).items() if k != "v_num"}
 
 
 class _Quiet(logging.Filter):

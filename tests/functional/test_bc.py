@@ -200,6 +200,24 @@ def test_the_gradient_of_bc_plus_goes_through_the_loudness(batch):
     torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("plus", [False, True])
+def test_new_decisions_neither_break_a_compiled_graph_nor_compile_it_again(batch, plus):
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        graphs.append(inputs)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(mf.bc, fullgraph=True, backend=count)
+    for seed in range(4):
+        lam, perm = mf.draw_lam(4, 1.0, seeded(seed)), mf.draw_other_class(batch[1], seeded(seed))
+        mixed = compiled(*batch, plus=plus, lam=lam, perm=perm)
+        expected = mf.bc(*batch, plus=plus, lam=lam, perm=perm)
+        torch.testing.assert_close(mixed.x, expected.x, rtol=0, atol=0)
+    assert len(graphs) == 1
+
+
 # Pairs.
 
 
@@ -322,7 +340,8 @@ def test_the_method_trains_on_the_divergence(batch):
 
 
 def test_pairs_of_the_data_set_mix_the_first_half_with_the_second(batch):
-    method = build_method("bc", nn.Identity(), make_info(), pairing="dataset", plus=True)
+    info = make_info(residual_mean=[0.0] * 3, residual_std=[1.0] * 3)
+    method = build_method("bc", nn.Identity(), info, pairing="dataset", plus=True)
     method.reseed(0, 0)
     mixed = method.mix(*batch)
     assert mixed.perm.tolist() == [2, 3]
