@@ -104,6 +104,7 @@ def draw_other_class_pairs(
     Raises:
         ValueError: If all labels are equal.
     """
+    labels = labels.long()  # uint8 would index as a mask
     total = labels.shape[0]
     order = labels.argsort(stable=True)
     sizes = labels.bincount()
@@ -167,7 +168,7 @@ def bc(
     if lam is None:
         lam = draw_lam(rows, 1.0, generator)
     else:
-        check_lam(lam)
+        check_lam(lam, rows)
     perm = perm.to(x.device, non_blocking=True)
     lam = lam.reshape(-1).to(x.device, torch.float32, non_blocking=True).expand(rows)
     first, partner = x[:rows], take(x, perm)

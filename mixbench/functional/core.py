@@ -67,17 +67,34 @@ def readable(values: Tensor) -> bool:
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def check_lam(lam: Tensor) -> None:
-    """Refuse weights that are no shares, where looking at them is free.
+def check_lam(lam: Tensor, rows: int) -> None:
+    """Refuse weights of the wrong number and, where looking is free, weights that are no shares.
 
     Args:
-        lam: Weights of any shape.
+        lam: (rows,) or (1,) weights, or a scalar.
+        rows: Rows to be mixed.
 
     Raises:
-        ValueError: If a weight is not in [0, 1], NaN included.
+        ValueError: If the number does not fit, or a weight is not in [0, 1], NaN included.
     """
+    if lam.numel() not in (1, rows):
+        raise ValueError(f"lam must hold 1 or {rows} weights, got {tuple(lam.shape)}")
     if readable(lam) and not bool(((lam >= 0) & (lam <= 1)).all()):
         raise ValueError(f"lam must lie in [0, 1], got {lam.min().item()} to {lam.max().item()}")
+
+
+def check_perm(perm: Tensor, rows: int) -> None:
+    """Refuse partner indices of the wrong number.
+
+    Args:
+        perm: (rows,) partner indices.
+        rows: Rows to be mixed.
+
+    Raises:
+        ValueError: If the shape is another.
+    """
+    if perm.shape != (rows,):
+        raise ValueError(f"perm must hold {rows} partners, got {tuple(perm.shape)}")
 
 
 def one_hot(

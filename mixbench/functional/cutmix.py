@@ -10,6 +10,7 @@ from mixbench.functional.core import (
     Mixed,
     check_batch,
     check_lam,
+    check_perm,
     draw_lam,
     draw_perm,
     mix_targets,
@@ -30,9 +31,10 @@ def cutmix_box(
         height: Image height in pixels.
         width: Image width in pixels.
         rule: How a side becomes pixels. ``official`` floors the side and takes floor(side/2) both
-            ways, so an odd side loses a pixel; ``timm`` keeps it; ``torchvision`` floors half the
-            side; ``inside`` keeps the whole box in the image, every origin equally likely, so that
-            the mean kept share is close to that of ``lam`` (an addition of this package).
+            ways, so an odd side loses a pixel, and ``torchvision`` makes the same box; ``timm``
+            keeps the pixel; ``inside`` keeps the whole box in the image, every origin equally
+            likely, so that the mean kept share is close to that of ``lam`` (an addition of this
+            package).
 
     Returns:
         (N, 4) int64 ``top, left, bottom, right`` in pixels; the ends are exclusive.
@@ -52,7 +54,7 @@ def cutmix_box(
     if rule == "inside":
         return _inside(side.long(), center, size)
     middle = (center.double() * size).long()
-    half = (side / 2).long() if rule == "torchvision" else side.long() // 2
+    half = side.long() // 2  # torchvision floors half the side, which is the same number
     rest = side.long() - half if rule == "timm" else half
     return torch.cat([(middle - half).clamp(min=0), torch.minimum(middle + rest, size)], dim=1)
 
@@ -167,9 +169,10 @@ def cutmix(
     count = batch if per_sample else 1
     if perm is None:
         perm = draw_perm(batch, generator, rule=partner)
+    check_perm(perm, batch)
     if box is None:
         if lam is not None:
-            check_lam(lam)
+            check_lam(lam, batch)
         elif minmax is None:
             lam = draw_lam(count, alpha, generator)
         if center is None:

@@ -10,6 +10,7 @@ from mixbench.functional.core import (
     Mixed,
     check_batch,
     check_lam,
+    check_perm,
     draw_lam,
     draw_perm,
     lerp,
@@ -64,10 +65,11 @@ def mixup(
     batch = x.shape[0]
     if perm is None:
         perm = draw_perm(batch, generator, rule=partner)
+    check_perm(perm, batch)
     if lam is None:
         lam = draw_lam(batch if per_sample else 1, alpha, generator)
     else:
-        check_lam(lam)
+        check_lam(lam, batch)
     if fold:
         lam = torch.maximum(lam, 1 - lam)
     perm = perm.to(x.device, non_blocking=True)

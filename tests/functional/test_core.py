@@ -462,3 +462,16 @@ def test_losses_are_computed_in_float32_whatever_the_precision_of_the_logits(nam
     torch.testing.assert_close(loss(logits, targets), expected, rtol=0, atol=0)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(loss(logits, targets), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("operation", [mf.mixup, mf.cutmix])
+@pytest.mark.parametrize(
+    ("decisions", "match"),
+    [
+        ({"lam": torch.full((3,), 0.5)}, r"lam must hold 1 or 4 weights, got \(3,\)"),
+        ({"perm": torch.tensor([1, 0])}, r"perm must hold 4 partners, got \(2,\)"),
+    ],
+)
+def test_decisions_of_the_wrong_number_are_refused(operation, decisions, match):
+    with pytest.raises(ValueError, match=match):
+        operation(torch.rand(4, 3, 8, 8), torch.eye(4), **decisions)
