@@ -14,7 +14,7 @@ from mixbench.functional.core import (
     check_batch,
     check_lam,
     draw_lam,
-    lerp,
+    lerp_,
     readable,
     take,
 )
@@ -41,7 +41,10 @@ def pixel_std(x: Tensor) -> Tensor:
     Returns:
         (B,) deviations.
     """
-    return x.float().flatten(1).std(dim=1, correction=0)
+    flat = x.float().flatten(1).contiguous()
+    # As Tensor.std, which is 20 times slower on the CPU.
+    centred = flat - flat.mean(dim=1, keepdim=True)
+    return torch.linalg.vector_norm(centred, dim=1) / flat.shape[1] ** 0.5
 
 
 def bc_plus_lam(ratio: Tensor, gain: Tensor, partner_gain: Tensor) -> Tensor:
@@ -172,9 +175,9 @@ def bc(
     perm = perm.to(x.device, non_blocking=True)
     lam = lam.reshape(-1).to(x.device, torch.float32, non_blocking=True).expand(rows)
     first, partner = x[:rows], take(x, perm)
-    soft = lerp(take(targets, perm), targets[:rows], lam)
+    soft = lerp_(take(targets, perm), targets[:rows], lam)
     if not plus:
-        return Mixed(lerp(partner, first, lam), soft, lam, perm, lam)
+        return Mixed(lerp_(partner, first, lam), soft, lam, perm, lam)
     loudness = gain(x)
     weight = bc_plus_lam(lam, loudness[:rows], take(loudness, perm))
     # The sum of an image with itself is not one of uncorrelated signals: it stays as it is.

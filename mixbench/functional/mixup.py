@@ -13,7 +13,7 @@ from mixbench.functional.core import (
     check_perm,
     draw_lam,
     draw_perm,
-    lerp,
+    lerp_,
     mix_targets,
     take,
 )
@@ -74,5 +74,5 @@ def mixup(
         lam = torch.maximum(lam, 1 - lam)
     perm = perm.to(x.device, non_blocking=True)
     lam = lam.reshape(-1).to(x.device, torch.float32, non_blocking=True)
-    mixed = lerp(take(x, perm), x, lam)
+    mixed = lerp_(take(x, perm), x, lam)
     return Mixed(mixed, mix_targets(targets, perm, lam), lam.expand(batch), perm)

@@ -192,7 +192,8 @@ class Method(LightningModule):
             hit = mixed.targets.gather(1, logits.argmax(dim=1, keepdim=True))
             values["top1_mixed"] = 100 * hit.mean()
             values["ce"] = mf.soft_cross_entropy(logits, mixed.targets)  # for methods of other loss
-        figures = {f"train/{key}": value.item() for key, value in values.items()}
+        numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
+        figures = {f"train/{key}": number for key, number in zip(values, numbers, strict=True)}
         # Straight to the loggers: self.log would repeat the values on every later step.
         for logger in self.loggers:
             logger.log_metrics({**figures, "epoch": self.current_epoch}, step=self.step)

@@ -9,8 +9,12 @@ def rows(sampler):
 
 
 def test_seeds_of_neighbouring_keys_are_unrelated():
-    seeds = {mix_seed(1, seed, epoch, batch) for seed in range(10) for epoch in range(10)
-             for batch in range(10)}
+    seeds = {
+        mix_seed(1, seed, epoch, batch)
+        for seed in range(10)
+        for epoch in range(10)
+        for batch in range(10)
+    }
     assert len(seeds) == 1000
     bits = torch.tensor([[s >> k & 1 for k in range(63)] for s in seeds], dtype=torch.float64)
     assert (bits.mean(0) - 0.5).abs().max() < 0.07  # four deviations of a fair coin

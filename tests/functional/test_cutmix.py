@@ -412,3 +412,34 @@ def test_the_method_mixes_the_share_of_batches_asked_for(batch):
 def test_the_method_refuses_settings_out_of_range_by_their_key(settings, key):
     with pytest.raises(ValueError, match=rf"^{key} must"):
         build_method("cutmix", nn.Identity(), **settings)
+
+
+@pytest.mark.parametrize("rule", ["official", "timm", "torchvision", "inside"])
+def test_a_single_box_is_the_same_as_one_of_many(rule):
+    generator = torch.Generator().manual_seed(11)
+    lam = torch.rand(500, generator=generator)
+    lam[:2] = torch.tensor([0.0, 1.0])
+    center = torch.rand(500, 2, generator=generator)
+    for height, width in ((32, 32), (7, 9), (1, 64)):
+        many = mf.cutmix_box(lam, center, height, width, rule=rule)
+        rows = zip(lam.split(1), center.split(1), strict=True)
+        single = [mf.cutmix_box(*row, height, width, rule=rule) for row in rows]
+        assert torch.equal(torch.cat(single), many)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("box", [[1, 2, 6, 5], [0, 0, 8, 6], [3, 3, 3, 3]])
+def test_a_shared_box_is_pasted_as_boxes_of_their_own_are(box, layout):
+    generator = torch.Generator().manual_seed(12)
+    x = torch.randn(5, 3, 8, 6, generator=generator).contiguous(memory_format=layout)
+    targets = torch.eye(5)
+    perm = torch.randperm(5, generator=generator)
+    shared = mf.cutmix(x, targets, box=torch.tensor([box]), perm=perm)
+    own = mf.cutmix(x, targets, box=torch.tensor([box] * 5), perm=perm)
+    assert torch.equal(shared.x, own.x)
+    assert torch.equal(shared.targets, own.targets)
+    assert torch.equal(shared.lam, own.lam)
+    assert shared.x.is_contiguous(memory_format=layout)
+    through = x.clone().requires_grad_()
+    mf.cutmix(through, targets, box=torch.tensor([box]), perm=perm).x.sum().backward()
+    torch.testing.assert_close(through.grad.sum(), torch.tensor(float(x.numel())))

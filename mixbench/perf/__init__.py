@@ -1,0 +1,1 @@
+"""Speed measurements against peers, as ratios within one process; ``python -m mixbench.perf``."""

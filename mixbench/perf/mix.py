@@ -1,0 +1,383 @@
+"""P1: the mixing step alone, ours and that of other libraries, soft targets included.
+
+A form that shares one decision over the batch does less work than one that draws per sample, so
+every variant says which it is. Peers are imported on use; one that is missing becomes a skipped
+row.
+"""
+
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+import mixbench.functional as mf
+from mixbench.perf.report import FAIL, NO_GPU, NOT_ASKED, PASS, SKIPPED, Gate, Row, Rule, judge
+from mixbench.perf.timing import Budget, interleave, repeated
+
+Mix = Callable[[Tensor, Tensor], object]
+
+PART, BASE = "P1", "copy of the batch"
+INPUTS = 4  # batches that alternate
+SEED = 0
+_NOT_INSTALLED = "not installed"
+_COPIED = "in place: a fresh copy per call, its time included"
+
+
+class Shape(NamedTuple):
+    """A batch of square RGB images and the number of its classes."""
+
+    batch: int
+    size: int
+    classes: int
+
+    def __str__(self) -> str:
+        return f"B{self.batch} 3x{self.size}x{self.size}"
+
+    @property
+    def bytes(self) -> int:
+        """Size of the batch in float32."""
+        return self.batch * 3 * self.size * self.size * 4
+
+
+SHAPES = (Shape(128, 32, 10), Shape(128, 64, 100), Shape(32, 224, 100))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to mix images (B, C, H, W) with class indices (B,), or why there is none."""
+
+    name: str
+    mix: Mix | None = None
+    note: str = ""
+    skipped: str = ""
+
+
+def own_variants(shape: Shape) -> list[Variant]:
+    """What this package offers, with targets made and decisions drawn in the call.
+
+    Args:
+        shape: The batch.
+
+    Returns:
+        Variants, the copy that ratios refer to first.
+    """
+    generator = Generator().manual_seed(SEED)
+
+    def ours(operation: Callable[..., mf.Mixed], **options: Any) -> Mix:
+        return lambda x, y: operation(
+            x, mf.one_hot(y, shape.classes), generator=generator, **options
+        )
+
+    return [
+        Variant(BASE, lambda x, y: x.clone(), "plain training; images only, no targets"),
+        Variant("mixup shared, mixbench", ours(mf.mixup), "one lam per batch"),
+        Variant("mixup per sample, mixbench", ours(mf.mixup, per_sample=True), "one lam per image"),
+        Variant("cutmix shared, mixbench", ours(mf.cutmix), "one box per batch"),
+        Variant(
+            "cutmix per sample, mixbench", ours(mf.cutmix, per_sample=True), "one box per image"
+        ),
+        Variant("bc per sample, mixbench", ours(mf.bc), "partners of another class"),
+        Variant(
+            "bc plus per sample, mixbench",
+            ours(mf.bc, plus=True),
+            "loudness included; the image mean is taken as removed before",
+        ),
+    ]
+
+
+def _torchvision(shape: Shape) -> list[Variant]:
+    names = "mixup shared, torchvision", "cutmix shared, torchvision"
+    try:
+        from torchvision.transforms import v2
+    except ImportError:
+        return [Variant(name, skipped=_NOT_INSTALLED) for name in names]
+    kinds = v2.MixUp(num_classes=shape.classes), v2.CutMix(num_classes=shape.classes)
+    note = "partner: the image before"
+    return [Variant(name, kind, note) for name, kind in zip(names, kinds, strict=True)]
+
+
+def _timm(shape: Shape) -> list[Variant]:
+    options = {"mixup": (1.0, 0.0), "cutmix": (0.0, 1.0)}
+    cells = [(mode, kind) for mode in ("batch", "elem") for kind in options]
+    forms = {"batch": "shared", "elem": "per sample"}
+    names = [f"{kind} {forms[mode]}, timm {mode}" for mode, kind in cells]
+    try:
+        from timm.data.mixup import Mixup
+    except ImportError:
+        return [Variant(name, skipped=_NOT_INSTALLED) for name in names]
+
+    def in_place(mode: str, kind: str) -> Mix:
+        mixup_alpha, cutmix_alpha = options[kind]
+        mixer = Mixup(
+            mixup_alpha=mixup_alpha,
+            cutmix_alpha=cutmix_alpha,
+            mode=mode,
+            label_smoothing=0.0,
+            num_classes=shape.classes,
+        )
+        return _on_copy(mixer)
+
+    note = f"{_COPIED}; partner: the flipped batch"
+    return [Variant(name, in_place(*cell), note) for name, cell in zip(names, cells, strict=True)]
+
+
+def _kornia(shape: Shape) -> list[Variant]:
+    del shape
+    names = "mixup per sample, kornia", "cutmix per sample, kornia"
+    try:
+        from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
+    except ImportError:
+        return [Variant(name, skipped=_NOT_INSTALLED) for name in names]
+    keys: list[Any] = ["input", "class"]
+    kinds = (
+        RandomMixUpV2(p=1.0, data_keys=keys),
+        RandomCutMixV2(p=1.0, data_keys=keys, use_correct_lambda=True),
+    )
+    note = "returns both class indices and the weight, no soft targets"
+    return [Variant(name, kind, note) for name, kind in zip(names, kinds, strict=True)]
+
+
+def _openmixup(shape: Shape) -> list[Variant]:
+    del shape
+    names = {"mixup": "mixup shared, OpenMixup", "cutmix": "cutmix shared, OpenMixup"}
+    root = os.environ.get("OPENMIXUP")
+    if not root:
+        return [Variant(name, skipped="OPENMIXUP=path not given") for name in names.values()]
+    variants = []
+    for kind, name in names.items():
+        try:
+            mix = load_openmixup(Path(root), kind)
+        except FileNotFoundError:
+            skipped = f"no openmixup/models/augments/{kind}.py in the OPENMIXUP folder"
+            variants.append(Variant(name, skipped=skipped))
+            continue
+        except Exception as error:  # whatever a checkout of any age holds
+            variants.append(Variant(name, skipped=f"failed with {type(error).__name__}"))
+            continue
+        note = "returns both labels and the weight, no soft targets"
+        if kind == "cutmix":
+            mix, note = _on_copy(mix), f"{_COPIED}; {note}"
+        variants.append(Variant(name, mix, note))
+    return variants
+
+
+def _on_copy(mix: Mix) -> Mix:
+    return lambda x, y: mix(x.clone(), y)
+
+
+def load_openmixup(root: Path, kind: str) -> Mix:
+    """Read one augmentation of an OpenMixup checkout without installing OpenMixup.
+
+    Args:
+        root: The checkout.
+        kind: Name of the file and of the function in it, ``mixup`` or ``cutmix``.
+
+    Returns:
+        The function, as a mix of images and class indices.
+
+    Raises:
+        FileNotFoundError: If the checkout has no such file.
+
+    Note:
+        Three things stand in for what the file expects: its own package, of which it imports a
+        helper for several processes; NumPy's removed ``int``; and on CPU batches ``Tensor.cuda``,
+        which it calls on every permutation.
+    """
+    path = root / "openmixup" / "models" / "augments" / f"{kind}.py"
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    spec = importlib.util.spec_from_file_location(f"_openmixup_{kind}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    with _openmixup_package():
+        spec.loader.exec_module(module)
+    module.np = _NumPyWithInt()
+    operation = getattr(module, kind)
+
+    def mix(x: Tensor, y: Tensor) -> object:
+        if x.device.type == "cuda":
+            return operation(x, y, alpha=1.0)
+        with _cuda_as_identity():
+            return operation(x, y, alpha=1.0)
+
+    return mix
+
+
+class _NumPyWithInt:
+    int = int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+@contextmanager
+def _openmixup_package() -> Iterator[None]:
+    names = "openmixup", "openmixup.models", "openmixup.models.utils"
+    before = {name: sys.modules.get(name) for name in names}
+    for name in names:
+        stand_in: Any = types.ModuleType(name)
+        stand_in.__getattr__ = lambda helper: None
+        sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+@contextmanager
+def _cuda_as_identity() -> Iterator[None]:
+    real = Tensor.cuda
+    Tensor.cuda = lambda self, *args, **kwargs: self
+    try:
+        yield
+    finally:
+        Tensor.cuda = real
+
+
+PEERS = (_torchvision, _timm, _kornia, _openmixup)
+
+
+def measure(device: torch.device, budget: Budget, shapes: tuple[Shape, ...] = SHAPES) -> list[Row]:
+    """Time every variant at every shape.
+
+    Args:
+        device: Where the batches lie.
+        budget: How long to measure.
+        shapes: Batches.
+
+    Returns:
+        Rows in the order of the variants, skipped ones included.
+    """
+    rows = []
+    for shape in shapes:
+        batches = _batches(shape, device)
+        variants = own_variants(shape)
+        for peer in PEERS:
+            variants += [_tried(variant, batches[0]) for variant in peer(shape)]
+        calls = {v.name: _alternating(v.mix, batches) for v in variants if v.mix is not None}
+        measures = {name: repeated(call, device, budget.round_s) for name, call in calls.items()}
+        seconds = interleave(measures, budget.rounds)
+        for variant in variants:
+            rounds = [1000 * value for value in seconds.get(variant.name, [])]
+            traffic = (2 if variant.name == BASE else 3) * shape.bytes
+            rows.append(
+                Row(
+                    PART,
+                    str(shape),
+                    variant.name,
+                    shape.batch,
+                    rounds,
+                    traffic,
+                    variant.note,
+                    variant.skipped,
+                )
+            )
+    return rows
+
+
+def _batches(shape: Shape, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    generator = Generator().manual_seed(SEED)
+    size = (shape.batch, 3, shape.size, shape.size)
+    return [
+        (
+            torch.randn(size, generator=generator).to(device),
+            torch.randint(shape.classes, (shape.batch,), generator=generator).to(device),
+        )
+        for _ in range(INPUTS)
+    ]
+
+
+def _tried(variant: Variant, batch: tuple[Tensor, Tensor]) -> Variant:
+    """The variant, or the reason why it does not run; another library must not end the run."""
+    if variant.mix is None:
+        return variant
+    x, y = batch
+    try:
+        variant.mix(x.clone(), y)
+    except Exception as error:
+        return Variant(variant.name, skipped=f"failed with {type(error).__name__}")
+    return variant
+
+
+def _alternating(mix: Mix, batches: list[tuple[Tensor, Tensor]]) -> Callable[[int], object]:
+    return lambda number: mix(*batches[number % len(batches)])
+
+
+def rules() -> list[Rule]:
+    """What must hold at 32 and 64 pixels; 224 is reported only, as its noise is too large.
+
+    To be no slower than 1.1 times the fastest peer is to be so against each of them.
+
+    Returns:
+        One rule per peer, so that a missing one is seen.
+    """
+    small, middle = (str(shape) for shape in SHAPES[:2])
+    listed = [
+        Rule(PART, small, f"{kind} per sample, mixbench", f"{kind} per sample, {peer}", 2.0)
+        for kind in ("mixup", "cutmix")
+        for peer in ("timm elem", "kornia")
+    ]
+    listed += [
+        Rule(PART, shape, f"{kind} shared, mixbench", f"{kind} shared, {peer}", 1 / 1.1)
+        for shape in (small, middle)
+        for kind in ("mixup", "cutmix")
+        for peer in ("torchvision", "timm batch", "OpenMixup")
+    ]
+    return listed
+
+
+def gates(rows: list[Row], device: torch.device) -> list[Gate]:
+    """Hold the rows against the rules.
+
+    Args:
+        rows: What :func:`measure` returned.
+        device: Where it was measured.
+
+    Returns:
+        Gates; those of another device are skipped.
+    """
+    judged = judge(rules(), rows)
+    quiet = f"{PART} on cuda: no variant of mixbench waits for the device"
+    if device.type == "cuda":
+        waiting = waits(device)
+        return [*judged, Gate(quiet, FAIL if waiting else PASS, ", ".join(waiting))]
+    why = NOT_ASKED if torch.cuda.is_available() else NO_GPU
+    return [*judged, Gate(f"{PART} ratios on cuda", SKIPPED, why), Gate(quiet, SKIPPED, why)]
+
+
+def waits(device: torch.device) -> list[str]:
+    """Find variants that make the host wait for the device.
+
+    Args:
+        device: A CUDA device.
+
+    Returns:
+        Names of our variants that do.
+    """
+    shape = SHAPES[0]
+    x, y = _batches(shape, device)[0]
+    waiting = []
+    for variant in own_variants(shape):
+        assert variant.mix is not None
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            variant.mix(x, y)
+        except RuntimeError:
+            waiting.append(variant.name)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return waiting

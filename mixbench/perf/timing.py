@@ -1,0 +1,179 @@
+"""Paired, interleaved timing.
+
+The variants run in turn, A B C A B C ..., so that whatever else the machine does falls on all of
+them alike, and ratios are taken between rounds of the same turn. On the CPU the seconds are those
+that the process computed, not those that passed.
+"""
+
+import ctypes
+import gc
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to measure.
+
+    Args:
+        rounds: Turns of the mixing variants.
+        round_s: Least seconds of one variant in one turn; fast ones are repeated.
+        input_rounds: Turns of the input paths, each one epoch.
+        images: Images of that epoch.
+    """
+
+    rounds: int = 15
+    round_s: float = 0.03
+    input_rounds: int = 7
+    images: int = 10_000
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Ratio of two medians, and the quartiles of the ratios turn by turn."""
+
+    value: float
+    low: float
+    high: float
+
+
+def median(values: list[float]) -> float:
+    """Middle value.
+
+    Args:
+        values: At least one.
+
+    Returns:
+        Their median.
+    """
+    return statistics.median(values)
+
+
+def quartiles(values: list[float]) -> tuple[float, float]:
+    """Where the middle half begins and ends.
+
+    Args:
+        values: At least one.
+
+    Returns:
+        Lower and upper quartile.
+    """
+    if len(values) == 1:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def ratio(upper: list[float], lower: list[float]) -> Ratio:
+    """Compare two variants that ran in the same turns.
+
+    Args:
+        upper: Seconds of one variant, one value per turn.
+        lower: Seconds of the other, from the same turns.
+
+    Returns:
+        Median of ``upper`` over median of ``lower``, with the spread of the paired ratios.
+
+    Raises:
+        ValueError: If the turns differ in number.
+    """
+    low, high = quartiles([a / b for a, b in zip(upper, lower, strict=True)])
+    return Ratio(median(upper) / median(lower), low, high)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread and without the garbage collector, for the time of the block."""
+    threads, collecting = torch.get_num_threads(), gc.isenabled()
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if collecting:
+            gc.enable()
+
+
+def keep_freed_memory() -> bool:
+    """Let the C allocator keep freed memory, for the rest of the process.
+
+    Whether a freed batch goes back to the system, to be paged in again by the next call, depends
+    on everything allocated before, and made one and the same variant several times slower.
+
+    Returns:
+        Whether the allocator could be told; only that of glibc can.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def repeated(
+    call: Callable[[int], object], device: torch.device, round_s: float
+) -> Callable[[], float]:
+    """Warm a variant up and find how often it must run to fill a round.
+
+    Args:
+        call: The variant; it is given a running number, by which inputs alternate.
+        device: Where it computes.
+        round_s: Least seconds of a round.
+
+    Returns:
+        Measures one round and returns the seconds of one call.
+    """
+    numbers = itertools.count()
+    _seconds(call, numbers, 2, device)  # first calls build tables and grow the heap
+    repeats = 1
+    while (taken := _seconds(call, numbers, repeats, device)) < round_s / 4:
+        repeats *= 2
+    repeats = max(1, math.ceil(repeats * round_s / taken))
+    return lambda: _seconds(call, numbers, repeats, device) / repeats
+
+
+def _seconds(
+    call: Callable[[int], object], numbers: Iterator[int], repeats: int, device: torch.device
+) -> float:
+    turns = itertools.islice(numbers, repeats)
+    if device.type != "cuda":
+        begin = time.process_time()
+        for number in turns:
+            call(number)
+        return time.process_time() - begin
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize(device)
+    start.record()
+    for number in turns:
+        call(number)
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def interleave(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Measure all variants in turn.
+
+    Args:
+        measures: Each measures one round of its variant and returns seconds.
+        rounds: Number of turns.
+
+    Returns:
+        Seconds by variant, one value per turn.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            seconds[name].append(measure())
+    return seconds

@@ -1,0 +1,320 @@
+"""The speed measurements: what they conclude, never how fast this machine is."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mixbench.errors import UserError
+from mixbench.perf import input as input_part
+from mixbench.perf import main as main_module
+from mixbench.perf import mix, timing
+from mixbench.perf.main import FAILED, main
+from mixbench.perf.report import (
+    FAIL,
+    PASS,
+    SKIPPED,
+    Gate,
+    Row,
+    Rule,
+    judge,
+    to_json,
+    to_markdown,
+    write,
+)
+from mixbench.perf.timing import Budget
+
+CPU = torch.device("cpu")
+TINY = Budget(rounds=2, round_s=1e-4, input_rounds=2, images=256)
+SHAPE = mix.Shape(4, 8, 3)
+FACTS = {
+    "device": "cpu",
+    "date": "2000-01-01",
+    "hardware": "made up",
+    "threads": 1,
+    "clock": "none",
+    "versions": {"torch": "0"},
+    "commit": "",
+}
+
+
+@pytest.fixture
+def no_peers(monkeypatch):
+    for package in ("torchvision", "torchvision.transforms", "timm.data.mixup", "timm"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for package in ("kornia", "kornia.augmentation"):
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delenv("OPENMIXUP", raising=False)
+
+
+def busy(seconds):
+    def call(number):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    return call
+
+
+def test_a_variant_that_is_four_times_slower_is_seen_as_such():
+    calls = {"fast": busy(2e-4), "slow": busy(8e-4)}
+    measures = {name: timing.repeated(call, CPU, 5e-3) for name, call in calls.items()}
+    seconds = timing.interleave(measures, rounds=5)
+    slower = timing.ratio(seconds["slow"], seconds["fast"])
+    assert 3 < slower.value < 5
+    assert slower.low <= slower.high
+
+
+def test_variants_run_in_turn():
+    order = []
+    measures = {name: lambda name=name: order.append(name) or 1.0 for name in "abc"}
+    seconds = timing.interleave(measures, rounds=2)
+    assert order == list("abcabc")
+    assert seconds == {"a": [1.0, 1.0], "b": [1.0, 1.0], "c": [1.0, 1.0]}
+
+
+def test_a_fast_variant_is_repeated_on_alternating_inputs_until_the_round_is_filled():
+    numbers = []
+    measure = timing.repeated(lambda number: numbers.append(number), CPU, 2e-3)
+    before = len(numbers)
+    measure()
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) - before > 100
+
+
+def test_ratio_is_that_of_the_medians_with_the_quartiles_of_the_turns():
+    found = timing.ratio([2.0, 4.0, 90.0], [1.0, 2.0, 3.0])
+    assert (found.value, found.low, found.high) == (2.0, 2.0, 16.0)
+
+
+def test_ratio_of_different_turns_is_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        timing.ratio([1.0, 2.0], [1.0])
+
+
+def test_one_thread_is_given_back():
+    before = torch.get_num_threads()
+    with timing.one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def rows():
+    return [
+        Row("P1", "s", "copy", 4, [1.0, 1.0, 1.0], traffic=8),
+        Row("P1", "s", "ours", 4, [2.0, 2.0, 2.0], traffic=12, note="shared"),
+        Row("P1", "s", "slow peer", 4, [6.0, 6.0, 5.0]),
+        Row("P1", "s", "quick peer", 4, [1.9, 1.9, 1.0]),
+        Row("P1", "s", "absent peer", 4, skipped="not installed"),
+        Row("P1", "other", "quick peer", 4, [0.1, 0.1, 0.1]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("peer", "speedup", "status"),
+    [
+        ("slow peer", 2.0, PASS),
+        ("slow peer", 3.5, FAIL),
+        ("quick peer", 1 / 1.1, PASS),
+        ("quick peer", 1.0, FAIL),
+        ("absent peer", 2.0, SKIPPED),
+        ("unknown peer", 2.0, SKIPPED),
+    ],
+)
+def test_a_gate_compares_the_rows_of_its_shape(peer, speedup, status):
+    (gate,) = judge([Rule("P1", "s", "ours", peer, speedup)], rows())
+    assert gate.status == status
+
+
+def test_a_skipped_gate_says_what_is_missing():
+    (gate,) = judge([Rule("P1", "s", "ours", "absent peer", 2.0)], rows())
+    assert gate.detail == "absent peer: not installed"
+    (gate,) = judge([Rule("P1", "s", "unknown", "quick peer", 2.0)], rows())
+    assert gate.detail == "unknown: not measured"
+
+
+def test_a_gate_states_its_limit_and_shows_the_ratio_in_the_same_direction():
+    faster, slower = (Rule("P1", "s", "ours", "slow peer", limit) for limit in (2.0, 1 / 1.1))
+    assert str(faster) == "P1 s: ours >= 2x faster than slow peer"
+    assert str(slower) == "P1 s: ours <= 1.1x the time of slow peer"
+    shown = [gate.detail.split("x")[0] for gate in judge([faster, slower], rows())]
+    assert shown == ["3.00", "0.33"]
+
+
+def test_report_writes_every_row_and_gate_as_json_and_markdown(tmp_path):
+    gates = [Gate("a rule", PASS, "3x"), Gate("another", SKIPPED, "no GPU")]
+    bases = {"P1": "copy"}
+    texts = (to(FACTS, rows(), gates, bases) for to in (to_json, to_markdown))
+    json_path, markdown_path = write(tmp_path / "perf", "2000-01-01-cpu", *texts)
+    content = json.loads(json_path.read_text())
+    by_name = {row["variant"]: row for row in content["rows"] if row["shape"] == "s"}
+    assert by_name["ours"]["ratio"] == 2.0
+    assert by_name["ours"]["rounds_ms"] == [2.0, 2.0, 2.0]
+    assert by_name["absent peer"]["skipped"] == "not installed"
+    assert [gate["status"] for gate in content["gates"]] == [PASS, SKIPPED]
+    markdown = markdown_path.read_text()
+    assert "| P1 | s | ours | 2.000 | 0.000 | 2 | 0.0 | 2,000 | shared |" in markdown
+    assert "| absent peer |  |  |  |  |  | skipped: not installed |" in markdown
+    assert "- pass: a rule: 3x" in markdown
+    assert "1 pass, 0 FAIL, 1 skipped" in markdown
+
+
+@pytest.mark.usefixtures("no_peers")
+def test_missing_peers_become_skipped_rows_and_gates():
+    measured = mix.measure(CPU, TINY, (SHAPE,))
+    skipped = {row.variant: row.skipped for row in measured if row.skipped}
+    assert len(skipped) == 10
+    assert skipped["mixup per sample, timm elem"] == "not installed"
+    assert skipped["cutmix shared, OpenMixup"] == "OPENMIXUP=path not given"
+    ours = [row.variant for row in measured if not row.skipped]
+    assert ours == [variant.name for variant in mix.own_variants(SHAPE)]
+    assert {gate.status for gate in mix.gates(measured, CPU)} == {SKIPPED}
+
+
+def test_a_peer_that_raises_is_skipped_with_its_error(monkeypatch):
+    def broken(x, y):
+        raise RuntimeError("its own affair")
+
+    monkeypatch.setattr(mix, "PEERS", (lambda shape: [mix.Variant("broken", broken)],))
+    row = mix.measure(CPU, TINY, (SHAPE,))[-1]
+    assert (row.variant, row.skipped) == ("broken", "failed with RuntimeError")
+
+
+def test_every_rule_names_variants_that_exist(monkeypatch):
+    monkeypatch.delenv("OPENMIXUP", raising=False)
+    known = {variant.name for variant in mix.own_variants(SHAPE)}
+    for package in ("torchvision.transforms", "timm.data.mixup", "kornia.augmentation"):
+        monkeypatch.setitem(sys.modules, package, None)
+    known |= {variant.name for peer in mix.PEERS for variant in peer(SHAPE)}
+    assert {name for rule in mix.rules() for name in (rule.ours, rule.peer)} <= known
+
+
+def test_own_variants_leave_their_input_alone_and_return_soft_targets():
+    x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    before = x.clone()
+    for variant in mix.own_variants(SHAPE)[1:]:
+        assert variant.mix is not None
+        mixed = variant.mix(x, y)
+        assert mixed.targets.shape == (4, SHAPE.classes)
+        torch.testing.assert_close(mixed.targets.sum(1), torch.ones(4))
+    assert torch.equal(x, before)
+
+
+CHECKOUT = """
+import numpy as np
+import torch
+from openmixup.models.utils import batch_shuffle_ddp
+
+def {kind}(img, gt_label, alpha=1.0, lam=None, dist_mode=False, **kwargs):
+    rand_index = torch.randperm(img.size(0)).cuda()
+    img[:] = np.int(2.5)
+    return img, (gt_label, gt_label[rand_index], np.random.beta(alpha, alpha))
+"""
+
+
+def test_an_openmixup_checkout_is_read_by_path_and_leaves_no_trace(tmp_path, monkeypatch):
+    folder = tmp_path / "openmixup" / "models" / "augments"
+    folder.mkdir(parents=True)
+    (folder / "cutmix.py").write_text(CHECKOUT.format(kind="cutmix"))
+    monkeypatch.setenv("OPENMIXUP", str(tmp_path))
+    cuda = torch.Tensor.cuda
+    missing, found = mix._openmixup(SHAPE)
+    assert missing.skipped == "no openmixup/models/augments/mixup.py in the OPENMIXUP folder"
+    x = torch.zeros(4, 3, 8, 8)
+    assert found.mix is not None
+    images, (first, second, _) = found.mix(x, torch.arange(4))
+    assert images.eq(2).all()
+    assert x.eq(0).all()
+    assert first.sort().values.equal(second.sort().values)
+    assert torch.Tensor.cuda is cuda
+    assert "openmixup" not in sys.modules
+
+
+def test_smooth_images_are_neither_constant_nor_drawn_anew():
+    images = input_part.smooth_images(4).images
+    assert images.dtype == torch.uint8
+    assert images.shape == (4, 3, 32, 32)
+    assert images.float().std(dim=(2, 3)).min() > 5
+    assert torch.equal(images, input_part.smooth_images(4).images)
+
+
+def test_the_time_of_an_ended_worker_counts():
+    before = input_part.cpu_seconds()
+    own = time.process_time()
+    code = "import time\nwhile time.process_time() < 0.2: pass"
+    subprocess.run([sys.executable, "-S", "-c", code], check=True)
+    assert input_part.cpu_seconds() - before >= 0.2
+    assert time.process_time() - own < 0.2
+
+
+def test_input_paths_read_every_full_batch(monkeypatch):
+    monkeypatch.setattr(input_part, "BATCH", 16)
+    images = input_part.smooth_images(40)
+    assert input_part.resident_epoch(images, 0) == 32
+    single = input_part.SingleImages(images, lambda picture: torch.zeros(3, 32, 32))
+    assert input_part.single_epoch(single, 0, CPU) == 32
+    assert input_part.single_epoch(single, 1, CPU) == 32
+
+
+@pytest.fixture
+def quiet_main(monkeypatch, no_peers):
+    monkeypatch.setattr(main_module, "keep_freed_memory", lambda: False)
+    measure = mix.measure
+    monkeypatch.setattr(mix, "measure", lambda device, budget: measure(device, budget, (SHAPE,)))
+
+
+@pytest.mark.usefixtures("quiet_main")
+def test_a_run_without_peers_writes_and_prints_its_table(tmp_path, capsys):
+    assert main("cpu", None, tmp_path, budget=TINY) == 0
+    (json_path,), (markdown_path,) = tmp_path.glob("*-cpu.json"), tmp_path.glob("*-cpu.md")
+    printed = capsys.readouterr().out
+    assert printed.startswith(markdown_path.read_text())
+    content = json.loads(json_path.read_text())
+    assert {row["part"] for row in content["rows"]} == {"P1", "P3"}
+    assert {gate["status"] for gate in content["gates"]} == {SKIPPED}
+    assert content["threads"] == 1
+
+
+@pytest.mark.usefixtures("quiet_main")
+def test_a_failed_gate_sets_the_exit_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(mix, "gates", lambda rows, device: [Gate("too slow", FAIL)])
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
+    assert main("cpu", ["P1"], budget=TINY) == FAILED == 3
+    assert "- FAIL: too slow" in next((tmp_path / "perf").glob("*.md")).read_text()
+
+
+def test_unknown_parts_and_devices_are_refused_before_anything_runs():
+    with pytest.raises(UserError, match=r"(?s)unknown part 'P2'.*P1, P3"):
+        main("cpu", ["P2"])
+    with pytest.raises(UserError, match=r"(?s)unknown device 'tpu'.*cpu, cuda"):
+        main("tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_gpu_is_refused():
+    with pytest.raises(UserError, match="no CUDA device"):
+        main("cuda")
+
+
+@pytest.mark.slow
+def test_importing_the_measurements_loads_no_trainer():
+    code = (
+        "import sys, mixbench.perf.main; "
+        "print([m for m in ('lightning', 'omegaconf', 'wandb', 'torchvision', 'timm', 'kornia') "
+        "if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", [mix._torchvision, mix._timm, mix._kornia])
+def test_installed_peers_still_answer_to_the_names_used_here(peer):
+    variants = peer(SHAPE)
+    if variants[0].skipped:
+        pytest.skip(variants[0].skipped)
+    batch = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    assert [mix._tried(variant, batch).skipped for variant in variants] == [""] * len(variants)
