@@ -14,7 +14,7 @@ from mixbench.methods import METHODS
 from mixbench.schema import DataInfo, RunConfig, aside_keys
 
 
-def refused(words, match):
+def assert_refused(words, match):
     with pytest.raises(UserError, match=match) as error:
         compose(words)
     return str(error.value)
@@ -88,7 +88,7 @@ def test_the_official_recipes_hold_the_published_settings():
     ],
 )
 def test_an_unknown_name_is_refused_with_the_right_list(words, match):
-    refused(words, match)
+    assert_refused(words, match)
 
 
 # FAULTS row 3.
@@ -105,7 +105,7 @@ def test_an_unknown_name_is_refused_with_the_right_list(words, match):
     ],
 )
 def test_a_mistyped_key_is_refused_with_the_nearest(words, match):
-    refused(words, match)
+    assert_refused(words, match)
 
 
 # FAULTS row 4.
@@ -121,7 +121,7 @@ def test_a_mistyped_key_is_refused_with_the_nearest(words, match):
     ],
 )
 def test_a_wrong_type_is_refused_with_key_value_and_expected_type(words, match):
-    text = refused([*words.split(" ", 1)] if "{" not in words else [words], match)
+    text = assert_refused([*words.split(" ", 1)] if "{" not in words else [words], match)
     assert "to do: give " in text
 
 
@@ -150,7 +150,7 @@ def test_a_wrong_type_is_refused_with_key_value_and_expected_type(words, match):
     ],
 )
 def test_a_value_out_of_range_is_refused_with_the_range(words, match):
-    text = refused(words, match)
+    text = assert_refused(words, match)
     assert "where: command line" in text
 
 
@@ -177,7 +177,7 @@ def test_a_bad_file_is_refused_with_file_and_line(tmp_path, monkeypatch, text, m
     path = Path("experiments/recipe/bad.yaml")
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert "bad.yaml" in refused("recipe=bad", match)
+    assert "bad.yaml" in assert_refused("recipe=bad", match)
 
 
 def test_a_growing_yaml_is_refused(tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_a_growing_yaml_is_refused(tmp_path, monkeypatch):
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     path.write_text("\n".join(lines))
-    refused("recipe=bomb", "too large")
+    assert_refused("recipe=bomb", "too large")
 
 
 def test_surprising_yaml_values_warn(tmp_path, monkeypatch):
@@ -203,7 +203,7 @@ def test_surprising_yaml_values_warn(tmp_path, monkeypatch):
     assert "as octal, 8" in notes
     assert "experiments/recipe/odd.yaml:3" in notes
     path.write_text("on: yes\n")
-    refused("recipe=odd", "unknown key on")
+    assert_refused("recipe=odd", "unknown key on")
 
 
 def test_a_recipe_in_the_working_directory_comes_first(tmp_path, monkeypatch):

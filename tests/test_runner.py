@@ -70,7 +70,8 @@ def test_a_run_leaves_everything_that_is_promised(runs):
 
     with Image.open(folder / "samples.png") as picture:
         assert picture.size[0] > 300
-    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+    (offline,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    assert offline.name == f"run-{record.id}-a1.wandb"  # an id of its own for each attempt
     assert "epoch 2/2" in (folder / "log.txt").read_text()
     assert not (folder / "lock.json").exists()
 

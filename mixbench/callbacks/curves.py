@@ -37,7 +37,8 @@ class CurveLogger(Logger):
         return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The configuration is written by the runner."""
+        """Nothing to do: the runner writes the configuration."""
+        return
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add values to the row of a step."""

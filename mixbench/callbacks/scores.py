@@ -20,25 +20,10 @@ class Scores(Callback):
         self.stored = StoredLogits()
         self.extra: dict[str, list[Tensor]] = {}
 
-    def _start(self, module: LightningModule) -> None:
-        self.stored = StoredLogits().to(module.device)
-        self.extra = {}
-
-    def _add(self, outputs: Any) -> None:
-        self.stored.update(outputs["logits"], outputs["y"], outputs["ids"])
-        for name, logits in outputs["extra"].items():
-            self.extra.setdefault(name, []).append(topk(logits, outputs["y"]) * len(logits))
-
-    def _log(self, split: str, module: LightningModule) -> None:
-        values = {f"{split}/{name}": value for name, value in self.stored.compute().items()}
-        for name, sums in self.extra.items():
-            total = torch.stack(sums).sum() / len(self.stored.rows()[1])
-            values[f"{split}/top1_{name}"] = total
-        module.log_dict(values, sync_dist=True)
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
-        self._start(pl_module)
+        self.stored = StoredLogits().to(pl_module.device)
+        self.extra = {}
 
     def on_validation_batch_end(
         self,
@@ -50,27 +35,16 @@ class Scores(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch."""
-        self._add(outputs)
+        self.stored.update(outputs["logits"], outputs["y"], outputs["ids"])
+        for name, logits in outputs["extra"].items():
+            self.extra.setdefault(name, []).append(topk(logits, outputs["y"]) * len(logits))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log ``val/*``."""
         self._log("val", pl_module)
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last evaluation."""
-        self._start(pl_module)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a batch."""
-        self._add(outputs)
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log ``test/*``."""
@@ -88,3 +62,10 @@ class Scores(Callback):
         write_bytes(
             path, lambda file: np.savez_compressed(file, logits=logits, labels=labels, ids=ids)
         )
+
+    def _log(self, split: str, module: LightningModule) -> None:
+        values = {f"{split}/{name}": value for name, value in self.stored.compute().items()}
+        for name, sums in self.extra.items():
+            total = torch.stack(sums).sum() / len(self.stored.rows()[1])
+            values[f"{split}/top1_{name}"] = total
+        module.log_dict(values, sync_dist=True)

@@ -1,0 +1,80 @@
+"""What only a GPU can show; run with `pytest -m gpu`."""
+
+import pytest
+import torch
+
+import mixbench.functional as mf
+from mixbench import compose, run
+from mixbench.contract import sample_method, sample_splits
+from mixbench.data.keyed import Draw
+from mixbench.methods import METHODS
+
+pytestmark = pytest.mark.gpu
+
+OPERATIONS = {
+    "mixup": mf.mixup,
+    "mixup per sample": lambda *batch, **options: mf.mixup(*batch, per_sample=True, **options),
+    "cutmix": mf.cutmix,
+    "cutmix per sample": lambda *batch, **options: mf.cutmix(*batch, per_sample=True, **options),
+    "bc": mf.bc,
+    "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),
+}
+
+
+@pytest.fixture
+def forbid_waiting():
+    """From its call to the end of the test, a wait of the host for the device is an error."""
+
+    def forbid():
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+
+    yield forbid
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_decisions_are_those_of_the_cpu_and_the_host_never_waits(operation, forbid_waiting):
+    x, targets = torch.randn(8, 3, 32, 32), torch.eye(8)
+    expected = operation(x, targets, generator=torch.Generator().manual_seed(3))
+    on_device = x.cuda(), targets.cuda()
+    forbid_waiting()
+    mixed = operation(*on_device, generator=torch.Generator().manual_seed(3))
+    torch.cuda.set_sync_debug_mode("default")  # looking at the results waits
+    torch.testing.assert_close(mixed.x.cpu(), expected.x, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mixed.targets.cpu(), expected.targets, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("operation", [mf.mixup, mf.cutmix, mf.bc])
+def test_a_generator_on_the_device_is_followed(operation):
+    x, targets = torch.randn(8, 3, 16, 16, device="cuda"), torch.eye(8, device="cuda")
+    first, second = (
+        operation(x, targets, generator=torch.Generator("cuda").manual_seed(5)) for _ in range(2)
+    )
+    assert torch.equal(first.x, second.x)
+    assert first.lam.device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_training_step_never_waits_for_the_device(name, forbid_waiting):
+    method = sample_method(METHODS.get(name)).cuda()
+    images = method.wrap_dataset(sample_splits(method).train.to(torch.device("cuda")))
+    parameters = list(method.parameters())
+    for step in range(2):
+        if step == 1:  # the first one loads kernels and may wait
+            forbid_waiting()
+        batch = images[Draw(torch.arange(6), step)]
+        method.reseed(0, step)
+        logits, mixed = method.predict(method.mix(*method.prepare(batch)))
+        method.loss(logits, mixed).backward()
+    assert all(p.grad is not None for p in parameters if p.requires_grad)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_trains_on_the_gpu(runs, precision):
+    words = ["method=cutmix", "data=digits", "epochs=8", "trainer.accelerator=gpu"]
+    record = run(compose([*words, f"precision={precision}", "wandb.mode=disabled"]))
+    assert record.metrics["top1"] > 90
+    assert record.gpu_hours
+    assert record.peak_mem_gb
+    assert "CPU" not in record.device
