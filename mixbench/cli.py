@@ -121,8 +121,9 @@ def _bench(args: argparse.Namespace) -> int:
     from mixbench.config import compose_text
     from mixbench.launch.local import LocalLauncher
     from mixbench.launch.plan import expand
+    from mixbench.results.leaderboard import build_leaderboard, find_runs
     from mixbench.results.record import runs_folder
-    from mixbench.results.table import build_leaderboard, find_runs, render
+    from mixbench.results.table import render
 
     runs = expand(args.overrides, strict=args.strict)
     folder = runs_folder(compose_text(runs[0].words).config.run.dir)
@@ -149,8 +150,9 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _leaderboard(args: argparse.Namespace) -> int:
+    from mixbench.results.leaderboard import build_leaderboard, find_runs
     from mixbench.results.record import runs_folder
-    from mixbench.results.table import FORMATS, build_leaderboard, find_runs, render
+    from mixbench.results.table import FORMATS, render
 
     if args.format not in FORMATS:
         raise UserError(

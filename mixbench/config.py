@@ -5,29 +5,23 @@ a key. Later layers win: schema, data, net, method, recipe, command line.
 """
 
 import dataclasses
-import shlex
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixbench import experiments
-from mixbench.backbones import NETS
-from mixbench.data import DATA
 from mixbench.errors import UserError, near_match
+from mixbench.layers import COMMAND_LINE, DEFAULT, file_layers, flatten, split_overrides
 from mixbench.methods import METHODS
 from mixbench.schema import CONDITIONAL, RunConfig
 from mixbench.source import config_fields, config_is_closed
 
-COMMAND_LINE = "command line"
-DEFAULT = "default"
 _NAMES = {"data": "data.kind", "net": "net.name", "method": "method.name", "recipe": "recipe"}
 _UNREADABLE = (OSError, SyntaxError, ValueError, ImportError)
-_REGISTRIES = {"data": DATA, "net": NETS, "method": METHODS}
 
 
 @dataclass
@@ -59,37 +53,6 @@ def compose(overrides: str | Sequence[str] = "", *, strict: bool = False) -> Run
     return composed.config
 
 
-def split_overrides(overrides: str | Sequence[str]) -> list[tuple[str, str]]:
-    """Split override words into keys and raw values.
-
-    Args:
-        overrides: One string, or a list of words.
-
-    Returns:
-        Pairs of key and text.
-
-    Raises:
-        UserError: If a word is not ``key=value``.
-    """
-    try:
-        words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
-    except ValueError as error:
-        raise UserError(f"cannot be split into words: {error}", COMMAND_LINE) from error
-    pairs = []
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not all(part.isidentifier() for part in key.split(".")):
-            raise UserError(
-                f"{word!r} is not an override",
-                COMMAND_LINE,
-                "write key=value, for example method=cutmix or method.alpha=0.5",
-            )
-        if not text.strip():
-            raise UserError(f"{key}= is empty", COMMAND_LINE, f"give {key} a value or leave it out")
-        pairs.append((key, text))
-    return pairs
-
-
 def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -> Composed:
     """Build a configuration as far as possible without importing the method.
 
@@ -116,11 +79,11 @@ def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -
         value, surprises = experiments.parse(text, f"{COMMAND_LINE}, {key}")
         notes += surprises
         given.append((key, value))
-    layers = list(_file_layers(picks, notes))
+    layers = list(file_layers(picks, notes))
     layers.append((COMMAND_LINE, given))
 
     tree = OmegaConf.structured(RunConfig)
-    known = dict(_flatten(OmegaConf.to_container(tree)))
+    known = dict(flatten(OmegaConf.to_container(tree)))
     origins = dict.fromkeys(known, DEFAULT)
     for origin, items in layers:
         for key, value in items:
@@ -207,9 +170,9 @@ def render(composed: Composed) -> str:
         Text of several lines.
     """
     plain = to_plain(composed.config)
-    lines = [f"{key}: {_show(value)}" for key, value in _flatten(plain)]
+    lines = [f"{key}: {_show(value)}" for key, value in flatten(plain)]
     width = min(max(map(len, lines)), 60)
-    keys = [key for key, _ in _flatten(plain)]
+    keys = [key for key, _ in flatten(plain)]
     sources = [composed.origins.get(key, DEFAULT) for key in keys]
     return "\n".join(
         f"{line:<{width}}  # {source}" for line, source in zip(lines, sources, strict=True)
@@ -219,70 +182,6 @@ def render(composed: Composed) -> str:
 def _show(value: Any) -> str:
     text = OmegaConf.to_yaml(OmegaConf.create({"v": value}))[2:].strip()
     return text if "\n" not in text else str(value)
-
-
-def _file_layers(
-    picks: dict[str, str], notes: list[str]
-) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    """Yield the experiment files as flat layers, in the order in which they apply."""
-    for group, name in picks.items():
-        if group == "recipe":
-            experiments.check_recipe(name)
-        else:
-            _REGISTRIES[group].check(name)
-    data = picks.get("data", RunConfig().data.kind)
-    method = picks.get("method", "erm")
-    origin, content = _read("data", data, notes)
-    recipe = picks.get("recipe") or content.pop("default_recipe", None)
-    content.pop("default_recipe", None)
-    yield origin, [("data.kind", data), *_prefixed("data", content)]
-
-    net = picks.get("net", RunConfig().net.name)
-    origin, content = _read("net", net, notes)
-    yield origin, [("net.name", net), *_prefixed("net", content)]
-
-    origin, content = _read("method", method, notes)
-    per_data = _mapping(content.pop("per_data", {}), origin, "per_data")
-    content |= _mapping(per_data.get(data, {}), origin, f"per_data.{data}")
-    yield origin, [("method.name", method), *_prefixed("method", content)]
-
-    if recipe is not None:
-        experiments.check_recipe(recipe)
-        origin, content = _read("recipe", recipe, notes)
-        per_method = _mapping(content.pop("per_method", {}), origin, "per_method")
-        if "method" in content or "recipe" in content:
-            raise UserError("a recipe sets `method` keys under `per_method`", origin)
-        items = [("recipe", recipe), *_flatten(content)]
-        own = _mapping(per_method.get(method, {}), origin, f"per_method.{method}")
-        yield origin, [*items, *_prefixed("method", own)]
-
-
-def _read(group: str, name: str, notes: list[str]) -> tuple[str, dict[str, Any]]:
-    path = experiments.find(group, name)
-    if path is None:  # a plug-in may come without a file
-        return DEFAULT, {}
-    content, surprises = experiments.read(path)
-    notes += surprises
-    return f"experiments/{group}/{Path(path).name}", content
-
-
-def _mapping(value: Any, origin: str, key: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{key} must hold `key: value` lines", where=origin)
-    return value
-
-
-def _prefixed(group: str, content: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(f"{group}.{key}", value) for key, value in _flatten(content)]
-
-
-def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{path}.")
-        else:
-            yield path, value
 
 
 def _set(tree: Any, key: str, value: Any, origin: str, known: Iterable[str]) -> None:
@@ -336,7 +235,7 @@ def _to_object(tree: Any, origins: dict[str, str]) -> Any:
 
 
 def _ineffective(composed: Composed, given: list[tuple[str, Any]]) -> list[str]:
-    plain = dict(_flatten(to_plain(composed.config)))
+    plain = dict(flatten(to_plain(composed.config)))
     keys = {key for key, _ in given}
     return [
         f"{key} has no effect while {decider}={plain[decider]}"

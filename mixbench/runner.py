@@ -32,17 +32,9 @@ from mixbench.data.module import MixData
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
-from mixbench.results.record import (
-    Identity,
-    Record,
-    earlier_record,
-    environment,
-    identify,
-    locked,
-    runs_folder,
-    write_record,
-    write_text,
-)
+from mixbench.results.files import locked, write_text
+from mixbench.results.identity import Identity, identify
+from mixbench.results.record import Record, earlier_record, environment, runs_folder, write_record
 from mixbench.schema import DataInfo, RunConfig, aside_keys
 
 log = logging.getLogger("mixbench")

@@ -7,7 +7,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mixbench.results.record import write_bytes
+from mixbench.results.files import write_bytes
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 

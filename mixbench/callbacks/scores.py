@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from mixbench.metrics import StoredLogits, topk
-from mixbench.results.record import write_bytes
+from mixbench.results.files import write_bytes
 
 FULL_PRECISION_CLASSES = 200  # beyond this many, logits are stored as float16
 

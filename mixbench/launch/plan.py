@@ -3,8 +3,9 @@
 import itertools
 from dataclasses import dataclass
 
-from mixbench.config import COMMAND_LINE, compose_text, split_overrides
+from mixbench.config import compose_text
 from mixbench.errors import UserError
+from mixbench.layers import COMMAND_LINE, split_overrides
 from mixbench.methods import CORE, METHODS
 
 AXES = ("data", "net", "recipe", "method")  # keys that take several values, outermost first

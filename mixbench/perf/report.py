@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from mixbench.perf.timing import Budget, median, quartiles, ratio
-from mixbench.results.record import environment, write_text
+from mixbench.results.files import write_text
+from mixbench.results.record import environment
 
 SCHEMA = 1
 PASS, FAIL, SKIPPED = "pass", "FAIL", "skipped"

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from mixbench.results.record import write_text
+from mixbench.results.files import write_text
 
 KEYS = ("epoch", "step")
 

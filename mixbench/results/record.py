@@ -4,27 +4,22 @@ Local files are the truth. A run is ``done`` only after its last evaluation is o
 ``running`` record whose process is gone reads as interrupted.
 """
 
-import hashlib
 import json
 import os
 import platform
-import re
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mixbench.errors import UserError
+from mixbench.results.files import is_live, write_text
 
 SCHEMA = 1
 STATUSES = ("running", "done", "failed", "diverged", "interrupted")
-RECORD, LOCK = "record.json", "lock.json"
+RECORD = "record.json"
 _PACKAGES = ("mixbench", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "wandb")
 
 
@@ -109,74 +104,6 @@ class Record:
         return record
 
 
-@dataclass
-class Identity:
-    """What a run is, wherever and however it is carried out."""
-
-    id: str
-    config_hash: str
-    recipe_hash: str
-    settings: dict[str, Any]  # method keys away from their default
-
-
-def identify(
-    config: dict[str, Any],
-    defaults: dict[str, Any],
-    aside: set[str],
-    data_name: str,
-    fingerprint: str,
-) -> Identity:
-    """Name a run after its configuration.
-
-    Keys at their default are left out before hashing, so that a key added later leaves every
-    old run its name.
-
-    Args:
-        config: Resolved configuration as nested dicts.
-        defaults: The same of the schema, with the method's own defaults.
-        aside: Dotted keys that do not count, such as paths and seeds.
-        data_name: Shown name of the data.
-        fingerprint: Content hash of the data.
-
-    Returns:
-        Id and hashes.
-    """
-    method, net = str(config["method"]["name"]), str(config["net"]["name"])
-    flat, plain = dict(_flatten(config)), dict(_flatten(defaults))
-    changed = {k: v for k, v in flat.items() if k not in aside and v != plain.get(k, _ABSENT)}
-    named = {"data.kind", "data.name", "net.name", "method.name"}
-    shared = {k: v for k, v in changed.items() if not k.startswith("method.") and k not in named}
-    shared |= {"data.name": data_name, "data.fingerprint": fingerprint, "net.name": net}
-    settings = {
-        key.removeprefix("method."): value
-        for key, value in changed.items()
-        if key.startswith("method.") and key not in named
-    }
-    config_hash = _digest(shared | {"method.name": method, "method": settings})
-    words = (_word(method), _word(data_name), _word(net), config_hash[:8], f"s{config['seed']}")
-    return Identity("-".join(words), config_hash, _digest(shared), settings)
-
-
-_ABSENT = object()
-
-
-def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _digest(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _word(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("._")[:60] or "x"
-
-
 def runs_folder(given: str | None = None) -> Path:
     """The folder of all runs.
 
@@ -187,36 +114,6 @@ def runs_folder(given: str | None = None) -> Path:
         That, else ``MIXBENCH_RUNS``, else ``runs``.
     """
     return Path(given or os.environ.get("MIXBENCH_RUNS") or "runs")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file by a complete new one, or leave the old one untouched.
-
-    Args:
-        path: The file; its folder must exist.
-        text: New content.
-    """
-    write_bytes(path, lambda file: file.write(text.encode()))
-
-
-def write_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace a file by a complete new one, or leave the old one untouched.
-
-    The new content is written beside the file, as a rename is whole only within a file system.
-
-    Args:
-        path: The file; its folder must exist.
-        write: Writes the content to the open file that it is given.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -273,68 +170,6 @@ def earlier_record(folder: Path) -> Record | None:
     except UserError:
         path.replace(path.with_name(f"unreadable-{path.stat().st_mtime_ns}.json"))
         return None
-
-
-def is_live(folder: Path) -> bool:
-    """Whether a process is at work on a run.
-
-    Args:
-        folder: Folder of the run.
-
-    Returns:
-        True if its lock names a living process, or one of another machine, which cannot be asked.
-    """
-    try:
-        holder = json.loads((folder / LOCK).read_text(encoding="utf-8"))
-        host, pid = holder["host"], int(holder["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run for this process.
-
-    Args:
-        folder: Folder of the run.
-
-    Yields:
-        While the lock is held.
-
-    Raises:
-        UserError: If another living process holds it.
-    """
-    path = folder / LOCK
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
-    for _ in range(2):
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError as error:
-            if is_live(folder):
-                raise UserError(
-                    f"another process is at work on {folder.name}",
-                    str(path),
-                    "wait for it, or choose another seed or run.dir",
-                ) from error
-            path.unlink(missing_ok=True)
-    else:
-        raise UserError(f"the lock of {folder.name} keeps coming back", str(path))
-    with os.fdopen(handle, "w") as file:
-        file.write(mine)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

@@ -7,18 +7,9 @@ import sys
 import pytest
 
 from mixbench.errors import UserError
-from mixbench.results.record import (
-    LOCK,
-    RECORD,
-    Record,
-    identify,
-    is_live,
-    locked,
-    read_record,
-    runs_folder,
-    write_bytes,
-    write_record,
-)
+from mixbench.results.files import LOCK, is_live, locked, write_bytes
+from mixbench.results.identity import identify
+from mixbench.results.record import RECORD, Record, read_record, runs_folder, write_record
 
 
 def record(**changes):

@@ -8,8 +8,9 @@ import pytest
 
 from mixbench.errors import UserError
 from mixbench.results.curves import read_curves, write_curves
+from mixbench.results.leaderboard import build_leaderboard, find_runs
 from mixbench.results.record import RECORD, Record, write_record
-from mixbench.results.table import FORMATS, NONE, build_leaderboard, find_runs, render
+from mixbench.results.table import FORMATS, NONE, render
 
 
 @pytest.fixture

@@ -1,0 +1,132 @@
+"""Where the values of a configuration come from: words on the command line, experiment files."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixbench import experiments
+from mixbench.backbones import NETS
+from mixbench.data import DATA
+from mixbench.errors import UserError
+from mixbench.methods import METHODS
+from mixbench.schema import RunConfig
+
+COMMAND_LINE = "command line"
+DEFAULT = "default"
+_REGISTRIES = {"data": DATA, "net": NETS, "method": METHODS}
+
+
+def split_overrides(overrides: str | Sequence[str]) -> list[tuple[str, str]]:
+    """Split override words into keys and raw values.
+
+    Args:
+        overrides: One string, or a list of words.
+
+    Returns:
+        Pairs of key and text.
+
+    Raises:
+        UserError: If a word is not ``key=value``.
+    """
+    try:
+        words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
+    except ValueError as error:
+        raise UserError(f"cannot be split into words: {error}", COMMAND_LINE) from error
+    pairs = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not all(part.isidentifier() for part in key.split(".")):
+            raise UserError(
+                f"{word!r} is not an override",
+                COMMAND_LINE,
+                "write key=value, for example method=cutmix or method.alpha=0.5",
+            )
+        if not text.strip():
+            raise UserError(f"{key}= is empty", COMMAND_LINE, f"give {key} a value or leave it out")
+        pairs.append((key, text))
+    return pairs
+
+
+def file_layers(
+    picks: dict[str, str], notes: list[str]
+) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Yield the experiment files as flat layers, in the order in which they apply.
+
+    Args:
+        picks: Name given for each group.
+        notes: Receives warnings about surprising YAML.
+
+    Yields:
+        Origin of a layer, and its dotted keys with values.
+
+    Raises:
+        UserError: On an unknown name or a file that cannot be used.
+    """
+    for group, name in picks.items():
+        if group == "recipe":
+            experiments.check_recipe(name)
+        else:
+            _REGISTRIES[group].check(name)
+    data = picks.get("data", RunConfig().data.kind)
+    method = picks.get("method", "erm")
+    origin, content = _read("data", data, notes)
+    recipe = picks.get("recipe") or content.pop("default_recipe", None)
+    content.pop("default_recipe", None)
+    yield origin, [("data.kind", data), *_prefixed("data", content)]
+
+    net = picks.get("net", RunConfig().net.name)
+    origin, content = _read("net", net, notes)
+    yield origin, [("net.name", net), *_prefixed("net", content)]
+
+    origin, content = _read("method", method, notes)
+    per_data = _mapping(content.pop("per_data", {}), origin, "per_data")
+    content |= _mapping(per_data.get(data, {}), origin, f"per_data.{data}")
+    yield origin, [("method.name", method), *_prefixed("method", content)]
+
+    if recipe is not None:
+        experiments.check_recipe(recipe)
+        origin, content = _read("recipe", recipe, notes)
+        per_method = _mapping(content.pop("per_method", {}), origin, "per_method")
+        if "method" in content or "recipe" in content:
+            raise UserError("a recipe sets `method` keys under `per_method`", origin)
+        items = [("recipe", recipe), *flatten(content)]
+        own = _mapping(per_method.get(method, {}), origin, f"per_method.{method}")
+        yield origin, [*items, *_prefixed("method", own)]
+
+
+def _read(group: str, name: str, notes: list[str]) -> tuple[str, dict[str, Any]]:
+    path = experiments.find(group, name)
+    if path is None:  # a plug-in may come without a file
+        return DEFAULT, {}
+    content, surprises = experiments.read(path)
+    notes += surprises
+    return f"experiments/{group}/{Path(path).name}", content
+
+
+def _mapping(value: Any, origin: str, key: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{key} must hold `key: value` lines", where=origin)
+    return value
+
+
+def _prefixed(group: str, content: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(f"{group}.{key}", value) for key, value in flatten(content)]
+
+
+def flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested dicts.
+
+    Args:
+        content: Nested dicts.
+        prefix: Path of ``content`` itself, with its dot.
+
+    Yields:
+        Dotted key and value; an empty dict is a leaf.
+    """
+    for key, value in content.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{path}.")
+        else:
+            yield path, value
