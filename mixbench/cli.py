@@ -140,12 +140,12 @@ def _bench(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     outcome = launcher.carry_out(runs, folder)
-    if folder.is_dir():
+    if outcome.interrupted:
+        _complain("interrupted; the same command goes on with what is left")
+    elif folder.is_dir():
         hashes = {run.recipe_hash for run in runs}
         _say("")
         _say(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
-    if outcome.interrupted:
-        _complain("interrupted; the same command goes on with what is left")
     return outcome.exit_code(len(runs))
 
 

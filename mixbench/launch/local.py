@@ -6,6 +6,7 @@ nothing, so that start-up is paid once; this process itself never imports them.
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
@@ -20,7 +21,7 @@ from mixbench.errors import MixbenchError, UserError
 from mixbench.launch.plan import PlannedRun
 from mixbench.results.record import Record, read_record, runs_folder
 
-GRACE_S = 30.0  # for running children after Ctrl-C
+OWN_S, GRACE_S = 3.0, 30.0  # for children after Ctrl-C: by themselves, and once told again
 
 
 @dataclass
@@ -97,6 +98,7 @@ class LocalLauncher:
         free = list(range(self.slots))
         active: dict[Connection, tuple[int, PlannedRun, Any, int]] = {}
         outcome = Outcome({})
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no orphans
         try:
             while waiting or active:
                 while waiting and free:
@@ -126,12 +128,21 @@ class LocalLauncher:
         except KeyboardInterrupt:
             outcome.interrupted = True
             self.say("interrupted: waiting for the running processes to stop")
-            deadline = time.monotonic() + GRACE_S
-            for _, _, process, _ in active.values():
-                process.join(max(0.0, deadline - time.monotonic()))
-                if process.is_alive():
-                    process.terminate()
+            _stop([process for _, _, process, _ in active.values()])
         return outcome
+
+
+def _stop(processes: list[Any]) -> None:
+    """End children: a terminal has sent them Ctrl-C too, another sender may not have."""
+    for patience, number in ((OWN_S, signal.SIGINT), (GRACE_S, signal.SIGTERM)):
+        deadline = time.monotonic() + patience
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
+    for process in processes:
+        process.join()
 
 
 def _receive(reader: Connection) -> tuple[int, str]:
