@@ -1,8 +1,11 @@
 """The command line: parse, call one function, print."""
 
 import argparse
+import itertools
 import os
+import re
 import sys
+import textwrap
 import traceback
 import warnings
 from pathlib import Path
@@ -12,6 +15,7 @@ from mixbench import __version__
 from mixbench.errors import MixbenchError, UserError, near_match
 
 KINDS = ("methods", "data", "nets", "recipes")
+_MARKUP = r":\w+:(?=`)|`"  # of docstrings, noise on a terminal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -173,7 +177,7 @@ def _list(args: argparse.Namespace) -> int:
     found = {kind: _names(kind, pattern) for kind in kinds}
     if pattern != "*" and not any(found.values()):
         every = [name for kind in kinds for name in _names(kind, "*")]
-        hint = near_match(pattern, every)
+        hint = near_match(pattern, [*KINDS, *every])
         raise UserError(f"nothing matches {pattern!r}", "list", hint or "try mixbench list")
     for kind, names in found.items():
         if not names:
@@ -209,11 +213,12 @@ def _summary(kind: str, name: str) -> str:
             lines = docstring(source).splitlines() if source else []
         except (OSError, SyntaxError, ValueError, ImportError):
             return "(cannot be read)"
-        return lines[0].split("; see")[0] if lines else ""
+        return lines[0].split("; see")[0].rstrip(".") if lines else ""
     path = experiments.find({"data": "data", "nets": "net", "recipes": "recipe"}[kind], name)
-    text = path.read_text(encoding="utf-8") if path else ""
-    first = text.splitlines()[0] if text.startswith("#") else ""
-    return first.lstrip("# ").split(". ")[0].rstrip(".")
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    text = " ".join(line.lstrip("# ") for line in comment)
+    return textwrap.shorten(text.split(". ")[0].rstrip("."), 88, placeholder=" ...")
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -235,7 +240,7 @@ def _info(args: argparse.Namespace) -> int:
             text, fields = docstring(source), config_fields(source)
         except (OSError, SyntaxError, ValueError, ImportError) as error:
             raise UserError(f"cannot be read: {error}", where=source) from error
-        _say(f"{args.name}: {text}")
+        _say(f"{args.name}: {re.sub(_MARKUP, '', text)}")
         if fields:
             _say("\nKeys:")
         for item in fields:

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -121,7 +122,7 @@ def identify_run(config: RunConfig) -> Identity:
         config: A composed configuration.
 
     Returns:
-        What :func:`mixbench.results.record.identify` makes of it and of its data.
+        What :func:`mixbench.results.identity.identify` makes of it and of its data.
     """
     source = DATA.get(config.data.kind)(config.data)
     cls = METHODS.get(config.method["name"])
@@ -222,10 +223,15 @@ def _fit_and_test(
     data: MixData,
     device: torch.device,
 ) -> None:
+    """Train, select, test once, and leave files and figures."""
     quiet_lightning()
     if device.type == "cpu":
         torch.set_num_threads(config.trainer.threads)
-    curves = CurveLogger(folder / "metrics.csv")
+    facts = {"config": to_plain(config), "info": dataclasses.asdict(method.info), "id": record.id}
+    monitor = "val/top1" if config.select == "val" else None
+    scores, keeper = Scores(), KeepCheckpoints(folder, facts, monitor)
+    speed = Throughput(config.epochs * len(data.batches), data.batches.batch_size)
+    samples = Samples(folder / "samples.png")
     wandb = wandb_logger(
         folder,
         run_id=record.id,
@@ -236,27 +242,46 @@ def _fit_and_test(
         tags=config.run.tags,
         notes=config.run.notes,
     )
-    facts = {"config": to_plain(config), "info": dataclasses.asdict(method.info), "id": record.id}
-    monitor = "val/top1" if config.select == "val" else None
-    scores, keeper = Scores(), KeepCheckpoints(folder, facts, monitor)
-    speed = Throughput(config.epochs * len(data.batches), data.batches.batch_size)
+    loggers: list[Logger] = [CurveLogger(folder / "metrics.csv"), *([wandb] if wandb else [])]
+    try:
+        trainer = _trainer(config, folder, device, loggers, [scores, speed, samples, keeper])
+        with warnings.catch_warnings():
+            quiet_lightning()
+            trainer.fit(method, datamodule=data, weights_only=True)
+            if monitor is not None:
+                method.load_state_dict(load_weights(folder / BEST)["state_dict"])
+                record.metrics |= {"val_top1": keeper.best, "best_epoch": keeper.best_epoch}
+            trainer.test(method, datamodule=data, verbose=False, weights_only=True)
+        if wandb:
+            wandb.log_image("samples", [str(samples.path)])
+    finally:
+        if wandb:  # an open one would take in the next run of this process
+            wandb.experiment.finish()
+    scores.save(folder / "predictions.npz")
+    tested = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    record.metrics |= {key.removeprefix("test/"): value for key, value in tested.items()}
+    for key, value in speed.results(device).items():
+        setattr(record, key, value)
+
+
+def _trainer(
+    config: RunConfig,
+    folder: Path,
+    device: torch.device,
+    loggers: list[Logger],
+    callbacks: list[Callback],
+) -> Trainer:
     on_terminal = sys.stdout.isatty()
-    trainer = Trainer(
+    return Trainer(
         max_epochs=config.epochs,
         accelerator=device.type,
         devices=1,
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         accumulate_grad_batches=config.optim.accumulate,
         gradient_clip_val=config.optim.clip,
-        logger=[curves, *([wandb] if wandb else [])],
+        logger=loggers,
         log_every_n_steps=1,  # the method itself decides when it logs
-        callbacks=[
-            scores,
-            speed,
-            Samples(folder / "samples.png"),
-            keeper,
-            Bar() if on_terminal else PlainProgress(),
-        ],
+        callbacks=[*callbacks, Bar() if on_terminal else PlainProgress()],
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=on_terminal,
@@ -266,25 +291,6 @@ def _fit_and_test(
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
-    with warnings.catch_warnings():
-        quiet_lightning()
-        trainer.fit(method, datamodule=data, weights_only=True)
-        if config.select == "val":
-            method.load_state_dict(load_weights(folder / BEST)["state_dict"])
-            record.metrics["val_top1"] = keeper.best
-            record.metrics["best_epoch"] = keeper.best_epoch
-        trainer.test(method, datamodule=data, verbose=False, weights_only=True)
-    scores.save(folder / "predictions.npz")
-    figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    prefix = "test/"
-    record.metrics |= {
-        key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)
-    }
-    for key, value in speed.results(device).items():
-        setattr(record, key, value)
-    if wandb:
-        wandb.log_image("samples", [str(folder / "samples.png")])
-        wandb.experiment.finish()
 
 
 def _new_record(

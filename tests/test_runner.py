@@ -201,6 +201,15 @@ def test_a_failed_run_is_recorded_with_its_traceback_and_can_be_repeated(runs, t
     assert [attempt["status"] for attempt in again.attempts] == ["failed", "done"]
 
 
+def test_a_failed_run_leaves_no_w_and_b_run_open_for_the_next(runs, tiny, plant):
+    import wandb
+
+    words = [word for word in tiny if not word.startswith("wandb")]
+    with pytest.raises(RunFailedError):
+        run(compose([*words, plant(Fails)]))
+    assert wandb.run is None
+
+
 def test_a_damaged_record_is_moved_aside_and_the_run_repeated(runs, tiny):
     config = compose(tiny)
     folder = runs / run(config).id
