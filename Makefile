@@ -9,7 +9,8 @@ EXTRAS ?=
 TORCH ?=
 DEVICE ?= cpu
 comma := ,
-STAMP := $(VENV)/.ready-$(subst $(comma),+,$(EXTRAS))-$(TORCH)
+BASE := $(VENV)/.ready$(if $(TORCH),-$(TORCH))
+STAMP := $(if $(EXTRAS),$(VENV)/.extras-$(subst $(comma),+,$(EXTRAS)),$(BASE))
 
 # Values reach the shell as quoted text: nothing in them is expanded or executed.
 unexport METHOD DATA NET RECIPE SEEDS ARGS
@@ -28,7 +29,7 @@ help: ## list the targets
 
 setup: $(STAMP) ## install everything into .venv (behind every other target)
 
-$(STAMP): requirements.lock pyproject.toml
+$(BASE): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "mixbench needs Python 3.11 or newer, found %d.%d; set PYTHON=" % sys.version_info[:2])'
 	$(PYTHON) -m venv --clear $(VENV)
@@ -41,9 +42,10 @@ else
 	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements.lock
 endif
 	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
-ifneq ($(EXTRAS),)
+	@touch $@
+
+$(VENV)/.extras-%: $(BASE)
 	$(UV) pip install --quiet --python $(PY) --no-build-isolation --editable '.[$(EXTRAS)]'
-endif
 	@touch $@
 
 bench: $(STAMP) ## train, evaluate and rank: METHOD=a,b DATA=name NET= RECIPE= SEEDS=0,1 ARGS="a.b=c"

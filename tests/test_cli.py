@@ -25,7 +25,7 @@ def call(*words, env=None, cwd=None):
 
 def make_bench(*variables, env):
     """`make bench`; the command behind it where the set-up is not make's own."""
-    ready = ["make", "--question", ".venv/.ready--"]
+    ready = ["make", "--question", ".venv/.ready"]
     if subprocess.run(ready, cwd=ROOT, capture_output=True).returncode == 0:
         command = ["make", "bench", *variables]
     else:

@@ -167,6 +167,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_reader_sees_the_old_file_or_the_new_one_never_a_mixture(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old and whole")
+    with path.open() as reader:
+        write_bytes(path, lambda file: file.write(b"new"))
+        assert reader.read() == "old and whole"
+    assert path.read_text() == "new"
+
+
 def test_the_folder_of_runs_is_given_or_from_the_environment(monkeypatch):
     monkeypatch.delenv("MIXBENCH_RUNS", raising=False)
     assert str(runs_folder()) == "runs"
