@@ -15,12 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mixbench import experiments
 from mixbench.errors import UserError, near_match
-from mixbench.layers import COMMAND_LINE, DEFAULT, file_layers, flatten, split_overrides
+from mixbench.layers import COMMAND_LINE, DEFAULT, NAMES, file_layers, flatten, split_overrides
 from mixbench.methods import METHODS
 from mixbench.schema import CONDITIONAL, RunConfig
 from mixbench.source import config_fields, config_is_closed
 
-_NAMES = {"data": "data.kind", "net": "net.name", "method": "method.name", "recipe": "recipe"}
 _UNREADABLE = (OSError, SyntaxError, ValueError, ImportError)
 
 
@@ -73,7 +72,7 @@ def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -
         if key in experiments.GROUPS:
             picks[key] = text
             continue
-        if key in _NAMES.values():
+        if key in NAMES.values():
             group = key.split(".")[0]
             raise UserError(f"{key} is picked by name", COMMAND_LINE, f"write {group}=NAME")
         value, surprises = experiments.parse(text, f"{COMMAND_LINE}, {key}")
@@ -89,7 +88,7 @@ def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -
         for key, value in items:
             _set(tree, key, value, origin, known)
             origins[key] = origin
-    origins |= {_NAMES[group]: COMMAND_LINE for group in picks}
+    origins |= {NAMES[group]: COMMAND_LINE for group in picks}
     config = _to_object(tree, origins)
     composed = Composed(config, origins, notes)
     composed.notes += _ineffective(composed, given)

@@ -14,6 +14,7 @@ from mixbench.schema import RunConfig
 
 COMMAND_LINE = "command line"
 DEFAULT = "default"
+NAMES = {"data": "data.kind", "net": "net.name", "method": "method.name", "recipe": "recipe"}
 _REGISTRIES = {"data": DATA, "net": NETS, "method": METHODS}
 
 
@@ -71,28 +72,40 @@ def file_layers(
     data = picks.get("data", RunConfig().data.kind)
     method = picks.get("method", "erm")
     origin, content = _read("data", data, notes)
-    recipe = picks.get("recipe") or content.pop("default_recipe", None)
-    content.pop("default_recipe", None)
-    yield origin, [("data.kind", data), *_prefixed("data", content)]
+    default_recipe = content.pop("default_recipe", None)
+    if not isinstance(default_recipe, str | None):
+        raise UserError(f"default_recipe: {default_recipe!r} is no name", origin)
+    recipe = picks.get("recipe", default_recipe)
+    yield origin, _named("data", data, _prefixed("data", content), origin)
 
     net = picks.get("net", RunConfig().net.name)
     origin, content = _read("net", net, notes)
-    yield origin, [("net.name", net), *_prefixed("net", content)]
+    yield origin, _named("net", net, _prefixed("net", content), origin)
 
     origin, content = _read("method", method, notes)
     per_data = _mapping(content.pop("per_data", {}), origin, "per_data")
     content |= _mapping(per_data.get(data, {}), origin, f"per_data.{data}")
-    yield origin, [("method.name", method), *_prefixed("method", content)]
+    yield origin, _named("method", method, _prefixed("method", content), origin)
 
     if recipe is not None:
         experiments.check_recipe(recipe)
         origin, content = _read("recipe", recipe, notes)
         per_method = _mapping(content.pop("per_method", {}), origin, "per_method")
-        if "method" in content or "recipe" in content:
+        if "method" in content:
             raise UserError("a recipe sets `method` keys under `per_method`", origin)
-        items = [("recipe", recipe), *flatten(content)]
         own = _mapping(per_method.get(method, {}), origin, f"per_method.{method}")
-        yield origin, [*items, *_prefixed("method", own)]
+        items = [*flatten(content), *_prefixed("method", own)]
+        yield origin, _named("recipe", recipe, items, origin)
+
+
+def _named(
+    group: str, name: str, items: list[tuple[str, Any]], origin: str
+) -> list[tuple[str, Any]]:
+    """Put the picked name in front; no file picks one, least of all a class to import."""
+    for key, _ in items:
+        if key in NAMES.values():
+            raise UserError(f"{key} cannot be set by a file", origin, "pick it on the command line")
+    return [(NAMES[group], name), *items]
 
 
 def _read(group: str, name: str, notes: list[str]) -> tuple[str, dict[str, Any]]:

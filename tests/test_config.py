@@ -180,6 +180,29 @@ def test_a_bad_file_is_refused_with_file_and_line(tmp_path, monkeypatch, text, m
     assert "bad.yaml" in assert_refused("recipe=bad", match)
 
 
+@pytest.mark.parametrize(
+    ("group", "text"),
+    [
+        ("method", "name: os:system"),
+        ("data", "kind: pack"),
+        ("net", "name: other"),
+        ("recipe", "net: {name: other}"),
+        ("recipe", "per_method: {mixup: {name: 'os:system'}}"),
+        ("recipe", "method: {alpha: 2}"),
+        ("data", "default_recipe: [quick]"),
+    ],
+)
+def test_no_file_picks_a_name(tmp_path, monkeypatch, group, text):
+    monkeypatch.chdir(tmp_path)
+    names = {"method": "mixup", "data": "digits", "net": "preactresnet18", "recipe": "quick"}
+    path = Path("experiments") / group / f"{names[group]}.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    words = [f"{key}={name}" for key, name in names.items() if key != "recipe" or key == group]
+    message = assert_refused(words, "cannot be set by a file|under `per_method`|is no name")
+    assert f"experiments/{group}/" in message
+
+
 def test_a_growing_yaml_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = Path("experiments/recipe/bomb.yaml")
