@@ -35,7 +35,14 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.results.files import locked, write_text
 from mixbench.results.identity import Identity, identify
-from mixbench.results.record import Record, earlier_record, environment, runs_folder, write_record
+from mixbench.results.record import (
+    Record,
+    cpu_name,
+    earlier_record,
+    environment,
+    runs_folder,
+    write_record,
+)
 from mixbench.schema import DataInfo, RunConfig, aside_keys
 
 log = logging.getLogger("mixbench")
@@ -309,7 +316,7 @@ def _new_record(
         recipe_hash=identity.recipe_hash,
         fidelity=method.config.fidelity,
         settings=identity.settings,
-        device=_device_name(device),
+        device=f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name(),
         precision=config.precision,
         batch_size=config.batch_size,
         threads=config.trainer.threads,
@@ -356,19 +363,6 @@ def _check_fit(config: RunConfig, splits: Splits) -> None:
             "batch_size",
             "use a larger batch_size, more images, or fewer optim.accumulate",
         )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        name = "CPU"
-    return f"{name} (CPU)"
 
 
 def _now() -> str:

@@ -12,7 +12,7 @@ import torch
 
 from mixbench.perf.timing import Budget, median, quartiles, ratio
 from mixbench.results.files import write_text
-from mixbench.results.record import environment
+from mixbench.results.record import cpu_name, environment
 
 SCHEMA = 1
 PASS, FAIL, SKIPPED = "pass", "FAIL", "skipped"
@@ -106,26 +106,6 @@ def judge(rules: Iterable[Rule], rows: Iterable[Row]) -> list[Gate]:
     return gates
 
 
-def device_name(device: torch.device) -> str:
-    """Name of the hardware that computes.
-
-    Args:
-        device: CPU or CUDA device.
-
-    Returns:
-        Model name, or ``CPU`` where the system does not tell.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return "CPU"
-
-
 def conditions(device: torch.device, budget: Budget, *, freed_kept: bool) -> dict[str, Any]:
     """Everything a figure has to carry.
 
@@ -137,6 +117,7 @@ def conditions(device: torch.device, budget: Budget, *, freed_kept: bool) -> dic
     Returns:
         JSON-ready dict.
     """
+    cuda = device.type == "cuda"
     facts = environment()
     for package in _PEERS:
         try:
@@ -146,11 +127,11 @@ def conditions(device: torch.device, budget: Budget, *, freed_kept: bool) -> dic
     return {
         "schema": SCHEMA,
         "device": device.type,
-        "hardware": device_name(device),
+        "hardware": torch.cuda.get_device_name(device) if cuda else cpu_name(),
         "threads": 1,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
         "freed_memory_kept": freed_kept,
-        "clock": "CUDA events" if device.type == "cuda" else "CPU seconds of the process",
+        "clock": "CUDA events" if cuda else "CPU seconds of the process",
         "budget": asdict(budget),
         **facts,
     }

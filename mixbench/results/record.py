@@ -187,6 +187,20 @@ def environment() -> dict[str, Any]:
     return {"versions": versions, "commit": _commit()}
 
 
+def cpu_name() -> str:
+    """Model of the processor.
+
+    Returns:
+        Its name, or ``CPU`` where the system does not tell.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "CPU"
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(models, "CPU")
+
+
 def _commit() -> str:
     git = ["git", "-C", str(Path(__file__).resolve().parent)]
     try:
