@@ -25,7 +25,7 @@ GRID = $(call pick,METHOD,method) $(call pick,DATA,data) $(call pick,NET,net) \
 .PHONY: help bench test test-all perf leaderboard lint format clean setup
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install everything into .venv (behind every other target)
 

@@ -9,7 +9,10 @@ from mixbench.contract import sample_method, sample_splits
 from mixbench.data.keyed import Draw
 from mixbench.methods import METHODS
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
 
 OPERATIONS = {
     "mixup": mf.mixup,
