@@ -195,7 +195,8 @@ def _set(tree: Any, key: str, value: Any, origin: str, known: Iterable[str]) -> 
         if key in groups:
             raise UserError(f"{key} is a group of keys", origin, f"set one of {key}.<key>")
         hint = near_match(key, known)
-        raise UserError(f"unknown key {key}" + (f"; {hint}" if hint else ""), origin)
+        what = f"unknown key {key}" + (f"; {hint}" if hint else "")
+        raise UserError(what, origin, "mixbench run --show prints every key")
     _assign(tree, key, value, key, origin)
 
 
@@ -230,7 +231,8 @@ def _to_object(tree: Any, origins: dict[str, str]) -> Any:
         key = next((k for k in sorted(origins, key=len, reverse=True) if k in text), "")
         short = key.removeprefix("method.")
         key = key or next((k for k in origins if short and k.endswith(short)), "")
-        raise UserError(text, origins.get(key, "configuration")) from error
+        todo = f"correct {key}" if key else "correct the value"
+        raise UserError(text, origins.get(key, "configuration"), todo) from error
 
 
 def _ineffective(composed: Composed, given: list[tuple[str, Any]]) -> list[str]:

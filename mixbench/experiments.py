@@ -76,6 +76,7 @@ def check_recipe(name: str) -> None:
         hint = near_match(name, known)
         raise UserError(
             f"unknown recipe {name!r}" + (f"; {hint}" if hint else ""),
+            where=f"recipe={name}",
             todo=f"choose one of: {', '.join(known)}",
         )
 

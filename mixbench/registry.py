@@ -79,6 +79,7 @@ class Registry:
             return
         raise UserError(
             f"unknown {self.kind} {name!r}{_joined(near_match(name, known))}",
+            where=f"{self.kind.split()[0]}={name}",
             todo=f"choose one of: {', '.join(known)}",
         )
 

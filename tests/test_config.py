@@ -152,6 +152,7 @@ def test_a_wrong_type_is_refused_with_key_value_and_expected_type(words, match):
 def test_a_value_out_of_range_is_refused_with_the_range(words, match):
     text = assert_refused(words, match)
     assert "where: command line" in text
+    assert "to do: correct " in text
 
 
 # FAULTS row 6.

@@ -55,16 +55,30 @@ def test_ranks_share_one_generator_and_differ_in_the_other():
     assert torch.equal(*shared)
 
 
-def test_prob_zero_is_plain_training_and_half_mixes_half():
-    never = sample_method(METHODS.get("mixup"), prob=0.0)
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_in_eval_mode_mix_is_the_identity_and_draws_nothing(name):
     x, targets = sample_batch()
-    assert torch.equal(never.mix(x, targets).x, x)
-    half = sample_method(METHODS.get("cutmix"), prob=0.5)
+    method = build_method(name, nn.Identity()).eval()
+    sources = method.generator, method.shared_generator
+    before = torch.get_rng_state(), *(source.get_state() for source in sources)
+    mixed = method.mix(x, targets)
+    assert mixed.x is x
+    assert mixed.targets is targets
+    after = torch.get_rng_state(), *(source.get_state() for source in sources)
+    assert all(map(torch.equal, after, before))
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_the_share_of_batches_asked_for_is_mixed(name):
+    x, targets = sample_batch()
+    never = build_method(name, nn.Identity(), prob=0.0)
+    assert all(never.mix(x, targets).x is x for _ in range(20))
+    half = build_method(name, nn.Identity(), prob=0.5)
     mixed = 0
     for index in range(400):
         half.reseed(0, index)
         mixed += half.mix(x, targets).lam is not None
-    assert 150 < mixed < 250  # five deviations
+    assert abs(mixed - 200) < 40  # four standard deviations
 
 
 def test_padding_is_black_before_or_mean_colour_after_normalisation():
