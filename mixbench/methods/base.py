@@ -179,8 +179,8 @@ class Method(LightningModule):
         loss = sum(terms.values(), start=x.new_zeros(())) if isinstance(terms, dict) else terms
         self._loss_sum = self._loss_sum.to(loss.device, non_blocking=True) + loss.detach()
         self._loss_count += 1
-        settings = self.run.trainer.log_every * self.run.optim.accumulate
-        if (self.current_epoch * self.trainer.num_training_batches + batch_idx) % settings == 0:
+        every = self.run.trainer.log_every * self.run.optim.accumulate
+        if (self.current_epoch * self.trainer.num_training_batches + batch_idx) % every == 0:
             self._log(loss, terms, logits, mixed)
         return loss
 
