@@ -13,6 +13,7 @@ from typing import Any
 
 from mixbench import __version__
 from mixbench.errors import MixbenchError, UserError, near_match
+from mixbench.launch.ranks import LAUNCHED, write_error
 
 KINDS = ("methods", "data", "nets", "recipes")
 _MARKUP = r":\w+:(?=`)|`"  # of docstrings, noise on a terminal
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except MixbenchError as error:
         if debug:
             traceback.print_exc()
-        _complain(str(error))
+        _report(error)
         return error.exit_code
     except KeyboardInterrupt:
         _complain("interrupted")
@@ -57,9 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        _complain(
-            f"{type(error).__name__}: {error}\n  to do: repeat with --debug for the traceback"
-        )
+        what = f"{type(error).__name__}: {error}"
+        _report(MixbenchError(what, todo="repeat with --debug for the traceback"))
         return 3
 
 
@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add("run", _run, "one run", overrides=True)
     run.add_argument("--show", action="store_true", help="print the configuration and stop")
+    run.add_argument("--config", type=Path, metavar="FILE", help="start from a run's config.yaml")
+    for name in ("--folder", "--shared-cores", "--allow-config-change"):  # between processes
+        kind = {"type": Path} if name == "--folder" else {"action": "store_true"}
+        run.add_argument(name, help=argparse.SUPPRESS, **kind)
+    again = add("resume", _resume, "go on with an interrupted run", overrides=True)
+    again.add_argument("--allow-config-change", action="store_true", help="let k=v change it")
     bench = add("bench", _bench, "a grid of runs, then the leaderboard", overrides=True)
     bench.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     board = add("leaderboard", _leaderboard, "tables of finished runs")
@@ -102,23 +108,58 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     from mixbench.config import compose_text, render, resolve_method
 
-    composed = compose_text(args.overrides, strict=args.strict)
+    composed = compose_text(args.overrides, strict=args.strict, base=args.config)
     composed = resolve_method(composed, strict=args.strict)
     for note in composed.notes:
         _complain(f"warning: {note}")
     if args.show:
         _say(render(composed))
         return 0
-    import logging
-
     from mixbench.runner import run
+
+    _talk()
+    record = run(
+        composed.config,
+        shared_cores=args.shared_cores,
+        folder=args.folder,
+        allow_config_change=args.allow_config_change,
+    )
+    _say_scores(record)
+    return 0
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from mixbench.results.record import read_record, runs_folder
+
+    if not args.overrides or "=" in args.overrides[0]:
+        raise UserError("no run is named", "resume", "write mixbench resume RUN [k=v ...]")
+    name, *words = args.overrides
+    folder = Path(name)
+    if not folder.is_dir() and folder.name == name:
+        folder = runs_folder() / name
+    if folder.is_dir() and not words and read_record(folder).status == "done":
+        _say(f"{folder.name} is done already")
+        return 0
+    from mixbench.runner import resume
+
+    _talk()
+    record = resume(folder, words, allow_config_change=args.allow_config_change)
+    _say_scores(record)
+    return 0
+
+
+def _talk() -> None:
+    import logging
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("mixbench").setLevel(logging.INFO)
-    record = run(composed.config)
+
+
+def _say_scores(record: Any) -> None:
+    if os.environ.get("RANK", "0") != "0" or LAUNCHED in os.environ:
+        return  # said once: by the leading process, or by the one that started it
     scores = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
     _say(f"{record.id}  {scores}")
-    return 0
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -284,6 +325,15 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _report(error: MixbenchError) -> None:
+    """Print what ended this command; a rank leaves it to the process that started it."""
+    write_error(error)
+    if LAUNCHED in os.environ:
+        return
+    rank = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None
+    _complain(f"rank {rank}: {error}" if rank else str(error))
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:

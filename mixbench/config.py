@@ -8,6 +8,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -15,7 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mixbench import experiments
 from mixbench.errors import UserError, near_match
-from mixbench.layers import COMMAND_LINE, DEFAULT, NAMES, file_layers, flatten, split_overrides
+from mixbench.layers import (
+    COMMAND_LINE,
+    DEFAULT,
+    NAMES,
+    file_layers,
+    flatten,
+    saved_layer,
+    split_overrides,
+)
 from mixbench.methods import METHODS
 from mixbench.schema import CONDITIONAL, RunConfig
 from mixbench.source import config_fields, config_is_closed
@@ -32,13 +41,16 @@ class Composed:
     notes: list[str] = field(default_factory=list)  # warnings; errors under --strict
 
 
-def compose(overrides: str | Sequence[str] = "", *, strict: bool = False) -> RunConfig:
+def compose(
+    overrides: str | Sequence[str] = "", *, strict: bool = False, base: Path | None = None
+) -> RunConfig:
     """Build a complete configuration, the method's own keys included.
 
     Args:
         overrides: Words such as ``method=cutmix data=digits method.alpha=0.5 seed=1``, as one
             string or a list.
         strict: Refuse keys that have no effect instead of warning.
+        base: A resolved configuration, as a run leaves it in ``config.yaml``, to start from.
 
     Returns:
         The checked configuration.
@@ -46,18 +58,21 @@ def compose(overrides: str | Sequence[str] = "", *, strict: bool = False) -> Run
     Raises:
         UserError: On an unknown name or key, a wrong type, or a value out of range.
     """
-    composed = resolve_method(compose_text(overrides, strict=strict), strict=strict)
+    composed = resolve_method(compose_text(overrides, strict=strict, base=base), strict=strict)
     for note in composed.notes:
         warnings.warn(note, stacklevel=2)
     return composed.config
 
 
-def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -> Composed:
+def compose_text(
+    overrides: str | Sequence[str] = "", *, strict: bool = False, base: Path | None = None
+) -> Composed:
     """Build a configuration as far as possible without importing the method.
 
     Args:
         overrides: As for :func:`compose`.
         strict: Refuse keys that have no effect.
+        base: A resolved configuration, as a run leaves it, in place of the experiment files.
 
     Returns:
         Configuration in which ``method`` holds the name and the keys given, unchecked.
@@ -78,7 +93,7 @@ def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -
         value, surprises = experiments.parse(text, f"{COMMAND_LINE}, {key}")
         notes += surprises
         given.append((key, value))
-    layers = list(file_layers(picks, notes))
+    layers = list(file_layers(picks, notes)) if base is None else [saved_layer(base, picks)]
     layers.append((COMMAND_LINE, given))
 
     tree = OmegaConf.structured(RunConfig)
@@ -88,7 +103,8 @@ def compose_text(overrides: str | Sequence[str] = "", *, strict: bool = False) -
         for key, value in items:
             _set(tree, key, value, origin, known)
             origins[key] = origin
-    origins |= {NAMES[group]: COMMAND_LINE for group in picks}
+    if base is None:
+        origins |= {NAMES[group]: COMMAND_LINE for group in picks}
     config = _to_object(tree, origins)
     composed = Composed(config, origins, notes)
     composed.notes += _ineffective(composed, given)

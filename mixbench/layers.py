@@ -98,6 +98,41 @@ def file_layers(
         yield origin, _named("recipe", recipe, items, origin)
 
 
+def saved_layer(path: Path, picks: dict[str, str]) -> tuple[str, list[tuple[str, Any]]]:
+    """The configuration of an earlier run as one layer.
+
+    Args:
+        path: Its ``config.yaml``.
+        picks: Names given on the command line; they can only repeat the file's own, which is
+            needed for ``method=module:Class``, as no file may name code to import.
+
+    Returns:
+        Origin, and dotted keys with values.
+
+    Raises:
+        UserError: If the file cannot be used or names something else.
+    """
+    content, _ = experiments.read(path)
+    items = dict(flatten(content))
+    for group, key in NAMES.items():
+        name = items.get(key)
+        if not isinstance(name, str):
+            raise UserError(f"{key} is missing", str(path), "give the config.yaml of a run")
+        if picks.get(group, name) != name:
+            raise UserError(
+                f"{group}={picks[group]} differs from {name}", str(path), "start a new run for it"
+            )
+        if group == "method" and ":" in name and group not in picks:
+            raise UserError(
+                f"the file names code to import, {name}",
+                str(path),
+                f"add method={name} to the command if you trust it",
+            )
+        if group in _REGISTRIES:
+            _REGISTRIES[group].check(name)
+    return str(path), list(items.items())
+
+
 def _named(
     group: str, name: str, items: list[tuple[str, Any]], origin: str
 ) -> list[tuple[str, Any]]:

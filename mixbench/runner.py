@@ -1,308 +1,423 @@
 """One run from configuration to record: the only place where all rooms meet."""
 
-import dataclasses
+import contextlib
+import json
 import logging
-import sys
+import tempfile
 import time
 import traceback
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from mixbench.backbones import NETS
-from mixbench.callbacks.checkpoint import BEST, AtomicCheckpointIO, KeepCheckpoints, load_weights
-from mixbench.callbacks.curves import CurveLogger, wandb_logger
-from mixbench.callbacks.progress import Bar, PlainProgress, quiet_lightning
-from mixbench.callbacks.samples import Samples
-from mixbench.callbacks.scores import Scores
-from mixbench.callbacks.throughput import Throughput
-from mixbench.config import method_settings, to_plain
+from mixbench.assemble import (
+    build,
+    check_fit,
+    identify_run,
+    multiply_adds,
+    training_device,
+)
+from mixbench.callbacks.checkpoint import Diverged
+from mixbench.checkpoints import LAST, check_shapes, read_checkpoint
+from mixbench.compiling import compile_stages
+from mixbench.config import compose, to_plain
 from mixbench.data import DATA
 from mixbench.data.images import Splits
-from mixbench.data.keyed import INIT, mix_seed
 from mixbench.data.module import MixData
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
-from mixbench.methods import METHODS
+from mixbench.group import Group, join, leave, rank_of_environment
+from mixbench.launch.ranks import start_ranks
 from mixbench.methods.base import Method
-from mixbench.results.files import locked, write_text
-from mixbench.results.identity import Identity, identify
+from mixbench.results.files import locked, remove_leftovers, write_text
+from mixbench.results.identity import Identity, blended, differences
 from mixbench.results.record import (
     Record,
     cpu_name,
     earlier_record,
     environment,
+    read_record,
     runs_folder,
     write_record,
 )
-from mixbench.schema import DataInfo, RunConfig, aside_keys
+from mixbench.schema import RunConfig, aside_keys
+from mixbench.stop import Stopped, StopSignals
+from mixbench.training import Parts, fit_and_test, precision_context
 
 log = logging.getLogger("mixbench")
-TRACEBACK = "traceback.txt"
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+TRACEBACK, REPLAY = "traceback.txt", "diverged.json"
+RECORD_EVERY = 5.0  # seconds between notes of progress in the record
 
 
-def run(config: RunConfig, *, shared_cores: bool = False) -> Record:
-    """Carry out a run, or return the record of one that is done.
+def run(
+    config: RunConfig,
+    *,
+    shared_cores: bool = False,
+    folder: Path | None = None,
+    allow_config_change: bool = False,
+) -> Record:
+    """Carry out a run, go on with one that was interrupted, or return the record of a finished one.
 
     Args:
         config: A configuration as :func:`mixbench.compose` returns it.
         shared_cores: Other runs use the machine at the same time; its speed is marked so.
+        folder: Folder of the run; named after the configuration if None.
+        allow_config_change: Go on with another configuration than the checkpoint's, and record it.
 
     Returns:
         The record, as ``record.json`` in the run's folder holds it.
 
     Raises:
-        UserError: If the configuration, the data or the machine do not fit; nothing was started.
+        UserError: If the configuration, the data, the machine or an earlier checkpoint do not
+            fit; nothing was started.
         RunFailedError: If training fails or its weights are not finite.
-        InterruptedRunError: If it was stopped from outside.
+        InterruptedRunError: If it was stopped from outside; the same call goes on with it.
     """
+    if config.world > 1 and rank_of_environment() is None:
+        return _run_on_devices(config, shared_cores, folder, allow_config_change)
     device = training_device(config)
-    identity = identify_run(config)
-    folder = runs_folder(config.run.dir) / identity.id
-    earlier = earlier_record(folder)
-    if earlier is not None and earlier.status == "done":
-        log.info("%s is done already", identity.id)
-        return earlier
-    attempts = earlier.attempts if earlier is not None else []
-    splits = DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
-    _check_fit(config, splits)
-    method, data = build(config, splits)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder), _logged_to(folder / "log.txt"):
-        attempts.append({"number": len(attempts) + 1, "started": _now(), "status": "running"})
-        record = _new_record(config, identity, method, splits.info, device)
-        record.shared_cores, record.attempts = shared_cores, attempts
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(to_plain(config)))
-        write_record(folder, record)
-        (folder / TRACEBACK).unlink(missing_ok=True)
-        started = time.monotonic()
+    with StopSignals() as signals:
+        group = join(config.world, config.trainer.timeout, device.type == "cuda")
         try:
-            _fit_and_test(config, folder, record, method, data, device)
-            record.status = "done" if _finite(record, method) else "diverged"
-            if record.status == "diverged":
-                record.message = "weights or predictions are not finite"
-        except (KeyboardInterrupt, SystemExit) as stop:
-            record.status, record.message = "interrupted", "stopped from outside"
-            raise InterruptedRunError(
-                f"{record.id} was interrupted",
-                str(folder),
-                "give the same command again",
-            ) from stop
-        except Exception as error:
-            record.status = "failed"
-            record.message = f"{type(error).__name__}: {error}"
-            (folder / TRACEBACK).write_text(traceback.format_exc())
-            if isinstance(error, MixbenchError):
-                raise
-            raise RunFailedError(
-                f"{record.id} failed: {record.message.splitlines()[0]}",
-                str(folder / TRACEBACK),
-                "see the traceback there",
-            ) from error
-        finally:
-            record.wall_s = time.monotonic() - started
-            if device.type == "cuda":
-                record.gpu_hours = record.wall_s * record.device_count / 3600
-            attempts[-1] |= {"status": record.status, "wall_s": record.wall_s}
-            write_record(folder, record)
-    if record.status == "diverged":
-        raise RunFailedError(
-            f"{record.id} diverged: {record.message}", str(folder), "lower lr, or clip gradients"
-        )
+            attempt = _prepare(config, group, device, folder)
+            if isinstance(attempt, Record):
+                leave()
+                return attempt
+            attempt.record.shared_cores = shared_cores
+            record = attempt.carry_out(signals, allow_config_change)
+            leave()  # not after an error: another process may be gone
+        except KeyboardInterrupt as stop:  # before there was anything to save
+            raise InterruptedRunError("interrupted", todo="give the same command again") from stop
+        except InterruptedRunError:
+            if group.leads:
+                signals.hand_on()
+            raise
     return record
 
 
-def identify_run(config: RunConfig) -> Identity:
-    """Id and hashes of a run.
+def resume(
+    folder: Path, overrides: str | Sequence[str] = "", *, allow_config_change: bool = False
+) -> Record:
+    """Go on with a run from what its folder holds.
 
     Args:
-        config: A composed configuration.
+        folder: Folder of the run.
+        overrides: Keys to change; those that decide what is computed only if that is allowed.
+        allow_config_change: Allow it, and record it.
 
     Returns:
-        What :func:`mixbench.results.identity.identify` makes of it and of its data.
-    """
-    source = DATA.get(config.data.kind)(config.data)
-    cls = METHODS.get(config.method["name"])
-    defaults = to_plain(RunConfig(method=dataclasses.asdict(cls.Config())))
-    return identify(to_plain(config), defaults, aside_keys(), source.name, source.fingerprint())
-
-
-def build(config: RunConfig, splits: Splits) -> tuple[Method, MixData]:
-    """The method around its network, and the loaders.
-
-    Args:
-        config: A composed configuration.
-        splits: Its data.
-
-    Returns:
-        Both, with the same weights for equal seeds on any device.
+        The record, as of :func:`run`.
 
     Raises:
-        UserError: If the method cannot work with this network or task.
+        MixbenchError: As :func:`run`; UserError if the folder holds no run.
     """
-    cls = METHODS.get(config.method["name"])
-    settings = cls.Config(**method_settings(config))
-    seed_everything(mix_seed(INIT, config.seed) % 2**32, verbose=False)
-    net = NETS.get(config.net.name)(config.net, splits.info)
-    missing = settings.requires - net.provides
-    if missing or splits.info.task not in cls.tasks:
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise UserError("no run to go on with", str(folder), "name a folder below runs/")
+    config = compose(overrides, base=path)
+    return run(config, folder=folder, allow_config_change=allow_config_change)
+
+
+def _run_on_devices(
+    config: RunConfig, shared_cores: bool, folder: Path | None, allow_config_change: bool
+) -> Record:
+    """Start one process per device, each of which calls :func:`run`."""
+    if config.num_nodes > 1:
         raise UserError(
-            f"method {config.method['name']} needs {', '.join(sorted(missing or cls.tasks))}",
-            f"net={config.net.name}, {splits.info.task} data {splits.info.name}",
-            f"networks here: {', '.join(NETS.names())}",
+            f"num_nodes={config.num_nodes}, and no other machine is known",
+            "num_nodes",
+            f"start it on each machine with torchrun --nnodes={config.num_nodes} "
+            f"--nproc-per-node={config.devices} ... -m mixbench run ...",
         )
-    method = cls(net, splits.info, settings, config)
-    data = MixData(splits, config, method.wrap_dataset)
-    method.total_steps = config.epochs * data.steps_per_epoch
-    if config.trainer.channels_last:
-        method = method.to(memory_format=torch.channels_last)
-    return method, data
+    training_device(config)
+    with tempfile.TemporaryDirectory(prefix="mixbench-") as place:
+        path = Path(place) / "config.yaml"
+        path.write_text(OmegaConf.to_yaml(to_plain(config)), encoding="utf-8")
+        words = ["run", "--config", str(path), f"method={config.method['name']}"]
+        words += ["--shared-cores"] * shared_cores
+        words += ["--allow-config-change"] * allow_config_change
+        words += ["--folder", str(folder)] if folder else []
+        start_ranks(words, config.devices)
+    return read_record(folder or runs_folder(config.run.dir) / identify_run(config).id)
 
 
-def training_device(config: RunConfig) -> torch.device:
-    """Where a run computes; never the CPU when a GPU was asked for.
-
-    Args:
-        config: Reads ``trainer.accelerator``.
-
-    Returns:
-        CPU or the current GPU.
-
-    Raises:
-        UserError: If a GPU is asked for and there is none.
-    """
-    wanted = config.trainer.accelerator
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError(
-            "no GPU is present", "trainer.accelerator=gpu", "use trainer.accelerator=cpu"
-        )
-    return torch.device("cuda")
-
-
-def estimate_seconds(config: RunConfig, info: DataInfo) -> float:
-    """Time that a run will take, from a few training steps of its network.
-
-    Args:
-        config: A composed configuration.
-        info: Facts of its data.
-
-    Returns:
-        Seconds of training, without start-up and evaluation.
-    """
-    cls = METHODS.get(config.method["name"])
-    device = training_device(config)
-    net = NETS.get(config.net.name)(config.net, info).to(device)
-    x = torch.randn(config.batch_size, info.channels, info.height, info.width, device=device)
-    y = torch.zeros(config.batch_size, dtype=torch.long, device=device)
-    if config.trainer.channels_last:
-        net, x = (
-            net.to(memory_format=torch.channels_last),
-            x.contiguous(memory_format=torch.channels_last),
-        )
-    best = float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
-        nn.functional.cross_entropy(net(x), y).backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    steps = config.epochs * max(1, info.train_size // config.batch_size)
-    return cls.cost * best * steps
-
-
-def _fit_and_test(
-    config: RunConfig,
-    folder: Path,
-    record: Record,
-    method: Method,
-    data: MixData,
-    device: torch.device,
-) -> None:
-    """Train, select, test once, and leave files and figures."""
-    quiet_lightning()
+def _prepare(
+    config: RunConfig, group: Group, device: torch.device, folder: Path | None
+) -> "Attempt | Record":
+    """Read and build everything, without a trace on disk as long as something may not fit."""
+    if not group.leads:
+        log.setLevel(logging.ERROR)
     if device.type == "cpu":
         torch.set_num_threads(config.trainer.threads)
-    facts = {"config": to_plain(config), "info": dataclasses.asdict(method.info), "id": record.id}
-    monitor = "val/top1" if config.select == "val" else None
-    scores, keeper = Scores(), KeepCheckpoints(folder, facts, monitor)
-    speed = Throughput(config.epochs * len(data.batches), data.batches.batch_size)
-    samples = Samples(folder / "samples.png")
-    wandb = wandb_logger(
-        folder,
-        run_id=record.id,
-        attempt=len(record.attempts),
-        mode=config.wandb.mode,
-        project=config.wandb.project,
-        config=to_plain(config),
-        tags=config.run.tags,
-        notes=config.run.notes,
-    )
-    loggers: list[Logger] = [CurveLogger(folder / "metrics.csv"), *([wandb] if wandb else [])]
-    try:
-        trainer = _trainer(config, folder, device, loggers, [scores, speed, samples, keeper])
-        with warnings.catch_warnings():
-            quiet_lightning()
-            trainer.fit(method, datamodule=data, weights_only=True)
-            if monitor is not None:
-                method.load_state_dict(load_weights(folder / BEST)["state_dict"])
-                record.metrics |= {"val_top1": keeper.best, "best_epoch": keeper.best_epoch}
-            trainer.test(method, datamodule=data, verbose=False, weights_only=True)
-        if wandb:
-            wandb.log_image("samples", [str(samples.path)])
-    finally:
-        if wandb:  # an open one would take in the next run of this process
-            wandb.experiment.finish()
-    scores.save(folder / "predictions.npz")
-    tested = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
-    record.metrics |= {key.removeprefix("test/"): value for key, value in tested.items()}
-    for key, value in speed.results(device).items():
-        setattr(record, key, value)
+    identity = identify_run(config)
+    place = folder or runs_folder(config.run.dir) / identity.id
+    earlier = earlier_record(place) if group.leads else None
+    done = earlier is not None and earlier.status == "done"
+    if group.share(done):
+        log.info("%s is done already", place.name)
+        return earlier or read_record(place)
+    splits = DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
+    check_fit(config, splits)
+    method, data = build(config, splits, group.rank, group.world)
+    record = _new_record(config, identity, method, splits, device)
+    if earlier is not None:
+        record.id, record.attempts = earlier.id, earlier.attempts
+        record.config_changes = earlier.config_changes
+    return Attempt(config, group, device, place, record, method, data)
 
 
-def _trainer(
-    config: RunConfig,
-    folder: Path,
-    device: torch.device,
-    loggers: list[Logger],
-    callbacks: list[Callback],
-) -> Trainer:
-    on_terminal = sys.stdout.isatty()
-    return Trainer(
-        max_epochs=config.epochs,
-        accelerator=device.type,
-        devices=1,
-        precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
-        accumulate_grad_batches=config.optim.accumulate,
-        gradient_clip_val=config.optim.clip,
-        logger=loggers,
-        log_every_n_steps=1,  # the method itself decides when it logs
-        callbacks=[*callbacks, Bar() if on_terminal else PlainProgress()],
-        plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=False,
-        enable_progress_bar=on_terminal,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=None if config.select == "val" else 0,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-    )
+@dataclass
+class Attempt:
+    """One try to finish a run."""
+
+    config: RunConfig
+    group: Group
+    device: torch.device
+    folder: Path
+    record: Record
+    method: Method
+    data: MixData
+
+    def carry_out(self, signals: StopSignals, allow_config_change: bool) -> Record:
+        """Train from where the last attempt was saved, test, and record how it ended.
+
+        Args:
+            signals: What is asked from outside.
+            allow_config_change: Go on with another configuration than the checkpoint's.
+
+        Returns:
+            The record of a run that is done.
+
+        Raises:
+            MixbenchError: If it did not get done.
+        """
+        leads = self.group.leads
+        if leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            if leads:
+                stack.enter_context(locked(self.folder))
+                stack.enter_context(_logged_to(self.folder / "log.txt"))
+                remove_leftovers(self.folder)
+            checkpoint = self._checkpoint(allow_config_change)
+            self._begin(checkpoint)
+            try:
+                self._train(signals, checkpoint)
+                self.record.status = "done" if _finite(self.record, self.method) else "diverged"
+                if self.record.status == "diverged":
+                    self.record.message = "weights or predictions are not finite"
+            except Diverged as error:
+                self.record.status, self.record.message = "diverged", str(error)
+                self._keep_for_replay(error)
+            except (KeyboardInterrupt, SystemExit, Stopped) as stop:
+                self.record.status, self.record.message = "interrupted", "stopped from outside"
+                raise self._named(
+                    InterruptedRunError(
+                        f"{self.folder.name} was interrupted"
+                        + (f" by {signals.received}" if signals.received else ""),
+                        str(self.folder),
+                        f"give the same command again, or: mixbench resume {self.folder}",
+                    )
+                ) from stop
+            except Exception as error:
+                raise self._failed(error) from error
+            finally:
+                self._end()
+        if self.record.status == "diverged":
+            raise self._named(
+                RunFailedError(
+                    f"{self.folder.name} diverged: {self.record.message}",
+                    str(self.folder),
+                    "lower lr, or clip gradients (optim.clip)",
+                )
+            )
+        return self.record
+
+    def _checkpoint(self, allow_config_change: bool) -> dict[str, Any] | None:
+        """The last checkpoint, if there is one and it belongs to this configuration."""
+        path = self.folder / LAST
+        if not self.group.share(path.exists()):
+            if self.record.attempts:
+                log.info("%s has no checkpoint yet and starts from step 0", self.folder.name)
+            return None
+        checkpoint = read_checkpoint(path)
+        facts = checkpoint["mixbench"]
+        changed = differences(facts["config"], to_plain(self.config), aside_keys())
+        if facts["data"] != self.record.data_hash:
+            changed["data (content)"] = [facts["data"], self.record.data_hash]
+        if changed and not allow_config_change:
+            shown = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in changed.items())
+            raise UserError(
+                f"the configuration differs from the checkpoint's: {shown}",
+                str(path),
+                "undo the change, start a new run, or give --allow-config-change",
+            )
+        if changed or self.record.config_changes:
+            self.record.config_changes |= changed
+            self._blend()
+        check_shapes(path, checkpoint["state_dict"], self.method.state_dict())
+        name, step = self.folder.name, checkpoint["mixbench_step"]
+        if facts["epoch"] == self.config.epochs:
+            log.info("%s is trained and goes on with its test", name)
+        else:
+            log.info("%s goes on from step %d, in epoch %d", name, step, facts["epoch"] + 1)
+        return checkpoint
+
+    def _blend(self) -> None:
+        """Keep the run out of the rows of either configuration."""
+        record = self.record
+        record.config_hash = blended(record.config_hash, record.config_changes)
+        record.recipe_hash = blended(record.recipe_hash, record.config_changes)
+
+    def _begin(self, checkpoint: dict[str, Any] | None) -> None:
+        record, attempts = self.record, self.record.attempts
+        for earlier in attempts:
+            if earlier.get("status") == "running":  # killed before it could say so
+                earlier["status"] = "interrupted"
+        if self.config.trainer.compile:
+            data = self.method.info
+            size = (self.data.batches.batch_size, data.channels, data.height, data.width)
+            method = self.method.to(self.device)
+            x = method._layout(torch.zeros(size, device=self.device))
+            record.compiled = compile_stages(
+                method.net, x, precision_context(self.config, self.device)
+            )
+        machine = {
+            "device": record.device,
+            "devices": self.group.world,
+            "threads": record.threads,
+            "compiled": record.compiled,
+            "torch": str(torch.__version__),
+            "commit": record.commit,
+        }
+        start = checkpoint["mixbench_step"] if checkpoint else 0
+        attempts.append(
+            {
+                "number": len(attempts) + 1,
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "status": "running",
+                "from_step": start,
+                "machine": machine,
+            }
+        )
+        record.resumed_bit_exact = _bit_exact(attempts, changed=bool(record.config_changes))
+        self._started = self._noted = time.monotonic()
+        if not self.group.leads:
+            return
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(to_plain(self.config)))
+        write_record(self.folder, record)
+        for name in (TRACEBACK, REPLAY):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _train(self, signals: StopSignals, checkpoint: dict[str, Any] | None) -> None:
+        fit_and_test(
+            Parts(self.config, self.folder, self.method, self.data, self.device, self.group),
+            self.record,
+            signals,
+            checkpoint,
+            self._note,
+        )
+
+    def _note(self, epoch: int, step: int) -> None:
+        """Write down how far training is, now and then."""
+        now = time.monotonic()
+        attempt = self.record.attempts[-1]
+        attempt |= {"epochs": epoch, "steps": step, "wall_s": now - self._started}
+        if self.group.leads and now - self._noted > RECORD_EVERY:
+            self._noted = now
+            with contextlib.suppress(OSError):
+                write_record(self.folder, self.record)
+
+    def _end(self) -> None:
+        record, attempt = self.record, self.record.attempts[-1]
+        attempt |= {"status": record.status, "wall_s": time.monotonic() - self._started}
+        record.wall_s = sum(known.get("wall_s", 0.0) for known in record.attempts)
+        if self.device.type == "cuda":
+            record.gpu_hours = record.wall_s * record.device_count / 3600
+        if not self.group.leads:
+            return
+        try:
+            write_record(self.folder, record)
+        except OSError as error:
+            if record.status == "done":
+                raise RunFailedError(
+                    f"the record cannot be written: {error.strerror}",
+                    str(self.folder),
+                    "free some space and give the same command again",
+                ) from error
+            log.warning("the record cannot be written: %s", error.strerror)
+
+    def _failed(self, error: Exception) -> MixbenchError:
+        record = self.record
+        if isinstance(error, MixbenchError):
+            record.status, record.message = "failed", error.what
+            return self._named(error)
+        record.status = "failed"
+        record.message = f"{type(error).__name__}: {error}"
+        where = self.folder / (TRACEBACK if self.group.leads else f"rank{self.group.rank}.txt")
+        with contextlib.suppress(OSError):
+            where.write_text(traceback.format_exc(), encoding="utf-8")
+        what = f"{self.folder.name} failed: {record.message.splitlines()[0]}"
+        todo = "see the traceback there"
+        if isinstance(error, torch.OutOfMemoryError):
+            parts = 2 * self.config.optim.accumulate
+            todo = f"use optim.accumulate={parts}, which keeps the batch whole, or precision=bf16"
+        return self._named(RunFailedError(what, str(where), todo))
+
+    def _named(self, error: MixbenchError) -> MixbenchError:
+        """Say to which run an error belongs, for the process that started several ranks."""
+        error.folder = self.folder  # type: ignore[attr-defined]
+        return error
+
+    def _keep_for_replay(self, error: Diverged) -> None:
+        """Write down the first bad batch: where it is, and what was decided for it."""
+        if error.epoch is None or error.batch is None:
+            return
+        draw = self.data.batches.draw(error.epoch, error.batch)
+        content: dict[str, Any] = {
+            "seed": self.config.seed,
+            "epoch": error.epoch,
+            "batch": error.batch,
+            "rank": self.group.rank,
+            "world": self.group.world,
+            "rows": draw.indices.tolist(),
+        }
+        try:  # with weights that are no longer finite some methods cannot decide again
+            dataset = self.method.wrap_dataset(self.data.splits.train)
+            method = self.method.cpu().train()
+            method.reseed(error.epoch, error.batch)
+            with torch.no_grad():
+                mixed = method.mix(*method.prepare(dataset[draw]))
+            for key in ("lam", "perm"):
+                value = getattr(mixed, key)
+                content[key] = None if value is None else value.tolist()
+        except Exception as cause:
+            content["note"] = f"the batch cannot be mixed again: {cause}"
+        name = REPLAY if self.group.leads else f"rank{self.group.rank}-{REPLAY}"
+        with contextlib.suppress(OSError):
+            write_text(self.folder / name, json.dumps(content) + "\n")
+
+
+def _bit_exact(attempts: list[dict[str, Any]], changed: bool) -> bool | None:
+    """Whether all attempts since step 0 computed alike; None where there was one only."""
+    starts = [n for n, attempt in enumerate(attempts) if attempt.get("from_step", 0) == 0]
+    if not starts:  # what came before is not known
+        return False
+    chain = attempts[starts[-1] :]
+    if len(chain) == 1:
+        return None
+    return not changed and all(known.get("machine") == chain[0].get("machine") for known in chain)
 
 
 def _new_record(
-    config: RunConfig, identity: Identity, method: Method, info: DataInfo, device: torch.device
+    config: RunConfig, identity: Identity, method: Method, splits: Splits, device: torch.device
 ) -> Record:
+    info = splits.info
     return Record(
         id=identity.id,
         method=config.method["name"],
@@ -314,15 +429,17 @@ def _new_record(
         select=config.select,
         config_hash=identity.config_hash,
         recipe_hash=identity.recipe_hash,
+        data_hash=identity.data_hash,
         fidelity=method.config.fidelity,
         settings=identity.settings,
         device=f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name(),
+        device_count=config.world,
         precision=config.precision,
         batch_size=config.batch_size,
         threads=config.trainer.threads,
         params=sum(p.numel() for p in method.net.parameters()),
         params_train=sum(p.numel() for p in method.parameters()),
-        macs=_macs(method),
+        macs=multiply_adds(method),
         train_size=info.train_size,
         test_size=info.test_size,
         skipped=info.skipped,
@@ -330,43 +447,10 @@ def _new_record(
     )
 
 
-def _macs(method: Method) -> int:
-    info = method.info
-    counter = FlopCounterMode(display=False)
-    training = method.training
-    method.eval()
-    with torch.no_grad(), counter:
-        method(torch.zeros(1, info.channels, info.height, info.width))
-    method.train(training)
-    return counter.get_total_flops() // 2
-
-
 def _finite(record: Record, method: Method) -> bool:
     weights = all(bool(torch.isfinite(p).all()) for p in method.parameters())
     nll = record.metrics.get("nll", 0.0)
     return weights and nll == nll and abs(nll) != float("inf")
-
-
-def _check_fit(config: RunConfig, splits: Splits) -> None:
-    info = splits.info
-    present = int(splits.train.labels.unique().numel())
-    if info.num_classes < 2 or present < 2:
-        raise UserError(
-            f"{info.name} has {present} class with training images",
-            "data",
-            "training needs at least two",
-        )
-    micro_batch = min(config.batch_size // config.optim.accumulate, info.train_size)
-    if micro_batch < 2:
-        raise UserError(
-            f"batches of {micro_batch} image: batch normalisation needs at least 2",
-            "batch_size",
-            "use a larger batch_size, more images, or fewer optim.accumulate",
-        )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextmanager

@@ -149,6 +149,7 @@ class OptimConfig:
     clip: float | None = None  # largest gradient norm
     accumulate: int = 1  # micro-batches per optimiser step; batch_size stays the whole
     label_smoothing: float = 0.0  # applied to the targets before mixing
+    ema: float | None = None  # decay of averaged weights, which are then what is tested
 
     def __post_init__(self) -> None:
         one_of("optim.name", self.name, OPTIMIZERS)
@@ -164,6 +165,8 @@ class OptimConfig:
             positive("optim.clip", self.clip)
         at_least("optim.accumulate", self.accumulate, 1)
         share("optim.label_smoothing", self.label_smoothing)
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"optim.ema must lie between 0 and 1, got {self.ema}")
 
 
 @dataclass
@@ -172,13 +175,20 @@ class TrainerConfig:
 
     accelerator: str = aside("auto")  # auto, cpu or gpu
     threads: int = aside(1)  # CPU threads of a run; results are bit-equal only at equal counts
-    log_every: int = aside(50)  # steps between logged training values
+    log_every: int = aside(50)  # steps between logged training values and checks of the loss
     channels_last: bool = True  # memory layout of images and convolutions
+    compile: bool = aside(False)  # compile each stage of the network for training
+    ckpt_steps: int | None = aside()  # also save every so many steps; each epoch is saved anyway
+    ckpt_required: bool = aside(True)  # stop if a checkpoint cannot be written; false: go on
+    timeout: float = aside(300.0)  # seconds after which a silent process counts as dead
 
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         at_least("trainer.threads", self.threads, 1)
         at_least("trainer.log_every", self.log_every, 1)
+        if self.ckpt_steps is not None:
+            at_least("trainer.ckpt_steps", self.ckpt_steps, 1)
+        positive("trainer.timeout", self.timeout)
 
 
 @dataclass
@@ -222,8 +232,8 @@ class RunConfig:
     batch_size: int = 128  # over all devices and accumulated micro-batches
     lr: float = 0.1  # peak learning rate
     precision: str = "fp32"  # fp32, or bf16 for automatic mixed precision
-    devices: int = aside(1)
-    num_nodes: int = aside(1)
+    devices: int = aside(1)  # per machine, one process each
+    num_nodes: int = aside(1)  # machines
     select: str = "last"  # epoch that is tested: the last, or the best on the hold-out
 
     def __post_init__(self) -> None:
@@ -235,15 +245,19 @@ class RunConfig:
         if self.select in ("best_test", "median10"):
             raise ValueError(f"select={self.select} would choose on the test set; use last or val")
         one_of("select", self.select, SELECTIONS)
-        if self.batch_size % self.optim.accumulate:
+        at_least("devices", self.devices, 1)
+        at_least("num_nodes", self.num_nodes, 1)
+        parts = self.optim.accumulate * self.world
+        if self.batch_size % parts:
             raise ValueError(
-                f"batch_size {self.batch_size} must be a multiple of optim.accumulate "
-                f"{self.optim.accumulate}"
+                f"batch_size {self.batch_size} must be a multiple of optim.accumulate x devices x "
+                f"num_nodes = {parts}"
             )
-        if (self.devices, self.num_nodes) != (1, 1):
-            raise ValueError(
-                f"a run uses one device, got devices={self.devices} num_nodes={self.num_nodes}"
-            )
+
+    @property
+    def world(self) -> int:
+        """Processes that train together."""
+        return self.devices * self.num_nodes
 
 
 @dataclass

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from mixbench.assemble import build
 from mixbench.callbacks.samples import draw_batch
 from mixbench.data import DATA
 from mixbench.errors import UserError
-from mixbench.runner import build
 from mixbench.schema import RunConfig
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")

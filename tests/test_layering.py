@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mixbench"
 
 # Level of each room or file; a longer path wins over a shorter one.
 LEVELS = {
-    "__init__": 7,
+    "__init__": 8,
     "errors": -1,  # what every other room may raise
     "functional": 0,
     "registry": 0,
@@ -27,6 +27,10 @@ LEVELS = {
     "metrics": 1,
     "optim": 1,
     "pictures": 1,
+    "stop": 0,
+    "checkpoints": 1,
+    "group": 1,
+    "compiling": 1,
     "methods": 3,
     "callbacks": 4,
     "layers": 2,
@@ -34,13 +38,16 @@ LEVELS = {
     "results/stats": 4,
     "results/leaderboard": 4,
     "results/table": 4,
-    "runner": 5,
-    "show": 6,
-    "contract": 6,
-    "perf": 6,
-    "launch": 6,
-    "cli": 7,
-    "__main__": 8,
+    "assemble": 5,
+    "training": 5,
+    "runner": 6,
+    "launch/ranks": 4,
+    "show": 7,
+    "contract": 7,
+    "perf": 7,
+    "launch": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 
 TORCH = {"torch", "numpy", "PIL"}
@@ -57,6 +64,11 @@ THIRD_PARTY = {
     "methods/__init__": set(),
     "callbacks": LIGHTNING | {"wandb"},
     "config": {"omegaconf"},
+    "checkpoints": {"torch"},
+    "compiling": {"torch"},
+    "group": LIGHTNING,
+    "assemble": LIGHTNING,
+    "training": LIGHTNING,
     "results/stats": {"scipy"},
     "runner": LIGHTNING | {"omegaconf"},
     "contract": LIGHTNING | {"omegaconf"},
@@ -65,7 +77,7 @@ THIRD_PARTY = {
 }
 # Packages that may only be imported inside the function that needs them.
 LAZY = {"sklearn", "scipy", "wandb", "timm", "kornia", "torchvision"}
-LAZY_IN = {"launch": {"torch"}, "contract": {"omegaconf"}}
+LAZY_IN = {"launch": {"torch"}, "contract": {"omegaconf"}, "group": {"lightning"}}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

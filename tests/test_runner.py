@@ -8,7 +8,8 @@ import yaml
 from PIL import Image
 
 from mixbench import compose, run
-from mixbench.callbacks.checkpoint import load_weights
+from mixbench.assemble import build, identify_run
+from mixbench.checkpoints import read_checkpoint
 from mixbench.config import to_plain
 from mixbench.data import DATA
 from mixbench.errors import InterruptedRunError, RunFailedError, UserError
@@ -17,12 +18,11 @@ from mixbench.methods.base import Method
 from mixbench.metrics import scores
 from mixbench.results.curves import read_curves
 from mixbench.results.record import read_record
-from mixbench.runner import build, identify_run
 from mixbench.schema import RunConfig
 
 
 def weights(runs, record):
-    return load_weights(runs / record.id / "last.ckpt")["state_dict"]
+    return read_checkpoint(runs / record.id / "last.ckpt")["state_dict"]
 
 
 def equal(first, second):
@@ -52,7 +52,7 @@ def test_a_run_leaves_everything_that_is_promised(runs):
     assert torch.equal(ids, torch.arange(128))
     assert record.metrics == pytest.approx(scores(logits, labels), rel=1e-6)
 
-    checkpoint = load_weights(folder / "last.ckpt")
+    checkpoint = read_checkpoint(folder / "last.ckpt")
     method, _ = build(config, splits)
     method.load_state_dict(checkpoint["state_dict"])
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_the_best_epoch_is_chosen_on_the_hold_out_and_tested_once(runs, tiny, pl
     method, _ = build(config, splits)
     top1 = {}
     for name in ("best", "last"):
-        method.load_state_dict(load_weights(folder / f"{name}.ckpt")["state_dict"])
+        method.load_state_dict(read_checkpoint(folder / f"{name}.ckpt")["state_dict"])
         with torch.no_grad():
             logits = method.eval()(splits.test.images / 255)
         top1[name] = scores(logits, splits.test.labels)["top1"]

@@ -1,5 +1,6 @@
 """Loggers: the local ``metrics.csv``, and W&B as a view of it."""
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -8,9 +9,10 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from mixbench.results.curves import write_curves
+from mixbench.results.curves import read_cells, write_curves
 
 INTERVAL = 5.0  # seconds between writes
+log = logging.getLogger("mixbench")
 
 
 class CurveLogger(Logger):
@@ -24,7 +26,7 @@ class CurveLogger(Logger):
         super().__init__()
         self.path = path
         self.rows: dict[int, dict[str, Any]] = {}
-        self._written = 0.0
+        self._written, self._warned = 0.0, False
 
     @property
     def name(self) -> str:
@@ -50,9 +52,29 @@ class CurveLogger(Logger):
             self.save()
 
     def save(self) -> None:
-        """Write the table."""
-        write_curves(self.path, [self.rows[step] for step in sorted(self.rows)])
+        """Write the table; a full disk costs curves, not the run."""
         self._written = time.monotonic()
+        try:
+            write_curves(self.path, [self.rows[step] for step in sorted(self.rows)])
+        except OSError as error:
+            if not self._warned:
+                log.warning("%s cannot be written: %s", self.path.name, error.strerror)
+            self._warned = True
+
+    def last_row(self) -> dict[str, Any]:
+        """The only row that may still grow, for a checkpoint."""
+        return dict(self.rows[max(self.rows)]) if self.rows else {}
+
+    def go_on_from(self, last: dict[str, Any]) -> None:
+        """Take up the table on disk as it was when a checkpoint was written.
+
+        Args:
+            last: What :meth:`last_row` said then; later rows are dropped.
+        """
+        rows = read_cells(self.path) if self.path.exists() and last else []
+        self.rows = {int(row["step"]): row for row in rows if int(row["step"]) < last["step"]}
+        if last:
+            self.rows[last["step"]] = dict(last)
 
     def finalize(self, status: str) -> None:
         """Write what is left."""

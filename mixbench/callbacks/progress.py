@@ -19,6 +19,13 @@ _NOISE = (
     "Trainer.fit` stopped",
     "Trainer already configured",
     "LOCAL_RANK",
+    "Restoring states from",
+    "Restored all states",
+    "Loaded model weights",
+    "Found current_model_state",
+    "Automatic Mixed Precision",
+    "Initializing distributed",
+    "distributed_backend=",
 )
 
 
@@ -27,22 +34,23 @@ class PlainProgress(Callback):
 
     def __init__(self) -> None:
         self._started = self._last = 0.0
+        self._first = 0  # epochs that were done before
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._started = self._last = time.monotonic()
+        self._first = trainer.current_epoch
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Say how far training is."""
         now, epoch = time.monotonic(), trainer.current_epoch + 1
         total = trainer.max_epochs or epoch
         if now - self._last < INTERVAL and epoch < total:
             return
         self._last = now
-        left = (now - self._started) / epoch * (total - epoch)
-        loss = trainer.callback_metrics.get("train/loss_epoch")
-        shown = "" if loss is None else f"  loss {float(loss):.3f}"
-        log.info("epoch %d/%d%s  %.0f s left", epoch, total, shown, left)
+        left = (now - self._started) / (epoch - self._first) * (total - epoch)
+        loss = float(pl_module.watch.mean())
+        log.info("epoch %d/%d  loss %.3f  %.0f s left", epoch, total, loss, left)
 
 
 class Bar(RichProgressBar):
@@ -66,8 +74,11 @@ def quiet_lightning() -> None:
             logger.addFilter(_Quiet())
     for pattern in (
         ".*does not have many workers.*",
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # by our own sampler
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*The `srun` command is available on your system but is not used.*",
         ".*The `anonymous` setting has no effect.*",
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # scores are gathered before
     ):
         warnings.filterwarnings("ignore", pattern)

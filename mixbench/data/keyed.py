@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 _MASK = (1 << 64) - 1
 
 # What a stream is for; the first number of its key.
-ORDER, SAMPLE, SHARED, INIT, DATA = range(1, 6)
+ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL = range(1, 7)
 
 
 def mix_seed(*numbers: int) -> int:
@@ -45,54 +45,103 @@ class Draw(NamedTuple):
 class KeyedBatches(Sampler[Draw]):
     """Batches of a fresh permutation per epoch, the same for equal (seed, epoch).
 
-    Incomplete last batches are dropped, so that shapes stay fixed and batch normalisation never
-    sees a single image; a set smaller than a batch gives one batch of its own size.
+    Every optimiser step takes the next ``batch_size`` images of the permutation, divided among
+    micro-batches and processes, so that neither accumulation nor the number of devices changes
+    which images meet. What does not fill a step is dropped: shapes stay fixed and batch
+    normalisation never sees a single image. A set smaller than a batch gives one step of its own
+    size.
 
     Args:
         total: Number of training images.
-        batch_size: Images per batch, of this rank.
+        batch_size: Images per optimiser step, over all processes and micro-batches.
         seed: Seed of the run.
         rank: This process among ``world``.
         world: Number of processes that share an epoch.
+        accumulate: Micro-batches per optimiser step.
     """
 
     def __init__(
-        self, total: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        total: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.total, self.seed, self.rank, self.world = total, seed, rank, world
-        self.batch_size = min(batch_size, max(1, total // world))
-        self.epoch = 0
+        self.accumulate = accumulate
+        #: Images per micro-batch of this process.
+        self.batch_size = max(1, min(batch_size, total) // (accumulate * world))
+        self.epoch = self._start_epoch = self._start = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the permutation of an epoch; Lightning calls this."""
         self.epoch = epoch
 
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Go on inside an epoch.
+
+        The epoch is set here too, as worker processes fetch before Lightning sets it.
+
+        Args:
+            epoch: Epoch to begin with.
+            batch: Micro-batches of that epoch which are done; later epochs begin at 0.
+        """
+        self.epoch = self._start_epoch = epoch
+        self._start = batch
+
     def __len__(self) -> int:
-        return self.total // (self.batch_size * self.world)
+        return self.total // (self.batch_size * self.world * self.accumulate) * self.accumulate
 
     def __iter__(self) -> Iterator[Draw]:
-        generator = torch.Generator().manual_seed(mix_seed(ORDER, self.seed, self.epoch))
-        order = torch.randperm(self.total, generator=generator)
-        for batch in range(len(self)):
-            start = (batch * self.world + self.rank) * self.batch_size
-            seed = mix_seed(DATA, self.seed, self.epoch, batch, self.rank)
-            yield Draw(order[start : start + self.batch_size], seed)
+        order = self._order(self.epoch)
+        first = self._start if self.epoch == self._start_epoch else 0
+        for batch in range(first, len(self)):
+            yield self._draw(order, self.epoch, batch)
+
+    def draw(self, epoch: int, batch: int) -> Draw:
+        """One batch, as iterating gives it.
+
+        Args:
+            epoch: Epoch of the batch.
+            batch: Its place in the epoch.
+
+        Returns:
+            Its rows and seed.
+        """
+        return self._draw(self._order(epoch), epoch, batch)
+
+    def _order(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(mix_seed(ORDER, self.seed, epoch))
+        return torch.randperm(self.total, generator=generator)
+
+    def _draw(self, order: Tensor, epoch: int, batch: int) -> Draw:
+        start = (batch * self.world + self.rank) * self.batch_size
+        seed = mix_seed(DATA, self.seed, epoch, batch, self.rank)
+        return Draw(order[start : start + self.batch_size], seed)
 
 
 class OrderedBatches(Sampler[Draw]):
     """All rows once and in order, for evaluation; the last batch may be smaller.
 
+    Processes take turns by row and nothing is padded, except that a process without any row
+    repeats the first one, as all of them have to answer; scores tell rows apart by their id.
+
     Args:
         total: Number of images.
         batch_size: Images per batch.
+        rank: This process among ``world``.
+        world: Number of processes that share the rows.
     """
 
-    def __init__(self, total: int, batch_size: int) -> None:
-        self.total, self.batch_size = total, batch_size
+    def __init__(self, total: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.batch_size = batch_size
+        self.rows = torch.arange(rank if rank < total else 0, total, world)
 
     def __len__(self) -> int:
-        return -(-self.total // self.batch_size)
+        return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[Draw]:
-        for rows in torch.arange(self.total).split(self.batch_size):
+        for rows in self.rows.split(self.batch_size):
             yield Draw(rows, 0)

@@ -12,6 +12,7 @@ from mixbench.data.keyed import KeyedBatches, OrderedBatches
 from mixbench.schema import RunConfig
 
 EVAL_BATCH = 256
+WORKER_TIMEOUT = 300  # seconds without a batch after which a worker counts as stuck
 
 
 class MixData(LightningDataModule):
@@ -24,6 +25,8 @@ class MixData(LightningDataModule):
         splits: The images.
         config: The run.
         wrap: A method's own view of the training set.
+        rank: This process among ``world``.
+        world: Number of processes that train together.
     """
 
     def __init__(
@@ -31,20 +34,24 @@ class MixData(LightningDataModule):
         splits: Splits,
         config: RunConfig,
         wrap: Callable[[Dataset[Any]], Dataset[Any]] = lambda dataset: dataset,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         super().__init__()
         self.splits, self.config, self.wrap = splits, config, wrap
-        micro_batch = config.batch_size // (config.optim.accumulate * config.devices)
-        self.batches = KeyedBatches(len(splits.train), micro_batch, config.seed)
+        self.rank, self.world = rank, world
+        self.batches = KeyedBatches(
+            len(splits.train), config.batch_size, config.seed, rank, world, config.optim.accumulate
+        )
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps per epoch; an incomplete accumulation window still ends in a step."""
-        return -(-len(self.batches) // self.config.optim.accumulate)
+        """Optimiser steps per epoch."""
+        return len(self.batches) // self.config.optim.accumulate
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Keyed batches of the training images."""
-        return self._loader(self.wrap(self._resident(self.splits.train)), self.batches)
+        return self._loader(self.wrap(self._placed(self.splits.train)), self.batches)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The hold-out, or nothing where the last epoch is selected."""
@@ -55,11 +62,23 @@ class MixData(LightningDataModule):
         return self._evaluation(self.splits.test)
 
     def _evaluation(self, images: ResidentImages) -> DataLoader[Any]:
-        return self._loader(self._resident(images), OrderedBatches(len(images), EVAL_BATCH))
+        rows = OrderedBatches(len(images), EVAL_BATCH, self.rank, self.world)
+        return self._loader(self._placed(images), rows)
 
-    def _resident(self, images: ResidentImages) -> ResidentImages:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return images.to(device)
+    def _placed(self, images: ResidentImages) -> ResidentImages:
+        """The images where they are read: on the device, unless other processes read them."""
+        if self.trainer is None or self.config.data.workers:
+            return images
+        return images.to(self.trainer.strategy.root_device)
 
     def _loader(self, dataset: Dataset[Any], sampler: Any) -> DataLoader[Any]:
-        return DataLoader(dataset, batch_size=None, sampler=sampler)
+        workers = self.config.data.workers
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            timeout=WORKER_TIMEOUT if workers else 0,
+            pin_memory=workers > 0 and torch.cuda.is_available(),
+        )

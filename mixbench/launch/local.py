@@ -171,9 +171,9 @@ def _prepare_child(runs: list[PlannedRun], strict: bool, answer: Connection) -> 
 def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str], int, bool]:
     import torch
 
+    from mixbench.assemble import estimate_seconds, identify_run, training_device
     from mixbench.config import compose_text, resolve_method
     from mixbench.data import DATA
-    from mixbench.runner import estimate_seconds, identify_run, training_device
 
     torch.set_num_threads(1)
     notes: dict[str, None] = {}

@@ -18,9 +18,10 @@ from torch.utils.data import Dataset
 
 import mixbench.functional as mf
 from mixbench.data.images import Batch
-from mixbench.data.keyed import SAMPLE, SHARED, mix_seed
+from mixbench.data.keyed import GLOBAL, SAMPLE, SHARED, mix_seed
 from mixbench.data.transforms import crop_flip, draw_crop_flip, to_float
 from mixbench.methods import register
+from mixbench.methods.watch import LossWatch
 from mixbench.optim import build_optimizer, decay_groups, schedule
 from mixbench.schema import DataInfo, RunConfig
 
@@ -92,7 +93,7 @@ class Method(LightningModule):
         self.generator, self.shared_generator = Generator(), Generator()
         self.register_buffer("mean", torch.tensor(info.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(info.std)[:, None, None])
-        self._loss_sum, self._loss_count = torch.zeros(()), 0
+        self.watch = LossWatch()
 
     # Hooks: what a method may change.
 
@@ -151,10 +152,18 @@ class Method(LightningModule):
         return self.net(self._layout(self.normalize(x)))
 
     def reseed(self, epoch: int, batch: int) -> None:
-        """Set both generators to their place for a batch; the same numbers come after a resume."""
+        """Set all generators to their place for a batch; the same numbers come after a resume.
+
+        Torch's global ones serve dropout and the like.
+        """
         key = (self.run.seed, epoch, batch)
         self.generator.manual_seed(mix_seed(SAMPLE, *key, self.rank))
         self.shared_generator.manual_seed(mix_seed(SHARED, *key))
+        noise = mix_seed(GLOBAL, *key, self.rank)
+        torch.default_generator.manual_seed(noise)
+        if self.device.type == "cuda":  # of this device alone: torch.manual_seed visits them all
+            index = torch.cuda.current_device() if self.device.index is None else self.device.index
+            torch.cuda.default_generators[index].manual_seed(noise)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Augment and normalise uint8 images, and turn labels into targets (B, K)."""
@@ -177,10 +186,10 @@ class Method(LightningModule):
         logits, mixed = self.predict(mixed)
         terms = self.loss(logits, mixed)
         loss = sum(terms.values(), start=x.new_zeros(())) if isinstance(terms, dict) else terms
-        self._loss_sum = self._loss_sum.to(loss.device, non_blocking=True) + loss.detach()
-        self._loss_count += 1
+        position = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        self.watch.add(loss, position)
         every = self.run.trainer.log_every * self.run.optim.accumulate
-        if (self.current_epoch * self.trainer.num_training_batches + batch_idx) % every == 0:
+        if self.loggers and position % every == 0:
             self._log(loss, terms, logits, mixed)
         return loss
 
@@ -192,21 +201,40 @@ class Method(LightningModule):
             hit = mixed.targets.gather(1, logits.argmax(dim=1, keepdim=True))
             values["top1_mixed"] = 100 * hit.mean()
             values["ce"] = mf.soft_cross_entropy(logits, mixed.targets)  # for methods of other loss
+        self.report(values, self.step)
+
+    def report(
+        self, values: dict[str, Tensor], step: int | None = None, split: str = "train"
+    ) -> None:
+        """Send scalars to the loggers at once; ``self.log`` would repeat them on later steps.
+
+        Args:
+            values: Scalars by bare name.
+            step: Optimiser step that they belong to, from 0; the last one done if None.
+            split: ``train``, ``val`` or ``test``.
+        """
+        if not self.loggers:
+            return
         numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
-        figures = {f"train/{key}": number for key, number in zip(values, numbers, strict=True)}
-        # Straight to the loggers: self.log would repeat the values on every later step.
+        figures = {f"{split}/{key}": number for key, number in zip(values, numbers, strict=True)}
+        step = max(0, self.step - 1) if step is None else step
         for logger in self.loggers:
-            logger.log_metrics({**figures, "epoch": self.current_epoch}, step=self.step)
+            logger.log_metrics({**figures, "epoch": self.current_epoch}, step=step)
 
     def on_train_epoch_end(self) -> None:
-        """Log the mean loss of the epoch, the only value that every step adds to."""
-        self.log("train/loss_epoch", self._loss_sum / max(1, self._loss_count), prog_bar=True)
-        self._loss_sum, self._loss_count = torch.zeros(()), 0
+        """Report the mean loss of the epoch, the only value that every step adds to."""
+        loss = self.watch.mean()
+        if self.trainer.world_size > 1:
+            loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
+        self.log("train/loss_epoch", loss, prog_bar=True, logger=False)
+        self.report({"loss_epoch": loss})
+        self.watch.restart()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Logits of clean images, in float32 whatever the training precision."""
         del batch_idx
-        with torch.autocast(self.device.type, enabled=False):
+        autocast = torch.autocast(self.device.type, enabled=False)
+        with autocast, torch.compiler.set_stance("force_eager"):
             x = to_float(batch.images)
             extra = {key: value.float() for key, value in self.extra_logits(x).items()}
             logits = self(x).float()
@@ -242,12 +270,14 @@ class Method(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the clock that the hooks read."""
+        """Keep the clock that the hooks read, and the losses of an epoch that is not over."""
         checkpoint["mixbench_step"] = self.step
+        checkpoint["mixbench_watch"] = self.watch.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Set the clock again."""
+        """Set both again."""
         self.step = checkpoint["mixbench_step"]
+        self.watch.load(checkpoint["mixbench_watch"])
 
     def _layout(self, x: Tensor) -> Tensor:
         if self.run.trainer.channels_last and x.ndim == 4:

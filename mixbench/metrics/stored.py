@@ -1,17 +1,13 @@
 """Logits and labels of a whole split, gathered over processes by torchmetrics."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from mixbench.metrics.classification import scores
-
 
 class StoredLogits(Metric):
-    """Keeps what every score needs, so that all are computed once and from the same numbers.
+    """Keeps what every score needs, so that all are computed from the same numbers.
 
     A sample that several processes saw counts once: rows are told apart by their id.
     """
@@ -28,7 +24,7 @@ class StoredLogits(Metric):
         for name, value in (("logits", logits.float()), ("labels", labels), ("ids", ids)):
             getattr(self, name).append(value.detach())
 
-    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (N, K), labels (N,) and ids (N,), one row per sample, in the order of the ids."""
         logits, labels, ids = (
             dim_zero_cat(getattr(self, name)) for name in ("logits", "labels", "ids")
@@ -38,8 +34,3 @@ class StoredLogits(Metric):
             0, place, torch.arange(len(ids), device=ids.device), "amin"
         )
         return logits[first], labels[first], unique
-
-    def compute(self) -> Any:
-        """Scores by name, see :func:`mixbench.metrics.scores`."""
-        logits, labels, _ = self.rows()
-        return {name: torch.tensor(value) for name, value in scores(logits, labels).items()}

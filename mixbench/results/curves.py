@@ -25,6 +25,28 @@ def write_curves(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def read_cells(path: Path) -> list[dict[str, Any]]:
+    """Read whole rows as they are written, for a run that goes on.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Cells by column, empty ones left out and ``epoch`` and ``step`` as numbers; rows that are
+        damaged are left out.
+    """
+    rows = []
+    for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+        cells: dict[str, Any] = {name: cell for name, cell in row.items() if name and cell}
+        try:
+            cells |= {key: int(cells[key]) for key in KEYS if key in cells}
+        except ValueError:
+            continue
+        if "step" in cells:
+            rows.append({key: cells.get(key, "") for key in KEYS} | cells)
+    return rows
+
+
 def read_curves(path: Path) -> tuple[list[dict[str, float]], list[str]]:
     """Read what :func:`write_curves` wrote, half a last line left out.
 

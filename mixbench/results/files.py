@@ -3,15 +3,18 @@
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mixbench.errors import UserError
 
 LOCK = "lock.json"
+BEAT = 10.0  # seconds between touches of a lock
+SILENT = 120.0  # seconds without one after which a process of another machine counts as gone
 
 
 def write_text(path: Path, text: str) -> None:
@@ -24,7 +27,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, lambda file: file.write(text.encode()))
 
 
-def write_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_bytes(
+    path: Path,
+    write: Callable[[BinaryIO], object],
+    before: Callable[[Path], object] = lambda path: None,
+) -> None:
     """Replace a file by a complete new one, or leave the old one untouched.
 
     The new content is written beside the file, as a rename is whole only within a file system.
@@ -32,6 +39,7 @@ def write_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Args:
         path: The file; its folder must exist.
         write: Writes the content to the open file that it is given.
+        before: Called with ``path`` when the new content is on disk and the old one still there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -39,9 +47,20 @@ def write_bytes(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        before(path)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while writing has left.
+
+    Args:
+        folder: A folder that this process holds the lock of.
+    """
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def is_live(folder: Path) -> bool:
@@ -51,27 +70,20 @@ def is_live(folder: Path) -> bool:
         folder: Folder of the run.
 
     Returns:
-        True if its lock names a living process, or one of another machine, which cannot be asked.
+        True if its lock names a living process of this machine, or one of another machine that
+        has lately touched the lock.
     """
-    try:
-        holder = json.loads((folder / LOCK).read_text(encoding="utf-8"))
-        host, pid = holder["host"], int(holder["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
+    holder = _holder(folder / LOCK)
+    if holder is None:
         return False
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    if holder.get("host") != socket.gethostname():
+        return _age(folder / LOCK) < SILENT
+    return _alive(holder)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run for this process.
+    """Hold a run for this process, and touch the lock from time to time to show that it lives.
 
     Args:
         folder: Folder of the run.
@@ -83,15 +95,24 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: If another living process holds it.
     """
     path = folder / LOCK
-    mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()})
+    mine = json.dumps(
+        {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "born": _born(os.getpid()),
+            "started": time.time(),
+        }
+    )
     for _ in range(2):
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             break
         except FileExistsError as error:
-            if is_live(folder):
+            if _holds_on(folder):
+                holder = _holder(path) or {}
                 raise UserError(
-                    f"another process is at work on {folder.name}",
+                    f"another process is at work on {folder.name}: "
+                    f"{holder.get('pid')} on {holder.get('host')}",
                     str(path),
                     "wait for it, or choose another seed or run.dir",
                 ) from error
@@ -100,7 +121,79 @@ def locked(folder: Path) -> Iterator[None]:
         raise UserError(f"the lock of {folder.name} keeps coming back", str(path))
     with os.fdopen(handle, "w") as file:
         file.write(mine)
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(path, ended), daemon=True)
+    heart.start()
     try:
         yield
     finally:
+        ended.set()
         path.unlink(missing_ok=True)
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT):
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _holds_on(folder: Path) -> bool:
+    """As :func:`is_live`, but a holder on another machine is watched rather than believed.
+
+    A job that was put back into its queue finds the lock of the machine it was taken from.
+    """
+    path = folder / LOCK
+    holder, deadline = _holder(path), time.monotonic() + 1
+    while holder is None and time.monotonic() < deadline:  # written a moment after it is created
+        time.sleep(0.1)
+        holder = _holder(path)
+    if holder is None:
+        return False
+    if holder.get("host") == socket.gethostname():
+        return _alive(holder)
+    seen, deadline = _touched(path), time.monotonic() + 3 * BEAT
+    while time.monotonic() < deadline and _age(path) < SILENT:
+        if _touched(path) != seen:
+            return True
+        time.sleep(BEAT / 10)
+    return False
+
+
+def _holder(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _touched(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _age(path: Path) -> float:
+    return time.time() - _touched(path)
+
+
+def _alive(holder: dict[str, Any]) -> bool:
+    try:
+        pid = int(holder["pid"])
+        os.kill(pid, 0)
+    except (ProcessLookupError, KeyError, TypeError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    # The number may have been given to another process since.
+    return holder.get("born") in (None, _born(pid))
+
+
+def _born(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks; None where the system does not tell."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]

@@ -16,6 +16,7 @@ class Identity:
     config_hash: str
     recipe_hash: str
     settings: dict[str, Any]  # method keys away from their default
+    data_hash: str = ""
 
 
 def identify(
@@ -53,7 +54,39 @@ def identify(
     }
     config_hash = _digest(shared | {"method.name": method, "method": settings})
     words = (_word(method), _word(data_name), _word(net), config_hash[:8], f"s{config['seed']}")
-    return Identity("-".join(words), config_hash, _digest(shared), settings)
+    return Identity("-".join(words), config_hash, _digest(shared), settings, fingerprint)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], aside: set[str]) -> dict[str, list[Any]]:
+    """Keys in which two configurations differ.
+
+    Args:
+        old: Resolved configuration as nested dicts.
+        new: The same of another run.
+        aside: Dotted keys that do not count.
+
+    Returns:
+        Old and new value by dotted key; a key that one of them lacks has None there.
+    """
+    before, after = dict(_flatten(old)), dict(_flatten(new))
+    return {
+        key: [before.get(key), after.get(key)]
+        for key in {**before, **after}
+        if key not in aside and before.get(key) != after.get(key)
+    }
+
+
+def blended(config_hash: str, changes: dict[str, Any]) -> str:
+    """Hash of a run whose configuration was changed on the way: it belongs with no other.
+
+    Args:
+        config_hash: Hash of what it was changed to.
+        changes: As :func:`differences` returns them.
+
+    Returns:
+        Another hash.
+    """
+    return _digest({"hash": config_hash, "changes": changes})
 
 
 _ABSENT = object()

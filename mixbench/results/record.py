@@ -37,6 +37,7 @@ class Record:
     select: str
     config_hash: str
     recipe_hash: str
+    data_hash: str = ""
     status: str = "running"
     fidelity: str = "paper"
     settings: dict[str, Any] = field(default_factory=dict)  # method keys away from their default
@@ -49,6 +50,7 @@ class Record:
     precision: str = "fp32"
     batch_size: int = 0
     threads: int = 1
+    compiled: bool = False
     shared_cores: bool = False  # other runs used the machine at the same time
     wall_s: float = 0.0
     img_per_s: float | None = None
@@ -63,7 +65,8 @@ class Record:
     test_size: int = 0
     skipped: int = 0  # unreadable images left out
     attempts: list[dict[str, Any]] = field(default_factory=list)
-    resumed_bit_exact: bool | None = None
+    resumed_bit_exact: bool | None = None  # None: trained in one go
+    config_changes: dict[str, Any] = field(default_factory=dict)  # allowed on the way, by key
     verified: bool | None = None
     message: str = ""  # why it did not finish
     extra: dict[str, Any] = field(default_factory=dict)  # keys of a newer version, kept as read

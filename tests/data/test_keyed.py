@@ -44,13 +44,43 @@ def test_order_depends_on_seed_and_epoch_only():
 
 
 def test_ranks_share_an_epoch_without_overlap():
-    parts = [rows(KeyedBatches(40, 5, 3, rank=rank, world=2)) for rank in range(2)]
+    parts = [rows(KeyedBatches(40, 10, 3, rank=rank, world=2)) for rank in range(2)]
     assert torch.cat(parts).unique().numel() == 40
     whole = KeyedBatches(40, 10, 3)
     joined = [torch.cat(pair) for pair in zip(*(part.split(5) for part in parts), strict=True)]
     assert torch.equal(torch.cat(joined), rows(whole))
-    seeds = [[draw.seed for draw in KeyedBatches(40, 5, 3, rank, 2)] for rank in range(2)]
+    seeds = [[draw.seed for draw in KeyedBatches(40, 10, 3, rank, 2)] for rank in range(2)]
     assert not set(seeds[0]) & set(seeds[1])
+
+
+@pytest.mark.parametrize("total", [100, 103, 20])
+def test_accumulation_and_processes_only_divide_the_steps(total):
+    steps = [draw.indices for draw in KeyedBatches(total, 24, seed=3)]
+    for accumulate, world in ((2, 1), (1, 2), (3, 2), (4, 3)):
+        ranks = [
+            KeyedBatches(total, 24, 3, rank, world, accumulate=accumulate) for rank in range(world)
+        ]
+        assert {len(sampler) for sampler in ranks} == {accumulate * len(steps)}
+        batches = [[draw.indices for draw in sampler] for sampler in ranks]
+        whole = torch.cat([part for parts in zip(*batches, strict=True) for part in parts])
+        if total >= 24:
+            assert torch.equal(whole, torch.cat(steps))
+
+
+def test_an_epoch_can_be_entered_anywhere_and_the_next_one_is_whole():
+    sampler = KeyedBatches(50, 5, seed=1)
+    sampler.set_epoch(3)
+    whole = list(sampler)
+    again = KeyedBatches(50, 5, seed=1)
+    again.start_at(3, 4)
+    rest = list(again)
+    assert len(again) == 10  # of the epoch, as progress counts from its start
+    assert all(torch.equal(a.indices, b.indices) for a, b in zip(whole[4:], rest, strict=True))
+    assert [draw.seed for draw in whole[4:]] == [draw.seed for draw in rest]
+    again.set_epoch(4)
+    assert len(list(again)) == 10
+    assert torch.equal(again.draw(3, 6).indices, whole[6].indices)
+    assert again.draw(3, 6).seed == whole[6].seed
 
 
 def test_a_set_smaller_than_a_batch_gives_one_batch_of_its_own_size():
@@ -63,3 +93,12 @@ def test_evaluation_counts_each_image_once_in_order(total):
     sampler = OrderedBatches(total, 10)
     assert torch.equal(rows(sampler), torch.arange(total))
     assert len(list(sampler)) == len(sampler)
+
+
+@pytest.mark.parametrize(("total", "world"), [(13, 2), (20, 3), (1, 2), (2, 3)])
+def test_processes_share_the_evaluation_and_none_is_left_without_work(total, world):
+    parts = [rows(OrderedBatches(total, 4, rank, world)) for rank in range(world)]
+    assert all(len(part) for part in parts)
+    assert torch.equal(torch.cat(parts).unique(), torch.arange(total))
+    if total >= world:
+        assert sum(map(len, parts)) == total

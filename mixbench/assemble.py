@@ -1,0 +1,173 @@
+"""From a configuration to its parts: identity, method, network, loaders, device."""
+
+import dataclasses
+import time
+
+import torch
+from lightning.pytorch import seed_everything
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mixbench.backbones import NETS
+from mixbench.config import method_settings, to_plain
+from mixbench.data import DATA
+from mixbench.data.images import Splits
+from mixbench.data.keyed import INIT, mix_seed
+from mixbench.data.module import MixData
+from mixbench.errors import UserError
+from mixbench.methods import METHODS
+from mixbench.methods.base import Method
+from mixbench.results.identity import Identity, identify
+from mixbench.schema import DataInfo, RunConfig, aside_keys
+
+
+def identify_run(config: RunConfig) -> Identity:
+    """Id and hashes of a run.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        What :func:`mixbench.results.identity.identify` makes of it and of its data.
+    """
+    source = DATA.get(config.data.kind)(config.data)
+    cls = METHODS.get(config.method["name"])
+    defaults = to_plain(RunConfig(method=dataclasses.asdict(cls.Config())))
+    return identify(to_plain(config), defaults, aside_keys(), source.name, source.fingerprint())
+
+
+def build(
+    config: RunConfig, splits: Splits, rank: int = 0, world: int = 1
+) -> tuple[Method, MixData]:
+    """The method around its network, and the loaders.
+
+    Args:
+        config: A composed configuration.
+        splits: Its data.
+        rank: This process among ``world``.
+        world: Number of processes that train together.
+
+    Returns:
+        Both, with the same weights for equal seeds on any device.
+
+    Raises:
+        UserError: If the method cannot work with this network or task.
+    """
+    cls = METHODS.get(config.method["name"])
+    settings = cls.Config(**method_settings(config))
+    seed_everything(mix_seed(INIT, config.seed) % 2**32, verbose=False)
+    net = NETS.get(config.net.name)(config.net, splits.info)
+    missing = settings.requires - net.provides
+    if missing or splits.info.task not in cls.tasks:
+        raise UserError(
+            f"method {config.method['name']} needs {', '.join(sorted(missing or cls.tasks))}",
+            f"net={config.net.name}, {splits.info.task} data {splits.info.name}",
+            f"networks here: {', '.join(NETS.names())}",
+        )
+    method = cls(net, splits.info, settings, config, rank=rank)
+    data = MixData(splits, config, method.wrap_dataset, rank, world)
+    method.total_steps = config.epochs * data.steps_per_epoch
+    if config.trainer.channels_last:
+        method = method.to(memory_format=torch.channels_last)
+    return method, data
+
+
+def training_device(config: RunConfig) -> torch.device:
+    """Where a run computes; never the CPU when a GPU was asked for.
+
+    Args:
+        config: Reads ``trainer.accelerator``.
+
+    Returns:
+        CPU or the current GPU.
+
+    Raises:
+        UserError: If a GPU is asked for and there is none.
+    """
+    wanted = config.trainer.accelerator
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "no GPU is present", "trainer.accelerator=gpu", "use trainer.accelerator=cpu"
+        )
+    present = torch.cuda.device_count()
+    if config.devices > present:
+        raise UserError(
+            f"devices={config.devices} asked for and {present} present",
+            "devices",
+            f"use devices={present}, or trainer.accelerator=cpu",
+        )
+    return torch.device("cuda")
+
+
+def estimate_seconds(config: RunConfig, info: DataInfo) -> float:
+    """Time that a run will take, from a few training steps of its network.
+
+    Args:
+        config: A composed configuration.
+        info: Facts of its data.
+
+    Returns:
+        Seconds of training, without start-up and evaluation.
+    """
+    cls = METHODS.get(config.method["name"])
+    device = training_device(config)
+    net = NETS.get(config.net.name)(config.net, info).to(device)
+    x = torch.randn(config.batch_size, info.channels, info.height, info.width, device=device)
+    y = torch.zeros(config.batch_size, dtype=torch.long, device=device)
+    if config.trainer.channels_last:
+        net, x = (
+            net.to(memory_format=torch.channels_last),
+            x.contiguous(memory_format=torch.channels_last),
+        )
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        nn.functional.cross_entropy(net(x), y).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    steps = config.epochs * max(1, info.train_size // config.batch_size)
+    return cls.cost * best * steps
+
+
+def multiply_adds(method: Method) -> int:
+    """Multiply-adds of one forward pass of one image."""
+    info = method.info
+    counter = FlopCounterMode(display=False)
+    training = method.training
+    method.eval()
+    with torch.no_grad(), counter:
+        method(torch.zeros(1, info.channels, info.height, info.width))
+    method.train(training)
+    return counter.get_total_flops() // 2
+
+
+def check_fit(config: RunConfig, splits: Splits) -> None:
+    """Refuse data and batches that no method can train on.
+
+    Args:
+        config: A composed configuration.
+        splits: Its data.
+
+    Raises:
+        UserError: If there is one class only, or a process would get single images.
+    """
+    info = splits.info
+    present = int(splits.train.labels.unique().numel())
+    if info.num_classes < 2 or present < 2:
+        raise UserError(
+            f"{info.name} has {present} class with training images",
+            "data",
+            "training needs at least two",
+        )
+    micro_batch = min(config.batch_size, info.train_size) // (
+        config.optim.accumulate * config.world
+    )
+    if micro_batch < 2:
+        raise UserError(
+            f"batches of {micro_batch} image: batch normalisation needs at least 2",
+            "batch_size",
+            "use a larger batch_size, more images, or fewer optim.accumulate and devices",
+        )

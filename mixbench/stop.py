@@ -1,0 +1,99 @@
+"""Being told to stop: SIGTERM, Ctrl-C, and the signals with which clusters announce a pre-emption.
+
+During training a signal is only noted; the run ends at the next whole step, with a checkpoint.
+At any other time it interrupts at once, as nothing would be lost by it.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+#: Sent by schedulers some time before they take the machine away.
+WARNINGS = ("SIGUSR1", "SIGUSR2")
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """Training ended because it was asked to; what it had reached is saved."""
+
+
+class StopSignals:
+    """Handles the signals while it is entered; other threads than the main one handle none."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None  # name of the signal that came first
+        self.patient = False  # set while training can end at a whole step
+        self._before: dict[str, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {name: signal.getsignal(getattr(signal, name)) for name in _known()}
+        self.install()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if _in_main_thread():
+            for name, handler in self._before.items():
+                # None: set from C, which Python cannot put back.
+                signal.signal(getattr(signal, name), signal.SIG_DFL if handler is None else handler)
+
+    def install(self) -> None:
+        """Set the handlers, again after another library has set its own."""
+        if _in_main_thread():
+            for name in _known():
+                signal.signal(getattr(signal, name), self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.received is not None:
+            if name == "SIGINT" and self.received == "SIGINT":
+                _print("stopped at once; the last checkpoint stands")
+                os._exit(4)
+            return  # schedulers and launchers repeat themselves
+        self.received = name
+        if not self.patient:
+            raise KeyboardInterrupt
+        again = "; Ctrl-C again stops at once" if name == "SIGINT" else ""
+        _print(f"{name}: saving a checkpoint at the next step{again}")
+
+    def hand_on(self) -> None:
+        """After saving, let the scheduler put the job back into its queue.
+
+        A handler that was there before, as submitit's, knows how; else SLURM is asked.
+        """
+        if self.received not in WARNINGS:
+            return
+        before = self._before.get(self.received)
+        if callable(before):
+            before(getattr(signal, self.received), None)
+        elif job := _slurm_job():
+            subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)
+
+
+def _known() -> list[str]:
+    return [name for name in NAMES if hasattr(signal, name)]
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _slurm_job() -> str | None:
+    job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    return job if job and re.fullmatch(r"[0-9_]+", job) else None
+
+
+def _print(line: str) -> None:
+    # Not through logging, whose locks the interrupted code may hold.
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"mixbench: {line}\n".encode())

@@ -1,0 +1,140 @@
+"""Runs in processes that can be killed, from a fork server that has paid for the imports."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from mixbench.results.record import read_record
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["mixbench.runner"])
+
+# What may differ between a run that was killed and one that was not.
+OWN = {
+    "attempts",
+    "wall_s",
+    "img_per_s",
+    "ms_step",
+    "dataloader_wait_pct",
+    "peak_mem_gb",
+    "resumed_bit_exact",
+    "commit",
+}
+
+
+def _child(words: list[str], folder: str, answer) -> None:
+    os.environ["MIXBENCH_RUNS"] = folder
+    import logging
+
+    from mixbench import compose, run
+    from mixbench.errors import MixbenchError
+
+    logging.getLogger("mixbench").setLevel(logging.ERROR)
+    try:
+        run(compose(words))
+        answer.send(0)
+    except MixbenchError as error:
+        answer.send(error.exit_code)
+
+
+def start(words: list[str], folder: Path):
+    """Start a run; returns its process and the end of a pipe that tells its exit code."""
+    reader, writer = _context.Pipe(duplex=False)
+    process = _context.Process(target=_child, args=(words, str(folder), writer))
+    process.start()
+    writer.close()
+    return process, reader
+
+
+def finish(words: list[str], folder: Path, timeout: float = 240) -> int:
+    """Let a run go to its end; returns its exit code."""
+    process, reader = start(words, folder)
+    code = reader.recv() if reader.poll(timeout) else -1
+    process.kill() if code == -1 else process.join(60)
+    process.join()
+    return code
+
+
+def storm(words: list[str], folder: Path, kills: int, longest: float, seed: int) -> list[float]:
+    """Kill a run at random moments, then let it finish.
+
+    Args:
+        words: Overrides.
+        folder: Folder of runs.
+        kills: How often.
+        longest: Seconds within which a kill falls.
+        seed: Of the moments.
+
+    Returns:
+        The moments.
+    """
+    draw = random.Random(seed)
+    moments = []
+    while len(moments) < kills:
+        moment = draw.uniform(0.05, longest)
+        process, reader = start(words, folder)
+        done = reader.poll(moment)
+        if done:  # it was faster: nothing was killed
+            reader.recv()
+            process.join()
+            return moments
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        moments.append(moment)
+    assert finish(words, folder) == 0
+    return moments
+
+
+def outcome(folder: Path):
+    """What a run left: record, weights with everything else in the checkpoint, curves, scores."""
+    (place,) = [path for path in folder.iterdir() if path.is_dir()]
+    record = read_record(place)
+    checkpoint = torch.load(place / "last.ckpt", weights_only=True)
+    checkpoint.pop("pytorch-lightning_version")
+    return {
+        "record": {k: v for k, v in record.to_json().items() if k not in OWN},
+        "checkpoint": checkpoint,
+        "curves": (place / "metrics.csv").read_text(),
+        "predictions": dict(__import__("numpy").load(place / "predictions.npz")),
+    }
+
+
+def differences(first, second, path: str = "") -> list[str]:
+    """Places where two nested outcomes are not exactly equal."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        found = [f"{path}/{key} in one only" for key in first.keys() ^ second.keys()]
+        for key in first.keys() & second.keys():
+            found += differences(first[key], second[key], f"{path}/{key}")
+        return found
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        if len(first) != len(second):
+            return [f"{path}: lengths differ"]
+        pairs = enumerate(zip(first, second, strict=True))
+        return [line for n, pair in pairs for line in differences(*pair, f"{path}/{n}")]
+    if isinstance(first, torch.Tensor):
+        same = isinstance(second, torch.Tensor) and torch.equal(first, second)
+    elif hasattr(first, "shape"):
+        same = first.shape == second.shape and bool((first == second).all())
+    else:
+        same = first == second
+    return [] if same else [f"{path}: {str(first)[:60]} != {str(second)[:60]}"]
+
+
+def attempts(folder: Path) -> list[dict]:
+    """The attempts of the only run in a folder."""
+    (place,) = [path for path in folder.iterdir() if path.is_dir()]
+    return json.loads((place / "record.json").read_text())["attempts"]
+
+
+def wait_for(path: Path, timeout: float = 60) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + timeout
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
