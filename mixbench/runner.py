@@ -51,6 +51,7 @@ from mixbench.training import Parts, fit_and_test, precision_context
 
 log = logging.getLogger("mixbench")
 TRACEBACK, REPLAY = "traceback.txt", "diverged.json"
+SPEED = ("img_per_s", "ms_step", "dataloader_wait_pct", "peak_mem_gb")
 RECORD_EVERY = 5.0  # seconds between notes of progress in the record
 
 
@@ -168,6 +169,8 @@ def _prepare(
     if earlier is not None:
         record.id, record.attempts = earlier.id, earlier.attempts
         record.config_changes = earlier.config_changes
+        for key in SPEED:  # an attempt that only has to test measures none
+            setattr(record, key, getattr(earlier, key))
     return Attempt(config, group, device, place, record, method, data)
 
 

@@ -22,11 +22,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from mixbench.callbacks.average import EMA
 from mixbench.callbacks.buffers import OneSetOfBuffers
 from mixbench.callbacks.checkpoint import AtomicCheckpointIO, KeepCheckpoints
-from mixbench.callbacks.curves import CurveLogger, wandb_logger
+from mixbench.callbacks.curves import CurveLogger
 from mixbench.callbacks.progress import Bar, PlainProgress, quiet_lightning
 from mixbench.callbacks.samples import Samples
 from mixbench.callbacks.scores import Scores
 from mixbench.callbacks.throughput import Throughput
+from mixbench.callbacks.wandb_view import wandb_logger
 from mixbench.checkpoints import BEST, LAST, read_checkpoint
 from mixbench.config import to_plain
 from mixbench.data.module import MixData
@@ -161,13 +162,13 @@ def _fit_and_test(
             wandb.log_image("samples", [str(samples.path)])
     finally:
         if wandb:  # an open one would take in the next run of this process
-            wandb.experiment.finish()
+            wandb.close()
     if parts.group.leads:
         scores.save(folder / "predictions.npz")
     tested = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     record.metrics |= {key.removeprefix("test/"): value for key, value in tested.items()}
     for key, value in speed.results(parts.device).items():
-        if value is not None:  # an attempt that only had to test measures no speed
+        if value is not None:
             setattr(record, key, value)
 
 

@@ -61,32 +61,39 @@ def finish(words: list[str], folder: Path, timeout: float = 240) -> int:
     return code
 
 
-def storm(words: list[str], folder: Path, kills: int, longest: float, seed: int) -> list[float]:
-    """Kill a run at random moments, then let it finish.
+def storm(words: list[str], folder: Path, kills: int, seed: int) -> list[tuple[int, float]]:
+    """Kill a run again and again at random moments of its training, then let it finish.
+
+    Every attempt may go on for a random number of checkpoints and a random moment longer, so that
+    the kills are spread over the whole run whatever the speed of the machine.
 
     Args:
         words: Overrides.
         folder: Folder of runs.
         kills: How often.
-        longest: Seconds within which a kill falls.
         seed: Of the moments.
 
     Returns:
-        The moments.
+        Checkpoints seen and seconds after the last of them, for each kill.
     """
     draw = random.Random(seed)
     moments = []
-    while len(moments) < kills:
-        moment = draw.uniform(0.05, longest)
+    for number in range(kills):
         process, reader = start(words, folder)
-        done = reader.poll(moment)
-        if done:  # it was faster: nothing was killed
-            reader.recv()
-            process.join()
-            return moments
-        os.kill(process.pid, signal.SIGKILL)
+        stamps: set[int] = set()
+        # The first kill falls anywhere in the start, possibly before any checkpoint.
+        wanted, longer = draw.randint(0 if number == 0 else 1, 4), draw.uniform(0, 0.2)
+        deadline = time.monotonic() + 120
+        while len(stamps) <= wanted and not reader.poll(0.002):
+            assert time.monotonic() < deadline
+            for path in folder.glob("*/last.ckpt"):
+                stamps.add(path.stat().st_mtime_ns)
+            if wanted == 0 and list(folder.glob("*/lock.json")):
+                break
+        if not reader.poll(longer):
+            os.kill(process.pid, signal.SIGKILL)
+            moments.append((len(stamps), longer))
         process.join()
-        moments.append(moment)
     assert finish(words, folder) == 0
     return moments
 

@@ -1,5 +1,6 @@
 """The loaders of a run."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,8 @@ class MixData(LightningDataModule):
             batch_size=None,
             sampler=sampler,
             num_workers=workers,
+            # Forked workers share the images; other ways import everything and copy them.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             persistent_workers=workers > 0,
             timeout=WORKER_TIMEOUT if workers else 0,
             pin_memory=workers > 0 and torch.cuda.is_available(),

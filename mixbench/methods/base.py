@@ -218,8 +218,9 @@ class Method(LightningModule):
         numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
         figures = {f"{split}/{key}": number for key, number in zip(values, numbers, strict=True)}
         step = max(0, self.step - 1) if step is None else step
+        epoch = step * self.run.epochs // max(1, self.total_steps)
         for logger in self.loggers:
-            logger.log_metrics({**figures, "epoch": self.current_epoch}, step=step)
+            logger.log_metrics({**figures, "epoch": epoch}, step=step)
 
     def on_train_epoch_end(self) -> None:
         """Report the mean loss of the epoch, the only value that every step adds to."""
