@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     board = add("leaderboard", _leaderboard, "tables of finished runs")
     board.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
     board.add_argument("--format", default="table", help="table, markdown, csv or json")
+    board.add_argument("--wandb", action="store_true", help="also log it to W&B as a table")
     listing = add("list", _list, "names of methods, data, nets and recipes")
     listing.add_argument("words", nargs="*", metavar="[KIND] [PATTERN]", help=", ".join(KINDS))
     info = add("info", _info, "what is known of a method, data set, net or recipe")
@@ -205,6 +206,13 @@ def _leaderboard(args: argparse.Namespace) -> int:
         )
     board = build_leaderboard(find_runs(args.runs or [runs_folder()]))
     sys.stdout.write(render(board, args.format))
+    if args.wandb:
+        from mixbench.results.wandb_table import log_table
+        from mixbench.schema import WandbConfig
+
+        folder = runs_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        _complain(log_table(board, project=WandbConfig().project, folder=folder, mode=None))
     return 0
 
 

@@ -34,7 +34,7 @@ def compile_stages(net: nn.Module, x: torch.Tensor, autocast: Any) -> bool:
     training = net.training
     net.train()
     for stage in stages:
-        stage.compile()
+        stage.compile(fullgraph=True)  # a part that is left out would be no compiled stage
     try:
         with autocast:
             net(x).float().sum().backward()

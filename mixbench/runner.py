@@ -45,6 +45,7 @@ from mixbench.results.record import (
     runs_folder,
     write_record,
 )
+from mixbench.results.secrets import scrubbed
 from mixbench.schema import RunConfig, aside_keys
 from mixbench.stop import Stopped, StopSignals
 from mixbench.training import Parts, fit_and_test, precision_context
@@ -250,7 +251,7 @@ class Attempt:
             return None
         checkpoint = read_checkpoint(path)
         facts = checkpoint["mixbench"]
-        changed = differences(facts["config"], to_plain(self.config), aside_keys())
+        changed = differences(facts["config"], scrubbed(to_plain(self.config)), aside_keys())
         if facts["data"] != self.record.data_hash:
             changed["data (content)"] = [facts["data"], self.record.data_hash]
         if changed and not allow_config_change:
@@ -312,7 +313,8 @@ class Attempt:
         self._started = self._noted = time.monotonic()
         if not self.group.leads:
             return
-        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(to_plain(self.config)))
+        text = OmegaConf.to_yaml(scrubbed(to_plain(self.config)))
+        write_text(self.folder / "config.yaml", text)
         write_record(self.folder, record)
         for name in (TRACEBACK, REPLAY):
             (self.folder / name).unlink(missing_ok=True)

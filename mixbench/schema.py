@@ -204,7 +204,9 @@ class RunSection:
 class WandbConfig:
     """The view of a run in W&B."""
 
-    mode: str | None = aside()  # online, offline or disabled; empty: WANDB_MODE, else offline
+    mode: str | None = (
+        aside()
+    )  # online, offline or disabled; empty: WANDB_MODE, else online with a key
     project: str = aside("mixbench")
 
     def __post_init__(self) -> None:

@@ -34,9 +34,11 @@ from mixbench.data.module import MixData
 from mixbench.group import Group
 from mixbench.methods.base import Method
 from mixbench.results.record import Record
+from mixbench.results.secrets import scrubbed
 from mixbench.schema import RunConfig
 from mixbench.stop import StopSignals
 
+HURRY = 5.0  # seconds for W&B when a run must end
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -107,7 +109,7 @@ def _fit_and_test(
         config.epochs * len(data.batches), data.batches.batch_size * parts.group.world
     )
     facts = {
-        "config": to_plain(config),
+        "config": scrubbed(to_plain(config)),
         "info": dataclasses.asdict(method.info),
         "id": record.id,
         "data": record.data_hash,
@@ -160,9 +162,12 @@ def _fit_and_test(
         trainer.test(method, datamodule=data, verbose=False, weights_only=True)
         if wandb and samples.path.exists():
             wandb.log_image("samples", [str(samples.path)])
-    finally:
-        if wandb:  # an open one would take in the next run of this process
-            wandb.close()
+    except BaseException:
+        if wandb:
+            wandb.close(HURRY)
+        raise
+    if wandb:
+        wandb.close()
     if parts.group.leads:
         scores.save(folder / "predictions.npz")
     tested = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}

@@ -1,4 +1,5 @@
 import logging
+import os
 
 import pytest
 
@@ -18,3 +19,21 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXBENCH_RUNS", str(folder))
     logging.getLogger("mixbench").handlers.clear()
     return folder
+
+
+@pytest.fixture
+def plain_wandb(tmp_path, monkeypatch):
+    """No key, no setting and no server of the machine; W&B's process ends with the test."""
+    import wandb
+
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("no_proxy", "*")
+    wandb.teardown()  # it keeps what it read from the environment
+    yield
+    wandb.teardown()

@@ -198,6 +198,17 @@ def test_run_prints_the_scores_and_records_them(runs, tiny, capsys):
     assert group["smoke_test"] is True
 
 
+def test_the_leaderboard_goes_to_w_and_b_too(runs, tiny, capsys, plain_wandb):
+    assert cli.main(["run", "method=mixup", *tiny]) == 0
+    capsys.readouterr()
+    assert cli.main(["leaderboard", str(runs), "--wandb"]) == 0
+    shown = capsys.readouterr()
+    assert "mixup" in shown.out
+    assert "W&B: offline, upload with: wandb sync" in shown.err
+    (table,) = runs.glob("wandb/offline-run-*/files/media/table/*.json")
+    assert "mixup" in table.read_text()
+
+
 def test_missing_data_is_a_user_error(runs, capsys):
     assert cli.main(["run", "data=pack", "data.train=no.npz", "data.test=no.npz"]) == 2
     assert "no such file" in capsys.readouterr().err

@@ -22,6 +22,8 @@ LEVELS = {
     "results/identity": 0,
     "results/record": 0,
     "results/curves": 0,
+    "results/secrets": 0,
+    "results/wandb_run": 0,
     "backbones": 1,
     "data": 1,
     "metrics": 1,
@@ -38,6 +40,7 @@ LEVELS = {
     "results/stats": 4,
     "results/leaderboard": 4,
     "results/table": 4,
+    "results/wandb_table": 4,
     "assemble": 5,
     "training": 5,
     "runner": 6,
@@ -70,13 +73,18 @@ THIRD_PARTY = {
     "assemble": LIGHTNING,
     "training": LIGHTNING,
     "results/stats": {"scipy"},
+    "results/wandb_run": {"wandb"},
+    "results/wandb_table": {"wandb"},
     "runner": LIGHTNING | {"omegaconf"},
     "contract": LIGHTNING | {"omegaconf"},
     "perf": TORCH | {"torchvision", "timm", "kornia"},
     "launch": {"torch"},
+    "launch/slurm": {"submitit"},
+    "launch/slurm_task": {"submitit"},
+    "launch/wandb_sweep": {"yaml"},
 }
 # Packages that may only be imported inside the function that needs them.
-LAZY = {"sklearn", "scipy", "wandb", "timm", "kornia", "torchvision"}
+LAZY = {"sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision"}
 LAZY_IN = {"launch": {"torch"}, "contract": {"omegaconf"}, "group": {"lightning"}}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

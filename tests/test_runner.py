@@ -31,7 +31,7 @@ def equal(first, second):
     )
 
 
-def test_a_run_leaves_everything_that_is_promised(runs):
+def test_a_run_leaves_everything_that_is_promised(runs, plain_wandb):
     config = compose(
         "method=cutmix data=digits data.limit=128 net.width=4 epochs=2 batch_size=32 "
         "trainer.log_every=2 run.tags=[a,b] run.notes=hello"
@@ -183,13 +183,32 @@ def test_a_failed_run_is_recorded_with_its_traceback_and_can_be_repeated(runs, t
     assert [attempt["status"] for attempt in again.attempts] == ["failed", "done"]
 
 
-def test_a_failed_run_leaves_no_w_and_b_run_open_for_the_next(runs, tiny, plant):
-    import wandb
+def test_a_failed_run_leaves_no_w_and_b_run_open_for_the_next(runs, tiny, plant, plain_wandb):
+    from wandb.sdk import wandb_setup
 
     words = [word for word in tiny if not word.startswith("wandb")]
     with pytest.raises(RunFailedError):
         run(compose([*words, plant(Fails)]))
-    assert wandb.run is None
+    open_run = wandb_setup.singleton().most_recent_active_run
+    assert open_run is None
+
+
+# FAULTS rows 50 and 53.
+def test_without_a_network_w_and_b_is_offline_and_a_key_is_nowhere(
+    runs, tiny, plain_wandb, monkeypatch, caplog, capfd
+):
+    key = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    words = [word for word in tiny if not word.startswith("wandb")]
+    record = run(compose([*words, f"run.notes=no {key[:8]} here"]))
+    assert record.status == "done"
+    assert sum("W&B is offline" in line for line in caplog.messages) == 1
+    files = [path for path in (runs / record.id).rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    assert not [path for path in files if key.encode() in path.read_bytes()]
+    shown = capfd.readouterr()
+    assert key not in shown.out + shown.err + caplog.text
 
 
 def test_a_damaged_record_is_moved_aside_and_the_run_repeated(runs, tiny):

@@ -1,13 +1,12 @@
-"""Loggers: the local ``metrics.csv``, and W&B as a view of it."""
+"""The local log of a run: ``metrics.csv``."""
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from mixbench.results.curves import read_cells, write_curves
 
@@ -80,54 +79,3 @@ class CurveLogger(Logger):
         """Write what is left."""
         del status
         self.save()
-
-
-def wandb_logger(
-    folder: Path,
-    *,
-    run_id: str,
-    attempt: int,
-    mode: Any,
-    project: str,
-    config: dict[str, Any],
-    tags: list[str],
-    notes: str,
-) -> WandbLogger | None:
-    """The W&B view of a run, offline unless asked otherwise.
-
-    Every attempt gets an id of its own in the group of the run, as W&B cannot resume offline.
-
-    Args:
-        folder: Folder of the run.
-        run_id: Id of the run.
-        attempt: Number of this attempt, from 1.
-        mode: ``online``, ``offline`` or ``disabled``; None reads WANDB_MODE, else offline.
-        project: W&B project.
-        config: Resolved configuration.
-        tags: Tags.
-        notes: Notes.
-
-    Returns:
-        The logger, or None when disabled.
-    """
-    mode = mode or os.environ.get("WANDB_MODE") or "offline"
-    if mode in ("disabled", "dryrun"):
-        return None
-    os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
-    import wandb
-
-    run = wandb.init(
-        dir=folder,
-        name=run_id,
-        id=f"{run_id}-a{attempt}",
-        group=run_id,
-        project=project,
-        mode=mode,
-        config=config,
-        tags=tags,
-        notes=notes or None,
-        settings=wandb.Settings(console="off", disable_git=True, save_code=False),
-    )
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return WandbLogger(experiment=run)

@@ -21,7 +21,8 @@ from mixbench.errors import MixbenchError, UserError
 from mixbench.launch.plan import PlannedRun
 from mixbench.results.record import Record, read_record, runs_folder
 
-OWN_S, GRACE_S = 3.0, 30.0  # for children after Ctrl-C: by themselves, and once told again
+# Seconds for children after Ctrl-C: by themselves, once told again, and once killed.
+OWN_S, GRACE_S, KILLED_S = 3.0, 90.0, 10.0
 
 
 @dataclass
@@ -53,7 +54,7 @@ class LocalLauncher:
         self.say, self.strict = say, strict
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mixbench.runner"])
-        self.slots, self.on_gpu = 1, False
+        self.slots, self.devices, self.on_gpu = 1, 1, False
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
         """Name the runs, find out which are done, and estimate the others' time.
@@ -78,7 +79,7 @@ class LocalLauncher:
         process.join()
         if isinstance(answer, MixbenchError):
             raise answer
-        prepared, notes, self.slots, self.on_gpu = answer
+        prepared, notes, self.slots, self.devices, self.on_gpu = answer
         for note in notes:
             self.say(f"warning: {note}")
         return prepared
@@ -105,10 +106,16 @@ class LocalLauncher:
                     number, run = waiting.popleft()
                     slot = free.pop(0)
                     reader, writer = self.context.Pipe(duplex=False)
-                    device = slot if self.on_gpu else None
+                    devices = range(slot * self.devices, (slot + 1) * self.devices)
                     process = self.context.Process(
                         target=_run_child,
-                        args=(run.words, folder / run.id / "log.txt", shared, device, writer),
+                        args=(
+                            run.words,
+                            folder / run.id / "log.txt",
+                            shared,
+                            list(devices) if self.on_gpu else None,
+                            writer,
+                        ),
                     )
                     process.start()
                     writer.close()
@@ -133,8 +140,12 @@ class LocalLauncher:
 
 
 def _stop(processes: list[Any]) -> None:
-    """End children: a terminal has sent them Ctrl-C too, another sender may not have."""
-    for patience, number in ((OWN_S, signal.SIGINT), (GRACE_S, signal.SIGTERM)):
+    """End children: a terminal has sent them Ctrl-C too, another sender may not have.
+
+    They are told by SIGTERM, as a second Ctrl-C would keep them from saving.
+    """
+    steps = ((OWN_S, signal.SIGTERM), (GRACE_S, signal.SIGKILL), (KILLED_S, signal.SIGKILL))
+    for patience, number in steps:
         deadline = time.monotonic() + patience
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
@@ -168,7 +179,9 @@ def _prepare_child(runs: list[PlannedRun], strict: bool, answer: Connection) -> 
         raise
 
 
-def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str], int, bool]:
+def _prepare(
+    runs: list[PlannedRun], strict: bool
+) -> tuple[list[PlannedRun], list[str], int, int, bool]:
     import torch
 
     from mixbench.assemble import estimate_seconds, identify_run, training_device
@@ -179,7 +192,7 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
     notes: dict[str, None] = {}
     estimates: dict[str, float] = {}
     infos: dict[str, Any] = {}
-    slots, on_gpu = 1, False
+    slots, devices, on_gpu = 1, 1, False
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
         config = composed.config
@@ -193,7 +206,9 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
             planned.done = False
         on_gpu = training_device(config).type == "cuda"
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        slots = torch.cuda.device_count() if on_gpu else (cores or 1) // config.trainer.threads
+        devices = config.devices
+        places = torch.cuda.device_count() if on_gpu else (cores or 1) // config.trainer.threads
+        slots = max(1, places // devices)
         if planned.done:
             continue
         if identity.config_hash not in estimates:
@@ -202,14 +217,15 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
                 infos[key] = DATA.get(config.data.kind)(config.data).load().info
             estimates[identity.config_hash] = estimate_seconds(config, infos[key])
         planned.seconds = estimates[identity.config_hash]
-    return runs, list(notes), max(1, slots), on_gpu
+    return runs, list(notes), slots, devices, on_gpu
 
 
 def _run_child(
-    words: list[str], log: Path, shared: bool, device: int | None, answer: Connection
+    words: list[str], log: Path, shared: bool, devices: list[int] | None, answer: Connection
 ) -> None:
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(device)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run has its own handler
+    if devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(_visible, devices))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())

@@ -217,10 +217,10 @@ class Method(LightningModule):
             return
         numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
         figures = {f"{split}/{key}": number for key, number in zip(values, numbers, strict=True)}
-        step = max(0, self.step - 1) if step is None else step
-        epoch = step * self.run.epochs // max(1, self.total_steps)
+        place = max(0, self.step - 1) if step is None else step
+        figures["epoch"] = place * self.run.epochs // max(1, self.total_steps)
         for logger in self.loggers:
-            logger.log_metrics({**figures, "epoch": epoch}, step=step)
+            logger.log_metrics(figures, step=place)
 
     def on_train_epoch_end(self) -> None:
         """Report the mean loss of the epoch, the only value that every step adds to."""
@@ -273,12 +273,13 @@ class Method(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the clock that the hooks read, and the losses of an epoch that is not over."""
         checkpoint["mixbench_step"] = self.step
-        checkpoint["mixbench_watch"] = self.watch.state()
+        gather: Any = self.all_gather if self.trainer.world_size > 1 else lambda value: value
+        checkpoint["mixbench_watch"] = self.watch.state(gather)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Set both again."""
         self.step = checkpoint["mixbench_step"]
-        self.watch.load(checkpoint["mixbench_watch"])
+        self.watch.load(checkpoint["mixbench_watch"], self.rank)
 
     def _layout(self, x: Tensor) -> Tensor:
         if self.run.trainer.channels_last and x.ndim == 4:

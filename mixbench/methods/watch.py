@@ -1,5 +1,6 @@
 """What becomes of the loss between two looks at it, kept on the device."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,10 +45,16 @@ class LossWatch:
         position = int(self._bad)
         return None if position == NEVER else position
 
-    def state(self) -> dict[str, Any]:
-        """Plain state for a checkpoint."""
-        return {"sum": self._sum.cpu(), "count": self._count}
+    def state(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Plain state for a checkpoint, with the sum of each process.
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state`."""
-        self._sum, self._count = state["sum"], state["count"]
+        Args:
+            gather: Stacks a tensor over the processes.
+        """
+        return {"sums": gather(self._sum).reshape(-1).cpu(), "count": self._count}
+
+    def load(self, state: dict[str, Any], rank: int) -> None:
+        """Go on from :meth:`state`; with another number of processes, from the mean of the sums."""
+        sums = state["sums"]
+        self._sum = sums[rank] if rank < len(sums) else sums.mean()
+        self._count = state["count"]

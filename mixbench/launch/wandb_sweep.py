@@ -1,0 +1,59 @@
+"""A grid of runs as a W&B sweep file, for agents on any machine."""
+
+from typing import Any
+
+import yaml
+
+from mixbench import experiments
+from mixbench.launch.plan import expand
+from mixbench.layers import split_overrides
+
+_HEAD = """\
+# 1. wandb sweep THIS_FILE      prints the sweep's id
+# 2. wandb agent SWEEP_ID       on each machine, in a folder of its own or a shared one
+# Agents carry out `mixbench run`: finished runs are skipped, interrupted ones resumed.
+"""
+
+
+def sweep_file(words: list[str], *, project: str) -> str:
+    """Write the sweep that covers the same runs as ``mixbench bench`` with these words.
+
+    W&B hands out one combination of the grid at a time; the metric ranks runs in its pages and
+    steers nothing. Agents report as they go, so ``wandb.mode`` becomes ``online`` unless given.
+
+    Args:
+        words: Overrides, as of :func:`mixbench.launch.plan.expand`.
+        project: W&B project that the sweep belongs to.
+
+    Returns:
+        YAML text.
+
+    Raises:
+        UserError: If the words do not make a grid.
+    """
+    values: dict[str, dict[str, None]] = {}  # as a set that keeps its order
+    for run in expand(words):
+        for key, text in split_overrides(run.words):
+            values.setdefault(key, {})[text] = None
+    values.setdefault("wandb.mode", {"online": None})
+    content = {
+        "project": project,
+        "program": "mixbench",  # agents ask for one; the command below is what they start
+        "method": "grid",
+        "metric": {"name": "test/top1", "goal": "maximize"},
+        "command": ["python", "-m", "mixbench", "run", "${args_no_hyphens}"],
+        "parameters": {key: _parameter([*texts]) for key, texts in values.items()},
+    }
+    return _HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _parameter(texts: list[str]) -> dict[str, Any]:
+    if len(texts) == 1:
+        return {"value": _value(texts[0])}
+    return {"values": [_value(text) for text in texts]}
+
+
+def _value(text: str) -> Any:
+    """A number where the agent writes it as it was given (1e-3 would come back as 0.001)."""
+    value, _ = experiments.parse(text, "command line")
+    return value if isinstance(value, int | float) and str(value) == text else text

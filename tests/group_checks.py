@@ -1,0 +1,243 @@
+"""Checks that need several processes, carried out by all ranks of one group in turn.
+
+Started by tests/test_group.py through torchrun; rank 0 writes what was found as JSON.
+"""
+
+import dataclasses
+import faulthandler
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Checkpoint
+from torch import nn
+
+import mixbench.runner
+import mixbench.training
+from mixbench import compose, run
+from mixbench.assemble import build
+from mixbench.backbones import NETS
+from mixbench.backbones.base import Head, StagedNet
+from mixbench.callbacks.checkpoint import AtomicCheckpointIO
+from mixbench.data import DATA
+from mixbench.errors import InterruptedRunError, RunFailedError
+from mixbench.group import join
+from mixbench.methods import METHODS
+from mixbench.methods.base import Method
+from mixbench.results.record import read_record
+
+WORDS = "data=digits data.limit=96 net.width=4 epochs=2 batch_size=16 wandb.mode=disabled devices=2"
+
+
+class PlainNet(StagedNet):
+    """Without batch normalisation, so that how a batch is divided changes nothing."""
+
+    def __init__(self, config, info) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(nn.Conv2d(info.channels, 8, 3, stride=2), nn.Tanh()),
+                nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.Tanh()),
+            ]
+        )
+        self.channels = (info.channels, 8, 8)
+        self.head = Head(8, info.num_classes)
+
+
+def plain_training(config, rank=0, world=1, group=None):
+    """Weights after training in float64 without augmentation."""
+    NETS._objects["plain"] = PlainNet
+    config = dataclasses.replace(config, net=dataclasses.replace(config.net, name="plain"))
+    splits = DATA.get("digits")(config.data).load()
+    method, data = build(config, splits, rank, world)
+    mixbench.training.PRECISIONS["fp32"] = "64-true"
+    parts = mixbench.training.Parts(
+        config, Path("unused"), method, data, torch.device("cpu"), group or join(1, 60, False)
+    )
+    trainer = mixbench.training._trainer(parts, [], [Checkpoint()], AtomicCheckpointIO())
+    trainer.fit(method, datamodule=data)
+    mixbench.training.PRECISIONS["fp32"] = "32-true"
+    return {name: value.double() for name, value in method.net.state_dict().items()}
+
+
+PLAIN = "data=digits data.limit=100 data.crop=0 data.flip=false epochs=2 batch_size=24 lr=0.05"
+
+
+def same_everywhere(value) -> bool:
+    """Whether all ranks hold the same plain value."""
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return all(other == found[0] for other in found)
+
+
+def digest(method) -> list[float]:
+    return [float(value.double().sum()) for value in method.state_dict().values()]
+
+
+class Noted(Method):
+    """Keeps the method of the last run for a look at it."""
+
+    last: "Noted"
+
+    def on_test_end(self):
+        Noted.last = self
+
+
+def planted(name, cls):
+    METHODS._objects[name] = cls
+    return f"method={name}"
+
+
+# The checks; each returns facts by name, which rank 0 writes down.
+
+
+def training(rank):
+    """All ranks end with one set of weights; one record, one log, each sample counted once."""
+
+    class Kept(Noted, METHODS.get("cutmix")):
+        pass
+
+    record = run(compose([*WORDS.split(), "optim.ema=0.9", planted("kept", Kept)]))
+    weights = same_everywhere(digest(Noted.last))
+    Noted.last.reseed(1, 3)
+    shared = torch.rand(3, generator=Noted.last.shared_generator).tolist()
+    own = torch.rand(3, generator=Noted.last.generator).tolist()
+    folder = Path(os.environ["MIXBENCH_RUNS"]) / record.id
+    return {
+        "weights": weights,
+        "shared": same_everywhere(shared),
+        "own": same_everywhere(own),
+        "record": same_everywhere(record.metrics),
+        "status": record.status,
+        "device_count": record.device_count,
+        "rank": Noted.last.rank == rank,
+        "log_lines": (folder / "log.txt").read_text().count("epoch 2/2"),
+        "steps": Noted.last.step,
+        "folder": str(folder),
+    }
+
+
+def uneven(rank):
+    """13 test images over two ranks."""
+    record = run(compose([*WORDS.split(), "data.limit=13", "batch_size=8", "seed=3"]))
+    return {"folder": str(Path(os.environ["MIXBENCH_RUNS"]) / record.id), "id": record.id}
+
+
+def float64(rank):
+    """Accumulation and devices only divide a step."""
+    found = {}
+    group = join(2, 60, False)
+    for accumulate in (1, 2, 3):
+        config = compose(f"{PLAIN} devices=2 optim.accumulate={accumulate}")
+        weights = plain_training(config, rank, 2, group)
+        found[str(accumulate)] = {name: value.tolist() for name, value in weights.items()}
+    return found
+
+
+def unused(rank):
+    """A part that some steps leave out, the same on all ranks, never makes one wait."""
+
+    class Skips(Method):
+        find_unused_parameters = True
+
+        def predict(self, mixed):
+            if torch.rand((), generator=self.shared_generator) < 0.5:
+                return self.net(mixed.x), mixed
+            pooled = mixed.x.mean(dim=(2, 3))
+            return pooled @ torch.ones(3, 10) * self.net.head.fc.bias, mixed
+
+    record = run(compose([*WORDS.split(), planted("skips", Skips)]))
+    return {"status": record.status}
+
+
+def stop(rank):
+    """A signal to one rank ends all of them at the same step; they go on as if it had not come."""
+
+    class Stops(Noted):
+        asked = False
+
+        def after_step(self):
+            if self.step == 7 and rank == 1 and Stops.asked:
+                Stops.asked = False
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    words = [*WORDS.split(), planted("stops", Stops), "trainer.log_every=2"]
+    root = Path(os.environ["MIXBENCH_RUNS"])
+    whole = run(compose([*words, f"run.dir={root / 'whole'}"]))
+    Stops.asked = True
+    try:
+        run(compose([*words, f"run.dir={root / 'stopped'}"]))
+        code = 0
+    except InterruptedRunError as error:
+        code = error.exit_code
+    Stops.asked = False
+    dist.barrier()
+    steps = read_record(root / "stopped" / whole.id).attempts[-1]["steps"]
+    dist.barrier()
+    again = run(compose([*words, f"run.dir={root / 'stopped'}"]))
+    return {
+        "code": code,
+        "agreed": same_everywhere(code),
+        "steps": steps,
+        "exact": again.resumed_bit_exact,
+        "whole": str(root / "whole"),
+        "stopped": str(root / "stopped"),
+    }
+
+
+def diverge(rank):
+    """A loss that is not finite on one rank ends all of them, with the batch of that rank."""
+
+    class Bad(Method):
+        def loss(self, logits, mixed):
+            value = super().loss(logits, mixed)
+            return value * (float("nan") if self.rank == 1 and self.step == 3 else 1.0)
+
+    words = [*WORDS.split(), planted("bad", Bad), "trainer.log_every=2", "epochs=20"]
+    try:
+        run(compose(words))
+        message = ""
+    except RunFailedError as error:
+        message = error.what
+    dist.barrier()
+    (folder,) = Path(os.environ["MIXBENCH_RUNS"]).glob("bad-*")
+    return {
+        "message": message,
+        "status": read_record(folder).status,
+        "files": sorted(path.name for path in folder.glob("*diverged.json")),
+        "replay": json.loads((folder / "rank1-diverged.json").read_text()),
+    }
+
+
+LIMIT = 150  # seconds for all of them
+CHECKS = [training, uneven, float64, unused, stop, diverge]
+
+
+def main(place: Path) -> None:
+    rank = int(os.environ["RANK"])
+    faulthandler.dump_traceback_later(LIMIT - 20, exit=True)  # where a rank waits for another
+    join(2, 40, False)
+    mixbench.runner.leave = lambda: None  # the group serves all checks
+    torch.set_num_threads(1)
+    found = {}
+    for check in CHECKS:
+        folder = place / check.__name__
+        os.environ["MIXBENCH_RUNS"] = str(folder)
+        try:
+            found[check.__name__] = check(rank)
+        except BaseException:
+            found[check.__name__] = {"error": traceback.format_exc()}
+            (place / f"rank{rank}-{check.__name__}.txt").write_text(traceback.format_exc())
+        if rank == 0:
+            (place / "found.json").write_text(json.dumps(found))
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

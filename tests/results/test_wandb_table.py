@@ -1,0 +1,114 @@
+import json
+import logging
+import math
+import shlex
+import time
+from pathlib import Path
+
+import pytest
+
+from mixbench.results.leaderboard import Leaderboard, build_leaderboard, find_runs
+from mixbench.results.record import Record, write_record
+from mixbench.results.wandb_table import log_table, table_rows
+
+pytestmark = pytest.mark.usefixtures("plain_wandb")
+
+
+@pytest.fixture
+def board(tmp_path):
+    """Two groups: a method over three seeds of which one failed, and one of another recipe."""
+
+    def add(method, seed, top1, status="done", **changes):
+        values = {
+            "data": "cifar",
+            "net": "net",
+            "recipe": "quick",
+            "recipe_hash": "r" * 16,
+            "config_hash": method,
+            "epochs": 16,
+            "select": "last",
+            "metrics": {"top1": top1, "nll": math.nan},
+        } | changes
+        name = f"{method}-s{seed}"
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        write_record(folder, Record(id=name, method=method, seed=seed, status=status, **values))
+
+    add("mixup", 0, 90.0)
+    add("mixup", 1, 92.0)
+    add("mixup", 2, 0.0, status="diverged")
+    add("<script>", 0, 50.0, recipe_hash="s" * 16, metrics={"top1": 50.0, "ece": 0.5})
+    return build_leaderboard(find_runs([tmp_path / "runs"]))
+
+
+def shown(board):
+    columns, rows = table_rows(board)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def tables(folder: Path, pattern: str = "offline-run-*"):
+    deadline = time.monotonic() + 2
+    while not (found := list((folder / "wandb").glob(f"{pattern}/files/media/table/*.json"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return [json.loads(path.read_text()) for path in found]
+
+
+def test_a_row_per_method_carries_what_it_is_and_its_summaries(board):
+    mixup, other = shown(board)
+    assert mixup["method"] == "mixup"
+    named = ("data", "net", "recipe", "select", "epochs", "fidelity")
+    assert [mixup[key] for key in named] == ["cifar", "net", "quick", "last", 16, "paper"]
+    assert (mixup["n"], mixup["failed"]) == (2, 1)
+    assert (mixup["top1_mean"], mixup["top1_sd"]) == (91.0, pytest.approx(2**0.5))
+    assert mixup["top1_low"] < 90 < 92 < mixup["top1_high"]
+    assert mixup["nll_mean"] is None  # not finite
+    assert (other["top1_mean"], other["top1_sd"], other["top1_low"]) == (50.0, None, None)
+    assert other["ece_mean"] == 0.5
+    assert mixup["ece_mean"] is None  # not measured
+
+
+def test_an_offline_table_is_on_disk_and_the_line_says_where(board, tmp_path):
+    line = log_table(board, project="a/b", folder=tmp_path / "runs", mode="offline")
+    (content,) = tables(tmp_path / "runs")
+    columns, rows = table_rows(board)
+    assert (content["columns"], content["data"]) == (columns, rows)
+    words, command = line.split(": ", 2)[1:]
+    assert words == "offline, upload with"
+    *program, place = shlex.split(command)
+    assert program == ["wandb", "sync"]
+    assert list(Path(place).glob("*.wandb"))
+
+
+def test_two_tables_are_two_runs(board, tmp_path):
+    for _ in range(2):
+        log_table(board, project="p", folder=tmp_path, mode="offline")
+    assert len(tables(tmp_path)) == 2
+    assert len({path.name for path in tmp_path.glob("wandb/offline-run-*/*.wandb")}) == 2
+
+
+def test_a_board_without_rows_is_logged_as_one(tmp_path):
+    line = log_table(Leaderboard([]), project="p", folder=tmp_path, mode="offline")
+    assert "wandb sync" in line
+    (content,) = tables(tmp_path)
+    assert content["data"] == []
+    assert "method" in content["columns"]
+
+
+def test_without_a_key_or_a_server_it_is_offline_with_one_line(
+    board, tmp_path, caplog, monkeypatch
+):
+    caplog.set_level(logging.INFO, logger="mixbench")
+    assert "offline" in log_table(board, project="p", folder=tmp_path / "a", mode="online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert "offline" in log_table(board, project="p", folder=tmp_path / "b", mode=None)
+    told = [r.getMessage() for r in caplog.records if r.name == "mixbench"]
+    assert ["no API key" in line for line in told] == [True, False]
+    assert "does not answer" in told[1]
+
+
+def test_disabled_it_says_so_and_leaves_nothing(board, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    line = log_table(board, project="p", folder=tmp_path, mode=None)
+    assert line == "W&B: no leaderboard was logged"
+    assert not (tmp_path / "wandb").exists()

@@ -1,0 +1,104 @@
+import contextlib
+import logging
+
+import killing
+import pytest
+import torch
+from torch import nn
+
+from mixbench import compose, run
+from mixbench.assemble import build
+from mixbench.backbones import NETS
+from mixbench.compiling import compile_stages
+from mixbench.data import DATA
+from mixbench.errors import RunFailedError
+from mixbench.methods import METHODS
+from mixbench.methods.base import Method
+from mixbench.results.record import read_record
+
+
+class Refuses(nn.Module):
+    """Works as it is, and not under the compiler."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, h):
+        if torch.compiler.is_compiling():
+            raise NotImplementedError("planted for the compiler")
+        return self.inner(h)
+
+
+def refusing(config, info):
+    net = NETS._objects["real"](config, info)
+    net.stages[0] = Refuses(net.stages[0])
+    return net
+
+
+@pytest.fixture
+def net(monkeypatch):
+    """Makes the first stage of the network one that cannot be compiled."""
+    monkeypatch.setitem(NETS._objects, "real", NETS.get("preactresnet18"))
+    monkeypatch.setitem(NETS._objects, "preactresnet18", refusing)
+
+
+# FAULTS row 41.
+def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning_and_is_recorded(
+    runs, tiny, net, caplog
+):
+    with caplog.at_level(logging.WARNING, "mixbench"):
+        record = run(compose([*tiny, "trainer.compile=true"]))
+    assert record.status == "done"
+    assert record.compiled is False
+    told = [line for line in caplog.messages if "torch.compile failed" in line]
+    assert len(told) == 1
+    assert "the network runs as it is: Unsupported" in told[0]
+
+
+def test_trying_changes_neither_weights_nor_statistics(tiny, net):
+    config = compose(tiny)
+    method, _ = build(config, DATA.get("digits")(config.data).load())
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    x = torch.rand(4, method.info.channels, method.info.height, method.info.width)
+    assert compile_stages(method.net, x, contextlib.nullcontext()) is False
+    assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())
+    assert all(p.grad is None for p in method.parameters())
+    assert method.net.training
+    method(x)  # nothing of the attempt is left in the stages
+
+
+def test_a_network_without_stages_stays_as_it_is(caplog):
+    assert compile_stages(nn.Linear(2, 2), torch.rand(1, 2), contextlib.nullcontext()) is False
+    assert "no stages" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_compiled_run_goes_on_bit_by_bit_and_adds_no_graph(tmp_path, monkeypatch):
+    words = "data=digits data.limit=160 net.width=4 epochs=3 batch_size=32 wandb.mode=disabled "
+    words += "trainer.compile=true method=cutmix"
+
+    class Fails(METHODS.get("cutmix")):
+        def after_step(self):
+            if self.step == 9:
+                raise RuntimeError("planted failure")
+
+    outcomes = []
+    for kind in ("whole", "stopped"):
+        monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / kind))
+        if kind == "stopped":
+            with monkeypatch.context() as planted:
+                planted.setitem(METHODS._objects, "cutmix", Fails)
+                with pytest.raises(RunFailedError):
+                    run(compose(words))
+        torch._dynamo.utils.counters.clear()
+        torch._dynamo.reset()
+        record = run(compose(words))
+        assert record.compiled is True
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+        outcomes.append(killing.outcome(tmp_path / kind))
+    assert killing.differences(*outcomes) == []
+    (folder,) = (tmp_path / "stopped").iterdir()
+    assert read_record(folder).resumed_bit_exact is True
+    assert isinstance(METHODS.get("cutmix"), type)
+    assert issubclass(METHODS.get("cutmix"), Method)
