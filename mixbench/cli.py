@@ -13,7 +13,8 @@ from typing import Any
 
 from mixbench import __version__
 from mixbench.errors import MixbenchError, UserError, near_match
-from mixbench.launch.ranks import LAUNCHED, write_error
+from mixbench.launch.ranks import write_error
+from mixbench.stop import LAUNCHED
 
 KINDS = ("methods", "data", "nets", "recipes")
 _MARKUP = r":\w+:(?=`)|`"  # of docstrings, noise on a terminal
@@ -91,6 +92,18 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--allow-config-change", action="store_true", help="let k=v change it")
     bench = add("bench", _bench, "a grid of runs, then the leaderboard", overrides=True)
     bench.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    bench.add_argument("--launcher", choices=("local", "slurm"), default="local")
+    bench.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="k=v",
+        help="partition, time (minutes), gpus_per_run, mem, ... or extra.NAME; may be repeated",
+    )
+    bench.add_argument("--no-wait", action="store_true", help="only submit to SLURM")
+    bench.add_argument(
+        "--to-wandb", type=Path, metavar="FILE", help="write the grid as a W&B sweep and stop"
+    )
     board = add("leaderboard", _leaderboard, "tables of finished runs")
     board.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
     board.add_argument("--format", default="table", help="table, markdown, csv or json")
@@ -165,34 +178,62 @@ def _say_scores(record: Any) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     from mixbench.config import compose_text
-    from mixbench.launch.local import LocalLauncher
     from mixbench.launch.plan import expand
     from mixbench.results.leaderboard import build_leaderboard, find_runs
     from mixbench.results.record import runs_folder
     from mixbench.results.table import render
 
     runs = expand(args.overrides, strict=args.strict)
-    folder = runs_folder(compose_text(runs[0].words).config.run.dir)
-    launcher = LocalLauncher(_say, strict=args.strict)
+    config = compose_text(runs[0].words).config
+    if args.to_wandb:
+        from mixbench.launch.wandb_sweep import sweep_file
+        from mixbench.results.files import write_text
+
+        write_text(args.to_wandb, sweep_file(args.overrides, project=config.wandb.project))
+        _say(f"written: {args.to_wandb}; next: wandb sweep {args.to_wandb}")
+        return 0
+    folder = runs_folder(config.run.dir)
+    launcher = _launcher(args)
     runs = launcher.prepare(runs)
     left = [run for run in runs if not run.done]
     for number, run in enumerate(runs, 1):
-        state = "done" if run.done else f"about {_duration(run.seconds or 0)}"
+        state = "done" if run.done else "to do"
+        if run.seconds is not None and not run.done:
+            state = f"about {_duration(run.seconds)}"
         _say(f"[{number}/{len(runs)}] {run.id}: {state}")
     if left:
         seconds = sum(run.seconds or 0 for run in left) / min(launcher.slots, len(left))
-        _say(f"{len(left)} to do, about {_duration(seconds)} of training")
+        about = f", about {_duration(seconds)} of training" if seconds else ""
+        _say(f"{len(left)} to do{about}")
         _say(f"logs: {folder}/<id>/log.txt")
     if args.dry_run:
         return 0
     outcome = launcher.carry_out(runs, folder)
+    if args.no_wait and args.launcher == "slurm":
+        return 0
     if outcome.interrupted:
-        _complain("interrupted; the same command goes on with what is left")
+        goes_on = {"local": "goes on with what is left", "slurm": "waits for the jobs again"}
+        _complain(f"interrupted; the same command {goes_on[args.launcher]}")
     elif folder.is_dir():
         hashes = {run.recipe_hash for run in runs}
         _say("")
         _say(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
     return outcome.exit_code(len(runs))
+
+
+def _launcher(args: argparse.Namespace) -> Any:
+    if args.launcher == "local":
+        from mixbench.launch.local import LocalLauncher
+
+        if args.slurm or args.no_wait:
+            raise UserError("--slurm and --no-wait need SLURM", "bench", "add --launcher slurm")
+        return LocalLauncher(_say, strict=args.strict)
+    from mixbench.launch.slurm import SlurmLauncher
+    from mixbench.launch.slurm_options import read_options
+
+    return SlurmLauncher(
+        _say, strict=args.strict, options=read_options(args.slurm), wait=not args.no_wait
+    )
 
 
 def _leaderboard(args: argparse.Namespace) -> int:

@@ -41,9 +41,14 @@ class RunFailedError(MixbenchError, RuntimeError):
 
 
 class InterruptedRunError(MixbenchError):
-    """A run was stopped from outside; the same command starts it again."""
+    """A run was stopped from outside; the same command starts it again.
+
+    Attributes:
+        signal: Name of the signal that a group of processes was stopped by.
+    """
 
     exit_code = 4
+    signal: str | None = None
 
 
 def near_match(name: str, known: Iterable[str]) -> str:

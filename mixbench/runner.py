@@ -94,6 +94,8 @@ def run(
             record = attempt.carry_out(signals, allow_config_change)
             leave()  # not after an error: another process may be gone
         except KeyboardInterrupt as stop:  # before there was anything to save
+            if group.leads:
+                signals.hand_on()
             raise InterruptedRunError("interrupted", todo="give the same command again") from stop
         except InterruptedRunError:
             if group.leads:
@@ -144,7 +146,17 @@ def _run_on_devices(
         words += ["--shared-cores"] * shared_cores
         words += ["--allow-config-change"] * allow_config_change
         words += ["--folder", str(folder)] if folder else []
-        start_ranks(words, config.devices)
+        with StopSignals() as signals:
+            try:
+                start_ranks(words, config.devices)
+            except InterruptedRunError as error:
+                signals.received = error.signal or signals.received
+                signals.hand_on()
+                raise
+            except KeyboardInterrupt as stop:
+                signals.hand_on()
+                todo = "give the same command again"
+                raise InterruptedRunError("interrupted", todo=todo) from stop
     return read_record(folder or runs_folder(config.run.dir) / identify_run(config).id)
 
 

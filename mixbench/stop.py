@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+LAUNCHED = "MIXBENCH_LAUNCHED"  # set for ranks, whose parent reports and hands on for them
 #: Sent by schedulers some time before they take the machine away.
 WARNINGS = ("SIGUSR1", "SIGUSR2")
 
@@ -26,7 +27,7 @@ class StopSignals:
     """Handles the signals while it is entered; other threads than the main one handle none."""
 
     def __init__(self) -> None:
-        self.received: str | None = None  # name of the signal that came first
+        self.received: str | None = None  # name of the signal that decides how the run ends
         self.patient = False  # set while training can end at a whole step
         self._before: dict[str, Any] = {}
 
@@ -54,11 +55,13 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if self.received is not None:
+        if self.received is not None:  # schedulers and launchers repeat themselves
             if name == "SIGINT" and self.received == "SIGINT":
                 _print("stopped at once; the last checkpoint stands")
                 os._exit(4)
-            return  # schedulers and launchers repeat themselves
+            if name in WARNINGS:  # a pre-emption may begin with SIGTERM
+                self.received = name
+            return
         self.received = name
         if not self.patient:
             raise KeyboardInterrupt
@@ -68,10 +71,11 @@ class StopSignals:
     def hand_on(self) -> None:
         """After saving, let the scheduler put the job back into its queue.
 
-        A handler that was there before, as submitit's, knows how; else SLURM is asked.
+        A handler that was there before, as submitit's, knows how; else SLURM is asked. SIGTERM
+        alone asks for nothing: it is also how a job is ended for good.
         """
-        if self.received not in WARNINGS:
-            return
+        if self.received not in WARNINGS or LAUNCHED in os.environ:
+            return  # of several ranks, the process that started them hands on
         before = self._before.get(self.received)
         if callable(before):
             before(getattr(signal, self.received), None)

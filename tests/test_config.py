@@ -155,7 +155,13 @@ def test_a_value_out_of_range_is_refused_with_the_range(words, match):
     assert "to do: correct " in text
 
 
-# FAULTS row 6.
+BOMB = "".join(
+    f"{new}: &{new} [*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+# FAULTS rows 6, 60 and 61.
 @pytest.mark.parametrize(
     ("text", "match"),
     [
@@ -171,6 +177,8 @@ def test_a_value_out_of_range_is_refused_with_the_range(words, match):
         ("lr: !!python/object/apply:os.system [ls]\n", "is not allowed"),
         ("lr: {lr: [1\n", "not valid YAML"),
         ("? [a]\n: 1\n", "a key must be a word"),
+        ("a: &a [1,1,1,1,1,1,1,1,1]\n" + BOMB, "YAML too large or too deeply nested"),
+        ("a: " + "[" * 40 + "]" * 40, "YAML too large or too deeply nested"),
     ],
 )
 def test_a_bad_file_is_refused_with_file_and_line(tmp_path, monkeypatch, text, match):
@@ -299,3 +307,51 @@ def test_paths_seeds_and_machine_take_no_part_in_the_identity():
 def test_the_schema_defaults_are_valid():
     assert RunConfig().epochs == 200
     assert DataInfo(10, 32, 32).task == "multiclass"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A resolved configuration as a run leaves it."""
+    import yaml
+
+    path = tmp_path / "config.yaml"
+
+    def write(words, **changes):
+        content = to_plain(compose(words))
+        for key, value in changes.items():
+            group, _, leaf = key.partition("__")
+            content[group][leaf] = value
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def test_a_saved_configuration_comes_back_and_takes_overrides(saved):
+    words = "method=cutmix data=digits method.alpha=0.3 epochs=7 optim.milestones=[0.3,0.6] seed=2"
+    path = saved(words)
+    assert compose("", base=path) == compose(words)
+    assert compose("lr=0.5", base=path) == compose(f"{words} lr=0.5")
+    assert compose("method=cutmix data=digits", base=path) == compose(words)
+
+
+def test_a_saved_configuration_cannot_be_turned_into_another(saved):
+    with pytest.raises(UserError, match="method=mixup differs from cutmix"):
+        compose("method=mixup", base=saved("method=cutmix"))
+
+
+# FAULTS row 62.
+def test_a_saved_configuration_cannot_name_code_to_import(saved):
+    path = saved("method=cutmix", method__name="os:system")
+    with pytest.raises(UserError, match="names code to import, os:system"):
+        compose("", base=path)
+    with pytest.raises(UserError, match="unknown method"):
+        compose("", base=saved("method=cutmix", method__name="nothing"))
+
+
+@pytest.mark.parametrize("text", ["", "lr: 0.1\n", "- 1\n", "lr: ${oc.env:HOME}\n"])
+def test_what_is_no_configuration_is_refused(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError):
+        compose("", base=path)

@@ -21,7 +21,7 @@ def blocks(language):
 
 
 def commands():
-    lines = "\n".join(blocks("sh")).splitlines()
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -52,13 +52,15 @@ def test_the_first_two_commands_are_bench_and_test():
 
 
 @pytest.mark.parametrize("words", [w for w in OWN if w[0] != "bench"], ids=" ".join)
-def test_every_command_works(workplace, words, capsys):
+def test_every_command_works(workplace, words, runs, capsys, plain_wandb):
     if words[0] == "run":
         words = [*words, *SMALL]
     elif words[0] == "show":
         words = [*words[:-2], *SMALL, *words[-2:]]
-    elif words[0] == "leaderboard":
+    elif words[0] in ("leaderboard", "resume"):
         assert cli.main(["run", "data=digits", *SMALL]) == 0
+        (folder,) = runs.iterdir()
+        words = [word.replace("runs/ID", str(folder)) for word in words]
     assert cli.main(words) == 0, capsys.readouterr().err
 
 
@@ -66,7 +68,7 @@ def test_every_command_works(workplace, words, capsys):
 def test_every_bench_composes(workplace, words):
     from mixbench.launch.plan import expand
 
-    assert expand([word for word in words[1:] if not word.startswith("--")])
+    assert expand(cli._parser().parse_args(words).overrides)
 
 
 def test_the_make_commands_name_targets_that_exist():

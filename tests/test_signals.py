@@ -20,6 +20,7 @@ from mixbench.methods.base import Method
 from mixbench.results import files
 from mixbench.results.files import LOCK, is_live, locked
 from mixbench.results.record import read_record
+from mixbench.stop import StopSignals
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = [
@@ -169,6 +170,36 @@ def test_the_scheduler_is_asked_to_put_the_job_back(runs, asks, tmp_path, monkey
     with pytest.raises(InterruptedRunError):
         run(asks("SIGUSR2"))
     assert (tmp_path / "called").read_text() == "requeue 42\nrequeue 40_2\n"
+
+
+def test_a_warning_after_sigterm_still_counts_and_sigterm_alone_does_not():
+    seen = []
+    before = signal.signal(signal.SIGUSR2, lambda *_: seen.append("requeued"))
+    try:
+        for names in (["SIGTERM"], ["SIGTERM", "SIGTERM"], ["SIGTERM", "SIGUSR2", "SIGTERM"]):
+            with StopSignals() as signals:
+                signals.patient = True
+                for name in names:
+                    os.kill(os.getpid(), getattr(signal, name))
+                signals.hand_on()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert seen == ["requeued"]
+
+
+def test_a_warning_while_data_is_read_puts_the_job_back_too(runs, monkeypatch):
+    from mixbench import runner
+
+    seen = []
+    before = signal.signal(signal.SIGUSR2, lambda *_: seen.append("requeued"))
+    monkeypatch.setattr(runner, "check_fit", lambda *_: os.kill(os.getpid(), signal.SIGUSR2))
+    try:
+        with pytest.raises(InterruptedRunError):
+            run(compose("data=digits wandb.mode=disabled"))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert seen == ["requeued"]
+    assert not runs.exists()
 
 
 def test_a_handler_that_was_there_before_is_called_once_all_is_saved(runs, asks):

@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
 from mixbench.results.record import read_record, write_record
+from mixbench.stop import LAUNCHED
 
-LAUNCHED = "MIXBENCH_LAUNCHED"  # set for ranks whose parent reports their errors
 GRACE = 60  # seconds that ranks get to save once they are told to stop
 _LOST = (
     "Connection closed by peer",
@@ -61,6 +62,7 @@ def start_ranks(words: Sequence[str], devices: int) -> None:
             max_restarts=0,
             monitor_interval=0.2,
             logs_specs=DefaultLogsSpecs(log_dir=notes),
+            signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2",
         )
         try:
             elastic_launch(config, sys.executable)("-m", "mixbench", *words)
@@ -98,7 +100,8 @@ def write_error(error: BaseException) -> None:
         "exit_code": error.exit_code if told else 3,
         "folder": str(getattr(error, "folder", "") or ""),
     }
-    Path(path).write_text(json.dumps(content), encoding="utf-8")
+    with suppress(OSError):  # whoever asked for it may be gone
+        Path(path).write_text(json.dumps(content), encoding="utf-8")
 
 
 def root_cause(notes: Path, exit_codes: dict[int, int], world: int) -> MixbenchError:
@@ -163,11 +166,14 @@ def _error(note: dict[str, Any], what: str) -> MixbenchError:
     return RunFailedError(what, note["where"], note["todo"])
 
 
-def _interrupted(notes: Path, name: str) -> MixbenchError:
+def _interrupted(notes: Path, name: str) -> InterruptedRunError:
     told = [note for note in _told(notes).values() if note["exit_code"] == 4 and note["rank"] == 0]
     if told:
-        return InterruptedRunError(told[0]["what"], told[0]["where"], told[0]["todo"])
-    return InterruptedRunError(f"interrupted by {name}", todo="give the same command again")
+        error = InterruptedRunError(told[0]["what"], told[0]["where"], told[0]["todo"])
+    else:
+        error = InterruptedRunError(f"interrupted by {name}", todo="give the same command again")
+    error.signal = name
+    return error
 
 
 def _put_in_record(folder: Path, message: str) -> None:

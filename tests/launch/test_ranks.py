@@ -176,6 +176,23 @@ def test_a_port_in_use_is_no_obstacle(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+class FailsEarly(Method):
+    def __init__(self, *args, rank=0, **kwargs):
+        super().__init__(*args, rank=rank, **kwargs)
+        if rank == 0:
+            raise RuntimeError("planted before anything began")
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_a_leading_rank_that_fails_early_keeps_nobody_waiting(tmp_path):
+    started = time.monotonic()
+    done = call("run", *WORDS, "method=test_ranks:FailsEarly", runs=tmp_path)
+    assert time.monotonic() - started < 60
+    assert done.returncode == 3
+    assert "rank 0: RuntimeError: planted before anything began" in done.stderr
+
+
 @pytest.fixture
 def tell(tmp_path, monkeypatch):
     """Has a rank leave word of an error."""

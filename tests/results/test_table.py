@@ -122,6 +122,7 @@ def test_duplicate_ids_are_resolved_by_their_attempt(add, tmp_path):
     assert board(tmp_path).groups[0].rows[0].summaries["top1"].mean == 95.0
 
 
+# FAULTS row 56.
 def test_values_that_are_not_finite_are_shown_as_missing_last_and_never_best(add, tmp_path):
     for seed in range(2):
         add("erm", seed, math.nan)

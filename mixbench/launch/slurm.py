@@ -1,0 +1,317 @@
+"""Runs of a grid as one SLURM array job, submitted through submitit.
+
+A run that SLURM takes the node from goes on from its last checkpoint: announced by the warning
+signal, it saves and puts itself back into the queue; pre-empted outright, it saves within SLURM's
+KillWait (30 s by default) and SLURM puts it back.
+
+Tasks replace the batch script instead of being steps of ``srun``. When a job is requeued, SLURM
+also tells ``srun`` to end, which kills its step at once, and nothing could be saved.
+"""
+
+import json
+import multiprocessing
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixbench.config import compose_text
+from mixbench.errors import MixbenchError, UserError
+from mixbench.launch.local import Outcome
+from mixbench.launch.plan import PlannedRun
+from mixbench.launch.slurm_options import parameters
+from mixbench.launch.slurm_task import Task
+from mixbench.results.files import write_text
+from mixbench.results.record import read_record, runs_folder
+
+TURNS = 1000  # time limits that one run may use up
+TASKS = "tasks.json"
+SLURM = "--launcher slurm"
+
+
+@dataclass
+class _Waiting:
+    """A run in the queue."""
+
+    number: int  # of the plan
+    run: PlannedRun
+    job: str  # as squeue names it: 12_3
+    state: str = ""
+    gone: float | None = None  # when it was first missing from the queue
+
+
+class SlurmLauncher:
+    """Prepares runs here and carries them out on the nodes of a cluster.
+
+    Args:
+        say: Prints a line.
+        strict: Refuse keys that have no effect.
+        options: As of :func:`mixbench.launch.slurm_options.read_options`.
+        wait: Wait for the runs; else return after submitting them.
+
+    Raises:
+        UserError: If submitit or SLURM is missing.
+    """
+
+    poll_s = 10.0  # between two looks at the queue
+    patience_s = 60.0  # for a result to show up after its task has left the queue
+    cluster = "slurm"  # submitit's name for it
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        *,
+        strict: bool = False,
+        options: dict[str, Any] | None = None,
+        wait: bool = True,
+    ) -> None:
+        try:
+            import submitit  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                "the SLURM launcher needs submitit",
+                SLURM,
+                "make bench EXTRAS=cluster ..., or pip install 'mixbench[cluster]'",
+            ) from error
+        if self.cluster == "slurm" and shutil.which("sbatch") is None:
+            raise UserError(
+                "no SLURM here: sbatch is not on the PATH",
+                SLURM,
+                "start it on a login node, or use --launcher local",
+            )
+        self.say, self.strict, self.wait = say, strict, wait
+        self.options = options or {}
+        self.slots = int(self.options.get("max_parallel") or 1)
+
+    def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
+        """Name the runs and find out which are done.
+
+        The data are read, and fetched where need be, as nodes often have no network. Times are
+        not estimated: this machine is not the one that trains.
+
+        Args:
+            runs: Planned runs.
+
+        Returns:
+            The same, filled in.
+
+        Raises:
+            UserError: If a method's own key is unknown or out of range, or data is missing.
+        """
+        # In a process of its own, as this one does not import torch.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            try:
+                prepared, notes = pool.submit(_name, runs, self.strict).result()
+            except BrokenProcessPool as error:
+                raise MixbenchError("planning ended without a result") from error
+        for note in notes:
+            self.say(f"warning: {note}")
+        left = sum(not run.done for run in prepared)
+        self.slots = int(self.options.get("max_parallel") or max(1, left))
+        return prepared
+
+    def carry_out(self, runs: list[PlannedRun], folder: Path) -> Outcome:
+        """Submit the runs that are not done and not in the queue already, and wait for all.
+
+        Args:
+            runs: Prepared runs.
+            folder: Folder of all runs; the nodes must see it under the same path.
+
+        Returns:
+            What failed. Ctrl-C ends the waiting only.
+
+        Raises:
+            UserError: If the jobs are refused.
+        """
+        logs = folder.absolute() / "slurm"
+        known = _read_tasks(logs)
+        queue = self.queue() or {}
+        left = [(number, run) for number, run in enumerate(runs, 1) if not run.done]
+        waiting = [
+            _Waiting(number, run, known[run.id])
+            for number, run in left
+            if known.get(run.id) in queue
+        ]
+        if waiting:
+            self.say(f"{len(waiting)} in the queue already: {_jobs(waiting)}")
+        fresh = [(number, run) for number, run in left if known.get(run.id) not in queue]
+        if fresh:
+            waiting += self._submit(fresh, logs)
+            jobs = {run: job for run, job in known.items() if job in queue}
+            jobs |= {task.run.id: task.job for task in waiting}
+            write_text(logs / TASKS, json.dumps(jobs, indent=1) + "\n")
+        outcome = Outcome({})
+        if not waiting:
+            return outcome
+        if not self.wait:
+            self.say(f"see them with: squeue --me; their table with: mixbench leaderboard {folder}")
+            return outcome
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        try:
+            self._wait(waiting, len(runs), folder, outcome)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+            self.say(
+                "interrupted: the jobs go on; the same command waits for them again, "
+                f"and this ends them: scancel {_jobs(waiting)}"
+            )
+        return outcome
+
+    def queue(self) -> dict[str, str] | None:
+        """What this user has in the queue.
+
+        Returns:
+            Job id (``12_3`` in an array) to state; None if SLURM does not answer now.
+        """
+        command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T"]
+        try:
+            shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        if shown.returncode:
+            return None
+        return dict(line.split(maxsplit=1) for line in shown.stdout.splitlines() if " " in line)
+
+    def _submit(self, fresh: list[tuple[int, PlannedRun]], logs: Path) -> list[_Waiting]:
+        import submitit
+        from submitit.core.utils import FailedJobError
+
+        values = parameters(self.options, [run for _, run in fresh])
+        executor = submitit.AutoExecutor(
+            logs,
+            cluster=self.cluster,
+            slurm_max_num_timeout=TURNS,
+            slurm_python=f"exec {shlex.quote(sys.executable)}",
+        )
+        try:
+            executor.update_parameters(**values)
+            jobs = executor.map_array(Task(), [run.words for _, run in fresh])
+        except FailedJobError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"SLURM refuses the job: {reason}", SLURM, "sinfo lists partitions and their limits"
+            ) from error
+        tasks = [
+            _Waiting(number, run, job.job_id)
+            for (number, run), job in zip(fresh, jobs, strict=True)
+        ]
+        self.say(
+            f"SLURM job {_jobs(tasks)}, tasks: {len(tasks)}, each with "
+            f"{values['cpus_per_task']} CPU, {values.get('gpus_per_node', 0)} GPU, "
+            f"{values['timeout_min']} min at a time; logs: {logs}"
+        )
+        return tasks
+
+    def _wait(self, waiting: list[_Waiting], total: int, folder: Path, outcome: Outcome) -> None:
+        while True:
+            queue = self.queue()
+            for task in list(waiting):
+                code, message = self._look(task, queue, folder, total)
+                if code is None:
+                    continue
+                waiting.remove(task)
+                if code:
+                    outcome.failures[task.run.id] = code
+                else:
+                    message = _result(folder / task.run.id)
+                self.say(f"[{task.number}/{total}] {task.run.id}: {message}")
+            if not waiting:
+                return
+            time.sleep(self.poll_s)
+
+    def _look(
+        self, task: _Waiting, queue: dict[str, str] | None, folder: Path, total: int
+    ) -> tuple[int | None, str]:
+        """Exit code and message of a task that has ended; no code for one that has not."""
+        result = _read_result(folder.absolute() / "slurm", task.job)
+        if result is not None:
+            return result
+        if queue is None:
+            return None, ""
+        state = queue.get(task.job)
+        if state is not None:
+            if (task.state, state) == ("RUNNING", "PENDING"):
+                self.say(f"[{task.number}/{total}] {task.run.id}: back in the queue")
+            if state in ("RUNNING", "PENDING"):
+                task.state = state
+            task.gone = None
+            return None, ""
+        if task.gone is None:
+            task.gone = time.monotonic()
+        if time.monotonic() - task.gone < self.patience_s:
+            return None, ""
+        with suppress(UserError):
+            if read_record(folder / task.run.id).status == "done":
+                return 0, ""
+        log = folder / "slurm" / f"{task.job}_0_log.out"
+        return 3, f"job {task.job} has left the queue without a result; see {log}"
+
+
+def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str]]:
+    from mixbench.assemble import identify_run
+    from mixbench.config import resolve_method
+    from mixbench.data import DATA
+
+    notes: dict[str, None] = {}
+    present: set[str] = set()
+    for planned in runs:
+        composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
+        config = composed.config
+        notes |= dict.fromkeys(composed.notes)
+        if str(config.data) not in present:
+            present.add(str(config.data))
+            DATA.get(config.data.kind)(config.data).load()
+        identity = identify_run(config)
+        planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
+        try:
+            planned.done = read_record(runs_folder(config.run.dir) / identity.id).status == "done"
+        except UserError:
+            planned.done = False
+    return runs, list(notes)
+
+
+def _read_tasks(logs: Path) -> dict[str, str]:
+    """Jobs of earlier submissions, by run."""
+    try:
+        content = json.loads((logs / TASKS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_result(logs: Path, job: str) -> tuple[int, str] | None:
+    from submitit.core.utils import JobPaths, pickle_load
+
+    os.listdir(logs)  # has a network file system look again
+    try:
+        kind, value = pickle_load(JobPaths(logs, job, 0).result_pickle)
+    except FileNotFoundError:
+        return None
+    if kind == "success":
+        return value
+    lines = [line for line in str(value).splitlines() if line.strip()]
+    return 3, lines[-1] if lines else "failed without a message"
+
+
+def _result(folder: Path) -> str:
+    try:
+        record = read_record(folder)
+    except UserError as error:
+        return f"done, and {error.what}"
+    top1 = record.metrics.get("top1")
+    shown = "" if top1 is None else f", top1 {top1:.2f}"
+    return f"{record.status} in {record.wall_s:.0f} s{shown}"
+
+
+def _jobs(waiting: list[_Waiting]) -> str:
+    return " ".join(sorted({task.job.partition("_")[0] for task in waiting}))

@@ -1,0 +1,109 @@
+"""What a grid asks SLURM for: options of the command line, and submitit's parameters."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from mixbench.config import compose_text
+from mixbench.errors import UserError, near_match
+from mixbench.launch.plan import PlannedRun
+
+WARNING_S = 90  # the warning signal comes this long before the time limit, or up to 60 s earlier
+SHORTEST_MIN = 5  # of a time limit; the warning must not come before the run has begun
+DEFAULT_MIN = 240
+# Long names of sbatch options that the launcher sets itself.
+OWN = frozenset(
+    ["array", "error", "ntasks-per-node", "open-mode", "output", "requeue", "signal", "time"]
+)
+COUNTS = ("time", "gpus_per_run", "cpus_per_run", "max_parallel")
+OPTIONS = ("partition", *COUNTS, "mem", "account")
+
+
+def read_options(words: Sequence[str]) -> dict[str, Any]:
+    """Read what the command line says about the cluster.
+
+    Args:
+        words: ``key=value`` with the keys ``partition``, ``time`` (minutes at a time; a longer run
+            comes back into the queue), ``gpus_per_run``, ``cpus_per_run``, ``mem`` (as 16GB, of a
+            run), ``account``, ``max_parallel`` (runs at a time), and ``extra.NAME`` for any other
+            option of sbatch by its long name.
+
+    Returns:
+        Options of :class:`mixbench.launch.slurm.SlurmLauncher`.
+
+    Raises:
+        UserError: On an unknown key or a bad value.
+    """
+    options: dict[str, Any] = {"extra": {}}
+    for word in words:
+        key, _, text = word.partition("=")
+        where = f"SLURM option {word!r}"
+        name = key.removeprefix("extra.")
+        if not text:
+            raise UserError(f"{key} has no value", where, "write key=value")
+        if name != key:
+            if name in OWN:
+                raise UserError(f"sbatch's {name} is set by the launcher", where, "leave it out")
+            options["extra"][name] = True if text == "true" else text
+        elif key not in OPTIONS:
+            hint = near_match(key, OPTIONS)
+            todo = f"one of {', '.join(OPTIONS)}, or extra.{key} for an option of sbatch"
+            raise UserError(f"unknown SLURM option {key!r}", where, hint or todo)
+        elif key in COUNTS:
+            low = {"time": SHORTEST_MIN, "gpus_per_run": 0}.get(key, 1)
+            if not text.isdecimal() or int(text) < low:
+                unit = " of minutes" if key == "time" else ""
+                raise UserError(
+                    f"{key} is no whole number{unit} from {low}", where, f"write {key}={low}"
+                )
+            options[key] = int(text)
+        else:
+            options[key] = text
+    return options
+
+
+def parameters(options: dict[str, Any], runs: Sequence[PlannedRun]) -> dict[str, Any]:
+    """What submitit is to ask SLURM for.
+
+    Args:
+        options: As of :func:`read_options`.
+        runs: The runs of one array; each gets what the most demanding of them needs.
+
+    Returns:
+        Parameters of ``submitit.AutoExecutor``.
+
+    Raises:
+        UserError: If a run needs several machines.
+    """
+    configs = [compose_text(run.words).config for run in runs]
+    if any(config.num_nodes > 1 for config in configs):
+        raise UserError(
+            "a task of the SLURM launcher is one machine",
+            "num_nodes",
+            "start such a run with srun or torchrun in a batch script of your own",
+        )
+    threads = max(
+        config.devices * (config.trainer.threads + config.data.workers) for config in configs
+    )
+    gpus = max(config.devices if config.trainer.accelerator == "gpu" else 0 for config in configs)
+    values = {
+        "name": "mixbench",
+        "timeout_min": options.get("time", DEFAULT_MIN),
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "cpus_per_task": options.get("cpus_per_run", threads),
+        "gpus_per_node": options.get("gpus_per_run", gpus) or None,
+        "stderr_to_stdout": True,
+        "slurm_partition": options.get("partition"),
+        "slurm_account": options.get("account"),
+        "slurm_mem": options.get("mem"),
+        "slurm_array_parallelism": options.get("max_parallel"),
+        "slurm_use_srun": False,
+        # B: to the batch script alone, which the task has replaced; its children hear from it.
+        "slurm_additional_parameters": {
+            **options.get("extra", {}),
+            "requeue": True,
+            "signal": f"B:{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}@{WARNING_S}",
+        },
+    }
+    return {key: value for key, value in values.items() if value is not None}

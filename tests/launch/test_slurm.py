@@ -1,0 +1,275 @@
+import os
+import pickle
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mixbench.errors import InterruptedRunError, UserError
+from mixbench.launch import slurm, slurm_task
+from mixbench.launch.plan import PlannedRun, expand
+from mixbench.launch.slurm import SlurmLauncher
+from mixbench.launch.slurm_options import parameters, read_options
+from mixbench.launch.slurm_task import Task
+from mixbench.results.record import read_record
+
+pytest.importorskip("submitit")
+
+# Stands in for SLURM: every task of an array is started at once, as its batch script.
+SBATCH = """#!/bin/sh
+cp "$1" "$FAKE/script"
+tasks=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
+export SLURM_JOB_ID=7 SLURM_PROCID=0
+if [ -n "$tasks" ]; then export SLURM_ARRAY_JOB_ID=7; fi
+for task in $(seq 0 "${tasks:-0}"); do
+    name=7${tasks:+_$task}
+    SLURM_ARRAY_TASK_ID=$task setsid bash "$1" >"$FAKE/out.$name" 2>&1 &
+    echo $! >"$FAKE/job.$name"
+done
+echo "Submitted batch job 7"
+"""
+SQUEUE = """#!/bin/sh
+for file in "$FAKE"/job.*; do
+    pid=$(cat "$file" 2>/dev/null) || continue
+    if [ "$(cut -d' ' -f3 /proc/$pid/stat 2>/dev/null || echo Z)" != Z ]; then
+        echo "${file##*/job.} RUNNING"
+    fi
+done
+"""
+
+
+class Quick(SlurmLauncher):
+    poll_s, patience_s = 0.2, 2.0
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A folder of SLURM commands that start processes of this machine."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    refuse = "#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2\nexit 1\n"
+    for name, text in {"sbatch": SBATCH, "squeue": SQUEUE, "srun": "", "refuse": refuse}.items():
+        path = folder / name
+        path.write_text(text)
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(folder))
+    return folder
+
+
+def planned(*words):
+    return [PlannedRun([word], id=word) for word in words]
+
+
+def test_options_become_what_submitit_asks_for():
+    words = "partition=gpu time=60 gpus_per_run=2 cpus_per_run=8 mem=16GB account=me"
+    extra = "max_parallel=3 extra.qos=high extra.exclusive=true"
+    options = read_options(f"{words} {extra}".split())
+    found = parameters(options, expand(["method=erm", "data=digits"]))
+    assert found == {
+        "name": "mixbench",
+        "timeout_min": 60,
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "cpus_per_task": 8,
+        "gpus_per_node": 2,
+        "stderr_to_stdout": True,
+        "slurm_partition": "gpu",
+        "slurm_account": "me",
+        "slurm_mem": "16GB",
+        "slurm_array_parallelism": 3,
+        "slurm_use_srun": False,
+        "slurm_additional_parameters": {
+            "qos": "high",
+            "exclusive": True,
+            "requeue": True,
+            "signal": "B:USR2@90",
+        },
+    }
+
+
+def test_without_options_a_task_gets_what_its_run_uses():
+    words = ["method=erm", "data=digits", "data.workers=3", "trainer.threads=2", "devices=2"]
+    assert parameters({}, expand(words))["cpus_per_task"] == 10
+    assert "gpus_per_node" not in parameters({}, expand(words))
+    assert parameters({}, expand([*words, "trainer.accelerator=gpu"]))["gpus_per_node"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["partiton=gpu"], "did you mean 'partition'"),
+        (["qos=high"], "or extra.qos"),
+        (["time=2"], "write time=5"),
+        (["time=01:00:00"], "no whole number of minutes"),
+        (["cpus_per_run=0"], "write cpus_per_run=1"),
+        (["mem="], "mem has no value"),
+        (["partition"], "partition has no value"),
+        (["extra.signal=USR1"], "set by the launcher"),
+    ],
+)
+def test_a_bad_option_is_refused_with_the_remedy(words, match):
+    with pytest.raises(UserError, match=match):
+        read_options(words)
+
+
+def test_a_run_of_several_machines_is_refused():
+    with pytest.raises(UserError, match="srun or torchrun"):
+        parameters({}, expand(["method=erm", "num_nodes=2"]))
+
+
+def test_missing_programs_are_named_with_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="sbatch is not on the PATH"):
+        SlurmLauncher(print)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"needs submitit(.|\n)*EXTRAS=cluster"):
+        SlurmLauncher(print)
+
+
+def test_the_launcher_loads_neither_torch_nor_submitit():
+    code = (
+        "import sys, mixbench.launch.slurm, mixbench.launch.wandb_sweep\n"
+        "print({'torch', 'lightning', 'submitit', 'wandb'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_task_that_is_put_back_carries_out_the_same_words():
+    from submitit.core.utils import DelayedSubmission
+
+    words = ["method=cutmix", "seed=1"]
+    submitted = pickle.loads(pickle.dumps(DelayedSubmission(Task(), words)))
+    again = submitted._checkpoint_function()
+    assert isinstance(again.function, Task)
+    assert again.args == (words,)
+
+
+def test_an_interrupted_task_leaves_no_result(monkeypatch):
+    def interrupt(words):
+        raise InterruptedRunError("stopped")
+
+    monkeypatch.setattr(slurm_task, "_carry_out", interrupt)
+    with pytest.raises(SystemExit, match="4"):
+        Task()([])
+
+
+def test_a_task_returns_how_its_run_failed(monkeypatch, capsys):
+    def fail(words):
+        raise UserError("no such data", todo="fetch it") if words else ValueError("planted")
+
+    monkeypatch.setattr(slurm_task, "_carry_out", fail)
+    assert Task()(["x"]) == (2, "no such data\n  to do: fetch it")
+    assert Task()([]) == (3, "ValueError: planted")
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
+    lines = []
+    launcher = Quick(lines.append, options={"max_parallel": 2})
+    plan = launcher.prepare(expand(["method=erm,mixup", *tiny]))
+    assert all(run.id and run.recipe_hash and not run.done for run in plan)
+    assert launcher.slots == 2
+    plan += [PlannedRun(["method=erm", "data=folder", "data.root=missing"], id="no-data")]
+    outcome = launcher.carry_out(plan, runs)
+    assert outcome.failures == {"no-data": 2}
+    assert outcome.exit_code(3) == 5
+    for run in plan[:2]:
+        assert read_record(runs / run.id).status == "done"
+        assert any(line.startswith("[") and f"{run.id}: done in" in line for line in lines)
+    script = (fake / "script").read_text()
+    for part in ("--array=0-2%2", "--requeue", "--signal=B:USR2@90", "--cpus-per-task=1"):
+        assert f"#SBATCH {part}\n" in script
+    assert f"\nexec {sys.executable} -u -m submitit" in script  # the task replaces the script
+    assert "srun" not in script
+    assert (runs / "slurm" / "7_0_0_log.out").name in script.replace("%A_%a", "7_0")
+    named, _ = slurm._name(expand(["method=erm,mixup", "seeds=0,1", *tiny]), strict=False)
+    assert [run.done for run in named] == [True, True, False, False]
+
+
+def test_a_task_that_vanishes_fails_and_one_that_is_done_after_all_does_not(fake, runs, tiny):
+    (fake / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
+    lines = []
+    outcome = Quick(lines.append).carry_out(planned("method=erm"), runs)
+    assert outcome.failures == {"method=erm": 3}
+    assert "job 7 has left the queue without a result; see" in lines[-1]
+
+    from mixbench import compose, run
+
+    record = run(compose(tiny))
+    outcome = Quick(lines.append).carry_out([PlannedRun(tiny, id=record.id)], runs)
+    assert outcome.failures == {}
+
+
+def test_ctrl_c_ends_the_waiting_and_the_next_command_waits_for_the_same_job(fake, runs):
+    sleep = subprocess.Popen(["sleep", "60"])
+    (fake / "sbatch").write_text(
+        f'#!/bin/sh\necho {sleep.pid} >"$FAKE/job.7"\necho Submitted batch job 7\n'
+    )
+    lines = []
+    try:
+        main = threading.main_thread().ident
+        assert main
+        for _ in range(2):
+            timer = threading.Timer(1.0, signal.pthread_kill, (main, 2))
+            timer.start()
+            outcome = Quick(lines.append).carry_out(planned("method=erm"), runs)
+            assert outcome.interrupted
+            assert outcome.exit_code(1) == 4
+            assert "scancel 7" in lines[-1]
+    finally:
+        sleep.kill()
+        sleep.wait()
+    assert sum(line.startswith("SLURM job 7, tasks: 1,") for line in lines) == 1
+    assert "1 in the queue already: 7" in lines
+
+
+def test_without_waiting_the_job_is_named_and_how_to_see_it(fake, runs):
+    (fake / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
+    lines = []
+    outcome = Quick(lines.append, wait=False).carry_out(planned("method=erm"), runs)
+    assert outcome.failures == {}
+    assert lines[0].startswith("SLURM job 7")
+    assert "mixbench leaderboard" in lines[1]
+
+
+def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(fake, runs):
+    (fake / "squeue").write_text("#!/bin/sh\nexit 1\n")
+    assert Quick(print).queue() is None
+    task = slurm._Waiting(1, planned("method=erm")[0], "7")
+    (runs / "slurm").mkdir(parents=True)
+    for queue, ended in ((None, False), ({}, False), (None, False)):
+        assert bool(Quick(print)._look(task, queue, runs, 1)[0]) is ended
+    time.sleep(Quick.patience_s)
+    assert Quick(print)._look(task, None, runs, 1)[0] is None
+    assert Quick(print)._look(task, {}, runs, 1)[0] == 3
+
+
+def test_a_refusal_of_slurm_is_passed_on(fake, runs):
+    (fake / "refuse").replace(fake / "sbatch")
+    with pytest.raises(UserError, match="invalid partition specified: x"):
+        Quick(print, options={"partition": "x"}).carry_out(planned("method=erm"), runs)
+
+
+class Local(Quick):
+    """Uses submitit's own executor for one machine."""
+
+    cluster = "local"
+
+    def queue(self):
+        return {path.name: "RUNNING" for path in Path("/proc").glob("[0-9]*")}
+
+
+def test_submitits_local_executor_carries_out_a_run(runs, tiny):
+    lines = []
+    launcher = Local(lines.append)
+    plan = launcher.prepare(expand(["method=mixup", *tiny]))
+    assert launcher.carry_out(plan, runs).failures == {}, lines
+    assert read_record(runs / plan[0].id).status == "done"
+    assert "done in" in lines[-1]
