@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,7 +22,7 @@ from mixbench.callbacks.average import EMA
 from mixbench.callbacks.buffers import OneSetOfBuffers
 from mixbench.callbacks.checkpoint import AtomicCheckpointIO, KeepCheckpoints
 from mixbench.callbacks.curves import CurveLogger
-from mixbench.callbacks.progress import Bar, PlainProgress, quiet_lightning
+from mixbench.callbacks.progress import Bar, PlainProgress
 from mixbench.callbacks.samples import Samples
 from mixbench.callbacks.scores import Scores
 from mixbench.callbacks.throughput import Throughput
@@ -89,18 +88,6 @@ def fit_and_test(
         Stopped: If a signal ended training; a checkpoint is written.
         Diverged: If the loss is not finite.
     """
-    with warnings.catch_warnings():
-        quiet_lightning()
-        _fit_and_test(parts, record, signals, checkpoint, note)
-
-
-def _fit_and_test(
-    parts: Parts,
-    record: Record,
-    signals: StopSignals,
-    checkpoint: dict[str, Any] | None,
-    note: Callable[[int, int], None],
-) -> None:
     config, folder, method, data = parts.config, parts.folder, parts.method, parts.data
     curves = CurveLogger(folder / "metrics.csv")
     monitor = "val/top1" if config.select == "val" else None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mixbench import cli
+from mixbench.commands import names
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -167,7 +168,7 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_with_debug(monkeypatch,
     def fail(args):
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(cli, "_list", fail)
+    monkeypatch.setattr(names, "list_names", fail)
     assert cli.main(["list"]) == 3
     shown = capsys.readouterr().err
     assert shown.startswith("mixbench: ZeroDivisionError: planted")

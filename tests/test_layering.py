@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mixbench"
 
 # Level of each room or file; a longer path wins over a shorter one.
 LEVELS = {
-    "__init__": 8,
+    "__init__": 10,
     "errors": -1,  # what every other room may raise
     "functional": 0,
     "registry": 0,
@@ -43,14 +43,16 @@ LEVELS = {
     "results/wandb_table": 4,
     "assemble": 5,
     "training": 5,
-    "runner": 6,
+    "attempt": 6,
+    "runner": 7,
     "launch/ranks": 4,
-    "show": 7,
-    "contract": 7,
-    "perf": 7,
-    "launch": 7,
-    "cli": 8,
-    "__main__": 9,
+    "show": 8,
+    "contract": 8,
+    "perf": 8,
+    "launch": 8,
+    "commands": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 TORCH = {"torch", "numpy", "PIL"}
@@ -75,7 +77,8 @@ THIRD_PARTY = {
     "results/stats": {"scipy"},
     "results/wandb_run": {"wandb"},
     "results/wandb_table": {"wandb"},
-    "runner": LIGHTNING | {"omegaconf"},
+    "attempt": TORCH | {"omegaconf"},
+    "runner": TORCH | {"omegaconf"},
     "contract": LIGHTNING | {"omegaconf"},
     "perf": TORCH | {"torchvision", "timm", "kornia"},
     "launch": {"torch"},

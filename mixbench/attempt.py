@@ -1,0 +1,308 @@
+"""One try to finish a run: what it starts from, and how its end is recorded."""
+
+import contextlib
+import json
+import logging
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from mixbench.callbacks.checkpoint import Diverged
+from mixbench.callbacks.progress import quiet_lightning
+from mixbench.checkpoints import LAST, check_shapes, read_checkpoint
+from mixbench.compiling import compile_stages
+from mixbench.config import to_plain
+from mixbench.data.module import MixData
+from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
+from mixbench.group import Group
+from mixbench.methods.base import Method
+from mixbench.results.files import locked, remove_leftovers, write_text
+from mixbench.results.identity import blended, differences
+from mixbench.results.record import Record, write_record
+from mixbench.results.secrets import scrubbed
+from mixbench.schema import RunConfig, aside_keys
+from mixbench.stop import Stopped, StopSignals
+from mixbench.training import Parts, fit_and_test, precision_context
+
+log = logging.getLogger("mixbench")
+TRACEBACK, REPLAY = "traceback.txt", "diverged.json"
+RECORD_EVERY = 5.0  # seconds between notes of progress in the record
+
+
+@dataclass
+class Attempt:
+    """One try to finish a run, by one of the processes that train together.
+
+    Attributes:
+        config: What is asked for.
+        group: The processes.
+        device: Where this one computes.
+        folder: Folder of the run.
+        record: Its record, with the attempts before this one.
+        method: The method around its network.
+        data: The loaders.
+    """
+
+    config: RunConfig
+    group: Group
+    device: torch.device
+    folder: Path
+    record: Record
+    method: Method
+    data: MixData
+
+    def carry_out(self, signals: StopSignals, allow_config_change: bool) -> Record:
+        """Train from where the last attempt was saved, test, and record how it ended.
+
+        Args:
+            signals: What is asked from outside.
+            allow_config_change: Go on with another configuration than the checkpoint's.
+
+        Returns:
+            The record of a run that is done.
+
+        Raises:
+            MixbenchError: If it did not get done.
+        """
+        leads = self.group.leads
+        if leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            if leads:
+                stack.enter_context(locked(self.folder))
+                stack.enter_context(_logged_to(self.folder / "log.txt"))
+                remove_leftovers(self.folder)
+            checkpoint = self._checkpoint(allow_config_change)
+            self._begin(checkpoint)
+            try:
+                self._train(signals, checkpoint)
+                self.record.status = "done" if _finite(self.record, self.method) else "diverged"
+                if self.record.status == "diverged":
+                    self.record.message = "weights or predictions are not finite"
+            except Diverged as error:
+                self.record.status, self.record.message = "diverged", str(error)
+                self._keep_for_replay(error)
+            except (KeyboardInterrupt, SystemExit, Stopped) as stop:
+                self.record.status, self.record.message = "interrupted", "stopped from outside"
+                raise self._named(
+                    InterruptedRunError(
+                        f"{self.folder.name} was interrupted"
+                        + (f" by {signals.received}" if signals.received else ""),
+                        str(self.folder),
+                        f"give the same command again, or: mixbench resume {self.folder}",
+                    )
+                ) from stop
+            except Exception as error:
+                raise self._failed(error) from error
+            finally:
+                self._end()
+        if self.record.status == "diverged":
+            raise self._named(
+                RunFailedError(
+                    f"{self.folder.name} diverged: {self.record.message}",
+                    str(self.folder),
+                    "lower lr, or clip gradients (optim.clip)",
+                )
+            )
+        return self.record
+
+    def _checkpoint(self, allow_config_change: bool) -> dict[str, Any] | None:
+        """The last checkpoint, if there is one and it belongs to this configuration."""
+        path = self.folder / LAST
+        if not self.group.share(path.exists()):
+            if self.record.attempts:
+                log.info("%s has no checkpoint yet and starts from step 0", self.folder.name)
+            return None
+        checkpoint = read_checkpoint(path)
+        facts = checkpoint["mixbench"]
+        changed = differences(facts["config"], scrubbed(to_plain(self.config)), aside_keys())
+        if facts["data"] != self.record.data_hash:
+            changed["data (content)"] = [facts["data"], self.record.data_hash]
+        if changed and not allow_config_change:
+            shown = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in changed.items())
+            raise UserError(
+                f"the configuration differs from the checkpoint's: {shown}",
+                str(path),
+                "undo the change, start a new run, or give --allow-config-change",
+            )
+        if changed or self.record.config_changes:
+            self.record.config_changes |= changed
+            self._blend()
+        check_shapes(path, checkpoint["state_dict"], self.method.state_dict())
+        name, step = self.folder.name, checkpoint["mixbench_step"]
+        if facts["epoch"] == self.config.epochs:
+            log.info("%s is trained and goes on with its test", name)
+        else:
+            log.info("%s goes on from step %d, in epoch %d", name, step, facts["epoch"] + 1)
+        return checkpoint
+
+    def _blend(self) -> None:
+        """Keep the run out of the rows of either configuration."""
+        record = self.record
+        record.config_hash = blended(record.config_hash, record.config_changes)
+        record.recipe_hash = blended(record.recipe_hash, record.config_changes)
+
+    def _begin(self, checkpoint: dict[str, Any] | None) -> None:
+        record, attempts = self.record, self.record.attempts
+        for earlier in attempts:
+            if earlier.get("status") == "running":  # killed before it could say so
+                earlier["status"] = "interrupted"
+        if self.config.trainer.compile:
+            data = self.method.info
+            size = (self.data.batches.batch_size, data.channels, data.height, data.width)
+            method = self.method.to(self.device)
+            x = method._layout(torch.zeros(size, device=self.device))
+            record.compiled = compile_stages(
+                method.net, x, precision_context(self.config, self.device)
+            )
+        machine = {
+            "device": record.device,
+            "devices": self.group.world,
+            "threads": record.threads,
+            "compiled": record.compiled,
+            "torch": str(torch.__version__),
+            "commit": record.commit,
+        }
+        start = checkpoint["mixbench_step"] if checkpoint else 0
+        attempts.append(
+            {
+                "number": len(attempts) + 1,
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "status": "running",
+                "from_step": start,
+                "machine": machine,
+            }
+        )
+        record.resumed_bit_exact = _bit_exact(attempts, changed=bool(record.config_changes))
+        self._started = self._noted = time.monotonic()
+        if not self.group.leads:
+            return
+        text = OmegaConf.to_yaml(scrubbed(to_plain(self.config)))
+        write_text(self.folder / "config.yaml", text)
+        write_record(self.folder, record)
+        for name in (TRACEBACK, REPLAY):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _train(self, signals: StopSignals, checkpoint: dict[str, Any] | None) -> None:
+        parts = Parts(self.config, self.folder, self.method, self.data, self.device, self.group)
+        with warnings.catch_warnings():
+            quiet_lightning()
+            fit_and_test(parts, self.record, signals, checkpoint, self._note)
+
+    def _note(self, epoch: int, step: int) -> None:
+        """Write down how far training is, now and then."""
+        now = time.monotonic()
+        attempt = self.record.attempts[-1]
+        attempt |= {"epochs": epoch, "steps": step, "wall_s": now - self._started}
+        if self.group.leads and now - self._noted > RECORD_EVERY:
+            self._noted = now
+            with contextlib.suppress(OSError):
+                write_record(self.folder, self.record)
+
+    def _end(self) -> None:
+        record, attempt = self.record, self.record.attempts[-1]
+        attempt |= {"status": record.status, "wall_s": time.monotonic() - self._started}
+        record.wall_s = sum(known.get("wall_s", 0.0) for known in record.attempts)
+        if self.device.type == "cuda":
+            record.gpu_hours = record.wall_s * record.device_count / 3600
+        if not self.group.leads:
+            return
+        try:
+            write_record(self.folder, record)
+        except OSError as error:
+            if record.status == "done":
+                raise RunFailedError(
+                    f"the record cannot be written: {error.strerror}",
+                    str(self.folder),
+                    "free some space and give the same command again",
+                ) from error
+            log.warning("the record cannot be written: %s", error.strerror)
+
+    def _failed(self, error: Exception) -> MixbenchError:
+        record = self.record
+        if isinstance(error, MixbenchError):
+            record.status, record.message = "failed", error.what
+            return self._named(error)
+        record.status = "failed"
+        record.message = f"{type(error).__name__}: {error}"
+        where = self.folder / (TRACEBACK if self.group.leads else f"rank{self.group.rank}.txt")
+        with contextlib.suppress(OSError):
+            where.write_text(traceback.format_exc(), encoding="utf-8")
+        what = f"{self.folder.name} failed: {record.message.splitlines()[0]}"
+        todo = "see the traceback there"
+        if isinstance(error, torch.OutOfMemoryError):
+            parts = 2 * self.config.optim.accumulate
+            todo = f"use optim.accumulate={parts}, which keeps the batch whole, or precision=bf16"
+        return self._named(RunFailedError(what, str(where), todo))
+
+    def _named(self, error: MixbenchError) -> MixbenchError:
+        """Say to which run an error belongs, for the process that started several ranks."""
+        error.folder = self.folder  # type: ignore[attr-defined]
+        return error
+
+    def _keep_for_replay(self, error: Diverged) -> None:
+        """Write down the first bad batch: where it is, and what was decided for it."""
+        if error.epoch is None or error.batch is None:
+            return
+        draw = self.data.batches.draw(error.epoch, error.batch)
+        content: dict[str, Any] = {
+            "seed": self.config.seed,
+            "epoch": error.epoch,
+            "batch": error.batch,
+            "rank": self.group.rank,
+            "world": self.group.world,
+            "rows": draw.indices.tolist(),
+        }
+        try:  # with weights that are no longer finite some methods cannot decide again
+            dataset = self.method.wrap_dataset(self.data.splits.train)
+            method = self.method.cpu().train()
+            method.reseed(error.epoch, error.batch)
+            with torch.no_grad():
+                mixed = method.mix(*method.prepare(dataset[draw]))
+            for key in ("lam", "perm"):
+                value = getattr(mixed, key)
+                content[key] = None if value is None else value.tolist()
+        except Exception as cause:
+            content["note"] = f"the batch cannot be mixed again: {cause}"
+        name = REPLAY if self.group.leads else f"rank{self.group.rank}-{REPLAY}"
+        with contextlib.suppress(OSError):
+            write_text(self.folder / name, json.dumps(content) + "\n")
+
+
+def _bit_exact(attempts: list[dict[str, Any]], changed: bool) -> bool | None:
+    """Whether all attempts since step 0 computed alike; None where there was one only."""
+    starts = [n for n, attempt in enumerate(attempts) if attempt.get("from_step", 0) == 0]
+    if not starts:  # what came before is not known
+        return False
+    chain = attempts[starts[-1] :]
+    if len(chain) == 1:
+        return None
+    return not changed and all(known.get("machine") == chain[0].get("machine") for known in chain)
+
+
+def _finite(record: Record, method: Method) -> bool:
+    weights = all(bool(torch.isfinite(p).all()) for p in method.parameters())
+    nll = record.metrics.get("nll", 0.0)
+    return weights and nll == nll and abs(nll) != float("inf")
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,102 @@
+"""What there is, read as text: ``list`` and ``info``."""
+
+import argparse
+import itertools
+import re
+import textwrap
+
+from mixbench.commands.console import say
+from mixbench.errors import UserError, near_match
+
+KINDS = ("methods", "data", "nets", "recipes")
+_MARKUP = r":\w+:(?=`)|`"  # of docstrings, noise on a terminal
+
+
+def list_names(args: argparse.Namespace) -> int:
+    """Print the names of a kind."""
+    words = list(args.words)
+    kinds = [words.pop(0)] if words and words[0] in KINDS else list(KINDS)
+    if len(words) > 1:
+        hint = near_match(words[0], KINDS)
+        raise UserError(f"unknown kind {words[0]!r}", "list", hint or f"one of {', '.join(KINDS)}")
+    pattern = words[0] if words else "*"
+    found = {kind: _names(kind, pattern) for kind in kinds}
+    if pattern != "*" and not any(found.values()):
+        every = [name for kind in kinds for name in _names(kind, "*")]
+        hint = near_match(pattern, [*KINDS, *every])
+        raise UserError(f"nothing matches {pattern!r}", "list", hint or "try mixbench list")
+    for kind, names in found.items():
+        if not names:
+            continue
+        if len(kinds) > 1:
+            say(f"{kind}:")
+        for name in names:
+            summary = _summary(kind, name)
+            say(f"  {name:<16}{summary}".rstrip())
+    return 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """Print what is known of a name."""
+    from mixbench import experiments
+    from mixbench.methods import METHODS
+    from mixbench.source import config_fields, docstring
+
+    kinds = [kind for kind in KINDS if args.name in _names(kind, "*")]
+    if not kinds and ":" not in args.name:
+        every = [name for kind in KINDS for name in _names(kind, "*")]
+        raise UserError(
+            f"unknown name {args.name!r}", todo=near_match(args.name, every) or "see mixbench list"
+        )
+    if not kinds or kinds[0] == "methods":
+        source = METHODS.source(args.name)
+        if source is None:
+            raise UserError(f"{args.name} is only known to the process that registered it")
+        try:
+            text, fields = docstring(source), config_fields(source)
+        except (OSError, SyntaxError, ValueError, ImportError) as error:
+            raise UserError(f"cannot be read: {error}", where=source) from error
+        say(f"{args.name}: {re.sub(_MARKUP, '', text)}")
+        if fields:
+            say("\nKeys:")
+        for item in fields:
+            say(f"  method.{item.name}={item.default}  ({item.type})  {item.comment}")
+        kinds = ["methods"]
+    groups = {"methods": "method", "data": "data", "nets": "net", "recipes": "recipe"}
+    for kind in kinds:
+        path = experiments.find(groups[kind], args.name)
+        if path is not None:
+            say(f"\n{groups[kind]} file, experiments/{groups[kind]}/{path.name}:")
+            say("  " + path.read_text(encoding="utf-8").rstrip().replace("\n", "\n  "))
+    return 0
+
+
+def _names(kind: str, pattern: str) -> list[str]:
+    from mixbench import experiments
+    from mixbench.backbones import NETS
+    from mixbench.data import DATA
+    from mixbench.methods import METHODS
+
+    if kind == "recipes":
+        return experiments.names("recipe", pattern)
+    return {"methods": METHODS, "data": DATA, "nets": NETS}[kind].names(pattern)
+
+
+def _summary(kind: str, name: str) -> str:
+    """First line of what describes a name, read as text."""
+    from mixbench import experiments
+    from mixbench.methods import METHODS
+    from mixbench.source import docstring
+
+    if kind == "methods":
+        source = METHODS.source(name)
+        try:
+            lines = docstring(source).splitlines() if source else []
+        except (OSError, SyntaxError, ValueError, ImportError):
+            return "(cannot be read)"
+        return lines[0].split("; see")[0].rstrip(".") if lines else ""
+    path = experiments.find({"data": "data", "nets": "net", "recipes": "recipe"}[kind], name)
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    text = " ".join(line.lstrip("# ") for line in comment)
+    return textwrap.shorten(text.split(". ")[0].rstrip("."), 88, placeholder=" ...")

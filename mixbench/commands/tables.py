@@ -1,0 +1,29 @@
+"""Tables of finished runs: ``leaderboard``."""
+
+import argparse
+import sys
+
+from mixbench.commands.console import complain
+from mixbench.errors import UserError
+
+
+def leaderboard(args: argparse.Namespace) -> int:
+    """Print rows over seeds."""
+    from mixbench.results.leaderboard import build_leaderboard, find_runs
+    from mixbench.results.record import runs_folder
+    from mixbench.results.table import FORMATS, render
+
+    if args.format not in FORMATS:
+        raise UserError(
+            f"unknown format {args.format!r}", "--format", f"choose one of: {', '.join(FORMATS)}"
+        )
+    board = build_leaderboard(find_runs(args.runs or [runs_folder()]))
+    sys.stdout.write(render(board, args.format))
+    if args.wandb:
+        from mixbench.results.wandb_table import log_table
+        from mixbench.schema import WandbConfig
+
+        folder = runs_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        complain(log_table(board, project=WandbConfig().project, folder=folder, mode=None))
+    return 0

@@ -1,0 +1,136 @@
+"""Runs and grids of runs: ``run``, ``resume``, ``bench``."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from mixbench.commands.console import complain, say
+from mixbench.errors import UserError
+from mixbench.stop import LAUNCHED
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out one run."""
+    from mixbench.config import compose_text, render, resolve_method
+
+    composed = compose_text(args.overrides, strict=args.strict, base=args.config)
+    composed = resolve_method(composed, strict=args.strict)
+    for note in composed.notes:
+        complain(f"warning: {note}")
+    if args.show:
+        say(render(composed))
+        return 0
+    from mixbench.runner import run
+
+    _talk()
+    record = run(
+        composed.config,
+        shared_cores=args.shared_cores,
+        folder=args.folder,
+        allow_config_change=args.allow_config_change,
+    )
+    _say_scores(record)
+    return 0
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Go on with a run."""
+    from mixbench.results.record import read_record, runs_folder
+
+    if not args.overrides or "=" in args.overrides[0]:
+        raise UserError("no run is named", "resume", "write mixbench resume RUN [k=v ...]")
+    name, *words = args.overrides
+    folder = Path(name)
+    if not folder.is_dir() and folder.name == name:
+        folder = runs_folder() / name
+    if folder.is_dir() and not words and read_record(folder).status == "done":
+        say(f"{folder.name} is done already")
+        return 0
+    from mixbench.runner import resume
+
+    _talk()
+    record = resume(folder, words, allow_config_change=args.allow_config_change)
+    _say_scores(record)
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Carry out a grid of runs and rank them."""
+    from mixbench.config import compose_text
+    from mixbench.launch.plan import expand
+    from mixbench.results.leaderboard import build_leaderboard, find_runs
+    from mixbench.results.record import runs_folder
+    from mixbench.results.table import render
+
+    runs = expand(args.overrides, strict=args.strict)
+    config = compose_text(runs[0].words).config
+    if args.to_wandb:
+        from mixbench.launch.wandb_sweep import sweep_file
+        from mixbench.results.files import write_text
+
+        write_text(args.to_wandb, sweep_file(args.overrides, project=config.wandb.project))
+        say(f"written: {args.to_wandb}; next: wandb sweep {args.to_wandb}")
+        return 0
+    folder = runs_folder(config.run.dir)
+    launcher = _launcher(args)
+    runs = launcher.prepare(runs)
+    left = [run for run in runs if not run.done]
+    for number, run in enumerate(runs, 1):
+        state = "done" if run.done else "to do"
+        if run.seconds is not None and not run.done:
+            state = f"about {_duration(run.seconds)}"
+        say(f"[{number}/{len(runs)}] {run.id}: {state}")
+    if left:
+        seconds = sum(run.seconds or 0 for run in left) / min(launcher.slots, len(left))
+        about = f", about {_duration(seconds)} of training" if seconds else ""
+        say(f"{len(left)} to do{about}")
+        say(f"logs: {folder}/<id>/log.txt")
+    if args.dry_run:
+        return 0
+    outcome = launcher.carry_out(runs, folder)
+    if args.no_wait and args.launcher == "slurm":
+        return 0
+    if outcome.interrupted:
+        goes_on = {"local": "goes on with what is left", "slurm": "waits for the jobs again"}
+        complain(f"interrupted; the same command {goes_on[args.launcher]}")
+    elif folder.is_dir():
+        hashes = {run.recipe_hash for run in runs}
+        say("")
+        say(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
+    return outcome.exit_code(len(runs))
+
+
+def _launcher(args: argparse.Namespace) -> Any:
+    if args.launcher == "local":
+        from mixbench.launch.local import LocalLauncher
+
+        if args.slurm or args.no_wait:
+            raise UserError("--slurm and --no-wait need SLURM", "bench", "add --launcher slurm")
+        return LocalLauncher(say, strict=args.strict)
+    from mixbench.launch.slurm import SlurmLauncher
+    from mixbench.launch.slurm_options import read_options
+
+    return SlurmLauncher(
+        say, strict=args.strict, options=read_options(args.slurm), wait=not args.no_wait
+    )
+
+
+def _talk() -> None:
+    import logging
+
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("mixbench").setLevel(logging.INFO)
+
+
+def _say_scores(record: Any) -> None:
+    if os.environ.get("RANK", "0") != "0" or LAUNCHED in os.environ:
+        return  # said once: by the leading process, or by the one that started it
+    scores = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+    say(f"{record.id}  {scores}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
