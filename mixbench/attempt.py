@@ -169,6 +169,7 @@ class Attempt:
             "devices": self.group.world,
             "threads": record.threads,
             "compiled": record.compiled,
+            "deterministic": self.device.type == "cpu" or self.config.trainer.deterministic,
             "torch": str(torch.__version__),
             "commit": record.commit,
         }
@@ -279,14 +280,19 @@ class Attempt:
 
 
 def _bit_exact(attempts: list[dict[str, Any]], changed: bool) -> bool | None:
-    """Whether all attempts since step 0 computed alike; None where there was one only."""
+    """Whether all attempts since step 0 computed alike; None where there was one only.
+
+    GPU kernels that add in any order compute alike only by chance.
+    """
     starts = [n for n, attempt in enumerate(attempts) if attempt.get("from_step", 0) == 0]
     if not starts:  # what came before is not known
         return False
     chain = attempts[starts[-1] :]
     if len(chain) == 1:
         return None
-    return not changed and all(known.get("machine") == chain[0].get("machine") for known in chain)
+    first = chain[0].get("machine", {})
+    alike = all(known.get("machine") == first for known in chain)
+    return alike and not changed and bool(first.get("deterministic"))
 
 
 def _finite(record: Record, method: Method) -> bool:
@@ -299,6 +305,7 @@ def _finite(record: Record, method: Method) -> bool:
 def _logged_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.handleError = lambda record: None  # a full disk costs log lines, not the run
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

@@ -127,6 +127,7 @@ def _run_on_devices(
             try:
                 start_ranks(words, config.devices)
             except InterruptedRunError as error:
+                signals.install()  # the agent has set its own
                 signals.received = error.signal or signals.received
                 signals.hand_on()
                 raise

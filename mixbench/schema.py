@@ -177,6 +177,7 @@ class TrainerConfig:
     threads: int = aside(1)  # CPU threads of a run; results are bit-equal only at equal counts
     log_every: int = aside(50)  # steps between logged training values and checks of the loss
     channels_last: bool = True  # memory layout of images and convolutions
+    deterministic: bool = aside(False)  # GPU kernels that add in a fixed order; slower
     compile: bool = aside(False)  # compile each stage of the network for training
     ckpt_steps: int | None = aside()  # also save every so many steps; each epoch is saved anyway
     ckpt_required: bool = aside(True)  # stop if a checkpoint cannot be written; false: go on

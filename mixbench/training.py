@@ -177,6 +177,7 @@ def _trainer(
         strategy=_strategy(parts),
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         accumulate_grad_batches=config.optim.accumulate,
+        deterministic=True if config.trainer.deterministic else None,
         gradient_clip_val=config.optim.clip,
         logger=loggers or False,
         log_every_n_steps=1,  # the method itself decides when it logs

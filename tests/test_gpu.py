@@ -1,5 +1,6 @@
 """What only a GPU can show; run with `pytest -m gpu`."""
 
+import killing
 import pytest
 import torch
 
@@ -7,7 +8,9 @@ import mixbench.functional as mf
 from mixbench import compose, run
 from mixbench.contract import sample_method, sample_splits
 from mixbench.data.keyed import Draw
+from mixbench.errors import RunFailedError
 from mixbench.methods import METHODS
+from mixbench.methods.base import Method
 
 pytestmark = [
     pytest.mark.gpu,
@@ -81,3 +84,44 @@ def test_a_run_trains_on_the_gpu(runs, precision):
     assert record.gpu_hours
     assert record.peak_mem_gb
     assert "CPU" not in record.device
+
+
+def test_a_run_with_averaged_weights_goes_on_bit_by_bit(tmp_path, monkeypatch):
+    words = "data=digits data.limit=256 net.width=8 epochs=3 batch_size=32 wandb.mode=disabled "
+    words += "trainer.accelerator=gpu trainer.deterministic=true trainer.ckpt_steps=3 optim.ema=0.9"
+
+    class Fails(Method):
+        def after_step(self):
+            if self.step == 13:
+                raise RuntimeError("planted failure")
+
+    outcomes = []
+    for kind in ("whole", "stopped"):
+        monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / kind))
+        if kind == "stopped":
+            with monkeypatch.context() as planted:
+                planted.setitem(METHODS._objects, "erm", Fails)
+                with pytest.raises(RunFailedError):
+                    run(compose(words))
+        record = run(compose(words))
+        outcomes.append(killing.outcome(tmp_path / kind))
+    assert record.resumed_bit_exact is True
+    assert killing.differences(*outcomes) == []
+
+
+def test_the_steps_between_two_looks_at_the_loss_wait_for_nothing(tmp_path, monkeypatch):
+    original, every = Method.training_step, 10
+
+    def step(self, batch, batch_idx):
+        looked_at = self.step % every == 0 or self.step < every
+        torch.cuda.set_sync_debug_mode("default" if looked_at else "error")
+        try:
+            return original(self, batch, batch_idx)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Method, "training_step", step)
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
+    words = "data=digits data.limit=512 net.width=8 epochs=3 batch_size=32 wandb.mode=disabled "
+    words += f"trainer.accelerator=gpu trainer.log_every={every} optim.ema=0.99"
+    assert run(compose(words)).status == "done"

@@ -273,8 +273,7 @@ class Method(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the clock that the hooks read, and the losses of an epoch that is not over."""
         checkpoint["mixbench_step"] = self.step
-        gather: Any = self.all_gather if self.trainer.world_size > 1 else lambda value: value
-        checkpoint["mixbench_watch"] = self.watch.state(gather)
+        checkpoint["mixbench_watch"] = self.watch.state(self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Set both again."""

@@ -1,9 +1,9 @@
 """What becomes of the loss between two looks at it, kept on the device."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 NEVER = torch.iinfo(torch.int64).max
@@ -45,13 +45,13 @@ class LossWatch:
         position = int(self._bad)
         return None if position == NEVER else position
 
-    def state(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Plain state for a checkpoint, with the sum of each process.
-
-        Args:
-            gather: Stacks a tensor over the processes.
-        """
-        return {"sums": gather(self._sum).reshape(-1).cpu(), "count": self._count}
+    def state(self, world: int) -> dict[str, Any]:
+        """Plain state for a checkpoint, with the sum of each of ``world`` processes."""
+        sums = [self._sum]
+        if world > 1:
+            sums = [torch.zeros_like(self._sum) for _ in range(world)]
+            dist.all_gather(sums, self._sum)
+        return {"sums": torch.stack(sums).cpu(), "count": self._count}
 
     def load(self, state: dict[str, Any], rank: int) -> None:
         """Go on from :meth:`state`; with another number of processes, from the mean of the sums."""
