@@ -253,7 +253,8 @@ def test_a_second_command_waits_for_the_same_jobs_and_a_third_takes_up_what_was_
 
     def start(**kwargs):
         launcher = Patient(lines.append, options={"time": 20, "max_parallel": 2}, **kwargs)
-        return launcher, launcher.prepare(expand(["method=erm", "seeds=0,1", *WORDS]))
+        words = [*WORDS, "epochs=120"]  # long enough to be met again after it was put back
+        return launcher, launcher.prepare(expand(["method=erm", "seeds=0,1", *words]))
 
     first, plan = start(wait=False)
     assert first.carry_out(plan, runs).failures == {}
