@@ -122,6 +122,19 @@ def training(rank):
     }
 
 
+def validation(rank):
+    """The hold-out is judged with one set of statistics of batch normalisation."""
+    alike = []
+
+    class Looks(Method):
+        def on_validation_batch_start(self, batch, batch_idx, dataloader_idx=0):
+            alike.append(same_everywhere(digest(self)))
+
+    words = [*WORDS.split(), planted("looks", Looks), "select=val", "data.limit=120"]
+    record = run(compose(words))
+    return {"alike": alike, "status": record.status, "best": record.metrics["best_epoch"]}
+
+
 def uneven(rank):
     """13 test images over two ranks."""
     record = run(compose([*WORDS.split(), "data.limit=13", "batch_size=8", "seed=3"]))
@@ -215,7 +228,7 @@ def diverge(rank):
 
 
 LIMIT = 150  # seconds for all of them
-CHECKS = [training, uneven, float64, unused, stop, diverge]
+CHECKS = [training, validation, uneven, float64, unused, stop, diverge]
 
 
 def main(place: Path) -> None:

@@ -56,9 +56,17 @@ def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning_and_is_recorded(
     assert "the network runs as it is: Unsupported" in told[0]
 
 
-def test_trying_changes_neither_weights_nor_statistics(tiny, net):
+def test_trying_changes_neither_weights_nor_statistics(tiny, monkeypatch):
+    def compile_all_but_the_last(stage, **_):
+        stage._compiled_call_impl = refuse if isinstance(stage, Refuses) else stage._call_impl
+
+    def refuse(*_):
+        raise RuntimeError("planted for the compiler")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_all_but_the_last)  # a real one takes long
     config = compose(tiny)
     method, _ = build(config, DATA.get("digits")(config.data).load())
+    method.net.stages[-1] = Refuses(method.net.stages[-1])
     before = {name: value.clone() for name, value in method.state_dict().items()}
     x = torch.rand(4, method.info.channels, method.info.height, method.info.width)
     assert compile_stages(method.net, x, contextlib.nullcontext()) is False

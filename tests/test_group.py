@@ -67,6 +67,12 @@ def test_all_ranks_end_with_one_set_of_weights_and_leave_one_record(found):
     assert not [name for name in names if name.startswith("rank")]
 
 
+def test_the_hold_out_is_judged_with_the_statistics_of_the_leading_rank(found):
+    validation = facts(found, "validation")
+    assert validation["alike"] == [True, True]
+    assert validation["status"] == "done"
+
+
 # FAULTS row 45.
 def test_each_of_13_images_counts_once(found):
     folder = Path(facts(found, "uneven")["folder"])
