@@ -12,7 +12,7 @@ from mixbench import __version__
 from mixbench.commands import methods, names, tables, training
 from mixbench.commands.console import complain
 from mixbench.errors import MixbenchError
-from mixbench.launch.ranks import write_error
+from mixbench.ranks import write_error
 from mixbench.stop import LAUNCHED
 
 

@@ -15,8 +15,8 @@ from mixbench.data import DATA
 from mixbench.data.images import Splits
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.group import Group, join, leave, rank_of_environment
-from mixbench.launch.ranks import start_ranks
 from mixbench.methods.base import Method
+from mixbench.ranks import start_ranks
 from mixbench.results.identity import Identity
 from mixbench.results.record import (
     Record,

@@ -1,5 +1,6 @@
 """Runs in processes that can be killed, from a fork server that has paid for the imports."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import torch
 
+from mixbench import compose, run
+from mixbench.errors import RunFailedError
+from mixbench.methods import METHODS
 from mixbench.results.record import read_record
 
 _context = multiprocessing.get_context("forkserver")
@@ -145,3 +149,25 @@ def wait_for(path: Path, timeout: float = 60) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.01)
+
+
+def crash_and_go_on(words: str, root: Path, monkeypatch, step: int, name: str = "erm"):
+    """Outcomes of an undisturbed run and of one that crashes after a step, and its record."""
+
+    class Fails(METHODS.get(name)):
+        def after_step(self):
+            super().after_step()
+            if self.step == step:
+                raise RuntimeError("planted failure")
+
+    outcomes = []
+    for kind in ("whole", "stopped"):
+        monkeypatch.setenv("MIXBENCH_RUNS", str(root / kind))
+        if kind == "stopped":
+            with monkeypatch.context() as planted, contextlib.suppress(RunFailedError):
+                planted.setitem(METHODS._objects, name, Fails)
+                run(compose(words))
+        record = run(compose(words))
+        outcomes.append(outcome(root / kind))
+    assert len(record.attempts) == 2
+    return *outcomes, record

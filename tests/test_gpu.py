@@ -8,7 +8,6 @@ import mixbench.functional as mf
 from mixbench import compose, run
 from mixbench.contract import sample_method, sample_splits
 from mixbench.data.keyed import Draw
-from mixbench.errors import RunFailedError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 
@@ -90,23 +89,9 @@ def test_a_run_with_averaged_weights_goes_on_bit_by_bit(tmp_path, monkeypatch):
     words = "data=digits data.limit=256 net.width=8 epochs=3 batch_size=32 wandb.mode=disabled "
     words += "trainer.accelerator=gpu trainer.deterministic=true trainer.ckpt_steps=3 optim.ema=0.9"
 
-    class Fails(Method):
-        def after_step(self):
-            if self.step == 13:
-                raise RuntimeError("planted failure")
-
-    outcomes = []
-    for kind in ("whole", "stopped"):
-        monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / kind))
-        if kind == "stopped":
-            with monkeypatch.context() as planted:
-                planted.setitem(METHODS._objects, "erm", Fails)
-                with pytest.raises(RunFailedError):
-                    run(compose(words))
-        record = run(compose(words))
-        outcomes.append(killing.outcome(tmp_path / kind))
+    whole, stopped, record = killing.crash_and_go_on(words, tmp_path, monkeypatch, step=13)
     assert record.resumed_bit_exact is True
-    assert killing.differences(*outcomes) == []
+    assert killing.differences(whole, stopped) == []
 
 
 def test_the_steps_between_two_looks_at_the_loss_wait_for_nothing(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ LEVELS = {
     "training": 5,
     "attempt": 6,
     "runner": 7,
-    "launch/ranks": 4,
+    "ranks": 4,
     "show": 8,
     "contract": 8,
     "perf": 8,
@@ -69,6 +69,7 @@ THIRD_PARTY = {
     "methods/__init__": set(),
     "callbacks": LIGHTNING | {"wandb"},
     "config": {"omegaconf"},
+    "ranks": {"torch"},
     "checkpoints": {"torch"},
     "compiling": {"torch"},
     "group": LIGHTNING,
@@ -88,7 +89,12 @@ THIRD_PARTY = {
 }
 # Packages that may only be imported inside the function that needs them.
 LAZY = {"sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision"}
-LAZY_IN = {"launch": {"torch"}, "contract": {"omegaconf"}, "group": {"lightning"}}
+LAZY_IN = {
+    "launch": {"torch"},
+    "ranks": {"torch"},
+    "contract": {"omegaconf"},
+    "group": {"lightning"},
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

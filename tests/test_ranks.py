@@ -13,11 +13,11 @@ import pytest
 
 from mixbench.checkpoints import LAST, read_checkpoint
 from mixbench.errors import InterruptedRunError, RunFailedError, UserError
-from mixbench.launch.ranks import root_cause, write_error
 from mixbench.methods.base import Method
+from mixbench.ranks import root_cause, write_error
 from mixbench.results.record import read_record
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 WORDS = [
     "data=digits",
     "data.limit=96",
