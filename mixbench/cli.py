@@ -87,19 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     again = add("resume", training.resume, "go on with an interrupted run", overrides=True)
     again.add_argument("--allow-config-change", action="store_true", help="let k=v change it")
     bench = add("bench", training.bench, "a grid of runs, then the leaderboard", overrides=True)
-    bench.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    bench.add_argument("--launcher", choices=("local", "slurm"), default="local")
-    bench.add_argument(
-        "--slurm",
-        action="append",
-        default=[],
-        metavar="k=v",
-        help="partition, time (minutes), gpus_per_run, mem, ... or extra.NAME; may be repeated",
-    )
-    bench.add_argument("--no-wait", action="store_true", help="only submit to SLURM")
-    bench.add_argument(
-        "--to-wandb", type=Path, metavar="FILE", help="write the grid as a W&B sweep and stop"
-    )
+    plan = add("sweep", training.sweep, "an ablation plan, then its leaderboard", overrides=True)
+    for grid in (bench, plan):
+        _launching(grid)
     board = add("leaderboard", tables.leaderboard, "tables of finished runs")
     board.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
     board.add_argument("--format", default="table", help="table, markdown, csv or json")
@@ -115,6 +105,23 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check", methods.check, "contract tests on a registered or third-party method")
     check.add_argument("name", metavar="METHOD")
     return parser
+
+
+def _launching(grid: Any) -> None:
+    """Options of what carries out several runs."""
+    grid.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    grid.add_argument("--launcher", choices=("local", "slurm"), default="local")
+    grid.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="k=v",
+        help="partition, time (minutes), gpus_per_run, mem, ... or extra.NAME; may be repeated",
+    )
+    grid.add_argument("--no-wait", action="store_true", help="only submit to SLURM")
+    grid.add_argument(
+        "--to-wandb", type=Path, metavar="FILE", help="write the grid as a W&B sweep and stop"
+    )
 
 
 def _report(error: MixbenchError) -> None:

@@ -86,6 +86,7 @@ THIRD_PARTY = {
     "launch/slurm": {"submitit"},
     "launch/slurm_task": {"submitit"},
     "launch/wandb_sweep": {"yaml"},
+    "launch/sweep": {"yaml"},
 }
 # Packages that may only be imported inside the function that needs them.
 LAZY = {"sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision"}

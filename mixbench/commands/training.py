@@ -3,11 +3,14 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixbench.commands.console import complain, say
 from mixbench.errors import UserError
 from mixbench.stop import LAUNCHED
+
+if TYPE_CHECKING:
+    from mixbench.launch.plan import PlannedRun
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,21 +60,53 @@ def resume(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Carry out a grid of runs and rank them."""
-    from mixbench.config import compose_text
     from mixbench.launch.plan import expand
+
+    return _carry_out(expand(args.overrides, strict=args.strict), args)[0]
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Carry out an ablation plan, the plans that it needs first."""
+    from mixbench.launch.sweep import fill_in, read_sweep
+
+    if not args.overrides or "=" in args.overrides[0]:
+        raise UserError("no plan is named", "sweep", "write mixbench sweep PLAN.yaml [k=v ...]")
+    name, *words = args.overrides
+    plan = read_sweep(name, words, strict=args.strict)
+    if plan.needs and args.to_wandb:
+        raise UserError(
+            "a plan that needs other runs cannot be written as one sweep",
+            name,
+            "carry out what it needs first, and give its file as an override",
+        )
+    done: dict[str, list[PlannedRun]] = {}
+    for key, need in plan.needs.items():
+        say(f"first, for {key}: {need.name}")
+        code, done[key] = _carry_out(need.runs, args)
+        if code:
+            return code
+    if args.dry_run and plan.needs:
+        say(f"then: {plan.name}, {len(plan.runs)} runs")
+        return 0
+    return _carry_out(fill_in(plan, done), args)[0]
+
+
+def _carry_out(
+    runs: "list[PlannedRun]", args: argparse.Namespace
+) -> "tuple[int, list[PlannedRun]]":
+    from mixbench.config import compose_text
     from mixbench.results.leaderboard import build_leaderboard, find_runs
     from mixbench.results.record import runs_folder
     from mixbench.results.table import render
 
-    runs = expand(args.overrides, strict=args.strict)
     config = compose_text(runs[0].words).config
     if args.to_wandb:
         from mixbench.launch.wandb_sweep import sweep_file
         from mixbench.results.files import write_text
 
-        write_text(args.to_wandb, sweep_file(args.overrides, project=config.wandb.project))
+        write_text(args.to_wandb, sweep_file(runs, project=config.wandb.project))
         say(f"written: {args.to_wandb}; next: wandb sweep {args.to_wandb}")
-        return 0
+        return 0, runs
     folder = runs_folder(config.run.dir)
     launcher = _launcher(args)
     runs = launcher.prepare(runs)
@@ -87,10 +122,10 @@ def bench(args: argparse.Namespace) -> int:
         say(f"{len(left)} to do{about}")
         say(f"logs: {folder}/<id>/log.txt")
     if args.dry_run:
-        return 0
+        return 0, runs
     outcome = launcher.carry_out(runs, folder)
     if args.no_wait and args.launcher == "slurm":
-        return 0
+        return 0, runs
     if outcome.interrupted:
         goes_on = {"local": "goes on with what is left", "slurm": "waits for the jobs again"}
         complain(f"interrupted; the same command {goes_on[args.launcher]}")
@@ -98,7 +133,7 @@ def bench(args: argparse.Namespace) -> int:
         hashes = {run.recipe_hash for run in runs}
         say("")
         say(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
-    return outcome.exit_code(len(runs))
+    return outcome.exit_code(len(runs)), runs
 
 
 def _launcher(args: argparse.Namespace) -> Any:

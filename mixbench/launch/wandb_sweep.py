@@ -1,11 +1,13 @@
 """A grid of runs as a W&B sweep file, for agents on any machine."""
 
+import math
 from typing import Any
 
 import yaml
 
 from mixbench import experiments
-from mixbench.launch.plan import expand
+from mixbench.errors import UserError
+from mixbench.launch.plan import PlannedRun
 from mixbench.layers import split_overrides
 
 _HEAD = """\
@@ -15,26 +17,28 @@ _HEAD = """\
 """
 
 
-def sweep_file(words: list[str], *, project: str) -> str:
-    """Write the sweep that covers the same runs as ``mixbench bench`` with these words.
+def sweep_file(runs: list[PlannedRun], *, project: str) -> str:
+    """Write the sweep that covers the same runs as a bench or a plan.
 
     W&B hands out one combination of the grid at a time; the metric ranks runs in its pages and
     steers nothing. Agents report as they go, so ``wandb.mode`` becomes ``online`` unless given.
 
     Args:
-        words: Overrides, as of :func:`mixbench.launch.plan.expand`.
+        runs: A whole grid, as of :func:`mixbench.launch.plan.expand`.
         project: W&B project that the sweep belongs to.
 
     Returns:
         YAML text.
 
     Raises:
-        UserError: If the words do not make a grid.
+        UserError: If the runs are not a whole grid.
     """
     values: dict[str, dict[str, None]] = {}  # as a set that keeps its order
-    for run in expand(words):
+    for run in runs:
         for key, text in split_overrides(run.words):
             values.setdefault(key, {})[text] = None
+    if math.prod(map(len, values.values())) != len(runs):
+        raise UserError("these runs are no whole grid", "W&B sweep", "write one for each grid")
     values.setdefault("wandb.mode", {"online": None})
     content = {
         "project": project,

@@ -90,12 +90,16 @@ def blended(config_hash: str, changes: dict[str, Any]) -> str:
 
 
 _ABSENT = object()
+# The checkpoint of another run stands for that run, wherever it lies and whatever its seed.
+_CHECKPOINT = re.compile(r"([^/]+-[0-9a-f]{8})-s\d+/(?:last|best)\.ckpt$")
 
 
 def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, str) and (found := _CHECKPOINT.search(value)):
+            yield f"{prefix}{key}", found[1]
         else:
             yield f"{prefix}{key}", value
 

@@ -62,7 +62,7 @@ def started(monkeypatch, tmp_path):
 
 
 def test_an_agent_starts_exactly_the_runs_of_the_bench(started):
-    commands = started(sweep_file(WORDS, project="mixes"))
+    commands = started(sweep_file(expand(WORDS), project="mixes"))
     assert all(command[:4] == ["python", "-m", "mixbench", "run"] for command in commands)
     found = [dict(split_overrides(command[4:])) for command in commands]
     wanted = [dict(split_overrides([*run.words, "wandb.mode=online"])) for run in expand(WORDS)]
@@ -73,7 +73,7 @@ def test_an_agent_starts_exactly_the_runs_of_the_bench(started):
 
 
 def test_the_axes_are_lists_and_every_other_word_is_fixed():
-    sweep = yaml.safe_load(sweep_file(WORDS, project="mixes"))
+    sweep = yaml.safe_load(sweep_file(expand(WORDS), project="mixes"))
     assert sweep["method"] == "grid"
     assert sweep["project"] == "mixes"
     assert sweep["metric"] == {"name": "test/top1", "goal": "maximize"}
@@ -87,10 +87,10 @@ def test_the_axes_are_lists_and_every_other_word_is_fixed():
 
 
 def test_a_mode_that_is_given_is_kept():
-    sweep = yaml.safe_load(sweep_file(["method=erm", "wandb.mode=offline"], project="p"))
+    sweep = yaml.safe_load(sweep_file(expand(["method=erm", "wandb.mode=offline"]), project="p"))
     assert sweep["parameters"]["wandb.mode"] == {"value": "offline"}
 
 
 def test_a_bad_grid_is_refused_as_by_bench():
     with pytest.raises(UserError, match="unknown method 'cutmx'"):
-        sweep_file(["method=cutmx"], project="p")
+        sweep_file(expand(["method=cutmx"]), project="p")

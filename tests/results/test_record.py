@@ -76,6 +76,18 @@ def test_a_new_key_at_its_default_orphans_no_run():
     assert identity(changed, defaults=newer).id != old.id
 
 
+def test_the_checkpoint_of_another_run_counts_as_that_run_of_any_seed_anywhere():
+    def named(path):
+        given = config()
+        given["method"]["weights"] = path
+        return identity(given)
+
+    first = named("runs/erm-digits-net-12345678-s0/last.ckpt")
+    assert first.id == named("/else/where/erm-digits-net-12345678-s3/last.ckpt").id
+    assert first.id != named("runs/erm-digits-net-12345679-s0/last.ckpt").id
+    assert first.id != named("runs/erm.ckpt").id
+
+
 def test_the_recipe_hash_leaves_the_method_out():
     base = identity(config())
     assert identity(config(method__alpha=0.5)).recipe_hash == base.recipe_hash

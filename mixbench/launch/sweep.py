@@ -1,0 +1,169 @@
+"""Ablation plans: a YAML file with keys to multiply out, seeds, and what must be there before.
+
+A plan in ``experiments/sweep`` is called by its name, any other by its path::
+
+    base: {method: cutmix, data: digits}
+    grid: {method.alpha: [0.2, 1.0], optim.label_smoothing: [0, 0.1]}
+    seeds: [0, 1, 2]
+    after: {net.weights: pretrained}   # another plan, whose checkpoint is filled in
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mixbench import experiments
+from mixbench.config import compose_text
+from mixbench.errors import UserError, near_match
+from mixbench.launch.plan import PlannedRun
+from mixbench.layers import flatten, split_overrides
+from mixbench.results.record import runs_folder
+
+KEYS = ("base", "grid", "seeds", "after")
+CHECKPOINT = "last.ckpt"
+
+
+@dataclass
+class Sweep:
+    """A plan, multiplied out."""
+
+    name: str
+    runs: list[PlannedRun]
+    needs: dict[str, "Sweep"] = field(default_factory=dict)  # by the key that takes a checkpoint
+
+
+def read_sweep(
+    name: str, words: Sequence[str] = (), *, strict: bool = False, within: tuple[str, ...] = ()
+) -> Sweep:
+    """Read a plan and check every name and key that can be checked without torch.
+
+    Args:
+        name: Name of a plan, or path of its file.
+        words: Overrides; they replace what the plan says of the same key, a whole axis too.
+        strict: Refuse keys that have no effect.
+        within: Plans that need this one.
+
+    Returns:
+        The runs, those of one seed together, and the plans that go first.
+
+    Raises:
+        UserError: If the file or anything in it cannot be used, or plans need each other.
+    """
+    path = _find(name)
+    if path.stem in within:
+        raise UserError(f"plans need each other: {' -> '.join([*within, path.stem])}", str(path))
+    content, _ = experiments.read(path)
+    unknown = [key for key in content if key not in KEYS]
+    if unknown:
+        hint = near_match(unknown[0], KEYS) or f"its keys are {', '.join(KEYS)}"
+        raise UserError(f"unknown key {unknown[0]!r} of a plan", str(path), hint)
+    given = dict(split_overrides(list(words)))
+    base = dict(flatten(_mapping(content, "base", path)))
+    grid = dict(flatten(_mapping(content, "grid", path)))
+    seeds = _seeds(given.pop("seeds", None), content.get("seeds", [0]), path)
+    fixed = {key: _text(value) for key, value in base.items()} | given
+    axes = {key: _axis(key, values, path) for key, values in grid.items() if key not in given}
+    combinations = [
+        dict(zip(axes, texts, strict=True)) for texts in itertools.product(*axes.values())
+    ]
+    runs = []
+    for seed, combination in itertools.product(seeds, combinations):
+        pairs = fixed | combination | {"seed": str(seed)}
+        runs.append(PlannedRun([f"{key}={text}" for key, text in pairs.items()]))
+    for run in runs[: len(combinations)]:
+        compose_text(run.words, strict=strict)
+    after = _mapping(content, "after", path)
+    needs = {
+        key: read_sweep(str(need), strict=strict, within=(*within, path.stem))
+        for key, need in after.items()
+        if key not in given
+    }
+    return Sweep(path.stem, runs, needs)
+
+
+def fill_in(sweep: Sweep, done: dict[str, list[PlannedRun]]) -> list[PlannedRun]:
+    """Give each run the checkpoints that it needs, of the same seed where there are several.
+
+    Args:
+        sweep: The plan.
+        done: Finished runs by the key that takes their checkpoint.
+
+    Returns:
+        The runs with those keys set.
+
+    Raises:
+        UserError: If no single run fits.
+    """
+    filled = []
+    for run in sweep.runs:
+        words = list(run.words)
+        for key, others in done.items():
+            same = [other for other in others if _seed(other) == _seed(run)]
+            fitting = others if len(others) == 1 else same
+            if len(fitting) != 1:
+                raise UserError(
+                    f"{len(fitting)} runs fit {key} of seed {_seed(run)}",
+                    sweep.needs[key].name,
+                    "let the plan that goes first have one run, or one for each seed",
+                )
+            folder = runs_folder(compose_text(fitting[0].words).config.run.dir)
+            words.append(f"{key}={folder / fitting[0].id / CHECKPOINT}")
+        filled.append(PlannedRun(words))
+    return filled
+
+
+def _find(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError("no such plan", name, "name a plan of experiments/sweep, or its file")
+        return path
+    found = experiments.find("sweep", name)
+    if found is None:
+        known = experiments.names("sweep")
+        hint = near_match(name, known) or f"there are: {', '.join(known) or 'none'}"
+        raise UserError(f"unknown plan {name!r}", "sweep", hint)
+    return found
+
+
+def _mapping(content: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    value = content.get(key, {})
+    if not isinstance(value, dict):
+        raise UserError(f"{key} must hold `key: value` lines", str(path))
+    return value
+
+
+def _axis(key: str, values: Any, path: Path) -> list[str]:
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{key} must list its values", str(path), f"write {key}: [a, b]")
+    texts = [_text(value) for value in values]
+    if len(set(texts)) < len(texts):
+        raise UserError(f"{key} lists a value twice", str(path), "list each once")
+    return texts
+
+
+def _seeds(given: str | None, values: Any, path: Path) -> list[int]:
+    if given is not None:
+        values, _ = experiments.parse(f"[{given}]", "seeds")
+    whole = isinstance(values, list) and all(type(seed) is int and seed >= 0 for seed in values)
+    if not whole or not values or len(set(values)) < len(values):
+        raise UserError(
+            f"seeds {values} must be whole numbers >= 0, all different", str(path), "seeds: [0, 1]"
+        )
+    return values
+
+
+def _seed(run: PlannedRun) -> str:
+    return dict(split_overrides(run.words))["seed"]
+
+
+def _text(value: Any) -> str:
+    """A value as a word of the command line spells it."""
+    if isinstance(value, str):
+        return value
+    shown = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return shown.removesuffix("...\n").strip()

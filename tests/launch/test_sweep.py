@@ -1,0 +1,157 @@
+import itertools
+
+import pytest
+import yaml
+
+from mixbench import cli
+from mixbench.errors import UserError
+from mixbench.experiments import folders
+from mixbench.launch.sweep import fill_in, read_sweep
+from mixbench.layers import split_overrides
+from mixbench.results.record import read_record
+
+PLAN = {
+    "base": {"method": "cutmix", "data": "digits", "epochs": 2, "optim": {"clip": 1.0}},
+    "grid": {"method.alpha": [0.2, 1.0], "optim.milestones": [[0.5], [0.5, 0.75]]},
+    "seeds": [0, 3],
+}
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """Writes a plan where it is found by name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(content, name="mine"):
+        path = tmp_path / "experiments" / "sweep" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return name
+
+    return write
+
+
+def words(sweep):
+    return [dict(split_overrides(run.words)) for run in sweep.runs]
+
+
+def test_a_plan_is_multiplied_out_with_the_runs_of_a_seed_together(plan):
+    found = words(read_sweep(plan(PLAN)))
+    assert len(found) == 8
+    assert [run["seed"] for run in found] == ["0"] * 4 + ["3"] * 4
+    cells = {(run["method.alpha"], run["optim.milestones"]) for run in found}
+    assert cells == set(itertools.product(["0.2", "1.0"], ["[0.5]", "[0.5, 0.75]"]))
+    assert {(run["method"], run["epochs"], run["optim.clip"]) for run in found} == {
+        ("cutmix", "2", "1.0")
+    }
+
+
+def test_words_replace_what_the_plan_says_a_whole_axis_too(plan):
+    found = words(read_sweep(plan(PLAN), ["method.alpha=0.7", "epochs=1", "seeds=5", "lr=0.2"]))
+    assert len(found) == 2
+    assert {(run["method.alpha"], run["epochs"], run["seed"], run["lr"]) for run in found} == {
+        ("0.7", "1", "5", "0.2")
+    }
+
+
+def test_a_file_anywhere_is_taken_by_its_path(plan, tmp_path):
+    plan(PLAN)
+    (tmp_path / "experiments" / "sweep" / "mine.yaml").rename(tmp_path / "other.yaml")
+    assert len(read_sweep("other.yaml").runs) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"gird": {}}, "unknown key 'gird' of a plan"),
+        ({"grid": {"method.alpha": 0.5}}, "method.alpha must list its values"),
+        ({"grid": {"method.alpha": []}}, "must list its values"),
+        ({"grid": {"method.alpha": [1.0, 1.0]}}, "lists a value twice"),
+        ({"grid": {"method.alhpa": [1.0]}}, "did you mean 'alpha'"),
+        ({"grid": {"lr": [0.1, -1]}}, "lr must be > 0"),
+        ({"seeds": [0, 0]}, "all different"),
+        ({"seeds": [0.5]}, "whole numbers"),
+        ({"seeds": []}, "whole numbers"),
+        ({"base": [1]}, "must hold `key: value` lines"),
+        ({"base": {"method": "cutmx"}}, "did you mean 'cutmix'"),
+        ({"after": {"method.x": "mine"}}, "plans need each other: mine -> mine"),
+        ({"after": {"method.x": "nothing"}}, "unknown plan 'nothing'"),
+    ],
+)
+def test_a_bad_plan_is_refused_before_anything_runs(plan, change, match):
+    with pytest.raises(UserError, match=match):
+        read_sweep(plan(PLAN | change))
+
+
+def test_an_unknown_plan_names_those_there_are(plan):
+    plan(PLAN, "layers")
+    with pytest.raises(UserError, match="did you mean 'layers'"):
+        read_sweep("layer")
+    with pytest.raises(UserError, match="no such plan"):
+        read_sweep("layer.yaml")
+
+
+def test_each_run_gets_the_checkpoint_of_its_seed_or_the_only_one(plan, monkeypatch):
+    monkeypatch.setenv("MIXBENCH_RUNS", "there")
+    for number, seeds in enumerate(([0, 3], [9])):
+        plan({"base": {"method": "erm", "data": "digits"}, "seeds": seeds}, "first")
+        sweep = read_sweep(plan(PLAN | {"after": {"method.weights": "first"}}, f"mine{number}"))
+        first = sweep.needs["method.weights"].runs
+        for run in first:
+            run.id = f"erm-s{dict(split_overrides(run.words))['seed']}"
+        filled = fill_in(sweep, {"method.weights": first})
+        for run in map(dict, map(split_overrides, (run.words for run in filled))):
+            seed = run["seed"] if number == 0 else "9"
+            assert run["method.weights"] == f"there/erm-s{seed}/last.ckpt"
+    with pytest.raises(UserError, match=r"0 runs fit method\.weights of seed 0"):
+        fill_in(sweep, {"method.weights": [*first, *first]})
+
+
+def test_plans_that_come_with_the_package_can_be_read():
+    names = sorted(path.stem for path in (folders()[-1] / "sweep").glob("*.yaml"))
+    for name in names:
+        assert read_sweep(name).runs
+
+
+def test_a_plan_runs_what_it_needs_first_and_ranks_its_own(plan, tmp_path, capsys, monkeypatch):
+    (tmp_path / "warm_start.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from mixbench.checkpoints import read_checkpoint\n"
+        "from mixbench.methods.base import Method\n"
+        "from pathlib import Path\n"
+        "class WarmStart(Method):\n"
+        "    @dataclass\n"
+        "    class Config(Method.Config):\n"
+        "        weights: str = ''\n"
+        "        alpha: float = 1.0\n"
+        "    def __init__(self, *args, **kwargs):\n"
+        "        super().__init__(*args, **kwargs)\n"
+        "        self.load_state_dict(read_checkpoint(Path(self.config.weights))['state_dict'])\n"
+    )
+    tiny = {"data": "digits", "data.limit": 64, "net.width": 4, "epochs": 1, "batch_size": 16}
+    tiny |= {"wandb.mode": "disabled"}
+    plan({"base": {"method": "erm", **tiny}, "seeds": [0, 1]}, "first")
+    plan(
+        {
+            "base": {**tiny},
+            "grid": {"method.alpha": [0.5, 1.0]},
+            "seeds": [0, 1],
+            "after": {"method.weights": "first"},
+        },
+        "second",
+    )
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "runs"))
+    command = ["sweep", "second", "method=warm_start:WarmStart"]
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert "then: second, 4 runs" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+    code = cli.main(command)
+    shown = capsys.readouterr()
+    assert code == 0, shown.out + shown.err
+    assert shown.out.count(": done in ") == 6
+    assert shown.out.index("first, for method.weights: first") < shown.out.index("alpha=0.5")
+    records = [read_record(path) for path in (tmp_path / "runs").iterdir()]
+    assert sorted(record.method for record in records)[:2] == ["erm", "erm"]
+    assert len({record.config_hash for record in records}) == 3  # seeds of one row share theirs
+    assert cli.main(command) == 0
+    assert ": done in " not in capsys.readouterr().out
