@@ -1,8 +1,11 @@
 """What every network offers to methods that act inside it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+from mixbench.errors import UserError
 
 
 class Head(nn.Module):
@@ -53,7 +56,7 @@ class StagedNet(nn.Module):
 
         Args:
             h: (B, C, H, W) features of layer ``start``; the normalised image for 0.
-            start: Layer of ``h``.
+            start: Layer of ``h``. Negative counts from the end.
             stop: Layer to return; None for the last one. Negative counts from the end.
             capture: Record of attention maps to fill, on networks that provide attention.
 
@@ -67,7 +70,8 @@ class StagedNet(nn.Module):
         if capture is not None:
             raise ValueError(f"{type(self).__name__} has no attention to capture")
         last = len(self.stages)
-        stop = last if stop is None else stop + (last + 1 if stop < 0 else 0)
+        stop = last if stop is None else stop
+        start, stop = (layer + last + 1 if layer < 0 else layer for layer in (start, stop))
         if not 0 <= start <= stop <= last:
             raise ValueError(f"layers must be 0 <= start <= stop <= {last}, got {start}, {stop}")
         for index in range(start, stop):
@@ -77,3 +81,38 @@ class StagedNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to logits (B, K)."""
         return self.head(self.forward_stages(x))
+
+
+def pick_layers(net: Any, layers: Sequence[int], key: str = "layers") -> list[int]:
+    """Layers at which a network is to be cut, those counted from the end resolved.
+
+    Args:
+        net: A network.
+        layers: Layer numbers; negative ones count from the end.
+        key: Config key for the message.
+
+    Returns:
+        The same layers as numbers from 0.
+
+    Raises:
+        UserError: If the network has no stages, or a layer is not one of it, named twice, or
+            none is named; the message lists the layers that there are.
+    """
+    if not hasattr(net, "forward_stages"):
+        raise UserError(
+            f"{key}: {type(net).__name__} cannot be cut at a layer",
+            "net",
+            "derive it from mixbench.backbones.base.StagedNet, whose forward_stages(h, start, "
+            "stop) and head(h) are called",
+        )
+    last = len(net.stages)
+    found = [layer + last + 1 if layer < 0 else layer for layer in layers]
+    if not found or len(set(found)) < len(found) or not set(found) <= set(range(last + 1)):
+        names = ", ".join(f"{k} (after stages.{k - 1})" for k in range(1, last + 1))
+        raise UserError(
+            f"{key} must name layers of 0 to {last}, at least one and each once, got "
+            f"{list(layers)}",
+            f"{type(net).__name__} with {last} stages",
+            f"choose of 0 (the image), {names}; -1 is {last}",
+        )
+    return found

@@ -49,6 +49,9 @@ def test_a_forward_can_be_cut_at_every_layer():
     for layer in range(len(module.stages) + 1):
         h = module.forward_stages(x, stop=layer)
         torch.testing.assert_close(module.head(module.forward_stages(h, start=layer)), whole)
+        assert torch.equal(module.forward_stages(x, stop=layer - 5), h)
+        rest = module.forward_stages(h, start=layer - 5)
+        torch.testing.assert_close(module.head(rest), whole)
     assert torch.equal(module.forward_stages(x, stop=0), x)
     assert torch.equal(module.forward_stages(x, stop=-1), module.forward_stages(x))
 
