@@ -19,6 +19,7 @@ pytestmark = [
 OPERATIONS = {
     "mixup": mf.mixup,
     "mixup per sample": lambda *batch, **options: mf.mixup(*batch, per_sample=True, **options),
+    "manifoldmixup": mf.manifoldmixup,
     "cutmix": mf.cutmix,
     "cutmix per sample": lambda *batch, **options: mf.cutmix(*batch, per_sample=True, **options),
     "bc": mf.bc,

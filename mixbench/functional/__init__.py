@@ -25,6 +25,7 @@ from mixbench.functional.core import (
     take,
 )
 from mixbench.functional.cutmix import cutmix, cutmix_box, cutmix_minmax_box, paste_box
+from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.mixup import mixup
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "draw_other_class",
     "draw_other_class_pairs",
     "draw_perm",
+    "manifoldmixup",
     "mix_targets",
     "mixup",
     "one_hot",
@@ -47,6 +49,7 @@ __all__ = [
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "soft_kl",
+    "softmax_binary_cross_entropy",
     "subtract_image_mean",
     "take",
 ]

@@ -51,6 +51,7 @@ OPERATIONS = {
     "mixup": Operation(mf.mixup, weights),
     "mixup_per_sample": Operation(partial(mf.mixup, per_sample=True), weights),
     "mixup_fold": Operation(partial(mf.mixup, per_sample=True, fold=True), weights),
+    "manifoldmixup": Operation(mf.manifoldmixup, weights),
     "cutmix": Operation(mf.cutmix, boxes),
     "cutmix_per_sample": Operation(partial(mf.cutmix, per_sample=True), boxes),
     "cutmix_minmax": Operation(partial(mf.cutmix, per_sample=True, minmax=(0.2, 0.8)), boxes),
@@ -130,7 +131,7 @@ def test_inputs_and_decisions_are_never_modified(op):
     decisions = op.decisions(op.call(x, targets, generator=seeded(1)))
     given = {"x": x, "targets": targets, **decisions}
     before = {key: value.clone() for key, value in given.items()}
-    op.call(**given)
+    op.call(x, targets, **decisions)
     op.call(x, targets, generator=seeded(2))
     for key, value in given.items():
         assert torch.equal(value, before[key]), key
@@ -224,7 +225,7 @@ def test_empty_images_are_refused(op, shape):
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.5, 1.5])
-@pytest.mark.parametrize("name", ["mixup", "cutmix", "bc", "bc_plus"])
+@pytest.mark.parametrize("name", ["mixup", "manifoldmixup", "cutmix", "bc", "bc_plus"])
 def test_weights_that_are_no_share_are_refused(name, value):
     x, targets = make_batch()
     with pytest.raises(ValueError, match="lam"):
