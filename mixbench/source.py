@@ -41,7 +41,7 @@ def config_fields(source: str) -> list[ConfigField]:
     fields = []
     for item in config.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            default = ast.unparse(item.value) if item.value is not None else ""
+            default = ast.unparse(_default(item.value)) if item.value is not None else ""
             comment = _comment(lines, item)
             fields.append(
                 ConfigField(item.target.id, ast.unparse(item.annotation), default, comment)
@@ -92,6 +92,15 @@ def _class(source: str) -> tuple[str, ast.ClassDef]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return text, node  # type: ignore[return-value]
     raise ValueError(f"{name} not found in {module}")
+
+
+def _default(value: ast.expr) -> ast.expr:
+    """The list of ``field(default_factory=lambda: [...])``; any other default as it stands."""
+    if isinstance(value, ast.Call):
+        for keyword in value.keywords:
+            if keyword.arg == "default_factory" and isinstance(keyword.value, ast.Lambda):
+                return keyword.value.body
+    return value
 
 
 def _comment(lines: list[str], node: ast.AnnAssign) -> str:

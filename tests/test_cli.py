@@ -47,6 +47,7 @@ LIGHT = [
     (["list"], 0, "cutmix"),
     (["list", "methods", "c*"], 0, "cutmix"),
     (["info", "bc"], 0, "method.plus=False"),
+    (["info", "manifoldmixup"], 0, "method.layers=[0, 1, 2]"),
     (["info", "cifar200"], 0, "epochs: 200"),
     (["run", "method=cutmx"], 2, "did you mean 'cutmix'?"),
     (["bench", "data=digist"], 2, "did you mean 'digits'?"),
@@ -301,7 +302,7 @@ def test_the_default_bench_ranks_every_method_above_97_percent_and_repeats_nothi
     for path in tmp_path.glob("*/record.json"):
         record = json.loads(path.read_text())
         found[record["method"]] = record["metrics"]["top1"]
-    assert set(found) >= {"erm", "mixup", "cutmix", "bc"}
+    assert set(found) >= {"erm", "mixup", "cutmix", "bc", "manifoldmixup"}
     assert min(found.values()) >= 97, found
     second = make("bench", env=env)
     assert second.returncode == 0

@@ -71,6 +71,19 @@ def test_the_official_recipes_hold_the_published_settings():
     bc = compose("method=bc recipe=bc_cifar")
     assert (bc.epochs, bc.batch_size, bc.optim.milestones) == (250, 128, [0.4, 0.6, 0.8])
     assert (bc.method["pairing"], bc.data.pad) == ("dataset", "mean")
+    manifold = compose("method=manifoldmixup recipe=manifoldmixup_cifar")
+    assert (manifold.epochs, manifold.batch_size, manifold.data.crop) == (2000, 100, 2)
+    assert (manifold.optim.weight_decay, manifold.optim.nesterov) == (1e-4, True)
+    assert manifold.optim.milestones == [0.25, 0.5, 0.75]
+    assert manifold.net.final_norm is False
+    own = {"alpha": 2.0, "layers": [0, 1, 2], "loss": "bce_softmax"}
+    assert manifold.method == {"name": "manifoldmixup", **own}
+    wide = compose("method=manifoldmixup recipe=manifoldmixup_wrn")
+    assert (wide.epochs, wide.optim.milestones, wide.data.crop) == (400, [0.5, 0.75], 2)
+    assert wide.method == manifold.method
+    tiny = compose("method=manifoldmixup recipe=manifoldmixup_tinyimagenet")
+    assert (tiny.epochs, tiny.optim.milestones, tiny.data.crop) == (2000, [0.5, 0.75], 4)
+    assert tiny.method == {**manifold.method, "alpha": 0.2}
 
 
 # FAULTS rows 1 and 2.
@@ -136,6 +149,8 @@ def test_a_wrong_type_is_refused_with_key_value_and_expected_type(words, match):
         ("method=cutmix method.prob=1.5", r"method.prob must lie in \[0, 1\]"),
         ("method=cutmix method.minmax=[0.5,0.2]", "method.minmax must be"),
         ("method=mixup method.partner=best", "method.partner must be one of"),
+        ("method=manifoldmixup method.alpha=0", "method.alpha must be > 0"),
+        ("method=manifoldmixup method.loss=mse", "method.loss must be one of ce, bce_softmax"),
         ("method=bc method.pairing=all", "method.pairing must be one of batch, dataset"),
         ("epochs=-1", "epochs must be >= 1"),
         ("epochs=0", "epochs must be >= 1"),

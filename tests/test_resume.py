@@ -115,7 +115,7 @@ def test_a_run_that_is_told_to_stop_ends_as_if_it_had_not_been(
     assert read_record(place(tmp_path / "whole")).resumed_bit_exact is None
 
 
-@pytest.mark.parametrize("name", ["mixup", "cutmix", "bc"])
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "bc", "manifoldmixup"])
 def test_every_method_goes_on_bit_by_bit_after_a_crash(name, tmp_path, monkeypatch, plant):
     whole, stopped = both(WORDS, tmp_path, monkeypatch, plant, 9, crash, name)
     assert killing.differences(whole, stopped) == []
@@ -459,6 +459,7 @@ STORM = {
     "mixup": ["method=mixup", "optim.ema=0.9"],
     "cutmix": ["method=cutmix", "select=val", "data.limit=200"],
     "bc": ["method=bc", "optim.accumulate=2", "precision=bf16"],
+    "manifoldmixup": ["method=manifoldmixup", "method.layers=[0,1,-1]"],
     "folder": ["method=cutmix"],
     "folder, 2 workers": ["method=mixup", "data.workers=2"],
 }
@@ -467,7 +468,7 @@ STORM = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STORM)
 def test_storm(name, tmp_path, record_property):
-    """Five kills each, thirty in all."""
+    """Five kills each, thirty-five in all."""
     words = [*WORDS, "epochs=20", *STORM[name]]
     if name.startswith("folder"):
         root = folder_data(tmp_path / "images")

@@ -8,6 +8,7 @@ METHODS = Registry(
         "bc": "mixbench.methods.bc:BC",
         "cutmix": "mixbench.methods.cutmix:CutMix",
         "erm": "mixbench.methods.erm:ERM",
+        "manifoldmixup": "mixbench.methods.manifoldmixup:ManifoldMixup",
         "mixup": "mixbench.methods.mixup:Mixup",
     },
     group="mixbench.methods",

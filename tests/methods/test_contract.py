@@ -10,6 +10,7 @@ VARIANTS = {
     "mixup": [{"per_sample": True}, {"partner": "derange"}, {"fold": True}],
     "cutmix": [{"per_sample": True}, {"box_rule": "inside"}, {"minmax": [0.2, 0.8]}],
     "bc": [{"plus": True}],
+    "manifoldmixup": [{"layers": [0, -1]}, {"loss": "bce_softmax"}],
 }
 
 

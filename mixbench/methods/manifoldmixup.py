@@ -1,0 +1,80 @@
+"""Manifold Mixup as a trainable method."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mixbench.functional as mf
+from mixbench.backbones.base import pick_layers
+from mixbench.methods.base import Method, register
+from mixbench.schema import one_of, positive
+
+LOSSES = {"ce": mf.soft_cross_entropy, "bce_softmax": mf.softmax_binary_cross_entropy}
+
+
+@register("manifoldmixup")
+class ManifoldMixup(Method):
+    """Interpolate the features of a random layer; see :func:`mixbench.functional.manifoldmixup`.
+
+    Paper: Verma et al., "Manifold Mixup: Better Representations by Interpolating Hidden States",
+    ICML 2019, arXiv:1806.05236. Official code: vikasverma1077/manifold_mixup.
+    Deviations: soft cross-entropy by default; the authors' binary cross-entropy of the softmax is
+    ``loss: bce_softmax``, with gradients K/2 to K times smaller. The layers are of their code.
+    Cost: 1.0, one copy of a layer's features.
+    """
+
+    @dataclass
+    class Config(Method.Config):
+        """Settings of Manifold Mixup."""
+
+        alpha: float = 2.0  # Beta(alpha, alpha) of the weight; official: 2.0, Tiny-ImageNet 0.2
+        layers: list[int] = field(default_factory=lambda: [0, 1, 2])  # drawn from; 0: the image
+        loss: str = "ce"  # ce, or bce_softmax (official)
+
+        def __post_init__(self) -> None:
+            positive("method.alpha", self.alpha)
+            one_of("method.loss", self.loss, LOSSES)
+
+        @property
+        def requires(self) -> frozenset[str]:
+            """A network that can be cut between its stages."""
+            return frozenset({"stages"})
+
+        @property
+        def fidelity(self) -> str:
+            """Official with the layers and the loss of the authors' code."""
+            official = "official-verified" if self.loss == "bce_softmax" else "paper"
+            return official if sorted(self.layers) == [0, 1, 2] else "variant"
+
+    def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(net, *args, **kwargs)
+        self.layers = pick_layers(net, self.config.layers, "method.layers")
+
+    def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
+        """Draw what is not given of ``layer``, equal on all ranks, ``perm`` and ``lam``."""
+        given = {key: value for key, value in decisions.items() if value is not None}
+        layers = [given.pop("layer")] if "layer" in given else self.layers
+        pick = torch.randint(len(layers), (), generator=self.shared_generator)
+        drawn = {"aux": layers[int(pick)], "perm": mf.draw_perm(len(x), self.generator)}
+        drawn["lam"] = mf.draw_lam(1, self.config.alpha, self.generator)
+        return mf.Mixed(x, targets, **drawn | given)
+
+    def predict(self, mixed: mf.Mixed) -> tuple[Tensor, mf.Mixed]:
+        """Run the network up to the layer, mix features and labels, and run the rest."""
+        net: Any = self.net
+        x, targets, lam, perm, layer = mixed
+        if layer is None:  # evaluation
+            return net(x), mixed
+        h = net.forward_stages(x, stop=layer)
+        mixed = mf.manifoldmixup(h, targets, lam=lam, perm=perm)._replace(aux=layer)
+        return net.head(net.forward_stages(mixed.x, start=layer)), mixed
+
+    def loss(self, logits: Tensor, mixed: mf.Mixed) -> Tensor:
+        """The loss asked for."""
+        return LOSSES[self.config.loss](logits, mixed.targets)
+
+    def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
+        """Also the layer; beside the loss of the same step, the loss by layer."""
+        return super().diagnostics(mixed) | {"layer": mixed.targets.new_full((), mixed.aux)}
