@@ -59,6 +59,7 @@ TORCH = {"torch", "numpy", "PIL"}
 LIGHTNING = TORCH | {"lightning"}
 THIRD_PARTY = {
     "functional": {"torch"},
+    "functional/sinkhorn": {"torch", "ot"},
     "experiments": {"yaml"},
     "backbones": TORCH,
     "data": LIGHTNING | {"sklearn"},
@@ -89,7 +90,7 @@ THIRD_PARTY = {
     "launch/sweep": {"yaml"},
 }
 # Packages that may only be imported inside the function that needs them.
-LAZY = {"sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision"}
+LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision"}
 LAZY_IN = {
     "launch": {"torch"},
     "ranks": {"torch"},

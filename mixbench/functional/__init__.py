@@ -4,6 +4,13 @@ Every operation takes the batch and its soft targets and returns a :class:`Mixed
 decision can be passed in; what is missing is drawn from ``generator``.
 """
 
+from mixbench.functional.align import (
+    Aligned,
+    align,
+    alignment_cancels,
+    alignmix,
+    draw_side,
+)
 from mixbench.functional.bc import (
     bc,
     bc_plus_lam,
@@ -27,9 +34,16 @@ from mixbench.functional.core import (
 from mixbench.functional.cutmix import cutmix, cutmix_box, cutmix_minmax_box, paste_box
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.mixup import mixup
+from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
+from mixbench.functional.transport import position_cost, position_plan
 
 __all__ = [
+    "Aligned",
     "Mixed",
+    "Transport",
+    "align",
+    "alignment_cancels",
+    "alignmix",
     "bc",
     "bc_plus_lam",
     "check_batch",
@@ -40,12 +54,18 @@ __all__ = [
     "draw_other_class",
     "draw_other_class_pairs",
     "draw_perm",
+    "draw_side",
     "manifoldmixup",
+    "marginal_error",
     "mix_targets",
     "mixup",
     "one_hot",
     "paste_box",
     "pixel_std",
+    "plan_entropy",
+    "position_cost",
+    "position_plan",
+    "sinkhorn",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "soft_kl",
