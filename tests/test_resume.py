@@ -115,7 +115,7 @@ def test_a_run_that_is_told_to_stop_ends_as_if_it_had_not_been(
     assert read_record(place(tmp_path / "whole")).resumed_bit_exact is None
 
 
-@pytest.mark.parametrize("name", ["mixup", "cutmix", "bc", "manifoldmixup"])
+@pytest.mark.parametrize("name", ["alignmix", "mixup", "cutmix", "bc", "manifoldmixup"])
 def test_every_method_goes_on_bit_by_bit_after_a_crash(name, tmp_path, monkeypatch, plant):
     whole, stopped = both(WORDS, tmp_path, monkeypatch, plant, 9, crash, name)
     assert killing.differences(whole, stopped) == []

@@ -40,6 +40,7 @@ class StagedNet(nn.Module):
         stages: The stages in order.
         head: Normalisation, pooling and classifier.
         channels: Channels of layer k, ``channels[0]`` being the image's.
+        final_norm: Whether the last stage ends with normalisation and ReLU.
         provides: What methods may require of it: ``stages``, and for transformers ``attention``
             and ``tokens``.
     """
@@ -47,6 +48,7 @@ class StagedNet(nn.Module):
     stages: nn.ModuleList
     head: Head
     channels: tuple[int, ...]
+    final_norm: bool = False
     provides: frozenset[str] = frozenset({"stages"})
 
     def forward_stages(

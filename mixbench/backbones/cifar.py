@@ -71,6 +71,7 @@ class PreActResNet(StagedNet):
             stages.append(nn.Sequential(*layers))
         self.stages = nn.ModuleList(stages)
         self.head = Head(inputs, num_classes)
+        self.final_norm = final_norm
         self.channels = (channels, *(width * 2**index for index in range(len(blocks))))
 
 

@@ -5,6 +5,7 @@ from mixbench.registry import Registry
 METHODS = Registry(
     "method",
     {
+        "alignmix": "mixbench.methods.alignmix:AlignMix",
         "bc": "mixbench.methods.bc:BC",
         "cutmix": "mixbench.methods.cutmix:CutMix",
         "erm": "mixbench.methods.erm:ERM",

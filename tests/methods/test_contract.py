@@ -7,6 +7,7 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 
 VARIANTS = {
+    "alignmix": [{"layers": [3], "solver": "scaled"}, {"layers": ["embed"]}, {"plan": "shuffled"}],
     "mixup": [{"per_sample": True}, {"partner": "derange"}, {"fold": True}],
     "cutmix": [{"per_sample": True}, {"box_rule": "inside"}, {"minmax": [0.2, 0.8]}],
     "bc": [{"plus": True}],

@@ -1,0 +1,165 @@
+"""Where in a network AlignMix mixes, and with which plan."""
+
+from typing import Any, NamedTuple
+
+from torch import Generator, Tensor, nn
+
+import mixbench.functional as mf
+from mixbench.backbones.base import pick_layers
+from mixbench.errors import UserError
+from mixbench.functional.align import PLANS
+from mixbench.functional.sinkhorn import FINALIZE, OFFICIAL_STOP, SOLVERS
+from mixbench.functional.transport import COST_SCALES
+from mixbench.methods.base import Method
+from mixbench.schema import at_least, one_of, positive
+
+EMBED = "embed"  # the pooled vector, where nothing can be aligned
+
+
+class Place(NamedTuple):
+    """Layer and side of a step, and the plan (B, r, r) once it was used."""
+
+    layer: int | str
+    side: int
+    plan: Tensor | None = None
+
+
+class Alignment(Method.Config):
+    """Checks the settings of AlignMix and carries out a step with them."""
+
+    def __post_init__(self) -> None:
+        cfg: Any = self
+        positive("method.alpha", cfg.alpha)
+        positive("method.eps", cfg.eps)
+        at_least("method.iters", cfg.iters, 1)
+        one_of("method.solver", cfg.solver, SOLVERS)
+        one_of("method.stop", cfg.stop, ("fixed", "official"))
+        one_of("method.cost_scale", cfg.cost_scale, COST_SCALES)
+        one_of("method.finalize", cfg.finalize, FINALIZE)
+        one_of("method.plan", cfg.plan, PLANS)
+        one_of("method.post_align", cfg.post_align, ("none", "bn_relu"))
+        one_of("method.fast_path", cfg.fast_path, ("auto", "off"))
+        if cfg.stop == "official" and cfg.solver != "compat":
+            raise ValueError("method.stop=official needs method.solver=compat")
+        wrong = [layer for layer in cfg.layers if layer != EMBED and type(layer) is not int]
+        if wrong or not cfg.layers:
+            raise ValueError(
+                f"method.layers must list whole numbers or {EMBED}, got {list(cfg.layers)}"
+            )
+        weights = cfg.layer_weights
+        if weights is not None and (
+            len(weights) != len(cfg.layers) or min(weights) < 0 or sum(weights) <= 0
+        ):
+            raise ValueError(
+                f"method.layer_weights must give each of {len(cfg.layers)} layers a share >= 0, "
+                f"not all of them 0, got {list(weights)}"
+            )
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """A network that can be cut between its stages."""
+        return frozenset({"stages"})
+
+    @property
+    def fidelity(self) -> str:
+        """Official with the settings of the authors' code; what cannot matter may differ."""
+        cfg: Any = self
+        plain = (cfg.solver, cfg.cost_scale, cfg.finalize, cfg.plan, cfg.post_align)
+        same = plain == ("compat", "none", "none", "transport", "none")
+        layers = list(cfg.layers) == [0, -1] and cfg.layer_weights is None
+        return "official-verified" if same and layers and cfg.iters == 100 else "variant"
+
+    def prepare(self, net: Any) -> list[int | str]:
+        """Layers of this network, counted from the front, and the last norm if it is asked for.
+
+        Args:
+            net: The network; ``post_align`` gives its head a normalisation of its own.
+
+        Returns:
+            The layers to draw from.
+
+        Raises:
+            UserError: If a layer is not there, or the head normalises already.
+        """
+        cfg: Any = self
+        numbers = [layer for layer in cfg.layers if layer != EMBED]
+        found = iter(pick_layers(net, numbers, "method.layers") if numbers else [])
+        if cfg.post_align == "bn_relu":
+            if not isinstance(net.head.norm, nn.Identity) or net.final_norm:
+                raise UserError(
+                    "the network normalises its last features already",
+                    "method.post_align=bn_relu",
+                    "add net.final_norm=false",
+                )
+            channels = net.channels[-1]
+            net.head.norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        return [layer if layer == EMBED else next(found) for layer in cfg.layers]
+
+    def run(
+        self,
+        net: Any,
+        x: Tensor,
+        targets: Tensor,
+        lam: Tensor,
+        perm: Tensor,
+        place: Place,
+        generator: Generator,
+    ) -> tuple[Tensor, mf.Mixed]:
+        """Forward pass that mixes at a place.
+
+        Args:
+            net: The network.
+            x: (B, C, H, W) normalised images.
+            targets: (B, K) labels.
+            lam: (1,) or (B,) weight of the own row.
+            perm: (B,) partners.
+            place: Layer and side.
+            generator: Random source of the controls.
+
+        Returns:
+            Logits (B, K), and the mixed batch with the plan that was used.
+        """
+        cfg: Any = self
+        last = len(net.stages)
+        stop = last if place.layer == EMBED else int(place.layer)
+        h = net.forward_stages(x, stop=stop)
+        if place.layer == EMBED:
+            h = net.head.pool(net.head.norm(h))
+        if place.layer in (0, EMBED):
+            mixed = mf.mixup(h, targets, lam=lam, perm=perm)
+            rest = net.head.fc if place.layer == EMBED else net
+            return rest(mixed.x), mixed._replace(aux=place)
+        pooled = place.layer == last and isinstance(net.head.norm, nn.Identity)
+        mixed = mf.alignmix(
+            h,
+            targets,
+            lam=lam,
+            perm=perm,
+            side=place.side,
+            plan=cfg.plan,
+            only_mean=pooled and cfg.fast_path == "auto",
+            generator=generator,
+            eps=cfg.eps,
+            iters=cfg.iters,
+            solver=cfg.solver,
+            stop=OFFICIAL_STOP if cfg.stop == "official" else None,
+            cost_scale=cfg.cost_scale,
+            finalize=cfg.finalize,
+        )
+        logits = net.head(net.forward_stages(mixed.x, start=stop))
+        return logits, mixed._replace(aux=place._replace(plan=mixed.aux.plan))
+
+    @staticmethod
+    def describe(place: Any) -> dict[str, Tensor]:
+        """Figures of the plan of a step, if it had one.
+
+        Args:
+            place: Where the step mixed.
+
+        Returns:
+            ``row_error``, the mean distance of row sums from 1, and ``plan_entropy`` in nats.
+        """
+        if place is None or place.plan is None:
+            return {}
+        rows, _ = mf.marginal_error(place.plan)
+        return {"row_error": rows.mean(), "plan_entropy": mf.plan_entropy(place.plan).mean()}

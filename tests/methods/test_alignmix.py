@@ -1,0 +1,199 @@
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+import mixbench.functional as mf
+from mixbench import build_method, compose, run
+from mixbench.backbones.cifar import PreActResNet
+from mixbench.contract import BATCH, CLASSES, sample_batch, sample_method
+from mixbench.errors import UserError
+from mixbench.methods import METHODS
+from mixbench.methods.alignment import EMBED, Place
+from mixbench.results.curves import read_curves
+
+NEXT = torch.arange(BATCH).roll(-1)  # every row gets another one as partner
+LAM = torch.tensor([0.3])
+
+
+def aligning(final_norm=False, **settings):
+    """The method around a network whose last features go straight into pooling."""
+    torch.manual_seed(0)
+    net = PreActResNet((1, 1, 1), 8, CLASSES, final_norm=final_norm)
+    method = sample_method(METHODS.get("alignmix"))
+    config = type(method).Config(**settings)
+    return type(method)(net, method.info, config, method.run).train()
+
+
+def outcome(method, layer, side=0):
+    """Logits and gradients of a step."""
+    x, targets = sample_batch()
+    method.zero_grad()
+    method.reseed(0, 0)
+    mixed = method.mix(x, targets, layer=layer, side=side, lam=LAM, perm=NEXT)
+    logits, mixed = method.predict(mixed)
+    method.loss(logits, mixed).backward()
+    grads = torch.cat([p.grad.flatten() for p in method.net.parameters() if p.grad is not None])
+    return logits.detach(), grads, mixed
+
+
+# What the docstring says about pooling.
+
+
+@pytest.mark.parametrize("fast_path", ["auto", "off"])
+def test_behind_pooling_side_0_is_mixing_the_pooled_vectors(fast_path):
+    method = aligning(fast_path=fast_path)
+    logits, grads, mixed = outcome(method, 3)
+    pooled, pooled_grads, _ = outcome(method, EMBED)
+    torch.testing.assert_close(logits, pooled, rtol=0, atol=1e-6)
+    torch.testing.assert_close(grads, pooled_grads, rtol=1e-4, atol=1e-6)
+    assert (mixed.aux.plan is None) == (fast_path == "auto")
+
+
+def test_behind_pooling_side_1_differs_as_far_as_the_plan_is_not_converged():
+    pooled = outcome(aligning(), EMBED)[0]
+    rough = outcome(aligning(iters=1, eps=0.001), 3, side=1)[0]
+    assert (rough - pooled).abs().max() > 1e-3
+    fine = outcome(aligning(solver="scaled", fast_path="off", iters=300), 3, side=1)[0]
+    torch.testing.assert_close(fine, pooled, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_at_an_earlier_layer_alignment_is_real(side):
+    method = aligning(solver="scaled")
+    aligned = outcome(method, 2, side)[0]
+    straight = outcome(aligning(plan="identity"), 2, side)[0]
+    assert (aligned - straight).abs().max() > 1e-3
+    assert (aligned - outcome(method, EMBED)[0]).abs().max() > 1e-3
+
+
+def test_a_last_normalisation_makes_alignment_real_and_is_tested_too():
+    method = aligning(post_align="bn_relu", solver="scaled")
+    assert isinstance(method.net.head.norm[0], nn.BatchNorm2d)
+    aligned, _, mixed = outcome(method, 3)
+    assert mixed.aux.plan is not None
+    assert (aligned - outcome(method, EMBED)[0]).abs().max() > 1e-4
+    x, _ = sample_batch()
+    method.eval()
+    before = method(x)
+    nn.init.constant_(method.net.head.norm[0].bias, 1.0)
+    assert not torch.equal(before, method(x))
+    grouped = [p for group in method.param_groups() for p in group["params"]]
+    assert any(p is method.net.head.norm[0].weight for p in grouped)
+
+
+def test_a_network_that_normalises_already_is_told_what_to_change():
+    with pytest.raises(UserError, match=r"net\.final_norm=false"):
+        aligning(final_norm=True, post_align="bn_relu")
+
+
+# What is drawn.
+
+
+def test_layer_0_is_input_mixup():
+    method = aligning()
+    logits, _, mixed = outcome(method, 0)
+    x, targets = sample_batch()
+    expected = mf.mixup(x, targets, lam=LAM, perm=NEXT)
+    assert torch.equal(logits, method.net(expected.x))
+    assert torch.equal(mixed.targets, expected.targets)
+
+
+def test_layers_and_sides_are_drawn_alike_on_all_ranks_and_as_often_as_asked_for():
+    x, targets = sample_batch()
+    methods = [aligning(layers=[0, 2, EMBED], layer_weights=[1.0, 2.0, 1.0]) for _ in range(2)]
+    methods[1].rank = 1
+    drawn = []
+    for batch in range(800):
+        places = []
+        for method in methods:
+            method.reseed(0, batch)
+            places.append(method.mix(x, targets).aux)
+        assert places[0] == places[1]
+        drawn.append(places[0])
+    counts = Counter(place.layer for place in drawn)
+    assert abs(counts[2] - 400) < 57  # four deviations
+    assert abs(counts[EMBED] - 200) < 49
+    assert abs(sum(place.side for place in drawn) - 400) < 57
+
+
+def test_the_last_layer_can_be_counted_from_the_end():
+    assert aligning(layers=[0, -1]).layers == [0, 3]
+    assert aligning(layers=[EMBED, -2]).layers == [EMBED, 2]
+
+
+def test_in_eval_mode_nothing_is_mixed():
+    x, targets = sample_batch()
+    method = aligning().eval()
+    logits, mixed = method.predict(method.mix(x, targets))
+    assert torch.equal(logits, method.net(x))
+    assert mixed.aux is None
+
+
+@pytest.mark.parametrize("plan", ["shuffled", "identity", "weights"])
+def test_controls_run_and_are_no_transport(plan):
+    method = aligning(plan=plan, fast_path="off")
+    logits = outcome(method, 2)[0]
+    assert logits.isfinite().all()
+    assert method.config.fidelity == "variant"
+    assert not torch.equal(logits, outcome(aligning(), 2)[0])
+    assert torch.equal(logits, outcome(method, 2)[0])  # drawn by the keyed generator
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"alpha": 0.0}, "method.alpha must be > 0"),
+        ({"eps": -0.1}, "method.eps must be > 0"),
+        ({"iters": 0}, "method.iters must be >= 1"),
+        ({"solver": "sinkhorn"}, "one of compat, scaled, pot"),
+        ({"cost_scale": "max"}, "one of none, mean, dim, cosine"),
+        ({"finalize": "column"}, "method.finalize must be one of"),
+        ({"plan": "random"}, "method.plan must be one of"),
+        ({"post_align": "bn"}, "method.post_align must be one of"),
+        ({"fast_path": "on"}, "method.fast_path must be one of"),
+        ({"stop": "official", "solver": "scaled"}, "needs method.solver=compat"),
+        ({"layers": []}, "method.layers must list"),
+        ({"layers": ["pool"]}, "method.layers must list"),
+        ({"layers": [1.5]}, "method.layers must list"),
+        ({"layer_weights": [1.0]}, "each of 2 layers"),
+        ({"layer_weights": [0.0, 0.0]}, "not all of them 0"),
+        ({"layer_weights": [-1.0, 2.0]}, "a share >= 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, match):
+    with pytest.raises(ValueError, match=match.replace(".", r"\.")):
+        build_method("alignmix", **settings)
+
+
+@pytest.mark.parametrize("layers", [[4], [-5], [1, 1]])
+def test_layers_that_are_not_there_are_refused_with_those_that_are(layers):
+    with pytest.raises(UserError, match="layers of 0 to 3"):
+        aligning(layers=layers)
+
+
+def test_the_settings_of_the_authors_are_marked_as_theirs():
+    official = METHODS.get("alignmix").Config()
+    assert official.fidelity == "official-verified"
+    for change in ({"eps": 0.5}, {"stop": "official"}, {"alpha": 1.0}):
+        assert dataclasses.replace(official, **change).fidelity == "official-verified"
+    for change in ({"layers": [0, 3]}, {"solver": "scaled"}, {"cost_scale": "mean"}):
+        assert dataclasses.replace(official, **change).fidelity == "variant"
+
+
+def test_a_run_logs_how_far_plans_are_from_their_marginals(runs):
+    words = "method=alignmix data=digits data.limit=128 net.width=4 epochs=2 batch_size=32 "
+    words += "wandb.mode=disabled trainer.log_every=1 method.layers=[2,-1] net.final_norm=false"
+    record = run(compose(words))
+    assert record.status == "done"
+    rows, _ = read_curves(runs / record.id / "metrics.csv")
+    errors = [row["train/row_error"] for row in rows if "train/row_error" in row]
+    entropies = [row["train/plan_entropy"] for row in rows if "train/plan_entropy" in row]
+    assert 0 < len(errors) == len(entropies) < 8
+    assert min(errors) >= 0
+    assert Place(2, 0).plan is None
