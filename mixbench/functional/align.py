@@ -24,7 +24,12 @@ from mixbench.functional.core import (
     take,
 )
 from mixbench.functional.sinkhorn import check_solver
-from mixbench.functional.transport import PlanSettings, check_cost_scale, position_plan
+from mixbench.functional.transport import (
+    PlanSettings,
+    check_cost_scale,
+    position_plan,
+    product,
+)
 
 PLANS = ("transport", "shuffled", "identity", "weights")
 
@@ -159,7 +164,7 @@ def align(
     elif side == 0:
         mixed = lerp_(_move(partner, weights.transpose(1, 2)), h, lam)
     else:
-        mixed = lerp_(partner, _move(h, weights), lam)
+        mixed = lerp_(partner, _move(h, weights), lam).to(h.dtype)
     return mixed if post_align is None else post_align(mixed)
 
 
@@ -240,8 +245,8 @@ def alignmix(
         tensor([[0., 1.],
                 [1., 0.]])
     """
-    check_map(h)
     check_batch(h, targets)
+    check_map(h)
     batch = h.shape[0]
     if not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"alignmix: alpha must be > 0 and finite, got {alpha}")
@@ -325,11 +330,12 @@ def _draw_order(batch: int, positions: int, generator: Generator | None) -> Tens
 
 
 def _move(h: Tensor, weights: Tensor) -> Tensor:
-    """``h`` times ``weights`` (B, r, r) over its positions, in the memory format of ``h``."""
-    flat, weights = h.flatten(2), weights.to(h.dtype)
+    """``h`` times ``weights`` (B, r, r) over its positions, in at least float32, in its format."""
+    wide = torch.promote_types(h.dtype, torch.float32)
+    flat, weights = h.flatten(2).to(wide), weights.to(wide)
     last = torch.channels_last
     if not h.is_contiguous() and h.is_contiguous(memory_format=last):
-        moved = torch.bmm(weights.transpose(1, 2), flat.transpose(1, 2)).transpose(1, 2)
+        moved = product(weights.transpose(1, 2), flat.transpose(1, 2)).transpose(1, 2)
     else:
-        moved = torch.bmm(flat, weights)
-    return moved.reshape(h.shape).to(h.dtype)
+        moved = product(flat, weights)
+    return moved.unflatten(2, h.shape[2:])

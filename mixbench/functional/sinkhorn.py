@@ -85,7 +85,7 @@ def sinkhorn(
     """
     check_solver(eps=eps, iters=iters, solver=solver, last=last, stop=stop, finalize=finalize)
     if cost.ndim != 3 or not cost.numel():
-        raise ValueError(f"sinkhorn needs costs (B, n, m), none of them 0, got {tuple(cost.shape)}")
+        raise ValueError(f"sinkhorn needs costs (B, n, m), none empty, got {tuple(cost.shape)}")
     cost = cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
     if solver == "compat":
         found = _compat(cost, eps, iters, stop)
@@ -148,7 +148,7 @@ def check_solver(
 
 
 def _compat(cost: Tensor, eps: float, iters: int, stop: float | None) -> Transport:
-    scaled = cost.permute(1, 2, 0).contiguous().div_(eps)
+    scaled = (cost.permute(1, 2, 0) / eps).contiguous()
     rows, columns, _ = scaled.shape
     log_mu, log_nu = (math.log(1 / count + _MARGINAL_EPS) for count in (rows, columns))
     u, v = torch.zeros_like(scaled[:, :1]), torch.zeros_like(scaled[:1])

@@ -64,18 +64,27 @@ def position_cost(a: Tensor, b: Tensor, *, scale: str = "none") -> Tensor:
     center = (a.mean(dim=2, keepdim=True) + b.mean(dim=2, keepdim=True)) / 2
     a, b = a - center, b - center
     norms = (a * a).sum(dim=1)[:, :, None] + (b * b).sum(dim=1)[:, None, :]
-    cost = (norms - 2 * _full_product(a.transpose(1, 2), b)).clamp(min=0)
+    cost = (norms - 2 * product(a.transpose(1, 2), b, exact=True)).clamp(min=0)
     if scale == "mean":
         return cost / cost.mean(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(wide).tiny)
     return cost / a.shape[1] if scale == "dim" else cost
 
 
-def _full_product(a: Tensor, b: Tensor) -> Tensor:
-    """Batched matrix product in the type of its factors, whatever autocast and TF32 say."""
+def product(a: Tensor, b: Tensor, *, exact: bool = False) -> Tensor:
+    """Batched matrix product in the type of its factors, whatever autocast says.
+
+    Args:
+        a: (B, n, k) factors.
+        b: (B, k, m) factors.
+        exact: Nor may the device round float32 factors, as TF32 does.
+
+    Returns:
+        (B, n, m) products.
+    """
     kind = a.device.type
     autocast = torch.amp.is_autocast_available(kind)
     with torch.autocast(kind, enabled=False) if autocast else nullcontext():
-        if _rounds_float32(kind):
+        if exact and _rounds_float32(kind):
             return torch.bmm(a.double(), b.double()).to(a.dtype)
         return torch.bmm(a, b)
 

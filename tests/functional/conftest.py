@@ -1,6 +1,9 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from mixbench.backbones.cifar import preactresnet18
+from mixbench.schema import DataInfo, NetConfig
 
 
 class Compiled:
@@ -20,3 +23,18 @@ class Compiled:
 def compiled():
     """Compiles an operation; see :class:`Compiled`."""
     return Compiled
+
+
+@pytest.fixture(scope="session")
+def raw_features() -> tuple[Tensor, Tensor]:
+    """Features of a fresh PreActResNet-18 that nothing normalises: (16, 512, 4, 4), (.., 8, 8).
+
+    Their squared distances are in the hundreds, as those of trained networks are.
+    """
+    torch.manual_seed(0)
+    net = preactresnet18(NetConfig(final_norm=False), DataInfo(10, 32, 32))
+    noise = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = nn.functional.interpolate(noise, size=(32, 32), mode="bilinear") * 1.5
+    with torch.no_grad():
+        earlier = net.forward_stages(x, stop=3)
+        return net.forward_stages(earlier, start=3, stop=4), earlier

@@ -43,6 +43,10 @@ def weights(mixed: mf.Mixed) -> dict[str, Any]:
     return {"lam": mixed.lam, "perm": mixed.perm}
 
 
+def moves(mixed: mf.Mixed) -> dict[str, Any]:
+    return weights(mixed) | {"plan": mixed.aux.plan}
+
+
 def boxes(mixed: mf.Mixed) -> dict[str, Any]:
     return {"box": mixed.aux, "perm": mixed.perm}
 
@@ -57,7 +61,11 @@ OPERATIONS = {
     "cutmix_minmax": Operation(partial(mf.cutmix, per_sample=True, minmax=(0.2, 0.8)), boxes),
     "bc": Operation(mf.bc, weights),
     "bc_plus": Operation(partial(mf.bc, plus=True), weights),
+    "alignmix": Operation(partial(mf.alignmix, side=0, iters=5), moves),
+    "alignmix_partner": Operation(partial(mf.alignmix, side=1, solver="scaled", iters=5), moves),
 }
+# The others move positions, even of an image that is paired with itself.
+IN_PLACE = [name for name in OPERATIONS if not name.startswith("alignmix")]
 
 
 @pytest.fixture(params=OPERATIONS)
@@ -82,7 +90,9 @@ def test_every_batch_size_gives_finite_images_and_targets_that_sum_to_one(op, ba
         torch.testing.assert_close(mixed.targets.sum(1), torch.ones(batch), rtol=0, atol=1e-6)
 
 
-def test_a_batch_of_one_is_left_as_it_is(op):
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_a_batch_of_one_is_left_as_it_is(name):
+    op = OPERATIONS[name]
     x, targets = make_batch(1)
     for seed in range(5):
         mixed = op.call(x, targets, generator=seeded(seed))
@@ -90,7 +100,9 @@ def test_a_batch_of_one_is_left_as_it_is(op):
         torch.testing.assert_close(mixed.targets, targets, rtol=0, atol=0)
 
 
-def test_rows_paired_with_themselves_are_left_as_they_are(op):
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_rows_paired_with_themselves_are_left_as_they_are(name):
+    op = OPERATIONS[name]
     x, targets = make_batch(4)
     decisions = op.decisions(op.call(x, targets, generator=seeded(1)))
     decisions["perm"] = torch.tensor([0, 2, 1, 3])
