@@ -160,7 +160,8 @@ def _compat(cost: Tensor, eps: float, iters: int, stop: float | None) -> Transpo
         done += 1
         if stop is not None and float((u - before).abs().sum(dim=0).mean()) * eps < stop:
             break
-    plan = (u + v - scaled).exp_().permute(2, 0, 1).contiguous()
+    # As exp(u + v - cost), but costs in the thousands of eps leave no rounding in column sums.
+    plan = (u - scaled).softmax(dim=0).mul_(math.exp(log_nu)).permute(2, 0, 1).contiguous()
     return Transport(plan, u[:, 0].t() * eps, v[0].t() * eps, done)
 
 

@@ -38,3 +38,12 @@ def raw_features() -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         earlier = net.forward_stages(x, stop=3)
         return net.forward_stages(earlier, start=3, stop=4), earlier
+
+
+@pytest.fixture
+def one_thread():
+    """Threads only wait for each other over problems this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
