@@ -199,10 +199,10 @@ def test_decisions_are_drawn_in_mix_alone_and_handed_on_by_the_record():
     x, targets = sample_batch()
     method = manifold(layers=LAYERS)
     method.reseed(0, 0)
+    attributes = {name: id(value) for name, value in vars(method).items()}
     first, second = (method.mix(x, targets) for _ in range(2))
     states = [each.get_state() for each in (method.generator, method.shared_generator)]
     before = torch.get_rng_state()
-    attributes = {name: id(value) for name, value in vars(method).items()}
     once = method.predict(first)[0]
     method.predict(second)
     again = method.predict(first)[0]
