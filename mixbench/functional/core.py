@@ -246,7 +246,11 @@ def lerp_(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     wide = torch.promote_types(end.dtype, torch.float32)
     weight = weight.to(end.device, wide, non_blocking=True)
     weight = weight.reshape(-1, *[1] * (end.ndim - 1))
-    return start.to(wide).lerp_(end.to(wide), weight).to(end.dtype)
+    start, end_wide = start.to(wide), end.to(wide)
+    # Autograd copies the whole tensor several times for a write into a view, as ``take`` gives.
+    recorded = start.requires_grad and torch.is_grad_enabled()
+    mixed = start.lerp(end_wide, weight) if recorded else start.lerp_(end_wide, weight)
+    return mixed.to(end.dtype)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

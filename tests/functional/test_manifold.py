@@ -71,6 +71,20 @@ def test_weight_one_leaves_features_and_labels_to_the_bit():
     assert torch.equal(mixed.targets, targets)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_autograd_records_no_write_into_a_view(layout):
+    """Which costs four copies of a channels_last feature map on the way back."""
+    h = random(4, 3, 8, 8).contiguous(memory_format=layout).requires_grad_()
+    mixed = mf.manifoldmixup(h, torch.eye(4), lam=torch.tensor([0.3]), perm=NEXT)
+    nodes, names = [mixed.x.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        names.add(node.name())
+        nodes += [parent for parent, _ in node.next_functions if parent is not None]
+    assert {"LerpBackward1", "IndexSelectBackward0"} <= names
+    assert "CopySlices" not in names
+
+
 # The loss of the official code.
 
 
