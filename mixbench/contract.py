@@ -161,9 +161,13 @@ def _mixed_targets(mixed: Mixed) -> list[Tensor]:
 
 
 def _step(method: Method, x: Tensor, targets: Tensor) -> Tensor:
-    logits, mixed = method.predict(method.mix(x, targets))
+    return _finish(method, method.mix(x, targets))
+
+
+def _finish(method: Method, mixed: Mixed) -> Tensor:
+    logits, mixed = method.predict(mixed)
     terms = method.loss(logits, mixed)
-    return sum(terms.values(), start=x.new_zeros(())) if isinstance(terms, dict) else terms
+    return sum(terms.values(), start=torch.zeros(())) if isinstance(terms, dict) else terms
 
 
 def mix_returns_soft_targets(cls: type[Method]) -> None:
@@ -194,26 +198,32 @@ def labels_sum_to_one(cls: type[Method]) -> None:
 
 
 def inputs_stay_as_they_are(cls: type[Method]) -> None:
-    """Mix does not change the batch that it is given."""
+    """A step does not change the batch that it is given."""
     method = sample_method(cls)
     x, targets = sample_batch()
     kept = x.clone(), targets.clone()
-    method.mix(x, targets)
+    mixed = method.mix(x, targets)
     _require(torch.equal(x, kept[0]) and torch.equal(targets, kept[1]), "mix wrote into its input")
+    _finish(method, mixed)
+    same = torch.equal(x, kept[0]) and torch.equal(targets, kept[1])
+    _require(same, "predict or loss wrote into the batch")
 
 
 def same_seed_same_batch(cls: type[Method]) -> None:
-    """Equal (seed, epoch, batch) give equal mixes, and the global generator is not used."""
+    """Equal (seed, epoch, batch) give equal steps, and mix does not use the global generator."""
     method = sample_method(cls)
     x, targets = sample_batch()
     state = torch.random.get_rng_state()
-    results = []
+    mixes, losses = [], []
     for _ in range(2):
         method.reseed(1, 2)
-        results.append(method.mix(x, targets).x)
+        mixed = method.mix(x, targets)
+        mixes.append(mixed.x)
+        losses.append(_finish(method, mixed))
         torch.rand(1)
     torch.random.set_rng_state(state)
-    _require(torch.equal(*results), "two mixes with equal keys differ")
+    _require(torch.equal(*mixes), "two mixes with equal keys differ")
+    _require(torch.equal(*losses), "two losses with equal keys differ")
     method.mix(x, targets)
     _require(torch.equal(torch.random.get_rng_state(), state), "mix drew from the global generator")
 

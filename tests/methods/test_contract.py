@@ -62,6 +62,18 @@ class GlobalRandom(Method):
         return mf.Mixed(x + torch.randn_like(x), targets)
 
 
+class DrawsUnkeyed(Method):
+    def predict(self, mixed):
+        if not hasattr(self, "own"):
+            self.own = torch.Generator()
+        return self.net(mixed.x) * torch.rand((), generator=self.own), mixed
+
+
+class WritesInPredict(Method):
+    def predict(self, mixed):
+        return self.net(mixed.x.mul_(2)), mixed
+
+
 class NeedsSquare(Method):
     def mix(self, x, targets, **decisions):
         return mf.Mixed(x.transpose(2, 3), targets)
@@ -106,7 +118,9 @@ class UsesTrainer(Method):
         (IntegerTargets, "soft targets"),
         (HeavyLabels, "sum to 1"),
         (WritesInput, "does not change the batch"),
+        (WritesInPredict, "does not change the batch"),
         (GlobalRandom, "global generator"),
+        (DrawsUnkeyed, "equal steps"),
         (NeedsSquare, "not square"),
         (Float32Only, "bfloat16"),
         (RandomForward, "eval mode"),
