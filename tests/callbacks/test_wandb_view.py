@@ -111,7 +111,7 @@ def stored(folder: Path, pattern: str = "offline-run-*"):
     from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = (folder / "wandb").glob(f"{pattern}/*.wandb")
-    deadline = time.monotonic() + 2  # W&B's process writes the end behind the back of the run
+    deadline = time.monotonic() + 20  # W&B's process writes the end behind the back of the run
     while True:
         content, at, parts, found = path.read_bytes(), 7, b"", []
         while at + 7 <= len(content):
@@ -119,6 +119,8 @@ def stored(folder: Path, pattern: str = "offline-run-*"):
                 at += 32768 - at % 32768
                 continue
             length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+            if at + 7 + length > len(content):
+                break  # caught while it was being written
             parts += content[at + 7 : at + 7 + length]
             at += 7 + length
             if kind in (1, 4):
