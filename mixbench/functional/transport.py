@@ -27,8 +27,11 @@ class PlanSettings(TypedDict, total=False):
     finalize: str
 
 
+@torch.no_grad()
 def position_cost(a: Tensor, b: Tensor, *, scale: str = "none") -> Tensor:
     """Squared distance between every position of one map and every position of another.
+
+    No gradient passes through it, as none passes through the plan.
 
     Args:
         a: (B, C, ...) feature maps with n positions, of a floating type.
@@ -63,8 +66,11 @@ def position_cost(a: Tensor, b: Tensor, *, scale: str = "none") -> Tensor:
     # |a|^2 + |b|^2 - 2ab cancels; around a common centre its terms are as small as they can be.
     center = (a.mean(dim=2, keepdim=True) + b.mean(dim=2, keepdim=True)) / 2
     a, b = a - center, b - center
-    norms = (a * a).sum(dim=1)[:, :, None] + (b * b).sum(dim=1)[:, None, :]
-    cost = (norms - 2 * product(a.transpose(1, 2), b, exact=True)).clamp(min=0)
+    cost = product(a.transpose(1, 2), b, exact=True).mul_(-2)
+    # In place: on a CPU fresh memory for the squares takes as long as all the arithmetic.
+    cost += a.square_().sum(dim=1)[:, :, None]
+    cost += b.square_().sum(dim=1)[:, None, :]
+    cost.clamp_(min=0)
     if scale == "mean":
         return cost / cost.mean(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(wide).tiny)
     return cost / a.shape[1] if scale == "dim" else cost

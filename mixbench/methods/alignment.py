@@ -46,6 +46,8 @@ class Alignment(Method.Config):
             raise ValueError(
                 f"method.layers must list whole numbers or {EMBED}, got {list(cfg.layers)}"
             )
+        if list(cfg.sides) not in ([0], [1], [0, 1]):
+            raise ValueError(f"method.sides must be [0], [1] or [0, 1], got {list(cfg.sides)}")
         weights = cfg.layer_weights
         if weights is not None and (
             len(weights) != len(cfg.layers) or min(weights) < 0 or sum(weights) <= 0
@@ -66,8 +68,8 @@ class Alignment(Method.Config):
         cfg: Any = self
         plain = (cfg.solver, cfg.cost_scale, cfg.finalize, cfg.plan, cfg.post_align)
         same = plain == ("compat", "none", "none", "transport", "none")
-        layers = list(cfg.layers) == [0, -1] and cfg.layer_weights is None
-        return "official-verified" if same and layers and cfg.iters == 100 else "variant"
+        drawn = (list(cfg.layers), cfg.layer_weights, list(cfg.sides)) == ([0, -1], None, [0, 1])
+        return "official-verified" if same and drawn and cfg.iters == 100 else "variant"
 
     def prepare(self, net: Any) -> list[int | str]:
         """Layers of this network, counted from the front, and the last norm if it is asked for.

@@ -36,6 +36,7 @@ class AlignMix(Method):
         alpha: float = 2.0  # Beta(alpha, alpha) of the weight; official: 2.0
         layers: list[Any] = field(default_factory=lambda: [0, -1])  # drawn from; or embed
         layer_weights: list[float] | None = None  # shares of the layers; equal by default
+        sides: list[int] = field(default_factory=lambda: [0, 1])  # 0: own layout, 1: partner's
         eps: float = 0.1  # entropic weight, in the unit of the cost; official: 0.1
         iters: int = 100  # Sinkhorn iterations; official: at most 100
         solver: str = "compat"  # compat (official), scaled, which converges, or pot
@@ -57,7 +58,8 @@ class AlignMix(Method):
         given = {key: value for key, value in decisions.items() if value is not None}
         weights = torch.tensor(self.config.layer_weights or [1.0] * len(self.layers))
         index = int(torch.multinomial(weights, 1, generator=self.shared_generator))
-        side = mf.draw_side(self.shared_generator)
+        sides = self.config.sides
+        side = sides[mf.draw_side(self.shared_generator) % len(sides)]
         place = Place(given.pop("layer", self.layers[index]), given.pop("side", side))
         drawn = {"perm": mf.draw_perm(len(x), self.generator)}
         drawn["lam"] = mf.draw_lam(1, self.config.alpha, self.generator)

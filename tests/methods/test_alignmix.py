@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from collections import Counter
 
 import pytest
@@ -119,6 +120,19 @@ def test_layers_and_sides_are_drawn_alike_on_all_ranks_and_as_often_as_asked_for
     assert abs(sum(place.side for place in drawn) - 400) < 57
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_one_side_alone_is_drawn_if_asked_for_and_leaves_the_other_draws_as_they_were(side):
+    both, one = aligning(layers=[0, 3]), aligning(layers=[0, 3], sides=[side])
+    x, targets = sample_batch()
+    for batch in range(30):
+        both.reseed(0, batch)
+        one.reseed(0, batch)
+        drawn, alone = both.mix(x, targets), one.mix(x, targets)
+        assert alone.aux == drawn.aux._replace(side=side)
+        assert torch.equal(alone.perm, drawn.perm)
+        assert torch.equal(alone.lam, drawn.lam)
+
+
 def test_the_last_layer_can_be_counted_from_the_end():
     assert aligning(layers=[0, -1]).layers == [0, 3]
     assert aligning(layers=[EMBED, -2]).layers == [EMBED, 2]
@@ -161,13 +175,15 @@ def test_controls_run_and_are_no_transport(plan):
         ({"layers": []}, "method.layers must list"),
         ({"layers": ["pool"]}, "method.layers must list"),
         ({"layers": [1.5]}, "method.layers must list"),
+        ({"sides": []}, "must be [0], [1] or [0, 1]"),
+        ({"sides": [2]}, "must be [0], [1] or [0, 1]"),
         ({"layer_weights": [1.0]}, "each of 2 layers"),
         ({"layer_weights": [0.0, 0.0]}, "not all of them 0"),
         ({"layer_weights": [-1.0, 2.0]}, "a share >= 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, match):
-    with pytest.raises(ValueError, match=match.replace(".", r"\.")):
+    with pytest.raises(ValueError, match=re.escape(match)):
         build_method("alignmix", **settings)
 
 
@@ -182,7 +198,7 @@ def test_the_settings_of_the_authors_are_marked_as_theirs():
     assert official.fidelity == "official-verified"
     for change in ({"eps": 0.5}, {"stop": "official"}, {"alpha": 1.0}):
         assert dataclasses.replace(official, **change).fidelity == "official-verified"
-    for change in ({"layers": [0, 3]}, {"solver": "scaled"}, {"cost_scale": "mean"}):
+    for change in ({"layers": [0, 3]}, {"sides": [0]}, {"solver": "scaled"}, {"cost_scale": "mean"}):
         assert dataclasses.replace(official, **change).fidelity == "variant"
 
 
