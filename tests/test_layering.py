@@ -83,6 +83,7 @@ THIRD_PARTY = {
     "runner": TORCH | {"omegaconf"},
     "contract": LIGHTNING | {"omegaconf"},
     "perf": TORCH | {"torchvision", "timm", "kornia"},
+    "perf/transport": {"torch", "ot", "geomloss"},
     "launch": {"torch"},
     "launch/slurm": {"submitit"},
     "launch/slurm_task": {"submitit"},
@@ -90,7 +91,7 @@ THIRD_PARTY = {
     "launch/sweep": {"yaml"},
 }
 # Packages that may only be imported inside the function that needs them.
-LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision"}
+LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
 LAZY_IN = {
     "launch": {"torch"},
     "ranks": {"torch"},

@@ -14,7 +14,8 @@ def _parse() -> argparse.Namespace:
         description="Measure speed against peers; exits with 3 where a gate fails.",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--part", action="append", help="P1 (mix) or P3 (input); all if not given")
+    parts = "P1 (mix), P2 (transport), P3 (input) or P4 (whole steps); all if not given"
+    parser.add_argument("--part", action="append", help=parts)
     parser.add_argument("--out", type=Path, help="folder of the tables; <runs folder>/perf")
     return parser.parse_args()
 

@@ -8,12 +8,12 @@ import torch
 
 from mixbench.errors import UserError, near_match
 from mixbench.perf import input as input_part
-from mixbench.perf import mix
+from mixbench.perf import mix, step, transport
 from mixbench.perf.report import FAIL, conditions, to_json, to_markdown, write
 from mixbench.perf.timing import Budget, keep_freed_memory, one_thread
 from mixbench.results.record import runs_folder
 
-PARTS = {mix.PART: mix, input_part.PART: input_part}
+PARTS = {part.PART: part for part in (mix, transport, input_part, step)}
 DEVICES = ("cpu", "cuda")
 FAILED = 3
 
@@ -29,7 +29,8 @@ def main(
 
     Args:
         device: ``cpu`` or ``cuda``.
-        parts: Of ``P1`` (the mixing step) and ``P3`` (the input path); all if None.
+        parts: Of ``P1`` (the mixing step), ``P2`` (transport plans), ``P3`` (the input path) and
+            ``P4`` (whole training steps); all if None.
         out: Folder of ``<date>-<device>.json`` and ``.md``; ``<runs folder>/perf`` if None.
         budget: How long to measure.
 

@@ -5,13 +5,9 @@ every variant says which it is. Peers are imported on use; one that is missing b
 row.
 """
 
-import importlib.util
 import os
-import sys
-import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +16,8 @@ import torch
 from torch import Generator, Tensor
 
 import mixbench.functional as mf
-from mixbench.perf.report import FAIL, NO_GPU, NOT_ASKED, PASS, SKIPPED, Gate, Row, Rule, judge
+from mixbench.perf.peers import NOT_INSTALLED, Variant, load_file, on_its_device, tried
+from mixbench.perf.report import Gate, Row, Rule, device_gates, judge
 from mixbench.perf.timing import Budget, interleave, repeated
 
 Mix = Callable[[Tensor, Tensor], object]
@@ -28,7 +25,6 @@ Mix = Callable[[Tensor, Tensor], object]
 PART, BASE = "P1", "copy of the batch"
 INPUTS = 4  # batches that alternate
 SEED = 0
-_NOT_INSTALLED = "not installed"
 _COPIED = "in place: a fresh copy per call, its time included"
 
 
@@ -49,16 +45,6 @@ class Shape(NamedTuple):
 
 
 SHAPES = (Shape(128, 32, 10), Shape(128, 64, 100), Shape(32, 224, 100))
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A way to mix images (B, C, H, W) with class indices (B,), or why there is none."""
-
-    name: str
-    mix: Mix | None = None
-    note: str = ""
-    skipped: str = ""
 
 
 def own_variants(shape: Shape) -> list[Variant]:
@@ -99,7 +85,7 @@ def _torchvision(shape: Shape) -> list[Variant]:
     try:
         from torchvision.transforms import v2
     except ImportError:
-        return [Variant(name, skipped=_NOT_INSTALLED) for name in names]
+        return [Variant(name, skipped=NOT_INSTALLED) for name in names]
     kinds = v2.MixUp(num_classes=shape.classes), v2.CutMix(num_classes=shape.classes)
     note = "partner: the image before"
     return [Variant(name, kind, note) for name, kind in zip(names, kinds, strict=True)]
@@ -113,7 +99,7 @@ def _timm(shape: Shape) -> list[Variant]:
     try:
         from timm.data.mixup import Mixup
     except ImportError:
-        return [Variant(name, skipped=_NOT_INSTALLED) for name in names]
+        return [Variant(name, skipped=NOT_INSTALLED) for name in names]
 
     def in_place(mode: str, kind: str) -> Mix:
         mixup_alpha, cutmix_alpha = options[kind]
@@ -136,7 +122,7 @@ def _kornia(shape: Shape) -> list[Variant]:
     try:
         from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
     except ImportError:
-        return [Variant(name, skipped=_NOT_INSTALLED) for name in names]
+        return [Variant(name, skipped=NOT_INSTALLED) for name in names]
     keys: list[Any] = ["input", "class"]
     kinds = (
         RandomMixUpV2(p=1.0, data_keys=keys),
@@ -193,24 +179,10 @@ def load_openmixup(root: Path, kind: str) -> Mix:
         which it calls on every permutation.
     """
     path = root / "openmixup" / "models" / "augments" / f"{kind}.py"
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    spec = importlib.util.spec_from_file_location(f"_openmixup_{kind}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    with _openmixup_package():
-        spec.loader.exec_module(module)
+    module = load_file(path, ("openmixup", "openmixup.models", "openmixup.models.utils"))
     module.np = _NumPyWithInt()
     operation = getattr(module, kind)
-
-    def mix(x: Tensor, y: Tensor) -> object:
-        if x.device.type == "cuda":
-            return operation(x, y, alpha=1.0)
-        with _cuda_as_identity():
-            return operation(x, y, alpha=1.0)
-
-    return mix
+    return on_its_device(lambda x, y: operation(x, y, alpha=1.0))
 
 
 class _NumPyWithInt:
@@ -218,34 +190,6 @@ class _NumPyWithInt:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
-
-
-@contextmanager
-def _openmixup_package() -> Iterator[None]:
-    names = "openmixup", "openmixup.models", "openmixup.models.utils"
-    before = {name: sys.modules.get(name) for name in names}
-    for name in names:
-        stand_in: Any = types.ModuleType(name)
-        stand_in.__getattr__ = lambda helper: None
-        sys.modules[name] = stand_in
-    try:
-        yield
-    finally:
-        for name, module in before.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module
-
-
-@contextmanager
-def _cuda_as_identity() -> Iterator[None]:
-    real = Tensor.cuda
-    Tensor.cuda = lambda self, *args, **kwargs: self
-    try:
-        yield
-    finally:
-        Tensor.cuda = real
 
 
 PEERS = (_torchvision, _timm, _kornia, _openmixup)
@@ -267,8 +211,8 @@ def measure(device: torch.device, budget: Budget, shapes: tuple[Shape, ...] = SH
         batches = _batches(shape, device)
         variants = own_variants(shape)
         for peer in PEERS:
-            variants += [_tried(variant, batches[0]) for variant in peer(shape)]
-        calls = {v.name: _alternating(v.mix, batches) for v in variants if v.mix is not None}
+            variants += [tried(variant, *batches[0]) for variant in peer(shape)]
+        calls = {v.name: _alternating(v.call, batches) for v in variants if v.call is not None}
         measures = {name: repeated(call, device, budget.round_s) for name, call in calls.items()}
         seconds = interleave(measures, budget.rounds)
         for variant in variants:
@@ -299,18 +243,6 @@ def _batches(shape: Shape, device: torch.device) -> list[tuple[Tensor, Tensor]]:
         )
         for _ in range(INPUTS)
     ]
-
-
-def _tried(variant: Variant, batch: tuple[Tensor, Tensor]) -> Variant:
-    """The variant, or the reason why it does not run; another library must not end the run."""
-    if variant.mix is None:
-        return variant
-    x, y = batch
-    try:
-        variant.mix(x.clone(), y)
-    except Exception as error:
-        return Variant(variant.name, skipped=f"failed with {type(error).__name__}")
-    return variant
 
 
 def _alternating(mix: Mix, batches: list[tuple[Tensor, Tensor]]) -> Callable[[int], object]:
@@ -350,34 +282,10 @@ def gates(rows: list[Row], device: torch.device) -> list[Gate]:
     Returns:
         Gates; those of another device are skipped.
     """
-    judged = judge(rules(), rows)
-    quiet = f"{PART} on cuda: no variant of mixbench waits for the device"
+    calls: dict[str, Callable[[], object]] = {}
     if device.type == "cuda":
-        waiting = waits(device)
-        return [*judged, Gate(quiet, FAIL if waiting else PASS, ", ".join(waiting))]
-    why = NOT_ASKED if torch.cuda.is_available() else NO_GPU
-    return [*judged, Gate(f"{PART} ratios on cuda", SKIPPED, why), Gate(quiet, SKIPPED, why)]
-
-
-def waits(device: torch.device) -> list[str]:
-    """Find variants that make the host wait for the device.
-
-    Args:
-        device: A CUDA device.
-
-    Returns:
-        Names of our variants that do.
-    """
-    shape = SHAPES[0]
-    x, y = _batches(shape, device)[0]
-    waiting = []
-    for variant in own_variants(shape):
-        assert variant.mix is not None
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            variant.mix(x, y)
-        except RuntimeError:
-            waiting.append(variant.name)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    return waiting
+        x, y = _batches(SHAPES[0], device)[0]
+        for variant in own_variants(SHAPES[0]):
+            assert variant.call is not None
+            calls[variant.name] = partial(variant.call, x, y)
+    return [*judge(rules(), rows), *device_gates(PART, device, calls)]

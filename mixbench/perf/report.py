@@ -1,8 +1,9 @@
 """Rows and gates: what was measured, what had to hold, and the tables of both."""
 
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mixbench.perf.timing import Budget, median, quartiles, ratio
+from mixbench.perf.timing import Budget, median, quartiles, ratio, waits
 from mixbench.results.files import write_text
 from mixbench.results.record import cpu_name, environment
 
@@ -25,7 +26,8 @@ class Row:
     """One variant at one shape.
 
     ``rounds_ms`` holds one value per turn and is empty where ``skipped`` says why. ``images`` is
-    the batch size, ``traffic`` the bytes that must be moved at least.
+    the batch size, ``traffic`` the bytes that must be moved at least, ``figures`` whatever else
+    was measured, by the title of its column.
     """
 
     part: str
@@ -36,6 +38,7 @@ class Row:
     traffic: int | None = None
     note: str = ""
     skipped: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
 
     @property
     def median_ms(self) -> float:
@@ -67,6 +70,21 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What must hold of a figure of a row: at most a number, or at most the same of a peer."""
+
+    part: str
+    shape: str
+    ours: str
+    figure: str
+    most: float | str
+
+    def __str__(self) -> str:
+        most = f"{self.most:g}" if isinstance(self.most, float) else f"that of {self.most}"
+        return f"{self.part} {self.shape}: {self.figure} of {self.ours} <= {most}"
+
+
+@dataclass(frozen=True)
 class Gate:
     """A rule and how it came out."""
 
@@ -75,11 +93,11 @@ class Gate:
     detail: str = ""
 
 
-def judge(rules: Iterable[Rule], rows: Iterable[Row]) -> list[Gate]:
+def judge(rules: Iterable[Rule | Limit], rows: Iterable[Row]) -> list[Gate]:
     """Hold rows against rules.
 
     Args:
-        rules: What must hold.
+        rules: What must hold, of times and of other figures.
         rows: What was measured.
 
     Returns:
@@ -88,22 +106,60 @@ def judge(rules: Iterable[Rule], rows: Iterable[Row]) -> list[Gate]:
     found = {(row.part, row.shape, row.variant): row for row in rows}
     gates = []
     for rule in rules:
-        ours, peer = (found.get((rule.part, rule.shape, name)) for name in (rule.ours, rule.peer))
+        names = [rule.ours]
+        if isinstance(rule, Rule):
+            names.append(rule.peer)
+        elif isinstance(rule.most, str):
+            names.append(rule.most)
+        pair = [found.get((rule.part, rule.shape, name)) for name in names]
         absent = [
             f"{name}: {row.skipped if row else 'not measured'}"
-            for name, row in ((rule.ours, ours), (rule.peer, peer))
+            for name, row in zip(names, pair, strict=True)
             if row is None or row.skipped
         ]
-        if absent or ours is None or peer is None:
+        rows_there = [row for row in pair if row is not None]
+        if absent:
             gates.append(Gate(str(rule), SKIPPED, "; ".join(absent)))
-            continue
-        faster = ratio(peer.rounds_ms, ours.rounds_ms)
-        shown = faster
-        if rule.speedup < 1:
-            shown = ratio(ours.rounds_ms, peer.rounds_ms)
-        detail = f"{shown.value:.2f}x, middle half of the turns {shown.low:.2f} to {shown.high:.2f}"
-        gates.append(Gate(str(rule), PASS if faster.value >= rule.speedup else FAIL, detail))
+        elif isinstance(rule, Rule):
+            gates.append(_judge_time(rule, *rows_there))
+        else:
+            gates.append(_judge_figure(rule, *rows_there))
     return gates
+
+
+def _judge_time(rule: Rule, ours: Row, peer: Row) -> Gate:
+    faster = ratio(peer.rounds_ms, ours.rounds_ms)
+    shown = faster if rule.speedup >= 1 else ratio(ours.rounds_ms, peer.rounds_ms)
+    detail = f"{shown.value:.2f}x, middle half of the turns {shown.low:.2f} to {shown.high:.2f}"
+    return Gate(str(rule), PASS if faster.value >= rule.speedup else FAIL, detail)
+
+
+def _judge_figure(rule: Limit, ours: Row, peer: Row | None = None) -> Gate:
+    value = ours.figures[rule.figure]
+    most = rule.most if peer is None else peer.figures[rule.figure]
+    detail = f"{value:.4g}" if peer is None else f"{value:.4g} and {most:.4g}"
+    return Gate(str(rule), PASS if value <= float(most) else FAIL, detail)
+
+
+def device_gates(
+    part: str, device: torch.device, calls: Mapping[str, Callable[[], object]]
+) -> list[Gate]:
+    """Whether our variants make the host wait for a GPU, and what was not measured without one.
+
+    Args:
+        part: Name of the part.
+        device: Where it was measured.
+        calls: Our variants by name, tried on a CUDA device only.
+
+    Returns:
+        Gates; those of another device are skipped.
+    """
+    quiet = f"{part} on cuda: no variant of mixbench waits for the device"
+    if device.type == "cuda":
+        waiting = waits(calls)
+        return [Gate(quiet, FAIL if waiting else PASS, ", ".join(waiting))]
+    why = NOT_ASKED if torch.cuda.is_available() else NO_GPU
+    return [Gate(f"{part} ratios on cuda", SKIPPED, why), Gate(quiet, SKIPPED, why)]
 
 
 def conditions(device: torch.device, budget: Budget, *, freed_kept: bool) -> dict[str, Any]:
@@ -154,6 +210,8 @@ def to_json(
     table = []
     for row in rows:
         entry = asdict(row)
+        # A solver that fails gives NaN, which JSON does not know.
+        entry["figures"] = {k: v if math.isfinite(v) else None for k, v in row.figures.items()}
         if not row.skipped:
             entry |= {"median_ms": row.median_ms, "spread_ms": row.spread_ms}
             entry["ratio"] = _to_base(row, rows, bases)
@@ -184,21 +242,9 @@ def to_markdown(
         f"{facts['hardware']}; {facts['threads']} thread; {facts['clock']}; {versions}; "
         f"commit {facts['commit'] or 'unknown'}. Median per batch over interleaved turns, spread "
         f"between quartiles, ratio to the time of the base ({based}). Compare ratios only.",
-        "",
-        "| part | shape | variant | ms | spread | ratio | MB | img/s | note |",
-        "|---|---|---|--:|--:|--:|--:|--:|---|",
     ]
-    for row in rows:
-        cells = [row.part, row.shape, row.variant]
-        if row.skipped:
-            cells += ["", "", "", "", "", f"skipped: {row.skipped}"]
-        else:
-            base = _to_base(row, rows, bases)
-            cells += [f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}"]
-            cells.append("" if base is None else f"{base:.3g}")
-            cells.append("" if row.traffic is None else f"{row.traffic / 1e6:.1f}")
-            cells += [f"{1000 * row.images / row.median_ms:,.0f}", row.note]
-        lines.append("| " + " | ".join(cells) + " |")
+    for part in bases:
+        lines += ["", *_part_table([row for row in rows if row.part == part], rows, bases)]
     lines += ["", "## Gates", ""]
     for gate in gates:
         lines.append(f"- {gate.status}: {gate.rule}" + (f": {gate.detail}" if gate.detail else ""))
@@ -207,6 +253,27 @@ def to_markdown(
         for status in (PASS, FAIL, SKIPPED)
     )
     return "\n".join([*lines, "", counts]) + "\n"
+
+
+def _part_table(part: list[Row], rows: list[Row], bases: dict[str, str]) -> list[str]:
+    titles = list(dict.fromkeys(title for row in part for title in row.figures))
+    columns = ["part", "shape", "variant", "ms", "spread", "ratio", "MB", "img/s", *titles, "note"]
+    lines = ["| " + " | ".join(columns) + " |"]
+    lines.append("|---|---|---|" + "--:|" * (len(columns) - 4) + "---|")
+    for row in part:
+        cells = [row.part, row.shape, row.variant]
+        if row.skipped:
+            cells += [""] * (5 + len(titles)) + [f"skipped: {row.skipped}"]
+        else:
+            base = _to_base(row, rows, bases)
+            cells += [f"{row.median_ms:.3f}", f"{row.spread_ms:.3f}"]
+            cells.append("" if base is None else f"{base:.3g}")
+            cells.append("" if row.traffic is None else f"{row.traffic / 1e6:.1f}")
+            cells.append(f"{1000 * row.images / row.median_ms:,.0f}")
+            cells += [f"{row.figures[t]:.4g}" if t in row.figures else "" for t in titles]
+            cells.append(row.note)
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _to_base(row: Row, rows: list[Row], bases: dict[str, str]) -> float | None:

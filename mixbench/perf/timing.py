@@ -29,12 +29,16 @@ class Budget:
         round_s: Least seconds of one variant in one turn; fast ones are repeated.
         input_rounds: Turns of the input paths, each one epoch.
         images: Images of that epoch.
+        plan_rounds: Turns of the transport solvers.
+        step_rounds: Turns of whole training steps.
     """
 
     rounds: int = 15
     round_s: float = 0.03
     input_rounds: int = 7
     images: int = 10_000
+    plan_rounds: int = 5
+    step_rounds: int = 7
 
 
 @dataclass(frozen=True)
@@ -177,3 +181,25 @@ def interleave(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict
         for name, measure in measures.items():
             seconds[name].append(measure())
     return seconds
+
+
+def waits(calls: Mapping[str, Callable[[], object]]) -> list[str]:
+    """Find variants that make the host wait for a CUDA device.
+
+    Args:
+        calls: Variants by name; each runs once before it is watched.
+
+    Returns:
+        Names of those that wait.
+    """
+    waiting = []
+    for name, call in calls.items():
+        call()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            call()
+        except RuntimeError:
+            waiting.append(name)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return waiting

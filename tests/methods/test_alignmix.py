@@ -198,7 +198,8 @@ def test_the_settings_of_the_authors_are_marked_as_theirs():
     assert official.fidelity == "official-verified"
     for change in ({"eps": 0.5}, {"stop": "official"}, {"alpha": 1.0}):
         assert dataclasses.replace(official, **change).fidelity == "official-verified"
-    for change in ({"layers": [0, 3]}, {"sides": [0]}, {"solver": "scaled"}, {"cost_scale": "mean"}):
+    other = {"layers": [0, 3], "sides": [0], "solver": "scaled", "cost_scale": "mean"}
+    for change in ({key: value} for key, value in other.items()):
         assert dataclasses.replace(official, **change).fidelity == "variant"
 
 

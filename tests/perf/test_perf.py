@@ -4,20 +4,23 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
 
 from mixbench.errors import UserError
+from mixbench.methods import METHODS
 from mixbench.perf import input as input_part
 from mixbench.perf import main as main_module
-from mixbench.perf import mix, timing
+from mixbench.perf import mix, peers, step, timing, transport
 from mixbench.perf.main import FAILED, main
 from mixbench.perf.report import (
     FAIL,
     PASS,
     SKIPPED,
     Gate,
+    Limit,
     Row,
     Rule,
     judge,
@@ -28,8 +31,10 @@ from mixbench.perf.report import (
 from mixbench.perf.timing import Budget
 
 CPU = torch.device("cpu")
-TINY = Budget(rounds=2, round_s=1e-4, input_rounds=2, images=256)
+TINY = Budget(rounds=2, round_s=1e-4, input_rounds=2, images=256, plan_rounds=2, step_rounds=2)
 SHAPE = mix.Shape(4, 8, 3)
+MAPS = transport.Shape(2, 32, 4, 2)
+STEP = step.Shape(4, 32, 4)
 FACTS = {
     "device": "cpu",
     "date": "2000-01-01",
@@ -41,13 +46,22 @@ FACTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """As little work as shows what is concluded."""
+    monkeypatch.setattr(transport, "REFERENCE_ITERATIONS", 400)
+    with timing.one_thread():
+        yield
+
+
 @pytest.fixture
 def no_peers(monkeypatch):
     for package in ("torchvision", "torchvision.transforms", "timm.data.mixup", "timm"):
         monkeypatch.setitem(sys.modules, package, None)
-    for package in ("kornia", "kornia.augmentation"):
+    for package in ("kornia", "kornia.augmentation", "ot.batch", "geomloss"):
         monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delenv("OPENMIXUP", raising=False)
+    for checkout in ("OPENMIXUP", "ALIGNMIX"):
+        monkeypatch.delenv(checkout, raising=False)
 
 
 def busy(seconds):
@@ -129,6 +143,46 @@ def test_a_gate_compares_the_rows_of_its_shape(peer, speedup, status):
     assert gate.status == status
 
 
+@pytest.mark.parametrize(
+    ("most", "status", "detail"),
+    [
+        (0.5, PASS, "0.5"),
+        (0.4, FAIL, "0.5"),
+        ("worse", PASS, "0.5 and 0.6"),
+        ("lost", FAIL, "0.5 and nan"),
+        ("absent", SKIPPED, "absent: not installed"),
+    ],
+)
+def test_a_limit_compares_a_figure_with_a_number_or_a_peer(most, status, detail):
+    table = [
+        Row("P2", "s", "ours", 4, [1.0], figures={"error": 0.5}),
+        Row("P2", "s", "worse", 4, [1.0], figures={"error": 0.6}),
+        Row("P2", "s", "lost", 4, [1.0], figures={"error": float("nan")}),
+        Row("P2", "s", "absent", 4, skipped="not installed"),
+    ]
+    (gate,) = judge([Limit("P2", "s", "ours", "error", most)], table)
+    assert (gate.status, gate.detail) == (status, detail)
+    (lost,) = judge([Limit("P2", "s", "lost", "error", 0.5)], table)
+    assert lost.status == FAIL
+
+
+def test_figures_are_columns_of_their_part_and_json_that_others_can_read():
+    table = [
+        Row("P1", "s", "copy", 4, [1.0]),
+        Row("P2", "s", "good", 4, [1.0], figures={"error": 0.25}, note="fixed"),
+        Row("P2", "s", "lost", 4, [1.0], figures={"error": float("nan")}),
+        Row("P2", "s", "absent", 4, skipped="not installed"),
+    ]
+    bases = {"P1": "copy", "P2": "good"}
+    content = json.loads(to_json(FACTS, table, [], bases), parse_constant=pytest.fail)
+    assert [row["figures"].get("error") for row in content["rows"]] == [None, 0.25, None, None]
+    lines = to_markdown(FACTS, table, [], bases).splitlines()
+    assert "| P2 | s | good | 1.000 | 0.000 | 1 |  | 4,000 | 0.25 | fixed |" in lines
+    assert "| P2 | s | lost | 1.000 | 0.000 | 1 |  | 4,000 | nan |  |" in lines
+    widths = [[len(line.split("|")) for line in lines if f"| {part} |" in line] for part in bases]
+    assert widths == [[11], [12, 12, 12]]
+
+
 def test_a_skipped_gate_says_what_is_missing():
     (gate,) = judge([Rule("P1", "s", "ours", "absent peer", 2.0)], rows())
     assert gate.detail == "absent peer: not installed"
@@ -178,7 +232,7 @@ def test_a_peer_that_raises_is_skipped_with_its_error(monkeypatch):
     def broken(x, y):
         raise RuntimeError("its own affair")
 
-    monkeypatch.setattr(mix, "PEERS", (lambda shape: [mix.Variant("broken", broken)],))
+    monkeypatch.setattr(mix, "PEERS", (lambda shape: [peers.Variant("broken", broken)],))
     row = mix.measure(CPU, TINY, (SHAPE,))[-1]
     assert (row.variant, row.skipped) == ("broken", "failed with RuntimeError")
 
@@ -196,8 +250,8 @@ def test_own_variants_leave_their_input_alone_and_return_soft_targets():
     x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
     before = x.clone()
     for variant in mix.own_variants(SHAPE)[1:]:
-        assert variant.mix is not None
-        mixed = variant.mix(x, y)
+        assert variant.call is not None
+        mixed = variant.call(x, y)
         assert mixed.targets.shape == (4, SHAPE.classes)
         torch.testing.assert_close(mixed.targets.sum(1), torch.ones(4))
     assert torch.equal(x, before)
@@ -224,13 +278,136 @@ def test_an_openmixup_checkout_is_read_by_path_and_leaves_no_trace(tmp_path, mon
     missing, found = mix._openmixup(SHAPE)
     assert missing.skipped == "no openmixup/models/augments/mixup.py in the OPENMIXUP folder"
     x = torch.zeros(4, 3, 8, 8)
-    assert found.mix is not None
-    images, (first, second, _) = found.mix(x, torch.arange(4))
+    assert found.call is not None
+    images, (first, second, _) = found.call(x, torch.arange(4))
     assert images.eq(2).all()
     assert x.eq(0).all()
     assert first.sort().values.equal(second.sort().values)
     assert torch.Tensor.cuda is cuda
     assert "openmixup" not in sys.modules
+
+
+# Transport plans.
+
+
+def maps():
+    h = transport.features(MAPS, transport.RAW)
+    return h, h.roll(1, dims=0)
+
+
+def test_the_base_has_the_plan_of_the_official_arithmetic():
+    own = {variant.name: variant.call for variant in transport.own_variants()}
+    plan = own[transport.BASE](*maps())
+    assert plan.shape == (2, 16, 16)
+    assert transport.plan_error(plan, own[transport.COMPAT](*maps()).double()) < 1e-3
+    assert transport.plan_error(plan, own[transport.SCALED](*maps()).double()) > 0.1
+
+
+def test_the_error_of_a_plan_is_the_mean_distance_of_its_rows():
+    exact = torch.eye(2).double()[None]
+    assert transport.plan_error(torch.eye(2)[None], exact) == 0
+    assert transport.plan_error(torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]), exact) == 1
+    assert transport.plan_error(torch.eye(2)[None].flip(2), exact) == 2
+
+
+def test_features_are_raw_or_of_norm_1_and_drawn_alike_each_time():
+    raw, normalised = (
+        transport.features(MAPS, kind) for kind in (transport.RAW, transport.NORMALISED)
+    )
+    assert raw.shape == (2, 512, 4, 4)
+    assert raw.norm(dim=1).mean() > 5
+    torch.testing.assert_close(normalised.norm(dim=1), torch.ones(2, 4, 4))
+    assert torch.equal(raw, transport.features(MAPS, transport.RAW))
+
+
+@pytest.mark.usefixtures("no_peers")
+def test_missing_solvers_become_skipped_rows():
+    measured = transport.measure(CPU, TINY, (MAPS,))
+    skipped = {row.variant: row.skipped for row in measured if row.skipped}
+    assert skipped == {
+        "log-domain, POT batch": "not installed",
+        "kernel domain, POT batch": "not installed",
+        "eps falling, geomloss": "not installed",
+        "official file": "ALIGNMIX=path not given",
+    }
+    raw = {row.variant: row.figures[transport.ERROR] for row in measured[:4]}
+    assert raw[transport.SCALED] < raw[transport.SHORT] < raw[transport.COMPAT]
+
+
+def test_every_rule_of_the_solvers_names_what_is_measured():
+    names = {variant.name for variant in transport.own_variants()}
+    shapes = {transport._title(shape, transport.RAW) for shape in transport.SHAPES}
+    for rule in transport.rules():
+        assert {rule.ours, getattr(rule, "peer", transport.BASE)} <= names
+        assert rule.shape in shapes
+
+
+@pytest.mark.slow
+def test_pot_and_a_checkout_by_path_give_the_plan_of_the_same_arithmetic(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar10_100" / "utils"
+    folder.mkdir(parents=True)
+    (folder / "OT.py").write_text(SOLVER)
+    monkeypatch.setenv("ALIGNMIX", str(tmp_path))
+    exact = transport.own_variants()[0].call(*maps()).double()
+    for variant in (transport._pot()[0], *transport._official()):
+        found = peers.tried(variant, *maps())
+        assert found.skipped == ""
+        assert transport.plan_error(found.call(*maps()), exact) < 1e-3
+
+
+SOLVER = """
+import torch
+
+class SinkhornDistance:
+    def __init__(self, eps, max_iter):
+        self.eps, self.max_iter = eps, max_iter
+
+    def __call__(self, x, y):
+        cost = (x.cuda()[:, :, None] - y.cuda()[:, None]).square().sum(-1)
+        share = torch.full_like(cost[:, 0], 1 / cost.shape[2])
+        v = torch.zeros_like(share)
+        for _ in range(self.max_iter):
+            u = share.log() - ((v[:, None] - cost) / self.eps).logsumexp(2)
+            u = u * self.eps
+            v = self.eps * (share.log() - ((u[:, :, None] - cost) / self.eps).logsumexp(1))
+        return ((u[:, :, None] + v[:, None] - cost) / self.eps).exp()
+"""
+
+
+def test_a_checkout_without_the_solver_is_skipped_with_the_file_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGNMIX", str(tmp_path))
+    (variant,) = transport._official()
+    assert variant.skipped == "no cifar10_100/utils/OT.py in the ALIGNMIX folder"
+
+
+# Whole steps.
+
+
+def test_every_method_has_a_step():
+    assert {name for name, _, _ in step.STEPS.values()} == set(METHODS.names())
+
+
+@pytest.mark.parametrize("title", step.STEPS)
+def test_a_step_trains_and_is_keyed_by_its_number(title):
+    name, settings, _ = step.STEPS[title]
+    first, second = (step.training_step(name, settings, STEP, CPU) for _ in range(2))
+    losses = [float(first(number)) for number in (0, 1, 1)]
+    assert losses == [float(second(number)) for number in (0, 1, 1)]
+    assert len(set(losses)) == 3
+
+
+def test_without_lightning_steps_are_skipped(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mixbench.methods.build", None)
+    measured = step.measure(CPU, TINY, (STEP,))
+    assert {row.skipped for row in measured} == {"lightning is not installed"}
+    assert {gate.status for gate in step.gates(measured, CPU)} == {SKIPPED}
+
+
+def test_every_rule_of_the_steps_names_what_is_measured():
+    for device, shapes in (("cpu", step.CPU_SHAPES), ("cuda", step.CUDA_SHAPES)):
+        for rule in step.rules(torch.device(device)):
+            assert {rule.ours, rule.peer} <= set(step.STEPS)
+            assert rule.shape in {str(shape) for shape in shapes}
 
 
 def test_smooth_images_are_neither_constant_nor_drawn_anew():
@@ -262,8 +439,9 @@ def test_input_paths_read_every_full_batch(monkeypatch):
 @pytest.fixture
 def quiet_main(monkeypatch, no_peers):
     monkeypatch.setattr(main_module, "keep_freed_memory", lambda: False)
-    measure = mix.measure
-    monkeypatch.setattr(mix, "measure", lambda device, budget: measure(device, budget, (SHAPE,)))
+    for part, shape in ((mix, SHAPE), (transport, MAPS), (step, STEP)):
+        measure = partial(part.measure, shapes=(shape,))
+        monkeypatch.setattr(part, "measure", measure)
 
 
 @pytest.mark.usefixtures("quiet_main")
@@ -273,7 +451,7 @@ def test_a_run_without_peers_writes_and_prints_its_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(markdown_path.read_text())
     content = json.loads(json_path.read_text())
-    assert {row["part"] for row in content["rows"]} == {"P1", "P3"}
+    assert {row["part"] for row in content["rows"]} == {"P1", "P2", "P3", "P4"}
     assert {gate["status"] for gate in content["gates"]} == {SKIPPED}
     assert content["threads"] == 1
 
@@ -287,8 +465,8 @@ def test_a_failed_gate_sets_the_exit_code(tmp_path, monkeypatch):
 
 
 def test_unknown_parts_and_devices_are_refused_before_anything_runs():
-    with pytest.raises(UserError, match=r"(?s)unknown part 'P2'.*P1, P3"):
-        main("cpu", ["P2"])
+    with pytest.raises(UserError, match=r"(?s)unknown part 'P9'.*P1, P2, P3, P4"):
+        main("cpu", ["P9"])
     with pytest.raises(UserError, match=r"(?s)unknown device 'tpu'.*cpu, cuda"):
         main("tpu")
 
@@ -317,4 +495,4 @@ def test_installed_peers_still_answer_to_the_names_used_here(peer):
     if variants[0].skipped:
         pytest.skip(variants[0].skipped)
     batch = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
-    assert [mix._tried(variant, batch).skipped for variant in variants] == [""] * len(variants)
+    assert [peers.tried(variant, *batch).skipped for variant in variants] == [""] * len(variants)
