@@ -2,8 +2,15 @@ import logging
 import os
 
 import pytest
+import torch
 
 TINY = ["data=digits", "data.limit=128", "net.width=4", "epochs=1", "batch_size=32"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_for_all():
+    """The tensors of tests are so small that threads would only wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

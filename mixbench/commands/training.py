@@ -115,7 +115,8 @@ def _carry_out(
         state = "done" if run.done else "to do"
         if run.seconds is not None and not run.done:
             state = f"about {_duration(run.seconds)}"
-        say(f"[{number}/{len(runs)}] {run.id}: {state}")
+        arm = f"{run.arm}: " if run.arm else ""
+        say(f"[{number}/{len(runs)}] {arm}{run.id}: {state}")
     if left:
         seconds = sum(run.seconds or 0 for run in left) / min(launcher.slots, len(left))
         about = f", about {_duration(seconds)} of training" if seconds else ""

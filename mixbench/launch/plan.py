@@ -16,6 +16,7 @@ class PlannedRun:
     """One run of a grid."""
 
     words: list[str]  # overrides
+    arm: str = ""  # its name in a plan that has named arms
     id: str = ""
     recipe_hash: str = ""
     done: bool = False

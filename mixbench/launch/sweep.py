@@ -4,6 +4,7 @@ A plan in ``experiments/sweep`` is called by its name, any other by its path::
 
     base: {method: cutmix, data: digits}
     grid: {method.alpha: [0.2, 1.0], optim.label_smoothing: [0, 0.1]}
+    arms: {plain: {method: erm}, half: {method.prob: 0.5}}   # each with the whole grid
     seeds: [0, 1, 2]
     after: {net.weights: pretrained}   # another plan, whose checkpoint is filled in
 """
@@ -23,7 +24,7 @@ from mixbench.launch.plan import PlannedRun
 from mixbench.layers import flatten, split_overrides
 from mixbench.results.record import runs_folder
 
-KEYS = ("base", "grid", "seeds", "after")
+KEYS = ("base", "grid", "arms", "seeds", "after")
 CHECKPOINT = "last.ckpt"
 
 
@@ -48,7 +49,8 @@ def read_sweep(
         within: Plans that need this one.
 
     Returns:
-        The runs, those of one seed together, and the plans that go first.
+        The runs, those of one seed together and in it those of an arm, and the plans that go
+        first.
 
     Raises:
         UserError: If the file or anything in it cannot be used, or plans need each other.
@@ -65,16 +67,22 @@ def read_sweep(
     base = dict(flatten(_mapping(content, "base", path)))
     grid = dict(flatten(_mapping(content, "grid", path)))
     seeds = _seeds(given.pop("seeds", None), content.get("seeds", [0]), path)
-    fixed = {key: _text(value) for key, value in base.items()} | given
+    fixed = {key: _text(value) for key, value in base.items()}
     axes = {key: _axis(key, values, path) for key, values in grid.items() if key not in given}
     combinations = [
         dict(zip(axes, texts, strict=True)) for texts in itertools.product(*axes.values())
     ]
-    runs = []
-    for seed, combination in itertools.product(seeds, combinations):
-        pairs = fixed | combination | {"seed": str(seed)}
-        runs.append(PlannedRun([f"{key}={text}" for key, text in pairs.items()]))
-    for run in runs[: len(combinations)]:
+    cells = []
+    for name, arm in _arms(content, path).items():
+        twice = next((key for key in arm if key in grid), None)
+        if twice is not None:
+            raise UserError(f"{twice} stands in grid and in arm {name}", str(path), "take one out")
+        cells += [(name, fixed | arm | combination | given) for combination in combinations]
+    runs = [
+        PlannedRun([f"{key}={text}" for key, text in (pairs | {"seed": str(seed)}).items()], name)
+        for seed, (name, pairs) in itertools.product(seeds, cells)
+    ]
+    for run in runs[: len(cells)]:
         compose_text(run.words, strict=strict)
     after = _mapping(content, "after", path)
     needs = {
@@ -112,7 +120,7 @@ def fill_in(sweep: Sweep, done: dict[str, list[PlannedRun]]) -> list[PlannedRun]
                 )
             folder = runs_folder(compose_text(fitting[0].words).config.run.dir)
             words.append(f"{key}={folder / fitting[0].id / CHECKPOINT}")
-        filled.append(PlannedRun(words))
+        filled.append(PlannedRun(words, run.arm))
     return filled
 
 
@@ -135,6 +143,19 @@ def _mapping(content: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{key} must hold `key: value` lines", str(path))
     return value
+
+
+def _arms(content: dict[str, Any], path: Path) -> dict[str, dict[str, str]]:
+    if "arms" not in content:
+        return {"": {}}
+    arms = {}
+    for name, keys in _mapping(content, "arms", path).items():
+        if not isinstance(keys, dict):
+            raise UserError(f"arm {name} must hold `key: value` lines", str(path))
+        arms[str(name)] = {key: _text(value) for key, value in flatten(keys)}
+    if not arms:
+        raise UserError("arms names none", str(path), "write arms: {name: {key: value}}")
+    return arms
 
 
 def _axis(key: str, values: Any, path: Path) -> list[str]:

@@ -38,7 +38,7 @@ class Alignment(Method.Config):
         one_of("method.finalize", cfg.finalize, FINALIZE)
         one_of("method.plan", cfg.plan, PLANS)
         one_of("method.post_align", cfg.post_align, ("none", "bn_relu"))
-        one_of("method.fast_path", cfg.fast_path, ("auto", "off"))
+        one_of("method.fast_path", cfg.fast_path, ("auto", "none"))
         if cfg.stop == "official" and cfg.solver != "compat":
             raise ValueError("method.stop=official needs method.solver=compat")
         wrong = [layer for layer in cfg.layers if layer != EMBED and type(layer) is not int]

@@ -25,7 +25,7 @@ class AlignMix(Method):
     ``plan: shuffled``, ``identity`` or ``weights``.
     Deviations: always ``iters`` iterations (``stop: official`` ends early as the authors do, and
     waits for the device in each); side 0 in front of pooling skips the transport, with equal
-    results (``fast_path: off`` does not).
+    results (``fast_path: none`` does not).
     Cost: 1.3, transport in half of the steps.
     """
 
@@ -45,7 +45,7 @@ class AlignMix(Method):
         finalize: str = "none"  # row: repair the rows of unconverged plans
         plan: str = "transport"  # or a control: shuffled, identity, weights
         post_align: str = "none"  # bn_relu between mixing and pooling; needs net.final_norm=false
-        fast_path: str = "auto"  # skip transport where it changes nothing, or off
+        fast_path: str = "auto"  # skip transport where it changes nothing, or none
 
     cost = 1.3
 

@@ -29,12 +29,12 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "bc": ("bc", {}, ""),
     ALIGNED: (
         "alignmix",
-        {"layers": [-1], "sides": [1], "fast_path": "off"},
+        {"layers": [-1], "sides": [1], "fast_path": "none"},
         "by default one step in four; the others mix images or need no transport",
     ),
     SCALED: (
         "alignmix",
-        {"layers": [-1], "sides": [1], "fast_path": "off", "solver": "scaled"},
+        {"layers": [-1], "sides": [1], "fast_path": "none", "solver": "scaled"},
         "every step solves a transport problem",
     ),
 }

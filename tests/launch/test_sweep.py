@@ -25,7 +25,9 @@ def plan(tmp_path, monkeypatch):
     def write(content, name="mine"):
         path = tmp_path / "experiments" / "sweep" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        path.write_text(
+            content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+        )
         return name
 
     return write
@@ -54,6 +56,18 @@ def test_words_replace_what_the_plan_says_a_whole_axis_too(plan):
     }
 
 
+def test_every_arm_is_named_and_multiplied_with_the_grid(plan):
+    arms = {"plain": {"method": "mixup"}, "half": {"method.prob": 0.5, "lr": 0.2}}
+    content = PLAN | {"arms": arms, "grid": {"optim.milestones": [[0.5], [0.75]]}}
+    sweep = read_sweep(plan(content), ["epochs=1", "lr=0.3"])
+    assert [run.arm for run in sweep.runs] == ["plain", "plain", "half", "half"] * 2
+    assert {(run["method"], run.get("method.prob"), run["lr"]) for run in words(sweep)} == {
+        ("mixup", None, "0.3"),
+        ("cutmix", "0.5", "0.3"),
+    }
+    assert {run["epochs"] for run in words(sweep)} == {"1"}
+
+
 def test_a_file_anywhere_is_taken_by_its_path(plan, tmp_path):
     plan(PLAN)
     (tmp_path / "experiments" / "sweep" / "mine.yaml").rename(tmp_path / "other.yaml")
@@ -69,6 +83,11 @@ def test_a_file_anywhere_is_taken_by_its_path(plan, tmp_path):
         ({"grid": {"method.alpha": [1.0, 1.0]}}, "lists a value twice"),
         ({"grid": {"method.alhpa": [1.0]}}, "did you mean 'alpha'"),
         ({"grid": {"lr": [0.1, -1]}}, "lr must be > 0"),
+        ({"arms": {"half": {"method.alpha": 0.5}}}, "method.alpha stands in grid and in arm half"),
+        ({"arms": {"half": {"method.alhpa": 0.5}}}, "did you mean 'alpha'"),
+        ({"arms": {"half": 0.5}}, "arm half must hold `key: value` lines"),
+        ({"arms": {}}, "arms names none"),
+        ({"arms": ["half"]}, "arms must hold `key: value` lines"),
         ({"seeds": [0, 0]}, "all different"),
         ({"seeds": [0.5]}, "whole numbers"),
         ({"seeds": []}, "whole numbers"),

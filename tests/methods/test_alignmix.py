@@ -43,7 +43,7 @@ def outcome(method, layer, side=0):
 # What the docstring says about pooling.
 
 
-@pytest.mark.parametrize("fast_path", ["auto", "off"])
+@pytest.mark.parametrize("fast_path", ["auto", "none"])
 def test_behind_pooling_side_0_is_mixing_the_pooled_vectors(fast_path):
     method = aligning(fast_path=fast_path)
     logits, grads, mixed = outcome(method, 3)
@@ -57,7 +57,7 @@ def test_behind_pooling_side_1_differs_as_far_as_the_plan_is_not_converged():
     pooled = outcome(aligning(), EMBED)[0]
     rough = outcome(aligning(iters=1, eps=0.001), 3, side=1)[0]
     assert (rough - pooled).abs().max() > 1e-3
-    fine = outcome(aligning(solver="scaled", fast_path="off", iters=300), 3, side=1)[0]
+    fine = outcome(aligning(solver="scaled", fast_path="none", iters=300), 3, side=1)[0]
     torch.testing.assert_close(fine, pooled, rtol=0, atol=1e-3)
 
 
@@ -148,7 +148,7 @@ def test_in_eval_mode_nothing_is_mixed():
 
 @pytest.mark.parametrize("plan", ["shuffled", "identity", "weights"])
 def test_controls_run_and_are_no_transport(plan):
-    method = aligning(plan=plan, fast_path="off")
+    method = aligning(plan=plan, fast_path="none")
     logits = outcome(method, 2)[0]
     assert logits.isfinite().all()
     assert method.config.fidelity == "variant"
