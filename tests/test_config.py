@@ -86,6 +86,30 @@ def test_the_official_recipes_hold_the_published_settings():
     assert tiny.method == {**manifold.method, "alpha": 0.2}
 
 
+@pytest.mark.parametrize(
+    ("recipe", "epochs", "batch_size", "milestones", "nesterov", "final_norm"),
+    [
+        ("alignmix_cifar", 2000, 128, [0.25, 0.5, 0.75], False, False),
+        ("alignmix_wrn", 2000, 128, [0.25, 0.5, 0.75], False, True),
+        ("alignmix_tinyimagenet", 1200, 256, [0.5, 0.75], False, False),
+        ("alignmix_imagenet", 300, 1024, [0.25, 0.5, 0.75], True, True),
+    ],
+)
+def test_the_recipes_of_alignmix_hold_the_settings_of_its_authors(
+    recipe, epochs, batch_size, milestones, nesterov, final_norm
+):
+    config = compose(f"method=alignmix recipe={recipe}")
+    assert (config.epochs, config.batch_size, config.lr) == (epochs, batch_size, 0.1)
+    assert config.optim.schedule == "step"
+    assert (config.optim.milestones, config.optim.gamma) == (milestones, 0.1)
+    assert (config.optim.momentum, config.optim.nesterov) == (0.9, nesterov)
+    assert (config.optim.weight_decay, config.optim.decay_all) == (1e-4, True)
+    assert config.net.final_norm is final_norm
+    own = {"alpha": 2.0, "layers": [0, -1], "eps": 0.1, "iters": 100, "solver": "compat"}
+    own |= {"stop": "fixed", "cost_scale": "none", "finalize": "none", "plan": "transport"}
+    assert own.items() <= config.method.items()
+
+
 # FAULTS rows 1 and 2.
 @pytest.mark.parametrize(
     ("words", "match"),
