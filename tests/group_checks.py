@@ -122,6 +122,33 @@ def training(rank):
     }
 
 
+def places(rank):
+    """Where a network is cut is drawn alike on all ranks, partners are each rank's own."""
+    del rank
+    facts = {}
+    for name in ("manifoldmixup", "alignmix"):
+
+        class Kept(Noted, METHODS.get(name)):
+            drawn = ([], [])
+
+            def predict(self, mixed):
+                self.drawn[0].append(str(mixed.aux))
+                self.drawn[1].append(mixed.perm.tolist())
+                return super().predict(mixed)
+
+        layers = "method.layers=[0,2,-1]"
+        record = run(compose([*WORDS.split(), layers, planted(f"kept{name}", Kept)]))
+        where, partners = Kept.drawn
+        facts[name] = {
+            "status": record.status,
+            "weights": same_everywhere(digest(Noted.last)),
+            "places": same_everywhere(where),
+            "partners": same_everywhere(partners),
+            "drawn": len(set(where)),
+        }
+    return facts
+
+
 def validation(rank):
     """The hold-out is judged with one set of statistics of batch normalisation."""
     alike = []
@@ -228,7 +255,7 @@ def diverge(rank):
 
 
 LIMIT = 150  # seconds for all of them
-CHECKS = [training, validation, uneven, float64, unused, stop, diverge]
+CHECKS = [training, places, validation, uneven, float64, unused, stop, diverge]
 
 
 def main(place: Path) -> None:

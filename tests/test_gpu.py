@@ -22,6 +22,12 @@ OPERATIONS = {
     "manifoldmixup": mf.manifoldmixup,
     "cutmix": mf.cutmix,
     "cutmix per sample": lambda *batch, **options: mf.cutmix(*batch, per_sample=True, **options),
+    "alignmix": lambda x, targets, **options: mf.alignmix(
+        x[:, :, ::8, ::8], targets, eps=1.0, **options
+    ),
+    "alignmix scaled": lambda x, targets, **options: mf.alignmix(
+        x[:, :, ::8, ::8], targets, eps=1.0, solver="scaled", cost_scale="mean", **options
+    ),
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),
 }

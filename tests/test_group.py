@@ -67,6 +67,16 @@ def test_all_ranks_end_with_one_set_of_weights_and_leave_one_record(found):
     assert not [name for name in names if name.startswith("rank")]
 
 
+@pytest.mark.parametrize("name", ["manifoldmixup", "alignmix"])
+def test_all_ranks_cut_the_network_at_one_place_and_mix_partners_of_their_own(found, name):
+    drawn = facts(found, "places")[name]
+    assert drawn["status"] == "done"
+    assert drawn["drawn"] >= 3
+    assert drawn["places"]
+    assert not drawn["partners"]
+    assert drawn["weights"]
+
+
 def test_the_hold_out_is_judged_with_the_statistics_of_the_leading_rank(found):
     validation = facts(found, "validation")
     assert validation["alike"] == [True, True]
