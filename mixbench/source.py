@@ -8,6 +8,7 @@ import ast
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 
 @dataclass
@@ -27,26 +28,23 @@ def config_fields(source: str) -> list[ConfigField]:
         source: ``module:Class``.
 
     Returns:
-        Its annotated fields in order, the base class's own not included.
+        Its annotated fields in order, then those that it inherits within its package or from this
+        one.
 
     Raises:
         ValueError: If the module or class is not found.
     """
-    text, node = _class(source)
-    lines = text.splitlines()
-    inner = (item for item in node.body if isinstance(item, ast.ClassDef))
-    config = next((item for item in inner if item.name == "Config"), None)
-    if config is None:
-        return []
-    fields = []
-    for item in config.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            default = ast.unparse(_default(item.value)) if item.value is not None else ""
-            comment = _comment(lines, item)
-            fields.append(
-                ConfigField(item.target.id, ast.unparse(item.annotation), default, comment)
-            )
-    return fields
+    fields: dict[str, ConfigField] = {}
+    for part in _configs(_class(source))[0]:
+        # The annotations of any other class are no fields.
+        marks = (ast.unparse(mark) for mark in part.node.decorator_list)
+        for item in part.node.body if any("dataclass" in mark for mark in marks) else ():
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                name, annotation = item.target.id, ast.unparse(item.annotation)
+                default = ast.unparse(_default(item.value)) if item.value is not None else ""
+                comment = _comment(part.text.splitlines(), item)
+                fields.setdefault(name, ConfigField(name, annotation, default, comment))
+    return list(fields.values())
 
 
 def config_is_closed(source: str) -> bool:
@@ -56,14 +54,12 @@ def config_is_closed(source: str) -> bool:
         source: ``module:Class``.
 
     Returns:
-        True if its ``Config`` derives from ``Method.Config``, which has no fields.
+        True if every class that its ``Config`` derives from was found and read.
 
     Raises:
         ValueError: If the module or class is not found.
     """
-    inner = (item for item in _class(source)[1].body if isinstance(item, ast.ClassDef))
-    config = next((item for item in inner if item.name == "Config"), None)
-    return config is not None and [ast.unparse(base) for base in config.bases] == ["Method.Config"]
+    return _configs(_class(source))[1]
 
 
 def docstring(source: str) -> str:
@@ -78,20 +74,94 @@ def docstring(source: str) -> str:
     Raises:
         ValueError: If the module or name is not found.
     """
-    return ast.get_docstring(_class(source)[1]) or ""
+    return ast.get_docstring(_class(source).node) or ""
 
 
-def _class(source: str) -> tuple[str, ast.ClassDef]:
+class _Found(NamedTuple):
+    """A class in the text of its module."""
+
+    module: str
+    text: str
+    node: ast.ClassDef
+
+
+def _class(source: str) -> _Found:
     module, _, name = source.partition(":")
+    text = _text(module)
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return _Found(module, text, node)  # type: ignore[arg-type]
+    raise ValueError(f"{name} not found in {module}")
+
+
+def _text(module: str) -> str:
     # Only the top-level package's parents are imported, never the module itself.
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise ValueError(f"module {module} not found")
-    text = Path(spec.origin).read_text(encoding="utf-8")
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return text, node  # type: ignore[return-value]
-    raise ValueError(f"{name} not found in {module}")
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _configs(found: _Found) -> tuple[list[_Found], bool]:
+    """The ``Config`` of a method and all that it derives from, and whether none is missing."""
+    try:
+        config = _config(found)
+        above, complete = _lineage(config) if config else ([], False)
+    except RecursionError as error:
+        raise ValueError(f"{found.module}:{found.node.name} derives from itself") from error
+    return ([config, *above] if config else []), complete
+
+
+def _config(found: _Found) -> _Found | None:
+    """The own ``Config`` of a class, or that of its nearest base; None where it may be hidden."""
+    config = _inner(found, "Config")
+    for base in found.node.bases if config is None else ():
+        parent = _resolve(found, ast.unparse(base).split("."))
+        config = parent and _config(parent)
+        if parent is None or config is not None:
+            return config
+    return config
+
+
+def _lineage(found: _Found) -> tuple[list[_Found], bool]:
+    """Classes that a class derives from, nearest first, and whether all of them were found."""
+    classes, complete = [], True
+    for base in found.node.bases:
+        parent = _resolve(found, ast.unparse(base).split("."))
+        if parent is None:
+            complete = False
+            continue
+        above, known = _lineage(parent)
+        classes += [parent, *above]
+        complete = complete and known
+    return classes, complete
+
+
+def _resolve(place: _Found, names: list[str]) -> _Found | None:
+    """The class of a dotted name, if its text is in the same package or in this one."""
+    for node in ast.parse(place.text).body:
+        if isinstance(node, ast.ClassDef) and node.name == names[0]:
+            found: _Found | None = place._replace(node=node)
+            for name in names[1:]:
+                found = found and _inner(found, name)
+            return found
+        if not isinstance(node, ast.ImportFrom) or node.level or not node.module:
+            continue
+        original = {alias.asname or alias.name: alias.name for alias in node.names}.get(names[0])
+        near = (place.module.partition(".")[0], __name__.partition(".")[0])
+        if original is not None and node.module.partition(".")[0] in near:
+            try:
+                other = _Found(node.module, _text(node.module), place.node)
+            except (OSError, SyntaxError, ValueError, ImportError):
+                return None
+            return _resolve(other, [original, *names[1:]])
+    return None
+
+
+def _inner(found: _Found, name: str) -> _Found | None:
+    inner = (item for item in found.node.body if isinstance(item, ast.ClassDef))
+    node = next((item for item in inner if item.name == name), None)
+    return None if node is None else found._replace(node=node)
 
 
 def _default(value: ast.expr) -> ast.expr:
