@@ -1,5 +1,4 @@
 import math
-import time
 from functools import partial
 
 import pytest
@@ -337,30 +336,6 @@ def test_new_costs_neither_break_a_compiled_graph_nor_compile_it_again(compiled,
         cost = random_cost(4, 6, 6, seed=seed)
         torch.testing.assert_close(operation.call(cost), solve(cost).plan)
     assert operation.graphs == 1
-
-
-def test_scaled_is_eight_times_as_fast_as_a_broadcast_loop_on_raw_features(
-    raw_features, one_thread
-):
-    h = raw_features[0].repeat(2, 1, 1, 1)
-
-    def broadcast() -> Tensor:
-        a, b = (each.flatten(2) for each in (h, h.roll(1, dims=0)))
-        cost = (a[:, :, :, None] - b[:, :, None, :]).square().sum(dim=1)
-        return by_authors_formula(cost, 0.1, 100)[0]
-
-    def product() -> Tensor:
-        cost = mf.position_cost(h, h.roll(1, dims=0))
-        return mf.sinkhorn(cost, solver="scaled").plan
-
-    def seconds(call) -> float:
-        start = time.process_time()
-        call()
-        return time.process_time() - start
-
-    times = [(seconds(broadcast), seconds(product)) for _ in range(5)]
-    slow, fast = (min(column) for column in zip(*times, strict=True))
-    assert slow / fast >= 8
 
 
 # Finalising and describing a plan.
