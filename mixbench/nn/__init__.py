@@ -1,0 +1,1 @@
+"""Learned parts of methods as plain modules, for use without Lightning."""
