@@ -195,6 +195,25 @@ def unused(rank):
     return {"status": record.status}
 
 
+def autoencoder(rank):
+    """So is the decoder of AlignMix, and all ranks learn the same on clean and mixed steps."""
+    cls = METHODS.get("alignmix")
+    kinds = set()
+
+    class Decodes(Noted, cls):
+        def loss(self, logits, mixed):
+            terms = super().loss(logits, mixed)
+            kinds.add(tuple(terms))
+            return terms
+
+    record = run(compose([*WORDS.split(), planted("decodes", Decodes), "method.ae=true"]))
+    return {
+        "status": record.status,
+        "weights": same_everywhere(digest(Noted.last)),
+        "kinds": sorted(kinds),
+    }
+
+
 def stop(rank):
     """A signal to one rank ends all of them at the same step; they go on as if it had not come."""
 
@@ -255,7 +274,7 @@ def diverge(rank):
 
 
 LIMIT = 150  # seconds for all of them
-CHECKS = [training, places, validation, uneven, float64, unused, stop, diverge]
+CHECKS = [training, places, validation, uneven, float64, unused, autoencoder, stop, diverge]
 
 
 def main(place: Path) -> None:

@@ -130,6 +130,13 @@ def test_a_part_that_some_steps_leave_out_makes_nobody_wait(found):
     assert facts(found, "unused")["status"] == "done"
 
 
+def test_a_decoder_that_only_some_steps_train_makes_nobody_wait_and_stays_one(found):
+    autoencoder = facts(found, "autoencoder")
+    assert autoencoder["status"] == "done"
+    assert autoencoder["weights"]
+    assert autoencoder["kinds"] == [["ce"], ["ce", "reconstruction"]]
+
+
 def test_a_signal_to_one_rank_ends_all_at_one_step_and_changes_nothing(found):
     stop = facts(found, "stop")
     assert stop["code"] == 4

@@ -115,9 +115,12 @@ def test_a_run_that_is_told_to_stop_ends_as_if_it_had_not_been(
     assert read_record(place(tmp_path / "whole")).resumed_bit_exact is None
 
 
-@pytest.mark.parametrize("name", ["alignmix", "mixup", "cutmix", "bc", "manifoldmixup"])
-def test_every_method_goes_on_bit_by_bit_after_a_crash(name, tmp_path, monkeypatch, plant):
-    whole, stopped = both(WORDS, tmp_path, monkeypatch, plant, 9, crash, name)
+@pytest.mark.parametrize(
+    "method", ["alignmix", "alignmix method.ae=true", "mixup", "cutmix", "bc", "manifoldmixup"]
+)
+def test_every_method_goes_on_bit_by_bit_after_a_crash(method, tmp_path, monkeypatch, plant):
+    name, *settings = method.split()
+    whole, stopped = both([*WORDS, *settings], tmp_path, monkeypatch, plant, 9, crash, name)
     assert killing.differences(whole, stopped) == []
     # The crash left the checkpoint of step 8, or of the epoch's end before it.
     attempts = read_record(place(tmp_path / "stopped")).attempts

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Generator, Tensor, nn
 
 import mixbench.functional as mf
@@ -10,7 +11,7 @@ from mixbench.errors import UserError
 from mixbench.functional.align import PLANS
 from mixbench.functional.sinkhorn import FINALIZE, OFFICIAL_STOP, SOLVERS
 from mixbench.functional.transport import COST_SCALES
-from mixbench.methods.base import Method
+from mixbench.methods.autoencoder import CLEAN, Autoencoding
 from mixbench.schema import at_least, one_of, positive
 
 EMBED = "embed"  # the pooled vector, where nothing can be aligned
@@ -24,10 +25,11 @@ class Place(NamedTuple):
     plan: Tensor | None = None
 
 
-class Alignment(Method.Config):
+class Alignment(Autoencoding.Config):
     """Checks the settings of AlignMix and carries out a step with them."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         cfg: Any = self
         positive("method.alpha", cfg.alpha)
         positive("method.eps", cfg.eps)
@@ -69,7 +71,8 @@ class Alignment(Method.Config):
         plain = (cfg.solver, cfg.cost_scale, cfg.finalize, cfg.plan, cfg.post_align)
         same = plain == ("compat", "none", "none", "transport", "none")
         drawn = (list(cfg.layers), cfg.layer_weights, list(cfg.sides)) == ([0, -1], None, [0, 1])
-        return "official-verified" if same and drawn and cfg.iters == 100 else "variant"
+        plain = same and drawn and cfg.iters == 100 and not cfg.ae
+        return "official-verified" if plain else "variant"
 
     def prepare(self, net: Any) -> list[int | str]:
         """Layers of this network, counted from the front, and the last norm if it is asked for.
@@ -96,6 +99,23 @@ class Alignment(Method.Config):
             channels = net.channels[-1]
             net.head.norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
         return [layer if layer == EMBED else next(found) for layer in cfg.layers]
+
+    def draw(self, layers: list[int | str], generator: Generator) -> Place:
+        """Draw where a step mixes.
+
+        Args:
+            layers: Layers to draw from, as :meth:`prepare` gives them.
+            generator: Random source that all ranks share.
+
+        Returns:
+            Layer and side; ``clean`` in the place of a layer for a step of the autoencoder.
+        """
+        cfg: Any = self
+        clean = self.draw_clean(generator)
+        weights = torch.tensor(cfg.layer_weights or [1.0] * len(layers))
+        layer = layers[int(torch.multinomial(weights, 1, generator=generator))]
+        side = cfg.sides[mf.draw_side(generator) % len(cfg.sides)]
+        return Place(CLEAN if clean else layer, side)
 
     def run(
         self,
@@ -161,7 +181,7 @@ class Alignment(Method.Config):
         Returns:
             ``row_error``, the mean distance of row sums from 1, and ``plan_entropy`` in nats.
         """
-        if place is None or place.plan is None:
+        if not isinstance(place, Place) or place.plan is None:
             return {}
         rows, _ = mf.marginal_error(place.plan)
         return {"row_error": rows.mean(), "plan_entropy": mf.plan_entropy(place.plan).mean()}

@@ -3,16 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import mixbench.functional as mf
 from mixbench.methods.alignment import Alignment, Place
-from mixbench.methods.base import Method, register
+from mixbench.methods.autoencoder import CLEAN, Autoencoding
+from mixbench.methods.base import register
 
 
 @register("alignmix")
-class AlignMix(Method):
+class AlignMix(Autoencoding):
     """Move feature maps to their partners' layout, then mix; see :func:`mixbench.functional.align`.
 
     Paper: Venkataramanan et al., "AlignMixup: Improving Representations by Interpolating Aligned
@@ -26,6 +26,8 @@ class AlignMix(Method):
     Deviations: always ``iters`` iterations (``stop: official`` ends early as the authors do, and
     waits for the device in each); side 0 in front of pooling skips the transport, with equal
     results (``fast_path: none`` does not).
+    ``ae: true`` adds an autoencoder, our own experiment and not the paper's; see
+    :class:`mixbench.methods.autoencoder.Autoencoding`.
     Cost: 1.3, transport in half of the steps.
     """
 
@@ -56,11 +58,8 @@ class AlignMix(Method):
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Draw what is not given: ``layer`` and ``side`` for all ranks, ``perm`` and ``lam``."""
         given = {key: value for key, value in decisions.items() if value is not None}
-        weights = torch.tensor(self.config.layer_weights or [1.0] * len(self.layers))
-        index = int(torch.multinomial(weights, 1, generator=self.shared_generator))
-        sides = self.config.sides
-        side = sides[mf.draw_side(self.shared_generator) % len(sides)]
-        place = Place(given.pop("layer", self.layers[index]), given.pop("side", side))
+        place = self.config.draw(self.layers, self.shared_generator)
+        place = Place(given.pop("layer", place.layer), given.pop("side", place.side))
         drawn = {"perm": mf.draw_perm(len(x), self.generator)}
         drawn["lam"] = mf.draw_lam(1, self.config.alpha, self.generator)
         return mf.Mixed(x, targets, **drawn | given, aux=place)
@@ -68,8 +67,8 @@ class AlignMix(Method):
     def predict(self, mixed: mf.Mixed) -> tuple[Tensor, mf.Mixed]:
         """Run the network up to the layer, align and mix there, and run the rest."""
         x, targets, lam, perm, place = mixed
-        if place is None:  # evaluation
-            return self.net(x), mixed
+        if place is None or place.layer == CLEAN:  # evaluation, or a step of the autoencoder
+            return super().predict(mixed)
         return self.config.run(self.net, x, targets, lam, perm, place, self.generator)
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:

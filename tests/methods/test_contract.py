@@ -7,7 +7,12 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 
 VARIANTS = {
-    "alignmix": [{"layers": [3], "solver": "scaled"}, {"layers": ["embed"]}, {"plan": "shuffled"}],
+    "alignmix": [
+        {"layers": [3], "solver": "scaled"},
+        {"layers": ["embed"]},
+        {"plan": "shuffled"},
+        {"ae": True, "ae_clean": 1.0},
+    ],
     "mixup": [{"per_sample": True}, {"partner": "derange"}, {"fold": True}],
     "cutmix": [{"per_sample": True}, {"box_rule": "inside"}, {"minmax": [0.2, 0.8]}],
     "bc": [{"plus": True}],
@@ -37,6 +42,7 @@ def test_variants_keep_the_rules_of_mixing(name, settings):
         "any_batch",
         "reduced_precision",
         "evaluation_is_plain",
+        "each_parameter_in_one_group",
     ):
         by_name[rule](changed)
     assert config(**settings) != cls.Config()
