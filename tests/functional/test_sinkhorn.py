@@ -1,6 +1,7 @@
 import math
 from functools import partial
 
+import ot
 import pytest
 import torch
 from ot.batch import solve_batch
@@ -113,6 +114,16 @@ def test_a_converged_plan_is_that_of_pot(solver, last, shape):
     found = mf.sinkhorn(cost, eps=0.1, iters=400, solver=solver, last=last)
     assert found.plan.dtype == torch.float32
     torch.testing.assert_close(found.plan.double(), reference.plan, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("solver", "last"), ENDS)
+def test_a_converged_plan_is_that_of_pot_s_own_solver_in_the_log_domain(solver, last):
+    cost = random_cost(3, 9, 7)
+    plan = mf.sinkhorn(cost, eps=0.1, iters=400, solver=solver, last=last).plan
+    mu, nu = (torch.full((count,), 1 / count, dtype=torch.float64) for count in (9, 7))
+    settings = {"reg": 0.1, "method": "sinkhorn_log", "numItermax": 5000, "stopThr": 1e-12}
+    reference = torch.stack([ot.sinkhorn(mu, nu, each.double(), **settings) for each in cost])
+    torch.testing.assert_close(plan.double(), reference, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("solver", "last"), ENDS)
