@@ -1,5 +1,6 @@
 """From a configuration to its parts: identity, method, network, loaders, device."""
 
+import contextlib
 import dataclasses
 import time
 
@@ -58,11 +59,17 @@ def build(
     seed_everything(mix_seed(INIT, config.seed) % 2**32, verbose=False)
     net = NETS.get(config.net.name)(config.net, splits.info)
     missing = settings.requires - net.provides
-    if missing or splits.info.task not in cls.tasks:
+    if missing:
+        fitting = _networks_with(settings.requires, config, splits.info)
         raise UserError(
-            f"method {config.method['name']} needs {', '.join(sorted(missing or cls.tasks))}",
-            f"net={config.net.name}, {splits.info.task} data {splits.info.name}",
-            f"networks here: {', '.join(NETS.names())}",
+            f"method {config.method['name']} needs {', '.join(sorted(missing))}",
+            f"net={config.net.name}",
+            f"networks here that have what it needs: {', '.join(fitting) or 'none'}",
+        )
+    if splits.info.task not in cls.tasks:
+        raise UserError(
+            f"method {config.method['name']} needs {', '.join(sorted(cls.tasks))} data",
+            f"{splits.info.task} data {splits.info.name}",
         )
     method = cls(net, splits.info, settings, config, rank=rank)
     data = MixData(splits, config, method.wrap_dataset, rank, world)
@@ -70,6 +77,17 @@ def build(
     if config.trainer.channels_last:
         method = method.to(memory_format=torch.channels_last)
     return method, data
+
+
+def _networks_with(needed: frozenset[str], config: RunConfig, info: DataInfo) -> list[str]:
+    """Names of the networks that provide what a method needs, as far as they can be built."""
+    found = []
+    for name in NETS.names():
+        with contextlib.suppress(Exception), torch.device("meta"):
+            net = NETS.get(name)(dataclasses.replace(config.net, name=name), info)
+            if needed <= net.provides:
+                found.append(name)
+    return found
 
 
 def training_device(config: RunConfig) -> torch.device:
