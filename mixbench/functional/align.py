@@ -5,6 +5,7 @@ shashankvkt/AlignMixup_CVPR22.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
@@ -44,23 +45,32 @@ class Aligned(NamedTuple):
     plan: Tensor | None
 
 
-def check_map(h: Tensor, *, values: bool = False) -> None:
+def check_map(h: Tensor) -> None:
     """Refuse features that cannot be aligned.
 
     Args:
         h: (B, C, H, W) features.
-        values: Also look at the values. That waits for the device, so not at every step.
 
     Raises:
-        ValueError: If ``h`` is not a floating (B, C, H, W) map, is empty, or holds NaN or infinity
-            and ``values`` is set.
+        ValueError: If ``h`` is not a floating (B, C, H, W) map, or is empty.
     """
     if h.ndim != 4 or not h.is_floating_point() or not h.numel():
         raise ValueError(
             f"align needs a feature map (B, C, H, W) of a floating type, got {tuple(h.shape)} "
             f"{h.dtype}; reshape tokens (B, N, C) with h.transpose(1, 2).unflatten(2, (H, W))"
         )
-    if values and not bool(h.isfinite().all()):
+
+
+def check_finite(h: Tensor) -> None:
+    """Refuse features that are no numbers. Looking waits for the device: not for every step.
+
+    Args:
+        h: Features of any shape.
+
+    Raises:
+        ValueError: If ``h`` holds NaN or infinity.
+    """
+    if not bool(h.isfinite().all()):
         raise ValueError(
             f"the features {tuple(h.shape)} hold NaN or infinity; lower lr or look at the input"
         )
@@ -230,6 +240,7 @@ def alignmix(
             shape does not fit.
 
     Note:
+        A batch of 1 is mixed with itself, after a warning.
         Where average pooling and a linear layer follow, as in the official networks, alignment
         changes nothing as far as the plan is converged, see :func:`alignment_cancels`; the label
         of a mixture is the same in all cases.
@@ -250,6 +261,8 @@ def alignmix(
     batch = h.shape[0]
     if not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"alignmix: alpha must be > 0 and finite, got {alpha}")
+    if batch == 1:
+        warnings.warn("a batch of 1 has no partner and is mixed with itself", stacklevel=2)
     if perm is None:
         perm = draw_perm(batch, generator, rule=partner)
     check_perm(perm, batch)

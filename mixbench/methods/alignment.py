@@ -1,5 +1,6 @@
 """Where in a network AlignMix mixes, and with which plan."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Generator, Tensor, nn
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
 from mixbench.errors import UserError
-from mixbench.functional.align import PLANS
+from mixbench.functional.align import PLANS, check_finite
 from mixbench.functional.sinkhorn import FINALIZE, OFFICIAL_STOP, SOLVERS
 from mixbench.functional.transport import COST_SCALES
 from mixbench.methods.autoencoder import CLEAN, Autoencoding
@@ -44,19 +45,22 @@ class Alignment(Autoencoding.Config):
         if cfg.stop == "official" and cfg.solver != "compat":
             raise ValueError("method.stop=official needs method.solver=compat")
         wrong = [layer for layer in cfg.layers if layer != EMBED and type(layer) is not int]
-        if wrong or not cfg.layers:
+        if wrong or not cfg.layers or list(cfg.layers).count(EMBED) > 1:
             raise ValueError(
-                f"method.layers must list whole numbers or {EMBED}, got {list(cfg.layers)}"
+                f"method.layers must list whole numbers or {EMBED}, at least one and each once, "
+                f"got {list(cfg.layers)}"
             )
         if list(cfg.sides) not in ([0], [1], [0, 1]):
             raise ValueError(f"method.sides must be [0], [1] or [0, 1], got {list(cfg.sides)}")
         weights = cfg.layer_weights
-        if weights is not None and (
-            len(weights) != len(cfg.layers) or min(weights) < 0 or sum(weights) <= 0
+        if weights is not None and not (
+            len(weights) == len(cfg.layers)
+            and all(weight >= 0 for weight in weights)
+            and 0 < sum(weights) < math.inf
         ):
             raise ValueError(
-                f"method.layer_weights must give each of {len(cfg.layers)} layers a share >= 0, "
-                f"not all of them 0, got {list(weights)}"
+                f"method.layer_weights must give each of {len(cfg.layers)} layers a finite share "
+                f">= 0, not all of them 0, got {list(weights)}"
             )
 
     @property
@@ -88,7 +92,8 @@ class Alignment(Autoencoding.Config):
         """
         cfg: Any = self
         numbers = [layer for layer in cfg.layers if layer != EMBED]
-        found = iter(pick_layers(net, numbers, "method.layers") if numbers else [])
+        # A network that cannot be cut is refused for `embed` alone, too.
+        found = iter(pick_layers(net, numbers or [-1], "method.layers"))
         if cfg.post_align == "bn_relu":
             if not isinstance(net.head.norm, nn.Identity) or net.final_norm:
                 raise UserError(
@@ -120,33 +125,35 @@ class Alignment(Autoencoding.Config):
     def run(
         self,
         net: Any,
-        x: Tensor,
-        targets: Tensor,
-        lam: Tensor,
-        perm: Tensor,
-        place: Place,
+        batch: mf.Mixed,
         generator: Generator,
+        *,
+        look: bool = False,
     ) -> tuple[Tensor, mf.Mixed]:
         """Forward pass that mixes at a place.
 
         Args:
             net: The network.
-            x: (B, C, H, W) normalised images.
-            targets: (B, K) labels.
-            lam: (1,) or (B,) weight of the own row.
-            perm: (B,) partners.
-            place: Layer and side.
+            batch: (B, C, H, W) normalised images, (B, K) labels, (1,) or (B,) weight of the own
+                row, (B,) partners, and the :class:`Place`.
             generator: Random source of the controls.
+            look: Look at the values that are mixed, which waits for the device.
 
         Returns:
             Logits (B, K), and the mixed batch with the plan that was used.
+
+        Raises:
+            ValueError: If ``look`` is set and what is mixed holds NaN or infinity.
         """
         cfg: Any = self
+        x, targets, lam, perm, place = batch
         last = len(net.stages)
         stop = last if place.layer == EMBED else int(place.layer)
         h = net.forward_stages(x, stop=stop)
         if place.layer == EMBED:
             h = net.head.pool(net.head.norm(h))
+        if look:
+            check_finite(h)
         if place.layer in (0, EMBED):
             mixed = mf.mixup(h, targets, lam=lam, perm=perm)
             rest = net.head.fc if place.layer == EMBED else net

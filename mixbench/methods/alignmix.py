@@ -26,8 +26,7 @@ class AlignMix(Autoencoding):
     Deviations: always ``iters`` iterations (``stop: official`` ends early as the authors do, and
     waits for the device in each); side 0 in front of pooling skips the transport, with equal
     results (``fast_path: none`` does not).
-    ``ae: true`` adds an autoencoder, our own experiment and not the paper's; see
-    :class:`mixbench.methods.autoencoder.Autoencoding`.
+    ``ae: true`` is ours, not the paper's: :class:`mixbench.methods.autoencoder.Autoencoding`.
     Cost: 1.3, transport in half of the steps.
     """
 
@@ -66,10 +65,9 @@ class AlignMix(Autoencoding):
 
     def predict(self, mixed: mf.Mixed) -> tuple[Tensor, mf.Mixed]:
         """Run the network up to the layer, align and mix there, and run the rest."""
-        x, targets, lam, perm, place = mixed
-        if place is None or place.layer == CLEAN:  # evaluation, or a step of the autoencoder
+        if mixed.aux is None or mixed.aux.layer == CLEAN:  # evaluation, or the autoencoder's
             return super().predict(mixed)
-        return self.config.run(self.net, x, targets, lam, perm, place, self.generator)
+        return self.config.run(self.net, mixed, self.generator, look=self.step == 0)
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
         """Also how far the plan is from its marginals, and its entropy, on steps that align."""

@@ -93,6 +93,7 @@ def training_step(name: str, settings: dict[str, Any], shape: Shape, device: tor
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        method.step += 1  # some methods look at values on the first step alone
         return loss.detach()
 
     return step

@@ -1,4 +1,5 @@
 import sys
+import warnings
 from functools import partial
 
 import pytest
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import mixbench.functional as mf
-from mixbench.functional.align import PLANS, check_map
+from mixbench.functional.align import PLANS, check_finite
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -257,6 +258,19 @@ def test_the_identity_is_mixup_and_its_loss_the_ordinary_one(batch, no_transport
 
 
 @pytest.mark.parametrize("side", [0, 1])
+def test_a_batch_paired_with_itself_by_the_identity_has_the_ordinary_loss(batch, side):
+    h, targets = batch
+    decisions = {"lam": LAM, "perm": torch.arange(4), "side": side}
+    weight, bias = torch.randn(4, 16, generator=seeded(5)), torch.zeros(4)
+    expected = F.cross_entropy(F.linear(h.mean(dim=(2, 3)), weight, bias), targets.argmax(dim=1))
+    for plan in ("identity", torch.eye(18)[None]):
+        mixed = mf.alignmix(h, targets, **decisions, plan=plan)
+        logits = F.linear(mixed.x.mean(dim=(2, 3)), weight, bias)
+        torch.testing.assert_close(mf.soft_cross_entropy(logits, mixed.targets), expected)
+        torch.testing.assert_close(mixed.x, h, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [0, 1])
 def test_a_shuffled_plan_moves_whole_positions_by_the_given_order(batch, no_transport, side):
     h = batch[0]
     order = torch.rand(4, 18, generator=seeded(7)).argsort(dim=1)
@@ -433,6 +447,24 @@ def test_new_maps_neither_break_a_compiled_graph_nor_compile_it_again(compiled, 
     assert operation.graphs == 1
 
 
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("side", [0, 1])
+def test_maps_in_any_memory_order_are_mixed_alike_and_channels_last_stays(batch, side, plan):
+    h, targets = batch
+    decisions = {"lam": LAM, "perm": NEXT, "side": side, "plan": plan}
+    decisions["order"] = torch.rand(4, 18, generator=seeded(5)).argsort(dim=1)
+    expected = mf.alignmix(h, targets, **decisions).x
+    last = h.contiguous(memory_format=torch.channels_last)
+    strided = torch.stack([h, -h], dim=-1)[..., 0]
+    for other in (last, strided, h.transpose(2, 3).contiguous().transpose(2, 3)):
+        before = other.clone()
+        mixed = mf.alignmix(other, targets, **decisions).x
+        torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(other, before)
+    mixed = mf.alignmix(last, targets, **decisions).x
+    assert mixed.is_contiguous(memory_format=torch.channels_last)
+
+
 # Bad input.
 
 
@@ -487,6 +519,13 @@ def test_features_that_are_no_maps_are_refused_with_a_way_to_make_them(h):
         mf.alignmix(h, torch.eye(4))
 
 
+def test_labels_of_another_number_are_refused(batch):
+    with pytest.raises(ValueError, match=r"x \(4, 16, 6, 3\) and targets \(3, 3\)"):
+        mf.alignmix(batch[0], torch.eye(3))
+    with pytest.raises(ValueError, match=r"one_hot\(y, K\)"):
+        mf.alignmix(batch[0], torch.arange(4))
+
+
 def test_integer_features_are_refused():
     with pytest.raises(ValueError, match=r"floating type, got \(4, 3, 2, 2\) torch.uint8"):
         mf.align(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), lam=LAM, perm=NEXT)
@@ -494,9 +533,24 @@ def test_integer_features_are_refused():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_features_that_are_no_numbers_are_refused_when_looked_at(batch, value):
-    h = batch[0]
-    check_map(h, values=True)
+    h, targets = batch
+    check_finite(h)
     h[2, 3, 1, 1] = value
-    check_map(h)
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        check_map(h, values=True)
+    with pytest.raises(ValueError, match=r"\(4, 16, 6, 3\) hold NaN or infinity"):
+        check_finite(h)
+    mf.alignmix(h, targets)  # which would have to wait for the device
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_batch_of_one_is_mixed_with_itself_and_said_so_once(batch, side):
+    h, targets = batch[0][:1], batch[1][:1]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            mixed = mf.alignmix(h, targets, side=side, solver="scaled", eps=0.05)
+    assert [str(each.message) for each in said] == [
+        "a batch of 1 has no partner and is mixed with itself"
+    ]
+    assert said[0].filename == __file__
+    torch.testing.assert_close(mixed.x, h, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(mixed.targets, targets)

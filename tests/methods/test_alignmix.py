@@ -8,8 +8,11 @@ from torch import nn
 
 import mixbench.functional as mf
 from mixbench import build_method, compose, run
+from mixbench.assemble import build
+from mixbench.backbones import NETS
 from mixbench.backbones.cifar import PreActResNet
 from mixbench.contract import BATCH, CLASSES, sample_batch, sample_method
+from mixbench.data import DATA
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.alignment import EMBED, Place
@@ -163,7 +166,11 @@ def test_controls_run_and_are_no_transport(plan):
     ("settings", "match"),
     [
         ({"alpha": 0.0}, "method.alpha must be > 0"),
+        ({"alpha": float("nan")}, "method.alpha must be > 0"),
+        ({"alpha": float("inf")}, "method.alpha must be > 0"),
+        ({"eps": 0.0}, "method.eps must be > 0"),
         ({"eps": -0.1}, "method.eps must be > 0"),
+        ({"eps": float("nan")}, "method.eps must be > 0"),
         ({"iters": 0}, "method.iters must be >= 1"),
         ({"solver": "sinkhorn"}, "one of compat, scaled, pot"),
         ({"cost_scale": "max"}, "one of none, mean, dim, cosine"),
@@ -175,11 +182,15 @@ def test_controls_run_and_are_no_transport(plan):
         ({"layers": []}, "method.layers must list"),
         ({"layers": ["pool"]}, "method.layers must list"),
         ({"layers": [1.5]}, "method.layers must list"),
+        ({"layers": [True, 0]}, "method.layers must list"),
+        ({"layers": [EMBED, 0, EMBED]}, "at least one and each once"),
         ({"sides": []}, "must be [0], [1] or [0, 1]"),
         ({"sides": [2]}, "must be [0], [1] or [0, 1]"),
         ({"layer_weights": [1.0]}, "each of 2 layers"),
         ({"layer_weights": [0.0, 0.0]}, "not all of them 0"),
-        ({"layer_weights": [-1.0, 2.0]}, "a share >= 0"),
+        ({"layer_weights": [-1.0, 2.0]}, "a finite share >= 0"),
+        ({"layer_weights": [float("nan"), 1.0]}, "a finite share >= 0"),
+        ({"layer_weights": [1.0, float("inf")]}, "a finite share >= 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, match):
@@ -191,6 +202,40 @@ def test_settings_out_of_range_are_refused(settings, match):
 def test_layers_that_are_not_there_are_refused_with_those_that_are(layers):
     with pytest.raises(UserError, match="layers of 0 to 3"):
         aligning(layers=layers)
+
+
+@pytest.mark.parametrize("settings", [{}, {"layers": [EMBED]}, {"ae": True}])
+def test_a_network_without_stages_is_refused_with_what_it_lacks(settings):
+    with pytest.raises(UserError, match=r"(?s)Linear cannot be cut.*forward_stages\(h, start"):
+        build_method("alignmix", nn.Linear(2, 2), **settings)
+
+
+# FAULTS row 7.
+def test_a_run_on_a_network_without_stages_names_those_that_have_them(monkeypatch):
+    class Flat(nn.Linear):
+        provides = frozenset()
+
+    monkeypatch.setitem(NETS._objects, "flat", lambda config, info: Flat(2, 2))
+    monkeypatch.setitem(NETS._objects, "broken", lambda config, info: Flat("two", 2))
+    config = compose("method=alignmix data=digits data.limit=16")
+    config = dataclasses.replace(config, net=dataclasses.replace(config.net, name="flat"))
+    with pytest.raises(UserError, match="alignmix needs stages") as error:
+        build(config, DATA.get("digits")(config.data).load())
+    assert "net=flat" in str(error.value)
+    assert "have what it needs: preactresnet18" in str(error.value)
+
+
+@pytest.mark.parametrize("layer", [0, 2, EMBED])
+def test_features_that_are_no_numbers_are_refused_on_the_first_step_and_not_looked_at_later(layer):
+    method = aligning()
+    x, targets = sample_batch()
+    x[1, 0, 3, 3] = float("nan")
+    mixed = method.mix(x, targets, layer=layer)
+    with pytest.raises(ValueError, match="hold NaN or infinity"):
+        method.predict(mixed)
+    method.step = 1
+    logits, _ = method.predict(mixed)  # the loss tells
+    assert not logits.isfinite().all()
 
 
 def test_the_settings_of_the_authors_are_marked_as_theirs():
