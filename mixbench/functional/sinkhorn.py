@@ -95,9 +95,9 @@ def sinkhorn(
         found = _pot(cost, eps, iters, last)
     if finalize == "none":
         return found
+    # Never 0: an iteration begins with rows, and its columns leave each at least 1 / (n m) of that.
     rows = found.plan.sum(dim=2, keepdim=True) * cost.shape[1]
-    # A row that received nothing stays empty.
-    return found._replace(plan=found.plan / rows.clamp(min=torch.finfo(rows.dtype).tiny))
+    return found._replace(plan=found.plan / rows)
 
 
 def check_solver(

@@ -362,10 +362,15 @@ def test_finalising_gives_every_row_its_share_and_changes_nothing_else(raw_featu
     assert torch.equal(final.u, raw.u)
 
 
-def test_an_empty_row_stays_empty():
-    cost = torch.zeros(1, 2, 2)
-    cost[0, 0] = 1e6  # so far away that one iteration leaves it nothing but an underflow
-    assert mf.sinkhorn(cost, iters=1, finalize="row").plan.isfinite().all()
+@pytest.mark.parametrize(("solver", "last"), ENDS)
+def test_a_row_far_away_from_all_columns_is_not_left_empty(solver, last):
+    cost = torch.zeros(1, 3, 2)
+    cost[0, 0] = 1e6
+    cost[0, 1, 0] = 1e6
+    for iters in (1, 2, 100):
+        settings = {"iters": iters, "solver": solver, "last": last, "finalize": "row"}
+        plan = mf.sinkhorn(cost, **settings).plan
+        torch.testing.assert_close(sums(plan, "rows"), torch.ones(1, 3), rtol=0, atol=1e-5)
 
 
 def test_marginal_error_and_entropy_are_those_of_plans_known_by_hand():
