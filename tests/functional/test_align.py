@@ -234,10 +234,11 @@ def test_what_comes_after_is_applied_to_the_mixture(batch):
     norm = nn.Sequential(nn.BatchNorm2d(16), nn.ReLU())
     settings = {"lam": LAM, "perm": NEXT, "side": 0}
     expected = norm(mf.align(batch[0], **settings))
-    torch.testing.assert_close(mf.align(batch[0], **settings, post_align=norm), expected)
     for only_mean in (False, True):
         mixed = mf.alignmix(*batch, **settings, post_align=norm, only_mean=only_mean)
         torch.testing.assert_close(mixed.x, expected)
+        mixed = mf.align(batch[0], **settings, post_align=norm, only_mean=only_mean)
+        torch.testing.assert_close(mixed, expected)
 
 
 # Controls.
@@ -371,6 +372,15 @@ def test_the_gradient_flows_to_both_maps_and_not_into_the_plan(batch, side, plan
 
 
 @pytest.mark.parametrize("side", [0, 1])
+def test_no_gradient_flows_into_a_given_plan(batch, plan, side):
+    h = batch[0].requires_grad_()
+    given = plan.requires_grad_()
+    mf.align(h, lam=LAM, perm=NEXT, side=side, plan=given).sum().backward()
+    assert h.grad is not None
+    assert given.grad is None
+
+
+@pytest.mark.parametrize("side", [0, 1])
 def test_the_gradient_is_that_of_the_formula(plan, side):
     h = torch.randn(4, 3, 6, 3, generator=seeded(0), dtype=torch.float64).requires_grad_()
     settings = {"lam": LAM.double(), "perm": NEXT, "side": side, "plan": plan.double()}
@@ -496,6 +506,19 @@ def test_maps_in_any_memory_order_are_mixed_alike_and_channels_last_stays(batch,
 def test_settings_out_of_range_are_refused_before_any_work(batch, no_transport, settings, match):
     with pytest.raises(ValueError, match=match):
         mf.alignmix(*batch, **settings)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "match"),
+    [
+        ({"lam": torch.tensor([-0.1])}, r"lam must lie in \[0, 1\]"),
+        ({"lam": torch.rand(3)}, "lam must hold 1 or 4 weights"),
+        ({"perm": torch.arange(3)}, "perm must hold 4 partners"),
+    ],
+)
+def test_align_alone_looks_at_its_decisions_too(batch, no_transport, decisions, match):
+    with pytest.raises(ValueError, match=match):
+        mf.align(batch[0], **{"lam": LAM, "perm": NEXT, **decisions})
 
 
 def test_a_setting_that_does_not_exist_is_refused(batch):

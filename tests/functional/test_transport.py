@@ -120,6 +120,21 @@ def test_leave_to_round_products_is_not_taken(rounded_products, device):
     assert error.abs().max() < 0.005  # of 9000; TF32 and bfloat16 products are off by 1 to 30
 
 
+def test_where_products_may_be_rounded_costs_take_the_one_in_float64(rounded_products, monkeypatch):
+    """On any machine, as not every CPU rounds."""
+    taken, bmm = [], torch.bmm
+
+    def watched(a, b):
+        taken.append(a.dtype)
+        return bmm(a, b)
+
+    monkeypatch.setattr(torch, "bmm", watched)
+    assert mf.position_cost(*maps(2, 8, 3, 3)).dtype == torch.float32
+    torch.set_float32_matmul_precision("highest")
+    mf.position_cost(*maps(2, 8, 3, 3))
+    assert taken == [torch.float64, torch.float32]
+
+
 def test_plans_of_raw_features_in_float32_are_those_of_float64(raw_features):
     h, other = raw_features[0], raw_features[0].roll(1, dims=0)
     for solver in ("compat", "scaled"):
