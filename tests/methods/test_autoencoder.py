@@ -114,6 +114,32 @@ def test_images_that_are_not_square_are_decoded_too(height, width):
     assert mixed.aux.images.shape == x.shape
 
 
+def test_clean_and_mixed_steps_share_the_graphs_of_compiled_stages():
+    torch.compiler.reset()
+    graphs, kinds = [], set()
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    plain, method = reconstructing(), reconstructing()
+    for stage in method.net.stages:
+        stage.compile(backend=count, fullgraph=True)
+    x, targets = sample_batch()
+    for batch in range(20):
+        losses = []
+        for each in (plain, method):
+            each.reseed(0, batch)
+            logits, mixed = each.predict(each.mix(x, targets))
+            losses.append(each.loss(logits, mixed))
+            sum(losses[-1].values()).backward()
+        kinds.add(tuple(losses[0]))
+        torch.testing.assert_close(*losses)
+    assert kinds == {("ce",), ("ce", "reconstruction")}
+    assert len(graphs) == len(method.net.stages)
+    torch.compiler.reset()
+
+
 # What is drawn.
 
 
