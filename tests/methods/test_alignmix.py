@@ -93,6 +93,43 @@ def test_a_network_that_normalises_already_is_told_what_to_change():
         aligning(final_norm=True, post_align="bn_relu")
 
 
+@pytest.mark.parametrize("settings", [{}, {"post_align": "bn_relu"}])
+def test_embed_mixes_what_the_classifier_reads(settings):
+    method = aligning(**settings)
+    logits, _, mixed = outcome(method, EMBED)
+    x, targets = sample_batch()
+    head = method.net.head
+    pooled = head.pool(head.norm(method.net.forward_stages(x)))
+    expected = mf.mixup(pooled, targets, lam=LAM, perm=NEXT)
+    torch.testing.assert_close(logits, head.fc(expected.x))
+    assert torch.equal(mixed.targets, expected.targets)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eps": 2.0},
+        {"iters": 2},
+        {"cost_scale": "dim"},
+        {"solver": "scaled"},
+        {"finalize": "row", "iters": 2},
+        {"stop": "official", "cost_scale": "mean"},
+    ],
+    ids=str,
+)
+def test_the_settings_of_the_plan_reach_it(settings, side):
+    method = aligning(**settings)
+    plan = outcome(method, 2, side)[2].aux.plan
+    h = method.net.forward_stages(sample_batch()[0], stop=2).detach()
+    wanted = {**settings, "stop": 0.1} if "stop" in settings else settings
+    torch.testing.assert_close(plan, mf.position_plan(h, h[NEXT], side=side, **wanted))
+    if side == 0 or "finalize" not in settings:  # which is for side 0 only
+        others = dict(list(settings.items())[1:])
+        without = mf.position_plan(h, h[NEXT], side=side, **others)
+        assert (plan - without).abs().max() > 1e-4
+
+
 # What is drawn.
 
 
