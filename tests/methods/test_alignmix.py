@@ -194,6 +194,9 @@ def test_controls_run_and_are_no_transport(plan):
     assert method.config.fidelity == "variant"
     assert not torch.equal(logits, outcome(aligning(), 2)[0])
     assert torch.equal(logits, outcome(method, 2)[0])  # drawn by the keyed generator
+    mixed, before = method.mix(*sample_batch(), layer=2), torch.get_rng_state()
+    method.predict(mixed)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # Settings.
@@ -283,6 +286,17 @@ def test_the_settings_of_the_authors_are_marked_as_theirs():
     other = {"layers": [0, 3], "sides": [0], "solver": "scaled", "cost_scale": "mean"}
     for change in ({key: value} for key, value in other.items()):
         assert dataclasses.replace(official, **change).fidelity == "variant"
+
+
+def test_the_figures_of_a_step_are_those_of_its_plan():
+    method = aligning(iters=2)
+    mixed = outcome(method, 2)[2]
+    figures = method.diagnostics(mixed)
+    plan = mixed.aux.plan
+    torch.testing.assert_close(figures["row_error"], (plan.sum(dim=2) - 1).abs().mean())
+    assert figures["row_error"] > 1e-3 > (plan.sum(dim=1) - 1).abs().max()
+    torch.testing.assert_close(figures["plan_entropy"], mf.plan_entropy(plan).mean())
+    assert set(method.diagnostics(outcome(method, 0)[2])) == {"lam"}
 
 
 def test_a_run_logs_how_far_plans_are_from_their_marginals(runs):
