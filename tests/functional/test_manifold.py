@@ -85,6 +85,37 @@ def test_autograd_records_no_write_into_a_view(layout):
     assert "CopySlices" not in names
 
 
+def test_features_in_any_memory_order_are_mixed_alike_and_stay_as_they_are():
+    h, targets = random(4, 3, 6, 5), torch.eye(4)
+    decisions = {"lam": torch.tensor([0.3, 0.9, 0.5, 0.0]), "perm": NEXT}
+    expected = mf.manifoldmixup(h, targets, **decisions).x
+    last = h.contiguous(memory_format=torch.channels_last)
+    for other in (last, torch.stack([h, -h], dim=-1)[..., 0]):
+        before = other.clone()
+        assert torch.equal(mf.manifoldmixup(other, targets, **decisions).x, expected)
+        assert torch.equal(other, before)
+    mixed = mf.manifoldmixup(last, targets, **decisions).x
+    assert mixed.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("h", "targets", "settings", "match"),
+    [
+        (random(4, 3), torch.eye(3), {}, "must have the same batch size"),
+        (random(4, 3), torch.arange(4), {}, r"one_hot\(y, K\)"),
+        (torch.zeros(4, 3, dtype=torch.uint8), torch.eye(4), {}, "convert to float first"),
+        (random(4, 3), torch.eye(4), {"alpha": -1.0}, "alpha must be >= 0"),
+        (random(4, 3), torch.eye(4), {"alpha": float("nan")}, "alpha must be >= 0"),
+        (random(4, 3), torch.eye(4), {"lam": torch.tensor([1.5])}, r"lam must lie in \[0, 1\]"),
+        (random(4, 3), torch.eye(4), {"perm": torch.arange(3)}, "perm must hold 4 partners"),
+    ],
+    ids=["rows", "indices", "uint8", "alpha", "nan", "lam", "perm"],
+)
+def test_what_cannot_be_mixed_is_refused(h, targets, settings, match):
+    with pytest.raises(ValueError, match=match):
+        mf.manifoldmixup(h, targets, **settings)
+
+
 # The loss of the official code.
 
 
