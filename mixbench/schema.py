@@ -286,6 +286,11 @@ class DataInfo:
     test_size: int = 0
     skipped: int = 0  # unreadable images left out
 
+    @property
+    def names(self) -> list[str]:
+        """Class names; numbers where there are none."""
+        return self.class_names or [str(index) for index in range(self.num_classes)]
+
 
 # Keys that another key can switch off: (key, key that decides, its values for which the first
 # key has an effect).

@@ -5,17 +5,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from PIL import Image
 
 from mixbench.methods.base import Method
-from mixbench.pictures import mixed_sheet
-
-ROWS = 8
 
 
 class Samples(Callback):
-    """Draws images, partners and mixed images of the first training batch, before it is used.
+    """Draws what the method makes of the first training batch, before it is used.
 
-    Generators are set anew for every step, so that looking changes nothing.
+    Generators are set anew for every step, and a method draws from a copy of its network, so that
+    looking changes nothing.
 
     Args:
         path: The picture to write.
@@ -24,7 +23,6 @@ class Samples(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @torch.no_grad()
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -33,8 +31,9 @@ class Samples(Callback):
             draw_batch(pl_module, batch).save(self.path)
 
 
-def draw_batch(method: Method, batch: Any, epoch: int = 0, index: int = 0) -> Any:
-    """Mix a batch as training would, and draw it.
+@torch.no_grad()
+def draw_batch(method: Method, batch: Any, epoch: int = 0, index: int = 0) -> Image.Image:
+    """Mix a batch as training would, and draw what the method shows of it.
 
     Args:
         method: The method, in training mode.
@@ -43,18 +42,8 @@ def draw_batch(method: Method, batch: Any, epoch: int = 0, index: int = 0) -> An
         index: Batch of the step.
 
     Returns:
-        A Pillow image.
+        The picture.
     """
     method.reseed(epoch, index)
     x, targets = method.prepare(batch)
-    mixed = method.mix(x, targets)
-    labels = mixed.targets if isinstance(mixed.targets, torch.Tensor) else targets
-    return mixed_sheet(
-        method.to_pixels(x),
-        targets,
-        method.to_pixels(mixed.x),
-        labels,
-        mixed.perm,
-        method.info.class_names or [str(k) for k in range(method.info.num_classes)],
-        ROWS,
-    )
+    return method.picture(x, targets, method.mix(x, targets))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from PIL import Image
 from torch import Generator, Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
@@ -23,6 +24,7 @@ from mixbench.data.transforms import crop_flip, draw_crop_flip, to_float
 from mixbench.methods import register
 from mixbench.methods.watch import LossWatch
 from mixbench.optim import build_optimizer, decay_groups, schedule
+from mixbench.pictures.sheet import mixed_sheet
 from mixbench.schema import DataInfo, RunConfig
 
 __all__ = ["Method", "register"]
@@ -66,6 +68,7 @@ class Method(LightningModule):
     find_unused_parameters = False
     cost = 1.0  # step time relative to plain training, for estimates
 
+    net: Any  # the nn.Module that is trained
     config: Any  # an instance of Config
     mean: Tensor
     std: Tensor
@@ -104,6 +107,15 @@ class Method(LightningModule):
     def to_pixels(self, x: Tensor) -> Tensor:
         """Network input back to pixels (B, C, H, W), for pictures only."""
         return x * self.std + self.mean
+
+    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
+        """Draw what was made of a batch (B, C, H, W); ``mixed`` is what ``mix`` returned.
+
+        Called without gradients and before the step, which must not notice it: features come from
+        a copy of the network. The panels and sheets of :mod:`mixbench.pictures` suit all methods.
+        """
+        shown = mixed._replace(x=self.to_pixels(mixed.x))
+        return mixed_sheet(self.to_pixels(x), targets, shown, self.info.names)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix a normalised batch (B, C, H, W) with targets (B, K); missing decisions are drawn.

@@ -1,0 +1,1 @@
+"""Pictures of what methods do, drawn with Pillow."""
