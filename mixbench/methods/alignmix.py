@@ -9,6 +9,7 @@ import mixbench.functional as mf
 from mixbench.methods.alignment import Alignment, Place
 from mixbench.methods.autoencoder import CLEAN, Autoencoding
 from mixbench.methods.base import register
+from mixbench.methods.views import draw_alignment
 
 
 @register("alignmix")
@@ -49,6 +50,7 @@ class AlignMix(Autoencoding):
         fast_path: str = "auto"  # skip transport where it changes nothing, or none
 
     cost = 1.3
+    picture = draw_alignment
 
     def __init__(self, net: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)

@@ -9,6 +9,7 @@ from torch import Tensor
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
 from mixbench.methods.base import Method, register
+from mixbench.methods.views import draw_features
 from mixbench.schema import one_of, positive
 
 LOSSES = {"ce": mf.soft_cross_entropy, "bce_softmax": mf.softmax_binary_cross_entropy}
@@ -20,8 +21,7 @@ class ManifoldMixup(Method):
 
     Paper: Verma et al., "Manifold Mixup: Better Representations by Interpolating Hidden States",
     ICML 2019, arXiv:1806.05236. Official code: vikasverma1077/manifold_mixup.
-    Deviations: soft cross-entropy by default; the authors' binary cross-entropy of the softmax is
-    ``loss: bce_softmax``, with gradients K/2 to K times smaller. The layers are of their code.
+    Deviations: soft cross-entropy by default; theirs is ``loss: bce_softmax``, the layers are too.
     Cost: 1.0, one copy of a layer's features.
     """
 
@@ -31,7 +31,7 @@ class ManifoldMixup(Method):
 
         alpha: float = 2.0  # Beta(alpha, alpha) of the weight; official: 2.0, Tiny-ImageNet 0.2
         layers: list[int] = field(default_factory=lambda: [0, 1, 2])  # drawn from; 0: the image
-        loss: str = "ce"  # ce, or bce_softmax (official)
+        loss: str = "ce"  # ce, or bce_softmax (official): gradients K/2 to K times smaller
 
         def __post_init__(self) -> None:
             positive("method.alpha", self.alpha)
@@ -39,8 +39,7 @@ class ManifoldMixup(Method):
 
         @property
         def requires(self) -> frozenset[str]:
-            """A network that can be cut between its stages."""
-            return frozenset({"stages"})
+            return frozenset({"stages"})  # to be cut between them
 
         @property
         def fidelity(self) -> str:
@@ -63,13 +62,12 @@ class ManifoldMixup(Method):
 
     def predict(self, mixed: mf.Mixed) -> tuple[Tensor, mf.Mixed]:
         """Run the network up to the layer, mix features and labels, and run the rest."""
-        net: Any = self.net
         x, targets, lam, perm, layer = mixed
         if layer is None:  # evaluation
-            return net(x), mixed
-        h = net.forward_stages(x, stop=layer)
+            return self.net(x), mixed
+        h = self.net.forward_stages(x, stop=layer)
         mixed = mf.manifoldmixup(h, targets, lam=lam, perm=perm)._replace(aux=layer)
-        return net.head(net.forward_stages(mixed.x, start=layer)), mixed
+        return self.net.head(self.net.forward_stages(mixed.x, start=layer)), mixed
 
     def loss(self, logits: Tensor, mixed: mf.Mixed) -> Tensor:
         """The loss asked for."""
@@ -78,3 +76,5 @@ class ManifoldMixup(Method):
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
         """Also the layer; beside the loss of the same step, the loss by layer."""
         return super().diagnostics(mixed) | {"layer": mixed.targets.new_full((), mixed.aux)}
+
+    picture = draw_features
