@@ -100,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     info = add("info", names.info, "what is known of a method, data set, net or recipe")
     info.add_argument("name", metavar="NAME")
-    show = add("show", methods.show, "a picture of mixed images and their labels", overrides=True)
+    text = "a picture of what a method makes of a batch, of a run's if its folder comes first"
+    show = add("show", methods.show, text, overrides=True)
     show.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
     check = add("check", methods.check, "contract tests on a registered or third-party method")
     check.add_argument("name", metavar="METHOD")

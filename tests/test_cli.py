@@ -232,6 +232,24 @@ def test_show_draws_a_picture_and_refuses_other_files(runs, tiny, tmp_path, caps
     assert cli.main(["show", *tiny, "-o", "no/such/folder/x.png"]) == 2
 
 
+def test_show_draws_a_finished_run_with_its_weights(runs, tiny, tmp_path, capsys):
+    words = ["method=alignmix", "method.layers=[2]", *tiny]
+    paths = [tmp_path / name for name in ("before.png", "after.png", "again.png")]
+    assert cli.main(["show", *words, "-o", str(paths[0])]) == 0
+    assert cli.main(["run", *words]) == 0
+    (folder,) = runs.iterdir()
+    assert cli.main(["show", str(folder), "-o", str(paths[1])]) == 0
+    assert cli.main(["show", folder.name, "-o", str(paths[2])]) == 0
+    before, after, again = (path.read_bytes() for path in paths)
+    assert before != after
+    assert after == again
+    capsys.readouterr()
+    assert cli.main(["show", folder.name, "net.width=8", "-o", str(paths[2])]) == 2
+    assert "does not fit the network" in capsys.readouterr().err
+    assert cli.main(["show", "no-such-run", "-o", str(paths[2])]) == 2
+    assert "no such run" in capsys.readouterr().err
+
+
 def test_check_reports_every_rule_and_fails_for_a_broken_method(tmp_path, monkeypatch, capsys):
     (tmp_path / "broken_method.py").write_text(
         "from mixbench.methods.base import Method\n"

@@ -3,14 +3,23 @@
 import argparse
 
 from mixbench.commands.console import say
+from mixbench.errors import UserError
 
 
 def show(args: argparse.Namespace) -> int:
-    """Draw mixed images."""
+    """Draw what a method makes of a batch, with the weights of a run if one is named."""
     from mixbench.config import compose
+    from mixbench.results.record import run_folder
     from mixbench.show import show
 
-    show(compose(args.overrides, strict=args.strict), args.output)
+    words, trained, base = args.overrides, None, None
+    if words and "=" not in words[0]:
+        name, *words = words
+        trained = run_folder(name)
+        base = trained / "config.yaml"
+        if not base.exists():
+            raise UserError(f"no such run: {name}", "show", "name a folder below runs/")
+    show(compose(words, strict=args.strict, base=base), args.output, trained)
     say(f"written: {args.output}")
     return 0
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixbench.commands.console import complain, say
@@ -39,14 +38,12 @@ def run(args: argparse.Namespace) -> int:
 
 def resume(args: argparse.Namespace) -> int:
     """Go on with a run."""
-    from mixbench.results.record import read_record, runs_folder
+    from mixbench.results.record import read_record, run_folder
 
     if not args.overrides or "=" in args.overrides[0]:
         raise UserError("no run is named", "resume", "write mixbench resume RUN [k=v ...]")
     name, *words = args.overrides
-    folder = Path(name)
-    if not folder.is_dir() and folder.name == name:
-        folder = runs_folder() / name
+    folder = run_folder(name)
     if folder.is_dir() and not words and read_record(folder).status == "done":
         say(f"{folder.name} is done already")
         return 0

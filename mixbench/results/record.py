@@ -119,6 +119,19 @@ def runs_folder(given: str | None = None) -> Path:
     return Path(given or os.environ.get("MIXBENCH_RUNS") or "runs")
 
 
+def run_folder(name: str) -> Path:
+    """Folder of a run that is named on the command line.
+
+    Args:
+        name: Path of the folder, or the id of a run in :func:`runs_folder`.
+
+    Returns:
+        The folder; it may not exist.
+    """
+    path = Path(name)
+    return runs_folder() / name if not path.is_dir() and path.name == name else path
+
+
 def write_record(folder: Path, record: Record) -> None:
     """Write ``record.json`` whole.
 
