@@ -8,7 +8,9 @@ from mixbench.assemble import build
 from mixbench.callbacks.samples import draw_batch
 from mixbench.checkpoints import LAST, check_shapes, read_checkpoint
 from mixbench.data import DATA
+from mixbench.data.images import Batch, Splits
 from mixbench.errors import UserError
+from mixbench.methods.base import Method
 from mixbench.schema import RunConfig
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -33,12 +35,15 @@ def show(config: RunConfig, path: Path, trained: Path | None = None) -> None:
     picture(config, trained).save(path)
 
 
-def picture(config: RunConfig, trained: Path | None = None) -> Image.Image:
+def picture(
+    config: RunConfig, trained: Path | None = None, splits: Splits | None = None
+) -> Image.Image:
     """Draw what the method makes of the first training batch.
 
     Args:
         config: A composed configuration.
         trained: Folder of a run whose last weights are used; the initial ones if None.
+        splits: Its data, if that was read already.
 
     Returns:
         The picture, the same for equal configurations and weights.
@@ -46,10 +51,43 @@ def picture(config: RunConfig, trained: Path | None = None) -> Image.Image:
     Raises:
         UserError: If the data is missing, or the run has no weights that fit.
     """
-    splits = DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
-    method, data = build(config, splits)
+    return draw_batch(*first_batch(config, trained, splits))
+
+
+def load(config: RunConfig) -> Splits:
+    """The data of a run.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        Its images, with a hold-out if the run selects by it.
+
+    Raises:
+        UserError: If files are missing, unreadable or do not fit together.
+    """
+    return DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
+
+
+def first_batch(
+    config: RunConfig, trained: Path | None = None, splits: Splits | None = None
+) -> tuple[Method, Batch]:
+    """The method as a run builds it, and the batch that the run begins with.
+
+    Args:
+        config: A composed configuration.
+        trained: As for :func:`picture`.
+        splits: As for :func:`picture`.
+
+    Returns:
+        The method in training mode, and the batch.
+
+    Raises:
+        UserError: As :func:`picture`.
+    """
+    method, data = build(config, splits or load(config))
     if trained is not None:
         saved = read_checkpoint(trained / LAST)["state_dict"]
         check_shapes(trained / LAST, saved, method.state_dict())
         method.load_state_dict(saved)
-    return draw_batch(method.train(), next(iter(data.train_dataloader())))
+    return method.train(), next(iter(data.train_dataloader()))

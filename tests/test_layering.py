@@ -51,6 +51,7 @@ LEVELS = {
     "contract": 8,
     "perf": 8,
     "launch": 8,
+    "study": 9,
     "commands": 9,
     "cli": 10,
     "__main__": 11,
@@ -84,6 +85,9 @@ THIRD_PARTY = {
     "attempt": TORCH | {"omegaconf"},
     "runner": TORCH | {"omegaconf"},
     "show": {"PIL"},
+    "study": TORCH,
+    "study/figures": {"PIL", "matplotlib"},
+    "study/execute": {"jupyter_client", "nbclient", "nbformat"},
     "contract": LIGHTNING | {"omegaconf"},
     "perf": TORCH | {"torchvision", "timm", "kornia"},
     "perf/transport": {"torch", "ot", "geomloss"},
@@ -95,6 +99,7 @@ THIRD_PARTY = {
 }
 # Packages that may only be imported inside the function that needs them.
 LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
+LAZY |= {"jupyter_client", "matplotlib", "nbclient", "nbformat"}
 LAZY_IN = {
     "launch": {"torch"},
     "ranks": {"torch"},

@@ -1,6 +1,6 @@
 """Sheets: rows of panels with titles and text, and the ordinary picture of a mixed batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -91,6 +91,29 @@ def sheet(rows: Sequence[Sequence[Panel]], notes: Sequence[str] = ()) -> Image.I
         top += heights[index]
     for number, line in enumerate(broken):
         draw.text((MARGIN, top + number * LINE), line, FAINT, font)
+    return canvas
+
+
+def under_titles(pictures: Mapping[str, Image.Image]) -> Image.Image:
+    """Pictures below each other, each under its title.
+
+    Args:
+        pictures: Picture by title.
+
+    Returns:
+        The picture.
+    """
+    font = ImageFont.load_default(16)
+    band = MARGIN + 2 * LINE  # above each picture
+    width = max(picture.width for picture in pictures.values())
+    height = sum(picture.height + band for picture in pictures.values())
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    top = 0
+    for title, picture in pictures.items():
+        draw.text((MARGIN, top + MARGIN), title, INK, font)
+        canvas.paste(picture, (0, top + band))
+        top += band + picture.height
     return canvas
 
 

@@ -46,11 +46,25 @@ def render(board: Leaderboard, style: str = "table") -> str:
     return "\n".join(blocks)
 
 
+def markdown_table(header: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table, its first column to the left and the others to the right.
+
+    Args:
+        header: Names of the columns.
+        lines: Cells of each row.
+
+    Returns:
+        Text without a line break at its end.
+    """
+    align = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, align, *lines])
+
+
 def _text(group: Group, *, markdown: bool) -> str:
     names = list(dict.fromkeys(name for row in group.rows for name in row.summaries))
     header = ["method", "n", "top1", "sd", "95 % interval", *names[1:]]
     lines = [[_cell(row, name, markdown) for name in header] for row in group.rows]
-    table = _markdown(header, lines) if markdown else _aligned(header, lines)
+    table = markdown_table(header, lines) if markdown else _aligned(header, lines)
     notes = []
     if group.smoke_test:
         notes.append("smoke test: listed alphabetically, not a ranking")
@@ -106,11 +120,6 @@ def _aligned(header: list[str], lines: list[list[str]]) -> str:
         ).rstrip()
         for row in rows
     )
-
-
-def _markdown(header: list[str], lines: list[list[str]]) -> str:
-    align = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, align, *lines])
 
 
 def _json(board: Leaderboard) -> dict[str, Any]:
