@@ -22,7 +22,7 @@ GRID = $(call pick,METHOD,method) $(call pick,DATA,data) $(call pick,NET,net) \
        $(call pick,RECIPE,recipe) $(call pick,SEEDS,seeds) $(call quote_each,ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-all perf leaderboard lint format clean setup
+.PHONY: help bench test test-all perf leaderboard notebooks lint format clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ perf: $(STAMP) ## speed tables against installed peers, as ratios: DEVICE=cpu|cu
 
 leaderboard: $(STAMP) ## tables of the runs in runs/
 	@$(PY) -m mixbench leaderboard
+
+notebooks: $(STAMP) ## execute all notebooks; the copies go to runs/notebooks/
+	@$(PY) -m mixbench.study
 
 lint: $(STAMP) ## ruff and pyright
 	@$(VENV)/bin/ruff check .

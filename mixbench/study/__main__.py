@@ -1,0 +1,33 @@
+"""Command line of ``make notebooks``."""
+
+import sys
+from pathlib import Path
+
+from mixbench.errors import MixbenchError
+from mixbench.study.execute import execute
+
+
+def main(words: list[str]) -> int:
+    """Execute the notebooks that are named, or all of ``notebooks/``.
+
+    Args:
+        words: Paths.
+
+    Returns:
+        Exit code.
+    """
+    try:
+        execute([Path(word) for word in words] or sorted(Path("notebooks").glob("*.ipynb")), _say)
+    except MixbenchError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""Executes the notebooks; the copies with their outputs are written elsewhere."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mixbench.errors import RunFailedError, UserError
+from mixbench.results.record import runs_folder
+
+CELL_S = 600  # seconds that one cell may take
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def execute(
+    notebooks: Sequence[Path], say: Callable[[str], None], out: Path | None = None
+) -> list[Path]:
+    """Execute notebooks one after the other, from the present working directory.
+
+    Their runs are kept beside the executed copies, so that a second execution finds them done.
+
+    Args:
+        notebooks: Files to execute; they are not changed.
+        say: Called with one line per notebook.
+        out: Folder of the copies and of the runs; ``<runs folder>/notebooks`` if None.
+
+    Returns:
+        The executed copies.
+
+    Raises:
+        UserError: If there is no notebook, or what executes them is not installed.
+        RunFailedError: If a cell fails; the copy shows how far it came.
+    """
+    try:
+        import nbformat
+        from jupyter_client.manager import AsyncKernelManager
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError, CellTimeoutError
+    except ImportError as error:
+        todo = "pip install 'mixbench[notebooks]'"
+        raise UserError(f"{error.name} is not installed", "notebooks", todo) from error
+
+    if not notebooks:
+        raise UserError("no notebook to execute", "notebooks", "start it in the checkout")
+    out = (out or runs_folder() / "notebooks").resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for path in notebooks:
+        started = time.monotonic()
+        content = nbformat.read(path, as_version=4)
+        kernel = AsyncKernelManager(transport="ipc")  # other users of the machine can read TCP
+        client = NotebookClient(content, kernel, timeout=CELL_S)
+        try:
+            client.execute(env={**os.environ, "MIXBENCH_RUNS": str(out)})
+        except (CellExecutionError, CellTimeoutError) as error:
+            text = _COLOUR.sub("", str(error)).strip().splitlines()
+            number, first = _failing_cell(content)
+            raise RunFailedError(
+                f"{path}, cell {number} failed: {text[-1]}",
+                f"the cell begins with: {first}",
+                f"the copy {out / path.name} shows how far it came",
+            ) from error
+        finally:
+            nbformat.write(content, out / path.name)
+        say(f"{path}: done in {time.monotonic() - started:.0f} s, see {out / path.name}")
+        written.append(out / path.name)
+    return written
+
+
+def _failing_cell(content: dict) -> tuple[int, str]:
+    """Number from 1 and first line of the last cell of code that was started."""
+    cells = content["cells"]
+    started = [n for n, cell in enumerate(cells) if cell.get("execution_count") is not None]
+    failed = [
+        n
+        for n, cell in enumerate(cells)
+        if any(output["output_type"] == "error" for output in cell.get("outputs", []))
+    ]
+    number = (failed or started or [0])[-1]
+    return number + 1, cells[number]["source"].partition("\n")[0]
