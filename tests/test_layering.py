@@ -87,7 +87,7 @@ THIRD_PARTY = {
     "show": {"PIL"},
     "study": TORCH,
     "study/figures": {"PIL", "matplotlib"},
-    "study/execute": {"jupyter_client", "nbclient", "nbformat"},
+    "study/execute": {"nbclient", "nbformat", "traitlets"},
     "contract": LIGHTNING | {"omegaconf"},
     "perf": TORCH | {"torchvision", "timm", "kornia"},
     "perf/transport": {"torch", "ot", "geomloss"},
@@ -99,7 +99,7 @@ THIRD_PARTY = {
 }
 # Packages that may only be imported inside the function that needs them.
 LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
-LAZY |= {"jupyter_client", "matplotlib", "nbclient", "nbformat"}
+LAZY |= {"matplotlib", "nbclient", "nbformat", "traitlets"}
 LAZY_IN = {
     "launch": {"torch"},
     "ranks": {"torch"},

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -83,6 +84,14 @@ def test_an_executed_copy_is_written_elsewhere_with_the_runs_beside_it(tmp_path)
     assert str(tmp_path / "out") in code(copy)[1]["outputs"][0]["data"]["text/plain"][0]
     assert len(said) == 1
     assert said[0].startswith(f"{path}: done in")
+
+
+def test_no_kernel_outlives_its_notebook(tmp_path):
+    path = notebook(tmp_path / "a.ipynb", "import os", "os.getpid()")
+    (copy,) = execute([path], print, tmp_path / "out")
+    kernel = int(code(copy)[1]["outputs"][0]["data"]["text/plain"][0])
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
 
 
 def test_a_failing_cell_is_named_and_ends_with_exit_code_3(tmp_path, runs, capsys):
