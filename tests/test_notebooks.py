@@ -95,7 +95,7 @@ def test_no_kernel_outlives_its_notebook(tmp_path):
 
 
 def test_a_failing_cell_is_named_and_ends_with_exit_code_3(tmp_path, runs, capsys):
-    sources = ("1 + 1", "fine = 1\nraise ValueError('planted')", "2 + 2")
+    sources = ("1 + 1", "fine = 1\nraise ValueError('planted\\n  to do: x')", "2 + 2")
     path = notebook(tmp_path / "bad.ipynb", *sources)
     with pytest.raises(RunFailedError, match=r"bad.ipynb, cell 2 failed: ValueError: planted"):
         execute([path], print, tmp_path / "out")

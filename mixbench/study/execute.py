@@ -1,7 +1,6 @@
 """Executes the notebooks; the copies with their outputs are written elsewhere."""
 
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,6 @@ from mixbench.errors import RunFailedError, UserError
 from mixbench.results.record import runs_folder
 
 CELL_S = 600  # seconds that one cell may take
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def execute(
@@ -54,10 +52,11 @@ def execute(
         try:
             client.execute(env={**os.environ, "MIXBENCH_RUNS": str(out)})
         except (CellExecutionError, CellTimeoutError) as error:
-            text = _COLOUR.sub("", str(error)).strip().splitlines()
+            text = getattr(error, "evalue", "") or str(error)
+            name = getattr(error, "ename", type(error).__name__)
             number, first = _failing_cell(content)
             raise RunFailedError(
-                f"{path}, cell {number} failed: {text[-1]}",
+                f"{path}, cell {number} failed: {name}: {text.strip().partition(chr(10))[0]}",
                 f"the cell begins with: {first}",
                 f"the copy {out / path.name} shows how far it came",
             ) from error
