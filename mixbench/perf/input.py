@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from mixbench.data.images import ResidentImages
 from mixbench.data.keyed import SAMPLE, KeyedBatches, mix_seed
 from mixbench.data.transforms import crop_flip, draw_crop_flip, to_float
-from mixbench.perf.report import NO_GPU, NOT_ASKED, SKIPPED, Gate, Row, Rule, judge
+from mixbench.perf.report import Row, Rule
 from mixbench.perf.timing import Budget, interleave
 
 PART, BASE = "P3", "PIL, in process"
@@ -193,27 +193,14 @@ def measure(device: torch.device, budget: Budget) -> list[Row]:
     ]
 
 
-def rules() -> list[Rule]:
+def rules(device: torch.device) -> list[Rule]:
     """What must hold; to beat the better PIL path is to beat both.
+
+    Args:
+        device: Where it was measured; the rules are the same on all.
 
     Returns:
         One rule per PIL path.
     """
+    del device
     return [Rule(PART, SHAPE, RESIDENT, peer, 8.0) for peer in (BASE, WORKER)]
-
-
-def gates(rows: list[Row], device: torch.device) -> list[Gate]:
-    """Hold the rows against the rules.
-
-    Args:
-        rows: What :func:`measure` returned.
-        device: Where it was measured.
-
-    Returns:
-        Gates; those of another device are skipped.
-    """
-    judged = judge(rules(), rows)
-    if device.type == "cuda":
-        return judged
-    why = NOT_ASKED if torch.cuda.is_available() else NO_GPU
-    return [*judged, Gate(f"{PART} ratios on cuda", SKIPPED, why)]

@@ -9,7 +9,7 @@ import torch
 from mixbench.errors import UserError, near_match
 from mixbench.perf import input as input_part
 from mixbench.perf import mix, step, transport
-from mixbench.perf.report import FAIL, conditions, to_json, to_markdown, write
+from mixbench.perf.report import FAIL, conditions, gates, to_json, to_markdown, write
 from mixbench.perf.timing import Budget, keep_freed_memory, one_thread
 from mixbench.results.record import runs_folder
 
@@ -49,20 +49,20 @@ def main(
     freed_kept = keep_freed_memory()
     facts = conditions(place, budget, freed_kept=freed_kept)
     facts["date"] = datetime.now(UTC).date().isoformat()
-    rows, gates = [], []
+    rows, judged = [], []
     with one_thread():
         for part in PARTS:
             if part in chosen:
                 sys.stderr.write(f"measuring {part}\n")
                 measured = PARTS[part].measure(place, budget)
                 rows += measured
-                gates += PARTS[part].gates(measured, place)
+                judged += gates(PARTS[part], measured, place)
     bases = {part: PARTS[part].BASE for part in PARTS if part in chosen}
-    table = to_markdown(facts, rows, gates, bases)
+    table = to_markdown(facts, rows, judged, bases)
     folder = out or runs_folder() / "perf"
-    paths = write(folder, f"{facts['date']}-{device}", to_json(facts, rows, gates, bases), table)
+    paths = write(folder, f"{facts['date']}-{device}", to_json(facts, rows, judged, bases), table)
     sys.stdout.write(table + "".join(f"written: {path}\n" for path in paths))
-    return FAILED if any(gate.status == FAIL for gate in gates) else 0
+    return FAILED if any(gate.status == FAIL for gate in judged) else 0
 
 
 def _device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 import mixbench.functional as mf
 from mixbench.perf.peers import NOT_INSTALLED, Variant, load_file, on_its_device, tried
-from mixbench.perf.report import Gate, Row, Rule, device_gates, judge
+from mixbench.perf.report import Row, Rule
 from mixbench.perf.timing import Budget, interleave, repeated
 
 Mix = Callable[[Tensor, Tensor], object]
@@ -249,14 +249,18 @@ def _alternating(mix: Mix, batches: list[tuple[Tensor, Tensor]]) -> Callable[[in
     return lambda number: mix(*batches[number % len(batches)])
 
 
-def rules() -> list[Rule]:
+def rules(device: torch.device) -> list[Rule]:
     """What must hold at 32 and 64 pixels; 224 is reported only, as its noise is too large.
 
     To be no slower than 1.1 times the fastest peer is to be so against each of them.
 
+    Args:
+        device: Where it was measured; the rules are the same on all.
+
     Returns:
         One rule per peer, so that a missing one is seen.
     """
+    del device
     small, middle = (str(shape) for shape in SHAPES[:2])
     listed = [
         Rule(PART, small, f"{kind} per sample, mixbench", f"{kind} per sample, {peer}", 2.0)
@@ -272,20 +276,14 @@ def rules() -> list[Rule]:
     return listed
 
 
-def gates(rows: list[Row], device: torch.device) -> list[Gate]:
-    """Hold the rows against the rules.
+def watched(device: torch.device) -> dict[str, Callable[[], object]]:
+    """What must not make the host wait for a device.
 
     Args:
-        rows: What :func:`measure` returned.
-        device: Where it was measured.
+        device: A CUDA device.
 
     Returns:
-        Gates; those of another device are skipped.
+        Our variants by name.
     """
-    calls: dict[str, Callable[[], object]] = {}
-    if device.type == "cuda":
-        x, y = _batches(SHAPES[0], device)[0]
-        for variant in own_variants(SHAPES[0]):
-            assert variant.call is not None
-            calls[variant.name] = partial(variant.call, x, y)
-    return [*judge(rules(), rows), *device_gates(PART, device, calls)]
+    x, y = _batches(SHAPES[0], device)[0]
+    return {v.name: partial(v.call, x, y) for v in own_variants(SHAPES[0]) if v.call is not None}

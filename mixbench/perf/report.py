@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -141,25 +141,29 @@ def _judge_figure(rule: Limit, ours: Row, peer: Row | None = None) -> Gate:
     return Gate(str(rule), PASS if value <= float(most) else FAIL, detail)
 
 
-def device_gates(
-    part: str, device: torch.device, calls: Mapping[str, Callable[[], object]]
-) -> list[Gate]:
-    """Whether our variants make the host wait for a GPU, and what was not measured without one.
+def gates(part: Any, rows: list[Row], device: torch.device) -> list[Gate]:
+    """Hold what a part measured against its rules, and watch it for waits on a GPU.
 
     Args:
-        part: Name of the part.
+        part: Module of the part, with ``PART``, ``rules(device)`` and, where it has variants of
+            ours that a GPU could wait for, ``watched(device)``.
+        rows: What it measured.
         device: Where it was measured.
-        calls: Our variants by name, tried on a CUDA device only.
 
     Returns:
         Gates; those of another device are skipped.
     """
-    quiet = f"{part} on cuda: no variant of mixbench waits for the device"
-    if device.type == "cuda":
-        waiting = waits(calls)
-        return [Gate(quiet, FAIL if waiting else PASS, ", ".join(waiting))]
-    why = NOT_ASKED if torch.cuda.is_available() else NO_GPU
-    return [Gate(f"{part} ratios on cuda", SKIPPED, why), Gate(quiet, SKIPPED, why)]
+    judged = judge(part.rules(device), rows)
+    watched = getattr(part, "watched", None)
+    quiet = f"{part.PART} on cuda: no variant of mixbench waits for the device"
+    if device.type != "cuda":
+        why = NOT_ASKED if torch.cuda.is_available() else NO_GPU
+        absent = [f"{part.PART} ratios on cuda"] + ([quiet] if watched else [])
+        return [*judged, *(Gate(name, SKIPPED, why) for name in absent)]
+    if watched is None:
+        return judged
+    waiting = waits(watched(device))
+    return [*judged, Gate(quiet, FAIL if waiting else PASS, ", ".join(waiting))]
 
 
 def conditions(device: torch.device, budget: Budget, *, freed_kept: bool) -> dict[str, Any]:

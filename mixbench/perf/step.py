@@ -12,7 +12,7 @@ import torch
 from mixbench.data.images import Batch
 from mixbench.perf.input import smooth_images
 from mixbench.perf.peers import NOT_INSTALLED
-from mixbench.perf.report import Gate, Row, Rule, device_gates, judge
+from mixbench.perf.report import Row, Rule
 from mixbench.perf.timing import Budget, interleave, repeated
 from mixbench.schema import DataConfig, DataInfo, NetConfig, RunConfig
 
@@ -174,18 +174,19 @@ def rules(device: torch.device) -> list[Rule]:
     ]
 
 
-def gates(rows: list[Row], device: torch.device) -> list[Gate]:
-    """Hold the rows against the rules.
+def watched(device: torch.device) -> dict[str, Callable[[], object]]:
+    """What must not make the host wait for a device.
 
     Args:
-        rows: What :func:`measure` returned.
-        device: Where it was measured.
+        device: A CUDA device.
 
     Returns:
-        Gates; those of another device are skipped.
+        Steps by name; none without Lightning.
     """
-    calls: dict[str, Callable[[], object]] = {}
-    if device.type == "cuda" and not any(row.skipped for row in rows):
-        for title, (name, settings, _) in STEPS.items():
-            calls[title] = partial(training_step(name, settings, CUDA_SHAPES[0], device), 0)
-    return [*judge(rules(device), rows), *device_gates(PART, device, calls)]
+    try:
+        return {
+            title: partial(training_step(name, settings, CUDA_SHAPES[0], device), 0)
+            for title, (name, settings, _) in STEPS.items()
+        }
+    except ImportError:
+        return {}

@@ -20,7 +20,7 @@ from mixbench.backbones.cifar import preactresnet18
 from mixbench.data.transforms import to_float
 from mixbench.perf.input import MEAN, STD, smooth_images
 from mixbench.perf.peers import NOT_INSTALLED, Variant, load_file, on_its_device, tried
-from mixbench.perf.report import Gate, Limit, Row, Rule, device_gates, judge
+from mixbench.perf.report import Limit, Row, Rule
 from mixbench.perf.timing import Budget, interleave, repeated
 from mixbench.schema import DataInfo, NetConfig
 
@@ -255,12 +255,16 @@ def _plain(solve: Solve, h: Tensor, partner: Tensor) -> Callable[[int], object]:
     return call
 
 
-def rules() -> list[Rule | Limit]:
+def rules(device: torch.device) -> list[Rule | Limit]:
     """What must hold on raw features: speed at r = 16, and plans that are nearer the solution.
+
+    Args:
+        device: Where it was measured; the rules are the same on all.
 
     Returns:
         Rules of times and of errors.
     """
+    del device
     small, large = _title(SHAPES[0], RAW), _title(SHAPES[2], RAW)
     return [
         Rule(PART, small, COMPAT, BASE, 5.0),  # the same arithmetic, so less can be gained
@@ -271,20 +275,16 @@ def rules() -> list[Rule | Limit]:
     ]
 
 
-def gates(rows: list[Row], device: torch.device) -> list[Gate]:
-    """Hold the rows against the rules.
+def watched(device: torch.device) -> dict[str, Callable[[], object]]:
+    """What must not make the host wait for a device.
 
     Args:
-        rows: What :func:`measure` returned.
-        device: Where it was measured.
+        device: A CUDA device.
 
     Returns:
-        Gates; those of another device are skipped.
+        Our variants by name.
     """
-    calls: dict[str, Callable[[], object]] = {}
-    if device.type == "cuda":
-        h = features(SHAPES[0], RAW).to(device)
-        for variant in own_variants()[1:]:
-            assert variant.call is not None
-            calls[variant.name] = partial(variant.call, h, h.roll(1, dims=0))
-    return [*judge(rules(), rows), *device_gates(PART, device, calls)]
+    h = features(SHAPES[0], RAW).to(device)
+    partner = h.roll(1, dims=0)
+    own = own_variants()[1:]
+    return {v.name: partial(v.call, h, partner) for v in own if v.call is not None}

@@ -23,6 +23,7 @@ from mixbench.perf.report import (
     Limit,
     Row,
     Rule,
+    gates,
     judge,
     to_json,
     to_markdown,
@@ -225,7 +226,7 @@ def test_missing_peers_become_skipped_rows_and_gates():
     assert skipped["cutmix shared, OpenMixup"] == "OPENMIXUP=path not given"
     ours = [row.variant for row in measured if not row.skipped]
     assert ours == [variant.name for variant in mix.own_variants(SHAPE)]
-    assert {gate.status for gate in mix.gates(measured, CPU)} == {SKIPPED}
+    assert {gate.status for gate in gates(mix, measured, CPU)} == {SKIPPED}
 
 
 def test_a_peer_that_raises_is_skipped_with_its_error(monkeypatch):
@@ -243,7 +244,7 @@ def test_every_rule_names_variants_that_exist(monkeypatch):
     for package in ("torchvision.transforms", "timm.data.mixup", "kornia.augmentation"):
         monkeypatch.setitem(sys.modules, package, None)
     known |= {variant.name for peer in mix.PEERS for variant in peer(SHAPE)}
-    assert {name for rule in mix.rules() for name in (rule.ours, rule.peer)} <= known
+    assert {name for rule in mix.rules(CPU) for name in (rule.ours, rule.peer)} <= known
 
 
 def test_own_variants_leave_their_input_alone_and_return_soft_targets():
@@ -337,7 +338,7 @@ def test_missing_solvers_become_skipped_rows():
 def test_every_rule_of_the_solvers_names_what_is_measured():
     names = {variant.name for variant in transport.own_variants()}
     shapes = {transport._title(shape, transport.RAW) for shape in transport.SHAPES}
-    for rule in transport.rules():
+    for rule in transport.rules(CPU):
         assert {rule.ours, getattr(rule, "peer", transport.BASE)} <= names
         assert rule.shape in shapes
 
@@ -400,7 +401,7 @@ def test_without_lightning_steps_are_skipped(monkeypatch):
     monkeypatch.setitem(sys.modules, "mixbench.methods.build", None)
     measured = step.measure(CPU, TINY, (STEP,))
     assert {row.skipped for row in measured} == {"lightning is not installed"}
-    assert {gate.status for gate in step.gates(measured, CPU)} == {SKIPPED}
+    assert {gate.status for gate in gates(step, measured, CPU)} == {SKIPPED}
 
 
 def test_every_rule_of_the_steps_names_what_is_measured():
@@ -458,7 +459,7 @@ def test_a_run_without_peers_writes_and_prints_its_table(tmp_path, capsys):
 
 @pytest.mark.usefixtures("quiet_main")
 def test_a_failed_gate_sets_the_exit_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(mix, "gates", lambda rows, device: [Gate("too slow", FAIL)])
+    monkeypatch.setattr(main_module, "gates", lambda *_: [Gate("too slow", FAIL)])
     monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
     assert main("cpu", ["P1"], budget=TINY) == FAILED == 3
     assert "- FAIL: too slow" in next((tmp_path / "perf").glob("*.md")).read_text()
