@@ -116,16 +116,27 @@ class DataConfig:
         at_least("data.workers", self.workers, 0)
 
 
+# Channels of the first stage where the paper's are not 64.
+WIDTHS = {"wrn16x8": 128, "wrn28x8": 128}
+
+
 @dataclass
 class NetConfig:
-    """The network that is trained."""
+    """The network that is trained; what is None is taken from its paper."""
 
     name: str = "preactresnet18"  # registered network, picked by `net=`
-    width: int = 64  # channels of the first stage
+    width: int | None = None  # channels of the first stage of residual networks
     final_norm: bool = True  # last BN+ReLU of pre-activation nets
 
     def __post_init__(self) -> None:
-        at_least("net.width", self.width, 1)
+        if self.width is not None:
+            at_least("net.width", self.width, 1)
+        self.width = self.first_width
+
+    @property
+    def first_width(self) -> int:
+        """``width``, or that of the paper."""
+        return WIDTHS.get(self.name, 64) if self.width is None else self.width
 
 
 OPTIMIZERS = ("sgd", "adamw")

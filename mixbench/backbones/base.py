@@ -1,6 +1,6 @@
 """What every network offers to methods that act inside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,15 +41,40 @@ class StagedNet(nn.Module):
         head: Normalisation, pooling and classifier.
         channels: Channels of layer k, ``channels[0]`` being the image's.
         final_norm: Whether the last stage ends with normalisation and ReLU.
-        provides: What methods may require of it: ``stages``, and for transformers ``attention``
-            and ``tokens``.
+        provides: What methods may require of it: ``stages``, ``maps`` where every layer is
+            (B, C, H, W), and for transformers ``attention`` and ``tokens``.
+        renames: Beginnings of the names of weights, each with what timm or torchvision have in its
+            place; empty for a network that they do not have.
+        no_decay: Last parts of the names of weights that are never decayed.
     """
 
     stages: nn.ModuleList
     head: Head
     channels: tuple[int, ...]
     final_norm: bool = False
-    provides: frozenset[str] = frozenset({"stages"})
+    provides: frozenset[str] = frozenset({"stages", "maps"})
+    renames: tuple[tuple[str, str], ...] = ()
+    no_decay: frozenset[str] = frozenset()
+
+    def span(self, start: int, stop: int | None) -> tuple[int, int]:
+        """Layers counted from the front.
+
+        Args:
+            start: First layer. Negative counts from the end.
+            stop: Layer to reach; None for the last one. Negative counts from the end.
+
+        Returns:
+            Both as numbers from 0.
+
+        Raises:
+            ValueError: If they are not in order.
+        """
+        last = len(self.stages)
+        stop = last if stop is None else stop
+        start, stop = (layer + last + 1 if layer < 0 else layer for layer in (start, stop))
+        if not 0 <= start <= stop <= last:
+            raise ValueError(f"layers must be 0 <= start <= stop <= {last}, got {start}, {stop}")
+        return start, stop
 
     def forward_stages(
         self, h: Tensor, start: int = 0, stop: int | None = None, capture: Any = None
@@ -57,7 +82,8 @@ class StagedNet(nn.Module):
         """Run the stages from layer ``start`` to layer ``stop``.
 
         Args:
-            h: (B, C, H, W) features of layer ``start``; the normalised image for 0.
+            h: Features of layer ``start``, (B, C, H, W) on networks that provide ``maps``; the
+                normalised image (B, C, H, W) for 0.
             start: Layer of ``h``. Negative counts from the end.
             stop: Layer to return; None for the last one. Negative counts from the end.
             capture: Record of attention maps to fill, on networks that provide attention.
@@ -71,18 +97,43 @@ class StagedNet(nn.Module):
         """
         if capture is not None:
             raise ValueError(f"{type(self).__name__} has no attention to capture")
-        last = len(self.stages)
-        stop = last if stop is None else stop
-        start, stop = (layer + last + 1 if layer < 0 else layer for layer in (start, stop))
-        if not 0 <= start <= stop <= last:
-            raise ValueError(f"layers must be 0 <= start <= stop <= {last}, got {start}, {stop}")
-        for index in range(start, stop):
+        for index in range(*self.span(start, stop)):
             h = self.stages[index](h)
         return h
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images (B, C, H, W) to logits (B, K)."""
         return self.head(self.forward_stages(x))
+
+    def published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under the names that timm or torchvision give them.
+
+        Args:
+            state: Weights under the names of this class.
+
+        Returns:
+            The same tensors under the other names.
+        """
+        return {_renamed(name, self.renames): value for name, value in state.items()}
+
+    def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under the names of this class; the inverse of :meth:`published`.
+
+        Args:
+            state: Weights under the names of timm or torchvision.
+
+        Returns:
+            The same tensors under the other names; a name unknown to both stays as it is.
+        """
+        own = {_renamed(name, self.renames): name for name in self.state_dict()}
+        return {own.get(name, name): value for name, value in state.items()}
+
+
+def _renamed(name: str, renames: Iterable[tuple[str, str]]) -> str:
+    for beginning, instead in renames:
+        if name.startswith(beginning):
+            return instead + name[len(beginning) :]
+    return name
 
 
 def pick_layers(net: Any, layers: Sequence[int], key: str = "layers") -> list[int]:

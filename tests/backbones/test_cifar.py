@@ -66,7 +66,7 @@ def test_layers_out_of_order_are_refused():
 
 
 def test_a_network_without_attention_refuses_to_capture_it():
-    assert net().provides == {"stages"}
+    assert net().provides == {"stages", "maps"}
     with pytest.raises(ValueError, match="no attention to capture"):
         net().forward_stages(torch.randn(1, 3, 8, 8), capture=object())
 
@@ -107,3 +107,43 @@ def test_stages_keep_nothing_between_calls_and_compile_one_by_one():
         stage.compile(backend="eager", fullgraph=True)
     torch.testing.assert_close(module(x), expected)
     assert set(module.state_dict()) == set(net().state_dict())
+
+
+def wide(name, width=None, classes=10, final_norm=True):
+    config = NetConfig(name=name, width=width, final_norm=final_norm)
+    return NETS.get(name)(config, DataInfo(classes, 32, 32))
+
+
+# Zagoruyko and Komodakis: 11.0 M and, by the same formula, 23.4 M.
+@pytest.mark.parametrize(("name", "depth", "size"), [("wrn16x8", 16, 11.0), ("wrn28x8", 28, 23.4)])
+def test_wide_networks_have_the_size_and_depth_of_the_paper(name, depth, size):
+    with torch.device("meta"):
+        module = wide(name)
+    assert round(parameters(module) / 1e6, 1) == size
+    convolutions = [
+        m for m in module.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
+    ]
+    # The paper counts the shortcuts of three stages; without them and with the stem it is this.
+    assert len(convolutions) == depth - 3
+    assert module.channels == (3, 128, 256, 512)
+    assert convolutions[0].out_channels == 16
+
+
+def test_the_width_of_a_network_is_that_of_its_paper_unless_given():
+    assert NetConfig().width == 64
+    assert NetConfig(name="wrn28x8").width == 128
+    assert NetConfig(name="wrn28x8", width=32).width == 32
+    assert wide("wrn16x8", 32).channels == (3, 32, 64, 128)
+
+
+def test_wide_networks_halve_the_resolution_twice_and_end_with_their_norm():
+    module = wide("wrn16x8", 16).eval()
+    h = module.forward_stages(torch.randn(2, 3, 32, 32))
+    assert h.shape == (2, 64, 8, 8)
+    assert h.min() >= 0
+    assert wide("wrn16x8", 16, final_norm=False).final_norm is False
+
+
+def test_wide_networks_start_as_the_paper_draws_them():
+    weight = wide("wrn16x8", 64).stages[2][1].conv2.weight
+    assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
