@@ -18,12 +18,16 @@ def decay_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]
         config: Reads ``decay_all``.
 
     Returns:
-        One group of weights, and one of biases and normalisation parameters without decay;
-        everything in one group under ``decay_all``. Empty groups are left out.
+        One group of weights, and one of biases, normalisation parameters and what the network
+        lists in ``no_decay``, without decay; everything in one group under ``decay_all``. Empty
+        groups are left out.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if config.decay_all or p.ndim > 1]
-    others = [p for p in parameters if not config.decay_all and p.ndim <= 1]
+    exempt = getattr(module, "no_decay", frozenset())
+    decayed, others = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim > 1 and name.rpartition(".")[2] not in exempt
+            (decayed if config.decay_all or plain else others).append(parameter)
     groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

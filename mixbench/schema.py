@@ -127,11 +127,17 @@ class NetConfig:
     name: str = "preactresnet18"  # registered network, picked by `net=`
     width: int | None = None  # channels of the first stage of residual networks
     final_norm: bool = True  # last BN+ReLU of pre-activation nets
+    patch: int | None = None  # pixels along a side of a transformer's patch
+    window: int | None = None  # patches along a side of a Swin window; else at most 7
+    drop_path: float = 0.0  # of transformers: chance that the last block drops a branch
 
     def __post_init__(self) -> None:
-        if self.width is not None:
-            at_least("net.width", self.width, 1)
+        for key in ("width", "patch", "window"):
+            if getattr(self, key) is not None:
+                at_least(f"net.{key}", getattr(self, key), 1)
         self.width = self.first_width
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"net.drop_path must lie in [0, 1), got {self.drop_path}")
 
     @property
     def first_width(self) -> int:
