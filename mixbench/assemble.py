@@ -20,6 +20,7 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.results.identity import Identity, identify
 from mixbench.schema import DataInfo, RunConfig, aside_keys
+from mixbench.weights import load_weights, weights_identity
 
 
 def identify_run(config: RunConfig) -> Identity:
@@ -34,7 +35,10 @@ def identify_run(config: RunConfig) -> Identity:
     source = DATA.get(config.data.kind)(config.data)
     cls = METHODS.get(config.method["name"])
     defaults = to_plain(RunConfig(method=dataclasses.asdict(cls.Config())))
-    return identify(to_plain(config), defaults, aside_keys(), source.name, source.fingerprint())
+    plain = to_plain(config)
+    if config.net.weights is not None:
+        plain["net"]["weights"] = weights_identity(config.net.weights)
+    return identify(plain, defaults, aside_keys(), source.name, source.fingerprint())
 
 
 def build(
@@ -52,12 +56,15 @@ def build(
         Both, with the same weights for equal seeds on any device.
 
     Raises:
-        UserError: If the method cannot work with this network or task.
+        UserError: If the method cannot work with this network or task, or ``net.weights`` do not
+            fit the network.
     """
     cls = METHODS.get(config.method["name"])
     settings = cls.Config(**method_settings(config))
     seed_everything(mix_seed(INIT, config.seed) % 2**32, verbose=False)
     net = NETS.get(config.net.name)(config.net, splits.info)
+    if config.net.weights is not None:
+        load_weights(net, config.net.weights)
     missing = settings.requires - net.provides
     if missing:
         fitting = _networks_with(settings.requires, config, splits.info)

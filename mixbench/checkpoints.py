@@ -30,19 +30,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     previous = path.with_name(PREVIOUS)
     instead = f"put {previous.name} in its place, or " if previous.exists() else ""
     todo = f"{instead}delete {path.name} to start from step 0"
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path.name} holds more than tensors and plain values and is not read: "
-            f"{_first_line(error)}",
-            str(path),
-            todo,
-        ) from error
-    except FileNotFoundError as error:
-        raise UserError("no such checkpoint", str(path)) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path.name} is damaged: {_first_line(error)}", str(path), todo) from error
+    content = read_plain(path, todo)
     missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(f"{path.name} is no checkpoint of a run: no {missing[0]}", str(path), todo)
@@ -54,6 +42,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"use the mixbench that wrote it, or {todo}",
         )
     return content
+
+
+def read_plain(path: Path, todo: str) -> Any:
+    """Read what torch.save wrote, without executing anything in it.
+
+    Args:
+        path: The file.
+        todo: What to do about a file that cannot be read.
+
+    Returns:
+        Its content, on the CPU: tensors and plain values.
+
+    Raises:
+        UserError: If it is missing, truncated, or holds anything that would have to be executed.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path.name} holds more than tensors and plain values and is not read: "
+            f"{_first_line(error)}",
+            str(path),
+            todo,
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError("no such checkpoint", str(path)) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path.name} is damaged: {_first_line(error)}", str(path), todo) from error
 
 
 def check_shapes(path: Path, saved: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbench import __version__
-from mixbench.commands import methods, names, tables, training
+from mixbench.commands import methods, names, tables, training, weights
 from mixbench.commands.console import complain
 from mixbench.errors import MixbenchError
 from mixbench.ranks import write_error
@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     text = "a picture of what a method makes of a batch, of a run's if its folder comes first"
     show = add("show", methods.show, text, overrides=True)
     show.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
+    export = add("export", weights.export, "the network's weights in timm's or torchvision's names")
+    export.add_argument("run", metavar="RUN", help="folder or id of a finished run")
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth")
     check = add("check", methods.check, "contract tests on a registered or third-party method")
     check.add_argument("name", metavar="METHOD")
     return parser

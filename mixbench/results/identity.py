@@ -94,6 +94,18 @@ _ABSENT = object()
 _CHECKPOINT = re.compile(r"([^/]+-[0-9a-f]{8})-s\d+/(?:last|best)\.ckpt$")
 
 
+def is_checkpoint(path: str) -> bool:
+    """Whether a path is that of a run's checkpoint.
+
+    Args:
+        path: The path.
+
+    Returns:
+        True where the folder bears the id of a run, and so says what the file is.
+    """
+    return _CHECKPOINT.search(path) is not None
+
+
 def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         if isinstance(value, dict):

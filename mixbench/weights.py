@@ -1,0 +1,201 @@
+"""Weights that a network starts from, and weights for other programs.
+
+Names are those of this package, of timm or of torchvision; the networks translate them.
+"""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixbench.backbones import NETS
+from mixbench.backbones.base import StagedNet
+from mixbench.checkpoints import BEST, LAST, check_shapes, read_checkpoint, read_plain
+from mixbench.errors import UserError
+from mixbench.results.files import write_bytes
+from mixbench.results.identity import is_checkpoint
+from mixbench.results.record import read_record
+from mixbench.schema import DataInfo, NetConfig
+
+log = logging.getLogger("mixbench")
+KEY = "net.weights"
+_INSIDE = ("state_dict", "model", "module")  # where training scripts put the weights
+_CLASSIFIER = ("head.fc.weight", "head.fc.bias")
+
+
+def weights_identity(given: str) -> str:
+    """What weights count as in the identity of a run that starts from them.
+
+    Args:
+        given: Value of ``net.weights``.
+
+    Returns:
+        The checkpoint's path if it is that of a run, which stands for the run; else a hash of the
+        content.
+
+    Raises:
+        UserError: If there is no such file or finished run.
+    """
+    path = _file(Path(given))
+    if is_checkpoint(str(path)):
+        return str(path)
+    try:
+        with path.open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", f"{KEY}={given}") from error
+
+
+def load_weights(net: torch.nn.Module, given: str) -> None:
+    """Start a network from weights; only the classifier may be another.
+
+    Args:
+        net: The network; its classifier stays as it is drawn where the number of classes differs.
+        given: Value of ``net.weights``: a file, or the folder of a finished run.
+
+    Raises:
+        UserError: If the file cannot be read as plain weights, or names or shapes differ.
+    """
+    if not isinstance(net, StagedNet):
+        raise UserError(
+            f"{type(net).__name__} does not say how its weights are named",
+            KEY,
+            "derive it from mixbench.backbones.base.StagedNet, or load them in its function",
+        )
+    path = _file(Path(given))
+    wanted = net.state_dict()
+    read = net.own_names(read_weights(path))
+    state = net.adapted(read)
+    changed = [name for name in state if state[name].shape != read[name].shape]
+    if changed:
+        log.info("%s: %d tables of positions are interpolated", path.name, len(changed))
+    for name, value in wanted.items():  # not in files from before torch counted batches
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, value)
+    weight = state.get(_CLASSIFIER[0])
+    if weight is not None and weight.ndim == 2 and len(weight) != len(wanted[_CLASSIFIER[0]]):
+        state |= {name: wanted[name] for name in _CLASSIFIER}
+        log.info(
+            "%s: its classifier of %d classes is replaced by a new one of %d",
+            path.name,
+            len(weight),
+            len(wanted[_CLASSIFIER[0]]),
+        )
+    check_shapes(path, net.published(state), net.published(wanted))
+    net.load_state_dict(state)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a network from a file.
+
+    Args:
+        path: A checkpoint of a run, or a state dict, alone or as training scripts wrap it, written
+            by torch.save or as safetensors.
+
+    Returns:
+        Weights as the file names them, without the prefix of a method or of DDP.
+
+    Raises:
+        UserError: If it is damaged, holds more than tensors and plain values, or no weights.
+    """
+    if path.suffix == ".safetensors":
+        return _safetensors().load_file(path)
+    content = read_plain(path, f"give another file as {KEY}")
+    if isinstance(content, dict) and "mixbench" in content:
+        return _network(content["state_dict"])
+    for key in _INSIDE:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path.name} holds no weights by name", str(path))
+    wrong = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise UserError(
+            f"{path.name} is no state dict: {wrong[0]} is no tensor",
+            str(path),
+            "save model.state_dict() alone",
+        )
+    if all(name.startswith("module.") for name in content):
+        return {name.removeprefix("module."): value for name, value in content.items()}
+    return dict(content)
+
+
+def export_weights(folder: Path, path: Path) -> DataInfo:
+    """Write the weights of the network that a run tested, under timm's or torchvision's names.
+
+    Args:
+        folder: Folder of a finished run.
+        path: File to write, as safetensors if it is called so, else by torch.save.
+
+    Returns:
+        What the network was trained on, which says how its input is normalised.
+
+    Raises:
+        UserError: If the run is not finished, its checkpoint cannot be read, or the file's folder
+            does not exist.
+    """
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
+    content = read_checkpoint(_finished(folder))
+    facts = content["mixbench"]
+    info = DataInfo(**_known(DataInfo, facts["info"]))
+    config = NetConfig(**_known(NetConfig, facts["config"]["net"]))
+    state = _network(content["state_dict"])
+    if ":" not in config.name:  # no file may name code to import; such a network has own names
+        with torch.device("meta"):
+            state = NETS.get(config.name)(config, info).published(state)
+    if path.suffix == ".safetensors":
+        data = _safetensors().save({name: t.contiguous() for name, t in state.items()})
+        write_bytes(path, lambda file: file.write(data))
+    else:
+        write_bytes(path, lambda file: torch.save(state, file))
+    return info
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        return _finished(path)
+    if not path.exists():
+        raise UserError(
+            f"no such file or folder: {path}", KEY, "give a file of weights or a finished run"
+        )
+    return path
+
+
+def _finished(folder: Path) -> Path:
+    """The checkpoint that a finished run was tested with."""
+    record = read_record(folder)
+    if record.status != "done":
+        raise UserError(
+            f"{folder.name} is not finished but {record.status}",
+            str(folder),
+            f"finish it with mixbench resume {folder}",
+        )
+    return folder / (BEST if record.select == "val" else LAST)
+
+
+def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "net."
+    return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
+
+
+def _known(cls: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that a dataclass has; a newer version may have written more."""
+    names = {item.name for item in dataclasses.fields(cls)}
+    return {name: value for name, value in content.items() if name in names}
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            "safetensors is not installed", KEY, "pip install safetensors, or use a .pth file"
+        ) from error
+    return safetensors.torch

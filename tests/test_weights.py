@@ -1,0 +1,216 @@
+"""Weights that a network starts from, and weights for other programs."""
+
+import json
+import logging
+
+import pytest
+import torch
+from small_nets import small_net
+
+from mixbench import cli, compose, run
+from mixbench.assemble import build, identify_run
+from mixbench.backbones.swin import Swin
+from mixbench.backbones.vit import VisionTransformer
+from mixbench.data import DATA
+from mixbench.errors import UserError
+from mixbench.weights import load_weights
+
+
+def saved(content, path):
+    torch.save(content, path)
+    return str(path)
+
+
+def other(net):
+    """Weights of the same names and shapes, all of them different."""
+    generator = torch.Generator().manual_seed(7)
+    return {
+        name: torch.rand(value.shape, generator=generator) + 0.1
+        if value.is_floating_point()
+        else value + 3
+        for name, value in net.state_dict().items()
+    }
+
+
+def vit(size=(16, 16), patch=4, classes=3):
+    return VisionTransformer(8, 4, 2, patch, size, classes)
+
+
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "ddp", "own"])
+def test_weights_are_found_under_any_of_the_usual_names(tmp_path, wrap):
+    net = small_net("resnet18")
+    state = other(net)
+    content = state if wrap == "own" else net.published(state)
+    if wrap == "ddp":
+        content = {"state_dict": {f"module.{name}": v for name, v in content.items()}, "epoch": 3}
+    elif wrap in ("state_dict", "model"):
+        content = {wrap: content, "epoch": 3}
+    load_weights(net, saved(content, tmp_path / "net.pth"))
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+def test_files_from_before_torch_counted_batches_are_read(tmp_path):
+    net = small_net("resnet18")
+    state = {n: v for n, v in net.published(other(net)).items() if "num_batches" not in n}
+    load_weights(net, saved(state, tmp_path / "net.pth"))
+    assert torch.equal(net.stages[0][0].conv1.weight, state["conv1.weight"])
+
+
+def test_another_number_of_classes_gets_a_new_classifier_and_one_line(tmp_path, caplog):
+    net = small_net("resnet18", classes=4)
+    fresh = net.head.fc.weight.clone()
+    source = small_net("resnet18", classes=9)
+    state = other(source)
+    with caplog.at_level(logging.INFO, "mixbench"):
+        load_weights(net, saved(source.published(state), tmp_path / "net.pth"))
+    assert torch.equal(net.head.fc.weight, fresh)
+    assert torch.equal(net.stages[3][1].conv2.weight, state["stages.3.1.conv2.weight"])
+    assert caplog.messages == ["net.pth: its classifier of 9 classes is replaced by a new one of 4"]
+
+
+def test_positions_of_another_grid_are_interpolated_as_timm_does(tmp_path, caplog):
+    from timm.layers import resample_abs_pos_embed
+
+    source, net = vit((16, 16)), vit((8, 24))
+    state = source.published(other(source))
+    with caplog.at_level(logging.INFO, "mixbench"):
+        load_weights(net, saved(state, tmp_path / "vit.pth"))
+    expected = resample_abs_pos_embed(state["pos_embed"], [2, 6], [4, 4])
+    torch.testing.assert_close(net.stages[0].embed.pos_embed.data, expected)
+    assert torch.equal(net.stages[2].blocks[0].attn.qkv.weight, state["blocks.2.attn.qkv.weight"])
+    assert caplog.messages == ["vit.pth: 1 tables of positions are interpolated"]
+
+
+def test_bias_tables_of_other_windows_are_interpolated(tmp_path):
+    def swin(window, size):
+        return Swin(8, (2, 2), (2, 2), 2, window, size, 3)
+
+    source, net = swin(4, (16, 16)), swin(2, (16, 16))
+    state = other(source)
+    ramp = torch.arange(7.0).repeat_interleave(7)  # grows by one from row to row
+    state["stages.0.blocks.0.attn.relative_position_bias_table"] = torch.stack([ramp, 0 * ramp], 1)
+    load_weights(net, saved(source.published(state), tmp_path / "swin.pth"))
+    table = net.stages[0].blocks[0].attn.relative_position_bias_table.detach().view(3, 3, 2)
+    assert table[:, :, 1].abs().max() == 0
+    torch.testing.assert_close(table[:, 0, 0], table[:, 2, 0])
+    assert table[0, 0, 0] < 2 < table[1, 0, 0] == pytest.approx(3) < 4 < table[2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("net", "source", "text"),
+    [
+        (vit(), vit(patch=8), r"patch_embed.proj.weight is \(8, 3, 8, 8\), wanted \(8, 3, 4, 4\)"),
+        (vit(), vit((8, 24)), r"pos_embed is \(1, 13, 8\), wanted \(1, 17, 8\)"),
+        (vit(), small_net("resnet18"), "is missing"),
+        (small_net("resnet18"), small_net("resnet50"), r"and \d+ more"),
+    ],
+)
+def test_everything_else_that_does_not_fit_is_refused_by_name_and_shape(
+    tmp_path, net, source, text
+):
+    before = [p.clone() for p in net.parameters()]
+    path = saved(source.published(source.state_dict()), tmp_path / "net.pth")
+    with pytest.raises(UserError, match=text) as error:
+        load_weights(net, path)
+    assert error.value.where == path
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+# FAULTS row 58.
+@pytest.mark.parametrize("suffix", ["pth", "ckpt"])
+def test_a_file_that_would_execute_something_is_refused(tmp_path, suffix):
+    path = saved({"state_dict": Touch(tmp_path / "touched")}, tmp_path / f"net.{suffix}")
+    with pytest.raises(UserError, match="more than tensors and plain values and is not read"):
+        load_weights(vit(), path)
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([1, 2], "holds no weights by name"),
+        ({}, "holds no weights by name"),
+        ({"model": {"a": torch.ones(1), "lr": 0.1}}, "is no state dict: lr is no tensor"),
+    ],
+)
+def test_a_file_without_weights_is_refused(tmp_path, content, text):
+    with pytest.raises(UserError, match=text):
+        load_weights(vit(), saved(content, tmp_path / "net.pth"))
+
+
+def test_damaged_and_missing_files_are_refused(tmp_path):
+    (tmp_path / "net.pth").write_bytes(b"\x80\x02half")
+    with pytest.raises(UserError, match=r"is not read|is damaged"):
+        load_weights(vit(), str(tmp_path / "net.pth"))
+    with pytest.raises(UserError, match="no such file or folder") as error:
+        load_weights(vit(), str(tmp_path / "none.pth"))
+    assert error.value.where == "net.weights"
+
+
+def test_a_network_that_names_nothing_is_refused(tmp_path):
+    with pytest.raises(UserError, match="Linear does not say how its weights are named"):
+        load_weights(torch.nn.Linear(2, 2), saved({"weight": torch.ones(2, 2)}, tmp_path / "n.pth"))
+
+
+def test_weights_count_by_their_content_and_a_run_without_its_seed(tmp_path):
+    def hashed(path):
+        return identify_run(compose(["data=digits", f"net.weights={path}"])).config_hash
+
+    first = saved({"a": torch.ones(1)}, tmp_path / "first.pth")
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes((tmp_path / "first.pth").read_bytes())
+    second = saved({"a": torch.zeros(1)}, tmp_path / "second.pth")
+    assert hashed(first) == hashed(copy) != hashed(second)
+    assert hashed(first) != identify_run(compose("data=digits")).config_hash
+    runs = []
+    for seed in (0, 1):
+        folder = tmp_path / str(seed) / f"erm-digits-resnet18-0123abcd-s{seed}"
+        folder.mkdir(parents=True)
+        saved({"seed": seed}, folder / "last.ckpt")
+        record = dict(id="x", method="erm", data="digits", net="resnet18", recipe="quick", seed=0)
+        record |= dict(epochs=1, select="last", config_hash="", recipe_hash="", status="done")
+        (folder / "record.json").write_text(json.dumps(record))
+        runs.append(folder)
+    assert hashed(runs[0]) == hashed(runs[1]) == hashed(runs[0] / "last.ckpt")
+    with pytest.raises(UserError, match="no such file"):
+        hashed(tmp_path / "none.pth")
+
+
+def test_a_finished_run_is_exported_and_started_from(tmp_path, runs, tiny, capsys):
+    words = [*tiny, "net=resnet18", "net.width=8"]
+    record = run(compose(words))
+    path = tmp_path / "net.pth"
+    assert cli.main(["export", record.id, "-o", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert f"written: {path}" in told
+    assert "32x32 pixels in [0, 1], less (" in told
+    exported = torch.load(path, weights_only=True)
+    assert {"conv1.weight", "layer4.1.bn2.running_var", "fc.bias"} <= set(exported)
+
+    splits = DATA.get("digits")(compose(words).data).load()
+    for given in (path, runs / record.id):
+        method, _ = build(compose([*words, f"net.weights={given}", "seed=5"]), splits)
+        state = method.net.published(method.net.state_dict())
+        assert all(torch.equal(state[name], value) for name, value in exported.items())
+        assert len(state) == len(exported)
+
+    kept = json.loads((runs / record.id / "record.json").read_text())
+    (runs / record.id / "record.json").write_text(json.dumps(kept | {"status": "interrupted"}))
+    assert cli.main(["export", record.id, "-o", str(path)]) == 2
+    assert "is not finished but interrupted" in capsys.readouterr().err
+
+
+def test_an_export_that_cannot_be_is_a_user_error(tmp_path, runs, capsys):
+    assert cli.main(["export", "none", "-o", str(tmp_path / "net.pth")]) == 2
+    assert "no record of a run" in capsys.readouterr().err
+    assert cli.main(["export", "none", "-o", str(tmp_path / "no" / "net.pth")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert list(tmp_path.glob("net*")) == []
