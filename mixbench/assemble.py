@@ -1,6 +1,5 @@
 """From a configuration to its parts: identity, method, network, loaders, device."""
 
-import contextlib
 import dataclasses
 import time
 
@@ -10,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixbench.backbones import NETS
+from mixbench.compat import check_pair
 from mixbench.config import method_settings, to_plain
 from mixbench.data import DATA
 from mixbench.data.images import Splits
@@ -41,6 +41,19 @@ def identify_run(config: RunConfig) -> Identity:
     return identify(plain, defaults, aside_keys(), source.name, source.fingerprint())
 
 
+def check_choice(config: RunConfig) -> None:
+    """Refuse a network that the method cannot work with, before any data is read.
+
+    Args:
+        config: A composed configuration.
+
+    Raises:
+        UserError: With the networks that it can work with.
+    """
+    name = config.method["name"]
+    check_pair(name, METHODS.get(name).Config(**method_settings(config)), config.net.name)
+
+
 def build(
     config: RunConfig, splits: Splits, rank: int = 0, world: int = 1
 ) -> tuple[Method, MixData]:
@@ -65,14 +78,7 @@ def build(
     net = NETS.get(config.net.name)(config.net, splits.info)
     if config.net.weights is not None:
         load_weights(net, config.net.weights)
-    missing = settings.requires - net.provides
-    if missing:
-        fitting = _networks_with(settings.requires, config, splits.info)
-        raise UserError(
-            f"method {config.method['name']} needs {', '.join(sorted(missing))}",
-            f"net={config.net.name}",
-            f"networks here that have what it needs: {', '.join(fitting) or 'none'}",
-        )
+    check_pair(config.method["name"], settings, config.net.name, net.provides)
     if splits.info.task not in cls.tasks:
         raise UserError(
             f"method {config.method['name']} needs {', '.join(sorted(cls.tasks))} data",
@@ -84,17 +90,6 @@ def build(
     if config.trainer.channels_last:
         method = method.to(memory_format=torch.channels_last)
     return method, data
-
-
-def _networks_with(needed: frozenset[str], config: RunConfig, info: DataInfo) -> list[str]:
-    """Names of the networks that provide what a method needs, as far as they can be built."""
-    found = []
-    for name in NETS.names():
-        with contextlib.suppress(Exception), torch.device("meta"):
-            net = NETS.get(name)(dataclasses.replace(config.net, name=name), info)
-            if needed <= net.provides:
-                found.append(name)
-    return found
 
 
 def training_device(config: RunConfig) -> torch.device:

@@ -98,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "words", nargs="*", metavar="[KIND] [PATTERN]", help=", ".join(names.KINDS)
     )
+    listing.add_argument(
+        "--compat", action="store_true", help="which methods work with which networks and tasks"
+    )
     info = add("info", names.info, "what is known of a method, data set, net or recipe")
     info.add_argument("name", metavar="NAME")
     text = "a picture of what a method makes of a batch, of a run's if its folder comes first"

@@ -8,7 +8,14 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
-from mixbench.assemble import build, check_fit, identify_run, multiply_adds, training_device
+from mixbench.assemble import (
+    build,
+    check_choice,
+    check_fit,
+    identify_run,
+    multiply_adds,
+    training_device,
+)
 from mixbench.attempt import Attempt
 from mixbench.config import compose, to_plain
 from mixbench.data import DATA
@@ -153,6 +160,7 @@ def _prepare(
     if group.share(done):
         log.info("%s is done already", place.name)
         return earlier or read_record(place)
+    check_choice(config)
     splits = DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
     check_fit(config, splits)
     method, data = build(config, splits, group.rank, group.world)

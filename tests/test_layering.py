@@ -39,6 +39,7 @@ LEVELS = {
     "callbacks": 4,
     "layers": 2,
     "config": 4,
+    "compat": 4,
     "results/stats": 4,
     "results/leaderboard": 4,
     "results/table": 4,

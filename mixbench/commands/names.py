@@ -15,6 +15,8 @@ _MARKUP = r":\w+:(?=`)|`"  # of docstrings, noise on a terminal
 def list_names(args: argparse.Namespace) -> int:
     """Print the names of a kind."""
     words = list(args.words)
+    if args.compat:
+        return _compat(words)
     kinds = [words.pop(0)] if words and words[0] in KINDS else list(KINDS)
     if len(words) > 1:
         hint = near_match(words[0], KINDS)
@@ -68,6 +70,32 @@ def info(args: argparse.Namespace) -> int:
         if path is not None:
             say(f"\n{groups[kind]} file, experiments/{groups[kind]}/{path.name}:")
             say("  " + path.read_text(encoding="utf-8").rstrip().replace("\n", "\n  "))
+    return 0
+
+
+def _compat(words: list[str]) -> int:
+    """Print which methods work with which networks and tasks; unlike a list, this imports them."""
+    if words and words[0] == "methods":
+        words = words[1:]
+    methods = _names("methods", words[0] if words else "*")
+    if len(words) > 1 or not methods:
+        hint = near_match(words[0], _names("methods", "*"))
+        raise UserError(f"no method matches {' '.join(words)!r}", "list --compat", hint)
+    from mixbench.compat import pairs
+
+    nets = _names("nets", "*")
+    rows = pairs(methods, nets)
+    first = max(len(row.method) for row in rows)
+    for place, net in enumerate(nets):
+        say(f"{' ' * first}  {'| ' * place}{net}")
+    for row in rows:
+        marks = ["?" if m is None else "-" if m else "x" for m in row.missing.values()]
+        say(f"{row.method:<{first}}  {' '.join(marks)}  {', '.join(row.tasks)}")
+    for row in rows:
+        lacking = {word for missing in row.missing.values() for word in missing or ()}
+        if lacking:
+            say(f"{row.method} needs {', '.join(sorted(lacking))}")
+    say("x works with default settings, - does not, ? the network does not say what it provides")
     return 0
 
 

@@ -65,8 +65,10 @@ class Alignment(Autoencoding.Config):
 
     @property
     def requires(self) -> frozenset[str]:
-        """A network that can be cut between its stages."""
-        return frozenset({"stages"})
+        """A network that can be cut, into maps where positions are aligned or images decoded."""
+        cfg: Any = self
+        maps = cfg.ae or set(cfg.layers) - {0, EMBED}
+        return frozenset({"stages", "maps"} if maps else {"stages"})
 
     @property
     def fidelity(self) -> str:

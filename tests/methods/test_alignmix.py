@@ -259,7 +259,7 @@ def test_a_run_on_a_network_without_stages_names_those_that_have_them(monkeypatc
     monkeypatch.setitem(NETS._objects, "broken", lambda config, info: Flat("two", 2))
     config = compose("method=alignmix data=digits data.limit=16")
     config = dataclasses.replace(config, net=dataclasses.replace(config.net, name="flat"))
-    with pytest.raises(UserError, match="alignmix needs stages") as error:
+    with pytest.raises(UserError, match="alignmix needs maps, stages") as error:
         build(config, DATA.get("digits")(config.data).load())
     assert "net=flat" in str(error.value)
     assert "have what it needs: preactresnet18" in str(error.value)
