@@ -33,19 +33,22 @@ def provided(net: str) -> frozenset[str] | None:
         net: Registered name, or ``module:function``.
 
     Returns:
-        Its ``provides``, or None where it does not say.
+        Its ``provides``, or None where it does not say. A function that stands for many networks
+        has a ``provides(net)`` of its own.
 
     Raises:
         UserError: If the name is unknown.
     """
     builder = NETS.get(net)
-    found = getattr(builder, "provides", None)
-    if found is None and not isinstance(builder, type):
-        try:
-            found = getattr(get_type_hints(builder).get("return"), "provides", None)
-        except (NameError, TypeError):  # annotations of a plug-in that cannot be read
-            return None
-    return found
+    if isinstance(builder, type):
+        return getattr(builder, "provides", None)
+    if hasattr(builder, "provides"):
+        return builder.provides(net)
+    try:
+        returned = get_type_hints(builder).get("return")
+    except (NameError, TypeError):  # annotations of a plug-in that cannot be read
+        return None
+    return getattr(returned, "provides", None)
 
 
 def check_pair(method: str, settings: Any, net: str, have: frozenset[str] | None = None) -> None:

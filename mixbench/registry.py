@@ -17,10 +17,17 @@ class Registry:
         kind: What the names stand for, as it appears in messages.
         table: Built-in names as ``module:attribute``.
         group: Entry-point group under which other packages add names.
+        families: What stands for all names that begin with a word and a colon, by the word.
     """
 
-    def __init__(self, kind: str, table: dict[str, str], group: str | None = None) -> None:
-        self.kind = kind
+    def __init__(
+        self,
+        kind: str,
+        table: dict[str, str],
+        group: str | None = None,
+        families: dict[str, str] | None = None,
+    ) -> None:
+        self.kind, self.families = kind, families or {}
         self.table = dict(table)
         self.group = group
         self._objects: dict[str, Any] = {}
@@ -92,6 +99,9 @@ class Registry:
         Returns:
             ``module:attribute``, or None for an object that only exists in this process.
         """
+        word, colon, _ = name.partition(":")
+        if colon and word in self.families:
+            return self.families[word]
         return name if _is_path(name) else self._sources().get(name)
 
     def get(self, name: str) -> Any:

@@ -130,6 +130,7 @@ class NetConfig:
     patch: int | None = None  # pixels along a side of a transformer's patch
     window: int | None = None  # patches along a side of a Swin window; else at most 7
     drop_path: float = 0.0  # of transformers: chance that the last block drops a branch
+    stages: list[str] = field(default_factory=list)  # of timm: module paths, joined by +
     weights: str | None = None  # file, or folder of a finished run, to start from
 
     def __post_init__(self) -> None:

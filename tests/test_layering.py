@@ -66,6 +66,7 @@ THIRD_PARTY = {
     "functional/sinkhorn": {"torch", "ot"},
     "experiments": {"yaml"},
     "backbones": TORCH,
+    "backbones/adapters": TORCH | {"timm"},
     "data": LIGHTNING | {"sklearn"},
     "metrics": TORCH | {"torchmetrics"},
     "optim": {"torch"},

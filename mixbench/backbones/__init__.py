@@ -17,4 +17,5 @@ NETS = Registry(
         "wrn28x8": "mixbench.backbones.cifar:wrn28x8",
     },
     group="mixbench.nets",
+    families={"timm": "mixbench.backbones.adapters:timm_net"},
 )

@@ -1,0 +1,111 @@
+import sys
+
+import pytest
+import torch
+from small_nets import small_net
+
+from mixbench import compose, run
+from mixbench.backbones.adapters import FAMILIES
+from mixbench.compat import provided
+from mixbench.errors import UserError
+
+NAMES = {
+    "resnet10t": (32, {}),
+    "convnext_atto": (32, {}),
+    "swin_tiny_patch4_window7_224": (32, {}),
+    "vit_tiny_patch16_224": (32, {"patch": 8}),
+    "test_vit2": (32, {}),
+    "efficientnet_lite0": (
+        32,
+        {
+            "stages": [
+                "conv_stem+bn1+blocks.0+blocks.1",
+                "blocks.2+blocks.3+blocks.4",
+                "blocks.5+blocks.6+conv_head+bn2",
+            ]
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_a_network_of_timm_by_stages_is_timm_s(name):
+    import timm
+
+    size, settings = NAMES[name]
+    torch.manual_seed(0)
+    net = small_net(f"timm:{name}", size, 5, **settings).eval()
+    options = {"img_size": size} if "patch" in name or "vit" in name else {}
+    options |= {"patch_size": settings["patch"]} if "patch" in settings else {}
+    theirs = timm.create_model(name, num_classes=5, **options).eval()
+    state = net.published(net.state_dict())
+    assert {n: v.shape for n, v in state.items()} == {
+        n: v.shape for n, v in theirs.state_dict().items()
+    }
+    theirs.load_state_dict(state)
+    x = torch.randn(2, 3, size, size)
+    torch.testing.assert_close(net(x), theirs(x), rtol=1e-5, atol=1e-5)
+    for layer in range(len(net.stages) + 1):
+        h = net.forward_stages(x, stop=layer)
+        torch.testing.assert_close(net.head(net.forward_stages(h, start=layer)), net(x))
+        assert h.shape[1 if h.ndim == 4 else 2] == net.channels[layer]
+        assert h.ndim == 4 or "maps" not in net.provides
+    back = net.own_names(state)
+    assert back.keys() == net.state_dict().keys()
+    assert provided(f"timm:{name}") in (None, net.provides)
+
+
+def test_stages_of_a_known_family_can_be_cut_elsewhere():
+    stages = ["conv1+bn1+act1+maxpool", "layer1+layer2", "layer3+layer4"]
+    net = small_net("timm:resnet10t", stages=stages)
+    assert len(net.stages) == 3
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_an_unknown_family_is_refused_with_the_families_and_the_modules():
+    with pytest.raises(UserError, match="EfficientNet is of no known family") as error:
+        small_net("timm:efficientnet_lite0")
+    assert all(family in error.value.what for family in FAMILIES)
+    assert "it has conv_stem, bn1, blocks" in error.value.todo
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "text"),
+    [
+        ("resnet10t", ["conv1+bn1+act1", "layer1+layer2+layer3+layer4"], "do not make up"),
+        ("resnet10t", ["conv1+nothing"], "nothing"),
+        ("mobilenetv3_small_050", ["conv_stem+bn1", "blocks"], r"do not make up|cannot be built"),
+    ],
+)
+def test_stages_that_are_not_the_network_are_refused(name, stages, text):
+    with pytest.raises(UserError, match=text):
+        small_net(f"timm:{name}", stages=stages)
+
+
+def test_an_unknown_name_gives_the_nearest():
+    with pytest.raises(UserError, match="has no network 'resnet81'; did you mean 'resnet"):
+        small_net("timm:resnet81")
+
+
+# FAULTS row 17.
+def test_images_that_do_not_fit_are_refused_with_their_size():
+    with pytest.raises(UserError, match="images of 31x31 pixels are no whole number of patches"):
+        small_net("timm:vit_tiny_patch16_224", 31)
+    with pytest.raises(UserError, match="cannot be built for images of 32x32 pixels") as error:
+        small_net("timm:vit_tiny_patch16_224", 32, stages=["blocks.99"])
+    assert "data.size" in error.value.todo
+
+
+def test_without_timm_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match="timm is not installed") as error:
+        small_net("timm:resnet18")
+    assert error.value.todo == "pip install 'mixbench[timm]'"
+
+
+def test_a_run_trains_a_network_of_timm(runs, tiny):
+    record = run(compose([*tiny, "net=timm:resnet10t"]))
+    assert record.status == "done"
+    assert record.net == "timm:resnet10t"
+    assert record.id.startswith("erm-digits-timm_resnet10t-")
