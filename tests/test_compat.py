@@ -100,5 +100,9 @@ def test_the_matrix_shows_every_method_and_network(capsys, monkeypatch):
 def test_the_matrix_can_be_narrowed_to_some_methods(capsys):
     assert cli.main(["list", "methods", "cut*", "--compat"]) == 0
     assert "alignmix" not in capsys.readouterr().out
+    assert cli.main(["list", "nets", "wrn*", "--compat"]) == 0
+    shown = capsys.readouterr().out
+    assert "alignmix" in shown
+    assert "resnet18" not in shown
     assert cli.main(["list", "--compat", "cutmx"]) == 2
     assert "did you mean 'cutmix'?" in capsys.readouterr().err

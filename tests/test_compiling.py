@@ -4,6 +4,7 @@ import logging
 import killing
 import pytest
 import torch
+from small_nets import SIZE, small_net
 from torch import nn
 
 from mixbench import compose, run
@@ -90,3 +91,15 @@ def test_a_compiled_run_goes_on_bit_by_bit_and_adds_no_graph(tmp_path, monkeypat
     torch._dynamo.reset()
     assert run(compose(f"{words} seed=1")).compiled is True
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4  # one for each stage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny"])
+def test_every_stage_of_a_network_compiles_whole(name):
+    torch._dynamo.reset()
+    net = small_net(name)
+    x = torch.randn(4, 3, SIZE, SIZE)
+    plain = net.eval()(x)
+    assert compile_stages(net, x, contextlib.nullcontext()) is True
+    torch.testing.assert_close(net(x), plain, rtol=1e-4, atol=1e-4)
+    assert torch._dynamo.utils.counters["graph_break"] == {}

@@ -57,7 +57,7 @@ def test_every_command_works(workplace, words, runs, capsys, plain_wandb):
         words = [*words, *SMALL]
     elif words[0] == "show" and "runs/ID" not in words:
         words = [*words[:-2], *SMALL, *words[-2:]]
-    elif words[0] in ("leaderboard", "resume", "show"):
+    elif words[0] in ("export", "leaderboard", "resume", "show"):
         assert cli.main(["run", "data=digits", *SMALL]) == 0
         (folder,) = runs.iterdir()
         words = [word.replace("runs/ID", str(folder)) for word in words]

@@ -41,6 +41,7 @@ def list_names(args: argparse.Namespace) -> int:
 def info(args: argparse.Namespace) -> int:
     """Print what is known of a name."""
     from mixbench import experiments
+    from mixbench.backbones import NETS
     from mixbench.methods import METHODS
     from mixbench.source import config_fields, docstring
 
@@ -64,6 +65,10 @@ def info(args: argparse.Namespace) -> int:
         for item in fields:
             say(f"  method.{item.name}={item.default}  ({item.type})  {item.comment}")
         kinds = ["methods"]
+    if "nets" in kinds:
+        source = NETS.source(args.name)
+        text = docstring(source) if source else ""
+        say(f"{args.name}: {re.sub(_MARKUP, '', text)}")
     groups = {"methods": "method", "data": "data", "nets": "net", "recipes": "recipe"}
     for kind in kinds:
         path = experiments.find(groups[kind], args.name)
@@ -75,16 +80,16 @@ def info(args: argparse.Namespace) -> int:
 
 def _compat(words: list[str]) -> int:
     """Print which methods work with which networks and tasks; unlike a list, this imports them."""
-    if words and words[0] == "methods":
-        words = words[1:]
-    methods = _names("methods", words[0] if words else "*")
-    if len(words) > 1 or not methods:
-        hint = near_match(words[0], _names("methods", "*"))
-        raise UserError(f"no method matches {' '.join(words)!r}", "list --compat", hint)
+    kind = words.pop(0) if words and words[0] in ("methods", "nets") else "methods"
+    pattern = words[0] if words else "*"
+    found = _names(kind, pattern)
+    if len(words) > 1 or not found:
+        hint = near_match(pattern, _names(kind, "*"))
+        raise UserError(f"nothing matches {' '.join(words)!r}", "list --compat", hint)
     from mixbench.compat import pairs
 
-    nets = _names("nets", "*")
-    rows = pairs(methods, nets)
+    nets = found if kind == "nets" else _names("nets", "*")
+    rows = pairs(found if kind == "methods" else _names("methods", "*"), nets)
     first = max(len(row.method) for row in rows)
     for place, net in enumerate(nets):
         say(f"{' ' * first}  {'| ' * place}{net}")
