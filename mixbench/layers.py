@@ -104,7 +104,7 @@ def saved_layer(path: Path, picks: dict[str, str]) -> tuple[str, list[tuple[str,
     Args:
         path: Its ``config.yaml``.
         picks: Names given on the command line; they can only repeat the file's own, which is
-            needed for ``method=module:Class``, as no file may name code to import.
+            needed for ``module:attribute``, as no file may name code to import.
 
     Returns:
         Origin, and dotted keys with values.
@@ -122,13 +122,13 @@ def saved_layer(path: Path, picks: dict[str, str]) -> tuple[str, list[tuple[str,
             raise UserError(
                 f"{group}={picks[group]} differs from {name}", str(path), "start a new run for it"
             )
-        if group == "method" and ":" in name and group not in picks:
-            raise UserError(
-                f"the file names code to import, {name}",
-                str(path),
-                f"add method={name} to the command if you trust it",
-            )
         if group in _REGISTRIES:
+            if _REGISTRIES[group].names_code(name) and group not in picks:
+                raise UserError(
+                    f"the file names code to import, {name}",
+                    str(path),
+                    f"add {group}={name} to the command if you trust it",
+                )
             _REGISTRIES[group].check(name)
     return str(path), list(items.items())
 

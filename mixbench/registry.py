@@ -99,10 +99,21 @@ class Registry:
         Returns:
             ``module:attribute``, or None for an object that only exists in this process.
         """
+        if self.names_code(name):
+            return name
         word, colon, _ = name.partition(":")
-        if colon and word in self.families:
-            return self.families[word]
-        return name if _is_path(name) else self._sources().get(name)
+        return self.families.get(word) if colon else self._sources().get(name)
+
+    def names_code(self, name: str) -> bool:
+        """Whether a name is itself the place of an object, which is imported when it is used.
+
+        Args:
+            name: Any name.
+
+        Returns:
+            True for ``module:attribute``, unless the word before the colon is that of a family.
+        """
+        return _is_path(name) and name.partition(":")[0] not in self.families
 
     def get(self, name: str) -> Any:
         """Import and return what ``name`` stands for.

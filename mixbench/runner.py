@@ -127,6 +127,7 @@ def _run_on_devices(
         path = Path(place) / "config.yaml"
         path.write_text(OmegaConf.to_yaml(to_plain(config)), encoding="utf-8")
         words = ["run", "--config", str(path), f"method={config.method['name']}"]
+        words += [f"net={config.net.name}", f"data={config.data.kind}"]
         words += ["--shared-cores"] * shared_cores
         words += ["--allow-config-change"] * allow_config_change
         words += ["--folder", str(folder)] if folder else []

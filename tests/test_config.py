@@ -380,10 +380,16 @@ def test_a_saved_configuration_cannot_be_turned_into_another(saved):
 
 
 # FAULTS row 62.
-def test_a_saved_configuration_cannot_name_code_to_import(saved):
-    path = saved("method=cutmix", method__name="os:system")
+@pytest.mark.parametrize("key", ["method__name", "net__name", "data__kind"])
+def test_a_saved_configuration_cannot_name_code_to_import(saved, key):
+    path = saved("method=cutmix", **{key: "os:system"})
     with pytest.raises(UserError, match="names code to import, os:system"):
         compose("", base=path)
+
+
+def test_a_saved_configuration_may_name_a_network_of_a_family_or_nothing_unknown(saved):
+    path = saved("method=cutmix", net__name="timm:resnet18")
+    assert compose("", base=path).net.name == "timm:resnet18"
     with pytest.raises(UserError, match="unknown method"):
         compose("", base=saved("method=cutmix", method__name="nothing"))
 
