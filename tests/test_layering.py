@@ -65,6 +65,7 @@ THIRD_PARTY = {
     "experiments": {"yaml"},
     "backbones": TORCH,
     "data": LIGHTNING | {"sklearn"},
+    "data/parquet": TORCH | {"pyarrow"},
     "metrics": TORCH | {"torchmetrics"},
     "optim": {"torch"},
     "pictures": TORCH,
@@ -99,7 +100,7 @@ THIRD_PARTY = {
 }
 # Packages that may only be imported inside the function that needs them.
 LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
-LAZY |= {"matplotlib", "nbclient", "nbformat", "traitlets"}
+LAZY |= {"matplotlib", "nbclient", "nbformat", "pyarrow", "traitlets"}
 LAZY_IN = {
     "launch": {"torch"},
     "ranks": {"torch"},
