@@ -71,6 +71,7 @@ def build(
             f"method {config.method['name']} needs {', '.join(sorted(cls.tasks))} data",
             f"{splits.info.task} data {splits.info.name}",
         )
+    config = with_safe_layout(config, net)
     method = cls(net, splits.info, settings, config, rank=rank)
     data = MixData(splits, config, method.wrap_dataset, rank, world)
     method.total_steps = config.epochs * data.steps_per_epoch
@@ -88,6 +89,34 @@ def _networks_with(needed: frozenset[str], config: RunConfig, info: DataInfo) ->
             if needed <= net.provides:
                 found.append(name)
     return found
+
+
+def with_safe_layout(config: RunConfig, net: nn.Module) -> RunConfig:
+    """Do without ``trainer.channels_last`` where a gradient would be written out of bounds.
+
+    On the CPU, oneDNN's weight gradient of a 1x1 convolution with a stride and 8 input channels
+    corrupts memory in that layout for images of 64 pixels and more (torch 2.15 with AVX-512: a
+    segmentation fault or worse); 4, 12 and 16 channels are fine.
+
+    Args:
+        config: A composed configuration.
+        net: Its network.
+
+    Returns:
+        The configuration, with the plain layout where such a convolution is in the network.
+    """
+    risky = any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels == 8
+        for module in net.modules()
+    )
+    if not risky or training_device(config).type != "cpu":
+        return config
+    return dataclasses.replace(
+        config, trainer=dataclasses.replace(config.trainer, channels_last=False)
+    )
 
 
 def training_device(config: RunConfig) -> torch.device:
@@ -134,7 +163,7 @@ def estimate_seconds(config: RunConfig, info: DataInfo) -> float:
     net = NETS.get(config.net.name)(config.net, info).to(device)
     x = torch.randn(config.batch_size, info.channels, info.height, info.width, device=device)
     y = torch.zeros(config.batch_size, dtype=torch.long, device=device)
-    if config.trainer.channels_last:
+    if with_safe_layout(config, net).trainer.channels_last:
         net, x = (
             net.to(memory_format=torch.channels_last),
             x.contiguous(memory_format=torch.channels_last),
