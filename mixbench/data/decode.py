@@ -21,6 +21,7 @@ from mixbench.errors import UserError
 from mixbench.schema import DataConfig
 
 SHOWN = 5  # unreadable files named in a message
+TURNED = 0x0112  # EXIF tag of the orientation; above 4 width and height change places
 
 
 def decode(raw: bytes, size: int | None = None, resize: int | None = None) -> np.ndarray:
@@ -49,6 +50,29 @@ def decode(raw: bytes, size: int | None = None, resize: int | None = None) -> np
     return np.asarray(image)
 
 
+def size_of(raw: bytes) -> tuple[int, int]:
+    """Width and height of an image in pixels, as its EXIF turns it; read from its head alone.
+
+    Args:
+        raw: Content of an image file.
+
+    Returns:
+        Width and height.
+
+    Raises:
+        OSError: If the content is not an image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(raw))
+            turned = image.getexif().get(TURNED, 1) > 4
+        except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise OSError(str(error)) from error
+    width, height = image.size
+    return (height, width) if turned else (width, height)
+
+
 def decode_crop(raw: bytes, size: int, area: float, seed: int) -> np.ndarray:
     """Decode an image and cut a random part of it, at a random aspect ratio.
 
@@ -69,7 +93,8 @@ def decode_crop(raw: bytes, size: int, area: float, seed: int) -> np.ndarray:
     """
     image = _opened(raw)
     box = crop_box(image.size, area, random.Random(seed))
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    # Cut first: resizing with a box would let pixels from outside of it in at the border.
+    return np.asarray(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def crop_box(

@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -96,6 +97,10 @@ class ResidentImages(ImageSet):
     def sample(self) -> Tensor:
         """All images."""
         return self.images
+
+    def resized(self, size: int) -> "ResidentImages":
+        """The same images with their shorter side brought to ``size`` and the centre cut out."""
+        return ResidentImages(_fit(self.images, size), self.labels, self.boxes)
 
     def to(self, device: torch.device) -> "ResidentImages":
         """The same set on another device."""
@@ -200,6 +205,18 @@ def check_labels(labels: Tensor, images: int, names: list[str], where: str) -> N
         raise UserError(
             f"labels run from {low} to {high} but there are {len(names)} class names", where
         )
+
+
+def _fit(images: Tensor, size: int) -> Tensor:
+    height, width = images.shape[2:]
+    scale = size / min(height, width)
+    sides = max(size, round(height * scale)), max(size, round(width * scale))
+    top, left = ((side - size) // 2 for side in sides)
+    result = images.new_empty(len(images), images.shape[1], size, size)
+    for part, target in zip(images.split(1024), result.split(1024), strict=True):
+        large = F.interpolate(part.float(), sides, mode="bilinear", antialias=True)
+        target.copy_(large[:, :, top : top + size, left : left + size].round())
+    return result
 
 
 def image_stats(images: Tensor) -> Stats:

@@ -77,6 +77,13 @@ class DataSource(ABC):
         """
         config = self.config
         train, test, class_names, skipped, stats = prepared(self) or self.read()
+        if config.size is not None:  # files have it from decoding; what was stored as pixels not
+            train, test = (
+                part.resized(config.size)
+                if isinstance(part, ResidentImages) and part.shape[1:] != (config.size,) * 2
+                else part
+                for part in (train, test)
+            )
         whole = len(train)
         keep = len(train)
         if config.train_fraction < 1:

@@ -181,11 +181,14 @@ class Method(LightningModule):
         """Augment and normalise uint8 images, and turn labels into targets (B, K)."""
         data = self.run.data
         images = batch.images
-        offsets, flips = draw_crop_flip(len(images), data.crop, data.flip, self.generator)
+        padding = data.crop if data.crop_area is None else 0  # else it is a crop already
+        offsets, flips = draw_crop_flip(len(images), padding, data.flip, self.generator)
         if data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
-            x = crop_flip(self.normalize(to_float(images)), offsets, flips, data.crop)
+            x = crop_flip(self.normalize(to_float(images)), offsets, flips, padding)
         else:
-            x = self.normalize(to_float(crop_flip(images, offsets, flips, data.crop)))
+            x = self.normalize(to_float(crop_flip(images, offsets, flips, padding)))
+        if self.info.task == "multilabel":
+            return self._layout(x), batch.labels
         smoothing = self.run.optim.label_smoothing
         targets = mf.one_hot(batch.labels, self.info.num_classes, smoothing=smoothing)
         return self._layout(x), targets
