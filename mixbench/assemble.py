@@ -30,9 +30,19 @@ def identify_run(config: RunConfig) -> Identity:
 
     Returns:
         What :func:`mixbench.results.identity.identify` makes of it and of its data.
+
+    Raises:
+        UserError: If the method cannot work with such data, before any of it is looked for.
     """
-    source = DATA.get(config.data.kind)(config.data)
-    cls = METHODS.get(config.method["name"])
+    cls, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
+    if kind.task not in cls.tasks:
+        able = [name for name in METHODS.table if kind.task in METHODS.get(name).tasks]
+        raise UserError(
+            f"method {config.method['name']} needs {' or '.join(sorted(cls.tasks))} data",
+            f"data={config.data.kind}, which is {kind.task}",
+            f"methods that can: {', '.join(able)}",
+        )
+    source = kind(config.data)
     defaults = to_plain(RunConfig(method=dataclasses.asdict(cls.Config())))
     return identify(to_plain(config), defaults, aside_keys(), source.name, source.fingerprint())
 
@@ -202,7 +212,9 @@ def check_fit(config: RunConfig, splits: Splits) -> None:
         UserError: If there is one class only, or a process would get single images.
     """
     info = splits.info
-    present = int(splits.train.labels.unique().numel())
+    labels = splits.train.labels
+    classes = labels.unique() if labels.ndim == 1 else (labels == 1).any(dim=0).nonzero()
+    present = len(classes)
     if info.num_classes < 2 or present < 2:
         raise UserError(
             f"{info.name} has {present} class with training images",

@@ -131,10 +131,13 @@ class Method(LightningModule):
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Tensor | dict[str, Tensor]:
         """The loss, or its weighted terms by name."""
+        criterion = mf.soft_cross_entropy
+        if self.info.task == "multilabel":
+            criterion = mf.soft_binary_cross_entropy
         if isinstance(logits, dict):
             targets = mixed.targets
-            return {key: mf.soft_cross_entropy(logits[key], targets[key]) for key in logits}
-        return mf.soft_cross_entropy(logits, mixed.targets)
+            return {key: criterion(logits[key], targets[key]) for key in logits}
+        return criterion(logits, mixed.targets)
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
         """Scalars worth a curve, computed only on steps that are logged."""
@@ -212,7 +215,9 @@ class Method(LightningModule):
         values = {"loss": loss, **self.diagnostics(mixed)}
         if isinstance(terms, dict):
             values |= {f"loss_{key}": term for key, term in terms.items()}
-        if isinstance(logits, Tensor):  # weight of the predicted class in the mixed label
+        if (
+            isinstance(logits, Tensor) and self.info.task == "multiclass"
+        ):  # weight of the predicted class in the mixed label
             hit = mixed.targets.gather(1, logits.argmax(dim=1, keepdim=True))
             values["top1_mixed"] = 100 * hit.mean()
             values["ce"] = mf.soft_cross_entropy(logits, mixed.targets)  # for methods of other loss
