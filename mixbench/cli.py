@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbench import __version__
-from mixbench.commands import methods, names, tables, training
+from mixbench.commands import data, methods, names, tables, training
 from mixbench.commands.console import complain
 from mixbench.errors import MixbenchError
 from mixbench.ranks import write_error
@@ -103,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     text = "a picture of what a method makes of a batch, of a run's if its folder comes first"
     show = add("show", methods.show, text, overrides=True)
     show.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
+    sets = add("data", data.data, "verify a data set, or fetch and decode it once")
+    sets.add_argument("action", choices=("check", "prepare"))
+    sets.add_argument("name", metavar="NAME")
+    sets.add_argument("overrides", nargs="*", metavar="k=v", help="overrides")
     check = add("check", methods.check, "contract tests on a registered or third-party method")
     check.add_argument("name", metavar="METHOD")
     return parser
