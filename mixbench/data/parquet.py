@@ -36,8 +36,8 @@ def read_parquet(path: Path) -> tuple[Part, list[str]]:
         UserError: If pyarrow is missing, or the file is not of this layout.
     """
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow as pa  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             "reading Parquet needs pyarrow", str(path), "pip install 'mixbench[parquet]'"
