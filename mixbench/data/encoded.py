@@ -10,7 +10,7 @@ from torch import Tensor
 from mixbench.data.decode import corrupt, decode, decode_all, decode_crop, unreadable
 from mixbench.data.images import Batch, ImageSet, ResidentImages
 from mixbench.data.keyed import Draw, mix_seed
-from mixbench.errors import UserError
+from mixbench.errors import UnreadableImageError, UserError
 from mixbench.schema import DataConfig
 
 SAMPLE_SIZE = 2_000  # images that stand for a set of files in statistics
@@ -82,7 +82,10 @@ class FileImages(ImageSet):
     def sample(self) -> Tensor:
         """Evenly spaced images, as evaluation sees them."""
         count = min(len(self), SAMPLE_SIZE)
-        return self[Draw(torch.arange(count) * len(self) // count, 0)].images
+        try:
+            return self[Draw(torch.arange(count) * len(self) // count, 0)].images
+        except UnreadableImageError as error:  # nothing was started yet
+            raise UserError(error.what, error.where, error.todo) from error
 
     def subset(self, rows: Tensor) -> "FileImages":
         """The images at ``rows`` (M,), in that order."""
@@ -99,7 +102,7 @@ class FileImages(ImageSet):
             return decode_crop(raw, size, area, mix_seed(crop_seed, row))
         except OSError as error:
             name = self.part.names[row]
-            raise UserError(
+            raise UnreadableImageError(
                 f"image {row} cannot be read: {name} ({error})",
                 "data",
                 "repair it, or leave such images out with data.on_corrupt=skip",

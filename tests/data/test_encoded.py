@@ -1,6 +1,7 @@
 import io
 import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from torchvision.transforms import RandomResizedCrop
 from mixbench.config import compose
 from mixbench.data.decode import crop_box, decode, decode_crop, size_of
 from mixbench.data.encoded import FileImages
-from mixbench.data.images import ResidentImages
+from mixbench.data.images import ResidentImages, Stats
 from mixbench.data.keyed import Draw, KeyedBatches, OrderedBatches
 from mixbench.data.module import MixData
-from mixbench.errors import UserError
+from mixbench.errors import RunFailedError, UnreadableImageError, UserError
+from mixbench.runner import run
 
 CROPS = ("data.size=16", "data.resize=20", "data.crop_area=0.2")
 
@@ -124,12 +126,45 @@ def test_an_unreadable_file_is_named_when_it_is_met_or_left_out_and_counted(fold
     (folder / "train/ant/3.png").write_bytes(b"<html>")
     words = ["data=folder", f"data.root={folder}", *CROPS]
     images = source(*words).read().train
-    with pytest.raises(UserError, match=r"image 3 cannot be read.*ant.3\.png"):
+    with pytest.raises(UnreadableImageError, match=r"image 3 cannot be read.*ant.3\.png"):
         images[Draw(torch.arange(12), 0)]
+    with pytest.raises(UserError, match=r"image 3 cannot be read.*ant.3\.png"):
+        source(*words).load()
     splits = source(*words, "data.on_corrupt=skip").load()
     assert splits.info.skipped == 1
     assert len(splits.train) == 11
     assert splits.train[Draw(torch.arange(11), 0)].labels.tolist() == [0] * 5 + [1] * 6
+
+
+@pytest.fixture
+def training(folder, tmp_path, monkeypatch):
+    """Words of a run whose loader has workers, which read no file before it starts."""
+    constants = Stats([0.5] * 3, [0.25] * 3)
+    monkeypatch.setattr("mixbench.data.folder.Folder.constants", constants)
+    return ["data=folder", f"data.root={folder}", *CROPS, "data.workers=2", "net.width=4",
+            "epochs=1", "batch_size=4", f"run.dir={tmp_path / 'runs'}", "wandb.mode=disabled",
+            "trainer.accelerator=cpu"]  # fmt: skip
+
+
+def test_a_worker_that_meets_an_unreadable_file_ends_the_run_with_its_name(folder, training):
+    (folder / "train/bee/1.png").write_bytes(b"")
+    with pytest.raises(UnreadableImageError) as error:
+        run(compose(training))
+    what, where, todo = str(error.value).splitlines()
+    assert what.startswith("image 7 cannot be read: ")
+    assert "bee/1.png" in what
+    assert where == "  where: data"
+    assert "data.on_corrupt=skip" in todo
+    assert error.value.exit_code == 3
+
+
+def test_a_worker_that_dies_ends_the_run_with_a_hint(training, monkeypatch):
+    def die(*args):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(FileImages, "_decode", die)
+    with pytest.raises(RunFailedError, match=r"exited unexpectedly.*\n.*\n.*data\.workers=2"):
+        run(compose(training))
 
 
 def test_statistics_of_files_are_those_of_what_evaluation_sees(folder):
