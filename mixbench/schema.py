@@ -126,6 +126,11 @@ class DataConfig:
         one_of("data.on_corrupt", self.on_corrupt, ("error", "skip"))
         at_least("data.workers", self.workers, 0)
 
+    @property
+    def padding(self) -> int:
+        """Pixels of padding before the crop; none where images are random crops already."""
+        return self.crop if self.crop_area is None else 0
+
 
 @dataclass
 class NetConfig:
