@@ -31,9 +31,19 @@ def identify_run(config: RunConfig) -> Identity:
 
     Returns:
         What :func:`mixbench.results.identity.identify` makes of it and of its data.
+
+    Raises:
+        UserError: If the method cannot work with such data, before any of it is looked for.
     """
-    source = DATA.get(config.data.kind)(config.data)
-    cls = METHODS.get(config.method["name"])
+    cls, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
+    if kind.task not in cls.tasks:
+        able = [name for name in METHODS.table if kind.task in METHODS.get(name).tasks]
+        raise UserError(
+            f"method {config.method['name']} needs {' or '.join(sorted(cls.tasks))} data",
+            f"data={config.data.kind}, which is {kind.task}",
+            f"methods that can: {', '.join(able)}",
+        )
+    source = kind(config.data)
     defaults = to_plain(RunConfig(method=dataclasses.asdict(cls.Config())))
     plain = to_plain(config)
     if config.net.weights is not None:
@@ -84,12 +94,41 @@ def build(
             f"method {config.method['name']} needs {', '.join(sorted(cls.tasks))} data",
             f"{splits.info.task} data {splits.info.name}",
         )
+    config = with_safe_layout(config, net)
     method = cls(net, splits.info, settings, config, rank=rank)
     data = MixData(splits, config, method.wrap_dataset, rank, world)
     method.total_steps = config.epochs * data.steps_per_epoch
     if config.trainer.channels_last:
         method = method.to(memory_format=torch.channels_last)
     return method, data
+
+
+def with_safe_layout(config: RunConfig, net: nn.Module) -> RunConfig:
+    """Do without ``trainer.channels_last`` where a gradient would be written out of bounds.
+
+    On the CPU, oneDNN's weight gradient of a 1x1 convolution with a stride and 8 input channels
+    corrupts memory in that layout for images of 64 pixels and more (torch 2.15 with AVX-512: a
+    segmentation fault or worse); 4, 12 and 16 channels are fine.
+
+    Args:
+        config: A composed configuration.
+        net: Its network.
+
+    Returns:
+        The configuration, with the plain layout where such a convolution is in the network.
+    """
+    risky = any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels == 8
+        for module in net.modules()
+    )
+    if not risky or training_device(config).type != "cpu":
+        return config
+    return dataclasses.replace(
+        config, trainer=dataclasses.replace(config.trainer, channels_last=False)
+    )
 
 
 def training_device(config: RunConfig) -> torch.device:
@@ -136,7 +175,7 @@ def estimate_seconds(config: RunConfig, info: DataInfo) -> float:
     net = NETS.get(config.net.name)(config.net, info).to(device)
     x = torch.randn(config.batch_size, info.channels, info.height, info.width, device=device)
     y = torch.zeros(config.batch_size, dtype=torch.long, device=device)
-    if config.trainer.channels_last:
+    if with_safe_layout(config, net).trainer.channels_last:
         net, x = (
             net.to(memory_format=torch.channels_last),
             x.contiguous(memory_format=torch.channels_last),
@@ -175,7 +214,9 @@ def check_fit(config: RunConfig, splits: Splits) -> None:
         UserError: If there is one class only, or a process would get single images.
     """
     info = splits.info
-    present = int(splits.train.labels.unique().numel())
+    labels = splits.train.labels
+    classes = labels.unique() if labels.ndim == 1 else (labels == 1).any(dim=0).nonzero()
+    present = len(classes)
     if info.num_classes < 2 or present < 2:
         raise UserError(
             f"{info.name} has {present} class with training images",

@@ -243,6 +243,9 @@ class Attempt:
         if isinstance(error, torch.OutOfMemoryError):
             parts = 2 * self.config.optim.accumulate
             todo = f"use optim.accumulate={parts}, which keeps the batch whole, or precision=bf16"
+        elif "DataLoader" in record.message:  # one of its processes died, or answers no more
+            workers = self.config.data.workers
+            todo = f"use fewer than data.workers={workers}, as each takes memory of its own"
         return self._named(RunFailedError(what, str(where), todo))
 
     def _named(self, error: MixbenchError) -> MixbenchError:

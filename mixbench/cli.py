@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbench import __version__
-from mixbench.commands import methods, names, tables, training, weights
+from mixbench.commands import data, methods, names, tables, training, weights
 from mixbench.commands.console import complain
 from mixbench.errors import MixbenchError
 from mixbench.ranks import write_error
@@ -109,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", weights.export, "the network's weights in timm's or torchvision's names")
     export.add_argument("run", metavar="RUN", help="folder or id of a finished run")
     export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth")
+    sets = add("data", data.data, "verify a data set, or fetch and decode it once")
+    sets.add_argument("action", choices=("check", "prepare"))
+    sets.add_argument("name", metavar="NAME")
+    sets.add_argument("overrides", nargs="*", metavar="k=v", help="overrides")
     check = add("check", methods.check, "contract tests on a registered or third-party method")
     check.add_argument("name", metavar="METHOD")
     return parser

@@ -40,6 +40,19 @@ class RunFailedError(MixbenchError, RuntimeError):
     exit_code = 3
 
 
+class UnreadableImageError(RunFailedError):
+    """An image that was found to be unreadable in the middle of a run.
+
+    A worker of a loader hands it on as the text of a traceback, whose last lines are its own.
+    """
+
+    def __init__(self, what: str, where: str = "", todo: str = "") -> None:
+        if "\n" in what:
+            last = what.rstrip().splitlines()[-3:]
+            what, where, todo = (line.partition(": ")[2] for line in last)
+        super().__init__(what, where, todo)
+
+
 class InterruptedRunError(MixbenchError):
     """A run was stopped from outside; the same command starts it again.
 

@@ -203,5 +203,6 @@ def _new_record(
         train_size=info.train_size,
         test_size=info.test_size,
         skipped=info.skipped,
+        official=info.official,
         **environment(),
     )

@@ -93,6 +93,8 @@ class DataConfig:
     train: str | None = aside()  # pack: file of the training images
     test: str | None = aside()  # pack: file of the test images
     size: int | None = None  # resize every image to this many pixels squared
+    resize: int | None = None  # shorter side before the centre is cut to data.size; null: the same
+    crop_area: float | None = None  # random resized crops of at least this share, read from files
     crop: int = 4  # random crop after padding by this many pixels; 0: no crop
     pad: str = "black"  # padding of the crop: black pixels, or the mean colour (0 normalised)
     flip: bool = True  # mirror half of the training images
@@ -105,6 +107,15 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.size is not None:
             at_least("data.size", self.size, 1)
+        if self.resize is not None:
+            if self.size is None:
+                raise ValueError("data.resize needs data.size, the side that is cut out")
+            at_least("data.resize", self.resize, self.size)
+        if self.crop_area is not None:
+            share("data.crop_area", self.crop_area)
+            positive("data.crop_area", self.crop_area)
+            if self.size is None:
+                raise ValueError("data.crop_area needs data.size, the side of the crops in pixels")
         at_least("data.crop", self.crop, 0)
         one_of("data.pad", self.pad, ("black", "mean"))
         share("data.train_fraction", self.train_fraction)
@@ -114,6 +125,11 @@ class DataConfig:
         share("data.val_fraction", self.val_fraction)
         one_of("data.on_corrupt", self.on_corrupt, ("error", "skip"))
         at_least("data.workers", self.workers, 0)
+
+    @property
+    def padding(self) -> int:
+        """Pixels of padding before the crop; none where images are random crops already."""
+        return self.crop if self.crop_area is None else 0
 
 
 # Channels of the first stage where the paper's are not 64.
@@ -304,6 +320,7 @@ class DataInfo:
     train_size: int = 0
     test_size: int = 0
     skipped: int = 0  # unreadable images left out
+    official: bool | None = None  # the files are the authors' own; None: not known
 
     @property
     def names(self) -> list[str]:
@@ -320,6 +337,7 @@ CONDITIONAL: Sequence[tuple[str, str, tuple[Any, ...]]] = (
     ("optim.min_lr", "optim.schedule", ("cosine", "onecycle")),
     ("data.val_fraction", "select", ("val",)),
     ("data.pad", "data.crop", tuple(range(1, 1000))),
+    ("data.crop", "data.crop_area", (None,)),
 )
 
 

@@ -90,7 +90,8 @@ def fit_and_test(
     """
     config, folder, method, data = parts.config, parts.folder, parts.method, parts.data
     curves = CurveLogger(folder / "metrics.csv")
-    monitor = "val/top1" if config.select == "val" else None
+    score = "map" if method.info.task == "multilabel" else "top1"
+    monitor = f"val/{score}" if config.select == "val" else None
     scores, samples = Scores(), Samples(folder / "samples.png")
     speed = Throughput(
         config.epochs * len(data.batches), data.batches.batch_size * parts.group.world
@@ -145,7 +146,7 @@ def fit_and_test(
             trainer.fit(method, datamodule=data, ckpt_path=start, weights_only=True)
         if monitor is not None:
             method.load_state_dict(read_checkpoint(folder / BEST)["state_dict"])
-            record.metrics |= {"val_top1": keeper.best, "best_epoch": keeper.best_epoch}
+            record.metrics |= {f"val_{score}": keeper.best, "best_epoch": keeper.best_epoch}
         trainer.test(method, datamodule=data, verbose=False, weights_only=True)
         if wandb and samples.path.exists():
             wandb.log_image("samples", [str(samples.path)])

@@ -110,6 +110,44 @@ def test_the_recipes_of_alignmix_hold_the_settings_of_its_authors(
     assert own.items() <= config.method.items()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "epochs", "batch_size", "lr", "optimizer", "decay", "min_lr", "warmup"),
+    [
+        ("tiny400", 400, 100, 0.2, "sgd", 1e-4, 0, 0),
+        ("imagenet100", 100, 256, 0.1, "sgd", 1e-4, 0, 0),
+        ("deit300", 300, 1024, 1e-3, "adamw", 0.05, 1e-5, 5),
+        ("deit_cifar100", 200, 100, 1e-3, "adamw", 0.05, 1e-6, 20),
+        ("finetune_cub", 200, 16, 1e-3, "sgd", 5e-4, 0, 0),
+    ],
+)
+def test_the_recipes_of_the_benchmarks_hold_their_settings(
+    recipe, epochs, batch_size, lr, optimizer, decay, min_lr, warmup
+):
+    config = compose(f"recipe={recipe}")
+    assert (config.epochs, config.batch_size, config.lr) == (epochs, batch_size, lr)
+    optim = config.optim
+    assert (optim.schedule, optim.name, optim.weight_decay) == ("cosine", optimizer, decay)
+    assert (optim.min_lr, optim.warmup_epochs) == (min_lr, warmup)
+    assert optim.name == "adamw" or (optim.momentum, optim.nesterov) == (0.9, False)
+    assert optim.label_smoothing == (0.1 if "deit" in recipe else 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe", "size"),
+    [
+        *(("cifar10", "cifar200", None), ("cifar100", "cifar200", None)),
+        *(("tinyimagenet", "tiny400", None), ("imagenet", "imagenet100", 224)),
+        *(("cub200", "finetune_cub", 224), ("voc2007", "quick", 224)),
+    ],
+)
+def test_each_data_set_brings_its_recipe_and_its_size(data, recipe, size):
+    config = compose(f"data={data}")
+    assert compose(f"data={data} recipe={recipe}").epochs == config.epochs
+    assert (config.data.kind, config.data.size) == (data, size)
+    assert (config.data.crop_area is None) == (size is None)
+    assert config.data.resize == (256 if size else None)
+
+
 # FAULTS rows 1 and 2.
 @pytest.mark.parametrize(
     ("words", "match"),

@@ -68,6 +68,7 @@ THIRD_PARTY = {
     "backbones": TORCH,
     "backbones/adapters": TORCH | {"timm"},
     "data": LIGHTNING | {"sklearn"},
+    "data/parquet": TORCH | {"pyarrow"},
     "metrics": TORCH | {"torchmetrics"},
     "optim": {"torch"},
     "pictures": TORCH,
@@ -103,7 +104,7 @@ THIRD_PARTY = {
 }
 # Packages that may only be imported inside the function that needs them.
 LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
-LAZY |= {"matplotlib", "nbclient", "nbformat", "safetensors", "traitlets"}
+LAZY |= {"matplotlib", "nbclient", "nbformat", "pyarrow", "safetensors", "traitlets"}
 LAZY_IN = {
     "launch": {"torch"},
     "ranks": {"torch"},

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mixbench.metrics import StoredLogits, scores, topk
+from mixbench.metrics import StoredLogits, multilabel_scores, scores, topk
 from mixbench.results.files import write_bytes
 
 FULL_PRECISION_CLASSES = 200  # beyond this many, logits are stored as float16
@@ -67,7 +67,8 @@ class Scores(Callback):
     def _report(self, split: str, module: Any) -> None:
         # Gathered from all processes, so that every one of them computes the same scores.
         logits, labels, _ = self.stored.compute()
-        values = {name: torch.tensor(value) for name, value in scores(logits, labels).items()}
+        score = multilabel_scores if module.info.task == "multilabel" else scores
+        values = {name: torch.tensor(value) for name, value in score(logits, labels).items()}
         for name, stored in self.extra.items():
             logits, labels, _ = stored.compute()
             values[f"top1_{name}"] = topk(logits, labels).cpu()

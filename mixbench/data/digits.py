@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixbench.data.images import SPLIT_SEED, DataSource, ResidentImages
+from mixbench.data.images import SPLIT_SEED, Content, ResidentImages
+from mixbench.data.source import DataSource
 
 TEST_SIZE = 360
 ENLARGE = 4  # 8x8 to 32x32
@@ -24,7 +25,7 @@ class Digits(DataSource):
         images, labels = _arrays()
         return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
 
-    def read(self) -> tuple[ResidentImages, ResidentImages, list[str], int]:
+    def read(self) -> Content:
         """Split with seed 0, each class at the same share."""
         from sklearn.model_selection import train_test_split
 
@@ -36,7 +37,7 @@ class Digits(DataSource):
             ResidentImages(_shown(images[part]), torch.from_numpy(labels[part]))
             for part in map(np.sort, rows)
         )
-        return train, test, [str(digit) for digit in range(10)], 0
+        return Content(train, test, [str(digit) for digit in range(10)])
 
 
 def _arrays() -> tuple[np.ndarray, np.ndarray]:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import torch
 
-from mixbench.data.decode import decode_all
-from mixbench.data.images import DataSource, ResidentImages, existing
+from mixbench.data.encoded import Part
+from mixbench.data.images import SUFFIXES
+from mixbench.data.source import DataSource, existing
 from mixbench.errors import UserError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 class Folder(DataSource):
@@ -25,30 +24,52 @@ class Folder(DataSource):
         root = existing(self.config.root, "data.root")
         digest = hashlib.sha256()
         for part in ("train", "val"):
-            for path, _ in _files(root / part)[0]:
+            for path, _ in class_files(root / part)[0]:
                 line = f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n"
                 digest.update(line.encode())
         return digest.hexdigest()
 
-    def read(self) -> tuple[ResidentImages, ResidentImages, list[str], int]:
-        """Decode both parts; classes are the sorted folder names of ``train``."""
+    def parts(self) -> tuple[Part, Part, list[str]]:
+        """Both parts; classes are the sorted folder names of ``train``."""
         root = existing(self.config.root, "data.root")
-        (files, names), (test_files, test_names) = _files(root / "train"), _files(root / "val")
+        (files, names), (test_files, test_names) = (
+            class_files(root / "train"),
+            class_files(root / "val"),
+        )
         if names != test_names:
             only = ", ".join(sorted(set(names) ^ set(test_names))[:5])
             raise UserError(f"train and val have different classes: {only}", str(root))
-        train, skipped = self._read(files)
-        test, more = self._read(test_files)
-        return train, test, names, skipped + more
-
-    def _read(self, files: list[tuple[Path, int]]) -> tuple[ResidentImages, int]:
-        items = [str(path) for path, _ in files]
-        images, rows = decode_all(items, lambda row: files[row][0].read_bytes(), self.config)
-        labels = torch.tensor([label for _, label in files])[rows]
-        return ResidentImages(images, labels), len(files) - len(rows)
+        return part_of(files), part_of(test_files), names
 
 
-def _files(folder: Path) -> tuple[list[tuple[Path, int]], list[str]]:
+def part_of(files: list[tuple[Path, int]]) -> Part:
+    """Files with their labels as one split.
+
+    Args:
+        files: Path and class index of each.
+
+    Returns:
+        The split.
+    """
+    return Part(
+        [str(path) for path, _ in files],
+        lambda row: files[row][0].read_bytes(),
+        torch.tensor([label for _, label in files]),
+    )
+
+
+def class_files(folder: Path) -> tuple[list[tuple[Path, int]], list[str]]:
+    """Images of a folder with one folder per class.
+
+    Args:
+        folder: The outer folder.
+
+    Returns:
+        Path and class index of each image, and the sorted names of the classes.
+
+    Raises:
+        UserError: If there is none, or a class without any.
+    """
     classes = sorted(path for path in folder.glob("*") if path.is_dir())
     files = [
         (path, label)

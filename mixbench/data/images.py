@@ -1,44 +1,92 @@
-"""Decoded images in memory, what is known of them, and how they are divided."""
+"""Sets of images, what is known of them, and how they are divided."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixbench.data.keyed import Draw
 from mixbench.errors import UserError
-from mixbench.schema import DataConfig, DataInfo
+from mixbench.schema import DataInfo
 
 HOLDOUT_LIMIT = 5_000
 SPLIT_SEED = 0  # hold-outs and subsets are the same for all methods and seeds
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 class Batch(NamedTuple):
-    """Images (B, C, H, W) uint8, labels (B,) int64, and the images' rows in their set (B,)."""
+    """Images (B, C, H, W) uint8, their labels, and the images' rows in their set (B,).
+
+    Labels are (B,) int64 class indices; of multi-label data (B, K) float32, 1 for a class that is
+    present, 0 for one that is not, and NaN where it is unknown.
+    """
 
     images: Tensor
     labels: Tensor
     ids: Tensor
 
 
-class ResidentImages(Dataset[Batch]):
+class ImageSet(Dataset[Batch], ABC):
+    """Images that are handed out in batches of rows.
+
+    Args:
+        labels: (N,) int64, or (N, K) float32, as in :class:`Batch`.
+        boxes: (N, M, 5) float32: class, top, left, bottom, right of up to M objects of each image,
+            in pixels of its file, ends exclusive; rows without an object are -1. None where the
+            data set has none.
+    """
+
+    def __init__(self, labels: Tensor, boxes: Tensor | None = None) -> None:
+        self.labels, self.boxes = labels, boxes
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that are handed out."""
+
+    @abstractmethod
+    def __getitem__(self, draw: Draw) -> Batch: ...
+
+    @abstractmethod
+    def sample(self) -> Tensor:
+        """Images (M, C, H, W) uint8 that stand for all of them in statistics."""
+
+    @abstractmethod
+    def subset(self, rows: Tensor) -> Self:
+        """The images at ``rows`` (M,), in that order."""
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same set on another device, where it can lie there."""
+        del device
+        return self
+
+
+class ResidentImages(ImageSet):
     """A whole set as one uint8 tensor, on the device if it is moved there.
 
     Args:
         images: (N, C, H, W) uint8.
-        labels: (N,) int64 class indices.
+        labels: As in :class:`ImageSet`.
+        boxes: As in :class:`ImageSet`.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
+    def __init__(self, images: Tensor, labels: Tensor, boxes: Tensor | None = None) -> None:
+        super().__init__(labels, boxes)
+        self.images = images
 
-    def __len__(self) -> int:
-        return self.images.shape[0]
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
 
     def __getitem__(self, draw: Draw) -> Batch:
         rows = draw.indices.to(self.images.device, non_blocking=True)
@@ -46,126 +94,61 @@ class ResidentImages(Dataset[Batch]):
         images, labels = (t.index_select(0, rows) for t in (self.images, self.labels))
         return Batch(images, labels, rows)
 
+    def sample(self) -> Tensor:
+        """All images."""
+        return self.images
+
+    def resized(self, size: int) -> "ResidentImages":
+        """The same images with their shorter side brought to ``size`` and the centre cut out."""
+        return ResidentImages(_fit(self.images, size), self.labels, self.boxes)
+
     def to(self, device: torch.device) -> "ResidentImages":
         """The same set on another device."""
-        return ResidentImages(self.images.to(device), self.labels.to(device))
+        return ResidentImages(self.images.to(device), self.labels.to(device), self.boxes)
 
     def subset(self, rows: Tensor) -> "ResidentImages":
         """The images at ``rows`` (M,), in that order."""
-        return ResidentImages(self.images[rows], self.labels[rows])
+        boxes = None if self.boxes is None else self.boxes[rows]
+        return ResidentImages(self.images[rows], self.labels[rows], boxes)
 
 
 @dataclass
 class Splits:
     """Training images, test images, hold-out where ``select=val`` asks for one, and the facts."""
 
-    train: ResidentImages
-    test: ResidentImages
+    train: ImageSet
+    test: ImageSet
     info: DataInfo
-    val: ResidentImages | None = None
+    val: ImageSet | None = None
 
 
-class DataSource(ABC):
-    """A data set that can be named, identified and read.
+class Content(NamedTuple):
+    """All that a data set holds: its images, class names, and what could not be read."""
 
-    Args:
-        config: The ``data`` part of a run.
+    train: ImageSet
+    test: ImageSet
+    class_names: list[str]
+    skipped: int = 0
+    stats: "Stats | None" = None  # of all training images, where they are known already
+
+
+class Stats(NamedTuple):
+    """Mean and deviation of each channel for pixels in [0, 1].
+
+    The ``residual`` pair is the same after each image's own mean is removed.
     """
 
-    def __init__(self, config: DataConfig) -> None:
-        self.config = config
-
-    @property
-    def name(self) -> str:
-        """Shown name, part of every run id."""
-        return self.config.name or self.config.kind
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Content hash of the files, without decoding them."""
-
-    @abstractmethod
-    def read(self) -> tuple[ResidentImages, ResidentImages, list[str], int]:
-        """Decode everything: training images, test images, class names, unreadable images."""
-
-    def load(self, *, holdout: bool = False) -> Splits:
-        """Read, take the subsets that the configuration asks for, and describe the result.
-
-        Args:
-            holdout: Set aside a stratified part of the training images.
-
-        Returns:
-            The splits; the hold-out is no longer part of ``train``.
-
-        Raises:
-            UserError: If files are missing, unreadable or do not fit together.
-        """
-        config = self.config
-        train, test, class_names, skipped = self.read()
-        keep = len(train)
-        if config.train_fraction < 1:
-            keep = max(1, round(keep * config.train_fraction))
-        train = train.subset(stratified(train.labels, min(keep, config.limit or keep)))
-        test = test.subset(stratified(test.labels, min(len(test), config.limit or len(test))))
-        val = None
-        if holdout:
-            count = min(round(len(train) * config.val_fraction), HOLDOUT_LIMIT)
-            if not 0 < count < len(train):
-                raise UserError(
-                    f"a hold-out of {count} of {len(train)} training images is not usable",
-                    "data.val_fraction",
-                    "change the fraction or use select=last",
-                )
-            rows = stratified(train.labels, count)
-            rest = torch.ones(len(train), dtype=torch.bool)
-            rest[rows] = False
-            train, val = train.subset(rest.nonzero().flatten()), train.subset(rows)
-        mean, std = channel_stats(train.images)
-        residual_mean, residual_std = channel_stats(train.images, subtract_image_mean=True)
-        _, channels, height, width = train.images.shape
-        info = DataInfo(
-            num_classes=len(class_names),
-            height=height,
-            width=width,
-            channels=channels,
-            mean=mean,
-            std=std,
-            residual_mean=residual_mean,
-            residual_std=residual_std,
-            class_names=class_names,
-            name=self.name,
-            train_size=len(train),
-            test_size=len(test),
-            skipped=skipped,
-        )
-        return Splits(train, test, info, val)
-
-
-def existing(path: str | None, key: str) -> Path:
-    """A file or folder that the configuration names.
-
-    Args:
-        path: Value of the key.
-        key: The key, for the message.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: If it is not given or does not exist.
-    """
-    if path is None:
-        raise UserError(f"{key} is not given", "data", f"add {key}=PATH")
-    if not Path(path).exists():
-        raise UserError(f"no such file or folder: {path}", key, f"correct {key}=")
-    return Path(path)
+    mean: list[float]
+    std: list[float]
+    residual_mean: list[float] | None = None
+    residual_std: list[float] | None = None
 
 
 def stratified(labels: Tensor, count: int) -> Tensor:
     """Rows of a class-balanced random subset, in their original order.
 
     Args:
-        labels: (N,) int64 class indices.
+        labels: (N,) int64 class indices; of multi-label data (N, K), which are not balanced.
         count: Number of rows.
 
     Returns:
@@ -175,6 +158,8 @@ def stratified(labels: Tensor, count: int) -> Tensor:
         return torch.arange(len(labels))
     from sklearn.model_selection import train_test_split
 
+    if labels.ndim > 1:
+        labels = torch.zeros(len(labels), dtype=torch.long)
     counts = labels.bincount()
     classes = int((counts > 0).sum())
     rare = int(counts[counts > 0].min()) < 2 or min(count, len(labels) - count) < classes
@@ -185,6 +170,65 @@ def stratified(labels: Tensor, count: int) -> Tensor:
         stratify=None if rare else labels.numpy(),
     )
     return torch.from_numpy(np.sort(rows))
+
+
+def corners(boxes: Tensor, labels: Tensor) -> Tensor:
+    """One box per image in the form of :class:`ImageSet`.
+
+    Args:
+        boxes: (N, 4) float32 xmin, ymin, xmax, ymax in pixels, the last pixel included.
+        labels: (N,) int64 class of each image.
+
+    Returns:
+        (N, 1, 5) float32 class, top, left, bottom, right, ends exclusive.
+    """
+    left, top, right, bottom = boxes.unbind(1)
+    return torch.stack([labels.float(), top, left, bottom + 1, right + 1], dim=1)[:, None]
+
+
+def check_labels(labels: Tensor, images: int, names: list[str], where: str) -> None:
+    """Refuse labels that do not fit the images or the class names.
+
+    Args:
+        labels: (N,) int64 class indices.
+        images: Number of images.
+        names: Class names.
+        where: File, for the message.
+
+    Raises:
+        UserError: If their number differs, there are none, or one is out of range.
+    """
+    if len(labels) != images or not images:
+        raise UserError(f"{images} images but {len(labels)} labels", where)
+    low, high = (int(end) for end in labels.aminmax())
+    if low < 0 or high >= len(names):
+        raise UserError(
+            f"labels run from {low} to {high} but there are {len(names)} class names", where
+        )
+
+
+def _fit(images: Tensor, size: int) -> Tensor:
+    height, width = images.shape[2:]
+    scale = size / min(height, width)
+    sides = max(size, round(height * scale)), max(size, round(width * scale))
+    top, left = ((side - size) // 2 for side in sides)
+    result = images.new_empty(len(images), images.shape[1], size, size)
+    for part, target in zip(images.split(1024), result.split(1024), strict=True):
+        large = F.interpolate(part.float(), sides, mode="bilinear", antialias=True)
+        target.copy_(large[:, :, top : top + size, left : left + size].round())
+    return result
+
+
+def image_stats(images: Tensor) -> Stats:
+    """All statistics of a set.
+
+    Args:
+        images: (N, C, H, W) uint8.
+
+    Returns:
+        Means and deviations.
+    """
+    return Stats(*channel_stats(images), *channel_stats(images, subtract_image_mean=True))
 
 
 def channel_stats(

@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 _MASK = (1 << 64) - 1
 
 # What a stream is for; the first number of its key.
-ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL = range(1, 7)
+ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL, CROP = range(1, 8)
 
 
 def mix_seed(*numbers: int) -> int:
@@ -36,10 +36,15 @@ def mix_seed(*numbers: int) -> int:
 
 
 class Draw(NamedTuple):
-    """The rows of one batch: (B,) indices, and a seed for what the data set itself draws."""
+    """The rows of one batch: (B,) indices, and a seed for what the data set itself draws.
+
+    ``crop_seed`` keys what is drawn for each image, whatever batch or process it is in; None asks
+    for the images as evaluation sees them.
+    """
 
     indices: Tensor
     seed: int
+    crop_seed: int | None = None
 
 
 class KeyedBatches(Sampler[Draw]):
@@ -119,7 +124,8 @@ class KeyedBatches(Sampler[Draw]):
     def _draw(self, order: Tensor, epoch: int, batch: int) -> Draw:
         start = (batch * self.world + self.rank) * self.batch_size
         seed = mix_seed(DATA, self.seed, epoch, batch, self.rank)
-        return Draw(order[start : start + self.batch_size], seed)
+        crop_seed = mix_seed(CROP, self.seed, epoch)
+        return Draw(order[start : start + self.batch_size], seed, crop_seed)
 
 
 class OrderedBatches(Sampler[Draw]):

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from mixbench.data.images import ResidentImages, Splits
+from mixbench.data.images import ImageSet, Splits
 from mixbench.data.keyed import KeyedBatches, OrderedBatches
 from mixbench.schema import RunConfig
 
@@ -62,11 +62,11 @@ class MixData(LightningDataModule):
         """The test images."""
         return self._evaluation(self.splits.test)
 
-    def _evaluation(self, images: ResidentImages) -> DataLoader[Any]:
+    def _evaluation(self, images: ImageSet) -> DataLoader[Any]:
         rows = OrderedBatches(len(images), EVAL_BATCH, self.rank, self.world)
         return self._loader(self._placed(images), rows)
 
-    def _placed(self, images: ResidentImages) -> ResidentImages:
+    def _placed(self, images: ImageSet) -> ImageSet:
         """The images where they are read: on the device, unless other processes read them."""
         if self.trainer is None or self.config.data.workers:
             return images

@@ -1,18 +1,23 @@
 """Packed sets: one ``.npz`` file for training, one for test.
 
 A pack holds ``images`` (N, H, W[, C]) uint8, or ``jpeg`` (all files end to end, uint8) with
-``offsets`` (N + 1,), and ``label`` (N,), optionally ``class_names``.
+``offsets`` (N + 1,), and ``label`` or ``labels`` (N,), optionally ``class_names`` and ``bbox``
+(N, 4): xmin, ymin, xmax, ymax in pixels, the last pixel included. In its place stands a Parquet
+file, or a folder of such, as Hugging Face distributes data sets.
 """
 
 import hashlib
 import zipfile
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mixbench.data.decode import decode_all
-from mixbench.data.images import DataSource, ResidentImages, existing
+from mixbench.data.encoded import Part, read_part
+from mixbench.data.images import Content, ResidentImages, check_labels, corners
+from mixbench.data.parquet import is_parquet, read_parquet
+from mixbench.data.source import DataSource, existing
 from mixbench.errors import UserError
 
 
@@ -28,26 +33,45 @@ class Pack(DataSource):
         """Hash of both files."""
         digest = hashlib.sha256()
         for path in self._paths():
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            for each in sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]:
+                with each.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
-    def read(self) -> tuple[ResidentImages, ResidentImages, list[str], int]:
+    def parts(self) -> tuple[Part, Part, list[str]] | None:
+        """Both files, where they hold encoded images."""
+        train, test, names = self._both
+        if isinstance(train, Part) and isinstance(test, Part):
+            return train, test, names
+        return None
+
+    def read(self) -> Content:
         """Decode both files; the class names of the training file count."""
-        (train, names, skipped), (test, test_names, more) = map(self._read, self._paths())
+        train, test, names = self._both
+        (train_set, skipped), (test_set, more) = (
+            read_part(each, self.config) if isinstance(each, Part) else (each, 0)
+            for each in (train, test)
+        )
+        return Content(train_set, test_set, names, skipped + more)
+
+    @cached_property
+    def _both(self) -> tuple[Part | ResidentImages, Part | ResidentImages, list[str]]:
+        (train, names), (test, test_names) = map(self._read, self._paths())
         if names != test_names:
             raise UserError(
                 f"training and test files name different classes: {_difference(names, test_names)}",
                 "data.train, data.test",
                 "use files of the same data set",
             )
-        return train, test, names, skipped + more
+        return train, test, names
 
     def _paths(self) -> tuple[Path, Path]:
         config = self.config
         return existing(config.train, "data.train"), existing(config.test, "data.test")
 
-    def _read(self, path: Path) -> tuple[ResidentImages, list[str], int]:
+    def _read(self, path: Path) -> tuple[Part | ResidentImages, list[str]]:
+        if is_parquet(path):
+            return read_parquet(path)
         try:
             with np.load(path, allow_pickle=False) as archive:
                 # Each access unpacks anew, so every member is read once.
@@ -56,44 +80,47 @@ class Pack(DataSource):
             raise UserError(
                 f"not a readable .npz pack: {error}", str(path), "see the layout in the README"
             ) from error
-        labels = members.get("label")
-        if labels is None or not {"images"} <= members.keys() | (
-            {"images"} if {"jpeg", "offsets"} <= members.keys() else set()
-        ):
+        y = members.get("label", members.get("labels"))
+        if y is None or not ("images" in members or {"jpeg", "offsets"} <= members.keys()):
             raise UserError(
                 f"a pack needs label and images, or label, jpeg and offsets; found "
                 f"{', '.join(sorted(members)) or 'none of them'}",
                 str(path),
             )
-        labels = torch.from_numpy(labels.astype(np.int64))
+        labels, boxes = torch.from_numpy(y.astype(np.int64)), None
+        if "bbox" in members:
+            boxes = corners(torch.from_numpy(members["bbox"].astype(np.float32)), labels)
         if "images" in members:
-            images, rows = _pixels(members["images"], path), torch.arange(len(labels))
+            held: Part | ResidentImages = ResidentImages(
+                _pixels(members["images"], path), labels, boxes
+            )
+            count = len(held.images)
         else:
-            blob, offsets = members["jpeg"], members["offsets"]
-            items = [f"image {row} of {path.name}" for row in range(len(offsets) - 1)]
-
-            def load(row: int) -> bytes:
-                return blob[offsets[row] : offsets[row + 1]].tobytes()
-
-            images, rows = decode_all(items, load, self.config)
-            if len(items) != len(labels):
-                raise UserError(f"{len(items)} images but {len(labels)} labels", str(path))
+            held = _encoded(members["jpeg"], members["offsets"], path, labels, boxes)
+            count = len(held.names)
+        names = [str(name) for name in members.get("class_names", [])]
         if len(labels) == 0:
             raise UserError("the pack holds no image", str(path))
-        if "images" in members and len(images) != len(labels):
-            raise UserError(f"{len(images)} images but {len(labels)} labels", str(path))
-        names = [str(name) for name in members.get("class_names", [])]
         names = names or [str(index) for index in range(int(labels.max()) + 1)]
-        if int(labels.min()) < 0 or int(labels.max()) >= len(names):
-            raise UserError(
-                f"labels run from {int(labels.min())} to {int(labels.max())} but there are "
-                f"{len(names)} class names",
-                str(path),
-            )
-        return ResidentImages(images, labels[rows]), names, len(labels) - len(rows)
+        check_labels(labels, count, names, str(path))
+        return held, names
 
 
-_KEYS = ("images", "jpeg", "offsets", "label", "class_names")
+_KEYS = ("images", "jpeg", "offsets", "label", "labels", "class_names", "bbox")
+
+
+def _encoded(
+    blob: np.ndarray,
+    offsets: np.ndarray,
+    path: Path,
+    labels: torch.Tensor,
+    boxes: torch.Tensor | None,
+) -> Part:
+    def load(row: int) -> bytes:
+        return blob[offsets[row] : offsets[row + 1]].tobytes()
+
+    names = [f"image {row} of {path.name}" for row in range(len(offsets) - 1)]
+    return Part(names, load, labels, boxes)
 
 
 def _pixels(images: np.ndarray, path: Path) -> torch.Tensor:

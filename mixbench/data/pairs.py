@@ -4,7 +4,7 @@ import torch
 from torch.utils.data import Dataset
 
 import mixbench.functional as mf
-from mixbench.data.images import Batch, ResidentImages
+from mixbench.data.images import Batch, ImageSet
 from mixbench.data.keyed import Draw
 
 
@@ -18,7 +18,7 @@ class OtherClassPairs(Dataset[Batch]):
         images: The training set.
     """
 
-    def __init__(self, images: ResidentImages) -> None:
+    def __init__(self, images: ImageSet) -> None:
         self.images, self.labels = images, images.labels.cpu()
 
     def __len__(self) -> int:
@@ -27,4 +27,4 @@ class OtherClassPairs(Dataset[Batch]):
     def __getitem__(self, draw: Draw) -> Batch:
         generator = torch.Generator().manual_seed(draw.seed)
         pairs = mf.draw_other_class_pairs(self.labels, len(draw.indices), generator)
-        return self.images[Draw(pairs.flatten(), draw.seed)]
+        return self.images[Draw(pairs.flatten(), draw.seed, crop_seed=draw.seed)]

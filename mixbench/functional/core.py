@@ -289,9 +289,17 @@ def soft_binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (B, K) network output.
-        targets: (B, K) multi-hot or mixed labels in [0, 1].
+        targets: (B, K) multi-hot or mixed labels in [0, 1]; NaN where a label is unknown, which
+            mixing hands on to every image that such a label is part of.
 
     Returns:
-        Scalar loss in nats, averaged over batch and classes.
+        Scalar loss in nats, averaged over the labels that are known; 0 where none is.
+
+    Example:
+        >>> soft_binary_cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, float("nan")]]))
+        tensor(0.6931)
     """
-    return F.binary_cross_entropy_with_logits(logits.float(), targets.float())
+    unknown, targets = targets.isnan(), targets.float().nan_to_num()
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    known = (~unknown).sum().clamp(min=1)
+    return losses.masked_fill(unknown, 0).sum() / known

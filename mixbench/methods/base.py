@@ -28,6 +28,7 @@ from mixbench.pictures.sheet import mixed_sheet
 from mixbench.schema import DataInfo, RunConfig
 
 __all__ = ["Method", "register"]
+CRITERIA = {"multiclass": mf.soft_cross_entropy, "multilabel": mf.soft_binary_cross_entropy}
 
 
 def _only_in_training(mix: Callable[..., mf.Mixed]) -> Callable[..., mf.Mixed]:
@@ -131,10 +132,10 @@ class Method(LightningModule):
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Tensor | dict[str, Tensor]:
         """The loss, or its weighted terms by name."""
+        criterion = CRITERIA[self.info.task]
         if isinstance(logits, dict):
-            targets = mixed.targets
-            return {key: mf.soft_cross_entropy(logits[key], targets[key]) for key in logits}
-        return mf.soft_cross_entropy(logits, mixed.targets)
+            return {key: criterion(logits[key], mixed.targets[key]) for key in logits}
+        return criterion(logits, mixed.targets)
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
         """Scalars worth a curve, computed only on steps that are logged."""
@@ -180,14 +181,14 @@ class Method(LightningModule):
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Augment and normalise uint8 images, and turn labels into targets (B, K)."""
         data = self.run.data
-        images = batch.images
-        offsets, flips = draw_crop_flip(len(images), data.crop, data.flip, self.generator)
+        offsets, flips = draw_crop_flip(len(batch.images), data.padding, data.flip, self.generator)
         if data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
-            x = crop_flip(self.normalize(to_float(images)), offsets, flips, data.crop)
+            x = crop_flip(self.normalize(to_float(batch.images)), offsets, flips, data.padding)
         else:
-            x = self.normalize(to_float(crop_flip(images, offsets, flips, data.crop)))
-        smoothing = self.run.optim.label_smoothing
-        targets = mf.one_hot(batch.labels, self.info.num_classes, smoothing=smoothing)
+            x = self.normalize(to_float(crop_flip(batch.images, offsets, flips, data.padding)))
+        targets, smoothing = batch.labels, self.run.optim.label_smoothing
+        if self.info.task == "multiclass":
+            targets = mf.one_hot(targets, self.info.num_classes, smoothing=smoothing)
         return self._layout(x), targets
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -209,7 +210,8 @@ class Method(LightningModule):
         values = {"loss": loss, **self.diagnostics(mixed)}
         if isinstance(terms, dict):
             values |= {f"loss_{key}": term for key, term in terms.items()}
-        if isinstance(logits, Tensor):  # weight of the predicted class in the mixed label
+        if isinstance(logits, Tensor) and self.info.task == "multiclass":
+            # The weight of the predicted class in the mixed label.
             hit = mixed.targets.gather(1, logits.argmax(dim=1, keepdim=True))
             values["top1_mixed"] = 100 * hit.mean()
             values["ce"] = mf.soft_cross_entropy(logits, mixed.targets)  # for methods of other loss

@@ -44,7 +44,10 @@ class BC(Method):
         super().__init__(net, info, *args, **kwargs)
         if self.config.plus:
             if info.residual_mean is None or info.residual_std is None:
-                raise ValueError("BC+ needs residual_mean and residual_std in the data's facts")
+                raise ValueError(
+                    "BC+ needs the data's statistics without each image's mean; for images that "
+                    "are read from files, `mixbench data prepare NAME` computes them once"
+                )
             self.mean.copy_(torch.tensor(info.residual_mean)[:, None, None])
             self.std.copy_(torch.tensor(info.residual_std)[:, None, None])
 

@@ -10,3 +10,5 @@ class ERM(Method):
     Paper: none; the control that every method is compared with.
     Cost: 1.
     """
+
+    tasks = frozenset({"multiclass", "multilabel"})

@@ -20,12 +20,12 @@ class StoredLogits(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, labels: Tensor, ids: Tensor) -> None:
-        """Add a batch: logits (B, K), labels (B,), ids (B,)."""
+        """Add a batch: logits (B, K), labels (B,) or (B, K), ids (B,)."""
         for name, value in (("logits", logits.float()), ("labels", labels), ("ids", ids)):
             getattr(self, name).append(value.detach())
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (N, K), labels (N,) and ids (N,), one row per sample, in the order of the ids."""
+        """Logits (N, K), labels and ids (N,), one row per sample, in the order of the ids."""
         logits, labels, ids = (
             dim_zero_cat(getattr(self, name)) for name in ("logits", "labels", "ids")
         )

@@ -11,7 +11,7 @@ from mixbench.errors import UserError
 from mixbench.results.record import RECORD, Record, read_record
 from mixbench.results.stats import Summary, inseparable_from_best, summarize
 
-METRICS = ("top1", "top5", "nll", "ece", "brier", "bias")
+METRICS = ("top1", "top5", "map", "nll", "ece", "brier", "bias")
 SMOKE_TESTS = ("digits",)
 
 

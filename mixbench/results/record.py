@@ -64,6 +64,7 @@ class Record:
     train_size: int = 0
     test_size: int = 0
     skipped: int = 0  # unreadable images left out
+    official: bool | None = None  # the data files are the authors' own; None: not known
     attempts: list[dict[str, Any]] = field(default_factory=list)
     resumed_bit_exact: bool | None = None  # None: trained in one go
     config_changes: dict[str, Any] = field(default_factory=dict)  # allowed on the way, by key

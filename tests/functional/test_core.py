@@ -488,3 +488,26 @@ def test_losses_are_computed_in_float32_whatever_the_precision_of_the_logits(nam
 def test_decisions_of_the_wrong_number_are_refused(operation, decisions, match):
     with pytest.raises(ValueError, match=match):
         operation(torch.rand(4, 3, 8, 8), torch.eye(4), **decisions)
+
+
+def test_an_unknown_label_takes_no_part_in_the_loss_and_has_no_gradient():
+    nan = float("nan")
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets = torch.tensor([[1.0, 0, nan, 0.3], [nan, nan, nan, nan], [0, 1, 1, nan]])
+    known = ~targets.isnan()
+    loss = mf.soft_binary_cross_entropy(logits, targets)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[known], targets[known])
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad[~known] == 0).all()
+    assert (logits.grad[known] != 0).all()
+    nothing = mf.soft_binary_cross_entropy(logits.detach(), torch.full_like(targets, nan))
+    assert nothing == 0
+
+
+def test_mixing_hands_an_unknown_label_on():
+    targets = torch.tensor([[float("nan"), 1.0], [0.0, 0.0]])
+    mixed = mf.mix_targets(targets, torch.tensor([1, 0]), torch.tensor([0.25]))
+    assert mixed[:, 0].isnan().all()
+    assert mixed[:, 1].tolist() == [0.25, 0.75]

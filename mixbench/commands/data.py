@@ -1,0 +1,39 @@
+"""Data sets before they are used: ``data check`` and ``data prepare``."""
+
+import argparse
+
+from mixbench.commands.console import complain, say
+
+
+def data(args: argparse.Namespace) -> int:
+    """Check a data set, or fetch and decode it."""
+    from mixbench.config import compose
+    from mixbench.data import DATA
+
+    config = compose([f"data={args.name}", *args.overrides]).data
+    source = DATA.get(config.kind)(config)
+    return _check(source) if args.action == "check" else _prepare(source)
+
+
+def _check(source: object) -> int:
+    from mixbench.data.checks import inspect
+
+    found = inspect(source)
+    for fact in found.facts:
+        say(fact)
+    for problem in found.problems:
+        complain(problem)
+    say(f"{len(found.problems)} problems" if found.problems else "no problem")
+    return 3 if found.problems else 0
+
+
+def _prepare(source: object) -> int:
+    from mixbench.data.prepared import prepare
+
+    path, content = prepare(source)
+    say(f"{len(content.train)} training and {len(content.test)} test images are ready")
+    if path is None:
+        complain("nothing was kept; make the folder of MIXBENCH_DATA writable")
+        return 3
+    say(f"kept: {path}")
+    return 0

@@ -1,0 +1,76 @@
+import shutil
+
+import numpy as np
+import pytest
+from making import source, write_folder
+
+from mixbench.cli import main
+from mixbench.data.checks import inspect
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXBENCH_DATA", str(tmp_path / "data"))
+    return write_folder(tmp_path / "zoo")
+
+
+def test_a_sound_folder_has_facts_and_no_problem(zoo, capsys):
+    assert main(["data", "check", "folder", f"data.root={zoo}"]) == 0
+    out, err = capsys.readouterr()
+    assert not err
+    assert "train: 12 images, 6 sizes with sides of 31 to 45 pixels" in out
+    assert "train: 2 classes with 6 (ant) to 6 (ant) images" in out
+    assert "test: 4 images" in out
+    assert "0 of 4 test images are also training images" in out
+    assert out.endswith("no problem\n")
+
+
+def test_all_corrupt_files_and_leaks_are_listed_at_once(zoo, capsys):
+    broken = {"ant/0.png": b"", "ant/1.png": b"<html>", "bee/5.png": None}
+    for name, content in broken.items():
+        path = zoo / "train" / name
+        path.write_bytes(path.read_bytes()[:200] if content is None else content)
+    shutil.copy(zoo / "train/ant/4.png", zoo / "val/bee/7.png")
+    assert main(["data", "check", "folder", f"data.root={zoo}"]) == 3
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert len(lines) == 4
+    for name in broken:
+        assert sum(f"train/{name}" in line for line in lines[:3]) == 1
+    assert "val/bee/7.png is also the training image" in lines[3]
+    assert "train/ant/4.png" in lines[3]
+    assert "4 problems" in out
+
+
+def test_two_empty_files_are_no_leak(zoo):
+    for name in ("train/ant/0.png", "val/ant/0.png"):
+        (zoo / name).write_bytes(b"")
+    problems = inspect(source("data=folder", f"data.root={zoo}")).problems
+    assert len(problems) == 2
+    assert not any("also the training image" in problem for problem in problems)
+
+
+def test_empty_classes_and_leaks_of_stored_pixels_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXBENCH_DATA", str(tmp_path))
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+    names = np.array(["ant", "bee", "cat"])
+    np.savez(tmp_path / "a.npz", images=images, label=[0, 1, 0, 1, 0, 0], class_names=names)
+    np.savez(tmp_path / "b.npz", images=images[4:] // 2, label=[0, 2], class_names=names)
+    words = ("data=pack", f"data.train={tmp_path / 'a.npz'}", f"data.test={tmp_path / 'b.npz'}")
+    found = inspect(source(*words))
+    assert "train: 3 classes with 0 (cat) to 4 (ant) images" in found.facts
+    assert found.problems == [
+        "train: no image of 1 classes: cat",
+        "test: no image of 1 classes: bee",
+    ]
+    np.savez(tmp_path / "b.npz", images=images[4:], label=[0, 2], class_names=names)
+    leaks = inspect(source(*words)).problems[2:]
+    assert leaks == [f"the test image image {n} is also the training image image {n + 4}"
+                     for n in range(2)]  # fmt: skip
+
+
+def test_a_missing_data_set_is_a_user_error(zoo, capsys):
+    assert main(["data", "check", "imagenet"]) == 2
+    assert "imagenet is not there" in capsys.readouterr().err
+    assert main(["data", "check", "imagnet"]) == 2
+    assert "did you mean 'imagenet'" in capsys.readouterr().err
