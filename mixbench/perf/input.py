@@ -131,7 +131,20 @@ def cpu_seconds() -> float:
     return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
-def _per_batch(epoch: Callable[[], int], device: torch.device) -> Callable[[], float]:
+def per_batch(
+    epoch: Callable[[], int], device: torch.device, batch: int = BATCH
+) -> Callable[[], float]:
+    """Measure an epoch with all processes that it starts.
+
+    Args:
+        epoch: Reads an epoch and returns its number of images.
+        device: Where it ends.
+        batch: Images per batch.
+
+    Returns:
+        Measures once and returns CPU seconds per batch.
+    """
+
     def measure() -> float:
         multiprocessing.active_children()  # collects what ended before
         begin = cpu_seconds()
@@ -139,7 +152,7 @@ def _per_batch(epoch: Callable[[], int], device: torch.device) -> Callable[[], f
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         multiprocessing.active_children()
-        return (cpu_seconds() - begin) / count * BATCH
+        return (cpu_seconds() - begin) / count * batch
 
     return measure
 
@@ -157,7 +170,7 @@ def measure(device: torch.device, budget: Budget) -> list[Row]:
     images = smooth_images(budget.images)
     resident, epochs = images.to(device), iter(range(1, budget.input_rounds + 1))
     resident_epoch(resident, 0)
-    measures = {RESIDENT: _per_batch(lambda: resident_epoch(resident, next(epochs)), device)}
+    measures = {RESIDENT: per_batch(lambda: resident_epoch(resident, next(epochs)), device)}
     notes = {
         BASE: "RandomCrop, RandomHorizontalFlip, ToTensor, Normalize per image",
         WORKER: "the same in a forked worker, its CPU time and its start included",
@@ -176,8 +189,8 @@ def measure(device: torch.device, budget: Budget) -> list[Row]:
             transforms.Normalize(MEAN, STD),
         ]
         single = SingleImages(images, transforms.Compose(steps))
-        measures[BASE] = _per_batch(lambda: single_epoch(single, 0, device), device)
-        measures[WORKER] = _per_batch(lambda: single_epoch(single, 1, device), device)
+        measures[BASE] = per_batch(lambda: single_epoch(single, 0, device), device)
+        measures[WORKER] = per_batch(lambda: single_epoch(single, 1, device), device)
     seconds = interleave(measures, budget.input_rounds)
     return [
         Row(

@@ -8,12 +8,13 @@ import torch
 
 from mixbench.errors import UserError, near_match
 from mixbench.perf import input as input_part
-from mixbench.perf import mix, step, transport
+from mixbench.perf import mix, photographs, step, transport
 from mixbench.perf.report import FAIL, conditions, gates, to_json, to_markdown, write
 from mixbench.perf.timing import Budget, keep_freed_memory, one_thread
 from mixbench.results.record import runs_folder
 
-PARTS = {part.PART: part for part in (mix, transport, input_part, step)}
+MODULES = (mix, transport, input_part, photographs, step)
+PARTS = tuple(dict.fromkeys(module.PART for module in MODULES))
 DEVICES = ("cpu", "cuda")
 FAILED = 3
 
@@ -51,13 +52,13 @@ def main(
     facts["date"] = datetime.now(UTC).date().isoformat()
     rows, judged = [], []
     with one_thread():
-        for part in PARTS:
-            if part in chosen:
-                sys.stderr.write(f"measuring {part}\n")
-                measured = PARTS[part].measure(place, budget)
+        for module in MODULES:
+            if module.PART in chosen:
+                sys.stderr.write(f"measuring {module.PART}\n")
+                measured = module.measure(place, budget)
                 rows += measured
-                judged += gates(PARTS[part], measured, place)
-    bases = {part: PARTS[part].BASE for part in PARTS if part in chosen}
+                judged += gates(module, measured, place)
+    bases = {module.PART: module.BASE for module in MODULES if module.PART in chosen}
     table = to_markdown(facts, rows, judged, bases)
     folder = out or runs_folder() / "perf"
     paths = write(folder, f"{facts['date']}-{device}", to_json(facts, rows, judged, bases), table)

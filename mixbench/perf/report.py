@@ -158,8 +158,9 @@ def gates(part: Any, rows: list[Row], device: torch.device) -> list[Gate]:
     quiet = f"{part.PART} on cuda: no variant of mixbench waits for the device"
     if device.type != "cuda":
         why = NOT_ASKED if torch.cuda.is_available() else NO_GPU
-        absent = [f"{part.PART} ratios on cuda"] + ([quiet] if watched else [])
-        return [*judged, *(Gate(name, SKIPPED, why) for name in absent)]
+        if watched is None:
+            return judged
+        return [*judged, *(Gate(n, SKIPPED, why) for n in (f"{part.PART} ratios on cuda", quiet))]
     if watched is None:
         return judged
     waiting = waits(watched(device))

@@ -29,6 +29,7 @@ class Budget:
         round_s: Least seconds of one variant in one turn; fast ones are repeated.
         input_rounds: Turns of the input paths, each one epoch.
         images: Images of that epoch.
+        files: Files of that epoch, where images are read from files.
         plan_rounds: Turns of the transport solvers.
         step_rounds: Turns of whole training steps.
     """
@@ -37,6 +38,7 @@ class Budget:
     round_s: float = 0.03
     input_rounds: int = 7
     images: int = 10_000
+    files: int = 384
     plan_rounds: int = 5
     step_rounds: int = 7
 

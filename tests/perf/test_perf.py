@@ -13,7 +13,7 @@ from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.perf import input as input_part
 from mixbench.perf import main as main_module
-from mixbench.perf import mix, peers, step, timing, transport
+from mixbench.perf import mix, peers, photographs, step, timing, transport
 from mixbench.perf.main import FAILED, main
 from mixbench.perf.report import (
     FAIL,
@@ -32,7 +32,9 @@ from mixbench.perf.report import (
 from mixbench.perf.timing import Budget
 
 CPU = torch.device("cpu")
-TINY = Budget(rounds=2, round_s=1e-4, input_rounds=2, images=256, plan_rounds=2, step_rounds=2)
+TINY = Budget(
+    rounds=2, round_s=1e-4, input_rounds=2, images=256, files=2, plan_rounds=2, step_rounds=2
+)
 SHAPE = mix.Shape(4, 8, 3)
 MAPS = transport.Shape(2, 32, 4, 2)
 STEP = step.Shape(4, 32, 4)
@@ -435,6 +437,36 @@ def test_input_paths_read_every_full_batch(monkeypatch):
     single = input_part.SingleImages(images, lambda picture: torch.zeros(3, 32, 32))
     assert input_part.single_epoch(single, 0, CPU) == 32
     assert input_part.single_epoch(single, 1, CPU) == 32
+
+
+def test_photographs_are_files_that_can_be_read_and_the_same_each_time():
+    files = photographs.photographs(2)
+    assert files == photographs.photographs(2)
+    assert photographs.SingleFiles(files, lambda image: torch.tensor(image.size))[1].tolist() == [
+        photographs.WIDTH,
+        photographs.HEIGHT,
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_of_files_reads_every_full_batch(monkeypatch, workers):
+    monkeypatch.setattr(photographs, "BATCH", 2)
+    files = photographs.photographs(5)
+    part = photographs.Part([""] * 5, files.__getitem__, torch.zeros(5))
+    images = photographs.FileImages(part, photographs.DataConfig(size=32, crop_area=0.5))
+    assert photographs.epoch_of_files(images, 0, workers, CPU) == 4
+
+
+def test_the_cores_that_a_gpu_asks_for_follow_from_the_rate():
+    measured = photographs.measure(CPU, TINY)
+    assert [row.variant for row in measured] == [
+        photographs.BASE,
+        photographs.FILES,
+        photographs.WORKER,
+    ]
+    for row in measured:
+        rate = row.images / row.median_ms * 1000
+        assert row.figures[photographs.CORES] == pytest.approx(5000 / rate)
 
 
 @pytest.fixture
