@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_nets import SIZE, small_net
 
+from mixbench import compose, run
 from mixbench.backbones import NETS
 from mixbench.compat import provided
 from mixbench.contract import BATCH, CLASSES, sample_batch
@@ -57,6 +58,17 @@ def test_a_method_trains_a_network(name, net):
 @pytest.mark.parametrize(("name", "net"), SLOW)
 def test_every_other_pair_trains_too(name, net):
     take_a_step(name, net)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", NETS.names())
+def test_every_network_of_full_size_trains_an_epoch_on_the_digits(runs, net):
+    words = f"method=mixup net={net} data=digits data.size=32 data.limit=64 epochs=1 batch_size=16"
+    if "attention" in provided(net):
+        words += " net.patch=4"
+    record = run(compose(f"{words} wandb.mode=disabled"))
+    assert record.status == "done"
+    assert 0 <= record.metrics["top1"] <= 100
 
 
 @pytest.mark.parametrize("layer", [0, 1, 4])
