@@ -27,6 +27,9 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "cutmix": ("cutmix", {"prob": 1.0}, "every batch mixed"),
     "manifoldmixup": ("manifoldmixup", {"layers": [1]}, "at layer 1, the largest features"),
     "bc": ("bc", {}, ""),
+    "mixup2": ("mixup2", {}, "two passes"),
+    "automix": ("automix", {}, "two passes, two of the teacher, and the mixer"),
+    "samix": ("samix", {}, "two passes, two of the teacher, and the mixer"),
     ALIGNED: (
         "alignmix",
         {"layers": [-1], "sides": [1], "fast_path": "none"},
