@@ -221,11 +221,10 @@ def teacher(rank):
     class Taught(Noted, cls):
         drawn = ([], [])
 
-        def mix(self, x, targets, **decisions):
-            mixed = super().mix(x, targets, **decisions)
+        def predict(self, mixed):
             self.drawn[0].append((mixed.lam.tolist(), mixed.perm.tolist()))
             self.drawn[1].append(mixed.aux.learn)
-            return mixed
+            return super().predict(mixed)
 
     words = [*WORDS.split(), planted("taught", Taught), "method.switch_off=0.5"]
     record = run(compose(words))
