@@ -51,6 +51,12 @@ class LearnedMix(Method):
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
         self.layer = pick_layers(net, [self.config.layer], "method.layer")[0]
+        if not net.provides & {"maps", "tokens"}:
+            raise UserError(
+                f"the features of {type(net).__name__} are on no grid, which a mask needs",
+                "net",
+                "use a network that provides maps or tokens",
+            )
         self.mix_head = second_head(net.head)
         self.teacher = Teacher(net, self.mix_head)
         self.mixer = self.build_mixer(net.channels[self.layer])
@@ -103,7 +109,7 @@ class LearnedMix(Method):
             labels[MIXER], taught = made.targets, Taught(x, made, mask, float(use["learn"]))
         with torch.no_grad():
             pair = {"lam": use["lam"], "perm": use["perm"]}
-            mask = self.mixer.draw(shared.detach(), **pair, size=size, generator=self.generator)
+            mask = self.mixer.draw(shared, **pair, size=size, generator=self.generator)
             if self.step == 0 and not mask.isfinite().all():
                 raise ValueError("a mask of step 0 holds NaN or infinity; the features do, too")
             if use["adjust"]:
@@ -117,7 +123,10 @@ class LearnedMix(Method):
         """What the mixer makes of images (B, C, H, W) before it knows weight and partners."""
         with torch.no_grad():
             x = x.to(self.mixer.query.weight.dtype)
-            h = self.teacher.net.forward_stages(x, stop=self.layer)
+            net = self.teacher.net
+            h = net.forward_stages(x, stop=self.layer)
+            if h.ndim == 3:  # tokens, of which those of patches lie on a grid
+                h = net.tokens(h).transpose(1, 2).unflatten(2, net.grid(x))
         return self.mixer.share(h)
 
     def _draw(self, batch: int) -> dict[str, Any]:

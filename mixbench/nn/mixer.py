@@ -33,10 +33,6 @@ class Shared(NamedTuple):
     partner: Tensor
     grid: tuple[int, int]
 
-    def detach(self) -> "Shared":
-        """The same values without their graph."""
-        return self._replace(own=self.own.detach(), partner=self.partner.detach())
-
 
 class Mixer(nn.Module):
     """The mixer of SAMix.

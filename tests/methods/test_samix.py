@@ -8,6 +8,8 @@ import torch.nn.functional as F
 import mixbench.functional as mf
 from mixbench import build_method, compose, run
 from mixbench.assemble import build
+from mixbench.backbones.cifar import PreActResNet
+from mixbench.backbones.vit import VisionTransformer
 from mixbench.callbacks.samples import draw_batch
 from mixbench.checkpoints import LAST
 from mixbench.contract import BATCH, fit, sample_batch, sample_method, sample_splits
@@ -206,6 +208,29 @@ def test_batches_of_any_size_and_images_that_are_not_square_train(name, shape):
     sum(terms.values()).backward()
     assert mixed.aux.mask.shape == (shape[0], 1, *shape[1:])
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.mixer.parameters())
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_tokens_are_laid_out_as_the_grid_of_their_patches(layer):
+    torch.manual_seed(0)
+    net = VisionTransformer(8, 2, 2, 4, (16, 24), 4)
+    method = build_method("samix", net, layer=layer).train()
+    x, targets = sample_batch(3, 16, 24)
+    tokens = net.forward_stages(x, stop=layer)
+    shared = method.share(x)
+    assert shared.grid == (4, 6)
+    expected = method.mixer.share(tokens[:, 1:].reshape(3, 4, 6, 8).permute(0, 3, 1, 2))
+    assert torch.equal(shared.own, expected.own)
+    terms, _ = step(method, (x, targets))
+    sum(terms.values()).backward()
+    assert method.mixer.query.weight.grad.any()
+
+
+def test_a_network_whose_features_are_on_no_grid_is_refused():
+    net = PreActResNet((1, 1, 1), 4, 4)
+    net.provides = frozenset({"stages"})
+    with pytest.raises(UserError, match="features of PreActResNet are on no grid"):
+        build_method("samix", net)
 
 
 @pytest.mark.parametrize("name", NAMES)
