@@ -183,6 +183,31 @@ def test_the_recipes_of_samix_hold_the_settings_of_its_authors(recipe, training,
             assert keys["lam_concat"] is large
 
 
+@pytest.mark.parametrize(
+    ("recipe", "lr", "layer", "upsampling", "mixer_lr"),
+    [
+        ("samix_deit", 7.5e-4, 2, "nearest", None),
+        ("samix_swin", 5e-4, 4, "nearest", None),
+        ("samix_convnext", 1e-3, 3, "bilinear", 7.5e-4),
+    ],
+)
+def test_the_recipes_of_samix_for_transformers_hold_the_settings_of_its_authors(
+    recipe, lr, layer, upsampling, mixer_lr
+):
+    for method in ("samix", "automix"):
+        config = compose(f"method={method} recipe={recipe}")
+        optim, keys = config.optim, method_settings(config)
+        assert (config.epochs, config.batch_size, config.lr) == (200, 100, lr)
+        assert (optim.name, optim.weight_decay, optim.clip) == ("adamw", 0.05, 20)
+        assert (optim.warmup_epochs, optim.min_lr, optim.label_smoothing) == (20, 1e-4, 0.1)
+        assert (keys["layer"], keys["dropout"], keys["mixer_lr"]) == (layer, 0.1, mixer_lr)
+        assert (keys["ema_end"], keys["ema_hold"], keys["mixer_min_lr"]) == (0.99996, 0.25, 1e-4)
+        assert keys["mask_anneal"] == "official"
+        assert keys["upsampling"] == (upsampling if method == "samix" else "nearest")
+        assert keys["lam_k" if method == "samix" else "lam_concat"] in (-1.0, True)
+        assert METHODS.get(method).Config(**keys).fidelity == "official-verified"
+
+
 # FAULTS rows 1 and 2.
 @pytest.mark.parametrize(
     ("words", "match"),
