@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from mixbench.backbones.base import StagedNet
 from mixbench.callbacks.checkpoint import Diverged
 from mixbench.callbacks.progress import quiet_lightning
 from mixbench.checkpoints import LAST, check_shapes, read_checkpoint
@@ -161,9 +162,9 @@ class Attempt:
             size = (self.data.batches.batch_size, data.channels, data.height, data.width)
             method = self.method.to(self.device)
             x = method._layout(torch.zeros(size, device=self.device))
-            record.compiled = compile_stages(
-                method.net, x, precision_context(self.config, self.device)
-            )
+            context = precision_context(self.config, self.device)
+            nets = [n for n in method.modules() if n is method.net or isinstance(n, StagedNet)]
+            record.compiled = all([compile_stages(net, x, context) for net in nets])
         machine = {
             "device": record.device,
             "devices": self.group.world,

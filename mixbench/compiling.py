@@ -35,6 +35,8 @@ def compile_stages(net: nn.Module, x: torch.Tensor, autocast: Any) -> bool:
     net.train()
     for stage in stages:
         stage.compile(fullgraph=True)  # a part that is left out would be no compiled stage
+    if not any(p.requires_grad for p in net.parameters()):  # frozen, with a gradient for its input
+        x = x.detach().requires_grad_()
     try:
         with autocast:
             net(x).float().sum().backward()

@@ -214,6 +214,32 @@ def autoencoder(rank):
     }
 
 
+def teacher(rank):
+    """So does the teacher of SAMix follow the network, whose masks are each rank's own."""
+    cls = METHODS.get("samix")
+
+    class Taught(Noted, cls):
+        drawn = ([], [])
+
+        def predict(self, mixed):
+            self.drawn[0].append((mixed.lam.tolist(), mixed.perm.tolist()))
+            self.drawn[1].append(mixed.aux.learn)
+            return super().predict(mixed)
+
+    words = [*WORDS.split(), planted("taught", Taught), "method.switch_off=0.5"]
+    record = run(compose(words))
+    decisions, learned = Taught.drawn
+    parameters = [float(p.double().sum()) for p in Noted.last.teacher.parameters()]
+    return {
+        "status": record.status,
+        "teacher": same_everywhere(parameters),
+        "weights": same_everywhere(digest(Noted.last)),
+        "decisions": same_everywhere(decisions),
+        "learned": same_everywhere(learned),
+        "kinds": sorted(set(learned)),
+    }
+
+
 def stop(rank):
     """A signal to one rank ends all of them at the same step; they go on as if it had not come."""
 
@@ -273,8 +299,19 @@ def diverge(rank):
     }
 
 
-LIMIT = 150  # seconds for all of them
-CHECKS = [training, places, validation, uneven, float64, unused, autoencoder, stop, diverge]
+LIMIT = 180  # seconds for all of them
+CHECKS = [
+    training,
+    places,
+    validation,
+    uneven,
+    float64,
+    unused,
+    autoencoder,
+    teacher,
+    stop,
+    diverge,
+]
 
 
 def main(place: Path) -> None:

@@ -53,6 +53,16 @@ def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning_and_is_recorded(
     assert "the network runs as it is: Unsupported" in told[0]
 
 
+def test_a_teacher_is_compiled_beside_its_network_and_stays_frozen(runs, tiny, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda stage, **_: compiled.append(stage))
+    record = run(compose([*tiny, "method=samix", "trainer.compile=true"]))
+    assert record.compiled is True
+    assert len(set(compiled)) == 8
+    trained = [any(p.requires_grad for p in stage.parameters()) for stage in compiled]
+    assert sorted(trained) == [False] * 4 + [True] * 4
+
+
 def test_trying_changes_neither_weights_nor_statistics(tiny, monkeypatch):
     def compile_all_but_the_last(stage, **_):
         stage._compiled_call_impl = refuse if isinstance(stage, Refuses) else stage._call_impl

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mixbench import experiments
-from mixbench.config import compose, compose_text, render, resolve_method, to_plain
+from mixbench.config import compose, compose_text, method_settings, render, resolve_method, to_plain
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.schema import DataInfo, RunConfig, aside_keys
@@ -146,6 +146,66 @@ def test_each_data_set_brings_its_recipe_and_its_size(data, recipe, size):
     assert (config.data.kind, config.data.size) == (data, size)
     assert (config.data.crop_area is None) == (size is None)
     assert config.data.resize == (256 if size else None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "training", "mixer", "own"),
+    [
+        ("samix_cifar100", (400, 100, 0.1, 0.05, 1e-4), (None, None, None), (3, 0.25, 0.5, 0.0)),
+        (
+            "samix_cifar100_wrn",
+            (400, 100, 0.03, 1e-3, 1e-3),
+            (0.03, None, 0.0),
+            (2, 0.25, 0.5, 0.0),
+        ),
+        ("samix_tinyimagenet", (400, 100, 0.2, 0.05, 1e-4), (0.1, 1e-3, None), (3, -1.0, 0.5, 0.0)),
+        ("samix_imagenet", (100, 256, 0.1, 0.0, 1e-4), (0.1, 1e-3, None), (3, -1.0, 1.0, 0.1)),
+        ("samix_finegrained", (200, 16, 1e-3, 0.0, 5e-4), (0.01, 5e-4, None), (3, 1.0, 1.0, 0.1)),
+    ],
+)
+def test_the_recipes_of_samix_hold_the_settings_of_its_authors(recipe, training, mixer, own):
+    for method in ("samix", "automix"):
+        config = compose(f"method={method} recipe={recipe}")
+        optim, keys = config.optim, method_settings(config)
+        found = (config.epochs, config.batch_size, config.lr, optim.min_lr, optim.weight_decay)
+        assert found == training
+        assert (optim.schedule, optim.momentum, optim.nesterov) == ("cosine", 0.9, False)
+        assert tuple(keys[f"mixer_{key}"] for key in ("lr", "min_lr", "momentum")) == mixer
+        large = recipe in ("samix_imagenet", "samix_finegrained")
+        assert keys["ema_end"] == (0.99999 if large else 0.999999)
+        assert keys["mask_anneal"] == ("official" if large else "constant")
+        assert keys["ema_warmup"] is False
+        assert METHODS.get(method).Config(**keys).fidelity == "official-verified"
+        if method == "samix":
+            assert tuple(keys[key] for key in ("layer", "lam_k", "eta", "dropout")) == own
+        else:
+            assert (keys["layer"], keys["dropout"]) == (own[0], own[3])
+            assert keys["lam_concat"] is large
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lr", "layer", "upsampling", "mixer_lr"),
+    [
+        ("samix_deit", 7.5e-4, 2, "nearest", None),
+        ("samix_swin", 5e-4, 4, "nearest", None),
+        ("samix_convnext", 1e-3, 3, "bilinear", 7.5e-4),
+    ],
+)
+def test_the_recipes_of_samix_for_transformers_hold_the_settings_of_its_authors(
+    recipe, lr, layer, upsampling, mixer_lr
+):
+    for method in ("samix", "automix"):
+        config = compose(f"method={method} recipe={recipe}")
+        optim, keys = config.optim, method_settings(config)
+        assert (config.epochs, config.batch_size, config.lr) == (200, 100, lr)
+        assert (optim.name, optim.weight_decay, optim.clip) == ("adamw", 0.05, 20)
+        assert (optim.warmup_epochs, optim.min_lr, optim.label_smoothing) == (20, 1e-4, 0.1)
+        assert (keys["layer"], keys["dropout"], keys["mixer_lr"]) == (layer, 0.1, mixer_lr)
+        assert (keys["ema_end"], keys["ema_hold"], keys["mixer_min_lr"]) == (0.99996, 0.25, 1e-4)
+        assert keys["mask_anneal"] == "official"
+        assert keys["upsampling"] == (upsampling if method == "samix" else "nearest")
+        assert keys["lam_k" if method == "samix" else "lam_concat"] in (-1.0, True)
+        assert METHODS.get(method).Config(**keys).fidelity == "official-verified"
 
 
 # FAULTS rows 1 and 2.

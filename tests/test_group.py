@@ -137,6 +137,16 @@ def test_a_decoder_that_only_some_steps_train_makes_nobody_wait_and_stays_one(fo
     assert autoencoder["kinds"] == [["ce"], ["ce", "reconstruction"]]
 
 
+def test_a_teacher_and_its_mixer_are_the_same_on_all_ranks_whatever_each_mixes(found):
+    teacher = facts(found, "teacher")
+    assert teacher["status"] == "done"
+    assert teacher["teacher"]
+    assert teacher["weights"]
+    assert not teacher["decisions"]
+    assert teacher["learned"]
+    assert teacher["kinds"] == [0.0, 1.0]
+
+
 def test_a_signal_to_one_rank_ends_all_at_one_step_and_changes_nothing(found):
     stop = facts(found, "stop")
     assert stop["code"] == 4

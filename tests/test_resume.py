@@ -115,9 +115,20 @@ def test_a_run_that_is_told_to_stop_ends_as_if_it_had_not_been(
     assert read_record(place(tmp_path / "whole")).resumed_bit_exact is None
 
 
-@pytest.mark.parametrize(
-    "method", ["alignmix", "alignmix method.ae=true", "mixup", "cutmix", "bc", "manifoldmixup"]
-)
+RESUMED = [
+    "alignmix",
+    "alignmix method.ae=true",
+    "automix",
+    "bc",
+    "cutmix",
+    "manifoldmixup",
+    "mixup",
+    "mixup2",
+    "samix method.mask_anneal=cosine method.dropout=0.1 method.mask_adjust=0.5",
+]
+
+
+@pytest.mark.parametrize("method", RESUMED)
 def test_every_method_goes_on_bit_by_bit_after_a_crash(method, tmp_path, monkeypatch, plant):
     name, *settings = method.split()
     whole, stopped = both([*WORDS, *settings], tmp_path, monkeypatch, plant, 9, crash, name)

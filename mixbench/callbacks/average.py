@@ -6,19 +6,7 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-
-def warm_decay(decay: float, updates: int) -> float:
-    """Decay of an average that starts from random weights: short memory first.
-
-    Args:
-        decay: Decay in the long run.
-        updates: Updates done so far.
-
-    Returns:
-        ``min(decay, (1 + updates) / (10 + updates))``, the rule of TensorFlow's
-        ExponentialMovingAverage.
-    """
-    return min(decay, (1 + updates) / (10 + updates))
+from mixbench.nn.schedules import warm_decay
 
 
 class EMA(WeightAveraging):

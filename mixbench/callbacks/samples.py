@@ -46,4 +46,9 @@ def draw_batch(method: Method, batch: Any, epoch: int = 0, index: int = 0) -> Im
     """
     method.reseed(epoch, index)
     x, targets = method.prepare(batch)
-    return method.picture(x, targets, method.mix(x, targets))
+    # A method may pass images through networks that write down statistics of them.
+    buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]
+    mixed = method.mix(x, targets)
+    for buffer, before in buffers:
+        buffer.copy_(before)
+    return method.picture(x, targets, mixed)

@@ -19,6 +19,7 @@ from mixbench.functional.bc import (
     pixel_std,
     subtract_image_mean,
 )
+from mixbench.functional.contrastive import info_nce, mixed_info_nce, two_way_nce
 from mixbench.functional.core import (
     Mixed,
     check_batch,
@@ -33,6 +34,14 @@ from mixbench.functional.core import (
 )
 from mixbench.functional.cutmix import cutmix, cutmix_box, cutmix_minmax_box, paste_box
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
+from mixbench.functional.maskmix import (
+    adjust_mask,
+    eta_binary_cross_entropy,
+    mask_loss,
+    maskmix,
+    pair_cross_entropy,
+    rescale_lam,
+)
 from mixbench.functional.mixup import mixup
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
 from mixbench.functional.transport import position_cost, position_plan
@@ -41,6 +50,7 @@ __all__ = [
     "Aligned",
     "Mixed",
     "Transport",
+    "adjust_mask",
     "align",
     "alignment_cancels",
     "alignmix",
@@ -55,16 +65,23 @@ __all__ = [
     "draw_other_class_pairs",
     "draw_perm",
     "draw_side",
+    "eta_binary_cross_entropy",
+    "info_nce",
     "manifoldmixup",
     "marginal_error",
+    "mask_loss",
+    "maskmix",
     "mix_targets",
+    "mixed_info_nce",
     "mixup",
     "one_hot",
+    "pair_cross_entropy",
     "paste_box",
     "pixel_std",
     "plan_entropy",
     "position_cost",
     "position_plan",
+    "rescale_lam",
     "sinkhorn",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
@@ -72,4 +89,5 @@ __all__ = [
     "softmax_binary_cross_entropy",
     "subtract_image_mean",
     "take",
+    "two_way_nce",
 ]

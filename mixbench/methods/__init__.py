@@ -6,11 +6,14 @@ METHODS = Registry(
     "method",
     {
         "alignmix": "mixbench.methods.alignmix:AlignMix",
+        "automix": "mixbench.methods.automix:AutoMix",
         "bc": "mixbench.methods.bc:BC",
         "cutmix": "mixbench.methods.cutmix:CutMix",
         "erm": "mixbench.methods.erm:ERM",
         "manifoldmixup": "mixbench.methods.manifoldmixup:ManifoldMixup",
         "mixup": "mixbench.methods.mixup:Mixup",
+        "mixup2": "mixbench.methods.mixup2:Mixup2",
+        "samix": "mixbench.methods.samix:SAMix",
     },
     group="mixbench.methods",
 )

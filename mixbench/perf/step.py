@@ -27,6 +27,9 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "cutmix": ("cutmix", {"prob": 1.0}, "every batch mixed"),
     "manifoldmixup": ("manifoldmixup", {"layers": [1]}, "at layer 1, the largest features"),
     "bc": ("bc", {}, ""),
+    "mixup2": ("mixup2", {}, "two passes"),
+    "automix": ("automix", {}, "two passes, two of the teacher, and the mixer"),
+    "samix": ("samix", {}, "two passes, two of the teacher, and the mixer"),
     ALIGNED: (
         "alignmix",
         {"layers": [-1], "sides": [1], "fast_path": "none"},
@@ -77,8 +80,8 @@ def training_step(name: str, settings: dict[str, Any], shape: Shape, device: tor
         torch.manual_seed(0)
         info = DataInfo(CLASSES, shape.size, shape.size)
         net = preactresnet18(NetConfig(width=shape.width, final_norm=False), info)
-    run = RunConfig(data=DataConfig(crop=4, flip=True))
-    method = build_method(name, net, info, run=run, **settings).to(device).train()
+        run = RunConfig(data=DataConfig(crop=4, flip=True))
+        method = build_method(name, net, info, run=run, **settings).to(device).train()
     optimizer = torch.optim.SGD(method.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     small = smooth_images(shape.batch)
     scale = shape.size // small.images.shape[2]
@@ -89,11 +92,13 @@ def training_step(name: str, settings: dict[str, Any], shape: Shape, device: tor
     def step(number: int) -> object:
         method.reseed(0, number)
         logits, mixed = method.predict(method.mix(*method.prepare(batch)))
-        loss: Any = method.loss(logits, mixed)
+        terms: Any = method.loss(logits, mixed)
+        loss: Any = sum(terms.values()) if isinstance(terms, dict) else terms
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         method.step += 1  # some methods look at values on the first step alone
+        method.after_step()
         return loss.detach()
 
     return step

@@ -136,6 +136,11 @@ class Case:
         done = self.compared.setdefault(key, np.zeros(pick.shape, dtype=bool))
         self.compared[key] = done | pick.numpy()
 
+    def compare_names(self, key: str, actual: set[str]) -> None:
+        """Compare names with a stored JSON list of them."""
+        assert actual == set(json.loads(str(self.arrays[key]))), f"{self.name}/{key}"
+        self.compared[key] = np.ones((), dtype=bool)
+
     def finish(self) -> None:
         """Fail if a stored result was compared not at all or in part, and no reason is given."""
         expected = {key for key in self.arrays if key.startswith("expect_")}

@@ -174,3 +174,17 @@ def test_a_plan_runs_what_it_needs_first_and_ranks_its_own(plan, tmp_path, capsy
     assert len({record.config_hash for record in records}) == 3  # seeds of one row share theirs
     assert cli.main(command) == 0
     assert ": done in " not in capsys.readouterr().out
+
+
+def test_networks_that_mix_with_trained_mixers_get_those_of_their_own_seed(monkeypatch, tmp_path):
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
+    sweep = read_sweep("samix_pretrained", ["seeds=0,2"])
+    (first,) = sweep.needs.values()
+    for run in first.runs:
+        run.id = f"mixer-{run.words[-1]}"
+    filled = fill_in(sweep, {"method.mixer_ckpt": first.runs})
+    assert len(filled) == 4
+    for run in filled:
+        seed = next(word for word in run.words if word.startswith("seed="))
+        assert f"method.mixer_ckpt={tmp_path}/mixer-{seed}/last.ckpt" in run.words
+    assert read_sweep("samix_pretrained", ["method.mixer_ckpt=own.ckpt"]).needs == {}

@@ -13,6 +13,12 @@ VARIANTS = {
         {"plan": "shuffled"},
         {"ae": True, "ae_clean": 1.0},
     ],
+    "automix": [{"lam_concat": True}, {"switch_off": 0.0}],
+    "samix": [
+        {"lam_k": 0.25, "mask_adjust": 1.0, "dropout": 0.1},
+        {"layer": 1, "mixer_loss": "pair_eta", "ema_warmup": False},
+        {"mixer_loss": "bce_eta", "eta": 0.5, "mask_anneal": "official"},
+    ],
     "mixup": [{"per_sample": True}, {"partner": "derange"}, {"fold": True}],
     "cutmix": [{"per_sample": True}, {"box_rule": "inside"}, {"minmax": [0.2, 0.8]}],
     "bc": [{"plus": True}],

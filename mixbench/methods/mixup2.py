@@ -1,0 +1,54 @@
+"""A control for methods that train on clean and mixed images in one step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+import mixbench.functional as mf
+from mixbench.methods.base import Method, register
+from mixbench.schema import positive
+
+CLEAN, MIX = "clean", "mix"
+
+
+@register("mixup2")
+class Mixup2(Method):
+    """Sum the cross-entropies of a clean batch and of its Input Mixup.
+
+    Paper: none; the control of AutoMix and SAMix, with as many passes of the network as they make,
+    as many cross-entropies, and with ``optim.ema`` an average of the weights too.
+    Cost: 2.0, two passes.
+    """
+
+    @dataclass
+    class Config(Method.Config):
+        """Settings of the control."""
+
+        alpha: float = 2.0  # Beta(alpha, alpha) of the weight, as in SAMix
+
+        def __post_init__(self) -> None:
+            positive("method.alpha", self.alpha)
+
+        @property
+        def fidelity(self) -> str:
+            """Nobody's method."""
+            return "variant"
+
+    cost = 2.0
+
+    def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
+        """Mix the batch and keep the clean one."""
+        mixed = mf.mixup(x, targets, alpha=self.config.alpha, generator=self.generator, **decisions)
+        return mixed._replace(targets={CLEAN: targets, MIX: mixed.targets}, aux=x)
+
+    def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
+        """Logits of both, in two passes, as each has statistics of its own."""
+        if mixed.aux is None:  # evaluation
+            return super().predict(mixed)
+        return {CLEAN: self.net(mixed.aux), MIX: self.net(mixed.x)}, mixed
+
+    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
+        """Draw the mixed images."""
+        return super().picture(x, targets, mixed._replace(targets=mixed.targets[MIX]))

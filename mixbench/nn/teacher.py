@@ -1,0 +1,68 @@
+"""Networks that are not trained themselves: one that follows another, and frozen ones."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def second_head(head: nn.Module) -> nn.Module:
+    """Another head of the same kind, with weights of its own.
+
+    Args:
+        head: Head of a network.
+
+    Returns:
+        A copy whose parts are initialised anew.
+    """
+    other = copy.deepcopy(head)
+    for part in other.modules():
+        if callable(reset := getattr(part, "reset_parameters", None)):
+            reset()
+    return other
+
+
+class Teacher(nn.Module):
+    """A copy of a network and of a second head, whose weights follow those of the trained ones.
+
+    Only parameters follow. Statistics of normalisation layers come from the teacher's own passes.
+
+    Args:
+        net: The trained network.
+        mix_head: Its head for mixed images.
+    """
+
+    def __init__(self, net: nn.Module, mix_head: nn.Module) -> None:
+        super().__init__()
+        self.net: Any = copy.deepcopy(net)
+        self.mix_head = copy.deepcopy(mix_head)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self, net: nn.Module, mix_head: nn.Module, decay: float) -> None:
+        """Move towards the trained network.
+
+        Args:
+            net: The trained network.
+            mix_head: Its head for mixed images.
+            decay: Share of the old weights that is kept.
+        """
+        own: list[Tensor] = list(self.parameters())
+        trained: list[Tensor] = [*net.parameters(), *mix_head.parameters()]
+        torch._foreach_lerp_(own, trained, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def freeze(module: nn.Module) -> None:
+    """Keep a module bit by bit as it is, whatever passes through it.
+
+    Its normalisation layers still use the statistics of the batch while it is in training mode, but
+    do not write them down; in eval mode they use those that they have.
+
+    Args:
+        module: The module; no part of it needs a gradient afterwards.
+    """
+    module.requires_grad_(False)
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.track_running_stats = False
