@@ -87,10 +87,12 @@ def test_the_matrix_shows_every_method_and_network(capsys, monkeypatch):
     nets = [line.split()[-1] for line in lines[: len(NETS.names())]]
     assert nets == NETS.names()
     table = lines[len(nets) : len(nets) + len(METHODS.names())]
-    rows = {line.split()[0]: line.split()[1:] for line in table}
+    rows = {line.split()[0]: line.split()[1 : len(nets) + 1] for line in table}
+    tasks = {line.split()[0]: " ".join(line.split()[len(nets) + 1 :]) for line in table}
     assert set(rows) == set(METHODS.names())
-    assert all(row[-1] == "multiclass" for row in rows.values())
-    marks = dict(zip(nets, rows["alignmix"][:-1], strict=True))
+    assert tasks == {name: ", ".join(sorted(METHODS.get(name).tasks)) for name in rows}
+    assert tasks["erm"] == "multiclass, multilabel"
+    marks = dict(zip(nets, rows["alignmix"], strict=True))
     assert marks["swin_tiny"] == marks["resnet18"] == "x"
     assert marks["vit_tiny"] == marks["deit_small"] == "-"
     assert marks["zoo"] == "?"

@@ -21,6 +21,8 @@ from mixbench.errors import MixbenchError, UserError
 from mixbench.launch.plan import PlannedRun
 from mixbench.results.record import Record, read_record, runs_folder
 
+Surroundings = tuple[dict[str, str], str]  # environment and working directory
+
 # Seconds for children after Ctrl-C: by themselves, once told again, and once killed.
 OWN_S, GRACE_S, KILLED_S = 3.0, 90.0, 10.0
 
@@ -69,7 +71,9 @@ class LocalLauncher:
             UserError: If a method's own key is unknown or out of range, or data is missing.
         """
         reader, writer = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=_prepare_child, args=(runs, self.strict, writer))
+        process = self.context.Process(
+            target=_prepare_child, args=(_surroundings(), runs, self.strict, writer)
+        )
         process.start()
         writer.close()
         try:
@@ -110,6 +114,7 @@ class LocalLauncher:
                     process = self.context.Process(
                         target=_run_child,
                         args=(
+                            _surroundings(),
                             run.words,
                             folder / run.id / "log.txt",
                             shared,
@@ -169,8 +174,23 @@ def _result(record: Record) -> str:
     return f"done in {record.wall_s:.0f} s{shown}"
 
 
-def _prepare_child(runs: list[PlannedRun], strict: bool, answer: Connection) -> None:
+def _surroundings() -> Surroundings:
+    return dict(os.environ), os.getcwd()
+
+
+def _take_over(surroundings: Surroundings) -> None:
+    """Stand where the parent stands now; the fork server stays where it was started."""
+    environment, folder = surroundings
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+
+
+def _prepare_child(
+    surroundings: Surroundings, runs: list[PlannedRun], strict: bool, answer: Connection
+) -> None:
     try:
+        _take_over(surroundings)
         answer.send(_prepare(runs, strict))
     except MixbenchError as error:
         answer.send(error)
@@ -221,9 +241,15 @@ def _prepare(
 
 
 def _run_child(
-    words: list[str], log: Path, shared: bool, devices: list[int] | None, answer: Connection
+    surroundings: Surroundings,
+    words: list[str],
+    log: Path,
+    shared: bool,
+    devices: list[int] | None,
+    answer: Connection,
 ) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run has its own handler
+    _take_over(surroundings)
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(_visible, devices))
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -320,7 +320,7 @@ def test_bc_plus_normalizes_images_without_their_own_mean_also_in_eval_mode():
 
 def test_bc_plus_without_its_own_constants_is_refused():
     info = make_info(mean=[0.5, 0.4, 0.3], std=[0.3, 0.2, 0.1])
-    with pytest.raises(ValueError, match="residual"):
+    with pytest.raises(ValueError, match=r"statistics without each image's mean.*data prepare"):
         build_method("bc", nn.Identity(), info, plus=True)
 
 
