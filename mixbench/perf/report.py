@@ -18,7 +18,7 @@ from mixbench.results.record import cpu_name, environment
 SCHEMA = 1
 PASS, FAIL, SKIPPED = "pass", "FAIL", "skipped"
 NO_GPU, NOT_ASKED = "no GPU", "run with --device cuda"
-_PEERS = ("timm", "kornia", "pillow")
+_PEERS = ("timm", "kornia", "pot", "geomloss", "pillow")
 
 
 @dataclass
