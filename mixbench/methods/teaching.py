@@ -31,7 +31,7 @@ class Teaching(Method.Config):
     switch_off: float = 1.0  # share of steps that train the mixer
     mixer_lr: float | None = None  # the mixer's peak learning rate, else that of the recipe
     mixer_min_lr: float | None = None  # where it ends
-    mixer_momentum: float | None = None
+    mixer_momentum: float | None = None  # of its SGD, else that of the recipe
     ema: float = 0.999  # share of its weights that the teacher keeps in a step, at first
     ema_end: float = 0.999999  # the same in the end
     ema_hold: float = 0.1  # share of the run before it begins to grow
