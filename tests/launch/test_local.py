@@ -15,6 +15,7 @@ def own_signals():
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_signals")
 def test_runs_follow_the_environment_and_the_folder_of_the_moment(tmp_path, monkeypatch, tiny):
     for name in ("first", "second"):  # the fork server knows only what was there at its start

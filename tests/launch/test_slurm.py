@@ -170,6 +170,7 @@ def test_a_task_returns_how_its_run_failed(monkeypatch, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
     lines = []
     launcher = Quick(lines.append, options={"max_parallel": 2})
@@ -266,6 +267,7 @@ class Local(Quick):
         return {path.name: "RUNNING" for path in Path("/proc").glob("[0-9]*")}
 
 
+@pytest.mark.slow
 def test_submitits_local_executor_carries_out_a_run(runs, tiny):
     lines = []
     launcher = Local(lines.append)
