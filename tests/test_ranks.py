@@ -237,6 +237,8 @@ def test_ranks_that_were_all_told_to_stop_are_interrupted(tell, tmp_path):
     assert root_cause(tmp_path, {0: 4}, 2).exit_code == 4
 
 
-def test_without_a_launcher_nothing_is_written(monkeypatch):
+def test_without_a_launcher_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    monkeypatch.chdir(tmp_path)
     write_error(UserError("x"))
+    assert list(tmp_path.iterdir()) == []

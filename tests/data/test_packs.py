@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from making import encoded, source
@@ -36,8 +38,6 @@ def pack(train, test=None):
     ],
 )
 def test_each_pack_loads_with_its_counts_and_classes(file, count, per_class, classes, side, name):
-    if file.endswith("parquet"):
-        pytest.importorskip("pyarrow")
     splits = pack(SHARED / file).load()
     assert len(splits.test) == count
     assert splits.test.shape == (3, side, side)
@@ -67,7 +67,6 @@ def test_the_boxes_of_a_pack_are_those_of_its_annotations():
 
 @shared
 def test_the_parquet_sample_holds_the_images_of_the_pack():
-    pytest.importorskip("pyarrow")
     sample = pack(SHARED / "cifar10_hf_sample120.parquet").load()
     whole = pack(SHARED / "cifar10_test10k.npz").load()
     for label in range(10):
@@ -77,8 +76,6 @@ def test_the_parquet_sample_holds_the_images_of_the_pack():
 
 
 def test_a_folder_of_parquet_files_is_one_set(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
     (tmp_path / "set").mkdir()
