@@ -12,6 +12,7 @@ from mixbench.backbones import NETS
 from mixbench.compat import check_pair
 from mixbench.config import method_settings, to_plain
 from mixbench.data import DATA
+from mixbench.data.augment import operations
 from mixbench.data.images import Splits
 from mixbench.data.keyed import INIT, mix_seed
 from mixbench.data.module import MixData
@@ -52,14 +53,16 @@ def identify_run(config: RunConfig) -> Identity:
 
 
 def check_choice(config: RunConfig) -> None:
-    """Refuse a network that the method cannot work with, before any data is read.
+    """Refuse what cannot be carried out, before any data is read.
 
     Args:
         config: A composed configuration.
 
     Raises:
-        UserError: With the networks that it can work with.
+        UserError: If the method cannot work with the network, with those that it can, or an
+            augmentation is not at hand.
     """
+    operations(config.data)
     name = config.method["name"]
     check_pair(name, METHODS.get(name).Config(**method_settings(config)), config.net.name)
 

@@ -98,6 +98,10 @@ class DataConfig:
     crop: int = 4  # random crop after padding by this many pixels; 0: no crop
     pad: str = "black"  # padding of the crop: black pixels, or the mean colour (0 normalised)
     flip: bool = True  # mirror half of the training images
+    auto_augment: str | None = None  # policy in timm's words, such as rand-m9-mstd0.5-inc1
+    jitter: float = 0.0  # largest change of brightness, contrast and saturation, as a share
+    lighting: float = 0.0  # shift along the principal colours of ImageNet, in their deviations
+    erasing: float = 0.0  # chance that a part of the normalised image becomes noise
     train_fraction: float = 1.0  # stratified share of the training set to use
     limit: int | None = None  # use at most this many training and as many test images
     val_fraction: float = 0.1  # hold-out for select=val, at most 5,000 images
@@ -118,6 +122,9 @@ class DataConfig:
                 raise ValueError("data.crop_area needs data.size, the side of the crops in pixels")
         at_least("data.crop", self.crop, 0)
         one_of("data.pad", self.pad, ("black", "mean"))
+        share("data.jitter", self.jitter)
+        share("data.erasing", self.erasing)
+        at_least("data.lighting", self.lighting, 0)
         share("data.train_fraction", self.train_fraction)
         positive("data.train_fraction", self.train_fraction)
         if self.limit is not None:

@@ -67,6 +67,7 @@ def place(root: Path) -> Path:
 
 
 @pytest.mark.ddp
+@pytest.mark.slow
 def test_a_bench_on_two_devices_gives_one_run_and_one_row(tmp_path):
     done = call("bench", "method=erm", *WORDS, runs=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -122,6 +123,7 @@ def test_the_seed_changes_the_weights(runs, tiny):
         ["optim.name=adamw", "lr=1e-3", "optim.label_smoothing=0.1"],
         ["trainer.channels_last=false", "data.pad=mean"],
         ["method=bc", "method.pairing=dataset", "method.plus=true"],
+        ["data.auto_augment=rand-m9-mstd0.5-inc1", "data.jitter=0.4", "data.erasing=0.25"],
         ["method=manifoldmixup", "method.loss=bce_softmax", "precision=bf16", "lr=0.5"],
     ],
     ids=" ".join,
@@ -130,6 +132,16 @@ def test_training_options_work_and_make_runs_of_their_own(runs, tiny, extra):
     record = run(compose([*tiny, *extra]))
     assert record.status == "done"
     assert record.config_hash != identify_run(compose(tiny)).config_hash
+
+
+def test_workers_augment_images_as_one_process_does(runs, tiny):
+    words = [*tiny, "data.jitter=0.4", "data.lighting=0.1", "data.auto_augment=rand-m5-inc1"]
+    alone = run(compose(words))
+    states = [weights(runs, alone)]
+    shutil.rmtree(runs / alone.id)
+    states.append(weights(runs, run(compose([*words, "data.workers=2"]))))
+    assert equal(*states)
+    assert not equal(states[0], weights(runs, run(compose(tiny))))
 
 
 class Fails(Method):

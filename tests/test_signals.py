@@ -95,6 +95,7 @@ def test_ctrl_c_twice_exits_at_once_and_leaves_whole_files(tmp_path):
     assert not is_live(folder)
 
 
+@pytest.mark.slow
 def test_the_command_line_saves_and_tells_how_to_go_on(tmp_path):
     words = [word for word in WORDS if not word.startswith("method=")]
     env = os.environ | {"MIXBENCH_RUNS": str(tmp_path), "PYTHONPATH": str(ROOT / "tests")}

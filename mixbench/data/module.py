@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from mixbench.data.augment import augmented
 from mixbench.data.images import ImageSet, Splits
 from mixbench.data.keyed import KeyedBatches, OrderedBatches
 from mixbench.schema import RunConfig
@@ -52,7 +53,8 @@ class MixData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Keyed batches of the training images."""
-        return self._loader(self.wrap(self._placed(self.splits.train)), self.batches)
+        images = augmented(self.splits.train, self.config.data)
+        return self._loader(self.wrap(self._placed(images)), self.batches)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The hold-out, or nothing where the last epoch is selected."""

@@ -1,8 +1,12 @@
 """Augmentation of whole batches on their device: no Python per image, every decision a tensor."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+
+from mixbench.functional.cutmix import paste_box
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -58,3 +62,49 @@ def crop_flip(x: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor
     index = (rows[:, :, None] * wide + cols[:, None]).view(batch, 1, -1).expand(-1, channels, -1)
     padded = F.pad(x, [padding] * 4).reshape(batch, channels, -1)
     return padded.gather(2, index).view(batch, channels, height, width)
+
+
+def draw_erasing(
+    batch: int, prob: float, height: int, width: int, generator: Generator | None = None
+) -> Tensor:
+    """Draw a part of each image to erase, as timm draws it for DeiT.
+
+    Zhong et al., AAAI 2020, arXiv:1708.04896. A share of the area in [0.02, 1/3] and a ratio of the
+    sides in [0.3, 10/3], log-uniform, are drawn up to ten times, until the part fits.
+
+    Args:
+        batch: Number of images B.
+        prob: Chance of an image to lose a part.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        generator: CPU random source.
+
+    Returns:
+        (B, 4) int64 ``top, left, bottom, right`` in pixels, ends exclusive; empty where nothing is
+        erased.
+    """
+    chosen = torch.rand(batch, 1, generator=generator) < prob
+    tries = torch.rand(2, batch, 10, generator=generator)
+    area = (0.02 + (1 / 3 - 0.02) * tries[0]) * height * width
+    ratio = torch.exp(math.log(0.3) + math.log(1 / 0.09) * tries[1])
+    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=2).round().long()
+    size = torch.tensor([height, width])
+    fits = (sides < size).all(dim=2)
+    first = fits.long().argmax(dim=1)
+    side = sides[torch.arange(batch), first]
+    origin = (torch.rand(batch, 2, generator=generator) * (size - side + 1)).long()
+    erased = fits.any(dim=1, keepdim=True) & chosen
+    return torch.cat([origin, origin + side], dim=1) * erased
+
+
+def erase(x: Tensor, box: Tensor) -> Tensor:
+    """Put noise in place of a part of each image, a normal draw for each value.
+
+    Args:
+        x: (B, C, H, W) normalised images.
+        box: (B, 4) int64 ``top, left, bottom, right`` in pixels, ends exclusive.
+
+    Returns:
+        (B, C, H, W) images; the noise comes from torch's generator of their device.
+    """
+    return paste_box(x, torch.randn_like(x), box.to(x.device, non_blocking=True))[0]

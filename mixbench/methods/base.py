@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 import mixbench.functional as mf
 from mixbench.data.images import Batch
 from mixbench.data.keyed import GLOBAL, SAMPLE, SHARED, mix_seed
-from mixbench.data.transforms import crop_flip, draw_crop_flip, to_float
+from mixbench.data.transforms import crop_flip, draw_crop_flip, draw_erasing, erase, to_float
 from mixbench.methods import register
 from mixbench.methods.watch import LossWatch
 from mixbench.optim import build_optimizer, decay_groups, schedule
@@ -186,6 +186,8 @@ class Method(LightningModule):
             x = crop_flip(self.normalize(to_float(batch.images)), offsets, flips, data.padding)
         else:
             x = self.normalize(to_float(crop_flip(batch.images, offsets, flips, data.padding)))
+        if data.erasing:
+            x = erase(x, draw_erasing(len(x), data.erasing, *x.shape[2:], self.generator))
         targets, smoothing = batch.labels, self.run.optim.label_smoothing
         if self.info.task == "multiclass":
             targets = mf.one_hot(targets, self.info.num_classes, smoothing=smoothing)

@@ -12,7 +12,7 @@ from mixbench.results.record import runs_folder
 def test_a_picture_changes_nothing_of_a_run(runs, tiny, tmp_path, monkeypatch, method):
     words = [f"method={method}", *tiny]
     if method != "cutmix":
-        words.append("method.layers=[1, -1]")
+        words.append("method.layers=[3, -1]")
     first = runs_folder() / run(compose(words)).id
     with Image.open(first / "samples.png") as picture:
         assert picture.size[0] > 300

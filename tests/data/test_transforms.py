@@ -3,7 +3,7 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from mixbench.data.transforms import crop_flip, draw_crop_flip, to_float
+from mixbench.data.transforms import crop_flip, draw_crop_flip, draw_erasing, erase, to_float
 
 
 def seeded(seed: int) -> Generator:
@@ -124,3 +124,45 @@ def test_images_that_are_float_already_are_not_modified():
     pixels = torch.full((1, 1, 2, 2), 255.0)
     to_float(pixels)
     torch.testing.assert_close(pixels, torch.full((1, 1, 2, 2), 255.0), rtol=0, atol=0)
+
+
+def test_parts_to_erase_keep_to_area_ratio_chance_and_image():
+    height, width = 60, 90
+    boxes = draw_erasing(20_000, 0.25, height, width, seeded(7))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] <= torch.tensor([height, width])).all()
+    erased = sides.prod(dim=1) > 0
+    assert abs(erased.double().mean() - 0.25) < 4 * (0.25 * 0.75 / 20_000) ** 0.5
+    assert torch.equal(erased, (sides > 0).any(dim=1))
+    rows, cols = sides[erased].double().unbind(1)
+    share, ratio = rows * cols / (height * width), rows / cols
+    assert 0.018 < share.min() < 0.025
+    assert 0.32 < share.max() < 0.345
+    assert ratio.min() > 0.27
+    assert ratio.max() < 3.7
+    # Small parts always fit, so that their ratio and place are as they were drawn.
+    small = share < 0.06
+    logs = ratio[small].log() / torch.tensor(10 / 3).log()
+    assert stats.kstest(logs.numpy(), stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    place = boxes[erased][small, 0].double() / (height - rows[small])
+    assert stats.kstest(place.numpy(), stats.uniform(0, 1).cdf).statistic < 0.04
+
+
+def test_without_a_chance_nothing_is_erased_and_with_certainty_everything_is():
+    assert not draw_erasing(100, 0.0, 32, 32, seeded(1)).any()
+    boxes = draw_erasing(1000, 1.0, 32, 32, seeded(1))
+    assert ((boxes[:, 2:] - boxes[:, :2]).prod(dim=1) > 0).all()
+
+
+def test_noise_stands_in_the_part_and_nowhere_else():
+    x = torch.full((3, 2, 50, 40), 9.0)
+    boxes = torch.tensor([[5, 10, 45, 30], [0, 0, 0, 0], [0, 0, 50, 40]])
+    erased = erase(x, boxes)
+    inside = torch.zeros(3, 1, 50, 40, dtype=torch.bool)
+    inside[0, :, 5:45, 10:30] = True
+    inside[2] = True
+    assert torch.equal(erased == 9.0, ~inside.expand_as(x))
+    assert erased[2].mean().abs() < 0.1
+    assert abs(erased[2].std() - 1) < 0.1
+    assert (x == 9.0).all()

@@ -92,6 +92,24 @@ def test_padding_is_black_before_or_mean_colour_after_normalisation():
         assert set(x.unique().tolist()) == {expected, 0.5}
 
 
+def test_a_part_of_the_normalised_images_becomes_noise():
+    shares = []
+    for erasing in (0.0, 1.0):
+        method = sample_method(METHODS.get("erm"))
+        method.run.data = dataclasses.replace(method.run.data, erasing=erasing, crop=0)
+        method.mean.fill_(0.5)
+        white = torch.full((6, 3, 16, 16), 255, dtype=torch.uint8)
+        method.reseed(0, 1)
+        x, _ = method.prepare(batch_of(method)._replace(images=white))
+        shares.append((x != 0.5).double().mean(dim=(1, 2, 3)))
+        method.reseed(0, 1)
+        again, _ = method.prepare(batch_of(method)._replace(images=white))
+        assert torch.equal(x, again)
+    assert not shares[0].any()
+    assert (shares[1] > 0).all()
+    assert (shares[1] < 0.4).all()
+
+
 def test_smoothing_is_applied_before_mixing():
     method = sample_method(METHODS.get("mixup"))
     method.run.optim = OptimConfig(label_smoothing=0.2)
