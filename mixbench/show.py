@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mixbench.assemble import build
+from mixbench.assemble import build, check_choice
 from mixbench.callbacks.samples import draw_batch
 from mixbench.checkpoints import LAST, check_shapes, read_checkpoint
 from mixbench.data import DATA
@@ -83,8 +83,10 @@ def first_batch(
         The method in training mode, and the batch.
 
     Raises:
-        UserError: As :func:`picture`.
+        UserError: As :func:`picture`, or if the method cannot work with the network, which is seen
+            before any data is read.
     """
+    check_choice(config)
     method, data = build(config, splits or load(config))
     if trained is not None:
         saved = read_checkpoint(trained / LAST)["state_dict"]

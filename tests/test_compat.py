@@ -11,6 +11,7 @@ from mixbench.compat import check_pair, pairs, provided
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
+from mixbench.show import first_batch
 
 
 @dataclass
@@ -29,17 +30,18 @@ def test_what_a_network_says_it_provides_is_what_it_provides(name):
 
 # FAULTS row 7.
 @pytest.mark.usefixtures("runs")
-def test_an_impossible_pair_ends_before_data_is_read(tmp_path):
+@pytest.mark.parametrize("carry_out", [run, first_batch], ids=["run", "show"])
+def test_an_impossible_pair_ends_before_data_is_read(carry_out, tmp_path):
     words = f"method=alignmix net=vit_tiny data=pack data.train={tmp_path}/a data.test={tmp_path}/b"
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"no archive")  # reading it would be another error
     with pytest.raises(UserError, match="method alignmix needs maps") as error:
-        run(compose(words))
+        carry_out(compose(words))
     assert error.value.where == "net=vit_tiny"
     assert "swin_tiny, wrn16x8" in error.value.todo
     assert "vit_tiny" not in error.value.todo
     with pytest.raises(UserError, match=r"pack|archive"):
-        run(compose(f"{words} method.layers=[0,embed]"))
+        carry_out(compose(f"{words} method.layers=[0,embed]"))
 
 
 @pytest.mark.parametrize(
