@@ -147,6 +147,9 @@ def fit_and_test(
         if monitor is not None:
             method.load_state_dict(read_checkpoint(folder / BEST)["state_dict"])
             record.metrics |= {f"val_{score}": keeper.best, "best_epoch": keeper.best_epoch}
+            with scores.on_holdout():  # under the weights that were chosen
+                loader = data.val_dataloader()
+                trainer.test(method, dataloaders=loader, verbose=False, weights_only=True)
         trainer.test(method, datamodule=data, verbose=False, weights_only=True)
         if wandb and samples.path.exists():
             wandb.log_image("samples", [str(samples.path)])

@@ -1,21 +1,34 @@
 """Accuracy and calibration of the hold-out and of the test set."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
-from mixbench.metrics import StoredLogits, multilabel_scores, scores, topk
-from mixbench.results.files import write_bytes
-
-FULL_PRECISION_CLASSES = 200  # beyond this many, logits are stored as float16
+from mixbench.metrics import (
+    Predictions,
+    StoredLogits,
+    curve_scores,
+    multilabel_scores,
+    topk,
+    write_predictions,
+)
 
 
 class Scores(Callback):
-    """Collects the outputs of each evaluation and reports their scores as ``<split>/<name>``."""
+    """Collects the outputs of each evaluation and reports their scores as ``<split>/<name>``.
+
+    Attributes:
+        holdout: Logits, labels and ids of the hold-out under the final weights; scores of the test
+            set are then given after temperature scaling, too.
+    """
 
     def __init__(self) -> None:
+        self.holdout: tuple[Tensor, Tensor, Tensor] | None = None
+        self._on_holdout = False
         self.stored = StoredLogits()
         self.extra: dict[str, StoredLogits] = {}  # of other heads
 
@@ -48,8 +61,20 @@ class Scores(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report ``test/*``."""
-        self._report("test", pl_module)
+        """Report ``test/*``, or keep the hold-out."""
+        if self._on_holdout:
+            self.holdout = self.stored.compute()
+        else:
+            self._report("test", pl_module)
+
+    @contextmanager
+    def on_holdout(self) -> Iterator[None]:
+        """A test inside of this is one on the hold-out, which is kept and not reported."""
+        self._on_holdout = True
+        try:
+            yield
+        finally:
+            self._on_holdout = False
 
     def save(self, path: Any) -> None:
         """Write ``predictions.npz``: logits, labels and row ids of the last evaluation.
@@ -57,18 +82,17 @@ class Scores(Callback):
         Args:
             path: The file.
         """
-        logits, labels, ids = (value.cpu().numpy() for value in self.stored.compute())
-        if logits.shape[1] > FULL_PRECISION_CLASSES:
-            logits = logits.astype(np.float16)
-        write_bytes(
-            path, lambda file: np.savez_compressed(file, logits=logits, labels=labels, ids=ids)
-        )
+        write_predictions(path, Predictions(*self.stored.compute(), holdout=self.holdout))
 
     def _report(self, split: str, module: Any) -> None:
         # Gathered from all processes, so that every one of them computes the same scores.
-        logits, labels, _ = self.stored.compute()
-        score = multilabel_scores if module.info.task == "multilabel" else scores
-        values = {name: torch.tensor(value) for name, value in score(logits, labels).items()}
+        logits, labels, ids = self.stored.compute()
+        if split == "test":
+            found = Predictions(logits, labels, ids, self.holdout).scores()
+        else:
+            score = multilabel_scores if module.info.task == "multilabel" else curve_scores
+            found = score(logits, labels)
+        values = {name: torch.tensor(value) for name, value in found.items()}
         for name, stored in self.extra.items():
             logits, labels, _ = stored.compute()
             values[f"top1_{name}"] = topk(logits, labels).cpu()

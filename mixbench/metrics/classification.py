@@ -1,19 +1,18 @@
-"""Accuracy and calibration of single-label predictions, from float32 logits.
-
-torchmetrics' calibration error is not used: its bins are closed on the left, a confidence of
-exactly 1 falls into an extra bin, and logits that all lie in [0, 1] are taken as probabilities.
-"""
+"""Accuracy and likelihood of single-label predictions, and all scores by their names."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy
 
-ECE_BINS = 15
+from mixbench.metrics import calibration as cal
+from mixbench.metrics.temperature import cross_fit, fit_temperature
 
 
 def topk(logits: Tensor, y: Tensor, k: int = 1) -> Tensor:
     """Share of samples whose label is among the k largest logits.
+
+    Of equal logits the class of the lowest index comes first; torchmetrics leaves their order to
+    the sort of the device.
 
     Args:
         logits: (N, K) network output.
@@ -23,7 +22,12 @@ def topk(logits: Tensor, y: Tensor, k: int = 1) -> Tensor:
     Returns:
         Scalar in percent.
     """
-    return 100 * multiclass_accuracy(logits, y, logits.shape[1], top_k=k, average="micro")
+    own = logits.gather(1, y[:, None])
+    earlier = torch.arange(logits.shape[1], device=y.device) < y[:, None]
+    ahead = ((logits > own) | ((logits == own) & earlier)).sum(dim=1)
+    # A logit that is not a number beats nothing and must not count as a hit.
+    hit = (ahead < k) & ~own[:, 0].isnan()
+    return 100 * hit.double().mean().float()
 
 
 def nll(logits: Tensor, y: Tensor) -> Tensor:
@@ -53,45 +57,8 @@ def brier(logits: Tensor, y: Tensor) -> Tensor:
     return (probs - F.one_hot(y, logits.shape[1])).square().sum(dim=1).mean()
 
 
-def ece(logits: Tensor, y: Tensor, bins: int = ECE_BINS) -> Tensor:
-    """Expected calibration error: mean gap of confidence and accuracy over equal-width bins.
-
-    Bins are closed on the right, ``(lo, hi]``; the gap is absolute and weighted by the bin's share
-    of the samples (Guo et al., ICML 2017, arXiv:1706.04599).
-
-    Args:
-        logits: (N, K) network output.
-        y: (N,) class indices.
-        bins: Number of bins.
-
-    Returns:
-        Scalar in [0, 1].
-    """
-    confidence, hit = _confidence(logits, y)
-    # float64 keeps a confidence that lies on a bin's border in the bin that ends there.
-    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=logits.device)
-    index = torch.bucketize(confidence.double(), edges[1:-1].contiguous())
-    gaps = torch.zeros(bins, dtype=torch.float64, device=logits.device)
-    gaps.scatter_add_(0, index, hit.double() - confidence.double())
-    return (gaps.abs().sum() / len(y)).float()
-
-
-def signed_bias(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean confidence minus accuracy: positive for an over-confident network.
-
-    Args:
-        logits: (N, K) network output.
-        y: (N,) class indices.
-
-    Returns:
-        Scalar in [-1, 1].
-    """
-    confidence, hit = _confidence(logits, y)
-    return (confidence.double().mean() - hit.double().mean()).float()
-
-
-def scores(logits: Tensor, y: Tensor) -> dict[str, float]:
-    """All of the above by the names of a leaderboard row.
+def curve_scores(logits: Tensor, y: Tensor) -> dict[str, float]:
+    """The scores that are worth a curve over epochs.
 
     Args:
         logits: (N, K) network output.
@@ -106,13 +73,59 @@ def scores(logits: Tensor, y: Tensor) -> dict[str, float]:
         values["top5"] = topk(logits, y, 5)
     values |= {
         "nll": nll(logits, y),
-        "ece": ece(logits, y),
+        "ece": cal.ece(logits, y),
         "brier": brier(logits, y),
-        "bias": signed_bias(logits, y),
+        "bias": cal.signed_bias(logits, y),
     }
     return {name: float(value) for name, value in values.items()}
 
 
-def _confidence(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    confidence = logits.float().softmax(dim=1).amax(dim=1)
-    return confidence, logits.argmax(dim=1) == y  # probabilities can tie where logits do not
+def scores(
+    logits: Tensor, y: Tensor, holdout: tuple[Tensor, Tensor] | None = None
+) -> dict[str, float]:
+    """Accuracy, likelihood and calibration by the names of a leaderboard row.
+
+    Args:
+        logits: (N, K) network output.
+        y: (N,) class indices.
+        holdout: (M, K) logits and (M,) labels of a part of the training set, where there is one.
+
+    Returns:
+        :func:`curve_scores`; ``mce``, ``rmsce``, ``aece``, ``cwece``, ``oe``; ``ece_floor`` and
+        ``ece_floor_95``, see :func:`mixbench.metrics.ece_floor`; ``ece_openmixup``. With two
+        samples or more ``aurc``, ``augrc``, and after cross-fitted temperature scaling ``nll_cf``,
+        ``ece_cf``, ``aece_cf``, ``oe_cf``, ``brier_cf``, with ``T``, the geometric mean of the two
+        temperatures. With a hold-out the five again with ``_ts``, scaled by its temperature
+        ``T_ts``.
+    """
+    floor = cal.ece_floor(logits)
+    values = {
+        "mce": cal.mce(logits, y),
+        "rmsce": cal.rmsce(logits, y),
+        "aece": cal.adaptive_ece(logits, y),
+        "cwece": cal.classwise_ece(logits, y),
+        "oe": cal.overconfidence_error(logits, y),
+        "ece_floor": floor.mean,
+        "ece_floor_95": floor.quantile,
+        "ece_openmixup": cal.ece_openmixup(logits, y),
+    }
+    if len(y) > 1:
+        values |= {"aurc": cal.aurc(logits, y), "augrc": cal.augrc(logits, y)}
+        scaled, temperatures = cross_fit(logits, y)
+        values |= _scaled(scaled, y, "cf")
+        values["T"] = temperatures.log().mean().exp()
+    if holdout is not None:
+        temperature = fit_temperature(*holdout)
+        values |= _scaled((logits.double() / temperature).float(), y, "ts")
+        values["T_ts"] = temperature
+    return curve_scores(logits, y) | {name: float(value) for name, value in values.items()}
+
+
+def _scaled(logits: Tensor, y: Tensor, suffix: str) -> dict[str, Tensor]:
+    return {
+        f"nll_{suffix}": nll(logits, y),
+        f"ece_{suffix}": cal.ece(logits, y),
+        f"aece_{suffix}": cal.adaptive_ece(logits, y),
+        f"oe_{suffix}": cal.overconfidence_error(logits, y),
+        f"brier_{suffix}": brier(logits, y),
+    }

@@ -1,5 +1,8 @@
 """Scores of predictions with several labels per image."""
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multilabel_average_precision
 
@@ -35,6 +38,48 @@ def mean_average_precision(logits: Tensor, targets: Tensor) -> Tensor:
     return 100 * values.mean()
 
 
+class F1(NamedTuple):
+    """Scalars in percent, over all labels of all images and as means over the classes."""
+
+    overall_precision: Tensor
+    overall_recall: Tensor
+    of1: Tensor
+    class_precision: Tensor
+    class_recall: Tensor
+    cf1: Tensor
+
+
+def f1_scores(logits: Tensor, targets: Tensor, top: int | None = None) -> F1:
+    """Precision, recall and F1 of the labels that a network gives.
+
+    A label is given where its logit is at least 0. ``cf1`` is the harmonic mean of the classes'
+    mean precision and mean recall, as papers on several labels have it, and not the mean of the
+    classes' F1, which torchmetrics calls macro F1. A class that is never predicted has precision
+    0; a class without a positive image is left out of both means.
+
+    Args:
+        logits: (N, K) network output.
+        targets: (N, K), as for :func:`mean_average_precision`.
+        top: Give at most this many labels to an image, those of the largest logits.
+
+    Returns:
+        The scores; NaN where no class has a positive image.
+    """
+    positive, known = targets == 1, ~targets.isnan()
+    given = logits >= 0
+    if top is not None:
+        best = logits.topk(min(top, logits.shape[1]), dim=1).indices
+        given &= torch.zeros_like(given).scatter_(1, best, True)
+    given &= known
+    right, predicted, present = (
+        value.sum(dim=0).double() for value in (positive & given, given, positive)
+    )
+    kept = present > 0
+    overall = right.sum() / predicted.sum().clamp(min=1), right.sum() / present.sum()
+    per_class = (right / predicted.clamp(min=1))[kept].mean(), (right / present)[kept].mean()
+    return F1(*_with_harmonic(*overall), *_with_harmonic(*per_class))
+
+
 def multilabel_scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
     """All scores by the names of a leaderboard row.
 
@@ -43,6 +88,16 @@ def multilabel_scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
         targets: (N, K), as for :func:`mean_average_precision`.
 
     Returns:
-        ``map`` in percent.
+        ``map``, ``cf1`` and ``of1`` in percent.
     """
-    return {"map": float(mean_average_precision(logits, targets))}
+    f1 = f1_scores(logits, targets)
+    return {
+        "map": float(mean_average_precision(logits, targets)),
+        "cf1": float(f1.cf1),
+        "of1": float(f1.of1),
+    }
+
+
+def _with_harmonic(precision: Tensor, recall: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    total = (precision + recall).where(precision + recall != 0, 1.0)  # NaN stays NaN
+    return 100 * precision, 100 * recall, 200 * precision * recall / total

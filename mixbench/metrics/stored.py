@@ -1,5 +1,7 @@
 """Logits and labels of a whole split, gathered over processes by torchmetrics."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -34,3 +36,33 @@ class StoredLogits(Metric):
             0, place, torch.arange(len(ids), device=ids.device), "amin"
         )
         return logits[first], labels[first], unique
+
+
+class Score(StoredLogits):
+    """A score of all predictions as a torchmetrics metric, for a training loop of one's own.
+
+    Neither the size of the batches, nor the number of processes, nor a sampler that repeats
+    samples to fill its last batch changes the value.
+
+    Args:
+        function: Maps (N, K) logits and their labels to a scalar, such as
+            :func:`mixbench.metrics.ece`.
+
+    Example:
+        >>> from mixbench.metrics import topk
+        >>> score = Score(topk)
+        >>> for ids in ([0, 1], [2, 0]):  # image 0 comes twice
+        ...     logits = torch.eye(3)[ids]
+        ...     score.update(logits, torch.tensor([0, 1, 1])[ids], torch.tensor(ids))
+        >>> score.compute()
+        tensor(66.6667)
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        """The score of all distinct samples."""
+        logits, labels, _ = super().compute()
+        return self.function(logits, labels)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
-from mixbench.metrics import StoredLogits, ece, nll, scores, signed_bias, topk
+from mixbench.metrics import StoredLogits, curve_scores, ece, nll, scores, signed_bias, topk
 from mixbench.metrics.classification import brier
 
 
@@ -79,7 +79,7 @@ def test_overconfidence_is_positive_and_underconfidence_negative(predictions):
 
 def test_scores_have_the_names_of_a_leaderboard_row(predictions):
     logits, y = predictions
-    assert list(scores(logits, y)) == ["top1", "top5", "nll", "ece", "brier", "bias"]
+    assert list(curve_scores(logits, y)) == ["top1", "top5", "nll", "ece", "brier", "bias"]
     assert "top5" not in scores(logits[:, :4], y % 4)
 
 

@@ -21,7 +21,7 @@ def test_it_is_the_mean_of_scikit_learns_average_precision(predictions):
     logits, targets = predictions
     expected = average_precision_score(targets.numpy(), logits.numpy(), average="macro")
     assert mean_average_precision(logits, targets).item() == pytest.approx(100 * expected, rel=1e-5)
-    assert multilabel_scores(logits, targets) == {"map": pytest.approx(100 * expected, rel=1e-5)}
+    assert multilabel_scores(logits, targets)["map"] == pytest.approx(100 * expected, rel=1e-5)
 
 
 def test_unknown_labels_take_no_part(predictions):

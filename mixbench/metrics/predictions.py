@@ -1,0 +1,98 @@
+"""``predictions.npz``: what every score of a run can be computed from again, without a GPU."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixbench.errors import UserError
+from mixbench.metrics.classification import scores
+from mixbench.metrics.multilabel import multilabel_scores
+from mixbench.results.files import write_bytes
+
+PREDICTIONS = "predictions.npz"
+FULL_PRECISION_CLASSES = 200  # beyond this many, logits are stored as float16
+_HOLDOUT = "holdout_"  # begins the names of the hold-out's arrays
+
+
+class Predictions(NamedTuple):
+    """Outputs of a finished network.
+
+    Attributes:
+        logits: (N, K) logits of the test set.
+        labels: (N,) class indices, or (N, K) with several labels per image.
+        ids: (N,) int64 rows of the data set, ascending.
+        holdout: The same three of the hold-out of the training set, where the run had one.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    ids: Tensor
+    holdout: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def scores(self) -> dict[str, float]:
+        """All scores that need nothing else, by the names of a leaderboard row."""
+        if self.labels.ndim == 2:
+            return multilabel_scores(self.logits, self.labels)
+        return scores(self.logits, self.labels, self.holdout[:2] if self.holdout else None)
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write the file; logits of more than 200 classes become float16.
+
+    Args:
+        path: The file.
+        predictions: What to write.
+    """
+    arrays = _arrays("", *predictions[:3])
+    if predictions.holdout is not None:
+        arrays |= _arrays(_HOLDOUT, *predictions.holdout)
+    write_bytes(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read the file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The predictions, logits in float32.
+
+    Raises:
+        UserError: If the file is missing, damaged or of another kind.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
+        parts = [
+            (arrays[f"{start}logits"].float(), arrays[f"{start}labels"], arrays[f"{start}ids"])
+            for start in ("", *([_HOLDOUT] if f"{_HOLDOUT}logits" in arrays else []))
+        ]
+    except FileNotFoundError as error:
+        raise UserError("no predictions of a run", str(path), "evaluate the run first") from error
+    except Exception as error:  # zip, numpy and torch each raise errors of their own
+        raise UserError(
+            f"unreadable predictions: {error}", str(path), "evaluate the run again"
+        ) from error
+    for logits, labels, ids in parts:
+        if logits.ndim != 2 or not len(logits) == len(labels) == len(ids) > 0:
+            raise UserError(
+                f"predictions do not belong together: logits {tuple(logits.shape)}, labels "
+                f"{tuple(labels.shape)}, ids {tuple(ids.shape)}",
+                str(path),
+                "evaluate the run again",
+            )
+    return Predictions(*parts[0], holdout=parts[1] if len(parts) > 1 else None)
+
+
+def _arrays(start: str, logits: Tensor, labels: Tensor, ids: Tensor) -> dict[str, np.ndarray]:
+    whole = logits.shape[1] <= FULL_PRECISION_CLASSES
+    stored = logits.cpu().float() if whole else logits.cpu().half()
+    return {
+        f"{start}logits": stored.numpy(),
+        f"{start}labels": labels.cpu().numpy(),
+        f"{start}ids": ids.cpu().numpy(),
+    }
