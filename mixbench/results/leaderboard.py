@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.errors import UserError
+from mixbench.results.contrasts import inseparable_from_best
 from mixbench.results.record import RECORD, Record, read_record
-from mixbench.results.stats import Summary, inseparable_from_best, summarize
+from mixbench.results.stats import Summary, summarize
 
-METRICS = ("top1", "top5", "map", "nll", "ece", "brier", "bias")
+METRICS = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts", "aece")
+METRICS += ("brier", "bias")
 SMOKE_TESTS = ("digits",)
 
 

@@ -1,7 +1,10 @@
-"""Seeds to intervals, and which differences the seeds support."""
+"""Seeds to intervals."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+LEVEL = 0.95  # coverage of every interval
 
 
 @dataclass
@@ -15,7 +18,7 @@ class Summary:
     n: int
 
 
-def t_quantile(df: int, level: float = 0.95) -> float:
+def t_quantile(df: int, level: float = LEVEL) -> float:
     """Two-sided quantile of Student's t.
 
     Args:
@@ -49,30 +52,19 @@ def summarize(values: list[float]) -> Summary:
     return Summary(mean, sd, mean - half, mean + half, n)
 
 
-def inseparable_from_best(seeds: dict[str, list[float]]) -> set[str]:
-    """The best row of a table and all rows that its seeds do not separate from it.
+def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Where one more run is expected with 95 % probability, to compare a published figure with.
 
-    Two rows differ when the 95 % t interval of their difference excludes 0, with the variance
-    pooled over all rows of the table.
+    A published figure is one run, so that it varies more than a mean over seeds does.
 
     Args:
-        seeds: Values of each row, one per seed, larger is better.
+        values: One value per seed, of the same statistic as the figure.
 
     Returns:
-        Labels; empty where no row has two finite values, as one seed supports no claim.
+        ``mean -+ t * sd * sqrt(1 + 1/n)``, or None with fewer than two finite values.
     """
-    usable = {label: v for label, v in seeds.items() if len(v) > 1 and all(map(math.isfinite, v))}
-    if not usable:
-        return set()
-    means = {label: math.fsum(values) / len(values) for label, values in usable.items()}
-    freedom = sum(len(values) - 1 for values in usable.values())
-    squares = math.fsum((x - means[label]) ** 2 for label, v in usable.items() for x in v)
-    deviation = math.sqrt(squares / freedom)
-    best = max(means, key=lambda label: means[label])
-    factor = t_quantile(freedom)
-    return {
-        label
-        for label, values in usable.items()
-        if means[best] - means[label]
-        <= factor * deviation * math.sqrt(1 / len(values) + 1 / len(usable[best]))
-    }
+    found = summarize([value for value in values if math.isfinite(value)])
+    if found.sd is None:
+        return None
+    half = t_quantile(found.n - 1) * found.sd * math.sqrt(1 + 1 / found.n)
+    return found.mean - half, found.mean + half

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mixbench.results.stats import inseparable_from_best, summarize, t_quantile
+from mixbench.results.contrasts import inseparable_from_best
+from mixbench.results.stats import summarize, t_quantile
 
 
 def test_the_interval_is_the_t_interval():
