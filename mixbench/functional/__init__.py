@@ -43,6 +43,7 @@ from mixbench.functional.maskmix import (
     rescale_lam,
 )
 from mixbench.functional.mixup import mixup
+from mixbench.functional.ratings import rated_lam
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
 from mixbench.functional.transport import position_cost, position_plan
 
@@ -81,6 +82,7 @@ __all__ = [
     "plan_entropy",
     "position_cost",
     "position_plan",
+    "rated_lam",
     "rescale_lam",
     "sinkhorn",
     "soft_binary_cross_entropy",
