@@ -127,10 +127,8 @@ def occlude(x: Tensor, gone: Tensor, fill: Tensor) -> Tensor:
     Raises:
         ValueError: If the grid is not square or does not divide the image.
     """
-    grid = math.isqrt(gone.shape[1])
+    grid = _side(gone.shape[1])
     _check_grid(x, grid)
-    if grid * grid != gone.shape[1]:
-        raise ValueError(f"patches must form a square grid, got {gone.shape[1]}")
     mask = gone.view(-1, 1, grid, grid).float()
     mask = F.interpolate(mask, size=x.shape[2:], mode="nearest") > 0
     return torch.where(mask, fill.to(x)[:, None, None], x)
@@ -149,9 +147,7 @@ def shuffle(x: Tensor, order: Tensor) -> Tensor:
     Raises:
         ValueError: If the grid is not square or does not divide the image.
     """
-    grid = math.isqrt(order.shape[1])
-    if grid * grid != order.shape[1]:
-        raise ValueError(f"patches must form a square grid, got {order.shape[1]}")
+    grid = _side(order.shape[1])
     patches = _to_patches(x, grid)
     moved = patches.gather(1, order[:, :, None, None, None].expand_as(patches))
     batch, _, channels, high, wide = moved.shape
@@ -175,6 +171,13 @@ def occlusion_auc(ratios: Tensor, accuracy: Tensor) -> Tensor:
     if len(ratios) < 2 or not (ratios.diff() > 0).all():
         raise ValueError(f"ratios must be two or more and ascend, got {ratios.tolist()}")
     return torch.trapezoid(accuracy.double(), ratios.double()) / (ratios[-1] - ratios[0]).double()
+
+
+def _side(patches: int) -> int:
+    grid = math.isqrt(patches)
+    if grid * grid != patches:
+        raise ValueError(f"patches must form a square grid, got {patches}")
+    return grid
 
 
 def _check_grid(x: Tensor, grid: int) -> None:

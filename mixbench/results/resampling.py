@@ -170,8 +170,8 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     """
     from scipy.special import bdtr
 
-    a, b = _pair(np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool), least=0)
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    a, b = _pair(correct_a, correct_b)
+    only_a, only_b = int(((a > 0) & (b == 0)).sum()), int(((b > 0) & (a == 0)).sum())
     discordant = only_a + only_b
     if not discordant:
         return 1.0
@@ -261,13 +261,13 @@ def bootstrap_both(
     return _percentiles(y.mean() - x.mean(), np.concatenate(found))
 
 
-def _pair(a: ArrayLike, b: ArrayLike, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(a), np.asarray(b)
-    if x.shape != y.shape or x.ndim != 1 or len(x) < least:
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
         raise ValueError(
-            f"pairs need two lists of one length, {least} or more, got {x.shape} and {y.shape}"
+            f"pairs need two lists of one length, 2 or more, got {x.shape} and {y.shape}"
         )
-    return (x, y) if x.dtype == bool else (x.astype(float), y.astype(float))
+    return x, y
 
 
 def _chunks(resamples: int, n: int) -> list[int]:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from mixbench.results.contrasts import inseparable_from_best
-from mixbench.results.stats import summarize, t_quantile
+from mixbench.results.stats import prediction_interval, summarize, t_quantile
 
 
 def test_the_interval_is_the_t_interval():
@@ -52,3 +52,24 @@ def test_the_pooled_difference_test_has_its_nominal_error():
 def test_single_seeds_support_no_mark():
     assert inseparable_from_best({"a": [99.0], "b": [10.0]}) == set()
     assert inseparable_from_best({"a": [99.0], "b": [10.0, 11.0]}) == {"b"}
+
+
+def test_t_intervals_cover_95_percent():
+    rng = np.random.default_rng(1)
+    for n in (3, 5, 10):
+        found = [summarize(list(row)) for row in rng.normal(0, 0.2, (2000, n))]
+        assert 0.935 < np.mean([one.low <= 0 <= one.high for one in found]) < 0.965
+
+
+def test_one_more_run_falls_into_the_prediction_interval():
+    rng = np.random.default_rng(2)
+    inside = 0
+    for *values, published in rng.normal(90, 0.3, (3000, 5)):
+        low, high = prediction_interval(values)
+        inside += low <= published <= high
+    assert 0.935 < inside / 3000 < 0.965
+    values = [94.1, 95.0, 94.6]
+    half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) * math.sqrt(4 / 3)
+    expected = np.mean(values) - half, np.mean(values) + half
+    assert prediction_interval([*values, math.nan]) == pytest.approx(expected)
+    assert prediction_interval([94.0]) is None
