@@ -16,7 +16,7 @@ from mixbench.data import DATA
 from mixbench.errors import InterruptedRunError, RunFailedError, UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
-from mixbench.metrics import scores
+from mixbench.metrics import read_predictions, scores
 from mixbench.results.curves import read_curves
 from mixbench.results.record import read_record
 from mixbench.schema import RunConfig
@@ -277,12 +277,21 @@ def test_the_best_epoch_is_chosen_on_the_hold_out_and_tested_once(runs, tiny, pl
     assert record.metrics["best_epoch"] == scored.index(max(scored)) < 3
     splits = DATA.get("digits")(config.data).load(holdout=True)
     method, _ = build(config, splits)
-    top1 = {}
+    top1, held = {}, {}
     for name in ("best", "last"):
         method.load_state_dict(read_checkpoint(folder / f"{name}.ckpt")["state_dict"])
         with torch.no_grad():
             logits = method.eval()(splits.test.images / 255)
+            held[name] = method(splits.val.images / 255)
         top1[name] = scores(logits, splits.test.labels)["top1"]
+    # The hold-out gives a temperature, under the weights that were chosen and are tested.
+    stored = read_predictions(folder / "predictions.npz")
+    torch.testing.assert_close(stored.holdout[0], held["best"], rtol=1e-5, atol=1e-5)
+    assert torch.equal(stored.holdout[1], splits.val.labels)
+    assert {"T_ts", "nll_ts", "ece_ts"} <= record.metrics.keys()
+    assert {name: record.metrics[name] for name in stored.scores()} == pytest.approx(
+        stored.scores(), rel=1e-6
+    )
     assert record.metrics["top1"] == pytest.approx(top1["best"])
     assert top1["best"] > top1["last"] + 10
 
