@@ -1,5 +1,6 @@
 """What the README tells people to type is typed here."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from mixbench import cli
 from mixbench.contract import check_method
+from mixbench.results.record import read_record
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -82,6 +84,16 @@ def test_the_plain_pytorch_example_runs():
     scope = {}
     exec(example, scope)
     assert scope["loss"].item() > 0
+
+
+def test_the_scores_of_a_run_are_computed_again(workplace, runs, capsys):
+    (example,) = [block for block in blocks("python") if "read_predictions" in block]
+    assert cli.main(["run", "data=digits", *SMALL]) == 0
+    (folder,) = runs.iterdir()
+    capsys.readouterr()
+    exec(example.replace("runs/ID", str(folder)), {})
+    printed = ast.literal_eval(capsys.readouterr().out)
+    assert printed == pytest.approx(read_record(folder).metrics, rel=1e-6)
 
 
 def test_the_stranger_s_method_fits_in_thirty_lines_and_keeps_the_contract(workplace):

@@ -17,7 +17,7 @@ REDRAWS = 200
 class Reliability(NamedTuple):
     """Bins of a reliability diagram, each (bins,) float64; an empty bin has means of 0."""
 
-    count: Tensor
+    counts: Tensor
     confidence: Tensor
     accuracy: Tensor
 
@@ -71,8 +71,8 @@ def ece(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     Returns:
         Scalar in [0, 1].
     """
-    count, gap = _gaps(logits, y, bins)
-    return ((count * gap.abs()).sum() / len(y)).float()
+    counts, gap = _gaps(logits, y, bins)
+    return ((counts * gap.abs()).sum() / len(y)).float()
 
 
 def mce(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
@@ -100,8 +100,8 @@ def rmsce(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     Returns:
         Scalar in [0, 1].
     """
-    count, gap = _gaps(logits, y, bins)
-    return ((count * gap.square()).sum() / len(y)).sqrt().float()
+    counts, gap = _gaps(logits, y, bins)
+    return ((counts * gap.square()).sum() / len(y)).sqrt().float()
 
 
 def overconfidence_error(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
@@ -117,9 +117,9 @@ def overconfidence_error(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     Returns:
         Scalar in [0, 1].
     """
-    count, confidence, accuracy = reliability(logits, y, bins)
+    counts, confidence, accuracy = reliability(logits, y, bins)
     over = (confidence - accuracy).clamp(min=0)
-    return ((count * confidence * over).sum() / len(y)).float()
+    return ((counts * confidence * over).sum() / len(y)).float()
 
 
 def adaptive_ece(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
@@ -189,9 +189,9 @@ def ece_openmixup(logits: Tensor, y: Tensor, bins: int = 10) -> Tensor:
     Returns:
         Scalar in [0, 1].
     """
-    count, confidence, accuracy = reliability(logits, y, bins)
+    counts, confidence, accuracy = reliability(logits, y, bins)
     gap = confidence.sort().values - accuracy.sort().values
-    return ((count * gap.abs()).sum() / len(y)).float()
+    return ((counts * gap.abs()).sum() / len(y)).float()
 
 
 def ece_floor(
@@ -279,13 +279,13 @@ def _binned(confidence: Tensor, hit: Tensor, bins: int) -> Reliability:
     sums = torch.zeros(3, bins, dtype=torch.float64, device=confidence.device)
     rows = torch.stack([torch.ones_like(confidence), confidence, hit.double()])
     sums.scatter_add_(1, place.expand(3, -1), rows)
-    count = sums[0]
-    return Reliability(count, *(sums[1:] / count.clamp(min=1)))
+    counts = sums[0]
+    return Reliability(counts, *(sums[1:] / counts.clamp(min=1)))
 
 
 def _gaps(logits: Tensor, y: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    count, confidence, accuracy = reliability(logits, y, bins)
-    return count, confidence - accuracy
+    counts, confidence, accuracy = reliability(logits, y, bins)
+    return counts, confidence - accuracy
 
 
 def _risks(logits: Tensor, y: Tensor) -> Tensor:

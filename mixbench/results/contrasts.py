@@ -6,7 +6,7 @@ test of two methods alone would have few: with three seeds and twelve methods a 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -358,7 +358,7 @@ def _ratio(difference: float, error: float) -> float:
     return math.copysign(math.inf, difference) if difference else 0.0
 
 
-def _root(function, low: float, high: float) -> float:
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
     """Zero of an increasing function."""
     for _ in range(60):
         middle = (low + high) / 2

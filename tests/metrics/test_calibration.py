@@ -40,7 +40,7 @@ def test_gaps_of_bins_worked_out_by_hand():
     adaptive = abs(1.6 - 1) / 5 + abs(1.8 - 2) / 5
     assert metrics.adaptive_ece(logits, y, 2).item() == pytest.approx(adaptive, rel=1e-5)
     bins = metrics.reliability(logits, y, 4)
-    assert bins.count.tolist() == [0, 1, 2, 2]
+    assert bins.counts.tolist() == [0, 1, 2, 2]
     torch.testing.assert_close(bins.accuracy.float(), torch.tensor([0, 0, 0.5, 1]))
     torch.testing.assert_close(bins.confidence.float(), torch.tensor([0, 0.4, 0.6, 0.9]))
     # OpenMixup sorts the means of bins apart from each other: (0, .4, .6, .9), (0, 0, .5, 1).
