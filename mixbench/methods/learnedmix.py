@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import mixbench.functional as mf
@@ -12,6 +11,7 @@ from mixbench.backbones.base import pick_layers
 from mixbench.checkpoints import check_shapes, read_checkpoint
 from mixbench.errors import UserError
 from mixbench.methods.base import Method
+from mixbench.methods.maskviews import draw_masks
 from mixbench.methods.teaching import Teaching
 from mixbench.nn.mixer import Mixer, Shared
 from mixbench.nn.schedules import anneal, cosine_decay, warm_decay
@@ -26,13 +26,14 @@ class Taught(NamedTuple):
 
     ``mixed`` are the images that train the mixer, with their own weight and partners; ``mask``
     (B, 1, H, W) made them and holds the graph; ``learn`` is 0 in a step whose losses of the mixer
-    do not count. A frozen mixer has none of them.
+    do not count. A frozen mixer has none of them. ``used`` (B or 1, 1, H, W) mixed for the network.
     """
 
     x: Tensor
     mixed: mf.Mixed | None = None
     mask: Tensor | None = None
     learn: float = 1.0
+    used: Tensor | None = None
 
 
 class LearnedMix(Method):
@@ -47,6 +48,7 @@ class LearnedMix(Method):
 
     Config: Any = Teaching
     cost = 3.0
+    picture = draw_masks
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
@@ -115,19 +117,15 @@ class LearnedMix(Method):
             if use["adjust"]:
                 bug = self.config.official_bugs
                 mask = mf.adjust_mask(mask, use["lam_mixer"] if bug else use["lam"])
-            mixed = mf.maskmix(x, targets, mask=self._near_ends(mask, use["lam"]), **pair)
+            mask = self._near_ends(mask, use["lam"])
+            mixed = mf.maskmix(x, targets, mask=mask, **pair)
         labels[MIX] = mixed.targets
-        return mixed._replace(targets=labels, aux=taught)
+        return mixed._replace(targets=labels, aux=taught._replace(used=mask))
 
     def share(self, x: Tensor) -> Shared:
         """What the mixer makes of images (B, C, H, W) before it knows weight and partners."""
-        with torch.no_grad():
-            x = x.to(self.mixer.query.weight.dtype)
-            net = self.teacher.net
-            h = net.forward_stages(x, stop=self.layer)
-            if h.ndim == 3:  # tokens, of which those of patches lie on a grid
-                h = net.tokens(h).transpose(1, 2).unflatten(2, net.grid(x))
-        return self.mixer.share(h)
+        x = x.to(self.mixer.query.weight.dtype)
+        return self.mixer.share(self.teacher.features(x, self.layer))
 
     def _draw(self, batch: int) -> dict[str, Any]:
         cfg = self.config
@@ -183,17 +181,14 @@ class LearnedMix(Method):
         return mf.soft_cross_entropy(logits, mixed.targets)
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
-        """Also mean and spread of the mask that trains the mixer."""
+        """Also mean, variance and error of the area of the mask that trains the mixer."""
         taught: Taught = mixed.aux
         figures = super().diagnostics(mixed)
-        if taught.mask is None:
+        if taught.mask is None or taught.mixed is None or taught.mixed.lam is None:
             return figures
-        spread = taught.mask.std(correction=0)
-        return figures | {"mask_mean": taught.mask.mean(), "mask_std": spread}
-
-    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
-        """Draw the images that train the network."""
-        return super().picture(x, targets, mixed._replace(targets=mixed.targets[MIX]))
+        mean, variance = taught.mask.mean(), taught.mask.var(correction=0)
+        error = (mean - taught.mixed.lam.mean()).abs()
+        return figures | {"mask_mean": mean, "mask_variance": variance, "area_error": error}
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Those of the network and its second head, and of the mixer at its own rate."""

@@ -14,9 +14,8 @@ from mixbench.methods.alignment import EMBED, Place
 from mixbench.methods.autoencoder import CLEAN
 from mixbench.methods.base import Method
 from mixbench.pictures.positions import correspondence, heat, moved, with_grid
-from mixbench.pictures.sheet import Panel, enlarge, label_text, mixed_sheet, sheet
+from mixbench.pictures.sheet import Panel, enlarge, label_text, mixed_sheet, pairs, sheet
 
-PAIRS = 4
 _GREY = 0.92  # of a panel where there is no image
 _OVERLAY = 0.65  # weight of the features over the image
 
@@ -43,9 +42,10 @@ def draw_features(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> 
     if h.ndim != 4:
         return _pairs_only(self, x, targets, after, [f"Features of layer {layer} are mixed."])
     sizes, mixed_sizes = (part.float().square().mean(dim=1).sqrt() for part in (h, after.x))
+    assert mixed.perm is not None
     pixels, names = self.to_pixels(x), self.info.names
     rows = []
-    for own, other in _pairs(mixed):
+    for own, other in pairs(mixed.perm):
         maps = torch.stack([sizes[own], sizes[other], mixed_sizes[own]])
         shown = (maps - maps.min()) / (maps.max() - maps.min()).clamp(min=1e-12)
         over = [_over(pixels[row], shown[place]) for place, row in enumerate((own, other))]
@@ -101,7 +101,7 @@ def draw_alignment(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) ->
     error, entropy = mf.marginal_error(plan)[0], mf.plan_entropy(plan).abs()  # -0 is 0
     pixels, names = self.to_pixels(x), self.info.names
     rows = []
-    for own, other in _pairs(mixed):
+    for own, other in pairs(perm):
         kept, carried = (own, other) if side == 0 else (other, own)
         weights = plan[own] if side == 0 else plan[own].t()
         result = moved(pixels[carried], weights, grid)
@@ -174,13 +174,6 @@ def _pairs_only(
     shown = mixed._replace(x=torch.full_like(pixels, _GREY), targets=labels)
     notes = [*notes, "There is no mixed image: vectors are mixed."]
     return mixed_sheet(pixels, targets, shown, method.info.names, notes)
-
-
-def _pairs(mixed: mf.Mixed) -> list[tuple[int, int]]:
-    """The first rows that meet another row, with their partners."""
-    assert mixed.perm is not None
-    pairs = list(enumerate(mixed.perm.tolist()))
-    return ([pair for pair in pairs if pair[0] != pair[1]] or pairs)[:PAIRS]
 
 
 def _label(mixed: mf.Mixed, row: int, names: list[str]) -> list[str]:

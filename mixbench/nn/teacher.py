@@ -40,6 +40,22 @@ class Teacher(nn.Module):
         self.requires_grad_(False)
 
     @torch.no_grad()
+    def features(self, x: Tensor, layer: int) -> Tensor:
+        """Feature map of a layer, which a mixer sees.
+
+        Args:
+            x: (B, C, H, W) normalised images.
+            layer: Its number, from 1 on.
+
+        Returns:
+            (B, C, h, w) features; tokens of patches lie on their grid.
+        """
+        h = self.net.forward_stages(x, stop=layer)
+        if h.ndim == 3:
+            h = self.net.tokens(h).transpose(1, 2).unflatten(2, self.net.grid(x))
+        return h
+
+    @torch.no_grad()
     def follow(self, net: nn.Module, mix_head: nn.Module, decay: float) -> None:
         """Move towards the trained network.
 

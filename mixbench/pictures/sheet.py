@@ -11,6 +11,7 @@ from mixbench.functional.core import Mixed
 
 CELL, MARGIN, LINE = 128, 10, 16  # pixels
 ROWS = 8  # of a batch
+PAIRS = 4  # of a picture with more than the images
 INK, FAINT = "black", "#555555"
 
 
@@ -36,6 +37,24 @@ def label_text(target: Tensor, names: list[str], most: int = 2) -> list[str]:
     weights, classes = target.float().topk(min(most, len(target)))
     pairs = zip(weights.tolist(), classes.tolist(), strict=True)
     return [f"{weight:.2f}  {names[index]}" for weight, index in pairs if weight >= 0.005]
+
+
+def pairs(perm: Tensor, most: int = PAIRS) -> list[tuple[int, int]]:
+    """The first images that meet another image, with their partners.
+
+    Args:
+        perm: (B,) index of each image's partner.
+        most: Number of pairs.
+
+    Returns:
+        Rows of the batch; where every image meets itself, the first ones.
+
+    Example:
+        >>> pairs(torch.tensor([0, 2, 1]))
+        [(1, 2), (2, 1)]
+    """
+    found = list(enumerate(perm.tolist()))
+    return ([pair for pair in found if pair[0] != pair[1]] or found)[:most]
 
 
 def enlarge(image: Tensor, cell: int = CELL) -> Image.Image:

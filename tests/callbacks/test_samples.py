@@ -8,10 +8,10 @@ from mixbench.checkpoints import LAST, read_checkpoint
 from mixbench.results.record import runs_folder
 
 
-@pytest.mark.parametrize("method", ["alignmix", "manifoldmixup", "cutmix"])
+@pytest.mark.parametrize("method", ["alignmix", "manifoldmixup", "cutmix", "samix"])
 def test_a_picture_changes_nothing_of_a_run(runs, tiny, tmp_path, monkeypatch, method):
     words = [f"method={method}", *tiny]
-    if method != "cutmix":
+    if method in ("alignmix", "manifoldmixup"):
         words.append("method.layers=[3, -1]")
     first = runs_folder() / run(compose(words)).id
     with Image.open(first / "samples.png") as picture:

@@ -84,6 +84,16 @@ def test_network_and_mixer_learn_from_images_of_their_own(name):
     torch.testing.assert_close(terms[MASK], expected)
 
 
+def test_the_curves_of_a_mask_are_those_of_the_terms_of_its_loss():
+    method = learning()
+    _, mixed = step(method)
+    mask = mixed.aux.mask
+    found = method.diagnostics(mixed)
+    torch.testing.assert_close(found["mask_mean"], mask.mean())
+    torch.testing.assert_close(found["mask_variance"], mask.var(correction=0))
+    torch.testing.assert_close(found["area_error"], (mask.mean() - 0.6).abs())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_loss_reaches_what_it_is_for_and_nothing_else(name):
     method = learning(name)
@@ -346,7 +356,8 @@ def test_a_short_run_has_a_teacher_as_good_as_its_network(runs):
     assert tested["top1"] > 60
     assert abs(tested["top1"] - tested["top1_q_one"]) < 3
     rows, _ = read_curves(runs / record.id / "metrics.csv")
-    assert {"train/loss_mixer", "train/loss_mask", "train/mask_mean"} <= set(rows[0])
+    names = ("loss_mixer", "loss_mask", "mask_mean", "mask_variance", "area_error")
+    assert {f"train/{name}" for name in names} <= set(rows[0])
 
 
 def test_looking_at_a_batch_changes_no_statistics():

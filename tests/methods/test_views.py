@@ -7,7 +7,7 @@ import mixbench.methods.views as views
 from mixbench.backbones.cifar import PreActResNet
 from mixbench.contract import BATCH, CLASSES, sample_batch, sample_method
 from mixbench.methods import METHODS
-from mixbench.pictures.sheet import label_text
+from mixbench.pictures.sheet import PAIRS, label_text
 
 NEXT = torch.arange(BATCH).roll(-1)
 LAM = torch.tensor([0.75])
@@ -90,7 +90,7 @@ def test_a_plan_is_shown_although_the_step_skips_it(drawn):
 @pytest.mark.parametrize("layer", [0, "embed"])
 def test_an_aligned_step_is_shown_whatever_the_batch_drew(drawn, layer):
     draw(method_of("alignmix", layers=[0, "embed", 2]), layer, side=0)
-    assert len(drawn["rows"]) == views.PAIRS
+    assert len(drawn["rows"]) == PAIRS
     assert f"drew layer {layer}; the picture shows layer 2" in drawn["notes"]
 
 
@@ -140,7 +140,7 @@ def test_a_row_that_meets_itself_is_shown_only_if_there_is_no_other(drawn):
     x, targets = sample_batch()
     perm = torch.tensor([0, 2, 1, 3, 4, 5])
     with torch.no_grad():
-        for partners, count in ((perm, 2), (torch.arange(BATCH), views.PAIRS)):
+        for partners, count in ((perm, 2), (torch.arange(BATCH), PAIRS)):
             method.picture(x, targets, method.mix(x, targets, lam=LAM, perm=partners))
             assert len(drawn["rows"]) == count
 
