@@ -17,8 +17,8 @@ from mixbench.functional.maskmix import rescale_lam
 REDUCTION = 2  # channels of the features per channel of query and key
 NO_RESCALE = -1.0  # official spelling of a weight that is left as it is
 UPSAMPLING = ("bilinear", "nearest")
-# Attention kernels take values of a few channels only; a single one would give the whole (B, n, n)
-# matrix. All of these hold the same.
+# The attention kernels of GPUs take values of a few channels only; a single one would give the
+# whole (B, n, n) matrix. All of these hold the same.
 VALUE_WIDTH = 8
 
 
@@ -184,9 +184,7 @@ class Mixer(nn.Module):
             if self.training and self.dropout:
                 kept = torch.rand(value.shape, generator=generator) >= self.dropout
                 value = value * kept.to(value.device, non_blocking=True) / (1 - self.dropout)
-            heads = query[:, None], key[:, None], value[:, None].expand(-1, 1, -1, VALUE_WIDTH)
-            found = F.scaled_dot_product_attention(*heads)[..., 0]
-            low = found.unflatten(2, shared.grid)
+            low = _attention(query, key, value).mT.unflatten(2, shared.grid)
             corners = {"align_corners": False} if self.upsampling == "bilinear" else {}
             high = F.interpolate(low, list(size), mode=self.upsampling, **corners)
             return (-high).sigmoid()  # of the first image; the sigmoid itself is the partner's
@@ -199,6 +197,14 @@ class Mixer(nn.Module):
         hidden = second * partner[..., 2 * self.width :]
         normal = self.norm(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         return query + self.query.bias, key + self.key.bias, self.score(F.elu(normal))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Values (B, n, 1) of each position, weighed by queries and keys (B, n, d)."""
+    if query.device.type == "cpu":  # no kernel there takes so narrow values, and this is faster
+        return (query * query.shape[2] ** -0.5 @ key.mT).softmax(dim=2) @ value
+    heads = query[:, None], key[:, None], value[:, None].expand(-1, 1, -1, VALUE_WIDTH)
+    return F.scaled_dot_product_attention(*heads)[:, 0, :, :1]
 
 
 class AutoMixer(Mixer):
