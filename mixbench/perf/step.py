@@ -1,14 +1,18 @@
 """P4: whole training steps, from stored pixels to updated weights, against plain training.
 
-What a method costs is what its steps take longer than those of ``erm`` on the same network.
+What a method costs is what its steps take longer than those of ``erm`` on the same network, and the
+memory that they need.
 """
 
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from mixbench.checkpoints import FORMAT, LAST
 from mixbench.data.images import Batch
 from mixbench.perf.input import smooth_images
 from mixbench.perf.peers import NOT_INSTALLED
@@ -19,6 +23,9 @@ from mixbench.schema import DataConfig, DataInfo, NetConfig, RunConfig
 PART, BASE = "P4", "erm"
 CLASSES = 10
 ALIGNED, SCALED = "alignmix, transport", "alignmix, transport, scaled"
+SAMIX, FROZEN = "samix", "samix, mixer of a checkpoint"
+WRITTEN = "a checkpoint that is written for the measurement"
+PEAK, SAVED = "peak MB", "saved MB"
 
 # Methods with settings that let every step do the same work, the most that the method ever does.
 STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -29,7 +36,8 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "bc": ("bc", {}, ""),
     "mixup2": ("mixup2", {}, "two passes"),
     "automix": ("automix", {}, "two passes, two of the teacher, and the mixer"),
-    "samix": ("samix", {}, "two passes, two of the teacher, and the mixer"),
+    SAMIX: ("samix", {}, "two passes, two of the teacher, and the mixer"),
+    FROZEN: ("samix", {"mixer_ckpt": WRITTEN}, "two passes, one of the teacher up to the mixer"),
     ALIGNED: (
         "alignmix",
         {"layers": [-1], "sides": [1], "fast_path": "none"},
@@ -63,7 +71,8 @@ def training_step(name: str, settings: dict[str, Any], shape: Shape, device: tor
 
     Args:
         name: Registered name.
-        settings: Its keys.
+        settings: Its keys; ``mixer_ckpt: WRITTEN`` stands for a file that the same method without
+            it leaves after a step, read as that of a run is.
         shape: Batch and network.
         device: Where it computes.
 
@@ -73,6 +82,21 @@ def training_step(name: str, settings: dict[str, Any], shape: Shape, device: tor
     Raises:
         ImportError: If Lightning is missing, of which methods are made.
     """
+    if settings.get("mixer_ckpt") != WRITTEN:
+        return _as_call(_build(name, settings, shape), shape, device)
+    own = {key: value for key, value in settings.items() if key != "mixer_ckpt"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / LAST
+        trained = _build(name, own, shape)
+        _as_call(trained, shape, torch.device("cpu"))(0)
+        content = {"state_dict": trained.state_dict(), "mixbench": {"format": FORMAT}}
+        content |= {"optimizer_states": [], "lr_schedulers": [], "loops": {}, "mixbench_step": 1}
+        torch.save(content, path)
+        method = _build(name, own | {"mixer_ckpt": str(path)}, shape)
+    return _as_call(method, shape, device)
+
+
+def _build(name: str, settings: dict[str, Any], shape: Shape) -> Any:
     from mixbench.backbones.cifar import preactresnet18
     from mixbench.methods.build import build_method
 
@@ -81,7 +105,11 @@ def training_step(name: str, settings: dict[str, Any], shape: Shape, device: tor
         info = DataInfo(CLASSES, shape.size, shape.size)
         net = preactresnet18(NetConfig(width=shape.width, final_norm=False), info)
         run = RunConfig(data=DataConfig(crop=4, flip=True))
-        method = build_method(name, net, info, run=run, **settings).to(device).train()
+        return build_method(name, net, info, run=run, **settings)
+
+
+def _as_call(method: Any, shape: Shape, device: torch.device) -> Callable[[int], torch.Tensor]:
+    method = method.to(device).train()
     optimizer = torch.optim.SGD(method.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     small = smooth_images(shape.batch)
     scale = shape.size // small.images.shape[2]
@@ -89,7 +117,7 @@ def training_step(name: str, settings: dict[str, Any], shape: Shape, device: tor
     rows = torch.arange(shape.batch)
     batch = Batch(*(part.to(device) for part in (images, small.labels, rows)))
 
-    def step(number: int) -> object:
+    def step(number: int) -> torch.Tensor:
         method.reseed(0, number)
         logits, mixed = method.predict(method.mix(*method.prepare(batch)))
         terms: Any = method.loss(logits, mixed)
@@ -115,7 +143,9 @@ def measure(
         shapes: Batches and networks; those of the device if None.
 
     Returns:
-        Rows, skipped ones included; on a CUDA device with memory and kernel launches.
+        Rows, skipped ones included. On a CUDA device with the most memory that a step has at once,
+        beyond what there is before it, and launches of kernels; on the CPU, whose allocator keeps
+        no count, with what a step saves for its backward pass.
     """
     cuda = device.type == "cuda"
     rows = []
@@ -135,26 +165,50 @@ def measure(
         seconds = interleave(measures, budget.step_rounds)
         for title, (_, _, note) in STEPS.items():
             rounds = [1000 * value for value in seconds[title]]
-            figures = _figures(steps[title]) if cuda else {}
+            figures = _cuda_figures(steps[title]) if cuda else {SAVED: saved_mb(steps[title])}
             rows.append(
                 Row(PART, str(shape), title, shape.batch, rounds, note=note, figures=figures)
             )
     return rows
 
 
-def _figures(step: Callable[[int], object]) -> dict[str, float]:
-    """What only a CUDA device can tell of a step."""
+def saved_mb(step: Callable[[int], object]) -> float:
+    """What a step saves for its backward pass, weights included.
+
+    The least that it needs at once beside gradients: all passes end before the first goes back.
+
+    Args:
+        step: A step, as :func:`training_step` makes it.
+
+    Returns:
+        Millions of bytes; memory that several tensors share counts once.
+    """
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no place is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step(0)
+    return sum(storage.nbytes() for storage in kept.values()) / 1e6
+
+
+def _cuda_figures(step: Callable[[int], object]) -> dict[str, float]:
+    """What a CUDA device tells of a step."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     step(0)
     torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() / 1e6
+    peak = (torch.cuda.max_memory_allocated() - before) / 1e6
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         step(1)
         torch.cuda.synchronize()
     launches = sum(e.count for e in profile.key_averages() if "LaunchKernel" in e.key)
-    return {"peak MB": peak, "launches": float(launches)}
+    return {PEAK: peak, "launches": float(launches)}
 
 
 def rules(device: torch.device) -> list[Rule]:
@@ -168,14 +222,17 @@ def rules(device: torch.device) -> list[Rule]:
     """
     if device.type == "cuda":
         limits = {"mixup": 1.02, "cutmix": 1.02, "manifoldmixup": 1.02, ALIGNED: 1.05}
-        shapes = CUDA_SHAPES[:2]
+        learned = {SAMIX: 3.0}
+        shapes, narrow = CUDA_SHAPES[:2], CUDA_SHAPES[:2]
     else:
         limits = {"manifoldmixup": 1.05, ALIGNED: 1.25, SCALED: 1.25}
-        shapes = CPU_SHAPES[:1]
+        learned = {SAMIX: 3.3, FROZEN: 2.2}
+        shapes, narrow = CPU_SHAPES[:1], CPU_SHAPES[1:]
     return [
         Rule(PART, str(shape), title, BASE, 1 / limit)
-        for shape in shapes
-        for title, limit in limits.items()
+        for places, asked in ((shapes, limits), (narrow, learned))
+        for shape in places
+        for title, limit in asked.items()
     ]
 
 
