@@ -11,14 +11,17 @@ from mixbench.study.table import Table
 SIZE, DPI = (5.2, 3.2), 110  # inches, dots per inch
 
 
-def curves(table: Table, x: str, y: str, by: str | None = None) -> Image.Image:
-    """One column over another, the x axis logarithmic.
+def curves(
+    table: Table, x: str, y: str, by: str | None = None, *, scale: str = "log"
+) -> Image.Image:
+    """One column over another.
 
     Args:
         table: The values; rows that lack one of them are left out.
-        x: Column of the x axis, values > 0.
+        x: Column of the x axis, values > 0 on a logarithmic one.
         y: Column of the y axis.
         by: Column whose values have a curve each.
+        scale: Of the x axis: ``log`` or ``linear``.
 
     Returns:
         The figure.
@@ -43,7 +46,7 @@ def curves(table: Table, x: str, y: str, by: str | None = None) -> Image.Image:
     axes = figure.subplots()
     for name, points in lines.items():
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
-    axes.set(xscale="log", xlabel=x, ylabel=y)
+    axes.set(xscale=scale, xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     if by:
         axes.legend(title=by)

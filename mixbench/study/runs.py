@@ -82,6 +82,34 @@ def scores(folders: Sequence[Path], keys: Sequence[str], curves: Sequence[str] =
     return Table(rows)
 
 
+def logged(folders: Sequence[Path], names: Sequence[str], parts: int = 20) -> Table:
+    """Values logged in training over the epochs of runs, averaged over equal parts of each run.
+
+    Args:
+        folders: Folders of runs, finished or not.
+        names: Values, such as ``loss_mixer``; a run lacks those that its method does not log.
+        parts: Parts of a run, which is as many rows as it has.
+
+    Returns:
+        Method, seed, ``epochs`` done in the middle of the part, and the means of the part.
+    """
+    rows = []
+    for folder in folders:
+        config, record = compose("", base=folder / "config.yaml"), read_record(folder)
+        lines, _ = read_curves(folder / "metrics.csv")
+        steps = max(line["step"] for line in lines) + 1
+        for part in range(parts):
+            within = [line for line in lines if int(parts * line["step"] / steps) == part]
+            row: dict[str, Any] = {"method": record.method, "seed": record.seed}
+            row["epochs"] = config.epochs * (part + 0.5) / parts
+            for name in names:
+                values = [line[f"train/{name}"] for line in within if f"train/{name}" in line]
+                if values:
+                    row[name] = sum(values) / len(values)
+            rows.append(row)
+    return Table(rows)
+
+
 def _carry_out(runs: list[PlannedRun], say: Callable[[str], None]) -> list[Path]:
     folder = runs_folder(compose(runs[0].words).run.dir)
     launcher = LocalLauncher(say)

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 
+import mixbench.checkpoints as checkpoints
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.perf import input as input_part
@@ -397,6 +398,44 @@ def test_a_step_trains_and_is_keyed_by_its_number(title):
     losses = [float(first(number)) for number in (0, 1, 1)]
     assert losses == [float(second(number)) for number in (0, 1, 1)]
     assert len(set(losses)) == 3
+
+
+def test_the_mixer_of_a_frozen_step_comes_from_a_file_and_only_the_network_learns(monkeypatch):
+    read, built = [], []
+    real, build = checkpoints.torch.load, step._build
+    monkeypatch.setattr(
+        checkpoints.torch, "load", lambda path, **how: read.append(path) or real(path, **how)
+    )
+    monkeypatch.setattr(step, "_build", lambda *how: built.append(build(*how)) or built[-1])
+    name, settings, _ = step.STEPS[step.FROZEN]
+    call = step.training_step(name, settings, STEP, CPU)
+    trained, frozen = built
+    assert [path.exists() for path in read] == [False]
+    parts = [(getattr(frozen, part), getattr(trained, part)) for part in ("mixer", "teacher")]
+    for number in (0, 1):
+        call(number)
+    for own, source in parts:
+        for value, expected in zip(own.parameters(), source.parameters(), strict=True):
+            assert torch.equal(value, expected)
+            assert not value.requires_grad
+    first, initial = (part.net.stages[0][0].weight for part in (frozen, trained))
+    assert not torch.equal(first, initial)
+
+
+def test_what_is_saved_for_backward_is_counted_once_by_its_memory():
+    weight = torch.ones(1000, requires_grad=True)
+
+    def call(number):
+        product = weight * weight.detach()  # one memory, saved once
+        (product[:10].exp() * torch.ones(10)).sum().backward()
+
+    assert step.saved_mb(call) == pytest.approx((1000 + 10 + 10) * 4 / 1e6)
+    titles = ("erm", "mixup2", step.SAMIX, step.FROZEN)
+    found = [step.saved_mb(step.training_step(*step.STEPS[t][:2], STEP, CPU)) for t in titles]
+    plain, twice, learned, frozen = found
+    assert 1.5 * plain < twice < 2 * plain
+    assert twice < learned
+    assert frozen == pytest.approx(twice, rel=0.05)
 
 
 def test_without_lightning_steps_are_skipped(monkeypatch):

@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 
 import mixbench.study.images as images
-from mixbench import compose
+from mixbench import compose, run
 from mixbench.errors import RunFailedError, UserError
+from mixbench.results.curves import read_curves
 from mixbench.study.figures import curves
 from mixbench.study.images import PACK, real_images
-from mixbench.study.runs import bench, scores, sweep
+from mixbench.study.runs import bench, logged, scores, sweep
 from mixbench.study.table import Table
 
 
@@ -100,12 +101,31 @@ def test_a_table_is_shown_as_markdown_with_holes_marked():
     assert table.column("b") == [0.123456, None]
 
 
+def test_logged_values_are_averaged_over_parts_of_each_run(runs, tiny):
+    words = [*tiny, "epochs=2", "data.limit=160", "trainer.log_every=1"]
+    methods = ("samix", "erm")
+    folders = [runs / run(compose([f"method={name}", *words])).id for name in methods]
+    names = ["loss", "mask_variance"]
+    table = logged(folders, names, parts=5)
+    assert table.column("method") == ["samix"] * 5 + ["erm"] * 5
+    assert table.column("epochs") == [0.2, 0.6, 1.0, 1.4, 1.8] * 2
+    lines, _ = read_curves(folders[0] / "metrics.csv")
+    assert len(lines) == 10  # two steps to a part
+    for part in range(5):
+        for name in names:
+            two = [line[f"train/{name}"] for line in lines[2 * part : 2 * part + 2]]
+            assert table.rows[part][name] == pytest.approx(sum(two) / 2)
+    assert "mask_variance" not in table.rows[5]
+    assert curves(table, "epochs", "loss", by="method", scale="linear").size[0] > 100
+
+
 def test_curves_are_drawn_for_each_value(monkeypatch):
     rows = [{"x": x, "y": x * k, "k": k} for k in (1, 2) for x in (0.1, 1.0)]
     one, two = curves(Table(rows), "x", "y"), curves(Table(rows), "x", "y", by="k")
     assert isinstance(two, Image.Image)
     assert one.size == two.size
     assert one.tobytes() != two.tobytes()
+    assert curves(Table(rows), "x", "y", scale="linear").tobytes() != one.tobytes()
     file = io.BytesIO()
     two.save(file, format="png")
     with pytest.raises(UserError, match="no column 'z'"):
