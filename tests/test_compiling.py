@@ -1,5 +1,6 @@
 import contextlib
 import logging
+from pathlib import Path
 
 import killing
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from mixbench import compose, run
 from mixbench.assemble import build
 from mixbench.backbones import NETS
+from mixbench.checkpoints import LAST, read_checkpoint
 from mixbench.compiling import compile_stages
 from mixbench.data import DATA
 
@@ -101,6 +103,30 @@ def test_a_compiled_run_goes_on_bit_by_bit_and_adds_no_graph(tmp_path, monkeypat
     torch._dynamo.reset()
     assert run(compose(f"{words} seed=1")).compiled is True
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4  # one for each stage
+
+
+@pytest.mark.slow
+def test_compiled_steps_of_samix_are_those_of_the_plain_ones_without_a_graph_for_each(runs):
+    words = "data=digits data.limit=96 net.width=4 batch_size=32 wandb.mode=disabled method=samix "
+    plain = run(compose(f"{words} epochs=1"))
+    graphs = []
+    for epochs in (1, 3):
+        torch._dynamo.utils.counters.clear()
+        torch._dynamo.reset()
+        record = run(
+            compose(f"{words} epochs={epochs} trainer.compile=true run.dir={runs}-compiled")
+        )
+        assert record.compiled is True
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        assert torch._dynamo.utils.counters["graph_break"] == {}
+        if epochs == 1:
+            folders = runs / plain.id, Path(f"{runs}-compiled") / record.id
+            one, two = (read_checkpoint(folder / LAST)["state_dict"] for folder in folders)
+            for name, value in one.items():
+                torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    # Four stages of the network. The teacher passes clean images without a gradient through three
+    # of its own and mixed ones, for a gradient to their masks, through all four.
+    assert graphs == [11, 11]
 
 
 @pytest.mark.slow

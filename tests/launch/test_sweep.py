@@ -1,9 +1,12 @@
 import itertools
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from mixbench import cli
+from mixbench.checkpoints import read_checkpoint
 from mixbench.errors import UserError
 from mixbench.experiments import folders
 from mixbench.launch.sweep import fill_in, read_sweep
@@ -188,3 +191,36 @@ def test_networks_that_mix_with_trained_mixers_get_those_of_their_own_seed(monke
         seed = next(word for word in run.words if word.startswith("seed="))
         assert f"method.mixer_ckpt={tmp_path}/mixer-{seed}/last.ckpt" in run.words
     assert read_sweep("samix_pretrained", ["method.mixer_ckpt=own.ckpt"]).needs == {}
+
+
+@pytest.mark.slow
+def test_mixers_are_trained_before_the_networks_that_mix_with_them_as_they_are(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
+    words = ["data.limit=320", "net.width=8", "epochs=2", "wandb.mode=disabled", "seeds=0,1"]
+    assert cli.main(["sweep", "samix_pretrained", *words]) == 0
+    found = {}
+    for folder in tmp_path.iterdir():
+        if (folder / "record.json").exists():
+            record = read_record(folder)
+            assert record.status == "done"
+            found.setdefault(record.settings.get("mixer_ckpt"), []).append((folder, record))
+    mixers = {record.seed: folder for folder, record in found.pop(None)}
+    assert mixers.keys() == {0, 1}
+    assert len(found) == 2
+    for path, runs in found.items():
+        assert len(runs) == 2
+        assert len({str(record.settings) for _, record in runs}) == 2  # both kinds of statistics
+        for folder, record in runs:
+            source = mixers[record.seed] / "last.ckpt"
+            assert Path(path) == source
+            before, after = (
+                read_checkpoint(part)["state_dict"] for part in (source, folder / "last.ckpt")
+            )
+            kept = [name for name in after if name.startswith(("mixer.", "teacher."))]
+            assert len(kept) > 100
+            for name in kept:
+                assert torch.equal(before[name], after[name]), name
+            assert not torch.equal(before["net.head.fc.weight"], after["net.head.fc.weight"])
+            assert "top1_q_mix" in record.metrics

@@ -360,6 +360,15 @@ def test_a_short_run_has_a_teacher_as_good_as_its_network(runs):
     assert {f"train/{name}" for name in names} <= set(rows[0])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_recipe_for_digits_trains_network_and_teacher_alike(runs, seed):
+    words = f"method=samix data=digits net.width=8 seed={seed} wandb.mode=disabled"
+    tested = run(compose(words)).metrics
+    assert tested["top1"] > 90
+    assert abs(tested["top1"] - tested["top1_q_one"]) < 3
+
+
 def test_looking_at_a_batch_changes_no_statistics():
     method = learning()
     images = sample_splits(method).train
