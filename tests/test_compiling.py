@@ -106,7 +106,14 @@ def test_a_compiled_run_goes_on_bit_by_bit_and_adds_no_graph(tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_compiled_steps_of_samix_are_those_of_the_plain_ones_without_a_graph_for_each(runs):
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiled_steps_of_samix_are_those_of_the_plain_ones_without_a_graph_for_each(
+    runs, monkeypatch, backend
+):
+    whole = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda stage, **how: whole(stage, backend=backend, **how)
+    )
     words = "data=digits data.limit=96 net.width=4 batch_size=32 wandb.mode=disabled method=samix "
     plain = run(compose(f"{words} epochs=1"))
     graphs = []
