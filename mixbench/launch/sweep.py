@@ -7,6 +7,8 @@ A plan in ``experiments/sweep`` is called by its name, any other by its path::
     arms: {plain: {method: erm}, half: {method.prob: 0.5}}   # each with the whole grid
     seeds: [0, 1, 2]
     after: {net.weights: pretrained}   # another plan, whose checkpoint is filled in
+
+What is said beside its name of data, network and training holds for the plan that goes first, too.
 """
 
 import itertools
@@ -44,7 +46,9 @@ def read_sweep(
 
     Args:
         name: Name of a plan, or path of its file.
-        words: Overrides; they replace what the plan says of the same key, a whole axis too.
+        words: Overrides; they replace what the plan says of the same key, a whole axis too. A plan
+            that goes first gets them as well, without those of the method, and without seeds where
+            all share its one run.
         strict: Refuse keys that have no effect.
         within: Plans that need this one.
 
@@ -66,7 +70,11 @@ def read_sweep(
     given = dict(split_overrides(list(words)))
     base = dict(flatten(_mapping(content, "base", path)))
     grid = dict(flatten(_mapping(content, "grid", path)))
-    seeds = _seeds(given.pop("seeds", None), content.get("seeds", [0]), path)
+    planned = content.get("seeds", [0])
+    if within and isinstance(planned, list) and len(planned) == 1:
+        given.pop("seeds", None)
+    passed = [f"{k}={v}" for k, v in given.items() if k.partition(".")[0] != "method"]
+    seeds = _seeds(given.pop("seeds", None), planned, path)
     fixed = {key: _text(value) for key, value in base.items()}
     axes = {key: _axis(key, values, path) for key, values in grid.items() if key not in given}
     combinations = [
@@ -86,7 +94,7 @@ def read_sweep(
         compose_text(run.words, strict=strict)
     after = _mapping(content, "after", path)
     needs = {
-        key: read_sweep(str(need), strict=strict, within=(*within, path.stem))
+        key: read_sweep(str(need), passed, strict=strict, within=(*within, path.stem))
         for key, need in after.items()
         if key not in given
     }

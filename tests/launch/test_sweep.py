@@ -129,6 +129,22 @@ def test_each_run_gets_the_checkpoint_of_its_seed_or_the_only_one(plan, monkeypa
         fill_in(sweep, {"method.weights": [*first, *first]})
 
 
+def test_a_plan_that_goes_first_gets_what_is_said_of_data_and_training(plan):
+    plan({"base": {"method": "erm", "data": "digits", "epochs": 9}, "seeds": [0, 1]}, "several")
+    plan({"base": {"method": "erm", "data": "digits"}, "seeds": [4]}, "single")
+    given = ["method=mixup", "method.alpha=0.5", "net.width=8", "epochs=3", "seeds=5,6"]
+    for name, seeds in (("several", ["5", "6"]), ("single", ["4"])):
+        content = {"base": {"data": "digits"}, "after": {"net.weights": name}}
+        plan(content, f"after_{name}")
+        sweep = read_sweep(f"after_{name}", given)
+        assert [run["seed"] for run in words(sweep)] == ["5", "6"]
+        first = words(sweep.needs["net.weights"])
+        assert [run["seed"] for run in first] == seeds
+        for run in first:
+            assert (run["method"], run["net.width"], run["epochs"]) == ("erm", "8", "3")
+            assert "method.alpha" not in run
+
+
 def test_plans_that_come_with_the_package_can_be_read():
     names = sorted(path.stem for path in (folders()[-1] / "sweep").glob("*.yaml"))
     for name in names:
