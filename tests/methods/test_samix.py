@@ -138,6 +138,23 @@ def test_weights_near_0_or_1_mix_as_input_mixup_does_and_the_mixer_learns_all_th
     assert (away - far).abs().max() > 0.1
 
 
+def test_a_weight_at_the_margin_itself_mixes_as_input_mixup_does():
+    x, targets = sample_batch()
+    for lam in (0.25, 0.75):
+        lam = torch.tensor([lam])
+        mixed = learning(lam_margin=0.25).mix(x, targets, **GIVEN | {"lam": lam})
+        torch.testing.assert_close(mixed.x, mf.mixup(x, targets, lam=lam, perm=NEXT).x)
+
+
+def test_weight_and_margin_of_the_mask_loss_are_those_of_the_settings():
+    lam = torch.tensor([1.0])  # far from any mask
+    terms, mixed = step(learning(mask_weight=0.7, mask_margin=0.02), lam_mixer=lam)
+    expected = 0.7 * mf.mask_loss(mixed.aux.mask, lam, margin=0.02)
+    torch.testing.assert_close(terms[MASK], expected)
+    near = mf.mask_loss(mixed.aux.mask, lam, margin=0.1)
+    assert (terms[MASK] - 0.7 * near).abs() > 0.01
+
+
 @pytest.mark.parametrize("bugs", [False, True])
 def test_masks_are_adjusted_to_the_weight_of_their_own_images_or_as_the_authors_do(bugs):
     method = learning(mask_adjust=1.0, official_bugs=bugs)
