@@ -1,5 +1,4 @@
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -216,27 +215,26 @@ def test_mixers_are_trained_before_the_networks_that_mix_with_them_as_they_are(
     monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
     words = ["data.limit=320", "net.width=8", "epochs=2", "wandb.mode=disabled", "seeds=0,1"]
     assert cli.main(["sweep", "samix_pretrained", *words]) == 0
-    found = {}
+    mixers, others = {}, []
     for folder in tmp_path.iterdir():
         if (folder / "record.json").exists():
             record = read_record(folder)
             assert record.status == "done"
-            found.setdefault(record.settings.get("mixer_ckpt"), []).append((folder, record))
-    mixers = {record.seed: folder for folder, record in found.pop(None)}
+            if record.settings.get("mixer_ckpt") is None:
+                mixers[record.seed] = folder
+            else:
+                others.append((folder, record))
     assert mixers.keys() == {0, 1}
-    assert len(found) == 2
-    for path, runs in found.items():
-        assert len(runs) == 2
-        assert len({str(record.settings) for _, record in runs}) == 2  # both kinds of statistics
-        for folder, record in runs:
-            source = mixers[record.seed] / "last.ckpt"
-            assert Path(path) == source
-            before, after = (
-                read_checkpoint(part)["state_dict"] for part in (source, folder / "last.ckpt")
-            )
-            kept = [name for name in after if name.startswith(("mixer.", "teacher."))]
-            assert len(kept) > 100
-            for name in kept:
-                assert torch.equal(before[name], after[name]), name
-            assert not torch.equal(before["net.head.fc.weight"], after["net.head.fc.weight"])
-            assert "top1_q_mix" in record.metrics
+    kinds = {(record.seed, record.settings.get("mixer_bn")) for _, record in others}
+    assert len(others) == len(kinds) == 4  # both kinds of statistics for either seed
+    for folder, record in others:
+        before, after = (
+            read_checkpoint(part / "last.ckpt")["state_dict"]
+            for part in (mixers[record.seed], folder)
+        )
+        kept = [name for name in after if name.startswith(("mixer.", "teacher."))]
+        assert len(kept) > 100
+        for name in kept:
+            assert torch.equal(before[name], after[name]), name
+        assert not torch.equal(before["net.head.fc.weight"], after["net.head.fc.weight"])
+        assert "top1_q_mix" in record.metrics

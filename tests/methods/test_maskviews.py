@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ def drawn(monkeypatch):
 
 def method_of(name="samix", **settings):
     torch.manual_seed(0)
-    method = sample_method(METHODS.get(name), **settings)
+    method: Any = sample_method(METHODS.get(name), **settings)
     for parameter in method.mixer.parameters():
         torch.nn.init.normal_(parameter)
     return method
