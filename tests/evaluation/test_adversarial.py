@@ -97,6 +97,61 @@ def test_apgd_halves_its_step_where_it_swings(monkeypatch):
     assert max(late) - min(late) < 0.05 * EPS
 
 
+def apgd_by_hand(model, x, y, eps, checks, steps, rho=0.75):
+    """Algorithm 1 of the paper for one image, and the first point on its way that fools."""
+
+    def look(point):
+        value, gradient, wrong = adv._loss_and_gradient(model, point, y, "ce")
+        return value.item(), gradient, wrong.item()
+
+    def project(point):
+        return torch.minimum(torch.maximum(point, x - eps), x + eps).clamp(0, 1)
+
+    value, gradient, wrong = look(x)
+    fooling = x if wrong else None
+    best, best_x, best_gradient = value, x, gradient
+    old, here, step = x, x, 2 * eps
+    ups, since, best_before, halved_before = 0, 0, value, True
+    for number in range(1, steps + 1):
+        new = project(here + step * gradient.sign())
+        if number > 1:
+            new = project(here + 0.75 * (new - here) + 0.25 * (here - old))
+        old, here, last_value = here, new, value
+        value, gradient, wrong = look(here)
+        if wrong and fooling is None:
+            fooling = here
+        ups, since = ups + (value > last_value), since + 1
+        if value > best:
+            best, best_x, best_gradient = value, here, gradient
+        if number in checks:
+            halve = ups < rho * since or (not halved_before and best == best_before)
+            if halve:
+                step, here, gradient, value = step / 2, best_x, best_gradient, best
+            ups, since, best_before, halved_before = 0, 0, best, halve
+    return best_x if fooling is None else fooling
+
+
+@pytest.mark.parametrize("eps", [0.5 / 255, EPS, 40 / 255])
+def test_apgd_takes_the_steps_of_the_paper_for_each_image(net, eps):
+    x, y, _ = images(10, seed=3)
+    net = net.double()
+    try:
+        for steps in (7, 40):
+            found = adv.apgd(net_in_double(net), x, y, eps=eps, steps=steps)
+            for i in range(len(x)):
+                one = apgd_by_hand(
+                    net_in_double(net), x[i : i + 1], y[i : i + 1], eps, adv._checks(steps), steps
+                )
+                torch.testing.assert_close(found[i : i + 1], one, rtol=0, atol=1e-6)
+    finally:
+        net.float()
+
+
+def net_in_double(net):
+    """Gradients of one image are then those of its batch, up to the last bit of a float."""
+    return lambda pixels: net(pixels.double())
+
+
 @pytest.mark.parametrize(("steps", "places"), [(100, [22, 41, 57, 70, 80, 87, 93, 99]), (10, None)])
 def test_apgd_checks_its_step_ever_more_often(steps, places):
     found = sorted(adv._checks(steps))
@@ -116,7 +171,8 @@ def test_starts_belong_to_the_image_and_not_to_its_batch(net):
         assert close.float().mean() > 0.995
     one_step = dataclasses.replace(attack, steps=0)
     start = adv.carry_out(one_step, net, x, y, ids).x
-    assert (start - x).abs().max() > 0.9 * attack.eps
+    assert (start - x).max() > 0.9 * attack.eps
+    assert (start - x).min() < -0.9 * attack.eps
     assert not torch.equal(start, adv.carry_out(one_step, net, x, y, ids, seed=1).x)
     assert not torch.equal(start, adv.carry_out(one_step, net, x, y, ids + 1).x)
     still = dataclasses.replace(one_step, random_start=False)
@@ -137,6 +193,8 @@ def test_a_network_that_is_too_sure_hides_from_cross_entropy_only(net):
     both = adv.carry_out(dataclasses.replace(attack, losses=("ce", "margin")), sure, x, y, ids)
     assert both.fooled.sum() > hidden.fooled.sum()
     assert (both.fooled | ~hidden.fooled).all()  # the worse of the two for each image
+    turned = dataclasses.replace(attack, losses=("margin", "ce"))
+    assert torch.equal(adv.carry_out(turned, sure, x, y, ids).fooled, both.fooled)
     found = adv.attack_scores(sure, [(x, y, ids)], ["pgd20_2"])
     assert found["sat_pct"] == pytest.approx(100 * right.float().mean().item())
 
