@@ -29,7 +29,9 @@ def info_nce(z: Tensor, positive: Tensor, queue: Tensor, temperature: float) -> 
         tensor([0.7437, 0.7437])
     """
     z, positive, queue = z.float(), positive.detach().float(), queue.detach().float()
-    scores = torch.cat([(z * positive).sum(dim=1, keepdim=True), z @ queue], dim=1) / temperature
+    with torch.autocast(z.device.type, enabled=False):  # which would round all cosines to bfloat16
+        others = z @ queue
+    scores = torch.cat([(z * positive).sum(dim=1, keepdim=True), others], dim=1) / temperature
     return F.cross_entropy(scores, scores.new_zeros(len(z), dtype=torch.long), reduction="none")
 
 

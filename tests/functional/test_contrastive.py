@@ -52,3 +52,12 @@ def test_weights_that_are_no_shares_are_refused(unit):
             mf.mixed_info_nce(z, first, second, queue.T, lam, 0.2)
         with pytest.raises(ValueError, match=match):
             mf.two_way_nce(z, first, second, lam, 0.2)
+
+
+def test_cosines_are_not_rounded_under_autocast(unit):
+    z, first, second, queue = unit
+    lam = torch.tensor([0.3])
+    wide = mf.mixed_info_nce(z, first, second, queue.T, lam, 0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = mf.mixed_info_nce(z, first, second, queue.T, lam, 0.05)
+    assert torch.equal(found, wide)
