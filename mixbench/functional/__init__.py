@@ -36,6 +36,7 @@ from mixbench.functional.cutmix import cutmix, cutmix_box, cutmix_minmax_box, pa
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.maskmix import (
     adjust_mask,
+    blend,
     eta_binary_cross_entropy,
     mask_loss,
     maskmix,
@@ -57,6 +58,7 @@ __all__ = [
     "alignmix",
     "bc",
     "bc_plus_lam",
+    "blend",
     "check_batch",
     "cutmix",
     "cutmix_box",

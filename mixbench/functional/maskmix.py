@@ -38,14 +38,37 @@ def maskmix(x: Tensor, targets: Tensor, *, mask: Tensor, lam: Tensor, perm: Tens
     check_batch(x, targets)
     check_lam(lam, len(x))
     check_perm(perm, len(x))
-    if mask.ndim != 4 or mask.shape[0] not in (1, len(x)) or mask.shape[1:] != (1, *x.shape[2:]):
-        raise ValueError(f"mask {tuple(mask.shape)} does not fit images {tuple(x.shape)}")
     perm = perm.to(x.device, non_blocking=True)
     lam = lam.reshape(-1).to(x.device, torch.float32, non_blocking=True)
+    mixed = blend(x, take(x, perm), mask)
+    return Mixed(mixed, mix_targets(targets, perm, lam), lam.expand(len(x)), perm)
+
+
+def blend(x: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """Put two batches of images together, pixel by pixel.
+
+    Args:
+        x: (B, C, H, W) images of a floating type.
+        other: (B, C, H, W) images, one for each of ``x``.
+        mask: (B, 1, H, W) or (1, 1, H, W) weight of ``x``, in [0, 1].
+
+    Returns:
+        (B, C, H, W) of the type of ``x``; gradients reach the mask.
+
+    Raises:
+        ValueError: If a shape does not fit.
+
+    Example:
+        >>> blend(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1, 2), torch.tensor([[[[0.25, 1.0]]]]))
+        tensor([[[[0.2500, 1.0000]]]])
+    """
+    if x.shape != other.shape:
+        raise ValueError(f"images {tuple(x.shape)} and {tuple(other.shape)} differ in shape")
+    if mask.ndim != 4 or mask.shape[0] not in (1, len(x)) or mask.shape[1:] != (1, *x.shape[2:]):
+        raise ValueError(f"mask {tuple(mask.shape)} does not fit images {tuple(x.shape)}")
     wide = torch.promote_types(x.dtype, mask.dtype)
     # As a lerp, so that two equal pixels stay exactly what they are.
-    mixed = take(x, perm).to(wide).lerp(x.to(wide), mask.to(wide)).to(x.dtype)
-    return Mixed(mixed, mix_targets(targets, perm, lam), lam.expand(len(x)), perm)
+    return other.to(wide).lerp(x.to(wide), mask.to(wide)).to(x.dtype)
 
 
 def rescale_lam(lam: Tensor, k: float) -> Tensor:

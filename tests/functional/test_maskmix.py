@@ -253,3 +253,15 @@ def test_eta_out_of_range_is_refused(eta):
         mf.eta_binary_cross_entropy(x, x, eta)
     with pytest.raises(ValueError, match=r"eta must lie in \[0, 1\]"):
         mf.pair_cross_entropy(x, x, x, perm=perm, lam=lam, eta=eta)
+
+
+def test_two_batches_are_blended_and_must_fit():
+    x, other = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    mask = torch.rand(2, 1, 4, 4)
+    torch.testing.assert_close(mf.blend(x, other, mask), mask * x + (1 - mask) * other)
+    assert torch.equal(mf.blend(x, x, mask), x)
+    assert mf.blend(x.bfloat16(), other.bfloat16(), mask).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="differ in shape"):
+        mf.blend(x, other[:1], mask)
+    with pytest.raises(ValueError, match="does not fit images"):
+        mf.blend(x, other, mask[:, :, 1:])
