@@ -37,19 +37,38 @@ def identify_run(config: RunConfig) -> Identity:
         UserError: If the method cannot work with such data, before any of it is looked for.
     """
     cls, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
-    if kind.task not in cls.tasks:
-        able = [name for name in METHODS.table if kind.task in METHODS.get(name).tasks]
-        raise UserError(
-            f"method {config.method['name']} needs {' or '.join(sorted(cls.tasks))} data",
-            f"data={config.data.kind}, which is {kind.task}",
-            f"methods that can: {', '.join(able)}",
-        )
+    _check_task(config, cls, kind.task, f"data={config.data.kind}")
     source = kind(config.data)
     defaults = to_plain(RunConfig(method=dataclasses.asdict(cls.Config())))
     plain = to_plain(config)
     if config.net.weights is not None:
         plain["net"]["weights"] = weights_identity(config.net.weights)
     return identify(plain, defaults, aside_keys(), source.name, source.fingerprint())
+
+
+def _check_task(config: RunConfig, cls: type[Method], kind: str, data: str) -> None:
+    """Refuse a method that does not learn what is asked for from such data."""
+    name, ssl = config.method["name"], config.task == "ssl"
+    if (without := "ssl" in cls.tasks) != ssl:
+        able = [known for known in METHODS.table if ("ssl" in METHODS.get(known).tasks) == ssl]
+        raise UserError(
+            f"method {name} trains with{'out' if without else ''} labels",
+            f"task={config.task}",
+            f"methods that can: {', '.join(able)}",
+        )
+    if ssl and kind != "multiclass":
+        raise UserError(
+            "task=ssl judges features by a classification, one label for each image",
+            f"{data}, which is {kind}",
+            "use other data",
+        )
+    if not ssl and kind not in cls.tasks:
+        able = [known for known in METHODS.table if kind in METHODS.get(known).tasks]
+        raise UserError(
+            f"method {name} needs {' or '.join(sorted(cls.tasks))} data",
+            f"{data}, which is {kind}",
+            f"methods that can: {', '.join(able)}",
+        )
 
 
 def check_choice(config: RunConfig) -> None:
@@ -92,11 +111,7 @@ def build(
     if config.net.weights is not None:
         load_weights(net, config.net.weights)
     check_pair(config.method["name"], settings, config.net.name, net.provides)
-    if splits.info.task not in cls.tasks:
-        raise UserError(
-            f"method {config.method['name']} needs {', '.join(sorted(cls.tasks))} data",
-            f"{splits.info.task} data {splits.info.name}",
-        )
+    _check_task(config, cls, splits.info.task, f"data {splits.info.name}")
     config = with_safe_layout(config, net)
     method = cls(net, splits.info, settings, config, rank=rank)
     data = MixData(splits, config, method.wrap_dataset, rank, world)

@@ -107,7 +107,7 @@ def compose_text(
         origins |= {NAMES[group]: COMMAND_LINE for group in picks}
     config = _to_object(tree, origins)
     composed = Composed(config, origins, notes)
-    composed.notes += _ineffective(composed, given)
+    composed.notes += _ineffective(config, [key for key, _ in given])
     _check_method_keys(composed)
     if strict and composed.notes:
         raise UserError(composed.notes[0], "--strict", "remove it")
@@ -148,6 +148,14 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
         origins[f"method.{key}"] = origin
     own = dataclasses.asdict(_to_object(tree, origins))
     config = dataclasses.replace(composed.config, method={"name": name, **own})
+    if origins.get("task", DEFAULT) == DEFAULT and METHODS.get(name).tasks == {"ssl"}:
+        config = dataclasses.replace(config, task="ssl")
+        origins["task"] = f"method {name}"
+        given = [key for key, origin in origins.items() if origin == COMMAND_LINE]
+        more = [n for n in _ineffective(config, given) if n not in notes]
+        if strict and more:
+            raise UserError(more[0], "--strict", "remove it")
+        notes += more
     return Composed(config, origins, notes)
 
 
@@ -251,9 +259,8 @@ def _to_object(tree: Any, origins: dict[str, str]) -> Any:
         raise UserError(text, origins.get(key, "configuration"), todo) from error
 
 
-def _ineffective(composed: Composed, given: list[tuple[str, Any]]) -> list[str]:
-    plain = dict(flatten(to_plain(composed.config)))
-    keys = {key for key, _ in given}
+def _ineffective(config: RunConfig, keys: Iterable[str]) -> list[str]:
+    plain, keys = dict(flatten(to_plain(config))), set(keys)
     return [
         f"{key} has no effect while {decider}={plain[decider]}"
         for key, decider, values in CONDITIONAL

@@ -190,6 +190,7 @@ def _new_record(
         config_hash=identity.config_hash,
         recipe_hash=identity.recipe_hash,
         data_hash=identity.data_hash,
+        task=config.task,
         fidelity=method.config.fidelity,
         settings=identity.settings,
         device=f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name(),

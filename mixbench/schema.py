@@ -258,6 +258,7 @@ class WandbConfig:
 
 
 SELECTIONS = ("last", "val")
+TASKS = ("supervised", "ssl")
 
 
 @dataclass
@@ -271,6 +272,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     run: RunSection = field(default_factory=RunSection)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    task: str = "supervised"  # or ssl: labels serve only to judge the features afterwards
     recipe: str = aside("default")  # its values are what counts
     seed: int = aside(0)
     epochs: int = 200
@@ -286,6 +288,7 @@ class RunConfig:
         at_least("epochs", self.epochs, 1)
         at_least("batch_size", self.batch_size, 1)
         positive("lr", self.lr)
+        one_of("task", self.task, TASKS)
         one_of("precision", self.precision, ("fp32", "bf16"))
         if self.select in ("best_test", "median10"):
             raise ValueError(f"select={self.select} would choose on the test set; use last or val")
@@ -345,6 +348,9 @@ CONDITIONAL: Sequence[tuple[str, str, tuple[Any, ...]]] = (
     ("data.val_fraction", "select", ("val",)),
     ("data.pad", "data.crop", tuple(range(1, 1000))),
     ("data.crop", "data.crop_area", (None,)),
+    ("data.crop", "task", ("supervised",)),
+    ("data.erasing", "task", ("supervised",)),
+    ("optim.label_smoothing", "task", ("supervised",)),
 )
 
 

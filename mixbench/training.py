@@ -22,6 +22,7 @@ from mixbench.callbacks.average import EMA
 from mixbench.callbacks.buffers import OneSetOfBuffers
 from mixbench.callbacks.checkpoint import AtomicCheckpointIO, KeepCheckpoints
 from mixbench.callbacks.curves import CurveLogger
+from mixbench.callbacks.probe import Probe, keep_classifier
 from mixbench.callbacks.progress import Bar, PlainProgress
 from mixbench.callbacks.samples import Samples
 from mixbench.callbacks.scores import Scores
@@ -127,6 +128,8 @@ def fit_and_test(
     loggers: list[Logger] = [curves, *([wandb] if wandb else [])] if parts.group.leads else []
     callbacks: list[Callback] = [EMA(config.optim.ema)] if config.optim.ema is not None else []
     callbacks += [OneSetOfBuffers(parts.group), scores, speed, samples, keeper]
+    if config.task == "ssl":  # in front of what is evaluated, with the buffers that are
+        callbacks.insert(callbacks.index(scores), Probe(data))
     loaded = {folder / LAST: checkpoint} if checkpoint else {}
     trained = False
     if checkpoint is not None:
@@ -151,6 +154,8 @@ def fit_and_test(
                 loader = data.val_dataloader()
                 trainer.test(method, dataloaders=loader, verbose=False, weights_only=True)
         trainer.test(method, datamodule=data, verbose=False, weights_only=True)
+        if config.task == "ssl" and parts.group.leads:
+            keep_classifier(folder / (LAST if monitor is None else BEST), method, io)
         if wandb and samples.path.exists():
             wandb.log_image("samples", [str(samples.path)])
     except BaseException:

@@ -240,6 +240,40 @@ def teacher(rank):
     }
 
 
+def queue(rank):
+    """Keys of all ranks enter the queue of each, and the linear evaluation is one."""
+
+    class Queued(Noted, METHODS.get("mocosamix")):
+        offered = ()
+
+        def on_after_backward(self):
+            Queued.offered += (self.queue._waiting.tolist(),)
+            super().on_after_backward()
+
+    words = "data.limit=90 epochs=1 method.queue=40 method.bn_groups=2 method.knn_k=5"
+    record = run(compose([*WORDS.split(), planted("queued", Queued), *words.split()]))
+    everyone = [None] * 2
+    dist.all_gather_object(everyone, Queued.offered)
+    newest = [keys for step in zip(*everyone, strict=True) for part in step for keys in part][-40:]
+    place = int(Noted.last.queue.place)
+    held = Noted.last.queue.keys.roll(-place, dims=1).t().tolist()
+    parameters = [float(p.double().sum()) for p in Noted.last.parameters()]
+    return {
+        "status": record.status,
+        "steps": len(Queued.offered),
+        "place": place,
+        "held": held == newest,
+        "alike": same_everywhere([held, place]),
+        "own": same_everywhere(Queued.offered),
+        "weights": same_everywhere(parameters),
+        "bank": same_everywhere(Noted.last.bank.z.tolist()),
+        "rows": len(Noted.last.bank.z),
+        "metrics": sorted(record.metrics),
+        "top1": record.metrics["top1"],
+        "folder": str(Path(os.environ["MIXBENCH_RUNS"]) / record.id),
+    }
+
+
 def stop(rank):
     """A signal to one rank ends all of them at the same step; they go on as if it had not come."""
 
@@ -309,6 +343,7 @@ CHECKS = [
     unused,
     autoencoder,
     teacher,
+    queue,
     stop,
     diverge,
 ]

@@ -147,6 +147,23 @@ def test_a_teacher_and_its_mixer_are_the_same_on_all_ranks_whatever_each_mixes(f
     assert teacher["kinds"] == [0.0, 1.0]
 
 
+def test_keys_of_all_ranks_enter_one_queue_and_one_classifier_is_fitted(found):
+    queue = facts(found, "queue")
+    assert queue["status"] == "done"
+    assert queue["held"]
+    assert queue["alike"]
+    assert queue["place"] == 16 * queue["steps"] % 40
+    assert not queue["own"]
+    assert queue["weights"]
+    assert queue["bank"]
+    assert queue["rows"] == 90
+    folder = Path(queue["folder"])
+    with np.load(folder / "predictions.npz") as saved:
+        hits = saved["logits"].argmax(axis=1) == saved["labels"]
+    assert 100 * hits.mean() == pytest.approx(queue["top1"], rel=1e-5)
+    assert "top1_knn" in queue["metrics"]
+
+
 def test_a_signal_to_one_rank_ends_all_at_one_step_and_changes_nothing(found):
     stop = facts(found, "stop")
     assert stop["code"] == 4

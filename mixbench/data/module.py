@@ -64,6 +64,10 @@ class MixData(LightningDataModule):
         """The test images."""
         return self._evaluation(self.splits.test)
 
+    def plain_train_dataloader(self) -> DataLoader[Any]:
+        """The training images as evaluation sees them, each once."""
+        return self._evaluation(self.splits.train)
+
     def _evaluation(self, images: ImageSet) -> DataLoader[Any]:
         rows = OrderedBatches(len(images), EVAL_BATCH, self.rank, self.world)
         return self._loader(self._placed(images), rows)

@@ -13,6 +13,8 @@ METHODS = Registry(
         "manifoldmixup": "mixbench.methods.manifoldmixup:ManifoldMixup",
         "mixup": "mixbench.methods.mixup:Mixup",
         "mixup2": "mixbench.methods.mixup2:Mixup2",
+        "moco": "mixbench.methods.moco:MoCo",
+        "mocosamix": "mixbench.methods.mocosamix:MoCoSAMix",
         "samix": "mixbench.methods.samix:SAMix",
     },
     group="mixbench.methods",

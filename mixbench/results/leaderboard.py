@@ -13,7 +13,7 @@ from mixbench.results.record import RECORD, Record, read_record
 from mixbench.results.stats import Summary, summarize
 
 METRICS = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts", "aece")
-METRICS += ("brier", "bias")
+METRICS += ("brier", "bias", "top1_knn")
 SMOKE_TESTS = ("digits",)
 
 
@@ -42,6 +42,7 @@ class Group:
     epochs: int
     sizes: tuple[int, int]
     devices: list[str]
+    task: str = "supervised"
     rows: list[Row] = field(default_factory=list)
 
     @property
@@ -52,8 +53,9 @@ class Group:
     @property
     def title(self) -> str:
         """What the rows have in common, in one line."""
+        task = "" if self.task == "supervised" else f"task {self.task} · "
         return (
-            f"{self.data} · {self.net} · recipe {self.recipe} ({self.recipe_hash[:8]}) · "
+            f"{self.data} · {self.net} · {task}recipe {self.recipe} ({self.recipe_hash[:8]}) · "
             f"{self.epochs} epochs · select {self.select} · "
             f"{self.sizes[0]:,} training and {self.sizes[1]:,} test images"
         )
@@ -152,6 +154,7 @@ def _group(methods: dict[tuple[str, str], list[Record]]) -> Group:
         epochs=first.epochs,
         sizes=(first.train_size, first.test_size),
         devices=sorted({record.device for record in every if record.device}),
+        task=first.task,
     )
     top1: dict[str, list[float]] = {}
     for records in methods.values():

@@ -38,6 +38,7 @@ class Record:
     config_hash: str
     recipe_hash: str
     data_hash: str = ""
+    task: str = "supervised"  # or ssl: top1 is that of a classifier on frozen features
     status: str = "running"
     fidelity: str = "paper"
     settings: dict[str, Any] = field(default_factory=dict)  # method keys away from their default

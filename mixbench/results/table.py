@@ -11,7 +11,7 @@ from mixbench.results.leaderboard import Group, Leaderboard, Row
 
 FORMATS = ("table", "markdown", "csv", "json")
 NONE = "\N{EN DASH}"  # no value, or one that is not finite
-_DIGITS = {"top1": 2, "top5": 2, "img_per_s": 0, "wall_s": 0}
+_DIGITS = {"top1": 2, "top1_knn": 2, "top5": 2, "img_per_s": 0, "wall_s": 0}
 
 
 def render(board: Leaderboard, style: str = "table") -> str:

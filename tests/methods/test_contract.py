@@ -19,6 +19,11 @@ VARIANTS = {
         {"layer": 1, "mixer_loss": "pair_eta", "ema_warmup": False},
         {"mixer_loss": "bce_eta", "eta": 0.5, "mask_anneal": "official"},
     ],
+    "moco": [{"blur": 1.0, "jitter": 1.0}],
+    "mocosamix": [
+        {"lam_k": 0.25, "dropout": 0.1, "official_bugs": True},
+        {"mixer_loss": "bce", "aux_weight": 0.5, "layer": 1},
+    ],
     "mixup": [{"per_sample": True}, {"partner": "derange"}, {"fold": True}],
     "cutmix": [{"per_sample": True}, {"box_rule": "inside"}, {"minmax": [0.2, 0.8]}],
     "bc": [{"plus": True}],
