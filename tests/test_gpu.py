@@ -78,7 +78,9 @@ def test_a_training_step_never_waits_for_the_device(name, forbid_waiting):
         batch = images[Draw(torch.arange(6), step)]
         method.reseed(0, step)
         logits, mixed = method.predict(method.mix(*method.prepare(batch)))
-        method.loss(logits, mixed).backward()
+        terms = method.loss(logits, mixed)
+        (sum(terms.values()) if isinstance(terms, dict) else terms).backward()
+        method.on_after_backward()
     assert all(p.grad is not None for p in parameters if p.requires_grad)
 
 
