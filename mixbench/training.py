@@ -154,8 +154,8 @@ def fit_and_test(
                 loader = data.val_dataloader()
                 trainer.test(method, dataloaders=loader, verbose=False, weights_only=True)
         trainer.test(method, datamodule=data, verbose=False, weights_only=True)
-        if config.task == "ssl" and parts.group.leads:
-            keep_classifier(folder / (LAST if monitor is None else BEST), method, io)
+        if config.task == "ssl" and monitor is None and parts.group.leads:
+            keep_classifier(folder / LAST, method, io)  # with a monitor, each epoch's has its own
         if wandb and samples.path.exists():
             wandb.log_image("samples", [str(samples.path)])
     except BaseException:

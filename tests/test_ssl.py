@@ -159,14 +159,15 @@ def test_the_best_epoch_is_chosen_by_a_classifier_that_never_saw_the_hold_out(ru
     assert not torch.equal(banks[0][1], banks[1][1])
     best = int(record.metrics["best_epoch"])
     assert torch.equal(banks[best][1], banks[2][1])
-    content = read_checkpoint(runs / record.id / "best.ckpt")["state_dict"]
-    folder = runs / record.id
     method, splits, predictions = saved(runs, record)
-    method.load_state_dict(content)
-    with torch.no_grad():
-        logits = method(splits.test.images / 255)
+    for name in (LAST, "best.ckpt"):
+        method.load_state_dict(read_checkpoint(runs / record.id / name)["state_dict"])
+        with torch.no_grad():
+            logits = method(splits.test.images / 255)
+            features = method.features(splits.train.images / 255)
+        weight, _ = linear_probe(features, splits.train.labels, 10, decay=1e-3)
+        torch.testing.assert_close(method.net.head.fc.weight.detach(), weight, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(logits, predictions["logits"], rtol=1e-4, atol=1e-4)
-    assert (folder / "best.ckpt").exists()
 
 
 def test_averaged_weights_have_a_classifier_of_their_own(runs):
