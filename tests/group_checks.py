@@ -257,7 +257,7 @@ def queue(rank):
     newest = [keys for step in zip(*everyone, strict=True) for part in step for keys in part][-40:]
     place = int(Noted.last.queue.place)
     held = Noted.last.queue.keys.roll(-place, dims=1).t().tolist()
-    parameters = [float(p.double().sum()) for p in Noted.last.parameters()]
+    parameters = [float(p.detach().double().sum()) for p in Noted.last.parameters()]
     return {
         "status": record.status,
         "steps": len(Queued.offered),
