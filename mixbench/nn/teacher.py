@@ -1,6 +1,8 @@
 """Networks that are not trained themselves: one that follows another, and frozen ones."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -82,3 +84,48 @@ def freeze(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.track_running_stats = False
+
+
+class Aside(nn.Module):
+    """A network that is used and moves along, but is no part of what is trained or saved.
+
+    Its owner has no parameters of it: none to decay, average, reduce between processes or write to
+    every checkpoint. It stays in eval mode.
+
+    Args:
+        module: The network; no part of it needs a gradient afterwards.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        module.eval().requires_grad_(False)
+        self.__dict__["module"] = module  # past registration
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Aside":
+        self.module._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network returns, without gradients."""
+        with torch.no_grad():
+            return self.module(*args, **kwargs)
+
+
+@contextmanager
+def looking(net: nn.Module) -> Iterator[None]:
+    """Use a network without a trace: in eval mode and without gradients.
+
+    Args:
+        net: The network; each of its modules has its own mode back afterwards.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
