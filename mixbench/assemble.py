@@ -43,6 +43,9 @@ def identify_run(config: RunConfig) -> Identity:
     plain = to_plain(config)
     if config.net.weights is not None:
         plain["net"]["weights"] = weights_identity(config.net.weights)
+    for key in cls.files:
+        if plain["method"].get(key) is not None:
+            plain["method"][key] = weights_identity(plain["method"][key], f"method.{key}")
     return identify(plain, defaults, aside_keys(), source.name, source.fingerprint())
 
 

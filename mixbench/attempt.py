@@ -272,7 +272,7 @@ class Attempt:
             method = self.method.cpu().train()
             method.reseed(error.epoch, error.batch)
             with torch.no_grad():
-                mixed = method.mix(*method.prepare(dataset[draw]))
+                mixed = method.mix_batch(dataset[draw])
             for key in ("lam", "perm"):
                 value = getattr(mixed, key)
                 content[key] = None if value is None else value.tolist()

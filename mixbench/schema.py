@@ -326,6 +326,7 @@ class DataInfo:
     residual_mean: list[float] | None = None
     residual_std: list[float] | None = None
     class_names: list[str] = field(default_factory=list)
+    class_ids: list[str] = field(default_factory=list)  # WordNet ids of the classes, if it has any
     name: str = ""
     train_size: int = 0
     test_size: int = 0

@@ -28,11 +28,12 @@ _INSIDE = ("state_dict", "model", "module")  # where training scripts put the we
 _CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 
 
-def weights_identity(given: str) -> str:
-    """What weights count as in the identity of a run that starts from them.
+def weights_identity(given: str, key: str = KEY) -> str:
+    """What weights count as in the identity of a run that starts from them, or uses them.
 
     Args:
-        given: Value of ``net.weights``.
+        given: A file, or the folder of a finished run.
+        key: Config key that it is the value of.
 
     Returns:
         The checkpoint's path if it is that of a run, which stands for the run; else a hash of the
@@ -41,14 +42,14 @@ def weights_identity(given: str) -> str:
     Raises:
         UserError: If there is no such file or finished run.
     """
-    path = _file(Path(given))
+    path = _file(Path(given), key)
     if is_checkpoint(str(path)):
         return str(path)
     try:
         with path.open("rb") as file:
             return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", f"{KEY}={given}") from error
+        raise UserError(f"cannot be read: {error.strerror}", f"{key}={given}") from error
 
 
 def load_weights(net: torch.nn.Module, given: str) -> None:
@@ -90,12 +91,44 @@ def load_weights(net: torch.nn.Module, given: str) -> None:
     net.load_state_dict(state)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def load_network(given: str, key: str) -> tuple[StagedNet, DataInfo]:
+    """The trained network of a run.
+
+    Args:
+        given: A checkpoint of a run, or the folder of a finished one.
+        key: Config key that it is the value of.
+
+    Returns:
+        The network, and what it was trained on.
+
+    Raises:
+        UserError: If there is none, it cannot be read, or its network is no registered one.
+    """
+    path = _file(Path(given), key)
+    content = read_checkpoint(path)
+    facts = content["mixbench"]
+    config = NetConfig(**_known(NetConfig, facts["config"]["net"]))
+    info = DataInfo(**_known(DataInfo, facts["info"]))
+    if ":" in config.name and not config.name.startswith("timm:"):  # no file may name code
+        raise UserError(
+            f"the run has a network of its own, {config.name}",
+            f"{key}={given}",
+            "use a run with a registered network",
+        )
+    net = NETS.get(config.name)(config, info)
+    state = _network(content["state_dict"])
+    check_shapes(path, state, net.state_dict())
+    net.load_state_dict(state)
+    return net, info
+
+
+def read_weights(path: Path, key: str = KEY) -> dict[str, Tensor]:
     """Read the weights of a network from a file.
 
     Args:
         path: A checkpoint of a run, or a state dict, alone or as training scripts wrap it, written
             by torch.save or as safetensors.
+        key: Config key that it is the value of.
 
     Returns:
         Weights as the file names them, without the prefix of a method or of DDP.
@@ -105,7 +138,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         return _safetensors().load_file(path)
-    content = read_plain(path, f"give another file as {KEY}")
+    content = read_plain(path, f"give another file as {key}")
     if isinstance(content, dict) and "mixbench" in content:
         return _network(content["state_dict"])
     for key in _INSIDE:
@@ -158,12 +191,12 @@ def export_weights(folder: Path, path: Path) -> DataInfo:
     return info
 
 
-def _file(path: Path) -> Path:
+def _file(path: Path, key: str = KEY) -> Path:
     if path.is_dir():
         return _finished(path)
     if not path.exists():
         raise UserError(
-            f"no such file or folder: {path}", KEY, "give a file of weights or a finished run"
+            f"no such file or folder: {path}", key, "give a file of weights or a finished run"
         )
     return path
 

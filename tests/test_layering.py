@@ -225,8 +225,19 @@ def test_an_upward_import_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((PACKAGE / "methods").glob("*.py")), ids=place)
 def test_a_method_file_fits_on_a_page(path):
     lines = len(path.read_text().splitlines())
-    longer = {"base": 310, "alignment": 200, "learnedmix": 240, "views": 210}
-    longer |= {"contrast": 215, "contrasting": 95, "mocosamix": 175}
+    longer = {
+        "base": 300,
+        "alignment": 200,
+        "learnedmix": 240,
+        "views": 210,
+        "contrast": 215,
+        "contrasting": 95,
+        "mocosamix": 175,
+        "agreeing": 90,
+        "attending": 190,
+        "tdattenmix": 145,
+        "topdown": 130,
+    }
     limit = longer.get(path.stem, 80)
     assert lines <= limit, f"{path.name} has {lines} lines"
 

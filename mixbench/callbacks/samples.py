@@ -46,9 +46,10 @@ def draw_batch(method: Method, batch: Any, epoch: int = 0, index: int = 0) -> Im
     """
     method.reseed(epoch, index)
     x, targets = method.prepare(batch)
+    method.reseed(epoch, index)
     # A method may pass images through networks that write down statistics of them.
     buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]
-    mixed = method.mix(x, targets)
+    mixed = method.mix_batch(batch)
     for buffer, before in buffers:
         buffer.copy_(before)
     return method.picture(x, targets, mixed)

@@ -60,6 +60,10 @@ class ImageNet(DataSource):
             digest.update(line.encode())
         return digest.hexdigest()
 
+    def class_ids(self) -> list[str]:
+        """The names of the folders."""
+        return self._train[1]
+
     def parts(self) -> tuple[Part, Part, list[str]]:
         """Training and validation images; classes are named by their words where they are known."""
         files, wnids = self._train

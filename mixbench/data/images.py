@@ -23,12 +23,14 @@ class Batch(NamedTuple):
     """Images (B, C, H, W) uint8, their labels, and the images' rows in their set (B,).
 
     Labels are (B,) int64 class indices; of multi-label data (B, K) float32, 1 for a class that is
-    present, 0 for one that is not, and NaN where it is unknown.
+    present, 0 for one that is not, and NaN where it is unknown. ``maps`` (B, h, w) float32 belong
+    to the images before they are cropped, where a method reads some.
     """
 
     images: Tensor
     labels: Tensor
     ids: Tensor
+    maps: Tensor | None = None
 
 
 class ImageSet(Dataset[Batch], ABC):

@@ -35,6 +35,19 @@ def mix_seed(*numbers: int) -> int:
     return state >> 1
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Set torch's global generators, which serve dropout and the like.
+
+    Args:
+        seed: The seed of both.
+        device: Beside the CPU's that of this device alone; torch.manual_seed visits them all.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
+
+
 class Draw(NamedTuple):
     """The rows of one batch: (B,) indices, and a seed for what the data set itself draws.
 

@@ -38,6 +38,19 @@ class Pack(DataSource):
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
+    def class_ids(self) -> list[str]:
+        """From ``wnid``, the id of each image, if the training file has an image of each class."""
+        path = self._paths()[0]
+        if is_parquet(path):
+            return []
+        with np.load(path, allow_pickle=False) as archive:
+            if "wnid" not in archive.files:
+                return []
+            labels = archive["label" if "label" in archive.files else "labels"].tolist()
+            pairs = set(zip(labels, archive["wnid"].tolist(), strict=True))
+        ids = [str(wnid) for _, wnid in sorted(pairs)]
+        return ids if len(ids) == len(self._both[2]) == len(set(labels)) else []
+
     def parts(self) -> tuple[Part, Part, list[str]] | None:
         """Both files, where they hold encoded images."""
         train, test, names = self._both

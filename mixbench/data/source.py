@@ -52,6 +52,10 @@ class DataSource(ABC):
         """Files of the training and of the test images, and class names; None if it has none."""
         return None
 
+    def class_ids(self) -> list[str]:
+        """WordNet ids of the classes, in the order of the labels; empty where they have none."""
+        return []
+
     def read(self) -> Content:
         """Read everything; to be written anew for a set that does not consist of image files."""
         parts = self.parts()
@@ -114,6 +118,7 @@ class DataSource(ABC):
             task=self.task,
             **stats._asdict(),
             class_names=class_names,
+            class_ids=self.class_ids(),
             name=self.name,
             train_size=len(train),
             test_size=len(test),

@@ -30,6 +30,11 @@ class TinyImageNet(OriginalSource):
     # Of the 100,000 training images, as most code for this data set has them.
     constants = Stats([0.4802, 0.4481, 0.3975], [0.2770, 0.2691, 0.2821])
 
+    def class_ids(self) -> list[str]:
+        """The sorted ids."""
+        files, base = self.locate(self.marker)
+        return sorted(files.text(f"{base}wnids.txt"))
+
     def parts(self) -> tuple[Part, Part, list[str]]:
         """Training and validation images with their boxes, and the classes' words."""
         files, base = self.locate(self.marker)

@@ -56,6 +56,7 @@ from mixbench.functional.windows import (
     paste_window,
     resize_maps,
     tdattenmix,
+    window_grid,
     window_mask,
     window_sums,
 )
@@ -114,6 +115,7 @@ __all__ = [
     "take",
     "tdattenmix",
     "two_way_nce",
+    "window_grid",
     "window_mask",
     "window_sums",
 ]

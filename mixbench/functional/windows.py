@@ -4,6 +4,7 @@ Wang, Gu, Lu, AAAI 2025, arXiv:2501.15409; official code morning12138/TdAttenMix
 kind come from SMMix: Chen et al., ICCV 2023, arXiv:2212.12977; official code ChenMnZ/SMMix.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,41 @@ class Pasted(NamedTuple):
     source: Tensor
     kept: Tensor
     maps: Tensor
+
+
+def window_grid(height: int, width: int, side: int | None = None) -> tuple[int, int]:
+    """Rows and columns of a grid of square cells on images.
+
+    Args:
+        height: Height of the images in pixels.
+        width: Their width.
+        side: Cells along the shorter side. None for cells of 16 pixels from 112 pixels on and of 4
+            below, 14 cells at 224 pixels, 16 at 64 and 8 at 32, or the largest smaller cells that
+            divide the images.
+
+    Returns:
+        Rows and columns.
+
+    Raises:
+        ValueError: If so many cells do not divide the images, with those that do.
+
+    Example:
+        >>> window_grid(224, 224), window_grid(64, 32), window_grid(32, 32, 4)
+        ((14, 14), (16, 8), (4, 4))
+    """
+    both, short = math.gcd(height, width), min(height, width)
+    if side is None:
+        most = 16 if short >= 112 else 4
+        cell = max(n for n in range(1, most + 1) if both % n == 0)
+    else:
+        cell = max(1, short // side)
+        if cell * side != short or both % cell:
+            fitting = [str(short // n) for n in range(both, 0, -1) if both % n == 0]
+            raise ValueError(
+                f"{side} cells do not divide images of {height}x{width} pixels; use a side of "
+                f"{' or '.join(fitting)}"
+            )
+    return height // cell, width // cell
 
 
 def draw_window(

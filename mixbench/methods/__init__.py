@@ -16,6 +16,7 @@ METHODS = Registry(
         "moco": "mixbench.methods.moco:MoCo",
         "mocosamix": "mixbench.methods.mocosamix:MoCoSAMix",
         "samix": "mixbench.methods.samix:SAMix",
+        "tdattenmix": "mixbench.methods.tdattenmix:TdAttenMix",
     },
     group="mixbench.methods",
 )

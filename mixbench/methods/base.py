@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 import mixbench.functional as mf
 from mixbench.data.images import Batch
-from mixbench.data.keyed import GLOBAL, SAMPLE, SHARED, mix_seed
+from mixbench.data.keyed import GLOBAL, SAMPLE, SHARED, mix_seed, seed_torch
 from mixbench.data.transforms import crop_flip, draw_crop_flip, draw_erasing, erase, to_float
 from mixbench.methods import register
 from mixbench.methods.watch import LossWatch
@@ -67,6 +67,7 @@ class Method(LightningModule):
 
     tasks = frozenset({"multiclass"})
     find_unused_parameters = False
+    files: tuple[str, ...] = ()  # own keys that name files, whose content counts and not their name
     cost = 1.0  # step time relative to plain training, for estimates
 
     net: Any  # the nn.Module that is trained
@@ -165,18 +166,11 @@ class Method(LightningModule):
         return self.net(self._layout(self.normalize(x)))
 
     def reseed(self, epoch: int, batch: int) -> None:
-        """Set all generators to their place for a batch; the same numbers come after a resume.
-
-        Torch's global ones serve dropout and the like.
-        """
+        """Set all generators to their place for a batch; the same numbers come after a resume."""
         key = (self.run.seed, epoch, batch)
         self.generator.manual_seed(mix_seed(SAMPLE, *key, self.rank))
         self.shared_generator.manual_seed(mix_seed(SHARED, *key))
-        noise = mix_seed(GLOBAL, *key, self.rank)
-        torch.default_generator.manual_seed(noise)
-        if self.device.type == "cuda":  # of this device alone: torch.manual_seed visits them all
-            index = torch.cuda.current_device() if self.device.index is None else self.device.index
-            torch.cuda.default_generators[index].manual_seed(noise)
+        seed_torch(mix_seed(GLOBAL, *key, self.rank), self.device)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Augment and normalise uint8 images, and turn labels into targets (B, K)."""
@@ -193,14 +187,17 @@ class Method(LightningModule):
             targets = mf.one_hot(targets, self.info.num_classes, smoothing=smoothing)
         return self._layout(x), targets
 
+    def mix_batch(self, batch: Batch) -> mf.Mixed:
+        """Prepare and mix; also for methods whose mix needs more of a batch than its images."""
+        return self.mix(*self.prepare(batch))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch: prepare, mix, predict, loss."""
         self.reseed(self.current_epoch, batch_idx)
-        x, targets = self.prepare(batch)
-        mixed = self.mix(x, targets)
+        mixed = self.mix_batch(batch)
         logits, mixed = self.predict(mixed)
         terms = self.loss(logits, mixed)
-        loss = sum(terms.values(), start=x.new_zeros(())) if isinstance(terms, dict) else terms
+        loss: Any = sum(terms.values()) if isinstance(terms, dict) else terms
         position = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
         self.watch.add(loss, position)
         every = self.run.trainer.log_every * self.run.optim.accumulate

@@ -96,6 +96,8 @@ class Aside(nn.Module):
         module: The network; no part of it needs a gradient afterwards.
     """
 
+    module: Any
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         module.eval().requires_grad_(False)
