@@ -235,7 +235,7 @@ def test_a_method_file_fits_on_a_page(path):
         "mocosamix": 175,
         "agreeing": 90,
         "attending": 190,
-        "tdattenmix": 145,
+        "tdattenmix": 160,
         "topdown": 130,
     }
     limit = longer.get(path.stem, 80)

@@ -127,6 +127,7 @@ RESUMED = [
     "moco method.queue=100",
     "mocosamix method.queue=100 method.dropout=0.1 method.aux_weight=0.5",
     "samix method.mask_anneal=cosine method.dropout=0.1 method.mask_adjust=0.5",
+    "tdattenmix method.dst_tie=random",
 ]
 
 

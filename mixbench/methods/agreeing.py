@@ -1,6 +1,6 @@
 """The losses of methods that paste windows: agreement with the clean images, and parts by part."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +62,12 @@ class Agreeing(Method):
         if seen is not None:
             terms["consistency"] = cfg.consistency * mf.soft_kl(logits, seen.expected.softmax(1))
         if seen is not None and seen.regions is not None:
-            labels = (seen.own, mf.take(seen.own, mixed.perm))
+            labels = (seen.own, mf.take(seen.own, cast(Tensor, mixed.perm)))
             pairs = zip(seen.regions, labels, strict=True)
             terms["tokens"] = cfg.tokens * sum(mf.soft_cross_entropy(*pair) for pair in pairs) / 2
         elif self.token_head is not None:
             # With a gradient in every step, no process waits for one under DDP.
-            terms["tokens"] = 0 * sum(p.sum() for p in self.token_head.parameters())
+            terms["tokens"] = 0 * torch.stack([p.sum() for p in self.token_head.parameters()]).sum()
         return terms
 
     def param_groups(self) -> list[dict[str, Any]]:

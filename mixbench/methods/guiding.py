@@ -1,6 +1,7 @@
 """The settings of TdAttenMix."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.windows import MAP_NORMS, RATIOS
@@ -11,6 +12,7 @@ from mixbench.schema import at_least, one_of, positive, share
 FILES = {"absvit": "absvit", "teacher": "teacher_ckpt", "file": "maps", "gaze": "maps"}
 SOURCES = ("auto", "self", *FILES, "random")
 PUBLISHED = "https://github.com/bfshi/AbSViT#model-zoo"
+HINT = f"; get AbSViT-B from {PUBLISHED}, or leave it out: attention=self needs no file"
 TIES = ("first", "random")
 
 
@@ -41,11 +43,10 @@ class Guiding(Method.Config):
         one_of("method.attention", self.attention, SOURCES)
         needed = FILES.get(self.attention)
         if needed and getattr(self, needed) is None:
-            wanted = f" of {PUBLISHED}, such as that of AbSViT-B" if needed == "absvit" else ""
-            raise ValueError(
-                f"method.attention={self.attention} needs method.{needed}=FILE{wanted}; "
-                "method.attention=self needs none"
-            )
+            hint = HINT if needed == "absvit" else ""
+            raise ValueError(f"method.attention={self.attention} needs method.{needed}=FILE{hint}")
+        if self.absvit is not None and not Path(self.absvit).is_file():
+            raise ValueError(f"method.absvit={self.absvit}: no such file{HINT}")
         one_of("method.prior", self.prior, PRIORS)
         one_of("method.label_ratio", self.label_ratio, RATIOS)
         one_of("method.map_norm", self.map_norm, MAP_NORMS)

@@ -1,5 +1,6 @@
 """TdAttenMix as a trainable method."""
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -50,9 +51,12 @@ class TdAttenMix(Agreeing):
     multiply-adds per image, ``teacher`` one pass of its network, maps on disk nothing.
     """
 
-    Config: Any = Guiding
     cost = 1.2
     files = ("absvit", "teacher_ckpt", "maps")
+
+    @dataclass
+    class Config(Guiding):
+        """Settings of TdAttenMix."""
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
@@ -65,18 +69,25 @@ class TdAttenMix(Agreeing):
                 "use another batch_size, or method.partner=random",
             )
         self.source = BY_NAME[cfg.looks_with](self)
-        if self.token_head is not None and cfg.side is not None:
-            raise UserError(
-                "the grid of a transformer is that of its patches",
-                f"method.side={cfg.side}",
-                "leave method.side out, or change net.patch",
-            )
+        if cfg.side is not None:
+            self._check_side()
 
     def grid(self, x: Tensor) -> tuple[int, int]:
         """Rows and columns of cells: the patches of a transformer, else as ``side`` has it."""
         if self.token_head is None:
             return mf.window_grid(x.shape[2], x.shape[3], self.config.side)
         return cast(Any, self.net).grid(x)
+
+    def _check_side(self) -> None:
+        where = f"method.side={self.config.side}"
+        if self.token_head is not None:
+            what = "the grid of a transformer is that of its patches"
+            raise UserError(what, where, "leave method.side out, or change net.patch")
+        try:
+            mf.window_grid(self.info.height, self.info.width, self.config.side)
+        except ValueError as error:
+            what, _, todo = str(error).partition("; ")
+            raise UserError(what, where, todo) from error
 
     def mix_batch(self, batch: Batch) -> mf.Mixed:
         """Prepare and mix; maps of the batch are cropped and mirrored as its images are."""

@@ -102,16 +102,9 @@ def load_absvit(given: str) -> AbSViT:
         The network, of the size that its weights have.
 
     Raises:
-        UserError: If there is no such file, or it is none of an AbSViT.
+        UserError: If it cannot be read as plain weights, or they are not those of an AbSViT.
     """
     path, key = Path(given), f"method.absvit={given}"
-    if not path.is_file():
-        raise UserError(
-            f"no such file: {given}",
-            "method.absvit",
-            f"download the weights of an AbSViT, such as AbSViT-B, from {PUBLISHED}; or use "
-            "method.attention=self, which needs none",
-        )
     # Training scripts save their arguments beside the weights; such a namespace is plain data.
     with torch.serialization.safe_globals([argparse.Namespace]):
         state = read_weights(path, "method.absvit")

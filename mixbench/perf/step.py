@@ -38,6 +38,11 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "automix": ("automix", {}, "two passes, two of the teacher, and the mixer"),
     SAMIX: ("samix", {}, "two passes, two of the teacher, and the mixer"),
     FROZEN: ("samix", {"mixer_ckpt": WRITTEN}, "two passes, one of the teacher up to the mixer"),
+    "tdattenmix": (
+        "tdattenmix",
+        {"switch_prob": 1.0},
+        "every batch with windows, one more pass; by default half of them",
+    ),
     ALIGNED: (
         "alignmix",
         {"layers": [-1], "sides": [1], "fast_path": "none"},
@@ -225,7 +230,7 @@ def rules(device: torch.device) -> list[Rule]:
         asked = dict.fromkeys(CUDA_SHAPES[:2], limits)
     else:
         wide, narrow, large = CPU_SHAPES
-        asked = {wide: {"manifoldmixup": 1.05, ALIGNED: 1.25, SCALED: 1.25}}
+        asked = {wide: {"manifoldmixup": 1.05, ALIGNED: 1.25, SCALED: 1.25, "tdattenmix": 1.6}}
         # By arithmetic 2.25 with forward passes of a third of a step, and the mixer; what every
         # method does once a step, such as to crop, makes it less.
         asked |= {narrow: {SAMIX: 3.3, FROZEN: 2.2}, large: {SAMIX: 3.3}}

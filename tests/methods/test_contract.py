@@ -24,6 +24,11 @@ VARIANTS = {
         {"lam_k": 0.25, "dropout": 0.1, "official_bugs": True},
         {"mixer_loss": "bce", "aux_weight": 0.5, "layer": 1},
     ],
+    "tdattenmix": [
+        {"switch_prob": 1.0, "label_ratio": "official", "map_norm": "sum"},
+        {"switch_prob": 1.0, "attention": "random", "partner": "derange"},
+        {"switch_prob": 1.0, "dst_tie": "random", "min_ratio": 0.0, "max_ratio": 1.0},
+    ],
     "mixup": [{"per_sample": True}, {"partner": "derange"}, {"fold": True}],
     "cutmix": [{"per_sample": True}, {"box_rule": "inside"}, {"minmax": [0.2, 0.8]}],
     "bc": [{"plus": True}],
