@@ -68,7 +68,7 @@ def read_plain(path: Path, todo: str) -> Any:
         ) from error
     except FileNotFoundError as error:
         raise UserError("no such checkpoint", str(path)) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
         raise UserError(f"{path.name} is damaged: {_first_line(error)}", str(path), todo) from error
 
 

@@ -23,6 +23,7 @@ from mixbench import compose, run
 from mixbench.assemble import build
 from mixbench.backbones import NETS
 from mixbench.backbones.base import Head, StagedNet
+from mixbench.backbones.vit import VisionTransformer
 from mixbench.callbacks.checkpoint import AtomicCheckpointIO
 from mixbench.data import DATA
 from mixbench.errors import InterruptedRunError, RunFailedError
@@ -47,6 +48,12 @@ class PlainNet(StagedNet):
         )
         self.channels = (info.channels, 8, 8)
         self.head = Head(8, info.num_classes)
+
+
+def patches(config, info) -> VisionTransformer:
+    """A small transformer."""
+    size = (info.height, info.width)
+    return VisionTransformer(16, 4, 2, 4, size, info.num_classes, info.channels)
 
 
 def plain_training(config, rank=0, world=1, group=None):
@@ -274,6 +281,33 @@ def queue(rank):
     }
 
 
+def windows(rank):
+    """Windows are of one size on all ranks, and their second head makes nobody wait."""
+    cls = METHODS.get("tdattenmix")
+    NETS._objects["patches"] = patches
+
+    class Pastes(Noted, cls):
+        drawn = ([], [])
+
+        def predict(self, mixed):
+            seen = mixed.aux
+            self.drawn[0].append(0 if seen is None else int((~seen.pasted.kept[0]).sum()))
+            self.drawn[1].append(mixed.perm.tolist())
+            return super().predict(mixed)
+
+    config = compose([*WORDS.split(), planted("pastes", Pastes)])
+    config = dataclasses.replace(config, net=dataclasses.replace(config.net, name="patches"))
+    record = run(config)
+    sides, partners = Pastes.drawn
+    return {
+        "status": record.status,
+        "weights": same_everywhere(digest(Noted.last)),
+        "sides": same_everywhere(sides),
+        "partners": same_everywhere(partners),
+        "kinds": [0 in sides, len(set(sides) - {0}) > 1],
+    }
+
+
 def stop(rank):
     """A signal to one rank ends all of them at the same step; they go on as if it had not come."""
 
@@ -344,6 +378,7 @@ CHECKS = [
     autoencoder,
     teacher,
     queue,
+    windows,
     stop,
     diverge,
 ]

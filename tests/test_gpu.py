@@ -28,6 +28,9 @@ OPERATIONS = {
     "alignmix scaled": lambda x, targets, **options: mf.alignmix(
         x[:, :, ::8, ::8], targets, eps=1.0, solver="scaled", cost_scale="mean", **options
     ),
+    "tdattenmix": lambda x, targets, **options: mf.tdattenmix(
+        x, targets, x[:, 0, ::4, ::4].relu(), side=2, **options
+    ),
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),
 }

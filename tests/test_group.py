@@ -164,6 +164,15 @@ def test_keys_of_all_ranks_enter_one_queue_and_one_classifier_is_fitted(found):
     assert "top1_knn" in queue["metrics"]
 
 
+def test_windows_are_of_one_size_on_all_ranks_and_their_second_head_makes_nobody_wait(found):
+    windows = facts(found, "windows")
+    assert windows["status"] == "done"
+    assert windows["weights"]
+    assert windows["sides"]
+    assert not windows["partners"]
+    assert windows["kinds"] == [True, True]
+
+
 def test_a_signal_to_one_rank_ends_all_at_one_step_and_changes_nothing(found):
     stop = facts(found, "stop")
     assert stop["code"] == 4

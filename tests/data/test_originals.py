@@ -269,6 +269,11 @@ def test_each_miniature_loads_under_its_own_name(name, file, sizes, side, classe
         assert splits.train.labels.bincount().tolist() == [per_class] * classes
     if name == "tinyimagenet":
         assert splits.test.labels.bincount().tolist() == [5] * 10
+        assert len(set(splits.info.class_ids)) == 10
+        assert splits.info.class_ids == sorted(splits.info.class_ids)
+        assert splits.info.class_ids[0] == "n02074367"  # the dugong
+    else:
+        assert splits.info.class_ids == []
 
 
 @shared

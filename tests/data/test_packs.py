@@ -10,6 +10,7 @@ from making import encoded, source
 from mixbench.data import parquet
 from mixbench.data.images import channel_stats
 from mixbench.errors import UserError
+from mixbench.nn.imagenet import WNIDS
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 shared = pytest.mark.skipif(
@@ -44,6 +45,9 @@ def test_each_pack_loads_with_its_counts_and_classes(file, count, per_class, cla
     assert splits.test.labels.bincount().tolist() == [per_class] * classes
     assert splits.info.class_names[0] == name
     assert splits.info.name == file.split(".")[0]
+    if name == "n01443537":
+        assert splits.info.class_ids == splits.info.class_names
+        assert set(splits.info.class_ids) <= set(WNIDS)
 
 
 @shared
@@ -53,6 +57,9 @@ def test_the_photographs_of_imagenet_keep_the_numbers_of_their_classes():
     assert splits.test.shape == (3, 224, 224)
     assert splits.test.labels.unique().numel() == 64
     assert splits.info.class_names[0] == "tench"
+    assert splits.info.class_ids == []  # not of classes without an image
+    with np.load(SHARED / "imagenet_sample64_224.npz") as archive:
+        assert [WNIDS[row] for row in archive["label"]] == archive["wnid"].tolist()
 
 
 @shared

@@ -238,3 +238,21 @@ def test_mixers_are_trained_before_the_networks_that_mix_with_them_as_they_are(
             assert torch.equal(before[name], after[name]), name
         assert not torch.equal(before["net.head.fc.weight"], after["net.head.fc.weight"])
         assert "top1_q_mix" in record.metrics
+
+
+def test_teachers_are_trained_first_and_look_for_networks_of_their_own_seed(monkeypatch, tmp_path):
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
+    sweep = read_sweep("tdattenmix_teacher", ["seeds=0,1", "epochs=1"])
+    (first,) = sweep.needs.values()
+    assert all("method=erm" in run.words for run in first.runs)
+    for run in first.runs:
+        run.id = f"teacher-{run.words[-1]}"
+    filled = fill_in(sweep, {"method.teacher_ckpt": first.runs})
+    assert [run.arm for run in filled][:3] == [
+        "a trained teacher looks",
+        "the network itself looks",
+        "nobody looks",
+    ]
+    for run in filled:
+        seed = next(word for word in run.words if word.startswith("seed="))
+        assert f"method.teacher_ckpt={tmp_path}/teacher-{seed}/last.ckpt" in run.words

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from mixbench.data.images import ResidentImages
+from mixbench.data.keyed import Draw
+from mixbench.data.maps import MappedImages, follow, read_maps
+from mixbench.data.transforms import crop_flip, draw_crop_flip
+from mixbench.errors import UserError
+from mixbench.schema import DataConfig
+
+
+def images(count=4):
+    pixels = torch.arange(count)[:, None, None, None].expand(count, 3, 8, 8).to(torch.uint8)
+    return ResidentImages(pixels, torch.arange(count))
+
+
+def test_every_image_brings_its_own_map():
+    maps = torch.arange(4.0)[:, None, None].expand(4, 2, 2)
+    batch = MappedImages(images(), maps, "key")[Draw(torch.tensor([3, 1, 1]), 0)]
+    assert torch.equal(batch.maps[:, 0, 0], batch.images[:, 0, 0, 0].float())
+    assert images()[Draw(torch.tensor([0]), 0)].maps is None
+
+
+def test_maps_of_another_number_are_refused_with_the_keys_that_leave_images_out():
+    with pytest.raises(UserError, match="3 maps for 4 training images") as caught:
+        MappedImages(images(), torch.ones(3, 2, 2), "method.maps=x")
+    assert "data.limit" in caught.value.todo
+    assert "select=val" in caught.value.todo
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_maps_are_cropped_and_mirrored_exactly_as_their_images(flip):
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.rand(16, 1, 8, 6, generator=generator)
+    state, data = generator.get_state(), DataConfig(crop=2, flip=flip)
+    moves = draw_crop_flip(16, 2, flip, generator)
+    assert len({tuple(row) for row in moves[0].tolist()}) > 1
+    expected = crop_flip(pixels, *moves, 2)
+    assert torch.equal(follow(pixels[:, 0], (8, 6), state, data), expected[:, 0])
+    coarse = follow(pixels[:, 0, ::2, ::2], (8, 6), state, data)
+    assert coarse.shape == (16, 8, 6)
+    assert torch.equal(coarse == 0, expected[:, 0] == 0)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_maps_are_read_from_both_kinds_of_file(tmp_path, kind):
+    maps, path = np.arange(8, dtype=np.uint8).reshape(2, 2, 2), tmp_path / f"maps.{kind}"
+    np.save(path, maps) if kind == "npy" else np.savez(path, maps=maps)
+    read = read_maps(path, "method.maps")
+    assert read.dtype == torch.float32
+    assert torch.equal(read, torch.from_numpy(maps).float())
+
+
+def test_files_that_hold_no_maps_are_refused(tmp_path):
+    path = tmp_path / "maps.npy"
+    cases = {
+        "no such file": None,
+        "no file of maps": b"text",
+        r"maps are \(4, 4\)": np.ones((4, 4)),
+        "NaN, infinity or a negative": np.full((1, 2, 2), -1.0),
+        "NaN, infinity": np.full((1, 2, 2), np.nan),
+        "no file of maps: ": np.array([{}], dtype=object),
+    }
+    for message, content in cases.items():
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            np.save(path, content)
+        with pytest.raises(UserError, match=message) as caught:
+            read_maps(path, "method.maps")
+        assert "(N, h, w)" in caught.value.todo
+    np.savez(tmp_path / "maps.npz", other=np.ones((1, 2, 2)))
+    with pytest.raises(UserError, match="no file of maps"):
+        read_maps(tmp_path / "maps.npz", "method.maps")
