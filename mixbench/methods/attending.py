@@ -124,12 +124,13 @@ class Given(Source):
 
     def __init__(self, method: Any) -> None:
         super().__init__(method)
-        if method.run.data.crop_area is not None:
-            raise UserError(
-                "maps cannot follow crops that are drawn where files are read",
-                "data.crop_area",
-                "use data.crop_area=null, so that images are padded and cropped by data.crop",
-            )
+        for key in ("crop_area", "auto_augment"):
+            if getattr(method.run.data, key) is not None:
+                raise UserError(
+                    "maps cannot follow what changes images before they reach the method",
+                    f"data.{key}",
+                    f"use data.{key}=null; maps follow data.crop and data.flip",
+                )
         self.stored = read_maps(Path(method.config.maps), "method.maps")
 
     def maps(self, pixels: Tensor, y: Tensor) -> Tensor:

@@ -59,8 +59,7 @@ class Guiding(Method.Config):
             share(f"method.{key}", getattr(self, key))
         if self.min_ratio > self.max_ratio:
             raise ValueError(f"method.min_ratio={self.min_ratio} exceeds max_ratio")
-        if self.side is not None:
-            at_least("method.side", self.side, 1)
+        at_least("method.side", 1 if self.side is None else self.side, 1)
 
     @property
     def looks_with(self) -> str:
