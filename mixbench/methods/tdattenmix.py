@@ -47,7 +47,7 @@ class TdAttenMix(Agreeing):
     told classes by WordNet id or by prototypes where the data is not ImageNet, theirs looks for
     ImageNet's class of the same number. Draws are keyed, not Python's; the network keeps the mode
     of its layers. The average of weights that the authors keep is never used by them.
-    Cost: 1.4 in a batch with windows, 1.2 on average; ``absvit`` of size B adds about 42 G
+    Cost: 1.3 in a batch with windows, 1.2 on average; ``absvit`` of size B adds about 42 G
     multiply-adds per image, ``teacher`` one pass of its network, maps on disk nothing.
     """
 
@@ -141,7 +141,8 @@ class TdAttenMix(Agreeing):
         if mixed.aux is None and self.config.looks_with in ("file", "gaze"):
             return plain
         if mixed.aux is None:
-            side = mf.draw_window(min(self.grid(x)), generator=self.shared_generator)
+            cfg, cells = self.config, min(self.grid(x))
+            side = mf.draw_window(cells, cfg.min_ratio, cfg.max_ratio, self.shared_generator)
             whole, mixed = plain, self.mix(x, targets, side=side)
         else:
             whole = None

@@ -94,6 +94,16 @@ def test_one_image_without_attention_weighs_by_area_beside_others():
     assert mixed.lam[1] != 0.75
 
 
+@pytest.mark.parametrize("norm", ["none", "sum"])
+def test_a_partner_without_attention_brings_none(norm):
+    x, targets, maps = batch()
+    maps[3] = 0
+    mixed = mf.tdattenmix(x, targets, maps, side=2, perm=FLIP, beta=0.0, map_norm=norm)
+    assert mixed.lam[0] == 1
+    assert mixed.lam[3] == 0
+    assert (mixed.lam[1:3] != 0.75).all()
+
+
 def test_a_label_of_area_alone_needs_no_maps():
     x, targets, maps = batch()
     mixed = mf.tdattenmix(x, targets, maps, side=3, perm=FLIP, beta=1.0)

@@ -151,7 +151,9 @@ def test_absvit_looks_for_the_class_of_each_image(guide):
 def test_priors_pick_their_rows_and_a_prompt_needs_no_class(guide):
     many = DataInfo(1000, SIZE, SIZE, class_ids=list(WNIDS))
     net = small_net("preactresnet18", SIZE, 1000)
-    head = around(net, many, absvit=guide).source
+    method = around(net, many, absvit=guide)
+    assert not [name for name in method.state_dict() if name.startswith("source.")]
+    head = method.source
     assert head.prior == "head"
     assert torch.equal(head.wanted, head.net.module.head.weight)
     prompt = around(net, many, absvit=guide, prior="prompt").source
