@@ -7,6 +7,7 @@ equal to the last bit whether something is recorded or not.
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,17 @@ from torch import Tensor, nn
 from mixbench.backbones.base import StagedNet
 
 FORMS = ("class", "received", "mean")
+
+
+class Carry(NamedTuple):
+    """How a weight goes through the attention layers of a stage.
+
+    ``residual`` says for each layer which share stays; 1 leaves the weight as it is and costs
+    nothing. With ``respect_drop`` it also stays in images whose attention is dropped.
+    """
+
+    residual: tuple[float, ...]
+    respect_drop: bool = False
 
 
 @dataclass
@@ -34,19 +46,25 @@ class Capture:
             the rule of TL-Align: half stays, half moves with the attention. Given as (B, rows,
             columns) on the grid of patches if the pass starts at the image, else as a pass left it;
             returned as (B, T), or (B, rows, columns) where the tokens form a grid.
+        residual: The share that stays, in [0, 1].
+        last: Carry it through the last so many attention layers only; None for all.
+        respect_drop: Leave it as it is in images whose attention is dropped.
         attention: Recorded maps by the keys of ``wanted``.
     """
 
     wanted: dict[int, str] = field(default_factory=dict)
     weight: Tensor | None = None
+    residual: float = 0.5
+    last: int | None = None
+    respect_drop: bool = False
     attention: dict[int, Tensor] = field(default_factory=dict)
 
 
 class AttentionNet(StagedNet):
     """A network whose stages can record their attention.
 
-    A stage maps ``h`` to ``h``, and ``(h, weight, forms)``, with a form or an empty word for each
-    of its attention layers, to ``(h, weight, maps)``.
+    A stage maps ``h`` to ``h``, and ``(h, weight, forms, carry)``, with a form or an empty word for
+    each of its attention layers, to ``(h, weight, maps)``.
 
     Attributes:
         stage_layers: Attention layers of each stage.
@@ -102,10 +120,14 @@ class AttentionNet(StagedNet):
             if start == 0 and weight.shape != (h.shape[0], *self.grid(h)):
                 wanted = (h.shape[0], *self.grid(h))
                 raise ValueError(f"weight must be {wanted}, got {tuple(weight.shape)}")
-        keys = {layer % self.attention_layers: layer for layer in capture.wanted}
+        total = self.attention_layers
+        keys = {layer % total: layer for layer in capture.wanted}
+        moving = total if capture.last is None else min(capture.last, total)
+        residual = (1.0,) * (total - moving) + (capture.residual,) * moving
         for index in range(start, stop):
             after = before + self.stage_layers[index]
-            h, weight, maps = self.stages[index](h, weight, tuple(forms[before:after]))
+            carry = Carry(residual[before:after], capture.respect_drop)
+            h, weight, maps = self.stages[index](h, weight, tuple(forms[before:after]), carry)
             for layer in range(before, after):
                 if forms[layer]:
                     capture.attention[keys[layer]] = maps[layer - before]
@@ -212,10 +234,53 @@ class DropPath(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (B, ...) to the same shape."""
+        kept = self.draw(h)
+        return h if kept is None else self.keep(h, kept)
+
+    def draw(self, h: Tensor) -> Tensor | None:
+        """Draw whose branch stays, as (B, 1, ...) bool; None where nothing can be dropped."""
         if not self.training or self.prob == 0:
-            return h
-        kept = torch.rand(h.shape[0], *[1] * (h.ndim - 1), device=h.device) >= self.prob
+            return None
+        return torch.rand(h.shape[0], *[1] * (h.ndim - 1), device=h.device) >= self.prob
+
+    def keep(self, h: Tensor, kept: Tensor) -> Tensor:
+        """Drop the branches (B, ...) that do not stay, and scale up the others."""
         return h * (kept.to(h.dtype) / (1 - self.prob))
+
+
+class TransformerBlock(nn.Module):
+    """Attention and MLP, each behind its normalisation and with a shortcut around it.
+
+    Args:
+        attn: Maps ``(h, weight, form, residual)`` to ``(h, weight, map)``.
+        dim: Channels D.
+        drop_path: Chance to drop each of the two branches.
+        eps: Of the normalisations.
+    """
+
+    def __init__(self, attn: nn.Module, dim: int, drop_path: float, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=eps), nn.LayerNorm(dim, eps=eps)
+        self.attn, self.mlp = attn, Mlp(dim, 4 * dim)
+        self.drop = DropPath(drop_path)
+
+    def forward(
+        self,
+        h: Tensor,
+        weight: Tensor | None = None,
+        form: str = "",
+        residual: float = 0.5,
+        respect_drop: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Map tokens (B, ..., D), and the weight (B, ...), to the same, and the map if wanted."""
+        branch, carried, seen = self.attn(self.norm1(h), weight, form, residual)
+        kept = self.drop.draw(branch)
+        if kept is not None:
+            branch = self.drop.keep(branch, kept)
+            if respect_drop and carried is not None:
+                carried = torch.where(kept.squeeze(-1), carried, weight)
+        h = h + branch
+        return h + self.drop(self.mlp(self.norm2(h))), carried, seen
 
 
 def drop_rates(last: float, count: int) -> list[float]:

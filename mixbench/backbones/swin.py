@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mixbench.backbones.attention import (
     AttentionNet,
-    DropPath,
-    Mlp,
+    Carry,
+    TransformerBlock,
     attended,
     attention_map,
     drop_rates,
@@ -22,43 +22,13 @@ from mixbench.backbones.attention import (
 from mixbench.backbones.base import Head
 from mixbench.backbones.vit import check_patch
 from mixbench.errors import UserError
+from mixbench.functional.token_labels import join_windows as join
+from mixbench.functional.token_labels import merge_weights
+from mixbench.functional.token_labels import split_windows as split
 from mixbench.schema import DataInfo, NetConfig
 
 LARGEST_WINDOW = 7
 APART = -100.0  # score between tokens that only the shift made neighbours, as the authors have it
-
-
-def split(h: Tensor, window: tuple[int, int]) -> Tensor:
-    """Cut a grid into windows.
-
-    Args:
-        h: (B, H, W, ...) values on a grid.
-        window: Height and width of a window, which divide the grid's.
-
-    Returns:
-        (B, windows, n, ...), windows and the n places of each row by row.
-    """
-    batch, rows, columns = h.shape[:3]
-    height, width = window
-    h = h.reshape(batch, rows // height, height, columns // width, width, *h.shape[3:])
-    return h.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def join(windows: Tensor, window: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Put windows together again; the inverse of :func:`split`.
-
-    Args:
-        windows: (B, windows, n, ...) values.
-        window: Height and width of a window.
-        grid: Height and width of the grid.
-
-    Returns:
-        (B, H, W, ...) values on the grid.
-    """
-    (height, width), (rows, columns) = window, grid
-    parts = (rows // height, columns // width)
-    h = windows.unflatten(1, parts).unflatten(3, window).transpose(2, 3)
-    return h.reshape(len(h), rows, columns, *windows.shape[3:])
 
 
 class WindowAttention(nn.Module):
@@ -120,7 +90,7 @@ class WindowAttention(nn.Module):
         return self._roll(join(windows, self.window, self.grid), back=True)
 
     def forward(
-        self, h: Tensor, weight: Tensor | None, form: str
+        self, h: Tensor, weight: Tensor | None, form: str, residual: float = 0.5
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Map a grid (B, H, W, C) to a grid, the weight (B, H, W) carried on, and the map."""
         windows = self._cut(h)
@@ -143,36 +113,12 @@ class WindowAttention(nn.Module):
         if form:
             seen = attention_map(q, k, form, bias)
             seen = self._paste(seen).flatten(1) if form == "received" else seen
-        if weight is not None:
+        if weight is not None and residual != 1:
             w = self._cut(weight)
             per_head = w[:, :, None].expand(-1, -1, self.heads, -1).flatten(*fold)
             moved = attended(folded[0], folded[1], per_head, bias4).reshape(q.shape[:-1])
-            weight = self._paste((moved.mean(2) + w) / 2)
+            weight = self._paste(moved.mean(2).lerp(w, residual))
         return out, weight, seen
-
-
-class SwinBlock(nn.Module):
-    """Window attention and MLP, each behind its normalisation and with a shortcut around it.
-
-    Args:
-        attn: The attention.
-        dim: Channels C.
-        drop_path: Chance to drop each of the two branches.
-    """
-
-    def __init__(self, attn: WindowAttention, dim: int, drop_path: float) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn, self.mlp = attn, Mlp(dim, 4 * dim)
-        self.drop = DropPath(drop_path)
-
-    def forward(
-        self, h: Tensor, weight: Tensor | None = None, form: str = ""
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Map a grid (B, H, W, C), and the weight (B, H, W), to the same, and the map if wanted."""
-        branch, weight, seen = self.attn(self.norm1(h), weight, form)
-        h = h + self.drop(branch)
-        return h + self.drop(self.mlp(self.norm2(h))), weight, seen
 
 
 class PatchEmbed(nn.Module):
@@ -220,7 +166,7 @@ class PatchMerging(nn.Module):
 
     def spread(self, weight: Tensor) -> Tensor:
         """Shares of tokens (B, H, W) to those of merged ones: the mean of the four."""
-        return F.avg_pool2d(weight[:, None], 2)[:, 0]
+        return merge_weights(weight)
 
 
 class SwinStage(nn.Module):
@@ -231,19 +177,26 @@ class SwinStage(nn.Module):
         blocks: The blocks.
     """
 
-    def __init__(self, entry: PatchEmbed | PatchMerging, blocks: list[SwinBlock]) -> None:
+    def __init__(self, entry: PatchEmbed | PatchMerging, blocks: list[TransformerBlock]) -> None:
         super().__init__()
         self.entry, self.blocks = entry, nn.ModuleList(blocks)
 
     def forward(
-        self, h: Tensor, weight: Tensor | None = None, forms: tuple[str, ...] | None = None
+        self,
+        h: Tensor,
+        weight: Tensor | None = None,
+        forms: tuple[str, ...] | None = None,
+        carry: Carry | None = None,
     ) -> Tensor | tuple[Tensor, Tensor | None, list[Tensor | None]]:
         """Map layers (B, C, H, W) to layers; with ``forms``, also the weight and the maps."""
         h = self.entry(h)
         weight = None if weight is None else self.entry.spread(weight)
-        maps = []
-        for block, form in zip(self.blocks, forms or [""] * len(self.blocks), strict=True):
-            h, weight, seen = block(h, weight, form)
+        maps, count = [], len(self.blocks)
+        carry = carry or Carry((0.5,) * count)
+        for block, form, residual in zip(
+            self.blocks, forms or [""] * count, carry.residual, strict=True
+        ):
+            h, weight, seen = block(h, weight, form, residual, carry.respect_drop)
             maps.append(seen)
         h = h.permute(0, 3, 1, 2)  # a view, of channels_last layout
         return h if forms is None else (h, weight, maps)
@@ -305,7 +258,7 @@ class Swin(AttentionNet):
             for number in range(depth):
                 shift = half if number % 2 else (0, 0)
                 attn = WindowAttention(width, heads[index], (rows, columns), fitted, shift)
-                blocks.append(SwinBlock(attn, width, next(rates)))
+                blocks.append(TransformerBlock(attn, width, next(rates)))
             first = PatchEmbed(channels, width, patch, size)
             stages.append(SwinStage(PatchMerging(width // 2) if index else first, blocks))
         self.stages = nn.ModuleList(stages)

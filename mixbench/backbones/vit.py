@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mixbench.backbones.attention import (
     AttentionNet,
-    DropPath,
-    Mlp,
+    Carry,
+    TransformerBlock,
     attended,
     attention_map,
     drop_rates,
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(
-        self, h: Tensor, weight: Tensor | None, form: str
+        self, h: Tensor, weight: Tensor | None, form: str, residual: float = 0.5
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Map tokens (B, T, D) to tokens, the weight (B, T) carried on, and the map if wanted."""
         batch, count, dim = h.shape
@@ -81,13 +81,13 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v)
         out = self.proj(out.transpose(1, 2).reshape(batch, count, dim))
         seen = attention_map(q, k, form) if form else None
-        if weight is not None:
-            weight = (attended(q, k, weight[:, None]).mean(1) + weight) / 2
+        if weight is not None and residual != 1:
+            weight = attended(q, k, weight[:, None]).mean(1).lerp(weight, residual)
         return out, weight, seen
 
 
-class Block(nn.Module):
-    """Attention and MLP, each behind its normalisation and with a shortcut around it.
+class Block(TransformerBlock):
+    """Attention of all tokens and MLP.
 
     Args:
         dim: Channels D.
@@ -96,18 +96,7 @@ class Block(nn.Module):
     """
 
     def __init__(self, dim: int, heads: int, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
-        self.attn, self.mlp = Attention(dim, heads), Mlp(dim, 4 * dim)
-        self.drop = DropPath(drop_path)
-
-    def forward(
-        self, h: Tensor, weight: Tensor | None = None, form: str = ""
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Map tokens (B, T, D), and the weight (B, T), to the same, and the map if wanted."""
-        branch, weight, seen = self.attn(self.norm1(h), weight, form)
-        h = h + self.drop(branch)
-        return h + self.drop(self.mlp(self.norm2(h))), weight, seen
+        super().__init__(Attention(dim, heads), dim, drop_path, eps=1e-6)
 
 
 class Embed(nn.Module):
@@ -155,15 +144,22 @@ class Stage(nn.Module):
         self.embed, self.blocks = embed, nn.ModuleList(blocks)
 
     def forward(
-        self, h: Tensor, weight: Tensor | None = None, forms: tuple[str, ...] | None = None
+        self,
+        h: Tensor,
+        weight: Tensor | None = None,
+        forms: tuple[str, ...] | None = None,
+        carry: Carry | None = None,
     ) -> Tensor | tuple[Tensor, Tensor | None, list[Tensor | None]]:
         """Map features to features; with ``forms``, also the weight and the maps."""
         if self.embed is not None:
             h = self.embed(h)
             weight = None if weight is None else self.embed.spread(weight)
-        maps = []
-        for block, form in zip(self.blocks, forms or [""] * len(self.blocks), strict=True):
-            h, weight, seen = block(h, weight, form)
+        maps, count = [], len(self.blocks)
+        carry = carry or Carry((0.5,) * count)
+        for block, form, residual in zip(
+            self.blocks, forms or [""] * count, carry.residual, strict=True
+        ):
+            h, weight, seen = block(h, weight, form, residual, carry.respect_drop)
             maps.append(seen)
         return h if forms is None else (h, weight, maps)
 
