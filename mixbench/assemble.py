@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mixbench.backbones import NETS
 from mixbench.compat import check_pair
-from mixbench.config import method_settings, to_plain
+from mixbench.config import method_defaults, method_settings, to_plain
 from mixbench.data import DATA
 from mixbench.data.augment import operations
 from mixbench.data.images import Splits
@@ -39,7 +39,7 @@ def identify_run(config: RunConfig) -> Identity:
     cls, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
     _check_task(config, cls, kind.task, f"data={config.data.kind}")
     source = kind(config.data)
-    defaults = to_plain(RunConfig(method=dataclasses.asdict(cls.Config())))
+    defaults = to_plain(RunConfig(method=method_defaults(config)))
     plain = to_plain(config)
     if config.net.weights is not None:
         plain["net"]["weights"] = weights_identity(config.net.weights)
@@ -209,7 +209,8 @@ def estimate_seconds(config: RunConfig, info: DataInfo) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     steps = config.epochs * max(1, info.train_size // config.batch_size)
-    return cls.cost * best * steps
+    settings = cls.Config(**method_settings(config))
+    return getattr(settings, "cost", cls.cost) * best * steps
 
 
 def multiply_adds(method: Method) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixbench import experiments
@@ -129,34 +129,57 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     """
     settings = dict(composed.config.method)
     name = settings.pop("name")
-    cls = METHODS.get(name).Config
-    fields = [f.name for f in dataclasses.fields(cls)]
-    tree = OmegaConf.structured(cls)
-    notes = list(composed.notes)
     origins = {k: v for k, v in composed.origins.items() if not k.startswith("method.")}
     origins["method.name"] = composed.origins.get("method.name", DEFAULT)
-    origins |= {f"method.{key}": DEFAULT for key in fields}
-    for key, value in settings.items():
-        origin = composed.origins.get(f"method.{key}", COMMAND_LINE)
-        if key not in fields:
-            note = _foreign_key(name, key, fields, origin)
-            if strict:
-                raise UserError(note, "--strict", "remove it")
-            notes.append(note)
-            continue
-        _assign(tree, key, value, f"method.{key}", origin)
-        origins[f"method.{key}"] = origin
-    own = dataclasses.asdict(_to_object(tree, origins))
-    config = dataclasses.replace(composed.config, method={"name": name, **own})
+    found = Composed(composed.config, origins, list(composed.notes))
+    nested = _nested(METHODS.get(name).Config, settings)
+    own = _own(name, "method", settings, composed.origins, found)
+    for member in own["members"] if nested is not None else ():
+        prefix = f"method.{member}"
+        own[member] = _own(member, prefix, nested.pop(member, {}), composed.origins, found)
+    for member, keys in (nested or {}).items():
+        given = [f"method.{member}.{key}" for key in keys]
+        found.notes += [  # a file may hold keys of members that were left out
+            f"{key} has no effect, as {member} is not among method.members"
+            for key in given
+            if composed.origins.get(key) == COMMAND_LINE
+        ]
+    found.config = dataclasses.replace(composed.config, method={"name": name, **own})
     if origins.get("task", DEFAULT) == DEFAULT and METHODS.get(name).tasks == {"ssl"}:
-        config = dataclasses.replace(config, task="ssl")
+        found.config = dataclasses.replace(found.config, task="ssl")
         origins["task"] = f"method {name}"
         given = [key for key, origin in origins.items() if origin == COMMAND_LINE]
-        more = [n for n in _ineffective(config, given) if n not in notes]
-        if strict and more:
-            raise UserError(more[0], "--strict", "remove it")
-        notes += more
-    return Composed(config, origins, notes)
+        found.notes += [n for n in _ineffective(found.config, given) if n not in found.notes]
+    if strict and found.notes:
+        raise UserError(found.notes[0], "--strict", "remove it")
+    return found
+
+
+def _nested(cls: Any, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Take keys of members, by member, out of a method's settings; None if it has no members."""
+    if "members" not in [item.name for item in dataclasses.fields(cls)]:
+        return None
+    names = [key for key, value in settings.items() if isinstance(value, dict)]
+    return {name: settings.pop(name) for name in names}
+
+
+def _own(
+    name: str, prefix: str, settings: dict[str, Any], given: dict[str, str], found: Composed
+) -> dict[str, Any]:
+    """All keys of a method, checked; origins and notes are added to what was found."""
+    cls = METHODS.get(name).Config
+    fields = [item.name for item in dataclasses.fields(cls)]
+    tree = OmegaConf.structured(cls)
+    origins = {f"{prefix}.{key}": DEFAULT for key in fields}
+    for key, value in settings.items():
+        origin = given.get(f"{prefix}.{key}", COMMAND_LINE)
+        if key not in fields:
+            found.notes.append(_foreign_key(name, key, fields, origin, prefix))
+            continue
+        _assign(tree, key, value, f"{prefix}.{key}", origin)
+        origins[f"{prefix}.{key}"] = origin
+    found.origins |= origins
+    return dataclasses.asdict(_to_object(tree, origins))
 
 
 def method_settings(config: RunConfig) -> dict[str, Any]:
@@ -168,7 +191,27 @@ def method_settings(config: RunConfig) -> dict[str, Any]:
     Returns:
         Keyword arguments of the method's ``Config``.
     """
-    return {key: value for key, value in config.method.items() if key != "name"}
+    own = {key: value for key, value in config.method.items() if key != "name"}
+    members = {name: own.pop(name) for name in _members(config)}
+    return own | ({"settings": members} if members else {})
+
+
+def method_defaults(config: RunConfig) -> dict[str, Any]:
+    """Defaults of the method's own keys, and of those of its members.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        The keys as they stand in ``config.method``, without the name.
+    """
+    own = dataclasses.asdict(METHODS.get(config.method["name"]).Config())
+    return own | {n: dataclasses.asdict(METHODS.get(n).Config()) for n in _members(config)}
+
+
+def _members(config: RunConfig) -> list[str]:
+    """Members of a choice, by what is nested."""
+    return [key for key, value in config.method.items() if isinstance(value, dict)]
 
 
 def to_plain(config: RunConfig) -> dict[str, Any]:
@@ -210,9 +253,14 @@ def _show(value: Any) -> str:
 def _set(tree: Any, key: str, value: Any, origin: str, known: Iterable[str]) -> None:
     head, _, rest = key.partition(".")
     if head == "method":
-        if not rest or "." in rest:
-            raise UserError(f"unknown key {key}", origin, "method keys are flat: method.<key>")
-        tree.method[rest] = value
+        member, _, own = rest.partition(".")
+        if not member or "." in own:
+            todo = "write method.<key>, or method.<member>.<key> for one of several methods"
+            raise UserError(f"unknown key {key}", origin, todo)
+        if own:
+            before = tree.method.get(member)
+            value = {**(before if isinstance(before, DictConfig) else {}), own: value}
+        tree.method[member] = value
         return
     if key not in known:
         groups = {name.split(".")[0] for name in known if "." in name}
@@ -278,20 +326,36 @@ def _check_method_keys(composed: Composed) -> None:
         fields = [item.name for item in config_fields(source)]
     except _UNREADABLE:
         return  # importing it will say why
-    for key in composed.config.method:
-        if key not in ("name", *fields):
-            _foreign_key(name, key, fields, composed.origins.get(f"method.{key}", COMMAND_LINE))
+    for key, value in composed.config.method.items():
+        if isinstance(value, dict) and "members" in fields:
+            _check_member_keys(key, value, composed.origins)
+        elif key not in ("name", *fields):
+            inner = next(iter(value), "") if isinstance(value, dict) else ""
+            path = f"{key}.{inner}" if inner else key
+            _foreign_key(name, path, fields, composed.origins.get(f"method.{path}", COMMAND_LINE))
 
 
-def _foreign_key(name: str, key: str, fields: list[str], origin: str) -> str:
+def _check_member_keys(member: str, settings: dict[str, Any], origins: dict[str, str]) -> None:
+    METHODS.check(member)
+    known = known_method_keys(member)
+    for key in settings if known else ():
+        if key not in known:
+            prefix = f"method.{member}"
+            origin = origins.get(f"{prefix}.{key}", COMMAND_LINE)
+            _foreign_key(member, key, known, origin, prefix)
+
+
+def _foreign_key(
+    name: str, key: str, fields: list[str], origin: str, prefix: str = "method"
+) -> str:
     """Tell a key of another method, which has no effect here, from a mistyped one."""
     hint = near_match(key, fields)
     others = {word for other in METHODS.table if other != name for word in known_method_keys(other)}
     if key in others:
-        return f"method.{key} has no effect for method {name}"
+        return f"{prefix}.{key} has no effect for method {name}"
     listed = ", ".join(fields) or "none"
     raise UserError(
-        f"unknown key method.{key} of method {name}" + (f"; {hint}" if hint else ""),
+        f"unknown key {prefix}.{key} of method {name}" + (f"; {hint}" if hint else ""),
         origin,
         f"its keys: {listed}",
     )

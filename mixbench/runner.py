@@ -191,7 +191,7 @@ def _new_record(
         recipe_hash=identity.recipe_hash,
         data_hash=identity.data_hash,
         task=config.task,
-        fidelity=method.config.fidelity,
+        fidelity=getattr(method, "fidelity", method.config.fidelity),  # the net may matter
         settings=identity.settings,
         device=f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name(),
         device_count=config.world,

@@ -41,6 +41,8 @@ def config_fields(source: str) -> list[ConfigField]:
         for item in part.node.body if any("dataclass" in mark for mark in marks) else ():
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                 name, annotation = item.target.id, ast.unparse(item.annotation)
+                if annotation.startswith("InitVar"):  # an argument, and no key
+                    continue
                 default = ast.unparse(_default(item.value)) if item.value is not None else ""
                 comment = _comment(part.text.splitlines(), item)
                 fields.setdefault(name, ConfigField(name, annotation, default, comment))

@@ -8,6 +8,7 @@ METHODS = Registry(
         "alignmix": "mixbench.methods.alignmix:AlignMix",
         "automix": "mixbench.methods.automix:AutoMix",
         "bc": "mixbench.methods.bc:BC",
+        "choice": "mixbench.methods.choice:Choice",
         "cutmix": "mixbench.methods.cutmix:CutMix",
         "erm": "mixbench.methods.erm:ERM",
         "manifoldmixup": "mixbench.methods.manifoldmixup:ManifoldMixup",
@@ -17,6 +18,8 @@ METHODS = Registry(
         "mocosamix": "mixbench.methods.mocosamix:MoCoSAMix",
         "samix": "mixbench.methods.samix:SAMix",
         "tdattenmix": "mixbench.methods.tdattenmix:TdAttenMix",
+        "tlalign": "mixbench.methods.tlalign:TLAlign",
+        "transmix": "mixbench.methods.transmix:TransMix",
     },
     group="mixbench.methods",
 )

@@ -3,6 +3,8 @@
 A map of ``grid = (h, w)`` positions divides the image into as many patches, row by row.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
@@ -180,6 +182,28 @@ def with_grid(image: Image.Image, grid: Grid) -> Image.Image:
             y = round(index * height / grid[0])
             draw.line((0, y, width, y), (255, 255, 255, 130))
     return Image.alpha_composite(image.convert("RGBA"), lines).convert("RGB")
+
+
+def with_box(image: Image.Image, box: Sequence[float], size: tuple[int, int]) -> Image.Image:
+    """A picture with the outline of a box.
+
+    Args:
+        image: The picture, of any size.
+        box: ``top, left, bottom, right`` in pixels of the original; nothing is drawn if empty.
+        size: Height and width of the original in pixels.
+
+    Returns:
+        A copy.
+    """
+    shown = image.copy()
+    top, left, bottom, right = box
+    if bottom > top and right > left:
+        down, along = image.height / size[0], image.width / size[1]
+        ends = (left * along, top * down, right * along - 1, bottom * down - 1)
+        draw = ImageDraw.Draw(shown)
+        draw.rectangle(ends, outline="black", width=3)
+        draw.rectangle(ends, outline="white", width=1)
+    return shown
 
 
 def correspondence(

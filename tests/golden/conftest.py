@@ -2,10 +2,10 @@
 
 A test module names its file in ``GOLDEN`` and the keys that it leaves out, with the reason, in
 ``NOT_COMPARED``. A test that takes the fixture ``case`` runs once for every case of the file whose
-name matches one of the patterns of its mark ``cases``. It fails when an ``expect_*`` key of its
-case, or a part of one, was neither compared nor left out with a reason. A file that may not be in
-the repository is read from ``../shared/golden``, and ``MAY_MISS`` of its module is the reason to
-skip the tests where it is absent.
+name matches one of the patterns of its mark ``cases``. It fails when an ``expect_*`` or
+``derived_*`` key of its case, or a part of one, was neither compared nor left out with a reason. A
+file that may not be in the repository is read from ``../shared/golden``, and ``MAY_MISS`` of its
+module is the reason to skip the tests where it is absent.
 """
 
 import json
@@ -22,7 +22,11 @@ import pytest
 import torch
 from torch import Tensor
 
+RESULTS = ("expect_", "derived_")  # beginnings of keys to compare
 NUMBER = r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?)"
+
+# A part of a quantity with a tolerance of its own, in the text of a quantity.
+PART = re.compile(r"\b([A-Za-z]\w*(?:/\w+)*) ((?:(?:exact|[ra]tol \d[\d.e-]*)\b ?)+)")
 
 
 class Tolerance(NamedTuple):
@@ -51,13 +55,26 @@ def parse_tolerances(stated: str | dict[str, Any]) -> dict[str, Tolerance]:
 'loss': Tolerance(rtol=1e-05, atol=0.0)}
         >>> parse_tolerances("nll rtol 1e-5 (temperature: rtol 1e-3)")
         {'temperature': Tolerance(rtol=0.001, atol=0.0), 'nll': Tolerance(rtol=1e-05, atol=0.0)}
+        >>> parse_tolerances({"img": "CutMix exact, mixup atol 1e-6"})
+        {'img/CutMix': Tolerance(rtol=0.0, atol=0.0), 'img/mixup': Tolerance(rtol=0.0, atol=1e-06)}
         >>> parse_tolerances({"rtol": 1e-4, "atol": 1e-5, "masks": "exact"})
         {'': Tolerance(rtol=0.0001, atol=1e-05), 'masks': Tolerance(rtol=0.0, atol=0.0)}
     """
     if isinstance(stated, dict):
         whole = [f"{key} {stated[key]}" for key in ("rtol", "atol") if key in stated]
-        named = [f"{key} {value}" for key, value in stated.items() if key not in ("rtol", "atol")]
-        return parse_tolerances("; ".join([*filter(None, [" ".join(whole)]), *named]))
+        others = {key: str(value) for key, value in stated.items() if key not in ("rtol", "atol")}
+        parts = {
+            f"{key}/{name}": tolerance
+            for key, value in others.items()
+            for names, tolerance in (PART.findall(value) if PART.match(value) else ())
+            for name in names.split("/")
+        }
+        plain = {key: value for key, value in others.items() if not PART.match(value)}
+        named = [f"{key} {value}" for key, value in plain.items()]
+        found = parse_tolerances("; ".join([*filter(None, [" ".join(whole)]), *named]))
+        for name, tolerance in parts.items():
+            found[name] = parse_tolerances(tolerance)[""]
+        return found
     found = {}
     for name, text in re.findall(r"\((\w+): ([^()]*)\)", stated):  # an exception to its clause
         found |= dict.fromkeys([name], *parse_tolerances(text).values())
@@ -94,7 +111,7 @@ class GoldenFile:
         self.tolerances = parse_tolerances(stated)
         self.cases: dict[str, dict[str, np.ndarray]] = {}
         for key, value in arrays.items():
-            group, _, item = key.rpartition("/")
+            group, _, item = key.partition("/") if "/expect_" in key else key.rpartition("/")
             self.cases.setdefault(group, {})[item] = value
 
     def tolerance(self, quantity: str) -> Tolerance:
@@ -121,8 +138,10 @@ class Case:
 
     def __getitem__(self, key: str) -> Tensor:
         """A copy of an array of this case, or of the file if the key holds a slash."""
+        if key in self.arrays:  # the names of results may hold a slash
+            return torch.tensor(self.arrays[key])
         group, _, item = key.rpartition("/")
-        return torch.tensor((self.file.cases[group] if group else self.arrays)[item])
+        return torch.tensor(self.file.cases[group][item])
 
     def compare(
         self, key: str, actual: Tensor, quantity: str = "", *, rows: Tensor | None = None
@@ -130,7 +149,7 @@ class Case:
         """Compare a result with the stored one, at the tolerance that the file states.
 
         Args:
-            key: The ``expect_*`` key.
+            key: The ``expect_*`` or ``derived_*`` key.
             actual: The result, of the shape of the stored one.
             quantity: Name under which the file states the tolerance. Integers must be equal.
             rows: (B,) bool, the rows to compare; the others need a comparison of their own.
@@ -179,7 +198,7 @@ class Case:
 
     def finish(self) -> None:
         """Fail if a stored result was compared not at all or in part, and no reason is given."""
-        expected = {key for key in self.arrays if key.startswith("expect_")}
+        expected = {key for key in self.arrays if key.startswith(RESULTS)}
         done = {key for key, rows in self.compared.items() if rows.all()}
         reasons = {
             key
@@ -240,6 +259,6 @@ def untested_cases(request: pytest.FixtureRequest) -> list[str]:
     return [
         name
         for name, arrays in load(request.module.GOLDEN).cases.items()
-        if any(key.startswith("expect_") for key in arrays)
+        if any(key.startswith(RESULTS) for key in arrays)
         and not any(fnmatchcase(name, each) for each in patterns)
     ]
