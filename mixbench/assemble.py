@@ -36,17 +36,31 @@ def identify_run(config: RunConfig) -> Identity:
     Raises:
         UserError: If the method cannot work with such data, before any of it is looked for.
     """
-    cls, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
-    _check_task(config, cls, kind.task, f"data={config.data.kind}")
+    check_task(config)
+    kind = DATA.get(config.data.kind)
     source = kind(config.data)
     defaults = to_plain(RunConfig(method=method_defaults(config)))
     plain = to_plain(config)
     if config.net.weights is not None:
         plain["net"]["weights"] = weights_identity(config.net.weights)
+    cls = METHODS.get(config.method["name"])
     for key in cls.files:
         if plain["method"].get(key) is not None:
             plain["method"][key] = weights_identity(plain["method"][key], f"method.{key}")
     return identify(plain, defaults, aside_keys(), source.name, source.fingerprint())
+
+
+def check_task(config: RunConfig) -> None:
+    """Refuse data that the method cannot work with, before any of it is looked for.
+
+    Args:
+        config: A composed configuration.
+
+    Raises:
+        UserError: With the methods that can.
+    """
+    cls, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
+    _check_task(config, cls, kind.task, f"data={config.data.kind}")
 
 
 def _check_task(config: RunConfig, cls: type[Method], kind: str, data: str) -> None:
@@ -87,6 +101,23 @@ def check_choice(config: RunConfig) -> None:
     operations(config.data)
     name = config.method["name"]
     check_pair(name, METHODS.get(name).Config(**method_settings(config)), config.net.name)
+
+
+def misfit(config: RunConfig) -> str:
+    """Why a method cannot be trained with its network and data; empty if it can.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        The reason in one line.
+    """
+    try:
+        check_task(config)
+        check_choice(config)
+    except UserError as error:
+        return f"{error.what} ({error.where})"
+    return ""
 
 
 def build(

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from mixbench.backbones.cifar import PreActResNet
+from mixbench.backbones.vit import VisionTransformer
 from mixbench.callbacks.progress import quiet_lightning
 from mixbench.data.images import Batch, ResidentImages, Splits
 from mixbench.data.module import MixData
@@ -85,8 +86,11 @@ def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Met
         batch_size=BATCH,
         lr=0.05,
     )
+    config = cls.Config(**settings)
     net = PreActResNet((1, 1, 1, 1), 4, CLASSES)
-    return cls(net, info, cls.Config(**settings), run, total_steps=4 * epochs).train()
+    if "attention" in config.requires:
+        net = VisionTransformer(16, 4, 2, 4, (SIZE, SIZE), CLASSES)
+    return cls(net, info, config, run, total_steps=4 * epochs).train()
 
 
 def sample_splits(method: Method) -> Splits:

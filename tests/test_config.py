@@ -1,4 +1,3 @@
-import dataclasses
 import subprocess
 import sys
 import zipfile
@@ -8,7 +7,15 @@ import pytest
 import yaml
 
 from mixbench import experiments
-from mixbench.config import compose, compose_text, method_settings, render, resolve_method, to_plain
+from mixbench.config import (
+    compose,
+    compose_text,
+    method_defaults,
+    method_settings,
+    render,
+    resolve_method,
+    to_plain,
+)
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.schema import DataInfo, RunConfig, aside_keys
@@ -49,7 +56,7 @@ def test_the_scientific_notation_without_a_dot_is_a_number():
 def test_every_method_composes_to_plain_values(name):
     config = compose(["method=" + name, "data=digits"])
     assert yaml.safe_load(yaml.safe_dump(to_plain(config))) == to_plain(config)
-    assert dataclasses.asdict(METHODS.get(name).Config()).keys() == config.method.keys() - {"name"}
+    assert method_defaults(config).keys() == config.method.keys() - {"name"}
 
 
 @pytest.mark.parametrize("recipe", experiments.names("recipe"))

@@ -204,7 +204,7 @@ def _prepare(
 ) -> tuple[list[PlannedRun], list[str], int, int, bool]:
     import torch
 
-    from mixbench.assemble import estimate_seconds, identify_run, training_device
+    from mixbench.assemble import estimate_seconds, identify_run, misfit, training_device
     from mixbench.config import compose_text, resolve_method
     from mixbench.data import DATA
 
@@ -213,9 +213,14 @@ def _prepare(
     estimates: dict[str, float] = {}
     infos: dict[str, Any] = {}
     slots, devices, on_gpu = 1, 1, False
+    kept: list[PlannedRun] = []
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
         config = composed.config
+        if planned.optional and (reason := misfit(config)):
+            notes[f"left out: {reason}"] = None
+            continue
+        kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
         identity = identify_run(config)
         planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
@@ -237,7 +242,7 @@ def _prepare(
                 infos[key] = DATA.get(config.data.kind)(config.data).load().info
             estimates[identity.config_hash] = estimate_seconds(config, infos[key])
         planned.seconds = estimates[identity.config_hash]
-    return runs, list(notes), slots, devices, on_gpu
+    return kept, list(notes), slots, devices, on_gpu
 
 
 def _run_child(

@@ -17,6 +17,7 @@ class PlannedRun:
 
     words: list[str]  # overrides
     arm: str = ""  # its name in a plan that has named arms
+    optional: bool = False  # of method=all, which leaves out what cannot be trained
     id: str = ""
     recipe_hash: str = ""
     done: bool = False
@@ -28,7 +29,8 @@ def expand(words: list[str], *, strict: bool = False) -> list[PlannedRun]:
 
     Args:
         words: Overrides; ``method``, ``data``, ``net`` and ``recipe`` take several values divided
-            by commas, ``method=all`` stands for every registered one, and ``seeds`` lists seeds.
+            by commas, ``method=all`` stands for every registered one that can train the network
+            on the data, and ``seeds`` lists seeds.
             Without a method, plain training and the core methods that are registered.
         strict: Refuse keys that have no effect.
 
@@ -59,7 +61,9 @@ def expand(words: list[str], *, strict: bool = False) -> list[PlannedRun]:
     for combination in grids:
         compose_text([*combination, *rest], strict=strict)
     for seed, combination in itertools.product(seeds, grids):
-        runs.append(PlannedRun([*combination, *rest, f"seed={seed}"]))
+        run = PlannedRun([*combination, *rest, f"seed={seed}"])
+        run.optional = given.get("method") == "all"
+        runs.append(run)
     return runs
 
 

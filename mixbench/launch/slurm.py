@@ -258,15 +258,20 @@ class SlurmLauncher:
 
 
 def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str]]:
-    from mixbench.assemble import identify_run
+    from mixbench.assemble import identify_run, misfit
     from mixbench.config import resolve_method
     from mixbench.data import DATA
 
     notes: dict[str, None] = {}
     present: set[str] = set()
+    kept: list[PlannedRun] = []
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
         config = composed.config
+        if planned.optional and (reason := misfit(config)):
+            notes[f"left out: {reason}"] = None
+            continue
+        kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
         if str(config.data) not in present:
             present.add(str(config.data))
@@ -277,7 +282,7 @@ def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[
             planned.done = read_record(runs_folder(config.run.dir) / identity.id).status == "done"
         except UserError:
             planned.done = False
-    return runs, list(notes)
+    return kept, list(notes)
 
 
 def _read_tasks(logs: Path) -> dict[str, str]:

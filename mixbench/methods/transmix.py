@@ -27,7 +27,7 @@ class TransMix(Pasting):
     mass at all the area counts, and the official code divides by zero. Without a class token
     (Swin) the mean attention that a token receives takes its place, a variant of ours.
     ``box_rule``, ``per_sample`` and ``prob`` below 1 are additions.
-    Cost: 1.03, one more row of attention in the last block.
+    Cost: 1.0, one more row of attention in the last block.
     """
 
     @dataclass
@@ -42,7 +42,6 @@ class TransMix(Pasting):
             super().__post_init__()
             share("method.ratio", self.ratio)
 
-    cost = 1.03
     relative = True
     picture = draw_attention
 

@@ -34,6 +34,7 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "cutmix": ("cutmix", {"prob": 1.0}, "every batch mixed"),
     "manifoldmixup": ("manifoldmixup", {"layers": [1]}, "at layer 1, the largest features"),
     "bc": ("bc", {}, ""),
+    "choice": ("choice", {}, "mixup or cutmix"),
     "mixup2": ("mixup2", {}, "two passes"),
     "automix": ("automix", {}, "two passes, two of the teacher, and the mixer"),
     SAMIX: ("samix", {}, "two passes, two of the teacher, and the mixer"),
@@ -54,21 +55,37 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
         "every step solves a transport problem",
     ),
 }
+# The same on a transformer. TransMix would interpolate every other batch.
+VIT_STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
+    BASE: ("erm", {}, ""),
+    "cutmix": ("cutmix", {"prob": 1.0}, "every batch mixed"),
+    "transmix": ("transmix", {"mixup_alpha": 0.0}, "every batch pasted"),
+    "tlalign": ("tlalign", {}, "every batch pasted"),
+}
 
 
 class Shape(NamedTuple):
-    """Batch size, image size in pixels, and width of a PreActResNet-18."""
+    """Batch size, image size in pixels, and width of a PreActResNet-18 or patch of a ViT-Tiny."""
 
     batch: int
     size: int
-    width: int
+    width: int = 0
+    patch: int = 0
 
     def __str__(self) -> str:
-        return f"B{self.batch} 3x{self.size}x{self.size} width {self.width}"
+        net = f"ViT-Ti/{self.patch}" if self.patch else f"width {self.width}"
+        return f"B{self.batch} 3x{self.size}x{self.size} {net}"
+
+    @property
+    def steps(self) -> dict[str, tuple[str, dict[str, Any], str]]:
+        """Methods that are measured on its network."""
+        return VIT_STEPS if self.patch else STEPS
 
 
-CPU_SHAPES = (Shape(16, 32, 64), Shape(16, 32, 16), Shape(16, 64, 16))
-CUDA_SHAPES = (Shape(128, 32, 64), Shape(512, 32, 64), Shape(128, 64, 64))
+CPU_VIT, CUDA_VIT = Shape(16, 64, patch=8), Shape(128, 224, patch=16)
+CPU_SHAPES = (Shape(16, 32, 64), Shape(16, 32, 16), Shape(16, 64, 16), CPU_VIT)
+CUDA_SHAPES = (Shape(128, 32, 64), Shape(512, 32, 64), Shape(128, 64, 64), CUDA_VIT)
+ATTENDED = {"transmix": 1.1, "tlalign": 1.2}  # most that they may cost on it
 
 
 def training_step(name: str, settings: dict[str, Any], shape: Shape, device: torch.device) -> Any:
@@ -103,12 +120,16 @@ def training_step(name: str, settings: dict[str, Any], shape: Shape, device: tor
 
 def _build(name: str, settings: dict[str, Any], shape: Shape) -> Any:
     from mixbench.backbones.cifar import preactresnet18
+    from mixbench.backbones.vit import vit_tiny
     from mixbench.methods.build import build_method
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         info = DataInfo(CLASSES, shape.size, shape.size)
-        net = preactresnet18(NetConfig(width=shape.width, final_norm=False), info)
+        if shape.patch:
+            net = vit_tiny(NetConfig(name="vit_tiny", patch=shape.patch), info)
+        else:
+            net = preactresnet18(NetConfig(width=shape.width, final_norm=False), info)
         run = RunConfig(data=DataConfig(crop=4, flip=True))
         return build_method(name, net, info, run=run, **settings)
 
@@ -158,17 +179,17 @@ def measure(
         try:
             steps = {
                 title: training_step(name, settings, shape, device)
-                for title, (name, settings, _) in STEPS.items()
+                for title, (name, settings, _) in shape.steps.items()
             }
         except ImportError:
             rows += [
                 Row(PART, str(shape), title, shape.batch, skipped=f"lightning is {NOT_INSTALLED}")
-                for title in STEPS
+                for title in shape.steps
             ]
             continue
         measures = {t: repeated(step, device, budget.round_s) for t, step in steps.items()}
         seconds = interleave(measures, budget.step_rounds)
-        for title, (_, _, note) in STEPS.items():
+        for title, (_, _, note) in shape.steps.items():
             rounds = [1000 * value for value in seconds[title]]
             figures = _cuda_figures(steps[title]) if cuda else {SAVED: saved_mb(steps[title])}
             rows.append(
@@ -229,11 +250,12 @@ def rules(device: torch.device) -> list[Rule]:
         limits = {"mixup": 1.02, "cutmix": 1.02, "manifoldmixup": 1.02, ALIGNED: 1.05, SAMIX: 3.0}
         asked = dict.fromkeys(CUDA_SHAPES[:2], limits)
     else:
-        wide, narrow, large = CPU_SHAPES
+        wide, narrow, large, _ = CPU_SHAPES
         asked = {wide: {"manifoldmixup": 1.05, ALIGNED: 1.25, SCALED: 1.25, "tdattenmix": 1.6}}
         # By arithmetic 2.25 with forward passes of a third of a step, and the mixer; what every
         # method does once a step, such as to crop, makes it less.
         asked |= {narrow: {SAMIX: 3.3, FROZEN: 2.2}, large: {SAMIX: 3.3}}
+    asked[CUDA_VIT if device.type == "cuda" else CPU_VIT] = ATTENDED
     return [
         Rule(PART, str(shape), title, BASE, 1 / limit)
         for shape, limits in asked.items()
@@ -252,8 +274,9 @@ def watched(device: torch.device) -> dict[str, Callable[[], object]]:
     """
     try:
         return {
-            title: partial(training_step(name, settings, CUDA_SHAPES[0], device), 0)
-            for title, (name, settings, _) in STEPS.items()
+            f"{title}, {shape}": partial(training_step(name, settings, shape, device), 0)
+            for shape in (CUDA_SHAPES[0], CUDA_VIT)
+            for title, (name, settings, _) in shape.steps.items()
         }
     except ImportError:
         return {}

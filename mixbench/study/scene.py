@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from mixbench.compat import pairs
 from mixbench.config import compose
 from mixbench.methods import METHODS
 from mixbench.pictures.sheet import under_titles
@@ -42,12 +43,13 @@ class Scene:
         return picture(compose([*self.words, *words]), self.trained, self.splits)
 
     def gallery(self) -> Image.Image:
-        """What every registered method makes of the same images.
+        """What every registered method that can train the network makes of the same images.
 
         Returns:
             The pictures of ``mixbench show`` under the names of the methods, with default settings.
         """
-        names = METHODS.names()
+        net = compose(self.words).net.name
+        names = [row.method for row in pairs(METHODS.names(), [net]) if not row.missing[net]]
         return under_titles({name: self.picture(f"method={name}") for name in names})
 
     def plans(self, grid: Mapping[str, Sequence[Any]]) -> Table:

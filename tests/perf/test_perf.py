@@ -39,6 +39,7 @@ TINY = Budget(
 SHAPE = mix.Shape(4, 8, 3)
 MAPS = transport.Shape(2, 32, 4, 2)
 STEP = step.Shape(4, 32, 4)
+VIT = step.Shape(4, 32, patch=16)
 FACTS = {
     "device": "cpu",
     "date": "2000-01-01",
@@ -388,13 +389,17 @@ def test_a_checkout_without_the_solver_is_skipped_with_the_file_it_lacks(tmp_pat
 
 
 def test_every_method_has_a_step():
-    assert {name for name, _, _ in step.STEPS.values()} == set(METHODS.names())
+    steps = {**step.STEPS, **step.VIT_STEPS}.values()
+    assert {name for name, _, _ in steps} == set(METHODS.names())
 
 
-@pytest.mark.parametrize("title", step.STEPS)
-def test_a_step_trains_and_is_keyed_by_its_number(title):
-    name, settings, _ = step.STEPS[title]
-    first, second = (step.training_step(name, settings, STEP, CPU) for _ in range(2))
+@pytest.mark.parametrize(
+    ("shape", "title"),
+    [*((STEP, title) for title in step.STEPS), *((VIT, title) for title in step.VIT_STEPS)],
+)
+def test_a_step_trains_and_is_keyed_by_its_number(shape, title):
+    name, settings, _ = shape.steps[title]
+    first, second = (step.training_step(name, settings, shape, CPU) for _ in range(2))
     losses = [float(first(number)) for number in (0, 1, 1)]
     assert losses == [float(second(number)) for number in (0, 1, 1)]
     assert len(set(losses)) == 3
@@ -448,7 +453,8 @@ def test_without_lightning_steps_are_skipped(monkeypatch):
 def test_every_rule_of_the_steps_names_what_is_measured():
     for device, shapes in (("cpu", step.CPU_SHAPES), ("cuda", step.CUDA_SHAPES)):
         for rule in step.rules(torch.device(device)):
-            assert {rule.ours, rule.peer} <= set(step.STEPS)
+            (shape,) = [shape for shape in shapes if str(shape) == rule.shape]
+            assert {rule.ours, rule.peer} <= set(shape.steps)
             assert rule.shape in {str(shape) for shape in shapes}
 
 
