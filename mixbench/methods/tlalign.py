@@ -75,7 +75,6 @@ class TLAlign(Pasting):
         rule = {"residual": cfg.residual, "last": cfg.last, "respect_drop": cfg.respect_drop_path}
         capture = Capture(weight=weight.expand(len(x), -1, -1), **rule)
         logits = net.head(net.forward_stages(x, capture=capture))
-        seen = capture.weight
-        assert seen is not None
+        seen: Any = capture.weight
         pooled = seen[:, 0] if net.prefix else seen.flatten(1).mean(1)
         return logits, self.relabel(mixed, 1 - pooled, seen)
