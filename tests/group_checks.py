@@ -308,6 +308,38 @@ def windows(rank):
     }
 
 
+def chosen(rank):
+    """So does a choice: one member is drawn for all ranks, and nobody waits for the others."""
+    del rank
+    facts = {}
+    for words in (
+        "method.members=[cutmix,samix,alignmix] method.alignmix.ae=true",
+        "method.members=[tlalign,transmix] net=vit_tiny net.patch=4",
+    ):
+
+        class Kept(Noted, METHODS.get("choice")):
+            drawn = ([], [])
+
+            def predict(self, mixed):
+                self.drawn[0].append(mixed.aux[0])
+                logits, after = super().predict(mixed)
+                self.drawn[1].append(None if after.lam is None else after.lam.tolist())
+                return logits, after
+
+        name = f"chosen{len(facts)}"
+        record = run(compose([*WORDS.split(), *words.split(), planted(name, Kept)]))
+        places, decisions = Kept.drawn
+        parameters = [float(p.double().sum()) for p in Noted.last.parameters()]
+        facts[name] = {
+            "status": record.status,
+            "members": same_everywhere(places),
+            "kinds": sorted(set(places)),
+            "decisions": same_everywhere(decisions),
+            "weights": same_everywhere(parameters),
+        }
+    return facts
+
+
 def stop(rank):
     """A signal to one rank ends all of them at the same step; they go on as if it had not come."""
 
@@ -379,6 +411,7 @@ CHECKS = [
     teacher,
     queue,
     windows,
+    chosen,
     stop,
     diverge,
 ]

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import zipfile
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from mixbench import experiments
+from mixbench.assemble import identify_run
 from mixbench.config import (
     compose,
     compose_text,
@@ -505,3 +507,84 @@ def test_what_is_no_configuration_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError):
         compose("", base=path)
+
+
+# Keys of members.
+
+
+CHOICE = "method=choice method.members=[mixup,bc]"
+
+
+def test_keys_of_members_stand_below_the_member():
+    words = f"{CHOICE} method.mixup.alpha=0.3 method.mixup.partner=flip method.probs=[1,3]"
+    composed = resolve_method(compose_text(words))
+    method = composed.config.method
+    assert (method["members"], method["probs"]) == (["mixup", "bc"], [1.0, 3.0])
+    assert (method["mixup"]["alpha"], method["mixup"]["partner"]) == (0.3, "flip")
+    assert method["mixup"]["fold"] is False
+    assert method["bc"] == {"plus": False, "pairing": "batch"}
+    assert "cutmix" not in method
+    assert composed.notes == []
+    lines = {line.split(":")[0]: line.split("  # ")[-1] for line in render(composed).splitlines()}
+    assert lines["method.mixup.alpha"] == "command line"
+    assert lines["method.mixup.fold"] == lines["method.bc.plus"] == "default"
+    config = METHODS.get("choice").Config(**method_settings(composed.config))
+    assert config.of["mixup"].alpha == 0.3
+    assert config.of["bc"] == METHODS.get("bc").Config()
+
+
+def test_the_file_of_choice_is_the_switch_of_deit_and_its_keys_of_others_are_left_alone():
+    method = compose("method=choice").method
+    assert method["members"] == ["mixup", "cutmix"]
+    assert method["probs"] is None  # equal shares, of any number of members
+    assert (method["mixup"]["alpha"], method["cutmix"]["alpha"]) == (0.8, 1.0)
+    composed = resolve_method(compose_text("method=choice method.members=[erm,bc]"), strict=True)
+    assert set(composed.config.method) == {"name", "members", "probs", "erm", "bc"}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (f"{CHOICE} method.mixup.alhpa=1", "unknown key method.mixup.alhpa of method mixup; did"),
+        (f"{CHOICE} method.mixup.alpha=x", "method.mixup.alpha='x' has the wrong type"),
+        (f"{CHOICE} method.mixup.alpha=-1", "alpha must be > 0"),
+        (f"{CHOICE} method.mixupp.alpha=1", "unknown method 'mixupp'; did you mean 'mixup'"),
+        (f"{CHOICE} method.mixup.alpha.x=1", "unknown key method.mixup.alpha.x"),
+        (f"{CHOICE} method.member=[erm]", "unknown key method.member of method choice; did you"),
+        ("method=choice method.members=[os:getcwd]", "is no registered name"),
+        ("method=choice method.members=[erm,nothing]", "unknown method 'nothing'"),
+        ("method=cutmix method.mixup.alpha=1", "unknown key method.mixup.alpha of method cutmix"),
+        ("method=cutmix method.alpha=0.5 method.alpha.x=1", "has the wrong type"),
+        ("method=choice method.probs=[1]", "must give each of 2 members a share"),
+    ],
+)
+def test_keys_that_no_member_has_are_refused(words, text):
+    assert_refused(words, re.escape(text))
+
+
+def test_a_key_of_a_method_that_is_not_drawn_has_no_effect_and_strict_refuses_it():
+    words = f"{CHOICE} method.cutmix.alpha=0.5"
+    told = "method.cutmix.alpha has no effect, as cutmix is not among method.members"
+    assert resolve_method(compose_text(words)).notes == [told]
+    with pytest.raises(UserError, match="cutmix is not among"):
+        resolve_method(compose_text(words), strict=True)
+
+
+def test_a_choice_is_known_by_its_keys_and_not_by_their_defaults(tmp_path):
+    def identity(words):
+        return identify_run(compose(f"data=digits {words}"))
+
+    plain = identity(CHOICE)
+    assert identity(f"{CHOICE} method.bc.plus=false").id == plain.id
+    other = identity(f"{CHOICE} method.bc.pairing=dataset")
+    assert other.id != plain.id
+    assert other.recipe_hash == plain.recipe_hash
+    assert other.settings["bc.pairing"] == "dataset"
+    assert not [key for key in plain.settings if key.startswith("bc.")]
+
+    path = tmp_path / "config.yaml"
+    config = compose(f"{CHOICE} method.bc.pairing=dataset data=digits")
+    path.write_text(yaml.safe_dump(to_plain(config)))
+    again = compose("", base=path)
+    assert again.method == config.method
+    assert identify_run(again).id == other.id

@@ -173,6 +173,16 @@ def test_windows_are_of_one_size_on_all_ranks_and_their_second_head_makes_nobody
     assert windows["kinds"] == [True, True]
 
 
+@pytest.mark.parametrize(("name", "kinds"), [("chosen0", [0, 1, 2]), ("chosen1", [0, 1])])
+def test_one_of_several_methods_is_drawn_for_all_ranks_and_nobody_waits(found, name, kinds):
+    chosen = facts(found, "chosen")[name]
+    assert chosen["status"] == "done"
+    assert chosen["members"]
+    assert chosen["kinds"] == kinds
+    assert not chosen["decisions"]
+    assert chosen["weights"]
+
+
 def test_a_signal_to_one_rank_ends_all_at_one_step_and_changes_nothing(found):
     stop = facts(found, "stop")
     assert stop["code"] == 4

@@ -119,6 +119,7 @@ RESUMED = [
     "alignmix",
     "alignmix method.ae=true",
     "automix",
+    "choice method.members=[cutmix,samix] method.cutmix.prob=0.5",
     "bc",
     "cutmix",
     "manifoldmixup",
@@ -128,6 +129,8 @@ RESUMED = [
     "mocosamix method.queue=100 method.dropout=0.1 method.aux_weight=0.5",
     "samix method.mask_anneal=cosine method.dropout=0.1 method.mask_adjust=0.5",
     "tdattenmix method.dst_tie=random",
+    "tlalign net=vit_tiny net.patch=4 net.drop_path=0.2",
+    "transmix net=vit_tiny net.patch=4",
 ]
 
 
