@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
+from small_nets import narrow_vit
 from torch import nn
 
 import mixbench.runner
@@ -311,10 +312,11 @@ def windows(rank):
 def chosen(rank):
     """So does a choice: one member is drawn for all ranks, and nobody waits for the others."""
     del rank
+    NETS._objects["narrow_vit"] = narrow_vit
     facts = {}
     for words in (
         "method.members=[cutmix,samix,alignmix] method.alignmix.ae=true",
-        "method.members=[tlalign,transmix] net=vit_tiny net.patch=4",
+        "method.members=[tlalign,transmix] net=narrow_vit",
     ):
 
         class Kept(Noted, METHODS.get("choice")):

@@ -1,6 +1,7 @@
 """Every registered network, small enough for a test."""
 
 from mixbench.backbones import NETS
+from mixbench.backbones.vit import VisionTransformer
 from mixbench.schema import DataInfo, NetConfig
 
 SIZE = 32
@@ -11,3 +12,10 @@ def small_net(name, size=SIZE, classes=4, **settings):
     """A network of its usual depth; one with a width is narrow."""
     config = NetConfig(name=name, **{"width": WIDTHS.get(name, 16)} | settings)
     return NETS.get(name)(config, DataInfo(classes, size, size))
+
+
+def narrow_vit(config: NetConfig, info: DataInfo) -> VisionTransformer:
+    """A transformer that trains in a second; a test registers it as a network."""
+    size = (info.height, info.width)
+    drop = {"drop_path": config.drop_path}
+    return VisionTransformer(16, 4, 2, 4, size, info.num_classes, info.channels, **drop)

@@ -12,9 +12,11 @@ import killing
 import pytest
 import torch
 from PIL import Image
+from small_nets import narrow_vit
 
 from mixbench import compose, run
 from mixbench.assemble import identify_run
+from mixbench.backbones import NETS
 from mixbench.checkpoints import LAST, PREVIOUS, read_checkpoint
 from mixbench.errors import InterruptedRunError, RunFailedError, UserError
 from mixbench.methods import METHODS
@@ -129,13 +131,14 @@ RESUMED = [
     "mocosamix method.queue=100 method.dropout=0.1 method.aux_weight=0.5",
     "samix method.mask_anneal=cosine method.dropout=0.1 method.mask_adjust=0.5",
     "tdattenmix method.dst_tie=random",
-    "tlalign net=vit_tiny net.patch=4 net.drop_path=0.2",
-    "transmix net=vit_tiny net.patch=4",
+    "tlalign net=narrow_vit net.drop_path=0.2",
+    "transmix net=narrow_vit",
 ]
 
 
 @pytest.mark.parametrize("method", RESUMED)
 def test_every_method_goes_on_bit_by_bit_after_a_crash(method, tmp_path, monkeypatch, plant):
+    monkeypatch.setitem(NETS._objects, "narrow_vit", narrow_vit)
     name, *settings = method.split()
     whole, stopped = both([*WORDS, *settings], tmp_path, monkeypatch, plant, 9, crash, name)
     assert killing.differences(whole, stopped) == []
