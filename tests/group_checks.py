@@ -316,7 +316,7 @@ def chosen(rank):
     facts = {}
     for words in (
         "method.members=[cutmix,samix,alignmix] method.alignmix.ae=true",
-        "method.members=[tlalign,transmix] net=narrow_vit",
+        "method.members=[tlalign,transmix] net=narrow_vit epochs=1",
     ):
 
         class Kept(Noted, METHODS.get("choice")):

@@ -141,6 +141,25 @@ def test_the_recipes_of_the_benchmarks_hold_their_settings(
     assert optim.label_smoothing == (0.1 if "deit" in recipe else 0)
 
 
+@pytest.mark.parametrize("recipe", ["tlalign_deit", "transmix_deit", "deit300"])
+def test_the_recipes_of_transformers_hold_the_settings_of_their_authors(recipe):
+    method = "cutmix" if recipe == "deit300" else recipe.partition("_")[0]
+    config = compose(f"method={method} net=deit_small recipe={recipe}")
+    assert (config.epochs, config.batch_size, config.lr) == (300, 1024, 1e-3)
+    optim = config.optim
+    assert (optim.name, optim.schedule, optim.min_lr) == ("adamw", "cosine", 1e-5)
+    assert optim.label_smoothing == 0.1
+    assert (config.net.drop_path, config.data.auto_augment) == (0.1, "rand-m9-mstd0.5-inc1")
+    ours = {"transmix": (0.03, 20, 0.99996, 0.0)}
+    found = (optim.weight_decay, optim.warmup_epochs, optim.ema, config.data.erasing)
+    assert found == ours.get(method, (0.05, 5, None, 0.25))
+    mixing = (config.method.get("alpha"), config.method.get("mixup_alpha"))
+    assert mixing == {"tlalign": (1.0, 0.0), "transmix": (1.0, 0.8)}.get(method, (1.0, None))
+    deit = compose(f"method=choice net=deit_small recipe={recipe}").method
+    assert (deit["members"], deit["probs"]) == (["mixup", "cutmix"], [0.5, 0.5])
+    assert (deit["mixup"]["alpha"], deit["cutmix"]["alpha"]) == (0.8, 1.0)
+
+
 @pytest.mark.parametrize(
     ("data", "recipe", "size"),
     [
