@@ -132,12 +132,12 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     origins = {k: v for k, v in composed.origins.items() if not k.startswith("method.")}
     origins["method.name"] = composed.origins.get("method.name", DEFAULT)
     found = Composed(composed.config, origins, list(composed.notes))
-    nested = _nested(METHODS.get(name).Config, settings)
+    nested, has_members = _nested(METHODS.get(name).Config, settings)
     own = _own(name, "method", settings, composed.origins, found)
-    for member in own["members"] if nested is not None else ():
+    for member in own["members"] if has_members else ():
         prefix = f"method.{member}"
         own[member] = _own(member, prefix, nested.pop(member, {}), composed.origins, found)
-    for member, keys in (nested or {}).items():
+    for member, keys in nested.items():
         given = [f"method.{member}.{key}" for key in keys]
         found.notes += [  # a file may hold keys of members that were left out
             f"{key} has no effect, as {member} is not among method.members"
@@ -155,12 +155,12 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     return found
 
 
-def _nested(cls: Any, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Take keys of members, by member, out of a method's settings; None if it has no members."""
+def _nested(cls: Any, settings: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Take keys of members, by member, out of a method's settings, if it has members."""
     if "members" not in [item.name for item in dataclasses.fields(cls)]:
-        return None
+        return {}, False
     names = [key for key, value in settings.items() if isinstance(value, dict)]
-    return {name: settings.pop(name) for name in names}
+    return {name: settings.pop(name) for name in names}, True
 
 
 def _own(

@@ -277,7 +277,7 @@ class TransformerBlock(nn.Module):
         kept = self.drop.draw(branch)
         if kept is not None:
             branch = self.drop.keep(branch, kept)
-            if respect_drop and carried is not None:
+            if respect_drop and carried is not None and weight is not None:
                 carried = torch.where(kept.squeeze(-1), carried, weight)
         h = h + branch
         return h + self.drop(self.mlp(self.norm2(h))), carried, seen

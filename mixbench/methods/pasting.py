@@ -57,8 +57,6 @@ class Pasting(Method):
             """Official as long as no addition is used."""
             return "official-verified" if self == type(self)() else "variant"
 
-    relative = False  # pictures: whether values of tokens are seen against the largest
-
     @property
     def fidelity(self) -> str:
         """That of the settings, on networks with a class token; there is no other official code."""

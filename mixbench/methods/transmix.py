@@ -42,7 +42,6 @@ class TransMix(Pasting):
             super().__post_init__()
             share("method.ratio", self.ratio)
 
-    relative = True
     picture = draw_attention
 
     def paste(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:

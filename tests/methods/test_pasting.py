@@ -321,6 +321,18 @@ def test_settings_out_of_range_are_refused(name, settings, text):
 # Pictures.
 
 
+class Counts(torch.nn.Module):
+    """Writes down that something passed, as batch normalisation does."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, h):
+        self.count += 1
+        return h
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("net", [vit, swin])
 def test_a_picture_shows_tokens_before_and_after_and_changes_nothing(name, net, monkeypatch):
@@ -334,8 +346,10 @@ def test_a_picture_shows_tokens_before_and_after_and_changes_nothing(name, net, 
 
     monkeypatch.setattr(tokenviews, "tinted", tinted)
     method = method_of(name, net())
-    before = {key: value.clone() for key, value in method.state_dict().items()}
+    method.net.head.pool = torch.nn.Sequential(method.net.head.pool, Counts())
     x, targets, mixed, _, after = step(method)
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    assert before["net.head.pool.1.count"] == 1
     method.picture(x, targets, mixed)
     assert all(torch.equal(before[key], value) for key, value in method.state_dict().items())
     row = {panel.title: panel for panel in seen["rows"][1]}
