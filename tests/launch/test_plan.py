@@ -1,7 +1,8 @@
 import pytest
 
+from mixbench import assemble
 from mixbench.errors import UserError
-from mixbench.launch.local import Outcome
+from mixbench.launch.local import Outcome, _prepare
 from mixbench.launch.plan import expand
 
 
@@ -27,6 +28,23 @@ def test_a_grid_is_multiplied_out_with_all_methods_of_a_seed_together():
 
 def test_all_stands_for_every_registered_method():
     assert len(words("method=all")) >= 4
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize(
+    ("net", "left"), [("preactresnet18", {"tlalign", "transmix"}), ("vit_tiny", {"alignmix"})]
+)
+def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, monkeypatch):
+    monkeypatch.setattr(assemble, "estimate_seconds", lambda *_: 1.0)
+    given = [f"net={net}", "data=digits", "net.patch=4", "data.limit=64"]
+    prepared, notes, *_ = _prepare(expand(["method=all", *given]), False)
+    kept = {run.id.partition("-")[0] for run in prepared}
+    assert not left & kept
+    assert {"erm", "cutmix", "choice"} <= kept
+    told = " ".join(notes)
+    assert all(f"left out: method {name} needs" in told for name in left)
+    named, _, *_ = _prepare(expand([f"method=erm,{min(left)}", *given]), False)
+    assert len(named) == 2  # what is asked for by name fails by itself
 
 
 @pytest.mark.parametrize(

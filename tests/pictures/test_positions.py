@@ -11,6 +11,7 @@ from mixbench.pictures.positions import (
     position_colours,
     strongest_matches,
     tinted,
+    with_box,
     with_grid,
 )
 
@@ -148,3 +149,13 @@ def test_a_grid_is_drawn_only_where_patches_can_be_told():
     assert [y for y in range(64) if lines.getpixel((5, y)) != (0, 0, 0)] == [32]
     assert with_grid(black, (32, 32)).getcolors() == [(64 * 64, (0, 0, 0))]
     assert black.getcolors() == [(64 * 64, (0, 0, 0))]
+
+
+def test_the_outline_of_a_box_lies_on_its_border_and_an_empty_one_is_not_drawn():
+    plain = Image.new("RGB", (80, 40), (255, 0, 0))
+    shown = with_box(plain, [2, 1, 6, 7], (8, 16))  # five pixels of the picture for each
+    white = [(x, y) for x in range(80) for y in range(40) if shown.getpixel((x, y)) == (255,) * 3]
+    assert (min(x for x, _ in white), max(x for x, _ in white)) == (5, 34)
+    assert (min(y for _, y in white), max(y for _, y in white)) == (10, 29)
+    assert shown.getpixel((20, 20)) == (255, 0, 0)
+    assert with_box(plain, [3, 3, 3, 9], (8, 16)).tobytes() == plain.tobytes()
