@@ -10,9 +10,7 @@ import mixbench.functional as mf
 from mixbench.methods.base import Method
 from mixbench.methods.pasting import Pasted
 from mixbench.pictures.positions import heat, tinted, with_box
-from mixbench.pictures.sheet import Panel, enlarge, label_text, mixed_sheet, sheet
-
-ROWS = 4  # of a batch
+from mixbench.pictures.sheet import Panel, enlarge, label_text, mixed_sheet, pairs, sheet
 
 
 def draw_tokens(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
@@ -57,8 +55,8 @@ def _draw(
     size, grid = (x.shape[2], x.shape[3]), (tokens.shape[1], tokens.shape[2])
     pasted = mf.pasted_tokens(boxes, size, grid)
     rows = []
-    for own in range(min(ROWS, len(x))):
-        other, box = int(mixed.perm[own]), boxes[own].tolist()
+    for own, other in pairs(mixed.perm):
+        box = boxes[own].tolist()
         most = tokens[own].max().clamp(min=1e-12) if relative else 1
         maps = [
             with_box(enlarge(tinted(made[own], heat(m).flatten(1).t(), grid)), box, size)

@@ -79,9 +79,10 @@ def test_a_scene_takes_the_weights_of_a_run_of_any_method(runs):
     assert pictures[0].tobytes() != pictures[1].tobytes()
 
 
-def test_the_gallery_shows_every_method(scene):
+def test_the_gallery_shows_every_method_that_can_train_the_network(scene):
     picture = scene.gallery()
-    each = [scene.picture(f"method={name}") for name in list_methods()]
+    names = set(list_methods()) - {"tlalign", "transmix"}  # which need attention
+    each = [scene.picture(f"method={name}") for name in names]
     assert picture.height > sum(part.height for part in each)
     assert picture.width == max(part.width for part in each)
 
