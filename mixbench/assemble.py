@@ -43,10 +43,12 @@ def identify_run(config: RunConfig) -> Identity:
     plain = to_plain(config)
     if config.net.weights is not None:
         plain["net"]["weights"] = weights_identity(config.net.weights)
-    cls = METHODS.get(config.method["name"])
-    for key in cls.files:
-        if plain["method"].get(key) is not None:
-            plain["method"][key] = weights_identity(plain["method"][key], f"method.{key}")
+    own = plain["method"]
+    nested = {name: value for name, value in own.items() if isinstance(value, dict)}
+    for name, keys in {config.method["name"]: own, **nested}.items():
+        for key in METHODS.get(name).files:
+            if keys.get(key) is not None:
+                keys[key] = weights_identity(keys[key], f"method.{key}")
     return identify(plain, defaults, aside_keys(), source.name, source.fingerprint())
 
 

@@ -329,10 +329,13 @@ def _check_method_keys(composed: Composed) -> None:
     for key, value in composed.config.method.items():
         if isinstance(value, dict) and "members" in fields:
             _check_member_keys(key, value, composed.origins)
+        elif isinstance(value, dict) and key not in fields:
+            path = f"method.{key}.{next(iter(value), '')}".rstrip(".")
+            todo = "method keys are flat: method.<key>; only a choice has method.<member>.<key>"
+            where = composed.origins.get(path, COMMAND_LINE)
+            raise UserError(f"unknown key {path} of method {name}", where, todo)
         elif key not in ("name", *fields):
-            inner = next(iter(value), "") if isinstance(value, dict) else ""
-            path = f"{key}.{inner}" if inner else key
-            _foreign_key(name, path, fields, composed.origins.get(f"method.{path}", COMMAND_LINE))
+            _foreign_key(name, key, fields, composed.origins.get(f"method.{key}", COMMAND_LINE))
 
 
 def _check_member_keys(member: str, settings: dict[str, Any], origins: dict[str, str]) -> None:
