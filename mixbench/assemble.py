@@ -49,7 +49,7 @@ def identify_run(config: RunConfig) -> Identity:
         for key in METHODS.get(name).files:
             if keys.get(key) is not None:
                 keys[key] = weights_identity(keys[key], f"method.{key}")
-    return identify(plain, defaults, aside_keys(), source.name, source.fingerprint())
+    return identify(plain, defaults, aside_keys(), source.full_name, source.identity())
 
 
 def check_task(config: RunConfig) -> None:

@@ -193,6 +193,9 @@ class Attempt:
         write_record(self.folder, record)
         for name in (TRACEBACK, REPLAY):
             (self.folder / name).unlink(missing_ok=True)
+        if record.label_noise is not None:
+            share = 100 * record.label_noise
+            log.info("data.labels changed %.2f %% of the training labels", share)
 
     def _train(self, signals: StopSignals, checkpoint: dict[str, Any] | None) -> None:
         parts = Parts(self.config, self.folder, self.method, self.data, self.device, self.group)

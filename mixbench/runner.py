@@ -205,5 +205,6 @@ def _new_record(
         test_size=info.test_size,
         skipped=info.skipped,
         official=info.official,
+        label_noise=info.label_noise,
         **environment(),
     )

@@ -92,6 +92,7 @@ class DataConfig:
     root: str | None = aside()  # folder or archive to read; else MIXBENCH_DATA, else download
     train: str | None = aside()  # pack: file of the training images
     test: str | None = aside()  # pack: file of the test images
+    labels: str | None = aside()  # other training labels, FILE.npz:SET; their content counts
     size: int | None = None  # resize every image to this many pixels squared
     resize: int | None = None  # shorter side before the centre is cut to data.size; null: the same
     crop_area: float | None = None  # random resized crops of at least this share, read from files
@@ -332,6 +333,7 @@ class DataInfo:
     test_size: int = 0
     skipped: int = 0  # unreadable images left out
     official: bool | None = None  # the files are the authors' own; None: not known
+    label_noise: float | None = None  # share of training labels that data.labels changed
 
     @property
     def names(self) -> list[str]:

@@ -89,7 +89,7 @@ class FileImages(ImageSet):
 
     def subset(self, rows: Tensor) -> "FileImages":
         """The images at ``rows`` (M,), in that order."""
-        return FileImages(self.part, self.config, self.rows[rows])
+        return FileImages(self.part, self.config, self.rows[rows]).with_labels(self.labels[rows])
 
     def _decode(self, row: int, crop_seed: int | None) -> np.ndarray:
         size, area = self.config.size, self.config.crop_area

@@ -1,5 +1,6 @@
 """Sets of images, what is known of them, and how they are divided."""
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -65,6 +66,12 @@ class ImageSet(Dataset[Batch], ABC):
     def subset(self, rows: Tensor) -> Self:
         """The images at ``rows`` (M,), in that order."""
 
+    def with_labels(self, labels: Tensor) -> Self:
+        """The same images under other ``labels`` of the same form."""
+        other = copy.copy(self)
+        other.labels = labels
+        return other
+
     def to(self, device: torch.device) -> "ImageSet":
         """The same set on another device, where it can lie there."""
         del device
@@ -116,12 +123,17 @@ class ResidentImages(ImageSet):
 
 @dataclass
 class Splits:
-    """Training images, test images, hold-out where ``select=val`` asks for one, and the facts."""
+    """Training images, test images, hold-out where ``select=val`` asks for one, and the facts.
+
+    ``test_rows`` (N,) are the places of the test images in the original test set, by which labels
+    that others gave them are found.
+    """
 
     train: ImageSet
     test: ImageSet
     info: DataInfo
     val: ImageSet | None = None
+    test_rows: Tensor | None = None
 
 
 class Content(NamedTuple):

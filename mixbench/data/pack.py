@@ -1,9 +1,10 @@
 """Packed sets: one ``.npz`` file for training, one for test.
 
 A pack holds ``images`` (N, H, W[, C]) uint8, or ``jpeg`` (all files end to end, uint8) with
-``offsets`` (N + 1,), and ``label`` or ``labels`` (N,), optionally ``class_names`` and ``bbox``
-(N, 4): xmin, ymin, xmax, ymax in pixels, the last pixel included. In its place stands a Parquet
-file, or a folder of such, as Hugging Face distributes data sets.
+``offsets`` (N + 1,), and ``label`` or ``labels`` (N,), optionally ``class_names``, ``bbox`` (N, 4):
+xmin, ymin, xmax, ymax in pixels, the last pixel included, and ``original_index`` (N,), the place of
+each image in the set that the pack was taken from. In its place stands a Parquet file, or a folder
+of such, as Hugging Face distributes data sets.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mixbench.data.encoded import Part, read_part
 from mixbench.data.images import Content, ResidentImages, check_labels, corners
@@ -50,6 +52,11 @@ class Pack(DataSource):
             pairs = set(zip(labels, archive["wnid"].tolist(), strict=True))
         ids = [str(wnid) for _, wnid in sorted(pairs)]
         return ids if len(ids) == len(self._both[2]) == len(set(labels)) else []
+
+    def original_rows(self) -> tuple[Tensor | None, Tensor | None]:
+        """``original_index`` of both files; None where a file has none."""
+        train, test = map(_original_index, self._paths())
+        return train, test
 
     def parts(self) -> tuple[Part, Part, list[str]] | None:
         """Both files, where they hold encoded images."""
@@ -117,6 +124,15 @@ class Pack(DataSource):
         names = names or [str(index) for index in range(int(labels.max()) + 1)]
         check_labels(labels, count, names, str(path))
         return held, names
+
+
+def _original_index(path: Path) -> Tensor | None:
+    if is_parquet(path):
+        return None
+    with np.load(path, allow_pickle=False) as archive:
+        if "original_index" not in archive.files:
+            return None
+        return torch.from_numpy(archive["original_index"].astype(np.int64))
 
 
 _KEYS = ("images", "jpeg", "offsets", "label", "labels", "class_names", "bbox")

@@ -1,9 +1,12 @@
 """What every data set is: something that can be named, identified and read."""
 
+import hashlib
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mixbench.data.encoded import Part, read_part
 from mixbench.data.images import (
@@ -16,6 +19,7 @@ from mixbench.data.images import (
     image_stats,
     stratified,
 )
+from mixbench.data.labels import OtherLabels, labels_of, read_labels
 from mixbench.data.prepared import prepared
 from mixbench.errors import UserError
 from mixbench.schema import DataConfig, DataInfo
@@ -44,9 +48,33 @@ class DataSource(ABC):
         """Shown name, part of every run id."""
         return self.config.name or self.config.kind
 
+    @cached_property
+    def other_labels(self) -> OtherLabels | None:
+        """What ``data.labels`` asks for."""
+        return None if self.config.labels is None else read_labels(self.config.labels)
+
+    @property
+    def full_name(self) -> str:
+        """The shown name, and that of the training labels where they are not its own."""
+        return self.name if self.other_labels is None else f"{self.name}+{self.other_labels.name}"
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Content hash of the files, without decoding them."""
+
+    def identity(self) -> str:
+        """Content hash of all that is trained and tested on, other labels included."""
+        if self.other_labels is None:
+            return self.fingerprint()
+        both = self.fingerprint() + self.other_labels.fingerprint()
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    def original_rows(self) -> tuple[Tensor | None, Tensor | None]:
+        """Places of the training and of the test images in the sets that they were taken from.
+
+        None where these are the sets themselves.
+        """
+        return None, None
 
     def parts(self) -> tuple[Part, Part, list[str]] | None:
         """Files of the training and of the test images, and class names; None if it has none."""
@@ -92,8 +120,17 @@ class DataSource(ABC):
         keep = len(train)
         if config.train_fraction < 1:
             keep = max(1, round(keep * config.train_fraction))
-        train = train.subset(stratified(train.labels, min(keep, config.limit or keep)))
-        test = test.subset(stratified(test.labels, min(len(test), config.limit or len(test))))
+        # Subsets and hold-outs hold the same images whichever labels are trained on.
+        rows = stratified(train.labels, min(keep, config.limit or keep))
+        labels = self._training_labels(train, class_names, skipped)[rows]
+        train = train.subset(rows)
+        noise = None if self.config.labels is None else _unequal(labels, train.labels)
+        rows = stratified(test.labels, min(len(test), config.limit or len(test)))
+        places = None
+        if not skipped:
+            places = self._places(1, len(test))
+            places = rows if places is None else places[rows]
+        test = test.subset(rows)
         val = None
         if holdout:
             count = min(round(len(train) * config.val_fraction), HOLDOUT_LIMIT)
@@ -106,7 +143,10 @@ class DataSource(ABC):
             rows = stratified(train.labels, count)
             rest = torch.ones(len(train), dtype=torch.bool)
             rest[rows] = False
-            train, val = train.subset(rest.nonzero().flatten()), train.subset(rows)
+            rest = rest.nonzero().flatten()
+            val = train.subset(rows).with_labels(labels[rows])
+            train, labels = train.subset(rest), labels[rest]
+        train = train.with_labels(labels)
         if stats is None or (len(train) < whole and isinstance(train, ResidentImages)):
             stats = self._stats(train)
         channels, height, width = train.shape
@@ -119,13 +159,35 @@ class DataSource(ABC):
             **stats._asdict(),
             class_names=class_names,
             class_ids=self.class_ids(),
-            name=self.name,
+            name=self.full_name,
             train_size=len(train),
             test_size=len(test),
             skipped=skipped,
             official=self.official,
+            label_noise=noise,
         )
-        return Splits(train, test, info, val)
+        return Splits(train, test, info, val, places)
+
+    def _training_labels(self, train: ImageSet, class_names: list[str], skipped: int) -> Tensor:
+        if self.other_labels is None:
+            return train.labels
+        if skipped:
+            raise UserError(
+                f"{skipped} images were left out, and the others can no longer be counted off",
+                "data.labels",
+                "repair them, or do without data.on_corrupt=skip",
+            )
+        rows = self._places(0, len(train))
+        return labels_of(self.other_labels, train.labels, rows, class_names)
+
+    def _places(self, split: int, count: int) -> Tensor | None:
+        """Original places of the training (0) or of the test images (1)."""
+        rows = self.original_rows()[split]
+        if rows is not None and len(rows) != count:
+            part = ("training", "test")[split]
+            what = f"original_index has {len(rows)} rows for {count} {part} images"
+            raise UserError(what, "data", "correct the pack")
+        return rows
 
     def _stats(self, train: ImageSet) -> Stats:
         """Published constants where there are any; what only BC+ needs is not read from files."""
@@ -135,6 +197,10 @@ class DataSource(ABC):
             return self.constants
         stats = image_stats(train.sample())
         return stats._replace(mean=self.constants.mean, std=self.constants.std)
+
+
+def _unequal(first: Tensor, second: Tensor) -> float:
+    return float((first != second).double().mean())
 
 
 def existing(path: str | None, key: str) -> Path:

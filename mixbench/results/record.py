@@ -66,6 +66,7 @@ class Record:
     test_size: int = 0
     skipped: int = 0  # unreadable images left out
     official: bool | None = None  # the data files are the authors' own; None: not known
+    label_noise: float | None = None  # share of training labels that data.labels changed
     attempts: list[dict[str, Any]] = field(default_factory=list)
     resumed_bit_exact: bool | None = None  # None: trained in one go
     config_changes: dict[str, Any] = field(default_factory=dict)  # allowed on the way, by key

@@ -1,0 +1,148 @@
+"""Training labels from another source than the data set, such as people's of CIFAR-10N.
+
+A file is an ``.npz`` with arrays (N,) of class indices, one for each set of labels, in the order of
+the original training images: Wei et al., ICLR 2022, arXiv:2110.12088 give the 50,000 labels of
+CIFAR-10 as ``aggre_label``, ``worse_label`` and ``random_label1`` to ``random_label3``, beside
+``clean_label``, by which the order is checked.
+"""
+
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixbench.errors import UserError, near_match
+
+KEY, CLEAN, WORD = "data.labels", "clean_label", "_label"
+
+
+class OtherLabels(NamedTuple):
+    """One set of labels: its name, (N,) int64 classes, and the true ones where the file has them.
+
+    ``where`` names file and set in messages.
+    """
+
+    name: str
+    labels: Tensor
+    clean: Tensor | None
+    where: str
+
+    def fingerprint(self) -> str:
+        """Content hash of the labels, wherever they lie."""
+        return hashlib.sha256(self.labels.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def read_labels(given: str) -> OtherLabels:
+    """Read a set of labels.
+
+    Args:
+        given: Value of ``data.labels``: a file, and behind a colon which of its sets, whose name
+            may leave out ``_label``: ``worse``, ``random1``.
+
+    Returns:
+        The labels.
+
+    Raises:
+        UserError: If the file is missing or unreadable, or has no such set.
+    """
+    path, chosen = _divided(given)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            sets = {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise UserError("no such file of labels", str(path), f"correct {KEY}=") from error
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(
+            f"not a readable .npz of labels: {error}", str(path), f"correct {KEY}="
+        ) from error
+    others = {name.replace(WORD, ""): name for name in sets if name != CLEAN}
+    short = chosen.replace(WORD, "") or (next(iter(others), "") if len(others) == 1 else "")
+    if short not in others:
+        what = f"it has no labels {chosen!r}" if chosen else "it holds several sets of labels"
+        hint = near_match(short, others) if chosen else ""
+        todo = f"write {KEY}={path}:NAME with one of: {', '.join(others) or 'none'}"
+        raise UserError(what + (f"; {hint}" if hint else ""), str(path), todo)
+    name = others[short]
+    where = f"{path}, {name}"
+    clean = _classes(sets[CLEAN], f"{path}, {CLEAN}") if CLEAN in sets else None
+    labels = _classes(sets[name], where)
+    if clean is not None and len(clean) != len(labels):
+        raise UserError(f"{len(labels)} labels but {len(clean)} in {CLEAN}", where)
+    return OtherLabels(short, labels, clean, where)
+
+
+def labels_of(
+    other: OtherLabels, labels: Tensor, rows: Tensor | None, class_names: list[str]
+) -> Tensor:
+    """The other labels of a training set.
+
+    Args:
+        other: As read.
+        labels: (N,) int64 of the data set itself.
+        rows: (N,) place of each image in the original training set; None: they are all there, in
+            the original order.
+        class_names: Of the data set.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        UserError: If they are not labels of these images.
+    """
+    if labels.ndim > 1:
+        raise UserError("only images of one class each can take other labels", KEY)
+    same_set = "use labels of the same data set"
+    count = len(other.labels)
+    if rows is None and count != len(labels):
+        raise UserError(
+            f"{count} labels for {len(labels)} training images",
+            other.where,
+            "use all original images, or a pack with original_index",
+        )
+    rows = torch.arange(count) if rows is None else rows
+    low, high = _ends(rows)
+    if low < 0 or high >= count:
+        raise UserError(
+            f"{count} labels, and the images are rows {low} to {high} of the original ones",
+            other.where,
+            same_set,
+        )
+    taken = other.labels[rows]
+    low, high = _ends(taken)
+    if low < 0 or high >= len(class_names):
+        raise UserError(
+            f"labels run from {low} to {high} and there are {len(class_names)} classes",
+            other.where,
+            same_set,
+        )
+    wrong = 0 if other.clean is None else int((other.clean[rows] != labels).sum())
+    if wrong:
+        raise UserError(
+            f"{CLEAN} differs from the data set for {wrong} of {len(labels)} images: they are "
+            "others, or in another order",
+            other.where,
+            f"{same_set}, and a pack with original_index",
+        )
+    return taken
+
+
+def _ends(values: Tensor) -> tuple[int, int]:
+    low, high = values.aminmax()
+    return int(low), int(high)
+
+
+def _divided(given: str) -> tuple[Path, str]:
+    path, colon, name = given.rpartition(":")
+    return (Path(path), name) if colon and not Path(given).exists() else (Path(given), "")
+
+
+def _classes(values: np.ndarray, where: str) -> Tensor:
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or not len(values):
+        raise UserError(
+            f"labels must be whole numbers (N,), got {values.dtype} {values.shape}", where
+        )
+    return torch.from_numpy(values.astype(np.int64))
