@@ -283,6 +283,7 @@ class RunConfig:
     devices: int = aside(1)  # per machine, one process each
     num_nodes: int = aside(1)  # machines
     select: str = "last"  # epoch that is tested: the last, or the best on the hold-out
+    peek: bool = aside(False)  # also log the test score of every epoch; nothing is chosen by it
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
@@ -290,9 +291,14 @@ class RunConfig:
         at_least("batch_size", self.batch_size, 1)
         positive("lr", self.lr)
         one_of("task", self.task, TASKS)
+        if self.peek and self.task == "ssl":
+            raise ValueError("peek=true needs task=supervised: without labels there is no score")
         one_of("precision", self.precision, ("fp32", "bf16"))
         if self.select in ("best_test", "median10"):
-            raise ValueError(f"select={self.select} would choose on the test set; use last or val")
+            raise ValueError(
+                f"select={self.select} would choose on the test set; use last or val, "
+                "and peek=true to see what it would give"
+            )
         one_of("select", self.select, SELECTIONS)
         at_least("devices", self.devices, 1)
         at_least("num_nodes", self.num_nodes, 1)

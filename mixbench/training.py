@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mixbench.callbacks.average import EMA
 from mixbench.callbacks.buffers import OneSetOfBuffers
 from mixbench.callbacks.checkpoint import AtomicCheckpointIO, KeepCheckpoints
 from mixbench.callbacks.curves import CurveLogger
+from mixbench.callbacks.peek import Peek
 from mixbench.callbacks.probe import Probe, keep_classifier
 from mixbench.callbacks.progress import Bar, PlainProgress
 from mixbench.callbacks.samples import Samples
@@ -35,9 +37,11 @@ from mixbench.group import Group
 from mixbench.methods.base import Method
 from mixbench.results.record import Record
 from mixbench.results.secrets import scrubbed
+from mixbench.results.selection import columns, test_curve
 from mixbench.schema import RunConfig
 from mixbench.stop import StopSignals
 
+log = logging.getLogger("mixbench")
 HURRY = 5.0  # seconds for W&B when a run must end
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -127,7 +131,9 @@ def fit_and_test(
         )
     loggers: list[Logger] = [curves, *([wandb] if wandb else [])] if parts.group.leads else []
     callbacks: list[Callback] = [EMA(config.optim.ema)] if config.optim.ema is not None else []
-    callbacks += [OneSetOfBuffers(parts.group), scores, speed, samples, keeper]
+    callbacks.append(OneSetOfBuffers(parts.group))
+    callbacks += [Peek(around=list(callbacks))] if config.peek else []
+    callbacks += [scores, speed, samples, keeper]
     if config.task == "ssl":  # in front of what is evaluated, with the buffers that are
         callbacks.insert(callbacks.index(scores), Probe(data))
     loaded = {folder / LAST: checkpoint} if checkpoint else {}
@@ -168,6 +174,12 @@ def fit_and_test(
         scores.save(folder / "predictions.npz")
     tested = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     record.metrics |= {key.removeprefix("test/"): value for key, value in tested.items()}
+    if config.peek and parts.group.leads:
+        rows = [curves.rows[step] for step in sorted(curves.rows)]
+        looked = test_curve(rows, score, config.epochs)
+        if looked is None:
+            log.warning("peek: an earlier attempt did not look at the test set after each epoch")
+        record.metrics |= columns(looked or [], score)
     for key, value in speed.results(parts.device).items():
         if value is not None:
             setattr(record, key, value)

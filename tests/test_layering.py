@@ -22,6 +22,7 @@ LEVELS = {
     "results/identity": 0,
     "results/record": 0,
     "results/curves": 0,
+    "results/selection": 0,
     "results/secrets": 0,
     "results/wandb_run": 0,
     "backbones": 1,

@@ -27,6 +27,10 @@ class Throughput(Callback):
         self._seen = 0
         self._ended = self._waited = self._spent = 0.0
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What was evaluated and saved between two epochs is no wait for data."""
+        self._ended = time.perf_counter()
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:

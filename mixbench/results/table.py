@@ -7,11 +7,13 @@ import math
 from typing import Any
 
 from mixbench.errors import UserError
-from mixbench.results.leaderboard import Group, Leaderboard, Row
+from mixbench.results.leaderboard import PEEKED, Group, Leaderboard, Row
 
 FORMATS = ("table", "markdown", "csv", "json")
 NONE = "\N{EN DASH}"  # no value, or one that is not finite
+WARNING = "\N{WARNING SIGN}"
 _DIGITS = {"top1": 2, "top1_knn": 2, "top5": 2, "img_per_s": 0, "wall_s": 0}
+_DIGITS |= dict.fromkeys(PEEKED, 2)
 
 
 def render(board: Leaderboard, style: str = "table") -> str:
@@ -64,6 +66,8 @@ def _text(group: Group, *, markdown: bool) -> str:
     names = list(dict.fromkeys(name for row in group.rows for name in row.summaries))
     header = ["method", "n", "top1", "sd", "95 % interval", *names[1:]]
     lines = [[_cell(row, name, markdown) for name in header] for row in group.rows]
+    peeked = [name for name in header if name in PEEKED]
+    header = [f"{name} {WARNING}" if name in peeked else name for name in header]
     table = markdown_table(header, lines) if markdown else _aligned(header, lines)
     notes = []
     if group.smoke_test:
@@ -73,6 +77,8 @@ def _text(group: Group, *, markdown: bool) -> str:
         notes.append(f"{mark}: best mean, and rows that its seeds do not separate from it")
     if any(len(row.seeds) == 1 for row in group.rows):
         notes.append("n=1: one seed supports no interval and no claim")
+    if peeked:
+        notes.append(f"{WARNING}: chosen on the test set, to compare with published figures only")
     if any(row.shared_cores for row in group.rows):
         notes.append("img_per_s: measured while other runs shared the machine")
     if group.devices:

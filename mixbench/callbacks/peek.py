@@ -1,0 +1,55 @@
+"""A look at the test set after every epoch, for comparison with figures that were chosen on it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mixbench.metrics import StoredLogits, mean_average_precision, topk
+
+
+class Peek(Callback):
+    """Reports ``peek/top1``, or ``peek/map``; nothing in training reads it.
+
+    The weights are those that would be tested, and training goes on as if nobody had looked.
+
+    Args:
+        around: Callbacks that prepare an evaluation and put things back after it.
+    """
+
+    def __init__(self, around: Sequence[Callback] = ()) -> None:
+        self.around = around
+        self._loader: Any = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Test on all images."""
+        if self._loader is None:
+            self._loader = trainer.datamodule.test_dataloader()  # type: ignore[attr-defined]
+        stored = StoredLogits().to(pl_module.device)
+        with self._evaluating(trainer, pl_module), torch.no_grad():
+            for index, batch in enumerate(self._loader):
+                batch = trainer.strategy.batch_to_device(batch)
+                found = pl_module.test_step(batch, index)
+                stored.update(found["logits"], found["y"], found["ids"])
+        logits, labels, _ = stored.compute()
+        if pl_module.info.task == "multilabel":
+            values = {"map": mean_average_precision(logits, labels)}
+        else:
+            values = {"top1": topk(logits, labels)}
+        pl_module.report(values, split="peek")
+
+    @contextmanager
+    def _evaluating(self, trainer: Trainer, module: LightningModule) -> Iterator[None]:
+        training = [part for part in module.modules() if part.training]
+        for callback in self.around:
+            callback.on_validation_epoch_start(trainer, module)
+        module.eval()
+        try:
+            yield
+        finally:
+            for part in training:
+                part.training = True
+            for callback in reversed(self.around):
+                callback.on_validation_epoch_end(trainer, module)
