@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbench import __version__
-from mixbench.commands import data, methods, names, tables, training, weights
+from mixbench.commands import data, methods, names, reproducing, tables, training, weights
 from mixbench.commands.console import complain
 from mixbench.errors import MixbenchError
 from mixbench.ranks import write_error
@@ -90,9 +90,23 @@ def _parser() -> argparse.ArgumentParser:
     plan = add("sweep", training.sweep, "an ablation plan, then its leaderboard", overrides=True)
     for grid in (bench, plan):
         _launching(grid)
+    text = "the official recipe of a published figure; published, ours, verdict"
+    again = add("reproduce", reproducing.reproduce, text)
+    again.add_argument("method", metavar="METHOD")
+    again.add_argument("overrides", nargs="*", metavar="k=v", help="overrides; they are told")
+    again.add_argument("--data", required=True, metavar="NAME", help="data set of the figure")
+    again.add_argument("--net", required=True, metavar="NAME", help="network of the figure")
+    again.add_argument("--figure", type=int, default=1, metavar="N", help="which of several")
+    again.add_argument("--seeds", default="0,1,2", metavar="LIST", help="default: 0,1,2")
+    again.add_argument("--yes", action="store_true", help="train, whatever it costs")
+    again.add_argument("--budget", type=float, metavar="HOURS", help="train if it costs no more")
+    again.add_argument("--strict", action="store_true", help="refuse keys without effect")
     board = add("leaderboard", tables.leaderboard, "tables of finished runs")
     board.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
     board.add_argument("--format", default="table", help="table, markdown, csv or json")
+    board.add_argument(
+        "--literature", action="store_true", help="also a table of published figures on such data"
+    )
     board.add_argument("--wandb", action="store_true", help="also log it to W&B as a table")
     listing = add("list", names.list_names, "names of methods, data, nets and recipes")
     listing.add_argument(

@@ -43,6 +43,8 @@ def info(args: argparse.Namespace) -> int:
     from mixbench import experiments
     from mixbench.backbones import NETS
     from mixbench.methods import METHODS
+    from mixbench.results.literature import figures
+    from mixbench.results.table import literature_table
     from mixbench.source import config_fields, docstring
 
     kinds = [kind for kind in KINDS if args.name in _names(kind, "*")]
@@ -75,6 +77,8 @@ def info(args: argparse.Namespace) -> int:
         if path is not None:
             say(f"\n{groups[kind]} file, experiments/{groups[kind]}/{path.name}:")
             say("  " + path.read_text(encoding="utf-8").rstrip().replace("\n", "\n  "))
+    if "methods" in kinds and (found := figures(args.name)):
+        say(f"\n{literature_table(found)}".rstrip())
     return 0
 
 

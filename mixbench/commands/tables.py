@@ -11,14 +11,26 @@ def leaderboard(args: argparse.Namespace) -> int:
     """Print rows over seeds."""
     from mixbench.results.leaderboard import build_leaderboard, find_runs
     from mixbench.results.record import runs_folder
-    from mixbench.results.table import FORMATS, render
+    from mixbench.results.table import FORMATS, literature_table, render
 
     if args.format not in FORMATS:
         raise UserError(
             f"unknown format {args.format!r}", "--format", f"choose one of: {', '.join(FORMATS)}"
         )
+    if args.literature and args.format not in ("table", "markdown"):
+        raise UserError(
+            "published figures stand beside tables only",
+            "--literature",
+            "use --format table or markdown",
+        )
     board = build_leaderboard(find_runs(args.runs or [runs_folder()]))
     sys.stdout.write(render(board, args.format))
+    if args.literature:
+        from mixbench.results.literature import figures
+
+        sets = {group.data for group in board.groups}
+        found = [figure for figure in figures() if figure.data in sets]
+        sys.stdout.write("\n" + literature_table(found, args.format))
     if args.wandb:
         from mixbench.results.wandb_table import log_table
         from mixbench.schema import WandbConfig

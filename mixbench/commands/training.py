@@ -111,12 +111,12 @@ def _carry_out(
     for number, run in enumerate(runs, 1):
         state = "done" if run.done else "to do"
         if run.seconds is not None and not run.done:
-            state = f"about {_duration(run.seconds)}"
+            state = f"about {duration(run.seconds)}"
         arm = f"{run.arm}: " if run.arm else ""
         say(f"[{number}/{len(runs)}] {arm}{run.id}: {state}")
     if left:
         seconds = sum(run.seconds or 0 for run in left) / min(launcher.slots, len(left))
-        about = f", about {_duration(seconds)} of training" if seconds else ""
+        about = f", about {duration(seconds)} of training" if seconds else ""
         say(f"{len(left)} to do{about}")
         say(f"logs: {folder}/<id>/log.txt")
     if args.dry_run:
@@ -163,7 +163,8 @@ def _say_scores(record: Any) -> None:
     say(f"{record.id}  {scores}")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from mixbench.errors import UserError
 from mixbench.results.leaderboard import PEEKED, Group, Leaderboard, Row
+from mixbench.results.literature import Figure
+from mixbench.results.selection import CHOICES
 
 FORMATS = ("table", "markdown", "csv", "json")
 NONE = "\N{EN DASH}"  # no value, or one that is not finite
@@ -46,6 +49,42 @@ def render(board: Leaderboard, style: str = "table") -> str:
         gap = "\n\n" if style == "markdown" else "\n"
         blocks.append(f"Not in the tables:{gap}{lines}\n")
     return "\n".join(blocks)
+
+
+def literature_table(found: Sequence[Figure], style: str = "table") -> str:
+    """Published figures, apart from our own rows, as they were published.
+
+    Args:
+        found: The figures.
+        style: ``table`` or ``markdown``.
+
+    Returns:
+        Text that ends with a line break: a table for each paper, and what its words mean.
+    """
+    markdown = style == "markdown"
+    title = "Literature: published figures, never ranked with our runs"
+    blocks = [f"## {title}\n" if markdown else f"{title}\n"]
+    header = ["method", "data", "net", "epochs", "value", "metric", "epoch", "n", "source"]
+    for paper in dict.fromkeys(figure.title for figure in found):
+        lines = [_published(figure) for figure in found if figure.title == paper]
+        if markdown:
+            lines = [[_escape(cell) for cell in line] for line in lines]
+            blocks.append(f"### {_escape(paper)}\n\n{markdown_table(header, lines)}\n")
+        else:
+            blocks.append(f"{paper}\n{_aligned(header, lines, texts=(0, 1, 2, 5, 6, 8))}\n")
+    used = [name for name in CHOICES if any(figure.select == name for figure in found)]
+    words = "; ".join(f"{name}: {CHOICES[name][0]}" for name in used)
+    blocks.append(f"epoch: {words + '; ' if words else ''}{NONE}: not said\n")
+    return "\n".join(blocks) if found else f"{blocks[0]}none for this data\n"
+
+
+def _published(figure: Figure) -> list[str]:
+    source = figure.source + (f" ({figure.setting})" if figure.setting else "")
+    epochs, n = (NONE if number is None else str(number) for number in (figure.epochs, figure.n))
+    select = figure.select if figure.select in CHOICES else NONE
+    value = f"{figure.value:g}"
+    words = [figure.method, figure.data, figure.net, epochs, value, figure.metric, select, n]
+    return [*words, source]
 
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> str:
@@ -116,12 +155,12 @@ def _number(value: float | None, name: str) -> str:
     return f"{value:.{_DIGITS.get(name, 4)}f}"
 
 
-def _aligned(header: list[str], lines: list[list[str]]) -> str:
+def _aligned(header: list[str], lines: list[list[str]], texts: Collection[int] = (0,)) -> str:
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rows = [header, ["-" * width for width in widths], *lines]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
+            cell.ljust(width) if index in texts else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
