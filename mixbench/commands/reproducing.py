@@ -43,7 +43,7 @@ def reproduce(args: argparse.Namespace) -> int:
     say(f"recipe: {figure.recipe} {' '.join(figure.overrides)}".rstrip())
     if changed:
         say(SHORT)
-    folder, outcome = _carry_out(args, runs, composed.config)
+    folder, runs, outcome = _carry_out(args, runs, composed.config)
     if outcome is None:
         return 0
     if outcome.interrupted:
@@ -70,15 +70,15 @@ def _carry_out(args: argparse.Namespace, runs: Any, config: Any) -> Any:
         if seconds is not None:
             say(_cost(len(runs), seconds * len(runs)))
             say("nothing was started: add --yes, or --budget HOURS to go on where it costs no more")
-            return folder, None
-    launcher.prepare(runs)
+            return folder, runs, None
+    runs = launcher.prepare(runs)
     left = [run for run in runs if not run.done]
     seconds = sum(run.seconds or 0 for run in left)
     say(_cost(len(left), seconds) if left else f"all {len(runs)} runs are done")
     if not args.yes and seconds > 3600 * (args.budget or 0):
         say("nothing was started: add --yes, or a larger --budget HOURS")
-        return folder, None
-    return folder, launcher.carry_out(runs, folder)
+        return folder, runs, None
+    return folder, runs, launcher.carry_out(runs, folder)
 
 
 def _cost(count: int, seconds: float) -> str:

@@ -142,7 +142,7 @@ def read_figures(path: Path) -> list[Figure]:
         raise UserError(notes[0], str(path), "put quotes around it")
     top = {key: content.pop(key) for key in (*_SHARED, "needs") if key in content}
     title = _text(content.pop("title", None), "title", str(path))
-    foreign = _foreign(content.pop("foreign", {}), str(path))
+    known = _known_names(content.pop("foreign", {}), str(path))
     for note in _list(content.pop("notes", []), "notes", str(path)):
         _text(note, "notes", str(path))
     entries = _list(content.pop("figures", None), "figures", str(path))
@@ -152,12 +152,12 @@ def read_figures(path: Path) -> list[Figure]:
         where = f"{path}, figure {number}"
         if not isinstance(entry, dict):
             raise UserError("a figure must hold `key: value` pairs", where)
-        found += _figures_of({**top, **entry}, title, foreign, where)
+        found += _figures_of({**top, **entry}, title, known, where)
     return found
 
 
 def _figures_of(
-    entry: dict[str, Any], title: str, foreign: dict[str, list[str]], where: str
+    entry: dict[str, Any], title: str, known: dict[str, set[str]], where: str
 ) -> list[Figure]:
     _no_more(entry, (*_SHARED, *_MAPS, "needs"), where)
     for key, kind in _SHARED.items():
@@ -180,14 +180,14 @@ def _figures_of(
     metric, select = entry.pop("metric", "top1"), entry.pop("select", UNKNOWN)
     _known(metric, METRICS, "metric", where)
     _known(select, (*CHOICES, UNKNOWN), "select", where)
-    _declared(entry["data"], "data", foreign, where)
-    _declared(entry["net"], "nets", foreign, where)
+    _declared(entry["data"], "data", known, where)
+    _declared(entry["net"], "nets", known, where)
     entry["needs"] = _words(entry.pop("needs", []), "needs", where)
     if not maps["values"]:
         raise UserError("values are missing", where, "write values: {method: value}")
     found = []
     for method, value in maps["values"].items():
-        _declared(method, "methods", foreign, where)
+        _declared(method, "methods", known, where)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 < value < 100:
             raise UserError(f"{method}: {value!r} is no value in percent", where)
@@ -212,22 +212,25 @@ def _figures_of(
     return found
 
 
-def _declared(name: str, kind: str, foreign: dict[str, list[str]], where: str) -> None:
+def _declared(name: str, kind: str, known: dict[str, set[str]], where: str) -> None:
     """Refuse a name that is neither one of ours nor said to be none."""
     registry = _REGISTRIES[kind]
-    family = name.partition(":")[0] in registry.families
-    if name in foreign[kind] or name in registry.names() or family:
+    if name in known[kind] or name.partition(":")[0] in registry.families:
         return
-    hint = near_match(name, [*registry.names(), *foreign[kind]])
+    hint = near_match(name, sorted(known[kind]))
     what = f"unknown {registry.kind} {name!r}" + (f"; {hint}" if hint else "")
     raise UserError(what, where, f"correct it, or list it under foreign: {kind}")
 
 
-def _foreign(value: Any, where: str) -> dict[str, list[str]]:
-    if not isinstance(value, dict):
+def _known_names(foreign: Any, where: str) -> dict[str, set[str]]:
+    """Names by kind: ours, and those that the file declares as foreign."""
+    if not isinstance(foreign, dict):
         raise UserError("foreign must hold lists of methods, data and nets", where)
-    _no_more(value, _REGISTRIES, f"{where}, foreign")
-    return {kind: list(_words(value.get(kind, []), kind, where)) for kind in _REGISTRIES}
+    _no_more(foreign, _REGISTRIES, f"{where}, foreign")
+    return {
+        kind: {*registry.names(), *_words(foreign.get(kind, []), kind, where)}
+        for kind, registry in _REGISTRIES.items()
+    }
 
 
 def _known(value: str, known: Iterable[str], key: str, where: str) -> None:
