@@ -57,6 +57,8 @@ def test_the_first_two_commands_are_bench_and_test():
 def test_every_command_works(workplace, words, runs, capsys, plain_wandb):
     if words[0] == "run":
         words = [*words, *SMALL]
+    elif words[0] == "reproduce":
+        words = [*words, "net.width=4"]
     elif words[0] == "show" and "runs/ID" not in words:
         words = [*words[:-2], *SMALL, *words[-2:]]
     elif words[0] in ("export", "leaderboard", "resume", "show"):
@@ -94,6 +96,19 @@ def test_the_scores_of_a_run_are_computed_again(workplace, runs, capsys):
     exec(example.replace("runs/ID", str(folder)), {})
     printed = ast.literal_eval(capsys.readouterr().out)
     assert printed == pytest.approx(read_record(folder).metrics, rel=1e-6)
+
+
+def test_the_example_of_people_s_answers_runs(workplace, runs):
+    (example,) = [block for block in blocks("python") if "scores_against_people" in block]
+    scope = {}
+    exec(example, scope)
+    words = ["run", "data=pack", "data.train=TRAIN.npz", "data.test=TEST.npz", *SMALL]
+    assert cli.main(words) == 0
+    (folder,) = runs.iterdir()
+    labels = np.arange(64) % 2
+    np.savez("people.npz", counts=np.eye(2)[labels] * 49 + 1, labels=labels)
+    found = scope["scores_against_people"](folder, "people.npz")
+    assert found["ce_human"] > found["entropy_human"] > 0
 
 
 def test_the_stranger_s_method_fits_in_thirty_lines_and_keeps_the_contract(workplace):

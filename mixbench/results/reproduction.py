@@ -77,7 +77,9 @@ def compare(
     Returns:
         The comparison, with every reason why it is none.
     """
-    reasons = [f"{key} {old} -> {new}" for key, (old, new) in sorted(changes.items())]
+    reasons = [
+        f"{key} {old or 'none'} -> {new or 'none'}" for key, (old, new) in sorted(changes.items())
+    ]
     if figure.select == UNKNOWN:
         reasons.append("how the published epoch was chosen was not said")
     if any(record.official is False for record, _ in runs):
