@@ -77,9 +77,8 @@ def compare(
     Returns:
         The comparison, with every reason why it is none.
     """
-    reasons = [
-        f"{key} {old or 'none'} -> {new or 'none'}" for key, (old, new) in sorted(changes.items())
-    ]
+    pairs = {key: [_shown(value) for value in both] for key, both in changes.items()}
+    reasons = [f"{key} {old} -> {new}" for key, (old, new) in sorted(pairs.items())]
     if figure.select == UNKNOWN:
         reasons.append("how the published epoch was chosen was not said")
     if any(record.official is False for record, _ in runs):
@@ -103,6 +102,10 @@ def compare(
         else:
             reasons.append(f"seed {record.seed}: its run has no {figure.select} of peek=true")
     return Reproduction(figure, values, reasons)
+
+
+def _shown(value: object) -> str:
+    return "none" if value in (None, "") else str(value)
 
 
 def report(found: Reproduction) -> list[str]:

@@ -38,7 +38,8 @@ def place(tmp_path):
     worse, fair = (clean + 1) % 3, clean.copy()
     worse[3], fair[0] = clean[3], 2
     labels = {"clean_label": clean, "worse_label": worse, "fair_label": fair}
-    np.savez(tmp_path / "people.npz", **{key: v.astype(np.uint8) for key, v in labels.items()})
+    small = {key: values.astype(np.uint8) for key, values in labels.items()}
+    np.savez(tmp_path / "people.npz", allow_pickle=False, **small)
     return tmp_path
 
 
@@ -74,7 +75,10 @@ def test_test_labels_and_the_images_of_subsets_and_hold_outs_stay(place):
         )
         assert torch.equal(noisy.test.labels, plain.test.labels)
         assert torch.equal(noisy.train.images, plain.train.images)  # pyright: ignore
-        assert not torch.equal(noisy.train.labels, plain.train.labels)
+        expected = (plain.train.labels + 1) % 3
+        left = noisy.train.labels != expected  # the original image 3 keeps its label
+        assert torch.equal(noisy.train.labels[left], plain.train.labels[left])
+        assert int(left.sum()) <= 1
         if not words:
             assert plain.val is not None
             assert noisy.val is not None
@@ -106,7 +110,7 @@ def test_a_run_is_named_after_its_labels_and_known_by_their_content(place):
     np.savez(place / "elsewhere.npz", worse=changed["worse_label"].astype(np.int64))
     assert named(f"data.labels={place / 'elsewhere.npz'}") == worse  # the same, wherever it lies
     changed["worse_label"][9] = changed["clean_label"][9]
-    np.savez(place / "people.npz", **changed)
+    np.savez(place / "people.npz", allow_pickle=False, **changed)
     assert named(people(place)).config_hash != worse.config_hash
 
 
@@ -166,7 +170,8 @@ def test_other_sizes_are_refused_where_no_place_is_known(place):
 def test_a_pack_with_too_few_places_is_refused(place):
     with np.load(place / "part.npz") as content:
         members = dict(content)
-    np.savez(place / "part.npz", **(members | {"original_index": ORDER[:5]}))
+    members["original_index"] = ORDER[:5]
+    np.savez(place / "part.npz", allow_pickle=False, **members)
     with pytest.raises(UserError, match="original_index has 5 rows for 6 training images"):
         packed(place, people(place)).load()
 

@@ -84,6 +84,8 @@ def test_the_same_statistic_is_compared(tmp_path):
     ("more", "changes", "reason"),
     [
         ({}, {"epochs": [200, 3]}, "epochs 200 -> 3"),
+        ({}, {"data.crop": [4, 0]}, "data.crop 4 -> 0"),
+        ({}, {"data.name": ["", "q80"]}, "data.name none -> q80"),
         ({"official": False}, {}, "not the authors'"),
         ({"label_noise": 0.4}, {}, "trained on other labels"),
         ({"config_changes": {"lr": [0.1, 0.2]}}, {}, "changed on the way"),
