@@ -448,7 +448,7 @@ def test_the_wheel_carries_every_experiment_file(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
     files = [path.relative_to(root / "experiments") for path in root.glob("experiments/*/*.yaml")]
-    assert {path.parent.name for path in files} == {*experiments.GROUPS, "sweep"}
+    assert {path.parent.name for path in files} == {*experiments.GROUPS, "sweep", "literature"}
     assert {f"mixbench/_experiments/{path.as_posix()}" for path in files} <= packed
 
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")

@@ -68,6 +68,7 @@ def test_a_set_without_original_places_takes_the_labels_in_their_order(place):
 
 
 def test_test_labels_and_the_images_of_subsets_and_hold_outs_stay(place):
+    whole = packed(place, train="whole").load().train.images  # pyright: ignore
     for words in ([], ["data.limit=4"], ["data.train_fraction=0.5"]):
         plain, noisy = (
             packed(place, *words, *more, train="whole").load(holdout=not words)
@@ -75,6 +76,9 @@ def test_test_labels_and_the_images_of_subsets_and_hold_outs_stay(place):
         )
         assert torch.equal(noisy.test.labels, plain.test.labels)
         assert torch.equal(noisy.train.images, plain.train.images)  # pyright: ignore
+        images = plain.train.images  # pyright: ignore
+        rows = [row for image in images for row in range(10) if image.equal(whole[row])]
+        assert plain.train.labels.tolist() == [row % 3 for row in rows]
         expected = (plain.train.labels + 1) % 3
         left = noisy.train.labels != expected  # the original image 3 keeps its label
         assert torch.equal(noisy.train.labels[left], plain.train.labels[left])
