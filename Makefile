@@ -12,6 +12,9 @@ comma := ,
 BASE := $(VENV)/.ready$(if $(TORCH),-$(TORCH))
 STAMP := $(if $(EXTRAS),$(VENV)/.extras-$(subst $(comma),+,$(EXTRAS)),$(BASE))
 
+# Files of tests go to as many processes as there are cores; more than four would lack memory.
+SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 # Values reach the shell as quoted text: nothing in them is expanded or executed.
 unexport METHOD DATA NET RECIPE SEEDS ARGS
 quoted = '$(subst ','\'',$(value $(1)))'
@@ -52,10 +55,10 @@ bench: $(STAMP) ## train, evaluate and rank: METHOD=a,b DATA=name NET= RECIPE= S
 	@$(PY) -m mixbench bench $(GRID)
 
 test: $(STAMP) ## the default test suite, without network
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q $(SPREAD)
 
 test-all: $(STAMP) ## all tests, the slow ones included
-	@$(PY) -m pytest -q -m "not gpu"
+	@$(PY) -m pytest -q -m "not gpu" $(SPREAD)
 
 perf: $(STAMP) ## speed tables against installed peers, as ratios: DEVICE=cpu|cuda
 	@$(PY) -m mixbench.perf --device $(DEVICE)

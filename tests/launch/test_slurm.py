@@ -217,10 +217,14 @@ def test_ctrl_c_ends_the_waiting_and_the_next_command_waits_for_the_same_job(fak
     try:
         main = threading.main_thread().ident
         assert main
+
+        def say(line):
+            lines.append(line)
+            if line.startswith(("SLURM job 7, tasks", "1 in the queue")):  # it waits from now on
+                threading.Timer(1.0, signal.pthread_kill, (main, 2)).start()
+
         for _ in range(2):
-            timer = threading.Timer(1.0, signal.pthread_kill, (main, 2))
-            timer.start()
-            outcome = Quick(lines.append).carry_out(planned("method=erm"), runs)
+            outcome = Quick(say).carry_out(planned("method=erm"), runs)
             assert outcome.interrupted
             assert outcome.exit_code(1) == 4
             assert "scancel 7" in lines[-1]

@@ -96,12 +96,15 @@ def test_variants_run_in_turn():
 
 
 def test_a_fast_variant_is_repeated_on_alternating_inputs_until_the_round_is_filled():
-    numbers = []
-    measure = timing.repeated(lambda number: numbers.append(number), CPU, 2e-3)
-    before = len(numbers)
-    measure()
-    assert numbers == list(range(len(numbers)))
-    assert len(numbers) - before > 100
+    counts = []
+    for _ in range(5):  # a pause of the machine while the count is found makes it small
+        numbers = []
+        measure = timing.repeated(lambda number, seen=numbers: seen.append(number), CPU, 2e-3)
+        before = len(numbers)
+        measure()
+        assert numbers == list(range(len(numbers)))
+        counts.append(len(numbers) - before)
+    assert max(counts) > 100
 
 
 def test_ratio_is_that_of_the_medians_with_the_quartiles_of_the_turns():
