@@ -17,6 +17,7 @@ from mixbench.data.images import Splits
 from mixbench.data.keyed import INIT, mix_seed
 from mixbench.data.module import MixData
 from mixbench.errors import UserError
+from mixbench.evaluation.suites import check_attacks
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.results.identity import Identity, identify
@@ -97,10 +98,11 @@ def check_choice(config: RunConfig) -> None:
         config: A composed configuration.
 
     Raises:
-        UserError: If the method cannot work with the network, with those that it can, or an
-            augmentation is not at hand.
+        UserError: If the method cannot work with the network, with those that it can, an
+            augmentation is not at hand, or an attack is unknown.
     """
     operations(config.data)
+    check_attacks(config.eval.attacks)
     name = config.method["name"]
     check_pair(name, METHODS.get(name).Config(**method_settings(config)), config.net.name)
 

@@ -218,7 +218,8 @@ class Attempt:
         attempt |= {"status": record.status, "wall_s": time.monotonic() - self._started}
         record.wall_s = sum(known.get("wall_s", 0.0) for known in record.attempts)
         if self.device.type == "cuda":
-            record.gpu_hours = record.wall_s * record.device_count / 3600
+            judged = sum(facts["seconds"] for facts in record.evaluations.values())
+            record.gpu_hours = (record.wall_s - judged) * record.device_count / 3600
         if not self.group.leads:
             return
         try:

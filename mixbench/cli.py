@@ -9,10 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from mixbench import __version__
-from mixbench.commands import data, methods, names, reproducing, tables, training, weights
+from mixbench.commands import (
+    data,
+    judging,
+    methods,
+    names,
+    reproducing,
+    tables,
+    training,
+    weights,
+)
 from mixbench.commands.console import complain
 from mixbench.errors import MixbenchError
 from mixbench.ranks import write_error
+from mixbench.schema import SUITES
 from mixbench.stop import LAUNCHED
 
 
@@ -101,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--yes", action="store_true", help="train, whatever it costs")
     again.add_argument("--budget", type=float, metavar="HOURS", help="train if it costs no more")
     again.add_argument("--strict", action="store_true", help="refuse keys without effect")
+    text = "judge finished runs by more suites, and add the scores to their records"
+    judged = add("eval", judging.evaluate, text, overrides=True)
+    judged.add_argument("--suite", metavar="a,b", help=", ".join(SUITES) + "; else eval.suites")
+    text = "compute the scores of finished runs again from their weights and predictions"
+    add("verify", judging.verify, text, overrides=True)
     board = add("leaderboard", tables.leaderboard, "tables of finished runs")
     board.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
     board.add_argument("--format", default="table", help="table, markdown, csv or json")

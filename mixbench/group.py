@@ -58,6 +58,21 @@ class Group:
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return int(votes)
 
+    def total(self, counts: dict[str, int]) -> dict[str, int]:
+        """Sums over all processes.
+
+        Args:
+            counts: This process's numbers, with the same names everywhere.
+
+        Returns:
+            The same sums everywhere.
+        """
+        if self.world == 1:
+            return counts
+        sums = torch.tensor(list(counts.values()))
+        dist.all_reduce(sums)
+        return dict(zip(counts, sums.tolist(), strict=True))
+
     def agree_later(self, vote: int) -> int:
         """The largest vote of the call before this one; nothing waits for the present votes.
 

@@ -235,6 +235,29 @@ class TrainerConfig:
         positive("trainer.timeout", self.timeout)
 
 
+SUITES = ("calibration", "adversarial", "occlusion")
+
+
+@dataclass
+class EvalConfig:
+    """What a trained network is judged by after its test; ``mixbench eval`` can do it later."""
+
+    suites: list[str] = aside(default_factory=lambda: ["calibration", "adversarial"])
+    attacks: list[str] = aside(default_factory=lambda: ["fgsm_8", "pgd20_1"])  # adversarial: names
+    adv_n: int | None = aside(512)  # adversarial: images of a fixed random subset; null: all
+
+    def __post_init__(self) -> None:
+        for key, value in (("eval.suites", self.suites), ("eval.attacks", self.attacks)):
+            if len(set(value)) < len(value):
+                raise ValueError(f"{key} names one twice: {', '.join(value)}")
+        for suite in self.suites:
+            one_of("eval.suites", suite, SUITES)
+        if "adversarial" in self.suites and not self.attacks:
+            raise ValueError("eval.attacks is empty; name one, or leave adversarial out")
+        if self.adv_n is not None:
+            at_least("eval.adv_n", self.adv_n, 1)
+
+
 @dataclass
 class RunSection:
     """Where a run is kept and what it is called."""
@@ -271,6 +294,7 @@ class RunConfig:
     net: NetConfig = field(default_factory=NetConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     run: RunSection = field(default_factory=RunSection)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     task: str = "supervised"  # or ssl: labels serve only to judge the features afterwards

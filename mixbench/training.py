@@ -28,11 +28,13 @@ from mixbench.callbacks.probe import Probe, keep_classifier
 from mixbench.callbacks.progress import Bar, PlainProgress
 from mixbench.callbacks.samples import Samples
 from mixbench.callbacks.scores import Scores
+from mixbench.callbacks.suites import Suites
 from mixbench.callbacks.throughput import Throughput
 from mixbench.callbacks.wandb_view import wandb_logger
 from mixbench.checkpoints import BEST, LAST, read_checkpoint
 from mixbench.config import to_plain
 from mixbench.data.module import MixData
+from mixbench.evaluation.suites import enter
 from mixbench.group import Group
 from mixbench.methods.base import Method
 from mixbench.results.record import Record
@@ -98,6 +100,7 @@ def fit_and_test(
     score = "map" if method.info.task == "multilabel" else "top1"
     monitor = f"val/{score}" if config.select == "val" else None
     scores, samples = Scores(), Samples(folder / "samples.png")
+    suites = Suites(config.eval, data, parts.group)
     speed = Throughput(
         config.epochs * len(data.batches), data.batches.batch_size * parts.group.world
     )
@@ -133,7 +136,7 @@ def fit_and_test(
     callbacks: list[Callback] = [EMA(config.optim.ema)] if config.optim.ema is not None else []
     callbacks.append(OneSetOfBuffers(parts.group))
     callbacks += [Peek(around=list(callbacks))] if config.peek else []
-    callbacks += [scores, speed, samples, keeper]
+    callbacks += [scores, speed, samples, suites, keeper]
     if config.task == "ssl":  # in front of what is evaluated, with the buffers that are
         callbacks.insert(callbacks.index(scores), Probe(data))
     loaded = {folder / LAST: checkpoint} if checkpoint else {}
@@ -156,9 +159,11 @@ def fit_and_test(
         if monitor is not None:
             method.load_state_dict(read_checkpoint(folder / BEST)["state_dict"])
             record.metrics |= {f"val_{score}": keeper.best, "best_epoch": keeper.best_epoch}
+            suites.active = False
             with scores.on_holdout():  # under the weights that were chosen
                 loader = data.val_dataloader()
                 trainer.test(method, dataloaders=loader, verbose=False, weights_only=True)
+            suites.active = True
         trainer.test(method, datamodule=data, verbose=False, weights_only=True)
         if config.task == "ssl" and monitor is None and parts.group.leads:
             keep_classifier(folder / LAST, method, io)  # with a monitor, each epoch's has its own
@@ -180,6 +185,8 @@ def fit_and_test(
         if looked is None:
             log.warning("peek: an earlier attempt did not look at the test set after each epoch")
         record.metrics |= columns(looked or [], score)
+    for name, outcome in suites.outcomes.items():
+        enter(name, outcome, record.metrics, record.evaluations)
     for key, value in speed.results(parts.device).items():
         if value is not None:
             setattr(record, key, value)

@@ -175,7 +175,7 @@ def export_weights(folder: Path, path: Path) -> DataInfo:
     """
     if not path.resolve().parent.is_dir():
         raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
-    content = read_checkpoint(_finished(folder))
+    content = read_checkpoint(finished(folder))
     facts = content["mixbench"]
     info = DataInfo(**_known(DataInfo, facts["info"]))
     config = NetConfig(**_known(NetConfig, facts["config"]["net"]))
@@ -193,7 +193,7 @@ def export_weights(folder: Path, path: Path) -> DataInfo:
 
 def _file(path: Path, key: str = KEY) -> Path:
     if path.is_dir():
-        return _finished(path)
+        return finished(path)
     if not path.exists():
         raise UserError(
             f"no such file or folder: {path}", key, "give a file of weights or a finished run"
@@ -201,8 +201,18 @@ def _file(path: Path, key: str = KEY) -> Path:
     return path
 
 
-def _finished(folder: Path) -> Path:
-    """The checkpoint that a finished run was tested with."""
+def finished(folder: Path) -> Path:
+    """The checkpoint that a finished run was tested with.
+
+    Args:
+        folder: Folder of the run.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If there is no run or it is not finished.
+    """
     record = read_record(folder)
     if record.status != "done":
         raise UserError(

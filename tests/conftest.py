@@ -5,6 +5,7 @@ import pytest
 import torch
 
 TINY = ["data=digits", "data.limit=128", "net.width=4", "epochs=1", "batch_size=32"]
+TINY += ["eval.suites=[calibration]"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,7 +33,10 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.results.record import read_record
 
-WORDS = "data=digits data.limit=96 net.width=4 epochs=2 batch_size=16 wandb.mode=disabled devices=2"
+WORDS = (
+    "data=digits data.limit=96 net.width=4 epochs=2 batch_size=16 wandb.mode=disabled devices=2 "
+)
+WORDS += "eval.suites=[calibration]"
 
 
 class PlainNet(StagedNet):
@@ -184,6 +187,20 @@ def float64(rank):
         config = compose(f"{PLAIN} devices=2 optim.accumulate={accumulate}")
         weights = plain_training(config, rank, 2, group)
         found[str(accumulate)] = {name: value.tolist() for name, value in weights.items()}
+    return found
+
+
+def suites(rank):
+    """Processes share the images of a suite, and one of them may have none."""
+    del rank
+    found = {}
+    for images in (80, 20):  # two chunks, and one
+        words = f"eval.suites=[adversarial,occlusion] eval.adv_n={images} seed={images}"
+        record = run(compose(f"{WORDS} {words}"))
+        found[str(images)] = {
+            "same": same_everywhere(record.metrics),
+            "folder": str(Path(os.environ["MIXBENCH_RUNS"]) / record.id),
+        }
     return found
 
 
@@ -407,6 +424,7 @@ CHECKS = [
     places,
     validation,
     uneven,
+    suites,
     float64,
     unused,
     autoencoder,

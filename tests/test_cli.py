@@ -280,7 +280,14 @@ def test_a_bench_ranks_skips_what_is_done_and_reports_what_failed(tmp_path, monk
         "    def mix(self, x, targets, **decisions):\n"
         "        raise RuntimeError('planted failure')\n"
     )
-    words = ["data=digits", "data.limit=128", "net.width=4", "epochs=1", "batch_size=32"]
+    words = [
+        "data=digits",
+        "data.limit=128",
+        "net.width=4",
+        "eval.suites=[]",
+        "epochs=1",
+        "batch_size=32",
+    ]
     grid = ["bench", "method=cutmix,erm", "seeds=0,1", *words]
     planned = call(*grid, "--dry-run", env=env, cwd=tmp_path)
     assert planned.returncode == 0

@@ -18,6 +18,7 @@ from mixbench.checkpoints import read_checkpoint
 from mixbench.data import DATA
 from mixbench.errors import UserError
 from mixbench.group import Group
+from mixbench.judging import evaluate_run
 from mixbench.metrics import scores
 from mixbench.results.record import read_record
 
@@ -75,6 +76,19 @@ def test_all_ranks_cut_the_network_at_one_place_and_mix_partners_of_their_own(fo
     assert drawn["places"]
     assert not drawn["partners"]
     assert drawn["weights"]
+
+
+# FAULTS row 45.
+def test_suites_find_the_same_on_any_number_of_processes(found):
+    for images, shared in facts(found, "suites").items():
+        assert shared["same"]
+        record = read_record(Path(shared["folder"]))
+        assert record.evaluations["adversarial"]["images"] == int(images)
+        assert record.evaluations["occlusion"]["images"] == 96
+        words = ["trainer.threads=1", "trainer.accelerator=cpu"]
+        again = evaluate_run(Path(shared["folder"]), words, ["adversarial", "occlusion"])
+        for name, value in record.metrics.items():
+            assert again.metrics[name] == value, name
 
 
 def test_the_hold_out_is_judged_with_the_statistics_of_the_leading_rank(found):

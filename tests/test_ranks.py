@@ -22,6 +22,7 @@ WORDS = [
     "data=digits",
     "data.limit=96",
     "net.width=4",
+    "eval.suites=[calibration]",
     "epochs=2",
     "batch_size=16",
     "devices=2",

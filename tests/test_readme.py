@@ -16,6 +16,7 @@ from mixbench.results.record import read_record
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SMALL = ["data.limit=64", "net.width=4", "epochs=1", "batch_size=16", "wandb.mode=disabled"]
+SMALL += ["eval.suites=[calibration]"]
 
 
 def blocks(language):
@@ -61,7 +62,7 @@ def test_every_command_works(workplace, words, runs, capsys, plain_wandb):
         words = [*words, "net.width=4"]
     elif words[0] == "show" and "runs/ID" not in words:
         words = [*words[:-2], *SMALL, *words[-2:]]
-    elif words[0] in ("export", "leaderboard", "resume", "show"):
+    elif words[0] in ("eval", "export", "leaderboard", "resume", "show", "verify"):
         assert cli.main(["run", "data=digits", *SMALL]) == 0
         (folder,) = runs.iterdir()
         words = [word.replace("runs/ID", str(folder)) for word in words]

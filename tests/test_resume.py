@@ -28,6 +28,7 @@ WORDS = [
     "data=digits",
     "data.limit=160",
     "net.width=4",
+    "eval.suites=[calibration]",
     "epochs=3",
     "batch_size=32",
     "wandb.mode=disabled",

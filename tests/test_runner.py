@@ -51,7 +51,11 @@ def test_a_run_leaves_everything_that_is_promised(runs, plain_wandb):
     splits = DATA.get("digits")(config.data).load()
     assert torch.equal(labels, splits.test.labels)
     assert torch.equal(ids, torch.arange(128))
-    assert record.metrics == pytest.approx(scores(logits, labels), rel=1e-6)
+    expected = scores(logits, labels)
+    found = {name: record.metrics[name] for name in expected}
+    assert found == pytest.approx(expected, rel=1e-6)
+    attacked = record.metrics.keys() - expected.keys()
+    assert attacked == {"adv_n", "sat_pct", "fgsm_8", "fgsm_8_acc", "pgd20_1", "pgd20_1_acc"}
 
     checkpoint = read_checkpoint(folder / "last.ckpt")
     method, _ = build(config, splits)

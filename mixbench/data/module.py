@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixbench.data.augment import augmented
 from mixbench.data.images import ImageSet, Splits
-from mixbench.data.keyed import KeyedBatches, OrderedBatches
+from mixbench.data.keyed import Draw, KeyedBatches, OrderedBatches
 from mixbench.schema import RunConfig
 
 EVAL_BATCH = 256
@@ -67,6 +67,17 @@ class MixData(LightningDataModule):
     def plain_train_dataloader(self) -> DataLoader[Any]:
         """The training images as evaluation sees them, each once."""
         return self._evaluation(self.splits.train)
+
+    def test_part(self, draws: list[Draw]) -> DataLoader[Any]:
+        """Some of the test images.
+
+        Args:
+            draws: Rows of each batch.
+
+        Returns:
+            Batches, on the device where a trainer is at work and the images can lie there.
+        """
+        return self._loader(self._placed(self.splits.test), draws)
 
     def _evaluation(self, images: ImageSet) -> DataLoader[Any]:
         rows = OrderedBatches(len(images), EVAL_BATCH, self.rank, self.world)

@@ -268,27 +268,29 @@ def carry_out(
     unit = None
     if attack.random_start:
         unit = 2 * uniform(seed, ids.to(x.device), tuple(x.shape[1:])) - 1
-    result, fooled = x, torch.zeros_like(y, dtype=torch.bool)
+    result, fooled = x.clone(), torch.zeros_like(y, dtype=torch.bool)
     for loss in attack.losses:
+        left = (~fooled).nonzero()[:, 0]  # a second loss need not win again
+        if not len(left):
+            break
+        inputs = (model, x[left], y[left])
+        start = None if unit is None else unit[left]
         if attack.kind == "fgsm":
-            moved = fgsm(model, x, y, eps=attack.eps, loss=loss)
+            moved = fgsm(*inputs, eps=attack.eps, loss=loss)
         elif attack.kind == "pgd":
             moved = pgd(
-                model,
-                x,
-                y,
+                *inputs,
                 eps=attack.eps,
                 alpha=attack.alpha,
                 steps=attack.steps,
-                unit=unit,
+                unit=start,
                 loss=loss,
             )
         else:
-            moved = apgd(model, x, y, eps=attack.eps, steps=attack.steps, unit=unit, loss=loss)
+            moved = apgd(*inputs, eps=attack.eps, steps=attack.steps, unit=start, loss=loss)
         # Judged as evaluation judges: the highest logit, equal ones by the lower class.
-        wrong = _logits(model, moved).argmax(dim=1) != y
-        result = torch.where(fooled.view(-1, *[1] * (x.ndim - 1)), result, moved)
-        fooled = fooled | wrong
+        result[left] = moved
+        fooled[left] = _logits(model, moved).argmax(dim=1) != y[left]
     return Attacked(result, fooled, saturated(_logits(model, x), y))
 
 
@@ -313,22 +315,62 @@ def attack_scores(
     Raises:
         ValueError: If a name is unknown or there is no image.
     """
+    return attack_rates(attack_counts(model, batches, names, seed))
+
+
+def attack_counts(
+    model: Model,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    names: Iterable[str] = DEFAULT,
+    seed: int = 0,
+) -> dict[str, int]:
+    """Numbers of images, which may be added up over parts of a set.
+
+    Args:
+        model: As for :func:`attack_scores`.
+        batches: As for :func:`attack_scores`; there may be none.
+        names: Names of :data:`ATTACKS`.
+        seed: Seed of the random starts.
+
+    Returns:
+        ``n`` of all images, ``saturated`` of those without a gradient, and of those that each
+        attack wins, by its name.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
     chosen = list(names)
     unknown = [name for name in chosen if name not in ATTACKS]
     if unknown:
         raise ValueError(f"unknown attack {unknown[0]!r}, choose of: {', '.join(ATTACKS)}")
-    total, flat = 0, 0
-    lost = dict.fromkeys(chosen, 0)
+    counts = {"n": 0, "saturated": 0} | dict.fromkeys(chosen, 0)
     for x, y, ids in batches:
-        total += len(y)
-        flat += int(saturated(_logits(model, x), y).sum())
+        counts["n"] += len(y)
+        counts["saturated"] += int(saturated(_logits(model, x), y).sum())
         for name in chosen:
-            lost[name] += int(carry_out(ATTACKS[name], model, x, y, ids, seed).fooled.sum())
+            counts[name] += int(carry_out(ATTACKS[name], model, x, y, ids, seed).fooled.sum())
+    return counts
+
+
+def attack_rates(counts: Mapping[str, int]) -> dict[str, float]:
+    """Counts of :func:`attack_counts` as scores of :func:`attack_scores`.
+
+    Args:
+        counts: Those of the whole set.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ValueError: If there is no image.
+    """
+    total = counts["n"]
     if not total:
         raise ValueError("no image to attack; give at least one batch")
-    found = {"adv_n": float(total), "sat_pct": 100 * flat / total}
-    for name, count in lost.items():
-        found |= {name: 100 * count / total, f"{name}_acc": 100 - 100 * count / total}
+    found = {"adv_n": float(total), "sat_pct": 100 * counts["saturated"] / total}
+    for name, count in counts.items():
+        if name in ATTACKS:
+            found |= {name: 100 * count / total, f"{name}_acc": 100 - 100 * count / total}
     return found
 
 

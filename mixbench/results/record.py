@@ -43,6 +43,7 @@ class Record:
     fidelity: str = "paper"
     settings: dict[str, Any] = field(default_factory=dict)  # method keys away from their default
     metrics: dict[str, float] = field(default_factory=dict)
+    evaluations: dict[str, Any] = field(default_factory=dict)  # by suite: how it was carried out
     schema: int = SCHEMA
     commit: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class Record:
     ms_step: float | None = None
     dataloader_wait_pct: float | None = None
     peak_mem_gb: float | None = None
-    gpu_hours: float | None = None  # wall time times GPUs; None on a CPU
+    gpu_hours: float | None = None  # wall time without suites, times GPUs; None on a CPU
     params: int = 0  # of the network that is tested
     params_train: int = 0  # of everything that training holds
     macs: int = 0  # multiply-adds of one forward pass of one image

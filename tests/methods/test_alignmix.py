@@ -300,7 +300,10 @@ def test_the_figures_of_a_step_are_those_of_its_plan():
 
 
 def test_a_run_logs_how_far_plans_are_from_their_marginals(runs):
-    words = "method=alignmix data=digits data.limit=128 net.width=4 epochs=2 batch_size=32 "
+    words = (
+        "method=alignmix data=digits data.limit=128 net.width=4 epochs=2 batch_size=32 "
+        "eval.suites=[] "
+    )
     words += "wandb.mode=disabled trainer.log_every=1 method.layers=[2,-1] net.final_norm=false"
     record = run(compose(words))
     assert record.status == "done"

@@ -367,7 +367,10 @@ def test_the_teacher_is_in_no_parameter_group_and_the_mixer_has_rates_of_its_own
 
 # The shares of initial weights that a long memory leaves would make both near chance.
 def test_a_short_run_has_a_teacher_as_good_as_its_network(runs):
-    words = "method=samix data=digits data.limit=480 net.width=4 epochs=6 batch_size=32 lr=0.1 "
+    words = (
+        "method=samix data=digits data.limit=480 net.width=4 epochs=6 batch_size=32 lr=0.1 "
+        "eval.suites=[] "
+    )
     record = run(compose(f"{words} wandb.mode=disabled"))
     tested = record.metrics
     assert tested["top1"] > 60
@@ -404,12 +407,17 @@ def test_looking_at_a_batch_changes_no_statistics():
 def checkpoint(tmp_path_factory):
     """What a short run leaves."""
     folder = tmp_path_factory.mktemp("trained")
-    words = "method=samix data=digits data.limit=64 net.width=4 epochs=1 batch_size=32"
+    words = (
+        "method=samix data=digits data.limit=64 net.width=4 epochs=1 batch_size=32 eval.suites=[]"
+    )
     record = run(compose(f"{words} wandb.mode=disabled run.dir={folder}"))
     return folder / record.id / LAST
 
 
-FROZEN = "data=digits data.limit=64 net.width=4 epochs=2 batch_size=32 wandb.mode=disabled"
+FROZEN = (
+    "data=digits data.limit=64 net.width=4 epochs=2 batch_size=32 wandb.mode=disabled "
+    "eval.suites=[]"
+)
 
 
 @pytest.mark.parametrize("statistics", ["batch", "running"])

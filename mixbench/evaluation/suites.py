@@ -1,0 +1,249 @@
+"""Suites: what a trained network is judged by besides its test.
+
+A suite counts images, so that several processes can share the work and add up: chunks of images are
+the same for any number of processes, and so are the scores.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mixbench.data.images import Batch
+from mixbench.data.keyed import Draw
+from mixbench.data.transforms import to_float
+from mixbench.errors import UserError, near_match
+from mixbench.evaluation import occlusion
+from mixbench.evaluation.adversarial import (
+    ATTACKS,
+    Model,
+    attack_counts,
+    attack_rates,
+    masking_warnings,
+)
+from mixbench.evaluation.keys import subset
+from mixbench.group import Group
+from mixbench.schema import DataInfo, EvalConfig
+
+CHUNK = 64  # images that a network sees together
+SEED = 0  # of subsets, random starts and patterns: the same for every run
+Counts = dict[str, int]
+
+
+@dataclass
+class Outcome:
+    """What a suite has found.
+
+    Attributes:
+        scores: By the names of a leaderboard row.
+        facts: How it was carried out, for the record.
+        warnings: What speaks against believing it.
+    """
+
+    scores: dict[str, float]
+    facts: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Suite:
+    """How one suite counts, scores and describes itself."""
+
+    count: Callable[[Model, Iterable[Batch], DataInfo, EvalConfig], Counts]
+    scores: Callable[[Counts], dict[str, float]]
+    facts: Callable[[EvalConfig], dict[str, Any]]
+    limit: Callable[[EvalConfig], int | None] = lambda config: None
+
+
+def check_attacks(names: Iterable[str]) -> None:
+    """Refuse attacks that there are not.
+
+    Args:
+        names: Value of ``eval.attacks``.
+
+    Raises:
+        UserError: If one is unknown.
+    """
+    for name in names:
+        if name not in ATTACKS:
+            hint = near_match(name, ATTACKS)
+            what = f"unknown attack {name!r}" + (f"; {hint}" if hint else "")
+            raise UserError(what, "eval.attacks", f"choose of: {', '.join(ATTACKS)}")
+
+
+def unfit(name: str, info: DataInfo) -> str:
+    """Why a suite cannot judge networks of some data; empty if it can.
+
+    Args:
+        name: Name of the suite.
+        info: Facts of the data.
+
+    Returns:
+        A few words.
+    """
+    if name in _SUITES and info.task != "multiclass":
+        return f"it counts right classes, and {info.name} is {info.task}"
+    return ""
+
+
+def draws(name: str, config: EvalConfig, total: int, group: Group) -> list[Draw]:
+    """The images that a suite looks at, in chunks; processes take turns.
+
+    Args:
+        name: Name of the suite.
+        config: Reads ``adv_n``.
+        total: Number of test images.
+        group: The processes.
+
+    Returns:
+        This process's chunks; there may be none.
+    """
+    chunks = subset(total, _SUITES[name].limit(config), SEED).split(CHUNK)
+    return [Draw(rows, 0) for rows in chunks[group.rank :: group.world]]
+
+
+def judge(
+    name: str,
+    model: Model,
+    batches: Iterable[Batch],
+    info: DataInfo,
+    config: EvalConfig,
+    group: Group,
+) -> Outcome:
+    """Carry out a suite.
+
+    Args:
+        name: Name of the suite.
+        model: Pixels (B, C, H, W) in [0, 1] to logits (B, K), in eval mode.
+        batches: The images of :func:`draws`, where the network is.
+        info: Facts of the data.
+        config: Reads ``attacks`` and ``adv_n``.
+        group: The processes, all of which call this.
+
+    Returns:
+        The same outcome everywhere.
+
+    Raises:
+        UserError: If the images are of a size that the suite cannot divide.
+    """
+    suite, started = _SUITES[name], time.monotonic()
+    try:
+        # Tests run in inference mode, in which nothing can be differentiated.
+        with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
+            counts = suite.count(model, batches, info, config)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}", "eval.suites", f"leave {name} out") from error
+    counts = group.total(counts)
+    scores = suite.scores(counts)
+    facts = {"images": counts["n"], "of": info.test_size, "seed": SEED, **suite.facts(config)}
+    facts["seconds"] = round(time.monotonic() - started, 3)
+    return Outcome(scores, facts, masking_warnings(scores))
+
+
+def enter(
+    name: str, outcome: Outcome, metrics: dict[str, float], evaluations: dict[str, Any]
+) -> None:
+    """Add an outcome to a record.
+
+    Scores that the suite has found on other images before are removed, as columns of one record
+    must tell of the same images.
+
+    Args:
+        name: Name of the suite.
+        outcome: What it has found.
+        metrics: Scores of the record.
+        evaluations: Facts of the record, by suite.
+    """
+    facts = dict(outcome.facts)
+    earlier = evaluations.get(name, {})
+    attacks = [attack for attack in earlier.get("attacks", ()) if attack not in facts["attacks"]]
+    if all(earlier.get(key) == facts[key] for key in ("images", "of", "seed")):
+        if attacks:
+            facts["attacks"] = attacks + facts["attacks"]
+    else:
+        for attack in attacks:
+            metrics.pop(attack, None)
+            metrics.pop(f"{attack}_acc", None)
+    metrics |= outcome.scores
+    evaluations[name] = facts
+
+
+def occlusion_counts(
+    model: Model, batches: Iterable[Batch], info: DataInfo, config: EvalConfig
+) -> Counts:
+    """Right answers while patches disappear, by ``occ_<percent>``, and the number of images ``n``.
+
+    Args:
+        model: As for :func:`judge`.
+        batches: Images.
+        info: Reads size and mean colour.
+        config: Unused.
+
+    Returns:
+        Counts.
+
+    Raises:
+        ValueError: If no grid of patches divides the images.
+    """
+    del config
+    grid = occlusion.patch_grid(info.height)
+    if info.width % grid:
+        raise ValueError(f"a grid of {grid} patches does not divide {info.width} pixels")
+    names = [_occluded(ratio) for ratio in occlusion.RATIOS]
+    counts = {"n": 0} | dict.fromkeys(names, 0)
+    for batch in batches:
+        counts["n"] += len(batch.labels)
+        x, fill = to_float(batch.images), torch.tensor(info.mean)
+        order = occlusion.drop_orders(SEED, batch.ids, grid)
+        gone = occlusion.dropped(order, occlusion.RATIOS)
+        for number, name in enumerate(names):
+            with torch.no_grad():
+                logits = model(occlusion.occlude(x, gone[:, number], fill))
+            counts[name] += int((logits.argmax(dim=1) == batch.labels).sum())
+    return counts
+
+
+def occlusion_scores(counts: Mapping[str, int]) -> dict[str, float]:
+    """Accuracy at each ratio in percent, and the area under it.
+
+    Args:
+        counts: Those of :func:`occlusion_counts` over the whole set.
+
+    Returns:
+        ``occ_auc`` and ``occ_0`` to ``occ_90``.
+    """
+    curve = {name: 100 * counts[name] / counts["n"] for name in map(_occluded, occlusion.RATIOS)}
+    accuracy = torch.tensor(list(curve.values()), dtype=torch.float64)
+    ratios = torch.tensor(occlusion.RATIOS, dtype=torch.float64)
+    return {"occ_auc": float(occlusion.occlusion_auc(ratios, accuracy)), **curve}
+
+
+def _occluded(ratio: float) -> str:
+    return f"occ_{100 * ratio:.0f}"
+
+
+def _attacked(model: Model, batches: Iterable[Batch], info: DataInfo, config: EvalConfig) -> Counts:
+    del info
+    # Copies, as nothing that was made in inference mode can be differentiated.
+    pixels = (
+        (to_float(batch.images).clone(), batch.labels.clone(), batch.ids) for batch in batches
+    )
+    return attack_counts(model, pixels, config.attacks, SEED)
+
+
+_SUITES = {
+    "adversarial": _Suite(
+        count=_attacked,
+        scores=attack_rates,
+        facts=lambda config: {"attacks": list(config.attacks)},
+        limit=lambda config: config.adv_n,
+    ),
+    "occlusion": _Suite(
+        count=occlusion_counts,
+        scores=occlusion_scores,
+        facts=lambda config: {"ratios": list(occlusion.RATIOS), "fill": "mean colour"},
+    ),
+}
+COUNTED = tuple(_SUITES)  # suites that need the network, and no part of the test itself

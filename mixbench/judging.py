@@ -1,0 +1,290 @@
+"""Finished runs, judged again: more suites for a record, and proof that a record is true."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixbench.assemble import build, check_choice, training_device
+from mixbench.callbacks.suites import say_outcome
+from mixbench.checkpoints import check_shapes, read_checkpoint
+from mixbench.config import compose, to_plain
+from mixbench.data import DATA
+from mixbench.data.images import Batch
+from mixbench.data.module import MixData
+from mixbench.errors import RunFailedError, UserError
+from mixbench.evaluation.adversarial import ATTACKS
+from mixbench.evaluation.suites import COUNTED, Outcome, draws, enter, judge, unfit
+from mixbench.group import Group
+from mixbench.methods.base import Method
+from mixbench.metrics import Predictions, read_predictions, topk, write_predictions
+from mixbench.metrics.predictions import FULL_PRECISION_CLASSES, PREDICTIONS
+from mixbench.results.files import locked
+from mixbench.results.identity import differences
+from mixbench.results.record import Record, cpu_name, read_record, write_record
+from mixbench.schema import DataInfo, EvalConfig, RunConfig, aside_keys
+from mixbench.weights import finished
+
+log = logging.getLogger("mixbench")
+EXACT, ROUNDED = 1e-6, 1e-3  # tolerance relative to the larger of the value and 1
+Outputs = tuple[Tensor, Tensor, Tensor]  # logits (N, K), labels, ids
+FLIPPED = 0.5  # percent of the images whose attack may end otherwise on another machine
+
+
+@dataclass
+class Mismatch:
+    """A score that does not come out as it was recorded."""
+
+    name: str
+    recorded: float
+    found: float
+    source: str  # what it was computed from
+
+
+@dataclass
+class Network:
+    """A finished run's network, where it computes, with its data."""
+
+    method: Method
+    data: MixData
+    device: torch.device
+
+    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches of a loader, on the device."""
+        for batch in loader:
+            yield Batch(*(value.to(self.device) for value in batch))
+
+    def outputs(self, loader: Iterable[Batch]) -> tuple[Outputs, dict[str, Tensor]]:
+        """What the network says, and logits of other heads by name."""
+        found: list[dict[str, Any]] = []
+        with torch.no_grad():
+            for index, batch in enumerate(self.batches(loader)):
+                found.append(self.method.test_step(batch, index))
+        logits, y, ids = (
+            torch.cat([part[key] for part in found]).cpu() for key in ("logits", "y", "ids")
+        )
+        names = found[0]["extra"]
+        extra = {n: torch.cat([part["extra"][n] for part in found]).cpu() for n in names}
+        return (logits, y, ids), extra
+
+    def outcome(self, name: str, config: EvalConfig) -> Outcome:
+        """Carry out a suite."""
+        group = Group()
+        rows = draws(name, config, len(self.data.splits.test), group)
+        part = self.batches(self.data.test_part(rows))
+        outcome = judge(name, self.method, part, self.method.info, config, group)
+        outcome.facts["device"] = _device_name(self.device)
+        return outcome
+
+
+def evaluate_run(
+    folder: Path, overrides: Sequence[str] = (), suites: Sequence[str] | None = None
+) -> Record:
+    """Judge the network of a finished run, and add the scores to its record.
+
+    Args:
+        folder: Folder of the run.
+        overrides: Keys that change how it is judged, such as ``eval.adv_n=1000``, or where.
+        suites: Names of suites in place of ``eval.suites``.
+
+    Returns:
+        The record, as it is on disk now.
+
+    Raises:
+        UserError: If the run is not finished, its files cannot be read, an override would change
+            what was trained, or a suite does not fit the data.
+    """
+    config = _configured(folder, overrides, suites)
+    names = [name for name in config.eval.suites if name in COUNTED]
+    with locked(folder):
+        checkpoint = finished(folder)
+        record = read_record(folder)
+        calibration = "calibration" in config.eval.suites
+        lost = calibration and not (folder / PREDICTIONS).exists()
+        network = rebuild(folder, checkpoint, config, record) if names or lost else None
+        if network is not None:
+            _check_fit(folder, names, network.method.info)
+            if lost:
+                write_predictions(folder / PREDICTIONS, _tested(network)[0])
+        if calibration:
+            record.metrics |= read_predictions(folder / PREDICTIONS).scores()
+            write_record(folder, record)
+        if network is None:
+            return record
+        for name in names:
+            outcome = network.outcome(name, config.eval)
+            say_outcome(name, outcome)
+            enter(name, outcome, record.metrics, record.evaluations)
+            write_record(folder, record)  # what is found stays, if a later suite is stopped
+    return record
+
+
+def verify_run(folder: Path, overrides: Sequence[str] = ()) -> tuple[Record, list[str]]:
+    """Compute the scores of a finished run from its weights and its predictions again.
+
+    The result is written to the record as ``verified``.
+
+    Args:
+        folder: Folder of the run.
+        overrides: Keys that change where it is computed.
+
+    Returns:
+        The record, and the names of the scores that were compared.
+
+    Raises:
+        UserError: If the run is not finished or its files cannot be read.
+        RunFailedError: If a score differs.
+    """
+    config = _configured(folder, overrides, None)
+    with locked(folder):
+        checkpoint = finished(folder)
+        record = read_record(folder)
+        network = rebuild(folder, checkpoint, config, record)
+        compared, wrong = _compare(folder, record, network, config.eval)
+        record.verified = not wrong
+        write_record(folder, record)
+    if wrong:
+        count = len({item.name for item in wrong})
+        worst = max(wrong, key=lambda item: _distance(item.recorded, item.found))
+        place = _device_name(network.device)
+        where = "" if place == record.device else f", recorded on {record.device}, now on {place}"
+        raise RunFailedError(
+            f"{folder.name} does not verify: {worst.name} is recorded as {worst.recorded:.8g} and "
+            f"comes out as {worst.found:.8g} from its {worst.source}; {count} of {len(compared)} "
+            f"scores differ{where}",
+            str(folder),
+            "its files were changed or mixed up: carry the run out anew",
+        )
+    return record, compared
+
+
+def rebuild(folder: Path, checkpoint: Path, config: RunConfig, record: Record) -> Network:
+    """The network that a run was tested with, in eval mode.
+
+    Args:
+        folder: Folder of the run.
+        checkpoint: Its weights.
+        config: Its configuration.
+        record: Its record.
+
+    Returns:
+        The network.
+
+    Raises:
+        UserError: If the data are no longer those that it was trained on, or the weights do not
+            fit.
+    """
+    device = training_device(config)
+    if device.type == "cpu":
+        torch.set_num_threads(config.trainer.threads)
+    check_choice(config)
+    source = DATA.get(config.data.kind)(config.data)
+    if source.fingerprint() != record.data_hash:
+        raise UserError(
+            f"the data are not those that {folder.name} was trained on: "
+            f"{record.data_hash} then, {source.fingerprint()} now",
+            "data.root",
+            "give the same files",
+        )
+    splits = source.load(holdout=config.select == "val")
+    method, data = build(config, splits)
+    state, wanted = read_checkpoint(checkpoint)["state_dict"], method.state_dict()
+    check_shapes(checkpoint, state, wanted)
+    method.load_state_dict(state)
+    return Network(method.to(device).eval(), data, device)
+
+
+def _compare(
+    folder: Path, record: Record, network: Network, config: EvalConfig
+) -> tuple[list[str], list[Mismatch]]:
+    found, extra = _tested(network)
+    stored = read_predictions(folder / PREDICTIONS)
+    whole = stored.logits.shape[1] <= FULL_PRECISION_CLASSES
+    tolerance = EXACT if whole else ROUNDED
+    sources = {"weights": found.scores() | extra, "predictions": stored.scores()}
+    compared: dict[str, None] = {}
+    wrong: list[Mismatch] = []
+
+    def check(name: str, value: float, source: str, allowed: float) -> None:
+        compared[name] = None
+        known = record.metrics[name]
+        if not _distance(known, value) <= allowed:
+            wrong.append(Mismatch(name, known, value, source))
+
+    for source, scores in sources.items():
+        for name in scores.keys() & record.metrics.keys():
+            check(name, scores[name], source, tolerance)
+    same = torch.equal(stored.labels, found.labels) and torch.equal(stored.ids, found.ids)
+    if not same:
+        wrong.append(Mismatch("labels", 0.0, 1.0, "predictions"))
+    for name, facts in record.evaluations.items():
+        if name not in COUNTED:  # of a newer version
+            continue
+        again = network.outcome(name, _as_carried_out(config, facts))
+        for key in again.scores.keys() & record.metrics.keys():
+            allowed = tolerance
+            if key.removesuffix("_acc") in ATTACKS:
+                # The sign of a tiny gradient may turn with the order in which a machine adds.
+                points = max(FLIPPED, 100 / again.facts["images"])
+                allowed = points / max(1.0, abs(record.metrics[key])) + EXACT
+            check(key, again.scores[key], "weights", allowed)
+    return list(compared), wrong
+
+
+def _check_fit(folder: Path, names: Iterable[str], info: DataInfo) -> None:
+    for name in names:
+        if why := unfit(name, info):
+            raise UserError(
+                f"no {name} suite for {folder.name}: {why}", "--suite", f"leave {name} out"
+            )
+
+
+def _as_carried_out(config: EvalConfig, facts: dict[str, Any]) -> EvalConfig:
+    """The settings of a suite that the record tells of."""
+    attacks = [name for name in facts.get("attacks", config.attacks) if name in ATTACKS]
+    return dataclasses.replace(config, attacks=attacks, adv_n=facts["images"])
+
+
+def _tested(network: Network) -> tuple[Predictions, dict[str, float]]:
+    """Outputs of the test set and the hold-out, and accuracies of other heads."""
+    main, extra = network.outputs(network.data.test_dataloader())
+    holdout = None
+    if network.data.splits.val is not None:
+        holdout = network.outputs(network.data.val_dataloader())[0]
+    scores = {f"top1_{name}": float(topk(logits, main[1])) for name, logits in extra.items()}
+    return Predictions(*main, holdout=holdout), scores
+
+
+def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | None) -> RunConfig:
+    """The run's configuration with another way to judge it."""
+    path = folder / "config.yaml"
+    read_record(folder)  # says that there is no run, rather than no configuration
+    words = list(overrides) + ([f"eval.suites=[{','.join(suites)}]"] if suites is not None else [])
+    before, config = compose([], base=path), compose(words, base=path)
+    changed = differences(to_plain(before), to_plain(config), aside_keys())
+    if changed:
+        raise UserError(
+            f"{next(iter(changed))} says what was trained, and that is over",
+            str(path),
+            "give keys of eval, trainer.accelerator, trainer.threads or data.root",
+        )
+    # One process, and no file that the weights once came from.
+    return dataclasses.replace(
+        config, devices=1, num_nodes=1, net=dataclasses.replace(config.net, weights=None)
+    )
+
+
+def _distance(a: float, b: float) -> float:
+    if math.isnan(a) and math.isnan(b):
+        return 0.0
+    return abs(a - b) / max(1.0, abs(a))
+
+
+def _device_name(device: torch.device) -> str:
+    return f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name()

@@ -1,0 +1,246 @@
+"""Finished runs, judged by suites, later again, and verified."""
+
+import dataclasses
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from mixbench import cli, compose, run
+from mixbench.errors import RunFailedError, UserError
+from mixbench.judging import evaluate_run, verify_run
+from mixbench.metrics import read_predictions
+from mixbench.metrics.predictions import PREDICTIONS
+from mixbench.results.curves import read_curves
+from mixbench.results.record import read_record, write_record
+
+WORDS = ["data=digits", "data.limit=96", "net.width=4", "epochs=2", "batch_size=16", "lr=0.1"]
+WORDS += ["wandb.mode=disabled", "method=mixup", "eval.adv_n=20"]
+ATTACKED = {"adv_n", "sat_pct", "fgsm_8", "fgsm_8_acc", "pgd20_1", "pgd20_1_acc"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was judged by the default suites."""
+    folder = tmp_path_factory.mktemp("runs")
+    record = run(compose([*WORDS, f"run.dir={folder}"]))
+    return folder / record.id
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of it, to be changed."""
+    import shutil
+
+    copy = tmp_path / finished.name
+    shutil.copytree(finished, copy)
+    return copy
+
+
+def changed(folder, **metrics):
+    record = read_record(folder)
+    record.metrics |= metrics
+    write_record(folder, record)
+
+
+def test_a_run_is_attacked_once_after_its_test(finished):
+    record = read_record(finished)
+    assert record.metrics.keys() >= ATTACKED
+    assert record.metrics["adv_n"] == 20
+    assert record.metrics["fgsm_8"] + record.metrics["fgsm_8_acc"] == pytest.approx(100)
+    assert record.metrics["fgsm_8"] >= record.metrics["pgd20_1"] > 0
+    facts = record.evaluations["adversarial"]
+    assert facts["attacks"] == ["fgsm_8", "pgd20_1"]
+    assert (facts["images"], facts["of"], facts["seed"]) == (20, 96, 0)
+    assert "20 of 96 images: sat_pct" in (finished / "log.txt").read_text()
+    rows, _ = read_curves(finished / "metrics.csv")
+    (row,) = [row for row in rows if "test/fgsm_8" in row]
+    assert row["test/fgsm_8"] == pytest.approx(record.metrics["fgsm_8"], rel=1e-6)
+
+
+def test_suites_take_no_part_in_the_identity(finished, tmp_path):
+    words = [*WORDS, f"run.dir={tmp_path}", "eval.suites=[]", "eval.adv_n=null"]
+    record = run(compose(words))
+    assert record.id == finished.name
+    assert not record.metrics.keys() & ATTACKED
+    assert record.evaluations == {}
+    judged = read_record(finished).metrics
+    assert {name: judged[name] for name in record.metrics} == record.metrics
+
+
+def test_a_later_evaluation_finds_what_the_run_itself_found(finished, folder):
+    before = read_record(folder)
+    bare = dataclasses.replace(before, metrics={"top1": 1.0}, evaluations={})
+    write_record(folder, bare)
+    record = evaluate_run(folder)
+    assert record.metrics == pytest.approx(before.metrics, rel=1e-6)
+    assert read_record(folder).metrics == record.metrics
+    assert record.evaluations["adversarial"]["attacks"] == ["fgsm_8", "pgd20_1"]
+
+
+def test_other_suites_and_attacks_are_added(folder):
+    record = evaluate_run(
+        folder, ["eval.attacks=[fgsm_4]", "eval.adv_n=null"], ["adversarial", "occlusion"]
+    )
+    assert record.metrics["adv_n"] == 96
+    assert record.metrics.keys() >= {"fgsm_4", "occ_auc", "occ_0", "occ_90"}
+    # What was attacked on other images is no column beside it any more.
+    assert not record.metrics.keys() & {"fgsm_8", "pgd20_1", "fgsm_8_acc"}
+    assert record.metrics["occ_0"] == pytest.approx(record.metrics["top1"])
+    curve = [record.metrics[f"occ_{percent}"] for percent in range(0, 100, 10)]
+    assert record.metrics["occ_auc"] == pytest.approx(np.trapezoid(curve) / 9)
+    assert record.evaluations["occlusion"]["images"] == 96
+
+
+def test_attacks_on_the_same_images_stand_side_by_side(folder):
+    before = read_record(folder)
+    record = evaluate_run(folder, ["eval.attacks=[fgsm_4]"], ["adversarial"])
+    assert record.metrics.items() >= before.metrics.items()
+    assert "fgsm_4" in record.metrics
+    assert record.evaluations["adversarial"]["attacks"] == ["fgsm_8", "pgd20_1", "fgsm_4"]
+    assert "fgsm_4" in verify_run(folder)[1]
+
+
+def test_calibration_is_computed_from_the_predictions_alone(folder):
+    (folder / "last.ckpt").unlink()
+    expected = read_predictions(folder / PREDICTIONS).scores()
+    changed(folder, nll=-1.0)
+    record = evaluate_run(folder, [], ["calibration"])
+    assert {name: record.metrics[name] for name in expected} == expected
+
+
+def test_lost_predictions_are_made_again(folder):
+    before = read_predictions(folder / PREDICTIONS)
+    (folder / PREDICTIONS).unlink()
+    evaluate_run(folder, [], ["calibration"])
+    assert torch.equal(read_predictions(folder / PREDICTIONS).logits, before.logits)
+
+
+def test_an_evaluation_changes_nothing_that_was_trained(folder):
+    with pytest.raises(UserError, match="lr says what was trained"):
+        evaluate_run(folder, ["lr=0.2"])
+    with pytest.raises(UserError, match="did you mean 'fgsm_8'"):
+        evaluate_run(folder, ["eval.attacks=[fgsm8]"])
+    with pytest.raises(UserError, match="must be one of calibration, adversarial, occlusion"):
+        evaluate_run(folder, ["eval.suites=[ood]"])
+    with pytest.raises(UserError, match="names one twice"):
+        evaluate_run(folder, ["eval.attacks=[fgsm_8,fgsm_8]"])
+
+
+def test_other_data_are_refused(folder):
+    record = read_record(folder)
+    record.data_hash = "other"
+    write_record(folder, record)
+    with pytest.raises(UserError, match="not those that"):
+        evaluate_run(folder)
+
+
+def test_an_unfinished_run_is_not_judged(folder):
+    record = read_record(folder)
+    record.status = "interrupted"
+    write_record(folder, record)
+    with pytest.raises(UserError, match="not finished but interrupted"):
+        evaluate_run(folder)
+    with pytest.raises(UserError, match="not finished but interrupted"):
+        verify_run(folder)
+
+
+def test_a_true_record_verifies(folder):
+    assert read_record(folder).verified is None
+    record, compared = verify_run(folder)
+    assert record.verified is True
+    assert read_record(folder).verified is True
+    assert set(compared) >= {"top1", "nll", "ece_cf", "fgsm_8", "pgd20_1", "sat_pct"}
+
+
+@pytest.mark.parametrize(
+    ("name", "delta"),
+    [("top1", 1.1), ("nll", 1e-4), ("ece_cf", 1e-4), ("pgd20_1", 10.0), ("fgsm_8_acc", -10.0)],
+)
+def test_a_score_that_was_changed_is_found(folder, capsys, name, delta):
+    changed(folder, **{name: read_record(folder).metrics[name] + delta})
+    assert cli.main(["verify", str(folder)]) == 3
+    error = capsys.readouterr().err
+    assert f"does not verify: {name} is recorded as" in error
+    assert "Traceback" not in error
+    assert read_record(folder).verified is False
+
+
+def test_other_weights_are_found(folder):
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    checkpoint["state_dict"]["net.head.fc.weight"] *= 1.1
+    torch.save(checkpoint, folder / "last.ckpt")
+    with pytest.raises(RunFailedError, match="from its weights"):
+        verify_run(folder)
+
+
+@pytest.mark.parametrize("key", ["logits", "labels", "ids"])
+def test_other_predictions_are_found(folder, key):
+    arrays = dict(np.load(folder / PREDICTIONS))
+    arrays[key] = arrays[key][::-1].copy()
+    if key == "logits":
+        arrays[key] = arrays[key] * 1.01
+    np.savez(folder / PREDICTIONS, **arrays)
+    with pytest.raises(RunFailedError, match="does not verify"):
+        verify_run(folder)
+
+
+def test_verifying_does_without_what_is_newer(folder):
+    record = read_record(folder)
+    record.evaluations["x-ray"] = {"images": 3}
+    record.metrics["x_ray"] = 5.0
+    write_record(folder, record)
+    _, compared = verify_run(folder)
+    assert "x_ray" not in compared
+
+
+def test_a_hold_out_gives_its_temperature_again(tmp_path):
+    record = run(compose([*WORDS, f"run.dir={tmp_path}", "select=val", "eval.suites=[]"]))
+    verified, compared = verify_run(tmp_path / record.id)
+    assert verified.verified
+    assert {"T_ts", "ece_ts"} <= set(compared)
+
+
+def test_networks_of_several_labels_are_not_attacked(caplog):
+    from mixbench.evaluation.suites import unfit
+    from mixbench.schema import DataInfo
+
+    info = DataInfo(num_classes=3, height=8, width=8, task="multilabel", name="voc2007")
+    assert unfit("adversarial", info) == "it counts right classes, and voc2007 is multilabel"
+    assert unfit("calibration", info) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["eval"], 2, "no run is named"),
+        (["verify", "eval.adv_n=3"], 2, "no run is named"),
+        (["eval", "missing"], 2, "no record of a run"),
+        (["eval", "RUN", "--suite", "ood"], 2, "no suite 'ood'"),
+    ],
+)
+def test_bad_words_give_one_line(finished, capsys, words, code, text):
+    assert cli.main([str(finished) if word == "RUN" else word for word in words]) == code
+    assert text in capsys.readouterr().err
+
+
+def test_of_several_runs_the_others_go_on(folder, finished, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "record.json").write_text((finished / "record.json").read_text())
+    words = ["--suite", "calibration"]
+    assert cli.main(["eval", str(broken), str(folder), *words]) == 5
+    shown = capsys.readouterr()
+    assert "mixbench: " in shown.err
+    assert finished.name in shown.out
+
+
+def test_the_command_prints_scores_and_writes_them(folder, capsys, caplog):
+    with caplog.at_level(logging.INFO, "mixbench"):
+        words = [str(folder), "--suite", "adversarial", "eval.attacks=[fgsm_4]", "eval.adv_n=8"]
+        assert cli.main(["eval", *words]) == 0
+    assert "fgsm_4" in capsys.readouterr().out
+    assert any("adversarial on 8 of 96 images" in line for line in caplog.messages)
+    assert json.loads((folder / "record.json").read_text())["metrics"]["adv_n"] == 8
