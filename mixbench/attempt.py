@@ -151,6 +151,7 @@ class Attempt:
         record = self.record
         record.config_hash = blended(record.config_hash, record.config_changes)
         record.recipe_hash = blended(record.recipe_hash, record.config_changes)
+        record.family_hash = blended(record.family_hash, record.config_changes)
 
     def _begin(self, checkpoint: dict[str, Any] | None) -> None:
         record, attempts = self.record, self.record.attempts

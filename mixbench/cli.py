@@ -118,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     add("verify", judging.verify, text, overrides=True)
     board = add("leaderboard", tables.leaderboard, "tables of finished runs")
     board.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
-    board.add_argument("--format", default="table", help="table, markdown, csv or json")
+    text = "table, markdown, csv, json or latex"
+    board.add_argument("--format", default="table", help=text)
     board.add_argument(
         "--literature", action="store_true", help="also a table of published figures on such data"
     )

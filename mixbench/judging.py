@@ -62,7 +62,7 @@ class Network:
 
     def outputs(self, loader: Iterable[Batch]) -> tuple[Outputs, dict[str, Tensor]]:
         """What the network says, and logits of other heads by name."""
-        found: list[dict[str, Any]] = []
+        found: list[Any] = []
         with torch.no_grad():
             for index, batch in enumerate(self.batches(loader)):
                 found.append(self.method.test_step(batch, index))

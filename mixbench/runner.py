@@ -190,6 +190,7 @@ def _new_record(
         config_hash=identity.config_hash,
         recipe_hash=identity.recipe_hash,
         data_hash=identity.data_hash,
+        family_hash=identity.family_hash,
         task=config.task,
         fidelity=getattr(method, "fidelity", method.config.fidelity),  # the net may matter
         settings=identity.settings,

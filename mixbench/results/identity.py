@@ -17,6 +17,7 @@ class Identity:
     recipe_hash: str
     settings: dict[str, Any]  # method keys away from their default
     data_hash: str = ""
+    family_hash: str = ""  # recipe_hash of any number of epochs
 
 
 def identify(
@@ -54,7 +55,8 @@ def identify(
     }
     config_hash = _digest(shared | {"method.name": method, "method": settings})
     words = (_word(method), _word(data_name), _word(net), config_hash[:8], f"s{config['seed']}")
-    return Identity("-".join(words), config_hash, _digest(shared), settings, fingerprint)
+    family = _digest({key: value for key, value in shared.items() if key != "epochs"})
+    return Identity("-".join(words), config_hash, _digest(shared), settings, fingerprint, family)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], aside: set[str]) -> dict[str, list[Any]]:

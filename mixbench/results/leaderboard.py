@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.errors import UserError
-from mixbench.results.contrasts import inseparable_from_best
+from mixbench.results.costs import CostTable, equal_cost
+from mixbench.results.evidence import Evidence, weigh
 from mixbench.results.record import RECORD, Record, read_record
 from mixbench.results.selection import COLUMNS
 from mixbench.results.stats import Summary, summarize
 
 METRICS = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts", "aece")
 METRICS += ("brier", "bias", "top1_knn")
+ATTACKED = ("fgsm_8", "fgsm_4", "pgd10_4", "pgd10_8", "pgd20_1", "pgd20_2", "pgd20_4_puzzlemix")
+ATTACKED += ("apgd_ce_4", "apgd_ce_8")
+METRICS += (*ATTACKED, "occ_auc")
 # Chosen on the test set, to compare with published figures: shown, never ranked by.
 PEEKED = tuple(f"{score}_{name}" for score in ("top1", "map") for name in COLUMNS)
 SMOKE_TESTS = ("digits",)
@@ -31,6 +35,8 @@ class Row:
     failed: int = 0
     marked: bool = False  # best, or not separated from the best
     shared_cores: bool = False
+    diverged: int = 0  # of those that failed
+    attacked: tuple[int, ...] = ()  # images; of several sizes no mean is taken
 
 
 @dataclass
@@ -47,6 +53,8 @@ class Group:
     devices: list[str]
     task: str = "supervised"
     rows: list[Row] = field(default_factory=list)
+    score: str = "top1"  # what rows are ranked by
+    evidence: Evidence = field(default_factory=Evidence)
 
     @property
     def smoke_test(self) -> bool:
@@ -70,11 +78,14 @@ class Leaderboard:
 
     groups: list[Group]
     others: list[str] = field(default_factory=list)  # one line per run that is not averaged
+    costs: list[CostTable] = field(default_factory=list)
 
     def only(self, recipe_hashes: set[str]) -> "Leaderboard":
         """The groups of some recipes; the runs in no group stay listed."""
         kept = [group for group in self.groups if group.recipe_hash in recipe_hashes]
-        return Leaderboard(kept, self.others)
+        titles = {(group.data, group.net, group.select) for group in kept}
+        costs = [table for table in self.costs if table.place in titles]
+        return Leaderboard(kept, self.others, costs)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -135,8 +146,14 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         if record.status != "done":
             reason = f" ({record.message.splitlines()[0]})" if record.message else ""
             others.append(f"{record.id}: {record.status}{reason}")
-    built = [_group(methods) for _, methods in sorted(groups.items(), key=lambda item: item[0])]
-    return Leaderboard([group for group in built if group.rows], sorted(others))
+        elif bad := [k for k in METRICS if not math.isfinite(record.metrics.get(k, 0.0))]:
+            others.append(f"{record.id}: {', '.join(bad)} not finite, so that its row has no mean")
+    rows: list[tuple[str, str, list[Record]]] = []
+    built = [
+        _group(methods, rows) for _, methods in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    kept = [group for group in built if group.rows]
+    return Leaderboard(kept, sorted(others), equal_cost(rows))
 
 
 def _age(record: Record) -> tuple[bool, int, str]:
@@ -144,7 +161,9 @@ def _age(record: Record) -> tuple[bool, int, str]:
     return record.status == "done", len(record.attempts), str(started)
 
 
-def _group(methods: dict[tuple[str, str], list[Record]]) -> Group:
+def _group(
+    methods: dict[tuple[str, str], list[Record]], rows: list[tuple[str, str, list[Record]]]
+) -> Group:
     every = [record for records in methods.values() for record in records]
     first = every[0]
     recipes = sorted({record.recipe for record in every})
@@ -159,34 +178,42 @@ def _group(methods: dict[tuple[str, str], list[Record]]) -> Group:
         devices=sorted({record.device for record in every if record.device}),
         task=first.task,
     )
-    top1: dict[str, list[float]] = {}
+    scored = {name for record in every for name in record.metrics}
+    group.score = "map" if "map" in scored and "top1" not in scored else "top1"
+    values: dict[str, list[float]] = {}
     for records in methods.values():
         done = sorted((r for r in records if r.status == "done"), key=lambda r: r.seed)
         if not done:
             continue
-        row = _row(done, failed=len(records) - len(done))
-        while row.label in top1:  # same method and settings under another version's hash
+        row = _row(done, group.score, failed=len(records) - len(done))
+        row.diverged = sum(record.status == "diverged" for record in records)
+        while row.label in values:  # same method and settings under another version's hash
             row.label += "'"
-        top1[row.label] = [record.metrics.get("top1", math.nan) for record in done]
+        values[row.label] = [record.metrics.get(group.score, math.nan) for record in done]
         group.rows.append(row)
+        if not group.smoke_test:
+            rows.append((row.label, group.score, done))
+    group.evidence = weigh(values, {row.label: row.diverged for row in group.rows})
     if group.smoke_test:
         group.rows.sort(key=lambda row: row.label)
         return group
-    group.rows.sort(key=lambda row: (-_rankable(row.summaries["top1"].mean), row.label))
-    marked = inseparable_from_best(top1)
+    group.rows.sort(key=lambda row: (-_rankable(row.summaries[group.score].mean), row.label))
     for row in group.rows:
-        row.marked = row.label in marked
+        row.marked = row.label in group.evidence.best
     return group
 
 
-def _row(done: list[Record], failed: int) -> Row:
+def _row(done: list[Record], score: str, failed: int) -> Row:
     first = done[0]
     settings = " ".join(f"{key}={value}" for key, value in sorted(first.settings.items()))
     summaries = {
         name: summarize([record.metrics.get(name, math.nan) for record in done])
         for name in (*METRICS, *PEEKED)
-        if name == "top1" or any(name in record.metrics for record in done)
+        if name == score or any(name in record.metrics for record in done)
     }
+    attacked = {record.evaluations.get("adversarial", {}).get("images") for record in done}
+    if len(attacked) > 1:  # rates of other images, or of fewer runs, make no mean
+        summaries |= {name: summarize([math.nan]) for name in ATTACKED if name in summaries}
     for name in ("img_per_s", "wall_s"):
         values = [value for record in done if (value := getattr(record, name)) is not None]
         if values:
@@ -198,6 +225,7 @@ def _row(done: list[Record], failed: int) -> Row:
         summaries=summaries,
         failed=failed,
         shared_cores=any(record.shared_cores for record in done),
+        attacked=tuple(sorted(images for images in attacked if images)),
     )
 
 

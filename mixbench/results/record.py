@@ -39,6 +39,7 @@ class Record:
     recipe_hash: str
     data_hash: str = ""
     task: str = "supervised"  # or ssl: top1 is that of a classifier on frozen features
+    family_hash: str = ""  # recipe_hash of any number of epochs
     status: str = "running"
     fidelity: str = "paper"
     settings: dict[str, Any] = field(default_factory=dict)  # method keys away from their default

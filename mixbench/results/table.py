@@ -1,4 +1,4 @@
-"""Leaderboards as text: for a terminal, as Markdown, CSV and JSON."""
+"""Leaderboards as text: for a terminal, as Markdown, LaTeX, CSV and JSON."""
 
 import csv
 import io
@@ -8,15 +8,21 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from mixbench.errors import UserError
-from mixbench.results.leaderboard import PEEKED, Group, Leaderboard, Row
+from mixbench.results.costs import CostTable
+from mixbench.results.evidence import sentences, verdict
+from mixbench.results.leaderboard import ATTACKED, PEEKED, Group, Leaderboard, Row
 from mixbench.results.literature import Figure
 from mixbench.results.selection import CHOICES
 
-FORMATS = ("table", "markdown", "csv", "json")
+FORMATS = ("table", "markdown", "csv", "json", "latex")
 NONE = "\N{EN DASH}"  # no value, or one that is not finite
 WARNING = "\N{WARNING SIGN}"
 _DIGITS = {"top1": 2, "top1_knn": 2, "top5": 2, "img_per_s": 0, "wall_s": 0}
-_DIGITS |= dict.fromkeys(PEEKED, 2)
+_DIGITS |= dict.fromkeys((*PEEKED, *ATTACKED, "occ_auc"), 2)
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NONE: "--"}
+_LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\N{MIDDLE DOT}": r"\textperiodcentered{}"}
+_LATEX |= {WARNING: "(!)"}
 
 
 def render(board: Leaderboard, style: str = "table") -> str:
@@ -24,7 +30,7 @@ def render(board: Leaderboard, style: str = "table") -> str:
 
     Args:
         board: The leaderboard.
-        style: ``table``, ``markdown``, ``csv`` or ``json``.
+        style: ``table``, ``markdown``, ``csv``, ``json`` or ``latex``.
 
     Returns:
         Text that ends with a line break.
@@ -40,14 +46,15 @@ def render(board: Leaderboard, style: str = "table") -> str:
         return _csv(board)
     if style == "json":
         return json.dumps(_json(board), indent=2) + "\n"
-    blocks = [_text(group, markdown=style == "markdown") for group in board.groups]
+    blocks = [_text(group, style) for group in board.groups]
+    blocks += [_cost_text(table, style) for table in board.costs]
     if not blocks:
-        blocks = ["No finished runs.\n"]
+        blocks = [f"{'% ' * (style == 'latex')}No finished runs.\n"]
     if board.others:
-        bullet = "- " if style == "markdown" else "  "
+        bullet = {"markdown": "- ", "latex": "%   "}.get(style, "  ")
         lines = "\n".join(f"{bullet}{_one_line(line)}" for line in board.others)
-        gap = "\n\n" if style == "markdown" else "\n"
-        blocks.append(f"Not in the tables:{gap}{lines}\n")
+        gap = {"markdown": "\n\n", "latex": "\n"}.get(style, "\n")
+        blocks.append(f"{'% ' * (style == 'latex')}Not in the tables:{gap}{lines}\n")
     return "\n".join(blocks)
 
 
@@ -101,52 +108,164 @@ def markdown_table(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, align, *lines])
 
 
-def _text(group: Group, *, markdown: bool) -> str:
+def text_table(
+    title: str, header: list[str], lines: list[list[str]], notes: list[str], style: str
+) -> str:
+    """A table with its title above and its notes below.
+
+    Args:
+        title: One line.
+        header: Names of the columns.
+        lines: Cells, which are escaped and marked for the style already.
+        notes: Sentences.
+        style: ``table``, ``markdown`` or ``latex``.
+
+    Returns:
+        Text that ends with a line break.
+    """
+    if style == "latex":
+        return _latex_table(title, header, lines, notes)
+    if style == "markdown":
+        table = markdown_table(header, lines) + "\n"
+        return "\n".join([f"### {_escape(title)}\n", table, *(f"{note}  " for note in notes), ""])
+    return "\n".join([title, _aligned(header, lines), *notes, ""])
+
+
+def escaped(text: str, style: str) -> str:
+    """Text that means nothing but itself.
+
+    Args:
+        text: From a record.
+        style: ``table``, ``markdown`` or ``latex``.
+
+    Returns:
+        One line.
+    """
+    if style == "latex":
+        return "".join(_LATEX.get(sign, sign) for sign in _one_line(text))
+    return _escape(text) if style == "markdown" else _one_line(text)
+
+
+def _latex_table(title: str, header: list[str], lines: list[list[str]], notes: list[str]) -> str:
+    """A table of the package booktabs."""
+    head = " & ".join(escaped(name, "latex") for name in header)
+    body = "\n".join("  " + " & ".join(line) + r" \\" for line in lines)
+    below = " ".join(f"{escaped(note, 'latex')}." for note in notes)
+    columns = "l" + "r" * (len(header) - 1)
+    return (
+        "\\begin{table}\n\\centering\n"
+        f"\\caption{{{escaped(title, 'latex')}}}\n"
+        f"\\begin{{tabular}}{{{columns}}}\n  \\toprule\n  {head} \\\\\n  \\midrule\n"
+        f"{body}\n  \\bottomrule\n\\end{{tabular}}\n"
+        + (f"\\par\\footnotesize {below}\n" if below else "")
+        + "\\end{table}\n"
+    )
+
+
+def _text(group: Group, style: str) -> str:
+    score = group.score
     names = list(dict.fromkeys(name for row in group.rows for name in row.summaries))
-    header = ["method", "n", "top1", "sd", "95 % interval", *names[1:]]
-    lines = [[_cell(row, name, markdown) for name in header] for row in group.rows]
+    names = [name for name in names if name != score]
+    if score != "top1":  # of several labels per image
+        names = [name for name in names if name != "top1"]
+    tested = [f"vs {group.evidence.reference}"] if _ranked(group) else []
+    header = ["method", "n", score, "sd", "95 % interval", *tested, *names]
+    lines = [[_cell(group, row, name, style) for name in header] for row in group.rows]
     peeked = [name for name in header if name in PEEKED]
     header = [f"{name} {WARNING}" if name in peeked else name for name in header]
-    table = markdown_table(header, lines) if markdown else _aligned(header, lines)
     notes = []
     if group.smoke_test:
         notes.append("smoke test: listed alphabetically, not a ranking")
     elif any(row.marked for row in group.rows):
-        mark = "bold" if markdown else "*"
+        mark = "*" if style == "table" else "bold"
         notes.append(f"{mark}: best mean, and rows that its seeds do not separate from it")
+    notes += sentences(group.evidence, score)
     if any(len(row.seeds) == 1 for row in group.rows):
         notes.append("n=1: one seed supports no interval and no claim")
     if peeked:
         notes.append(f"{WARNING}: chosen on the test set, to compare with published figures only")
+    notes += _attack_notes(group, names)
     if any(row.shared_cores for row in group.rows):
         notes.append("img_per_s: measured while other runs shared the machine")
     if group.devices:
         notes.append(f"hardware: {', '.join(group.devices)}")
-    title = f"### {_escape(group.title)}\n" if markdown else group.title
-    gap = "\n" if markdown else ""
-    return "\n".join(
-        [title, table + gap, *(f"{note}  " if markdown else note for note in notes), ""]
-    )
+    return text_table(group.title, header, lines, notes, style)
 
 
-def _cell(row: Row, name: str, markdown: bool) -> str:
-    top1 = row.summaries["top1"]
+def _ranked(group: Group) -> bool:
+    return bool(group.evidence.contrasts) and not group.smoke_test
+
+
+def _attack_notes(group: Group, names: list[str]) -> list[str]:
+    shown = [name for name in names if name in ATTACKED]
+    if not shown:
+        return []
+    sizes = sorted({size for row in group.rows for size in row.attacked})
+    told = " or ".join(map(str, sizes)) or "an unknown number"
+    notes = [f"{', '.join(shown)}: error rates in percent on {told} of the test images"]
+    if len(sizes) > 1:
+        notes[0] += ", which do not compare"
+    mixed = [row.label for row in group.rows if len(row.attacked) > 1]
+    if mixed:
+        notes.append(f"no mean of attacks on several sizes: {', '.join(mixed)}")
+    return notes
+
+
+def _cost_text(table: CostTable, style: str) -> str:
+    header = ["method", "epochs", "n", table.score, "sd", "95 % interval"]
+    header += [table.unit, "step cost"]
+    lines = []
+    for row in table.rows:
+        found = row.summary
+        lines.append(
+            [
+                _label(row.label, row.label in table.evidence.best, style),
+                str(row.epochs),
+                str(len(row.seeds)),
+                _number(found.mean, table.score),
+                _number(found.sd, table.score),
+                interval(found.low, found.high, table.score),
+                f"{row.hours:.3g}",
+                NONE if row.step is None else f"{row.step:.2f}",
+            ]
+        )
+    if style == "latex":
+        lines = [[cell.replace(NONE, "--") for cell in line] for line in lines]
+    notes = [table.note] * bool(table.note) + sentences(table.evidence, table.score)
+    return text_table(f"equal cost: {table.title}", header, lines, notes, style)
+
+
+def _label(label: str, marked: bool, style: str) -> str:
+    text = escaped(label, style)
+    if not marked:
+        return text
+    return {"markdown": f"**{text}**", "latex": rf"\textbf{{{text}}}"}.get(style, f"{text} *")
+
+
+def interval(low: float | None, high: float | None, name: str) -> str:
+    """An interval of a score in words; a dash where there is none."""
+    if low is None or high is None or not math.isfinite(low + high):
+        return NONE
+    return f"{_number(low, name)} to {_number(high, name)}"
+
+
+def _cell(group: Group, row: Row, name: str, style: str) -> str:
+    score = row.summaries[group.score]
     if name == "method":
-        label = _escape(row.label) if markdown else _one_line(row.label)
-        if not row.marked:
-            return label
-        return f"**{label}**" if markdown else f"{label} *"
+        return _label(row.label, row.marked, style)
     if name == "n":
         failed = f" of {len(row.seeds) + row.failed}" if row.failed else ""
         return f"{len(row.seeds)}{failed}"
     if name == "sd":
-        return _number(top1.sd, "top1")
-    if name == "95 % interval":
-        if top1.low is None:
-            return NONE
-        return f"{_number(top1.low, 'top1')} to {_number(top1.high, 'top1')}"
-    summary = row.summaries.get(name)
-    return _number(summary.mean if summary else None, name)
+        shown = _number(score.sd, group.score)
+    elif name == "95 % interval":
+        shown = interval(score.low, score.high, group.score)
+    elif name.startswith("vs "):
+        shown = escaped(verdict(group.evidence, row.label) or NONE, style)
+    else:
+        summary = row.summaries.get(name)
+        shown = _number(summary.mean if summary else None, name)
+    return shown.replace(NONE, "--") if style == "latex" else shown
 
 
 def _number(value: float | None, name: str) -> str:
@@ -177,7 +296,10 @@ def _json(board: Leaderboard) -> dict[str, Any]:
                 "n": len(row.seeds),
                 "seeds": row.seeds,
                 "failed": row.failed,
+                "diverged": row.diverged,
                 "marked": row.marked,
+                "attacked": list(row.attacked),
+                "contrast": _contrast(group, row),
                 "metrics": {
                     name: {k: _finite(v) for k, v in vars(summary).items()}
                     for name, summary in row.summaries.items()
@@ -195,10 +317,42 @@ def _json(board: Leaderboard) -> dict[str, Any]:
                 "epochs": group.epochs,
                 "smoke_test": group.smoke_test,
                 "devices": group.devices,
+                "score": group.score,
+                "reference": group.evidence.reference or None,
+                "detectable_difference": _finite(group.evidence.mdd),
+                "levene_p": _finite(group.evidence.levene),
                 "rows": rows,
             }
         )
-    return {"groups": groups, "others": board.others}
+    costs = [
+        {
+            "title": table.title,
+            "unit": table.unit,
+            "note": table.note,
+            "detectable_difference": _finite(table.evidence.mdd),
+            "rows": [
+                {
+                    "method": row.label,
+                    "epochs": row.epochs,
+                    "seeds": row.seeds,
+                    "hours": row.hours,
+                    "step_cost": row.step,
+                    table.score: {k: _finite(v) for k, v in vars(row.summary).items()},
+                }
+                for row in table.rows
+            ],
+        }
+        for table in board.costs
+    ]
+    return {"groups": groups, "equal_cost": costs, "others": board.others}
+
+
+def _contrast(group: Group, row: Row) -> dict[str, float | bool | None] | None:
+    """A row against the reference; None where nothing was tested."""
+    contrast = group.evidence.contrasts.get(row.label)
+    if contrast is None or group.smoke_test:
+        return None
+    return {k: _finite(v) for k, v in vars(contrast).items()} | {"separated": contrast.separated}
 
 
 def _finite(value: float | None) -> float | None:
@@ -220,6 +374,11 @@ def _csv(board: Leaderboard) -> str:
             }
             line: dict[str, Any] = {key: _safe_cell(text) for key, text in words.items()}
             line |= {"epochs": group.epochs, "n": len(row.seeds), "failed": row.failed}
+            line |= {"diverged": row.diverged, "reference": _safe_cell(group.evidence.reference)}
+            contrast = _contrast(group, row) or {}
+            for key in ("difference", "p", "mdd", "separated"):
+                value = contrast.get(key)
+                line[key] = "" if value is None else f"{value:.6g}" if key != "separated" else value
             for name, summary in row.summaries.items():
                 for part in ("mean", "sd", "low", "high"):
                     value = _finite(getattr(summary, part))

@@ -5,6 +5,7 @@ import math
 import shutil
 
 import pytest
+from scipy.stats import nct
 
 from mixbench.errors import UserError
 from mixbench.results.curves import read_curves, write_curves
@@ -132,6 +133,138 @@ def test_values_that_are_not_finite_are_shown_as_missing_last_and_never_best(add
     assert group.rows[1].marked is False
     assert "NaN" not in render(board(tmp_path), "json")
     assert "nan" not in render(board(tmp_path), "table")
+
+
+def test_the_reason_for_a_missing_mean_is_given(add, tmp_path):
+    add("erm", 0, 90.0)
+    add("erm", 1, math.nan)
+    found = board(tmp_path)
+    assert any("-s1: top1 not finite, so that its row has no mean" in o for o in found.others)
+    text = render(found)
+    assert f"erm     2     {NONE}" in text
+    assert "top1 not finite" in text
+
+
+def test_what_the_seeds_cannot_tell_apart_is_said_in_words(add, tmp_path):
+    for seed, noise in enumerate([0.0, 0.2, 0.4]):
+        add("erm", seed, 90.0 + noise)
+        add("mixup", seed, 90.1 + noise)
+        add("cutmix", seed, 95.0 + noise)
+    (group,) = board(tmp_path).groups
+    # Standard error sqrt(2 / 3) * 0.2, Dunnett's 5 % for 2 comparisons and 6 df: 2.86 (table).
+    assert group.evidence.contrasts["mixup"].high == pytest.approx(0.1 + 2.86 * 0.1633, abs=2e-3)
+    assert group.evidence.df == 6
+    shift = group.evidence.mdd / 0.1633
+    assert nct.sf(2.86, 6, shift) + nct.cdf(-2.86, 6, shift) == pytest.approx(0.8, abs=2e-3)
+    text = render(board(tmp_path))
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
+    assert "not distinguishable" in lines["mixup"]
+    assert "+5.00, p < 0.001" in lines["cutmix"]
+    assert "reference" in lines["erm"]
+    assert "detectable difference of top1 from erm (80 % power): 0.62" in text
+    assert "not distinguishable does not mean equal" in text
+    assert "(6 degrees of freedom); equal variances: Levene p = 1.00" in text
+    assert [row.marked for row in group.rows] == [True, False, False]
+    assert "doubtful" not in text
+
+
+def test_unequal_variances_are_said(add, tmp_path):
+    for seed, noise in enumerate([-2.0, 0.0, 2.0, 1.0, -1.0]):
+        add("erm", seed, 90.0 + noise / 100)
+        add("mixup", seed, 90.0 + noise)
+    assert "doubtful" in render(board(tmp_path))
+
+
+def test_diverged_runs_are_counted_apart_from_other_failures(add, tmp_path):
+    for seed in range(2):
+        add("erm", seed, 90.0 + seed)
+        add("mixup", seed, 91.0 + seed)
+    add("mixup", 2, status="diverged")
+    add("mixup", 3, status="failed")
+    text = render(board(tmp_path))
+    assert "2 of 4" in text
+    assert "diverged, in no mean and no test: 1 of mixup" in text
+    assert json.loads(render(board(tmp_path), "json"))["groups"][0]["rows"][0]["diverged"] == 1
+
+
+def test_without_plain_training_the_best_is_the_reference(add, tmp_path):
+    for seed in range(2):
+        add("mixup", seed, 90.0 + seed / 10)
+        add("cutmix", seed, 95.0 + seed / 10)
+    (group,) = board(tmp_path).groups
+    assert group.evidence.reference == "cutmix"
+    assert "vs cutmix" in render(board(tmp_path))
+
+
+def test_a_single_seed_is_in_no_test(add, tmp_path):
+    for seed in range(3):
+        add("erm", seed, 90.0 + seed / 10)
+        add("mixup", seed, 91.0 + seed / 10)
+    add("cutmix", 0, 99.0)
+    (group,) = board(tmp_path).groups
+    assert group.rows[0].label == "cutmix"
+    assert [row.marked for row in group.rows] == [False, True, False]
+    assert set(group.evidence.contrasts) == {"mixup"}
+
+
+def test_data_of_several_labels_are_ranked_by_mean_average_precision(add, tmp_path):
+    for seed in range(2):
+        add("erm", seed, metrics={"map": 60.0 + seed, "cf1": 0.5})
+        add("mixup", seed, metrics={"map": 70.0 + seed, "cf1": 0.4})
+    (group,) = board(tmp_path).groups
+    assert [row.label for row in group.rows] == ["mixup", "erm"]
+    text = render(board(tmp_path))
+    assert "70.50" in text.replace("70.5000", "70.50")
+    assert "top1" not in text
+
+
+def attacked(images, **rates):
+    facts = {"adversarial": {"images": images, "attacks": list(rates)}}
+    return {"evaluations": facts, "metrics": {"top1": 90.0, "adv_n": images, **rates}}
+
+
+def test_attacks_say_on_how_many_images(add, tmp_path):
+    for seed in range(2):
+        add("erm", seed, **attacked(64, fgsm_8=80.0 + seed))
+    text = render(board(tmp_path))
+    assert "fgsm_8: error rates in percent on 64 of the test images" in text
+    assert "80.50" in text
+
+
+def test_attacks_on_other_images_are_not_averaged(add, tmp_path):
+    add("erm", 0, **attacked(64, fgsm_8=80.0))
+    add("erm", 1, **attacked(128, fgsm_8=70.0))
+    add("mixup", 0, **attacked(128, fgsm_8=60.0))
+    text = render(board(tmp_path))
+    assert "75.00" not in text
+    assert "60.00" in text
+    assert "on 64 or 128 of the test images, which do not compare" in text
+    assert "no mean of attacks on several sizes: erm" in text
+
+
+def test_latex_is_escaped_and_bold(add, tmp_path):
+    for seed in range(2):
+        add("erm", seed, 90.0 + seed / 10)
+        add("my_mix & co 50%", seed, 95.0 + seed / 10, settings={"a": "{x}\\^~<$#|"})
+    text = render(board(tmp_path), "latex")
+    assert r"\textbf{my\_mix \& co 50\% a=\{x\}\textbackslash{}" in text
+    assert r"\textasciicircum{}\textasciitilde{}\textless{}\$\#\textbar{}}" in text
+    assert r"95 \% interval" in text
+    assert text.count(r"\begin{tabular}{lrrr") == 1
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 3
+    assert len({line.replace(r"\&", "").count("&") for line in rows}) == 1
+    assert text.isascii()
+
+
+def test_latex_shows_missing_values_and_keeps_lists_as_comments(add, tmp_path):
+    add("erm", 0, 90.0)
+    add("mixup", 0, status="failed", message="no\nway")
+    text = render(board(tmp_path), "latex")
+    assert NONE not in text
+    assert "& -- &" in text
+    for line in text.splitlines():
+        assert "mixup" not in line or line.startswith("%")
 
 
 def test_digits_are_listed_alphabetically_without_marks(add, tmp_path):
