@@ -123,7 +123,17 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument(
         "--literature", action="store_true", help="also a table of published figures on such data"
     )
+    text = "scores of the hold-out after each epoch instead"
+    board.add_argument("--curve", action="store_true", help=text)
     board.add_argument("--wandb", action="store_true", help="also log it to W&B as a table")
+    pair = add("compare", tables.compare, "two methods side by side, from their records alone")
+    pair.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
+    pair.add_argument("--mine", required=True, metavar="A", help="a method, row or run")
+    text = "what it is compared with"
+    pair.add_argument("--with", dest="other", required=True, metavar="B", help=text)
+    text = "points that do not matter: also test whether the two are equivalent"
+    pair.add_argument("--margin", type=float, metavar="POINTS", help=text)
+    pair.add_argument("--format", default="table", help="table, markdown, latex or json")
     listing = add("list", names.list_names, "names of methods, data, nets and recipes")
     listing.add_argument(
         "words", nargs="*", metavar="[KIND] [PATTERN]", help=", ".join(names.KINDS)

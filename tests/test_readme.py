@@ -62,6 +62,9 @@ def test_every_command_works(workplace, words, runs, capsys, plain_wandb):
         words = [*words, "net.width=4"]
     elif words[0] == "show" and "runs/ID" not in words:
         words = [*words[:-2], *SMALL, *words[-2:]]
+    elif words[0] == "compare":
+        for method in ("cutmix", "erm"):
+            assert cli.main(["run", "data=digits", f"method={method}", *SMALL]) == 0
     elif words[0] in ("eval", "export", "leaderboard", "resume", "show", "verify"):
         assert cli.main(["run", "data=digits", *SMALL]) == 0
         (folder,) = runs.iterdir()

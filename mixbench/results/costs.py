@@ -81,7 +81,7 @@ def equal_cost(rows: Iterable[tuple[str, str, list[Record]]]) -> list[CostTable]
         if row is None:
             continue
         key = (first.data, first.net, first.select, first.family_hash or first.recipe)
-        key += _machine(first)
+        key += machine(first)
         places[key].append((row, first))
         scores[key] = score
     tables = []
@@ -131,7 +131,7 @@ def _tables(members: list[tuple[CostRow, Record]], score: str) -> list[CostTable
 def _row(label: str, score: str, records: list[Record]) -> CostRow | None:
     costs = [hours(record) for record in records]
     known = [cost for cost in costs if cost]
-    if len(known) < len(records) or len({_machine(record) for record in records}) > 1:
+    if len(known) < len(records) or len({machine(record) for record in records}) > 1:
         return None
     return CostRow(
         label=label,
@@ -143,7 +143,15 @@ def _row(label: str, score: str, records: list[Record]) -> CostRow | None:
     )
 
 
-def _machine(record: Record) -> tuple[Any, ...]:
+def machine(record: Record) -> tuple[Any, ...]:
+    """What the speed of a run depends on beside its method; costs compare only where it is equal.
+
+    Args:
+        record: Its record.
+
+    Returns:
+        Plain values.
+    """
     return (
         record.device,
         record.device_count,

@@ -37,6 +37,8 @@ class Row:
     shared_cores: bool = False
     diverged: int = 0  # of those that failed
     attacked: tuple[int, ...] = ()  # images; of several sizes no mean is taken
+    records: list[Record] = field(default_factory=list, repr=False)  # by seed
+    folders: list[Path] = field(default_factory=list, repr=False)
 
 
 @dataclass
@@ -153,6 +155,8 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         _group(methods, rows) for _, methods in sorted(groups.items(), key=lambda item: item[0])
     ]
     kept = [group for group in built if group.rows]
+    for row in (row for group in kept for row in group.rows):
+        row.folders = [records[record.id][1] for record in row.records]
     return Leaderboard(kept, sorted(others), equal_cost(rows))
 
 
@@ -225,6 +229,7 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         summaries=summaries,
         failed=failed,
         shared_cores=any(record.shared_cores for record in done),
+        records=done,
         attacked=tuple(sorted(images for images in attacked if images)),
     )
 

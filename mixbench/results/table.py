@@ -8,11 +8,13 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from mixbench.errors import UserError
+from mixbench.results.compare import Comparison, Line
 from mixbench.results.costs import CostTable
 from mixbench.results.evidence import sentences, verdict
 from mixbench.results.leaderboard import ATTACKED, PEEKED, Group, Leaderboard, Row
 from mixbench.results.literature import Figure
 from mixbench.results.selection import CHOICES
+from mixbench.results.stats import Summary
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 NONE = "\N{EN DASH}"  # no value, or one that is not finite
@@ -23,6 +25,7 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NONE: "--"}
 _LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\N{MIDDLE DOT}": r"\textperiodcentered{}"}
 _LATEX |= {WARNING: "(!)"}
+_LATEX |= {"\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$"}
 
 
 def render(board: Leaderboard, style: str = "table") -> str:
@@ -194,6 +197,84 @@ def _text(group: Group, style: str) -> str:
 
 def _ranked(group: Group) -> bool:
     return bool(group.evidence.contrasts) and not group.smoke_test
+
+
+def comparison_text(comparison: Comparison, style: str) -> str:
+    """Two methods side by side.
+
+    Args:
+        comparison: The comparison.
+        style: ``table``, ``markdown`` or ``latex``.
+
+    Returns:
+        Text that ends with a line break.
+    """
+    header = ["", comparison.mine, comparison.other, "difference", "95 % interval"]
+    if style == "markdown":
+        header = [_escape(name) for name in header]
+    lines = []
+    for line in comparison.lines:
+        cells = [line.name, _mean(line.mine, line), _mean(line.other, line)]
+        if line.cost:
+            ratio = line.ratio
+            cells += [f"\N{MULTIPLICATION SIGN} {ratio:.2f}" if ratio == ratio else NONE, ""]
+        else:
+            sign = "+" if line.difference > 0 else ""
+            cells += [f"{sign}{_number(line.difference, line.name)}"]
+            cells += [interval(line.low, line.high, line.name)]
+        lines.append([escaped(cell, style) for cell in cells])
+    title = f"{comparison.mine} against {comparison.other}: {comparison.title}"
+    return text_table(title, header, lines, comparison.notes, style)
+
+
+def comparisons_json(comparisons: list[Comparison]) -> str:
+    """Comparisons for programs.
+
+    Args:
+        comparisons: The comparisons.
+
+    Returns:
+        JSON without numbers that are not finite.
+    """
+    content = [
+        {
+            "title": comparison.title,
+            "mine": comparison.mine,
+            "with": comparison.other,
+            "score": comparison.score,
+            "test": _plain(comparison.numbers),
+            "lines": {
+                line.name: {
+                    "mine": _plain(vars(line.mine)) if line.mine else None,
+                    "with": _plain(vars(line.other)) if line.other else None,
+                    "ratio" if line.cost else "difference": _finite(
+                        line.ratio if line.cost else line.difference
+                    ),
+                    "low": _finite(line.low),
+                    "high": _finite(line.high),
+                }
+                for line in comparison.lines
+            },
+            "notes": comparison.notes,
+        }
+        for comparison in comparisons
+    ]
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return _finite(value) if isinstance(value, float) else value
+
+
+def _mean(found: Summary | None, line: Line) -> str:
+    if found is None:
+        return NONE
+    if line.cost:
+        return f"{found.mean:,.4g}" if found.mean < 1e4 else f"{found.mean:,.0f}"
+    spread = "" if found.sd is None else f" \N{PLUS-MINUS SIGN} {_number(found.sd, line.name)}"
+    return f"{_number(found.mean, line.name)}{spread} ({found.n})"
 
 
 def _attack_notes(group: Group, names: list[str]) -> list[str]:
@@ -372,9 +453,9 @@ def _csv(board: Leaderboard) -> str:
                 "method": row.label,
                 "fidelity": row.fidelity,
             }
-            line: dict[str, Any] = {key: _safe_cell(text) for key, text in words.items()}
+            line: dict[str, Any] = {key: safe_cell(text) for key, text in words.items()}
             line |= {"epochs": group.epochs, "n": len(row.seeds), "failed": row.failed}
-            line |= {"diverged": row.diverged, "reference": _safe_cell(group.evidence.reference)}
+            line |= {"diverged": row.diverged, "reference": safe_cell(group.evidence.reference)}
             contrast = _contrast(group, row) or {}
             for key in ("difference", "p", "mdd", "separated"):
                 value = contrast.get(key)
@@ -392,8 +473,15 @@ def _csv(board: Leaderboard) -> str:
     return text.getvalue()
 
 
-def _safe_cell(text: str) -> str:
-    """Keep spreadsheets from running a cell as a formula."""
+def safe_cell(text: str) -> str:
+    """Keep spreadsheets from running a cell as a formula.
+
+    Args:
+        text: Text of a cell.
+
+    Returns:
+        The same, behind an apostrophe where it would be read as a formula.
+    """
     return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text
 
 

@@ -1,0 +1,262 @@
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mixbench import cli
+from mixbench.errors import UserError
+from mixbench.results.compare import PREDICTIONS, compare
+from mixbench.results.leaderboard import build_leaderboard, find_runs
+from mixbench.results.record import Record, write_record
+from mixbench.results.table import comparison_text
+
+
+def predictions(folder, hits, labels=None, ids=None):
+    """Logits of 3 classes that are right where ``hits`` says so."""
+    labels = np.arange(len(hits)) % 3 if labels is None else labels
+    guess = np.where(hits, labels, (labels + 1) % 3)
+    logits = np.eye(3, dtype=np.float32)[guess]
+    ids = np.arange(len(hits)) if ids is None else ids
+    np.savez(folder / PREDICTIONS, logits=logits, labels=labels, ids=ids)
+
+
+@pytest.fixture
+def add(tmp_path):
+    """Writes a run; its predictions are right on the first images, shifted by the seed."""
+
+    def write(method, seed, top1, *, images=200, store=True, labels=None, ids=None, **changes):
+        values = {
+            "data": "cifar",
+            "net": "net",
+            "recipe": "quick",
+            "epochs": 16,
+            "select": "last",
+            "status": "done",
+            "config_hash": f"{method}{changes.get('settings', '')}",
+            "recipe_hash": "r" * 16,
+            "device": "CPU",
+            "img_per_s": 1000.0,
+            "macs": 5_000_000,
+            "metrics": {"top1": top1, "nll": 1 - top1 / 200, "ece": 0.04},
+        } | changes
+        variant = str(len(changes["settings"])) if "settings" in changes else ""
+        folder = tmp_path / f"{method}{variant}s{seed}"
+        folder.mkdir()
+        write_record(folder, Record(id=folder.name, method=method, seed=seed, **values))
+        if store:
+            hits = np.roll(np.arange(images) < top1 / 100 * images, 7 * seed)
+            predictions(folder, hits, labels, ids)
+        return folder
+
+    return write
+
+
+def compared(tmp_path, mine="mixup", other="erm", **kwargs):
+    (found,) = compare(build_leaderboard(find_runs([tmp_path])), mine, other, **kwargs)
+    return found
+
+
+def fill(add, **changes):
+    for seed, noise in enumerate([0.0, 1.0, -1.0]):
+        add("erm", seed, 80.0 + noise, **changes)
+        add("mixup", seed, 85.0 - noise, **changes)
+        add("cutmix", seed, 70.0 + 2 * noise, **changes)
+
+
+def test_the_score_is_tested_with_the_variance_of_the_whole_table(add, tmp_path):
+    fill(add)
+    found = compared(tmp_path)
+    # Variances 1, 1 and 4 with 2 degrees of freedom each.
+    error = math.sqrt(2.0 * (2 / 3))
+    critical = stats.t.ppf(0.975, 6)
+    assert found.numbers["difference"] == pytest.approx(5.0)
+    assert found.numbers["df"] == 6
+    assert found.numbers["low"] == pytest.approx(5 - critical * error)
+    assert found.numbers["p"] == pytest.approx(2 * stats.t.sf(5 / error, 6))
+    shift = found.numbers["detectable_difference"] / error
+    power = stats.nct.sf(critical, 6, shift) + stats.nct.cdf(-critical, 6, shift)
+    assert power == pytest.approx(0.8, abs=1e-6)
+    assert found.numbers["separated"]
+    assert any("they differ" in note for note in found.notes)
+    assert any(note.startswith("detectable difference (80 % power)") for note in found.notes)
+
+
+def test_every_score_has_its_difference_and_interval(add, tmp_path):
+    fill(add)
+    lines = {line.name: line for line in compared(tmp_path).lines}
+    assert lines["nll"].difference == pytest.approx(-0.025)
+    assert lines["nll"].low < -0.025 < lines["nll"].high
+    assert lines["ece"].difference == 0
+    assert "brier" not in lines
+
+
+def test_what_is_not_found_is_not_called_equal(add, tmp_path):
+    for seed, noise in enumerate([0.0, 2.0, -2.0]):
+        add("erm", seed, 80.0 + noise)
+        add("mixup", seed, 80.5 - noise)
+    found = compared(tmp_path)
+    assert not found.numbers["separated"]
+    assert any("not distinguishable, which is not equal" in note for note in found.notes)
+    loose, tight = compared(tmp_path, margin=20.0), compared(tmp_path, margin=0.6)
+    assert loose.numbers["equivalent"]
+    assert "equivalent within 20" in "".join(loose.notes)
+    assert not tight.numbers["equivalent"]
+    assert any("not shown to be equivalent" in note for note in tight.notes)
+
+
+def test_seeds_are_paired_only_where_they_correlate(add, tmp_path):
+    for seed, noise in enumerate([0.0, 1.0, -1.5, 0.7]):
+        add("erm", seed, 80.0 + noise)
+        add("mixup", seed, 85.0 + noise + seed / 100)
+        add("cutmix", seed, 85.0 - noise)
+    found = compared(tmp_path)
+    assert found.numbers["seed_correlation"] > 0.99
+    assert found.numbers["paired_p"] == pytest.approx(
+        stats.ttest_rel([85.0, 86.01, 83.52, 85.73], [80.0, 81.0, 78.5, 80.7]).pvalue, rel=1e-6
+    )
+    assert any("paired t: [+4.99, +5.04], p = " in note for note in found.notes)
+    apart = compared(tmp_path, "cutmix")
+    assert "paired_p" not in apart.numbers
+    assert any("correlation of seeds -1.00: no paired test" in note for note in apart.notes)
+
+
+def test_images_and_seeds_are_resampled_together(add, tmp_path):
+    fill(add)
+    found = compared(tmp_path, resamples=2000).numbers["images_and_seeds"]
+    assert found["difference"] == pytest.approx(5.0)
+    assert found["low"] < 5 < found["high"]
+    narrow = compared(tmp_path).numbers
+    assert found["high"] - found["low"] > 2  # images add to the noise of seeds
+    assert "mcnemar_p" not in narrow
+
+
+def test_two_single_runs_get_mcnemar_and_no_claim_about_methods(add, tmp_path):
+    add("erm", 0, 80.0)
+    add("mixup", 0, 90.0)
+    found = compared(tmp_path)
+    assert "p" not in found.numbers
+    # 20 images that only mixup gets right, none that only erm does.
+    assert found.numbers["mcnemar_p"] == pytest.approx(2 * 0.5**20)
+    assert found.numbers["images"]["difference"] == pytest.approx(10.0)
+    assert any("one seed of each supports no claim" in note for note in found.notes)
+    assert any("says nothing of seeds" in note for note in found.notes)
+
+
+def test_predictions_that_are_missing_or_of_other_images_are_said(add, tmp_path):
+    add("erm", 0, 80.0, store=False)
+    add("mixup", 0, 90.0)
+    assert any("no bootstrap: no predictions are stored" in n for n in compared(tmp_path).notes)
+
+
+@pytest.mark.parametrize("change", ["labels", "ids", "images"])
+def test_other_test_images_are_never_paired(add, tmp_path, change):
+    other = {"labels": np.zeros(200, int), "ids": np.arange(200) + 1, "images": 100}[change]
+    add("erm", 0, 80.0)
+    add("mixup", 0, 90.0, **{change: other})
+    found = compared(tmp_path)
+    assert "mcnemar_p" not in found.numbers
+    assert any("not tested on the same images" in note for note in found.notes)
+
+
+def test_seeds_of_one_method_on_other_images_are_found(add, tmp_path):
+    add("erm", 0, 80.0)
+    add("erm", 1, 81.0, ids=np.arange(200) + 1)
+    add("mixup", 0, 90.0)
+    assert any("its runs were not tested on the same" in n for n in compared(tmp_path).notes)
+
+
+def test_a_logit_that_is_not_a_number_is_no_hit(add, tmp_path):
+    folder = add("erm", 0, 100.0)
+    add("mixup", 0, 100.0)
+    with np.load(folder / PREDICTIONS) as stored:
+        arrays = dict(stored)
+    arrays["logits"][:50] = np.nan
+    np.savez(folder / PREDICTIONS, **arrays)
+    assert compared(tmp_path).numbers["images"]["difference"] == pytest.approx(25.0)
+
+
+def test_costs_are_compared_on_one_machine_only(add, tmp_path):
+    add("erm", 0, 80.0)
+    add("mixup", 0, 90.0, img_per_s=500.0)
+    lines = {line.name: line for line in compared(tmp_path).lines}
+    assert lines["img_per_s"].ratio == pytest.approx(0.5)
+    assert lines["macs"].cost
+    add("cutmix", 0, 90.0, device="other")
+    found = compared(tmp_path, "cutmix")
+    assert not any(line.cost for line in found.lines)
+    assert any("different machines" in note for note in found.notes)
+
+
+def test_rows_are_found_by_method_label_or_run(add, tmp_path):
+    add("erm", 0, 80.0)
+    add("mixup", 0, 90.0)
+    add("mixup", 0, 85.0, settings={"alpha": 0.2})
+    assert compared(tmp_path, "mixup alpha=0.2").numbers["images"]["difference"] == 5
+    assert compared(tmp_path, "mixups0").mine == "mixup"
+    assert compared(tmp_path, "mixup").mine == "mixup"  # a label comes before a method
+    add("cutmix", 0, 90.0, settings={"a": 1})
+    add("cutmix", 0, 85.0, settings={"a": 1, "b": 2})
+    with pytest.raises(UserError, match="cutmix has several rows: cutmix a=1; cutmix a=1 b=2"):
+        compared(tmp_path, "cutmix")
+    with pytest.raises(UserError, match="did you mean 'mixup'") as error:
+        compared(tmp_path, "mixpu")
+    assert error.value.todo
+    assert "rows: " in error.value.todo
+    with pytest.raises(UserError, match="one row: mixup"):
+        compared(tmp_path, "mixup", "mixups0")
+    with pytest.raises(UserError, match="margin must be > 0"):
+        compared(tmp_path, margin=-1.0)
+
+
+def test_protocols_are_never_mixed(add, tmp_path):
+    add("erm", 0, 80.0)
+    add("mixup", 0, 90.0, recipe_hash="other", epochs=20)
+    with pytest.raises(UserError, match="no table holds both mixup and erm"):
+        compared(tmp_path)
+
+
+def test_diverged_runs_are_counted(add, tmp_path):
+    fill(add)
+    add("mixup", 3, 10.0, status="diverged")
+    assert any("mixup: 1 runs are not done, 1 of them" in n for n in compared(tmp_path).notes)
+
+
+@pytest.mark.parametrize("style", ["table", "markdown", "latex", "json"])
+def test_the_command_prints_every_format(add, tmp_path, capsys, style):
+    fill(add)
+    words = ["compare", str(tmp_path), "--mine", "mixup", "--with", "erm", "--format", style]
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    if style == "json":
+        (found,) = json.loads(text)
+        assert found["lines"]["top1"]["difference"] == pytest.approx(5.0)
+        assert found["test"]["separated"] is True
+        return
+    assert "85.00" in text
+    assert "+5.00" in text
+    assert "detectable difference" in text
+    if style == "latex":
+        assert text.isascii()
+        assert r"85.00 $\pm$ 1.00 (3)" in text
+        assert r"\begin{tabular}{lrrrr}" in text
+
+
+def test_hostile_labels_stay_text(add, tmp_path):
+    add("erm", 0, 80.0)
+    add("a|b_{<", 0, 90.0)
+    found = compared(tmp_path, "a|b_{<")
+    assert r"a\|b_{&lt;" in comparison_text(found, "markdown")
+    assert r"a\textbar{}b\_\{\textless{}" in comparison_text(found, "latex")
+
+
+def test_ten_runs_on_ten_thousand_images_take_seconds(add, tmp_path):
+    for seed in range(5):
+        add("erm", seed, 80.0 + seed / 10, images=10_000)
+        add("mixup", seed, 81.0 + seed / 10, images=10_000)
+    started = time.process_time()
+    found = compared(tmp_path)
+    assert time.process_time() - started < 30
+    assert found.numbers["images_and_seeds"]["difference"] == pytest.approx(1.0, abs=0.01)
