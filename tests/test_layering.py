@@ -103,7 +103,7 @@ THIRD_PARTY = {
     "results/resampling": {"scipy", "numpy"},
     "results/compare": {"numpy"},
     "results/wandb_run": {"wandb"},
-    "results/wandb_table": {"wandb"},
+    "results/wandb_table": {"wandb", "torch"},
     "attempt": TORCH | {"omegaconf"},
     "runner": TORCH | {"omegaconf"},
     "show": {"PIL"},

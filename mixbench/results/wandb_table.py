@@ -1,14 +1,19 @@
-"""A leaderboard as a table in W&B."""
+"""A leaderboard as a table in W&B, with a reliability diagram and samples of each row."""
 
 import json
+import logging
 import uuid
 from pathlib import Path
 from typing import Any
 
-from mixbench.results.leaderboard import Leaderboard
+from mixbench.errors import UserError
+from mixbench.results.compare import PREDICTIONS
+from mixbench.results.leaderboard import Leaderboard, Row
 from mixbench.results.table import render
 from mixbench.results.wandb_run import View, open_view
 
+log = logging.getLogger("mixbench")
+SAMPLES = "samples.png"
 SHARED = ("data", "net", "recipe", "recipe_hash", "select", "epochs")
 OWN = ("method", "fidelity", "n", "failed")
 PARTS = ("mean", "sd", "low", "high")
@@ -37,7 +42,8 @@ def log_table(board: Leaderboard, *, project: str, folder: Path, mode: str | Non
     if view is None:
         return "W&B: no leaderboard was logged"
     columns, rows = table_rows(board)
-    view.send(lambda: _log(view, columns, rows))
+    shown = [pictures(row) for group in board.groups for row in group.rows]
+    view.send(lambda: _log(view, columns, rows, shown))
     if not view.close():
         return f"W&B: the leaderboard is not complete; what there is: {view.folder}"
     return f"W&B: {view.url}" if view.url else f"W&B: offline, upload with: {view.sync_command}"
@@ -63,7 +69,51 @@ def table_rows(board: Leaderboard) -> tuple[list[str], list[list[Any]]]:
     return columns, [[line.get(key) for key in columns] for line in lines]
 
 
-def _log(view: View, columns: list[str], rows: list[list[Any]]) -> None:
+def pictures(row: Row) -> tuple[Any, Path | None]:
+    """What a row looks like.
+
+    Args:
+        row: Of a leaderboard.
+
+    Returns:
+        The reliability diagram of the stored predictions of all its seeds, and the file with
+        samples of its first one; None for what there is not.
+    """
+    samples = next((p for folder in row.folders if (p := folder / SAMPLES).exists()), None)
+    stored = [folder / PREDICTIONS for folder in row.folders if (folder / PREDICTIONS).exists()]
+    if not stored:
+        return None, samples
+    import torch
+
+    from mixbench.metrics import read_predictions, reliability
+    from mixbench.pictures.reliability import reliability_picture
+
+    try:
+        found = [read_predictions(path) for path in stored]
+        if any(predictions.labels.ndim > 1 for predictions in found):  # of several labels
+            return None, samples
+        logits = torch.cat([predictions.logits for predictions in found])
+        labels = torch.cat([predictions.labels for predictions in found])
+    except (UserError, RuntimeError) as error:
+        log.warning("no reliability diagram of %s: %s", row.label, str(error).splitlines()[0])
+        return None, samples
+    return reliability_picture(*reliability(logits, labels), title=row.label), samples
+
+
+def _log(
+    view: View, columns: list[str], rows: list[list[Any]], shown: list[tuple[Any, Path | None]]
+) -> None:
     import wandb
 
+    for place, name in enumerate(("reliability", "samples")):
+        if any(pair[place] is not None for pair in shown):
+            columns = [*columns, name]
+            rows = [
+                [*row, None if pair[place] is None else wandb.Image(_image(pair[place]))]
+                for row, pair in zip(rows, shown, strict=True)
+            ]
     view.run.log({"leaderboard": wandb.Table(columns=[*columns], data=rows)})
+
+
+def _image(picture: Any) -> Any:
+    return str(picture) if isinstance(picture, Path) else picture

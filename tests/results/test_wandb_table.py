@@ -5,11 +5,14 @@ import shlex
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from mixbench.pictures.reliability import MARGIN, SIDE
 from mixbench.results.leaderboard import Leaderboard, build_leaderboard, find_runs
 from mixbench.results.record import Record, write_record
-from mixbench.results.wandb_table import log_table, table_rows
+from mixbench.results.wandb_table import log_table, pictures, table_rows
 
 pytestmark = pytest.mark.usefixtures("plain_wandb")
 
@@ -112,3 +115,39 @@ def test_disabled_it_says_so_and_leaves_nothing(board, tmp_path, monkeypatch):
     line = log_table(board, project="p", folder=tmp_path, mode=None)
     assert line == "W&B: no leaderboard was logged"
     assert not (tmp_path / "wandb").exists()
+
+
+def with_pictures(tmp_path, board):
+    row = board.groups[0].rows[0]
+    for number, folder in enumerate(row.folders):
+        logits = np.array([[4.0, 0.0], [0.0, 4.0], [0.0, 0.1], [3.0, 0.0]], dtype=np.float32)
+        arrays = {"logits": logits, "labels": np.array([0, 1, 0, number]), "ids": np.arange(4)}
+        np.savez(folder / "predictions.npz", **arrays)
+        Image.new("RGB", (8, 8), "red").save(folder / "samples.png")
+    return row
+
+
+def test_rows_show_their_reliability_and_samples(board, tmp_path):
+    with_pictures(tmp_path, board)
+    log_table(board, project="p", folder=tmp_path / "runs", mode="offline")
+    (content,) = tables(tmp_path / "runs")
+    columns, _ = table_rows(board)
+    assert content["columns"] == [*columns, "reliability", "samples"]
+    first, second = (dict(zip(content["columns"], row, strict=True)) for row in content["data"])
+    assert first["reliability"] == first["samples"] == "Image"  # W&B's word for it in this file
+    assert second["reliability"] is second["samples"] is None
+
+
+def test_a_diagram_counts_all_seeds_and_says_nothing_of_damaged_files(board, tmp_path, caplog):
+    row = with_pictures(tmp_path, board)
+    picture, samples = pictures(row)
+    # Confidence .982 in the last bin: 5 of 6 right over both seeds; .525: 0 of 2; .953: half.
+    pixels = np.asarray(picture)
+    assert samples == row.folders[0] / "samples.png"
+    last_bar, empty = MARGIN + SIDE - 7, MARGIN + 7
+    height = sum(tuple(pixel) == (0x4C, 0x78, 0xA8) for pixel in pixels[:, last_bar])
+    assert height / SIDE == pytest.approx(7 / 8, abs=0.08)
+    assert not any(tuple(pixel) == (0x4C, 0x78, 0xA8) for pixel in pixels[:, empty])
+    (row.folders[0] / "predictions.npz").write_bytes(b"broken")
+    assert pictures(row)[0] is None
+    assert "no reliability diagram of mixup" in caplog.text
