@@ -58,7 +58,7 @@ class Network:
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Batches of a loader, on the device."""
         for batch in loader:
-            yield Batch(*(value.to(self.device) for value in batch))
+            yield self.method.transfer_batch_to_device(batch, self.device, 0)
 
     def outputs(self, loader: Iterable[Batch]) -> tuple[Outputs, dict[str, Tensor]]:
         """What the network says, and logits of other heads by name."""
