@@ -3,18 +3,24 @@
 import dataclasses
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from mixbench import cli, compose, run
+from mixbench.callbacks.suites import say_outcome
+from mixbench.data.images import Batch
 from mixbench.errors import RunFailedError, UserError
+from mixbench.evaluation.suites import judge, unfit
+from mixbench.group import Group
 from mixbench.judging import evaluate_run, verify_run
 from mixbench.metrics import read_predictions
 from mixbench.metrics.predictions import PREDICTIONS
 from mixbench.results.curves import read_curves
 from mixbench.results.record import read_record, write_record
+from mixbench.schema import DataInfo, EvalConfig
 
 WORDS = ["data=digits", "data.limit=96", "net.width=4", "epochs=2", "batch_size=16", "lr=0.1"]
 WORDS += ["wandb.mode=disabled", "method=mixup", "eval.adv_n=20"]
@@ -32,8 +38,6 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def folder(finished, tmp_path):
     """A copy of it, to be changed."""
-    import shutil
-
     copy = tmp_path / finished.name
     shutil.copytree(finished, copy)
     return copy
@@ -203,10 +207,29 @@ def test_a_hold_out_gives_its_temperature_again(tmp_path):
     assert {"T_ts", "ece_ts"} <= set(compared)
 
 
-def test_networks_of_several_labels_are_not_attacked(caplog):
-    from mixbench.evaluation.suites import unfit
-    from mixbench.schema import DataInfo
+def test_a_masked_gradient_is_said_and_recorded(caplog):
+    images = torch.full((40, 3, 4, 4), 128, dtype=torch.uint8)
+    info = DataInfo(num_classes=2, height=4, width=4, test_size=40, name="flat")
 
+    def blind(x):
+        # Wrong at the full radius only, and its gradient leads many small steps elsewhere.
+        far = (x - 128 / 255).abs().amin(dim=(1, 2, 3)) > 7.9 / 255
+        slope = 1e-3 * (x - 129 / 255).abs().sum(dim=(1, 2, 3))
+        return torch.stack([10.0 - 20.0 * far + slope, torch.zeros(len(x))], dim=1)
+
+    config = EvalConfig(attacks=["fgsm_8", "pgd10_8"])
+    batches = [Batch(images, torch.zeros(40, dtype=torch.long), torch.arange(40))]
+    with caplog.at_level(logging.INFO, "mixbench"):
+        outcome = judge("adversarial", blind, batches, info, config, Group())
+        say_outcome("adversarial", outcome)
+    assert outcome.scores["fgsm_8"] == 100
+    assert outcome.scores["pgd10_8"] == 0
+    (warning,) = outcome.facts["warnings"]
+    assert "gradients are probably masked" in warning
+    assert warning in caplog.messages
+
+
+def test_networks_of_several_labels_are_not_attacked(caplog):
     info = DataInfo(num_classes=3, height=8, width=8, task="multilabel", name="voc2007")
     assert unfit("adversarial", info) == "it counts right classes, and voc2007 is multilabel"
     assert unfit("calibration", info) == ""

@@ -139,7 +139,10 @@ def judge(
     scores = suite.scores(counts)
     facts = {"images": counts["n"], "of": info.test_size, "seed": SEED, **suite.facts(config)}
     facts["seconds"] = round(time.monotonic() - started, 3)
-    return Outcome(scores, facts, masking_warnings(scores))
+    warnings = masking_warnings(scores)
+    if warnings:
+        facts["warnings"] = warnings
+    return Outcome(scores, facts, warnings)
 
 
 def enter(

@@ -119,3 +119,10 @@ def test_a_score_that_is_not_finite_does_not_stop_the_table():
         [row("erm", 10, [90.0, math.nan]), row("samix", 10, [93.0, 92.0], speed=400.0)]
     )
     assert table.rows[0].label == "samix"
+
+
+def test_steps_are_compared_with_plain_training_of_any_length():
+    (table,) = equal_cost(
+        [row("erm", 25, [92.0, 92.2]), row("samix", 10, [93.0, 93.2], speed=400.0)]
+    )
+    assert {r.label: r.step for r in table.rows} == pytest.approx({"samix": 2.5, "erm": 1.0})
