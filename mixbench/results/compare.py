@@ -129,7 +129,11 @@ def compare(
 def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int) -> Comparison:
     lines = []
     for name in SCORES:
-        values = {row.label: _scores(row, name) for row in group.rows}
+        rows = group.rows
+        if name in (*ATTACKED, "sat_pct"):  # rates of other images do not compare
+            rows = [row for row in rows if row.attacked == a.attacked]
+        values = {row.label: _scores(row, name) for row in (*rows, a)}
+        values.setdefault(b.label, [])
         if all(values[row.label] for row in (a, b)):
             lines.append(_line(name, {k: v for k, v in values.items() if v}, a.label, b.label))
     same = {machine(record) for row in (a, b) for record in row.records}
@@ -144,6 +148,8 @@ def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int
         comparison.notes.append("costs are left out: they were measured on different machines")
     elif any(record.shared_cores for row in (a, b) for record in row.records):
         comparison.notes.append("costs were measured while other runs shared the machine")
+    if a.attacked != b.attacked and a.attacked and b.attacked:
+        comparison.notes.append("attacks are left out: they were carried out on other images")
     _count_failures(comparison, a, b)
     return comparison
 

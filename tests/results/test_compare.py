@@ -190,6 +190,20 @@ def test_costs_are_compared_on_one_machine_only(add, tmp_path):
     assert any("different machines" in note for note in found.notes)
 
 
+def test_attacks_are_compared_on_the_same_images_only(add, tmp_path):
+    def attacked(images):
+        facts = {"adversarial": {"images": images}}
+        return {"evaluations": facts, "metrics": {"top1": 80.0, "fgsm_8": 60.0}}
+
+    add("erm", 0, 80.0, **attacked(48))
+    add("mixup", 0, 80.0, **attacked(48))
+    add("cutmix", 0, 80.0, **attacked(360))
+    assert any(line.name == "fgsm_8" for line in compared(tmp_path).lines)
+    found = compared(tmp_path, "cutmix")
+    assert not any(line.name == "fgsm_8" for line in found.lines)
+    assert any("attacks are left out" in note for note in found.notes)
+
+
 def test_rows_are_found_by_method_label_or_run(add, tmp_path):
     add("erm", 0, 80.0)
     add("mixup", 0, 90.0)

@@ -6,7 +6,7 @@ from mixbench.results.costs import equal_cost, hours
 from mixbench.results.record import Record
 
 
-def records(method, epochs, top1, speed=1000.0, **changes):
+def records(method, epochs, top1, speed: float | None = 1000.0, **changes):
     values = {
         "data": "cifar",
         "net": "net",
@@ -32,7 +32,7 @@ def records(method, epochs, top1, speed=1000.0, **changes):
     ]
 
 
-def row(method, epochs, top1, speed=1000.0, **changes):
+def row(method, epochs, top1, speed: float | None = 1000.0, **changes):
     return method, "top1", records(method, epochs, top1, speed, **changes)
 
 
