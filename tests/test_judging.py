@@ -205,6 +205,14 @@ def test_a_hold_out_gives_its_temperature_again(tmp_path):
     verified, compared = verify_run(tmp_path / record.id)
     assert verified.verified
     assert {"T_ts", "ece_ts"} <= set(compared)
+    # Both files changed alike: only the weights can tell.
+    folder = tmp_path / record.id
+    arrays = dict(np.load(folder / PREDICTIONS))
+    arrays["holdout_logits"] = 2 * arrays["holdout_logits"]
+    np.savez(folder / PREDICTIONS, **arrays)
+    changed(folder, **read_predictions(folder / PREDICTIONS).scores())
+    with pytest.raises(RunFailedError, match="_ts is recorded as .* from its weights"):
+        verify_run(folder)
 
 
 def test_a_masked_gradient_is_said_and_recorded(caplog):
