@@ -211,7 +211,7 @@ def test_a_hold_out_gives_its_temperature_again(tmp_path):
     arrays["holdout_logits"] = 2 * arrays["holdout_logits"]
     np.savez(folder / PREDICTIONS, **arrays)
     changed(folder, **read_predictions(folder / PREDICTIONS).scores())
-    with pytest.raises(RunFailedError, match="_ts is recorded as .* from its weights"):
+    with pytest.raises(RunFailedError, match=r"_ts is recorded as .* from its weights"):
         verify_run(folder)
 
 
