@@ -194,6 +194,7 @@ def test_a_network_that_is_too_sure_hides_from_cross_entropy_only(net):
     both = adv.carry_out(dataclasses.replace(attack, losses=("ce", "margin")), sure, x, y, ids)
     assert both.fooled.sum() > hidden.fooled.sum()
     assert (both.fooled | ~hidden.fooled).all()  # the worse of the two for each image
+    assert torch.equal(sure(both.x).argmax(1) != y, both.fooled)  # and its picture
     turned = dataclasses.replace(attack, losses=("margin", "ce"))
     assert torch.equal(adv.carry_out(turned, sure, x, y, ids).fooled, both.fooled)
     found = adv.attack_scores(sure, [(x, y, ids)], ["pgd20_2"])
