@@ -26,6 +26,7 @@ from mixbench.schema import DataConfig, DataInfo, OptimConfig, RunConfig
 
 CLS = METHODS.get("tdattenmix")
 FLIP = torch.arange(BATCH).flip(0)
+SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "imagenet_sample64_224.npz"
 
 
 def around(net, info=None, run=None, **settings):
@@ -625,7 +626,15 @@ def test_the_picture_shows_maps_and_windows_in_both_kinds_of_batches(prob):
     assert picture.width > plain.width
 
 
-def test_a_photograph_passes_a_step_with_deit_and_an_absvit_in_the_published_layout(tmp_path):
+def photographs():
+    """Two of ImageNet's photographs with their labels; noise where they are not at hand."""
+    if not SAMPLE.exists():
+        return torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8), torch.tensor([7, 900])
+    pack = DATA.get("pack")(DataConfig(kind="pack", train=str(SAMPLE), test=str(SAMPLE)))
+    return pack.load().test[Draw(torch.tensor([3, 40]), 0)][:2]
+
+
+def test_photographs_pass_a_step_with_deit_and_an_absvit_in_the_published_layout(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "absvit_tiny.pth"
     torch.save({"model": AbSViT(192, 12, 3, 16, 14, 1000).state_dict()}, path)
@@ -642,8 +651,9 @@ def test_a_photograph_passes_a_step_with_deit_and_an_absvit_in_the_published_lay
         partner="flip",
         prior="head",
     ).train()
-    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
-    x, targets = method.prepare(Batch(images, torch.tensor([7, 900]), torch.arange(2)))
+    images, labels = photographs()
+    assert images.shape == (2, 3, 224, 224)
+    x, targets = method.prepare(Batch(images, labels, torch.arange(2)))
     logits, mixed = method.predict(method.mix(x, targets))
     terms = method.loss(logits, mixed)
     assert set(terms) == {"ce", "consistency", "tokens"}
