@@ -110,9 +110,8 @@ class View:
     def _finish(self) -> None:
         try:
             self.run.finish()
-        except TimeoutError as error:
-            words = f"the upload took over {UPLOAD:g} s, the rest with: {self.sync_command}"
-            raise RuntimeError(words) from error
+        except TimeoutError:  # said here, as a command must not be cut short
+            self._stop(f"the upload took over {UPLOAD:g} s, the rest with: {self.sync_command}")
 
     def _put(self, call: Callable[[], object] | None) -> None:
         try:

@@ -208,6 +208,15 @@ def test_a_task_that_vanishes_fails_and_one_that_is_done_after_all_does_not(fake
     assert outcome.failures == {}
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to Ctrl-C, which a process in the background of a shell goes without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_waiting_and_the_next_command_waits_for_the_same_job(fake, runs):
     sleep = subprocess.Popen(["sleep", "60"])
     (fake / "sbatch").write_text(
