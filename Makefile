@@ -5,6 +5,8 @@ UV_VERSION := 0.13.8
 VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
+# Every run is a process of its own; uncompiled libraries would cost each of them seconds.
+INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(PY)
 EXTRAS ?=
 TORCH ?=
 DEVICE ?= cpu
@@ -40,15 +42,15 @@ $(BASE): requirements.lock pyproject.toml
 ifeq ($(TORCH),cpu)
 	sed -e '/^ *--hash/d' -e 's/ *\\$$//' -e '/^nvidia-/d' -e '/^triton/d' -e '/^cuda-/d' \
 	  requirements.lock > $(VENV)/constraints.txt
-	$(UV) pip install --quiet --python $(PY) --torch-backend cpu -r $(VENV)/constraints.txt
+	$(INSTALL) --torch-backend cpu -r $(VENV)/constraints.txt
 else
-	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements.lock
+	$(INSTALL) --require-hashes -r requirements.lock
 endif
-	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.extras-%: $(BASE)
-	$(UV) pip install --quiet --python $(PY) --no-build-isolation --editable '.[$(EXTRAS)]'
+	$(INSTALL) --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
 bench: $(STAMP) ## train, evaluate and rank: METHOD=a,b DATA=name NET= RECIPE= SEEDS=0,1 ARGS="a.b=c"
