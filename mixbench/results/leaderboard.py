@@ -37,6 +37,7 @@ class Row:
     shared_cores: bool = False
     diverged: int = 0  # of those that failed
     attacked: tuple[int, ...] = ()  # images; of several sizes no mean is taken
+    calibrated: bool = False  # no seed's ECE is more than chance makes of perfect calibration
     records: list[Record] = field(default_factory=list, repr=False)  # by seed
     folders: list[Path] = field(default_factory=list, repr=False)
 
@@ -231,7 +232,12 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         shared_cores=any(record.shared_cores for record in done),
         records=done,
         attacked=tuple(sorted(images for images in attacked if images)),
+        calibrated=all(_at_floor(record.metrics) for record in done),
     )
+
+
+def _at_floor(metrics: dict[str, float]) -> bool:
+    return metrics.get("ece", math.nan) <= metrics.get("ece_floor_95", math.nan)
 
 
 def _rankable(value: float) -> float:

@@ -19,12 +19,13 @@ from mixbench.results.stats import Summary
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 NONE = "\N{EN DASH}"  # no value, or one that is not finite
 WARNING = "\N{WARNING SIGN}"
+FLOOR = "\N{DAGGER}"
 _DIGITS = {"top1": 2, "top1_knn": 2, "top5": 2, "img_per_s": 0, "wall_s": 0}
 _DIGITS |= dict.fromkeys((*PEEKED, *ATTACKED, "occ_auc"), 2)
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NONE: "--"}
 _LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\N{MIDDLE DOT}": r"\textperiodcentered{}"}
-_LATEX |= {WARNING: "(!)"}
+_LATEX |= {WARNING: "(!)", FLOOR: r"\dag{}"}
 _LATEX |= {"\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$"}
 
 
@@ -187,6 +188,11 @@ def _text(group: Group, style: str) -> str:
         notes.append("n=1: one seed supports no interval and no claim")
     if peeked:
         notes.append(f"{WARNING}: chosen on the test set, to compare with published figures only")
+    if any(row.calibrated for row in group.rows):
+        notes.append(
+            f"{FLOOR}: what a perfectly calibrated network as sure as this one shows by chance, "
+            "for every seed (95 %)"
+        )
     notes += _attack_notes(group, names)
     if any(row.shared_cores for row in group.rows):
         notes.append("img_per_s: measured while other runs shared the machine")
@@ -342,11 +348,13 @@ def _cell(group: Group, row: Row, name: str, style: str) -> str:
     elif name == "95 % interval":
         shown = interval(score.low, score.high, group.score)
     elif name.startswith("vs "):
-        shown = escaped(verdict(group.evidence, row.label) or NONE, style)
+        shown = verdict(group.evidence, row.label) or NONE
     else:
         summary = row.summaries.get(name)
         shown = _number(summary.mean if summary else None, name)
-    return shown.replace(NONE, "--") if style == "latex" else shown
+        if name == "ece" and row.calibrated:
+            shown += FLOOR
+    return escaped(shown, style)
 
 
 def _number(value: float | None, name: str) -> str:
@@ -380,6 +388,7 @@ def _json(board: Leaderboard) -> dict[str, Any]:
                 "diverged": row.diverged,
                 "marked": row.marked,
                 "attacked": list(row.attacked),
+                "calibrated": row.calibrated,
                 "contrast": _contrast(group, row),
                 "metrics": {
                     name: {k: _finite(v) for k, v in vars(summary).items()}

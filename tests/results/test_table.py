@@ -70,6 +70,24 @@ def test_settings_make_rows_of_their_own(add, tmp_path):
     assert [row.label for row in group.rows] == ["mixup", "mixup alpha=0.2"]
 
 
+def test_an_error_of_calibration_that_chance_explains_in_every_seed_is_marked(add, tmp_path):
+    for seed, (ours, theirs) in enumerate([(0.010, 0.030), (0.012, 0.011), (0.011, 0.012)]):
+        for method, ece in (("erm", theirs), ("mixup", ours)):
+            metrics = {"top1": 90.0 + seed, "ece": ece, "ece_floor_95": 0.012}
+            add(method, seed, metrics=metrics)
+    add("cutmix", metrics={"top1": 90.0, "ece": 0.001})  # no floor is known
+    found = board(tmp_path)
+    marked = {row.label: row.calibrated for row in found.groups[0].rows}
+    assert marked == {"mixup": True, "erm": False, "cutmix": False}
+    for style, mark in (("table", "\N{DAGGER}"), ("markdown", "\N{DAGGER}"), ("latex", r"\dag{}")):
+        text = render(found, style)
+        assert f"0.0110{mark}" in text
+        assert f"0.0177{mark}" not in text
+        assert f"{mark}: what a perfectly calibrated network" in text
+    rows = json.loads(render(found, "json"))["groups"][0]["rows"]
+    assert {row["method"]: row["calibrated"] for row in rows} == marked
+
+
 def test_one_seed_shows_no_deviation_and_no_mark(add, tmp_path):
     add("mixup", 0, 93.0)
     text = render(board(tmp_path), "markdown")
