@@ -103,6 +103,7 @@ class DataConfig:
     jitter: float = 0.0  # largest change of brightness, contrast and saturation, as a share
     lighting: float = 0.0  # shift along the principal colours of ImageNet, in their deviations
     erasing: float = 0.0  # chance that a part of the normalised image becomes noise
+    repeats: int = 1  # times that an epoch shows an image, each augmented anew; the others wait
     train_fraction: float = 1.0  # stratified share of the training set to use
     limit: int | None = None  # use at most this many training and as many test images
     val_fraction: float = 0.1  # hold-out for select=val, at most 5,000 images
@@ -126,6 +127,7 @@ class DataConfig:
         share("data.jitter", self.jitter)
         share("data.erasing", self.erasing)
         at_least("data.lighting", self.lighting, 0)
+        at_least("data.repeats", self.repeats, 1)
         share("data.train_fraction", self.train_fraction)
         positive("data.train_fraction", self.train_fraction)
         if self.limit is not None:

@@ -127,7 +127,7 @@ def test_the_seed_changes_the_weights(runs, tiny):
         ["optim.name=adamw", "lr=1e-3", "optim.label_smoothing=0.1"],
         ["trainer.channels_last=false", "data.pad=mean"],
         ["method=bc", "method.pairing=dataset", "method.plus=true"],
-        ["data.auto_augment=rand-m9-mstd0.5-inc1", "data.jitter=0.4", "data.erasing=0.25"],
+        ["data.auto_augment=rand-m9-mstd0.5-inc1", "data.erasing=0.25", "data.repeats=3"],
         ["method=manifoldmixup", "method.loss=bce_softmax", "precision=bf16", "lr=0.5"],
     ],
     ids=" ".join,

@@ -14,7 +14,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from mixbench.data.images import Batch, ImageSet
-from mixbench.data.keyed import Draw, mix_seed
+from mixbench.data.keyed import Draw
 from mixbench.errors import UserError
 from mixbench.schema import DataConfig
 
@@ -59,9 +59,8 @@ class AugmentedImages(ImageSet):
         if draw.crop_seed is None:
             return batch
         changed = batch.images.new_empty(batch.images.shape)
-        rows = draw.indices.tolist()
-        for place, row in enumerate(rows):
-            seed = mix_seed(draw.crop_seed, row, 1)  # the crop has the key without the last number
+        seeds = draw.image_seeds(draw.indices.tolist(), 1)  # the crop's stream has no number
+        for place, seed in enumerate(seeds):
             changed[place] = self._change(batch.images[place], seed)
         return batch._replace(images=changed)
 

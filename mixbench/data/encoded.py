@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixbench.data.decode import corrupt, decode, decode_all, decode_crop, unreadable
 from mixbench.data.images import Batch, ImageSet, ResidentImages
-from mixbench.data.keyed import Draw, mix_seed
+from mixbench.data.keyed import Draw
 from mixbench.errors import UnreadableImageError, UserError
 from mixbench.schema import DataConfig
 
@@ -75,7 +75,10 @@ class FileImages(ImageSet):
 
     def __getitem__(self, draw: Draw) -> Batch:
         indices = draw.indices.cpu()
-        images = [self._decode(row, draw.crop_seed) for row in self.rows[indices].tolist()]
+        rows = self.rows[indices].tolist()
+        whole = draw.crop_seed is None
+        seeds = [None] * len(rows) if whole else draw.image_seeds(rows)
+        images = [self._decode(row, seed) for row, seed in zip(rows, seeds, strict=True)]
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         return Batch(pixels, self.labels[indices], indices)
 
@@ -91,15 +94,15 @@ class FileImages(ImageSet):
         """The images at ``rows`` (M,), in that order."""
         return FileImages(self.part, self.config, self.rows[rows]).with_labels(self.labels[rows])
 
-    def _decode(self, row: int, crop_seed: int | None) -> np.ndarray:
+    def _decode(self, row: int, seed: int | None) -> np.ndarray:
         size, area = self.config.size, self.config.crop_area
         assert size is not None
         assert area is not None
         try:
             raw = self.part.load(row)
-            if crop_seed is None:
+            if seed is None:
                 return decode(raw, size, self.config.resize)
-            return decode_crop(raw, size, area, mix_seed(crop_seed, row))
+            return decode_crop(raw, size, area, seed)
         except OSError as error:
             name = self.part.names[row]
             raise UnreadableImageError(

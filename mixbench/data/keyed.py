@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 _MASK = (1 << 64) - 1
 
 # What a stream is for; the first number of its key.
-ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL, CROP = range(1, 8)
+ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL, CROP, REPEAT = range(1, 9)
 
 
 def mix_seed(*numbers: int) -> int:
@@ -52,12 +52,30 @@ class Draw(NamedTuple):
     """The rows of one batch: (B,) indices, and a seed for what the data set itself draws.
 
     ``crop_seed`` keys what is drawn for each image, whatever batch or process it is in; None asks
-    for the images as evaluation sees them.
+    for the images as evaluation sees them. ``shown`` (B,) counts how often the epoch has shown each
+    image before; None where it shows each of them once.
     """
 
     indices: Tensor
     seed: int
     crop_seed: int | None = None
+    shown: Tensor | None = None
+
+    def image_seeds(self, rows: list[int], *stream: int) -> list[int]:
+        """A seed for each image of the batch; needs a ``crop_seed``.
+
+        Args:
+            rows: What each image is known by, in the order of the batch.
+            *stream: What the seeds are for.
+
+        Returns:
+            Seeds; those of images that are shown for the first time are the same in every epoch
+            of this ``crop_seed``, repeated or not.
+        """
+        assert self.crop_seed is not None
+        shown = [0] * len(rows) if self.shown is None else self.shown.tolist()
+        bases = [mix_seed(REPEAT, self.crop_seed, n) if n else self.crop_seed for n in shown]
+        return [mix_seed(base, row, *stream) for base, row in zip(bases, rows, strict=True)]
 
 
 class KeyedBatches(Sampler[Draw]):
@@ -76,6 +94,9 @@ class KeyedBatches(Sampler[Draw]):
         rank: This process among ``world``.
         world: Number of processes that share an epoch.
         accumulate: Micro-batches per optimiser step.
+        repeats: Times that an epoch shows an image, one after the other; it is as long as without
+            and shows a part of the images. Repeated augmentation: Hoffer et al., CVPR 2020,
+            arXiv:1901.09335.
     """
 
     def __init__(
@@ -86,9 +107,10 @@ class KeyedBatches(Sampler[Draw]):
         rank: int = 0,
         world: int = 1,
         accumulate: int = 1,
+        repeats: int = 1,
     ) -> None:
         self.total, self.seed, self.rank, self.world = total, seed, rank, world
-        self.accumulate = accumulate
+        self.accumulate, self.repeats = accumulate, repeats
         #: Images per micro-batch of this process.
         self.batch_size = max(1, min(batch_size, total) // (accumulate * world))
         self.epoch = self._start_epoch = self._start = 0
@@ -132,13 +154,19 @@ class KeyedBatches(Sampler[Draw]):
 
     def _order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(mix_seed(ORDER, self.seed, epoch))
-        return torch.randperm(self.total, generator=generator)
+        order = torch.randperm(self.total, generator=generator)
+        return order if self.repeats == 1 else self._repeated(order)
+
+    def _repeated(self, order: Tensor) -> Tensor:
+        return order[: -(-self.total // self.repeats)].repeat_interleave(self.repeats)[: self.total]
 
     def _draw(self, order: Tensor, epoch: int, batch: int) -> Draw:
         start = (batch * self.world + self.rank) * self.batch_size
         seed = mix_seed(DATA, self.seed, epoch, batch, self.rank)
         crop_seed = mix_seed(CROP, self.seed, epoch)
-        return Draw(order[start : start + self.batch_size], seed, crop_seed)
+        places = torch.arange(start, start + self.batch_size)
+        shown = None if self.repeats == 1 else places % self.repeats
+        return Draw(order[places], seed, crop_seed, shown)
 
 
 class OrderedBatches(Sampler[Draw]):

@@ -43,7 +43,13 @@ class MixData(LightningDataModule):
         self.splits, self.config, self.wrap = splits, config, wrap
         self.rank, self.world = rank, world
         self.batches = KeyedBatches(
-            len(splits.train), config.batch_size, config.seed, rank, world, config.optim.accumulate
+            len(splits.train),
+            config.batch_size,
+            config.seed,
+            rank,
+            world,
+            config.optim.accumulate,
+            config.data.repeats,
         )
 
     @property

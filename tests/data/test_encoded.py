@@ -49,6 +49,17 @@ def test_crops_depend_on_seed_epoch_and_image_and_not_on_batches(folder):
         assert not any(torch.equal(other[row], first[row]) for row in first)
 
 
+def test_an_image_that_an_epoch_repeats_is_cropped_and_changed_anew(folder):
+    words = ["data=folder", f"data.root={folder}", *CROPS, "data.repeats=3", "batch_size=6"]
+    for more in ([], ["data.jitter=0.8", "data.crop_area=1"]):
+        splits = source(*words, *more).load()
+        for batch in MixData(splits, compose([*words, *more])).train_dataloader():
+            first, second = batch.ids[::3]
+            assert batch.ids.tolist() == [first] * 3 + [second] * 3
+            for views in batch.images.split(3):
+                assert not any(torch.equal(views[n], views[m]) for n, m in ((0, 1), (0, 2), (1, 2)))
+
+
 def test_evaluation_sees_the_centre_of_the_resized_image(folder):
     splits = source("data=folder", f"data.root={folder}", *CROPS).load()
     batch = splits.test[next(iter(OrderedBatches(4, 4)))]

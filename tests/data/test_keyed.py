@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mixbench.data.keyed import KeyedBatches, OrderedBatches, mix_seed
+from mixbench.data.keyed import Draw, KeyedBatches, OrderedBatches, mix_seed
 
 
 def rows(sampler):
@@ -65,6 +65,31 @@ def test_accumulation_and_processes_only_divide_the_steps(total):
         whole = torch.cat([part for parts in zip(*batches, strict=True) for part in parts])
         if total >= 24:
             assert torch.equal(whole, torch.cat(steps))
+
+
+@pytest.mark.parametrize(("total", "world"), [(30, 1), (32, 1), (32, 2), (7, 1)])
+def test_repeated_images_follow_each_other_in_an_epoch_as_long_as_without(total, world):
+    plain = KeyedBatches(total, 8, 3, world=world)
+    samplers = [KeyedBatches(total, 8, 3, rank, world, repeats=3) for rank in range(world)]
+    assert {len(sampler) for sampler in samplers} == {len(plain)}
+    steps = [torch.cat([draw.indices for draw in ranks]) for ranks in zip(*samplers, strict=True)]
+    shown = [torch.cat([draw.shown for draw in ranks]) for ranks in zip(*samplers, strict=True)]
+    images, times = torch.cat(steps).tolist(), torch.cat(shown).tolist()
+    assert times == [place % 3 for place in range(len(times))]
+    assert images == [images[place - place % 3] for place in range(len(images))]
+    assert len(set(images)) == -(-len(images) // 3)
+    first = rows(samplers[0])
+    for sampler in samplers:
+        sampler.set_epoch(1)
+    assert not torch.equal(rows(samplers[0]), first)
+
+
+def test_each_showing_has_a_seed_of_its_own_and_the_first_that_of_an_epoch_without():
+    once = Draw(torch.tensor([4, 9]), 0, crop_seed=5)
+    thrice = Draw(torch.tensor([4, 4, 4, 9]), 0, crop_seed=5, shown=torch.tensor([0, 1, 2, 0]))
+    known, seeds = once.image_seeds([4, 9]), thrice.image_seeds([4, 4, 4, 9])
+    assert [seeds[0], seeds[3]] == known
+    assert len({*seeds, *thrice.image_seeds([4, 4, 4, 9], 1)}) == 8
 
 
 def test_an_epoch_can_be_entered_anywhere_and_the_next_one_is_whole():
