@@ -11,7 +11,7 @@ from mixbench.errors import UserError
 from mixbench.results.compare import Comparison, Line
 from mixbench.results.costs import CostTable
 from mixbench.results.evidence import sentences, verdict
-from mixbench.results.leaderboard import ATTACKED, PEEKED, Group, Leaderboard, Row
+from mixbench.results.leaderboard import ATTACKED, COLUMNS, PEEKED, Group, Leaderboard, Row
 from mixbench.results.literature import Figure
 from mixbench.results.selection import CHOICES
 from mixbench.results.stats import Summary
@@ -21,6 +21,7 @@ NONE = "\N{EN DASH}"  # no value, or one that is not finite
 WARNING = "\N{WARNING SIGN}"
 FLOOR = "\N{DAGGER}"
 _DIGITS = {"top1": 2, "top1_knn": 2, "top5": 2, "img_per_s": 0, "wall_s": 0}
+_DIGITS |= {"peak_mem_gb": 2, "gpu_hours": 3}
 _DIGITS |= dict.fromkeys((*PEEKED, *ATTACKED, "occ_auc"), 2)
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NONE: "--"}
@@ -168,8 +169,8 @@ def _latex_table(title: str, header: list[str], lines: list[list[str]], notes: l
 
 def _text(group: Group, style: str) -> str:
     score = group.score
-    names = list(dict.fromkeys(name for row in group.rows for name in row.summaries))
-    names = [name for name in names if name != score]
+    known = {name for row in group.rows for name in row.summaries} - {score}
+    names = [name for name in COLUMNS if name in known]
     if score != "top1":  # of several labels per image
         names = [name for name in names if name != "top1"]
     tested = [f"vs {group.evidence.reference}"] if _ranked(group) else []

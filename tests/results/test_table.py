@@ -88,6 +88,19 @@ def test_an_error_of_calibration_that_chance_explains_in_every_seed_is_marked(ad
     assert {row["method"]: row["calibrated"] for row in rows} == marked
 
 
+def test_columns_keep_their_order_and_costs_stand_where_they_are_known(add, tmp_path):
+    add("erm", 0, 95.0, img_per_s=1000.0, peak_mem_gb=1.234, gpu_hours=0.5, wall_s=60.0)
+    add("mixup", 0, 90.0, metrics={"top1": 90.0, "occ_auc": 50.0, "fgsm_8": 80.0})
+    head = render(board(tmp_path)).splitlines()[1].split("interval")[1].split()
+    assert head[:3] == ["nll", "ece", "fgsm_8"]
+    assert head[3:] == ["occ_auc", "img_per_s", "peak_mem_gb", "gpu_hours", "wall_s"]
+    line = next(line for line in render(board(tmp_path)).splitlines() if line.startswith("erm"))
+    assert line.split()[-4:] == ["1000", "1.23", "0.500", "60"]
+    for path in tmp_path.glob("erm*/record.json"):
+        path.write_text(path.read_text().replace('"gpu_hours": 0.5', '"gpu_hours": null'))
+    assert "gpu_hours" not in render(board(tmp_path))
+
+
 def test_one_seed_shows_no_deviation_and_no_mark(add, tmp_path):
     add("mixup", 0, 93.0)
     text = render(board(tmp_path), "markdown")
