@@ -81,8 +81,10 @@ class Registry:
         Raises:
             UserError: With the nearest name and all names.
         """
+        if name in self.table or _is_path(name):  # to look for plug-ins takes tens of milliseconds
+            return
         known = self.names()
-        if name in known or _is_path(name):
+        if name in known:
             return
         raise UserError(
             f"unknown {self.kind} {name!r}{_joined(near_match(name, known))}",
@@ -102,7 +104,9 @@ class Registry:
         if self.names_code(name):
             return name
         word, colon, _ = name.partition(":")
-        return self.families.get(word) if colon else self._sources().get(name)
+        if colon:
+            return self.families.get(word)
+        return self.table.get(name) or self._sources().get(name)
 
     def names_code(self, name: str) -> bool:
         """Whether a name is itself the place of an object, which is imported when it is used.

@@ -6,6 +6,7 @@ Lightning. The comment beside a field is its description.
 
 import ast
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +91,7 @@ class _Found(NamedTuple):
 def _class(source: str) -> _Found:
     module, _, name = source.partition(":")
     text = _text(module)
-    for node in ast.parse(text).body:
+    for node in _parse(text).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return _Found(module, text, node)  # type: ignore[arg-type]
     raise ValueError(f"{name} not found in {module}")
@@ -139,9 +140,14 @@ def _lineage(found: _Found) -> tuple[list[_Found], bool]:
     return classes, complete
 
 
+@lru_cache(maxsize=128)  # a configuration asks for the same few texts again and again
+def _parse(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def _resolve(place: _Found, names: list[str]) -> _Found | None:
     """The class of a dotted name, if its text is in the same package or in this one."""
-    for node in ast.parse(place.text).body:
+    for node in _parse(place.text).body:
         if isinstance(node, ast.ClassDef) and node.name == names[0]:
             found: _Found | None = place._replace(node=node)
             for name in names[1:]:
