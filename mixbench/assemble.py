@@ -17,7 +17,7 @@ from mixbench.data.images import Splits
 from mixbench.data.keyed import INIT, mix_seed
 from mixbench.data.module import MixData
 from mixbench.errors import UserError
-from mixbench.evaluation.suites import check_attacks
+from mixbench.evaluation.suites import check_attacks, check_classes
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.results.identity import Identity, identify
@@ -268,9 +268,12 @@ def check_fit(config: RunConfig, splits: Splits) -> None:
         splits: Its data.
 
     Raises:
-        UserError: If there is one class only, or a process would get single images.
+        UserError: If there is one class only, a process would get single images, or an attack
+            needs more classes.
     """
     info = splits.info
+    if info.task == "multiclass" and "adversarial" in config.eval.suites:
+        check_classes(config.eval.attacks, info)
     labels = splits.train.labels
     classes = labels.unique() if labels.ndim == 1 else (labels == 1).any(dim=0).nonzero()
     present = len(classes)

@@ -20,7 +20,7 @@ from mixbench.data.images import Batch
 from mixbench.data.module import MixData
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation.adversarial import ATTACKS
-from mixbench.evaluation.suites import COUNTED, Outcome, draws, enter, judge, unfit
+from mixbench.evaluation.suites import COUNTED, Outcome, check_classes, draws, enter, judge, unfit
 from mixbench.group import Group
 from mixbench.methods.base import Method
 from mixbench.metrics import Predictions, read_predictions, topk, write_predictions
@@ -109,7 +109,7 @@ def evaluate_run(
         lost = calibration and not (folder / PREDICTIONS).exists()
         network = rebuild(folder, checkpoint, config, record) if names or lost else None
         if network is not None:
-            _check_fit(folder, names, network.method.info)
+            _check_fit(folder, names, network.method.info, config.eval)
             if lost:
                 write_predictions(folder / PREDICTIONS, _tested(network)[0])
         if calibration:
@@ -237,12 +237,14 @@ def _compare(
     return list(compared), wrong
 
 
-def _check_fit(folder: Path, names: Iterable[str], info: DataInfo) -> None:
+def _check_fit(folder: Path, names: Iterable[str], info: DataInfo, config: EvalConfig) -> None:
     for name in names:
         if why := unfit(name, info):
             raise UserError(
                 f"no {name} suite for {folder.name}: {why}", "--suite", f"leave {name} out"
             )
+        if name == "adversarial":
+            check_classes(config.attacks, info)
 
 
 def _as_carried_out(config: EvalConfig, facts: dict[str, Any]) -> EvalConfig:

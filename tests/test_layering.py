@@ -84,6 +84,7 @@ THIRD_PARTY = {
     "data/parquet": TORCH | {"pyarrow"},
     "metrics": TORCH | {"torchmetrics"},
     "evaluation": TORCH,
+    "evaluation/autoattack": TORCH | {"pyautoattack"},
     "optim": {"torch"},
     "pictures": TORCH,
     "nn": {"torch"},
@@ -123,7 +124,8 @@ THIRD_PARTY = {
 }
 # Packages that may only be imported inside the function that needs them.
 LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
-LAZY |= {"matplotlib", "nbclient", "nbformat", "pyarrow", "safetensors", "traitlets"}
+LAZY |= {"matplotlib", "nbclient", "nbformat", "pyarrow", "pyautoattack", "safetensors"}
+LAZY |= {"traitlets"}
 LAZY_IN = {
     "launch": {"torch"},
     "ranks": {"torch"},

@@ -5,8 +5,9 @@ Each image is attacked by itself: neither its batch nor the device changes its s
 is summed, never averaged, so that no small gradient is divided away.
 
 FGSM: Goodfellow et al., ICLR 2015, arXiv:1412.6572. PGD: Madry et al., ICLR 2018,
-arXiv:1706.06083. Margin loss: Carlini and Wagner, S&P 2017, arXiv:1608.04644. APGD: Croce and
-Hein, ICML 2020, arXiv:2003.01690.
+arXiv:1706.06083. Margin loss: Carlini and Wagner, S&P 2017, arXiv:1608.04644. APGD and AutoAttack:
+Croce and Hein, ICML 2020, arXiv:2003.01690. Square: Andriushchenko et al., ECCV 2020,
+arXiv:1912.00049.
 """
 
 import math
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mixbench.evaluation.autoattack import STANDARD, TARGETED, autoattack
 from mixbench.evaluation.keys import uniform
 
 Model = Callable[[Tensor], Tensor]
@@ -31,10 +33,11 @@ class Attack:
         eps: Radius of the ball.
         alpha: Step; unused by ``apgd``, which chooses its own.
         steps: Number of steps.
-        kind: ``fgsm``, ``pgd`` or ``apgd``.
+        kind: ``fgsm``, ``pgd``, ``apgd``, or ``autoattack`` by the extra ``eval``.
         random_start: Start at a random point of the ball instead of at the image.
-        losses: One attack for each, of ``ce`` and ``margin``; an image counts as lost if any of
-            them succeeds.
+        losses: One attack for each, of ``ce`` and ``margin``, or for ``autoattack`` the names of
+            its attacks; an image counts as lost if any of them succeeds.
+        queries: Of Square, which ``autoattack`` may end with.
     """
 
     eps: float
@@ -43,10 +46,25 @@ class Attack:
     kind: str = "pgd"
     random_start: bool = True
     losses: tuple[str, ...] = ("ce", "margin")
+    queries: int = 5000
+
+    @property
+    def targeted(self) -> bool:
+        """Whether it aims at wrong classes, of which it needs enough."""
+        return any(loss in TARGETED for loss in self.losses)
+
+    @property
+    def blind(self) -> bool:
+        """Whether it sees no gradient."""
+        return self.losses == ("square",)
 
 
 def _fgsm(eps: float) -> Attack:
     return Attack(eps, eps, kind="fgsm", random_start=False, losses=("ce",))
+
+
+def _autoattack(eps: float, losses: tuple[str, ...] = STANDARD) -> Attack:
+    return Attack(eps, steps=100, kind="autoattack", losses=losses)
 
 
 # Columns of error rates. Cross-entropy in float32 loses its gradient on networks that are sure of
@@ -62,8 +80,15 @@ ATTACKS: Mapping[str, Attack] = {
     "pgd20_4_puzzlemix": Attack(4 / 255, 2 / 255, 20, losses=("ce",)),
     "apgd_ce_8": Attack(8 / 255, steps=100, kind="apgd", losses=("ce",)),
     "apgd_ce_4": Attack(4 / 255, steps=100, kind="apgd", losses=("ce",)),
+    "autoattack_8": _autoattack(8 / 255),
+    "autoattack_4": _autoattack(4 / 255),
+    "autoattack_2": _autoattack(2 / 255),
+    "autoattack_1": _autoattack(1 / 255),
+    "square_8": _autoattack(8 / 255, ("square",)),
+    "square_4": _autoattack(4 / 255, ("square",)),
 }
 DEFAULT = ("fgsm_8", "fgsm_4", "pgd20_1", "pgd20_2")
+SQUARE_GAIN = 0.2  # points by which a black-box search may surpass gradients by chance
 
 
 class Attacked(NamedTuple):
@@ -73,11 +98,14 @@ class Attacked(NamedTuple):
         x: (B, C, H, W) images, for each the one that fooled the network, else the last loss's.
         fooled: (B,) bool, wrong after the attack, by any of its losses.
         saturated: (B,) bool, images whose cross-entropy has no gradient before the attack.
+        stage: (B,) int64 of ``autoattack``: 0 where the network was wrong before, k where the k-th
+            of its attacks was the first to succeed, -1 where none did.
     """
 
     x: Tensor
     fooled: Tensor
     saturated: Tensor
+    stage: Tensor | None = None
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -259,12 +287,29 @@ def carry_out(
         The images, and for each whether the network fails on it.
 
     Raises:
-        ValueError: If the attack's kind or loss is unknown, or ``eps`` is not > 0.
+        ValueError: If the attack's kind or loss is unknown, ``eps`` is not > 0, or it aims at
+            classes and there are too few.
+        UserError: If the extra ``eval`` is not installed and the attack needs it.
     """
-    if attack.kind not in ("fgsm", "pgd", "apgd"):
-        raise ValueError(f"kind of attack must be fgsm, pgd or apgd, got {attack.kind!r}")
+    if attack.kind not in ("fgsm", "pgd", "apgd", "autoattack"):
+        raise ValueError(
+            f"kind of attack must be fgsm, pgd, apgd or autoattack, got {attack.kind!r}"
+        )
     if not attack.eps > 0:
         raise ValueError(f"eps must be > 0, got {attack.eps}")
+    if attack.kind == "autoattack":
+        result, stage = autoattack(
+            model,
+            x,
+            y,
+            ids,
+            eps=attack.eps,
+            attacks=attack.losses,
+            steps=attack.steps,
+            queries=attack.queries,
+            seed=seed,
+        )
+        return Attacked(result, stage >= 0, saturated(_logits(model, x), y), stage)
     unit = None
     if attack.random_start:
         unit = 2 * uniform(seed, ids.to(x.device), tuple(x.shape[1:])) - 1
@@ -334,7 +379,8 @@ def attack_counts(
 
     Returns:
         ``n`` of all images, ``saturated`` of those without a gradient, and of those that each
-        attack wins, by its name.
+        attack wins, by its name; those of ``autoattack`` also by ``<name>:<part>``, where a part
+        is ``clean`` or one of its attacks and counts what it is the first to win.
 
     Raises:
         ValueError: If a name is unknown.
@@ -344,12 +390,37 @@ def attack_counts(
     if unknown:
         raise ValueError(f"unknown attack {unknown[0]!r}, choose of: {', '.join(ATTACKS)}")
     counts = {"n": 0, "saturated": 0} | dict.fromkeys(chosen, 0)
+    counts |= {f"{name}:{part}": 0 for name in chosen for part in _parts(ATTACKS[name])}
     for x, y, ids in batches:
         counts["n"] += len(y)
         counts["saturated"] += int(saturated(_logits(model, x), y).sum())
         for name in chosen:
-            counts[name] += int(carry_out(ATTACKS[name], model, x, y, ids, seed).fooled.sum())
+            found = carry_out(ATTACKS[name], model, x, y, ids, seed)
+            counts[name] += int(found.fooled.sum())
+            if found.stage is not None:
+                for number, part in enumerate(_parts(ATTACKS[name])):
+                    counts[f"{name}:{part}"] += int((found.stage == number).sum())
     return counts
+
+
+def attack_stages(counts: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """How the error rate of each AutoAttack grows from one of its attacks to the next.
+
+    Args:
+        counts: Those of :func:`attack_counts` over the whole set.
+
+    Returns:
+        Error rates in percent by the name of the attack, before it as ``clean`` and after each of
+        its parts; the last one is that of the column.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name in counts:
+        if parts := _parts(ATTACKS[name]) if name in ATTACKS else ():
+            rates, wrong = found.setdefault(name, {}), 0
+            for part in parts:
+                wrong += counts[f"{name}:{part}"]
+                rates[part] = 100 * wrong / counts["n"]
+    return found
 
 
 def attack_rates(counts: Mapping[str, int]) -> dict[str, float]:
@@ -374,21 +445,31 @@ def attack_rates(counts: Mapping[str, int]) -> dict[str, float]:
     return found
 
 
-def masking_warnings(errors: Mapping[str, float]) -> list[str]:
+def masking_warnings(
+    errors: Mapping[str, float], stages: Mapping[str, Mapping[str, float]] | None = None
+) -> list[str]:
     """Signs that an attack failed for want of gradients rather than met a robust network.
 
     Args:
-        errors: Error rates in percent by the names of :data:`ATTACKS`, and ``square_<eps>`` of a
-            black-box attack where it was run.
+        errors: Error rates in percent by the names of :data:`ATTACKS`.
+        stages: As :func:`attack_stages` returns them.
 
     Returns:
         One sentence for each sign: many steps that do less than a single one of the same size, or
-        a search without gradients that does more than PGD.
+        a search without gradients that does more than PGD, or more than AutoAttack's own attacks
+        by gradients (by 0.2 points or more, as the package itself warns).
     """
     signs = []
+    for name, rates in (stages or {}).items():
+        before = [rate for part, rate in rates.items() if part not in ("clean", "square")]
+        if before and rates.get("square", 0.0) - before[-1] > SQUARE_GAIN:
+            signs.append(
+                f"{name}: its black-box search fools {rates['square'] - before[-1]:.1f} % of the "
+                "images that its gradients do not: gradients are probably masked"
+            )
     for name, error in errors.items():
         attack = ATTACKS.get(name)
-        if attack is None or attack.kind == "fgsm":
+        if attack is None or attack.kind == "fgsm" or attack.blind:
             continue
         level = f"{255 * attack.eps:g}"
         for other, finding in (("fgsm", "a single step"), ("square", "a black-box search")):
@@ -399,6 +480,11 @@ def masking_warnings(errors: Mapping[str, float]) -> list[str]:
                     f"radius on {rate:.1f} %: gradients are probably masked"
                 )
     return signs
+
+
+def _parts(attack: Attack) -> tuple[str, ...]:
+    """What the images that an AutoAttack wins are counted by."""
+    return ("clean", *attack.losses) if attack.kind == "autoattack" else ()
 
 
 def _logits(model: Model, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ the same for any number of processes, and so are the scores.
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from mixbench.evaluation.adversarial import (
     Model,
     attack_counts,
     attack_rates,
+    attack_stages,
     masking_warnings,
 )
+from mixbench.evaluation.autoattack import FEWEST, PACKAGE, check_installed, targets
 from mixbench.evaluation.keys import subset
 from mixbench.group import Group
 from mixbench.schema import DataInfo, EvalConfig
@@ -53,7 +56,8 @@ class _Suite:
 
     count: Callable[[Model, Iterable[Batch], DataInfo, EvalConfig], Counts]
     scores: Callable[[Counts], dict[str, float]]
-    facts: Callable[[EvalConfig], dict[str, Any]]
+    facts: Callable[[EvalConfig, DataInfo, Counts], dict[str, Any]]
+    doubts: Callable[[dict[str, float], Counts], list[str]] = lambda scores, counts: []
     limit: Callable[[EvalConfig], int | None] = lambda config: None
 
 
@@ -64,13 +68,35 @@ def check_attacks(names: Iterable[str]) -> None:
         names: Value of ``eval.attacks``.
 
     Raises:
-        UserError: If one is unknown.
+        UserError: If one is unknown, or needs a package that is not installed.
     """
     for name in names:
         if name not in ATTACKS:
             hint = near_match(name, ATTACKS)
             what = f"unknown attack {name!r}" + (f"; {hint}" if hint else "")
             raise UserError(what, "eval.attacks", f"choose of: {', '.join(ATTACKS)}")
+        if ATTACKS[name].kind == "autoattack":
+            check_installed(f"eval.attacks={name}")
+
+
+def check_classes(names: Iterable[str], info: DataInfo) -> None:
+    """Refuse attacks that aim at more classes than there are.
+
+    Args:
+        names: Value of ``eval.attacks``.
+        info: Facts of the data.
+
+    Raises:
+        UserError: If there are too few classes for one.
+    """
+    for name in names:
+        if ATTACKS[name].targeted and info.num_classes < FEWEST:
+            raise UserError(
+                f"{name} aims at wrong classes and needs {FEWEST} classes or more; "
+                f"{info.name} has {info.num_classes}",
+                "eval.attacks",
+                "use square_8, apgd_ce_8 or pgd10_8, which aim at none",
+            )
 
 
 def unfit(name: str, info: DataInfo) -> str:
@@ -137,9 +163,10 @@ def judge(
         raise UserError(f"{name}: {error}", "eval.suites", f"leave {name} out") from error
     counts = group.total(counts)
     scores = suite.scores(counts)
-    facts = {"images": counts["n"], "of": info.test_size, "seed": SEED, **suite.facts(config)}
+    facts: dict[str, Any] = {"images": counts["n"], "of": info.test_size, "seed": SEED}
+    facts |= suite.facts(config, info, counts)
     facts["seconds"] = round(time.monotonic() - started, 3)
-    warnings = masking_warnings(scores)
+    warnings = suite.doubts(scores, counts)
     if warnings:
         facts["warnings"] = warnings
     return Outcome(scores, facts, warnings)
@@ -165,6 +192,9 @@ def enter(
     if all(earlier.get(key) == facts[key] for key in ("images", "of", "seed")):
         if attacks:
             facts["attacks"] = attacks + facts["attacks"]
+            known = {k: v for k, v in earlier.get("autoattack", {}).items() if k in attacks}
+            if known:
+                facts["autoattack"] = known | facts.get("autoattack", {})
     else:
         for attack in attacks:
             metrics.pop(attack, None)
@@ -236,17 +266,36 @@ def _attacked(model: Model, batches: Iterable[Batch], info: DataInfo, config: Ev
     return attack_counts(model, pixels, config.attacks, SEED)
 
 
+def _attack_facts(config: EvalConfig, info: DataInfo, counts: Counts) -> dict[str, Any]:
+    """Which attacks were carried out, and of AutoAttack what each part of it has added."""
+    facts: dict[str, Any] = {"attacks": list(config.attacks)}
+    stages = attack_stages(counts)
+    if stages:
+        facts["autoattack"] = {
+            name: {
+                "errors": rates,
+                "steps": ATTACKS[name].steps,
+                "queries": ATTACKS[name].queries,
+                "targets": targets(info.num_classes) if ATTACKS[name].targeted else 0,
+                "package": f"{PACKAGE} {version(PACKAGE)}",
+            }
+            for name, rates in stages.items()
+        }
+    return facts
+
+
 _SUITES = {
     "adversarial": _Suite(
         count=_attacked,
         scores=attack_rates,
-        facts=lambda config: {"attacks": list(config.attacks)},
+        facts=_attack_facts,
+        doubts=lambda scores, counts: masking_warnings(scores, attack_stages(counts)),
         limit=lambda config: config.adv_n,
     ),
     "occlusion": _Suite(
         count=occlusion_counts,
         scores=occlusion_scores,
-        facts=lambda config: {"ratios": list(occlusion.RATIOS), "fill": "mean colour"},
+        facts=lambda *_: {"ratios": list(occlusion.RATIOS), "fill": "mean colour"},
     ),
 }
 COUNTED = tuple(_SUITES)  # suites that need the network, and no part of the test itself

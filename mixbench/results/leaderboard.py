@@ -17,7 +17,8 @@ from mixbench.results.stats import Summary, summarize
 METRICS = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts", "aece")
 METRICS += ("brier", "bias", "top1_knn")
 ATTACKED = ("fgsm_8", "fgsm_4", "pgd10_4", "pgd10_8", "pgd20_1", "pgd20_2", "pgd20_4_puzzlemix")
-ATTACKED += ("apgd_ce_4", "apgd_ce_8")
+ATTACKED += ("apgd_ce_4", "apgd_ce_8", "autoattack_1", "autoattack_2", "autoattack_4")
+ATTACKED += ("autoattack_8", "square_4", "square_8")
 METRICS += (*ATTACKED, "occ_auc")
 COSTS = ("img_per_s", "peak_mem_gb", "gpu_hours", "wall_s")
 # Chosen on the test set, to compare with published figures: shown, never ranked by.

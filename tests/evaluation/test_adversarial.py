@@ -271,7 +271,7 @@ def test_bad_attacks_are_refused(net):
         adv.attack_scores(net, [])
     with pytest.raises(ValueError, match="ce, margin"):
         adv.fgsm(net, x, y, eps=EPS, loss="mse")
-    with pytest.raises(ValueError, match="fgsm, pgd or apgd"):
+    with pytest.raises(ValueError, match="fgsm, pgd, apgd or autoattack"):
         adv.carry_out(adv.Attack(EPS, kind="fab"), net, x, y, ids)
     with pytest.raises(ValueError, match="eps must be > 0"):
         adv.carry_out(adv.Attack(0.0), net, x, y, ids)
