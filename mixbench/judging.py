@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mixbench.assemble import build, check_choice, training_device
+from mixbench.callbacks.probe import neighbours
 from mixbench.callbacks.suites import say_outcome
 from mixbench.checkpoints import check_shapes, read_checkpoint
 from mixbench.config import compose, to_plain
@@ -20,14 +21,24 @@ from mixbench.data.images import Batch
 from mixbench.data.module import MixData
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation.adversarial import ATTACKS
+from mixbench.evaluation.autoattack import PACKAGE, available
 from mixbench.evaluation.suites import COUNTED, Outcome, check_classes, draws, enter, judge, unfit
 from mixbench.group import Group
 from mixbench.methods.base import Method
-from mixbench.metrics import Predictions, read_predictions, topk, write_predictions
+from mixbench.methods.contrast import Contrast
+from mixbench.metrics import (
+    Predictions,
+    mean_average_precision,
+    read_predictions,
+    topk,
+    write_predictions,
+)
 from mixbench.metrics.predictions import FULL_PRECISION_CLASSES, PREDICTIONS
+from mixbench.results.curves import read_curves
 from mixbench.results.files import locked
 from mixbench.results.identity import differences
 from mixbench.results.record import Record, cpu_name, read_record, write_record
+from mixbench.results.selection import COLUMNS, columns, test_curve
 from mixbench.schema import DataInfo, EvalConfig, RunConfig, aside_keys
 from mixbench.weights import finished
 
@@ -45,6 +56,20 @@ class Mismatch:
     recorded: float
     found: float
     source: str  # what it was computed from
+
+
+class Verified(NamedTuple):
+    """A record whose scores come out as they were recorded.
+
+    Attributes:
+        record: The record.
+        compared: Names of the scores that were compared.
+        left: Why each of the others was not, by its name.
+    """
+
+    record: Record
+    compared: list[str]
+    left: dict[str, str]
 
 
 @dataclass
@@ -125,8 +150,8 @@ def evaluate_run(
     return record
 
 
-def verify_run(folder: Path, overrides: Sequence[str] = ()) -> tuple[Record, list[str]]:
-    """Compute the scores of a finished run from its weights and its predictions again.
+def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
+    """Compute the scores of a finished run from its weights, predictions and curves again.
 
     The result is written to the record as ``verified``.
 
@@ -135,13 +160,15 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> tuple[Record, lis
         overrides: Keys that change where it is computed.
 
     Returns:
-        The record, and the names of the scores that were compared.
+        The record, the names of the scores that were compared, and why others were not.
 
     Raises:
         UserError: If the run is not finished or its files cannot be read.
         RunFailedError: If a score differs.
     """
     config = _configured(folder, overrides, None)
+    # The record says what was carried out, which need not be what was asked for first.
+    config.eval = dataclasses.replace(config.eval, suites=[], attacks=[])
     with locked(folder):
         checkpoint = finished(folder)
         record = read_record(folder)
@@ -161,7 +188,8 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> tuple[Record, lis
             str(folder),
             "its files were changed or mixed up: carry the run out anew",
         )
-    return record, compared
+    left = [name for name in record.metrics if name not in compared]
+    return Verified(record, compared, {name: _why_not(name, record) for name in left})
 
 
 def rebuild(folder: Path, checkpoint: Path, config: RunConfig, record: Record) -> Network:
@@ -207,7 +235,11 @@ def _compare(
     stored = read_predictions(folder / PREDICTIONS)
     whole = stored.logits.shape[1] <= FULL_PRECISION_CLASSES
     tolerance = EXACT if whole else ROUNDED
-    sources = {"weights": found.scores() | extra, "predictions": stored.scores()}
+    sources = {
+        "weights": found.scores() | extra | _holdout_scores(found),
+        "predictions": stored.scores() | _holdout_scores(stored),
+        "curves": _curve_scores(folder, record),
+    }
     compared: dict[str, None] = {}
     wrong: list[Mismatch] = []
 
@@ -226,7 +258,10 @@ def _compare(
     for name, facts in record.evaluations.items():
         if name not in COUNTED:  # of a newer version
             continue
-        again = network.outcome(name, _as_carried_out(config, facts))
+        as_then = _as_carried_out(config, facts)
+        if not as_then.attacks and facts.get("attacks"):
+            continue  # none of them can be carried out here
+        again = network.outcome(name, as_then)
         for key in again.scores.keys() & record.metrics.keys():
             allowed = tolerance
             if key.removesuffix("_acc") in ATTACKS:
@@ -247,14 +282,60 @@ def _check_fit(folder: Path, names: Iterable[str], info: DataInfo, config: EvalC
             check_classes(config.attacks, info)
 
 
+def _holdout_scores(predictions: Predictions) -> dict[str, float]:
+    """What the epoch was chosen by."""
+    if predictions.holdout is None:
+        return {}
+    logits, labels, _ = predictions.holdout
+    if labels.ndim == 2:
+        return {"val_map": float(mean_average_precision(logits, labels))}
+    return {"val_top1": float(topk(logits, labels))}
+
+
+def _curve_scores(folder: Path, record: Record) -> dict[str, float]:
+    """What ``metrics.csv`` says of the choice of an epoch."""
+    path = folder / "metrics.csv"
+    rows = read_curves(path)[0] if path.exists() else []
+    found: dict[str, float] = {}
+    for score in ("top1", "map"):
+        curve = [row[key] for row in rows if (key := f"val/{score}") in row]
+        if record.select == "val" and len(curve) == record.epochs:
+            best = max(curve)
+            found |= {f"val_{score}": best, "best_epoch": float(curve.index(best))}
+        found |= columns(test_curve(rows, score, record.epochs) or [], score)
+    return found
+
+
+def _why_not(name: str, record: Record) -> str:
+    """Why a score was not computed again."""
+    attack = name.removesuffix("_acc")
+    carried_out = record.evaluations.get("adversarial", {}).get("attacks", ())
+    if attack in ATTACKS and attack not in carried_out:
+        return "the record does not say how it was carried out"
+    if attack in (*ATTACKS, "sat_pct", "adv_n"):
+        return f"{PACKAGE} is not installed"
+    if any(name == f"{score}_{column}" for score in ("top1", "map") for column in COLUMNS):
+        return "metrics.csv lacks the test score of an epoch (peek/top1)"
+    if name == "best_epoch" or name.startswith("val_"):
+        return "metrics.csv lacks the hold-out's score of an epoch, or there is no hold-out"
+    return "this version does not know it"
+
+
+def _possible(attack: str) -> bool:
+    return attack in ATTACKS and (ATTACKS[attack].kind != "autoattack" or available())
+
+
 def _as_carried_out(config: EvalConfig, facts: dict[str, Any]) -> EvalConfig:
     """The settings of a suite that the record tells of."""
-    attacks = [name for name in facts.get("attacks", config.attacks) if name in ATTACKS]
+    attacks = [name for name in facts.get("attacks", config.attacks) if _possible(name)]
     return dataclasses.replace(config, attacks=attacks, adv_n=facts["images"])
 
 
 def _tested(network: Network) -> tuple[Predictions, dict[str, float]]:
     """Outputs of the test set and the hold-out, and accuracies of other heads."""
+    method = network.method
+    if isinstance(method, Contrast):
+        method.bank = neighbours(method, network.data)
     main, extra = network.outputs(network.data.test_dataloader())
     holdout = None
     if network.data.splits.val is not None:

@@ -13,6 +13,7 @@ from mixbench import cli, compose, run
 from mixbench.callbacks.suites import say_outcome
 from mixbench.data.images import Batch
 from mixbench.errors import RunFailedError, UserError
+from mixbench.evaluation import autoattack
 from mixbench.evaluation.suites import judge, unfit
 from mixbench.group import Group
 from mixbench.judging import evaluate_run, verify_run
@@ -153,7 +154,8 @@ def test_an_unfinished_run_is_not_judged(folder):
 
 def test_a_true_record_verifies(folder):
     assert read_record(folder).verified is None
-    record, compared = verify_run(folder)
+    record, compared, left = verify_run(folder)
+    assert left == {}
     assert record.verified is True
     assert read_record(folder).verified is True
     assert set(compared) >= {"top1", "nll", "ece_cf", "fgsm_8", "pgd20_1", "sat_pct"}
@@ -191,19 +193,23 @@ def test_other_predictions_are_found(folder, key):
         verify_run(folder)
 
 
-def test_verifying_does_without_what_is_newer(folder):
+def test_verifying_does_without_what_is_newer(folder, capsys):
     record = read_record(folder)
     record.evaluations["x-ray"] = {"images": 3}
     record.metrics["x_ray"] = 5.0
     write_record(folder, record)
-    _, compared = verify_run(folder)
+    _, compared, left = verify_run(folder)
     assert "x_ray" not in compared
+    assert left == {"x_ray": "this version does not know it"}
+    assert cli.main(["verify", str(folder)]) == 0
+    assert "not verified: x_ray, as this version does not know it" in capsys.readouterr().out
 
 
 def test_a_hold_out_gives_its_temperature_again(tmp_path):
     record = run(compose([*WORDS, f"run.dir={tmp_path}", "select=val", "eval.suites=[]"]))
-    verified, compared = verify_run(tmp_path / record.id)
+    verified, compared, left = verify_run(tmp_path / record.id)
     assert verified.verified
+    assert left == {}
     assert {"T_ts", "ece_ts"} <= set(compared)
     # Both files changed alike: only the weights can tell.
     folder = tmp_path / record.id
@@ -213,6 +219,92 @@ def test_a_hold_out_gives_its_temperature_again(tmp_path):
     changed(folder, **read_predictions(folder / PREDICTIONS).scores())
     with pytest.raises(RunFailedError, match=r"_ts is recorded as .* from its weights"):
         verify_run(folder)
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    """A run whose epoch was chosen on the hold-out, with a look at the test set after each."""
+    folder = tmp_path_factory.mktemp("chosen")
+    words = [*WORDS, "select=val", "peek=true", "epochs=10", "eval.suites=[]", f"run.dir={folder}"]
+    return folder / run(compose(words)).id
+
+
+def test_what_an_epoch_was_chosen_by_is_verified(chosen):
+    record, compared, left = verify_run(chosen)
+    assert left == {}
+    assert {"val_top1", "best_epoch", "top1_best_test", "top1_median10"} <= set(compared)
+    assert set(compared) == set(record.metrics)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("val_top1", "weights"),
+        ("best_epoch", "curves"),
+        ("top1_best_test", "curves"),
+        ("top1_median10", "curves"),
+        ("T_ts", "weights"),
+    ],
+)
+def test_a_choice_that_was_changed_is_found(chosen, tmp_path, name, source):
+    folder = tmp_path / chosen.name
+    shutil.copytree(chosen, folder)
+    changed(folder, **{name: read_record(folder).metrics[name] + 1e-3})
+    with pytest.raises(RunFailedError, match=f"{name} is recorded as .* from its {source}"):
+        verify_run(folder)
+
+
+def test_a_better_epoch_in_the_curves_is_found(chosen, tmp_path):
+    folder = tmp_path / chosen.name
+    shutil.copytree(chosen, folder)
+    best = read_record(folder).metrics["val_top1"]
+    (folder / "metrics.csv").write_text(
+        "epoch,step,val/top1\n" + "".join(f"{n},{n},{best + (n == 3)}\n" for n in range(10))
+    )
+    with pytest.raises(RunFailedError, match="from its curves"):
+        verify_run(folder)
+
+
+@pytest.mark.parametrize("lost", ["all of it", "an epoch"])
+def test_without_the_curves_the_reason_is_said(chosen, tmp_path, capsys, lost):
+    folder = tmp_path / chosen.name
+    shutil.copytree(chosen, folder)
+    path = folder / "metrics.csv"
+    if lost == "all of it":
+        path.unlink()
+    else:
+        lines = path.read_text().splitlines(keepends=True)
+        column = lines[0].strip().split(",").index("val/top1")
+        scored = [line for line in lines[1:] if line.strip().split(",")[column]]
+        path.write_text("".join(line for line in lines if line != scored[4]))
+    assert cli.main(["verify", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "not verified: best_epoch, as metrics.csv lacks the hold-out's score" in shown
+    assert "not verified: val_top1" not in shown  # the weights tell
+    if lost == "all of it":
+        for name in ("top1_median10", "top1_best_test"):
+            assert f"not verified: {name}, as metrics.csv lacks the test score" in shown
+
+
+def test_attacks_that_nothing_is_known_of_are_named(folder, monkeypatch):
+    monkeypatch.setattr(autoattack, "find_spec", lambda name: None)
+    record = read_record(folder)
+    record.metrics |= {"autoattack_8": 100.0, "autoattack_8_acc": 0.0, "pgd10_4": 50.0}
+    record.evaluations["adversarial"]["attacks"].append("autoattack_8")
+    write_record(folder, record)
+    _, compared, left = verify_run(folder)
+    assert left == {
+        "autoattack_8": "pyautoattack is not installed",
+        "autoattack_8_acc": "pyautoattack is not installed",
+        "pgd10_4": "the record does not say how it was carried out",
+    }
+    assert {"fgsm_8", "sat_pct"} <= set(compared)
+    record.metrics = {"top1": record.metrics["top1"], "autoattack_8": 100.0, "adv_n": 20.0}
+    record.evaluations["adversarial"]["attacks"] = ["autoattack_8"]
+    write_record(folder, record)
+    _, compared, left = verify_run(folder)
+    assert compared == ["top1"]
+    assert set(left) == {"autoattack_8", "adv_n"}
 
 
 def test_a_masked_gradient_is_said_and_recorded(caplog):

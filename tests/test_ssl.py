@@ -12,11 +12,13 @@ from mixbench.assemble import build, identify_run
 from mixbench.checkpoints import LAST, read_checkpoint
 from mixbench.config import compose_text, render, resolve_method
 from mixbench.data import DATA
-from mixbench.errors import UserError
+from mixbench.errors import RunFailedError, UserError
+from mixbench.judging import verify_run
 from mixbench.methods.base import Method
 from mixbench.metrics import topk
 from mixbench.nn.probe import knn_scores, linear_probe
 from mixbench.results.leaderboard import build_leaderboard, find_runs
+from mixbench.results.record import write_record
 
 SMALL = "data=digits data.limit=160 net.width=4 epochs=1 batch_size=32 wandb.mode=disabled "
 NAMES = ("moco", "mocosamix")
@@ -168,6 +170,18 @@ def test_the_best_epoch_is_chosen_by_a_classifier_that_never_saw_the_hold_out(ru
         weight, _ = linear_probe(features, splits.train.labels, 10, decay=1e-3)
         torch.testing.assert_close(method.net.head.fc.weight.detach(), weight, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(logits, predictions["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_vote_of_neighbours_is_verified(runs):
+    record = run(compose(f"{SMALL} method=moco method.queue=64 select=val"))
+    folder = runs / record.id
+    _, compared, left = verify_run(folder)
+    assert left == {}
+    assert "top1_knn" in compared
+    record.metrics["top1_knn"] += 0.1
+    write_record(folder, record)
+    with pytest.raises(RunFailedError, match=r"top1_knn is recorded as .* from its weights"):
+        verify_run(folder)
 
 
 def test_averaged_weights_have_a_classifier_of_their_own(runs):

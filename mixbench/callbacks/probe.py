@@ -43,7 +43,7 @@ class Probe(Callback):
         with torch.no_grad():
             fc.weight.copy_(weight)
             fc.bias.copy_(bias)
-        method.bank = Bank(F.normalize(features, dim=1), labels)
+        method.bank = _bank(features, labels)
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -60,6 +60,23 @@ def keep_classifier(path: Path, method: Method, io: AtomicCheckpointIO) -> None:
     state = method.state_dict()
     content["state_dict"] |= {k: v.cpu() for k, v in state.items() if k.startswith(CLASSIFIER)}
     io.save_checkpoint(content, path)
+
+
+def neighbours(method: Contrast, data: MixData) -> Bank:
+    """The training images that vote for ``top1_knn``, for weights that are not fitted again.
+
+    Args:
+        method: The method in eval mode, where it computes.
+        data: The loaders.
+
+    Returns:
+        What :attr:`Contrast.bank` was at the test of a run.
+    """
+    return _bank(*_features(method, data))
+
+
+def _bank(features: torch.Tensor, labels: torch.Tensor) -> Bank:
+    return Bank(F.normalize(features, dim=1), labels)
 
 
 @torch.no_grad()

@@ -47,14 +47,16 @@ def verify(args: argparse.Namespace) -> int:
     code = 0
     for folder in folders:
         try:
-            _, compared = verify_run(folder, words)
+            found = verify_run(folder, words)
         except MixbenchError as error:
             if len(folders) == 1:
                 raise
             complain(str(error))
             code = max(code, error.exit_code)
             continue
-        say(f"{folder.name}: verified, {len(compared)} scores come out as recorded")
+        say(f"{folder.name}: verified, {len(found.compared)} scores come out as recorded")
+        for name, why in found.left.items():
+            say(f"  not verified: {name}, as {why}")
     return code
 
 
