@@ -14,12 +14,13 @@ from torch import Tensor
 from mixbench.assemble import build, check_choice, training_device
 from mixbench.callbacks.probe import neighbours
 from mixbench.callbacks.suites import say_outcome
+from mixbench.callbacks.wandb_view import has_view, show_evaluation
 from mixbench.checkpoints import check_shapes, read_checkpoint
 from mixbench.config import compose, to_plain
 from mixbench.data import DATA
 from mixbench.data.images import Batch
 from mixbench.data.module import MixData
-from mixbench.errors import RunFailedError, UserError
+from mixbench.errors import MixbenchError, RunFailedError, UserError
 from mixbench.evaluation.adversarial import ATTACKS
 from mixbench.evaluation.autoattack import PACKAGE, available
 from mixbench.evaluation.suites import COUNTED, Outcome, check_classes, draws, enter, judge, unfit
@@ -111,7 +112,9 @@ class Network:
 def evaluate_run(
     folder: Path, overrides: Sequence[str] = (), suites: Sequence[str] | None = None
 ) -> Record:
-    """Judge the network of a finished run, and add the scores to its record.
+    """Judge the network of a finished run, and add the scores to its record and to W&B.
+
+    A run that has no view in W&B gets none.
 
     Args:
         folder: Folder of the run.
@@ -137,16 +140,22 @@ def evaluate_run(
             _check_fit(folder, names, network.method.info, config.eval)
             if lost:
                 write_predictions(folder / PREDICTIONS, _tested(network)[0])
+        found: dict[str, float] = {}
         if calibration:
-            record.metrics |= read_predictions(folder / PREDICTIONS).scores()
+            found = read_predictions(folder / PREDICTIONS).scores()
+            record.metrics |= found
             write_record(folder, record)
-        if network is None:
-            return record
-        for name in names:
-            outcome = network.outcome(name, config.eval)
-            say_outcome(name, outcome)
-            enter(name, outcome, record.metrics, record.evaluations)
-            write_record(folder, record)  # what is found stays, if a later suite is stopped
+        try:
+            for name in names if network is not None else ():
+                outcome = network.outcome(name, config.eval)  # type: ignore[union-attr]
+                say_outcome(name, outcome)
+                enter(name, outcome, record.metrics, record.evaluations)
+                write_record(folder, record)  # what is found stays, if a later suite is stopped
+                found |= outcome.scores
+        except MixbenchError:
+            _show(folder, record, config, found)
+            raise
+        _show(folder, record, config, found)
     return record
 
 
@@ -226,6 +235,29 @@ def rebuild(folder: Path, checkpoint: Path, config: RunConfig, record: Record) -
     check_shapes(checkpoint, state, wanted)
     method.load_state_dict(state)
     return Network(method.to(device).eval(), data, device)
+
+
+def _show(folder: Path, record: Record, config: RunConfig, scores: dict[str, float]) -> None:
+    """Send scores to W&B where the run has a view there."""
+    if not scores:
+        return
+    if not has_view(folder):
+        if config.wandb.mode != "disabled":
+            log.info("%s has no view in W&B: the scores are in the record only", folder.name)
+        return
+    path = folder / "metrics.csv"
+    rows = read_curves(path)[0] if path.exists() else []
+    line = show_evaluation(
+        folder,
+        run_id=record.id,
+        mode=config.wandb.mode,
+        project=config.wandb.project,
+        scores=scores,
+        facts=record.evaluations,
+        place=rows[-1] if rows else {},
+    )
+    if line:
+        log.info("%s", line)
 
 
 def _compare(

@@ -1,5 +1,6 @@
 """The W&B view of a run: Lightning's logger, without its power to stop a training."""
 
+import uuid
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-from mixbench.results.wandb_run import View, open_view
+from mixbench.results.wandb_run import View, is_disabled, open_view
 
 STEP = "trainer/global_step"
 
@@ -102,3 +103,65 @@ def wandb_logger(
         notes=notes,
     )
     return WandbView(view, project) if view else None
+
+
+def has_view(folder: Path) -> bool:
+    """Whether a run has been shown in W&B.
+
+    Args:
+        folder: Folder of the run.
+
+    Returns:
+        True if an attempt has left its W&B files there.
+    """
+    return any((folder / "wandb").glob("*run-*"))
+
+
+def show_evaluation(
+    folder: Path,
+    *,
+    run_id: str,
+    mode: str | None,
+    project: str,
+    scores: Mapping[str, float],
+    facts: dict[str, Any],
+    place: Mapping[str, float],
+) -> str:
+    """Send what a finished run was judged by later, as a W&B run in the group of the run.
+
+    It gets an id of its own, as each attempt does.
+
+    Args:
+        folder: Folder of the run.
+        run_id: Id of the run.
+        mode: As for :func:`mixbench.results.wandb_run.open_view`.
+        project: W&B project.
+        scores: By the names of a leaderboard row.
+        facts: How they were found, plain content.
+        place: ``step`` and ``epoch`` of the weights, where they are known.
+
+    Returns:
+        One line that says where they are; empty if the log says it already.
+    """
+    if is_disabled(mode):
+        return "W&B is disabled: the scores are in the record only"
+    view = open_view(
+        folder,
+        run_id=f"{run_id}-e{uuid.uuid4().hex[:8]}",
+        name=run_id,
+        group=run_id,
+        job_type="eval",
+        project=project,
+        mode=mode,
+        config={"run_id": run_id, "evaluations": facts},
+    )
+    if view is None:
+        return ""
+    logger = WandbView(view, project)
+    values = {f"test/{name}": value for name, value in scores.items()}
+    if "epoch" in place:
+        values["epoch"] = int(place["epoch"])
+    logger.log_metrics(values, int(place.get("step", 0)))
+    if not view.close():
+        return f"W&B: the scores are not complete there; what there is: {view.folder}"
+    return f"W&B: {view.url}" if view.url else f"W&B: offline, upload with: {view.sync_command}"

@@ -133,6 +133,18 @@ class View:
             log.warning("W&B view stopped: %s; the local results are complete", why)
 
 
+def is_disabled(mode: str | None) -> bool:
+    """Whether no view is wanted.
+
+    Args:
+        mode: As for :func:`open_view`.
+
+    Returns:
+        True if the mode, or WANDB_MODE in its place, says so.
+    """
+    return MODES.get(mode or os.environ.get("WANDB_MODE") or "") == "disabled"
+
+
 def open_view(
     folder: Path,
     *,

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 
+from mixbench import compose, run
 from mixbench.callbacks.wandb_view import wandb_logger
+from mixbench.errors import UserError
+from mixbench.evaluation import occlusion
+from mixbench.judging import evaluate_run
 from mixbench.results import wandb_run
 
 KEY = "0123456789abcdef" * 2 + "planted8"  # 40 characters, as W&B asks for
@@ -543,3 +548,82 @@ def test_the_key_is_in_no_file_and_no_output(tmp_path, server):
     assert done.code == 0
     assert list(tmp_path.glob("run/wandb/run-*/*.wandb"))
     assert files_with(KEY, tmp_path) == []  # what it printed is among them, and so is its HOME
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """A run with a view in W&B, judged by nothing yet."""
+    words = ["data=digits", "data.limit=64", "net.width=4", "epochs=1", "batch_size=32"]
+    words += ["eval.suites=[]", "wandb.mode=offline", f"run.dir={tmp_path}", "wandb.project=p"]
+    return tmp_path / run(compose(words)).id
+
+
+def test_a_later_evaluation_arrives_in_the_group_of_the_run(judged, lines):
+    record = evaluate_run(judged, ["eval.attacks=[fgsm_4]", "eval.adv_n=10"], ["adversarial"])
+    first, second = sorted(
+        (judged / "wandb").glob("offline-run-*"), key=lambda p: p.name[-3:] != "-a1"
+    )
+    assert first.name.endswith(f"{judged.name}-a1")
+    records = stored(judged, second.name)
+    shown = opened(records)
+    assert (shown.run_group, shown.display_name) == (judged.name, judged.name)
+    assert (shown.job_type, shown.project) == ("eval", "p")
+    assert shown.run_id.startswith(f"{judged.name}-e")
+    config = {item.key: json.loads(item.value_json) for item in shown.config.update}
+    assert config["run_id"] == judged.name
+    assert config["evaluations"]["adversarial"]["attacks"] == ["fgsm_4"]
+    (row,) = history(records)
+    names = {name.removeprefix("test/") for name in row if name.startswith("test/")}
+    assert names == {"fgsm_4", "fgsm_4_acc", "sat_pct", "adv_n"}
+    assert all(row[f"test/{name}"] == record.metrics[name] for name in names)
+    tested = [r for r in history(stored(judged, first.name)) if "test/top1" in r][-1]
+    for axis in ("trainer/global_step", "epoch"):  # beside the test of the run itself
+        assert row[axis] == tested[axis]
+    assert lines()[-1].startswith("W&B: offline, upload with: wandb sync ")
+    evaluate_run(judged, [], ["calibration"])
+    views = [path.name for path in (judged / "wandb").glob("offline-run-*-s0-e*")]
+    assert len(views) == 2
+    (other,) = set(views) - {second.name}
+    (row,) = history(stored(judged, other))
+    assert row["test/ece_cf"] == pytest.approx(record.metrics["ece_cf"])
+
+
+@pytest.mark.parametrize("how", ["key", "environment"])
+def test_where_wandb_is_off_an_evaluation_says_so_and_ends(judged, lines, monkeypatch, how):
+    if how == "environment":
+        text = (judged / "config.yaml").read_text().replace("mode: offline", "mode: null")
+        (judged / "config.yaml").write_text(text)
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+    words = ["wandb.mode=disabled"] if how == "key" else []
+    evaluate_run(judged, words, ["calibration"])
+    assert lines()[-1:] == ["W&B is disabled: the scores are in the record only"]
+    assert len(list((judged / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_where_the_view_is_gone_an_evaluation_says_so_and_ends(judged, lines):
+    shutil.rmtree(judged / "wandb")
+    evaluate_run(judged, [], ["calibration"])
+    assert lines()[-1] == f"{judged.name} has no view in W&B: the scores are in the record only"
+    assert not (judged / "wandb").exists()
+    said = len(lines())
+    evaluate_run(judged, ["wandb.mode=disabled"], ["calibration"])  # never asked for
+    assert len(lines()) == said
+
+
+def test_a_view_that_fails_costs_an_evaluation_one_line(judged, lines, monkeypatch):
+    import wandb
+
+    wandb.teardown()  # the process of the run's own view
+    monkeypatch.setenv("WANDB_BASE_URL", "no address")
+    record = evaluate_run(judged, [], ["calibration"])
+    (line,) = [line for line in lines() if "W&B" in line]
+    assert line.startswith("no W&B view: ")
+    assert "ece_cf" in record.metrics
+
+
+def test_what_was_found_before_a_suite_failed_arrives(judged, monkeypatch):
+    monkeypatch.setattr(occlusion, "patch_grid", lambda side: 5)  # does not divide it
+    with pytest.raises(UserError, match="leave occlusion out"):
+        evaluate_run(judged, ["eval.attacks=[fgsm_4]"], ["adversarial", "occlusion"])
+    (row,) = history(stored(judged, "offline-run-*-s0-e*"))
+    assert "test/fgsm_4" in row

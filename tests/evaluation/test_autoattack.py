@@ -334,14 +334,14 @@ def test_a_run_is_judged_by_it_and_verified(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_standard_version_does_no_less_than_pgd_and_apgd(tmp_path):
-    attacks = ["autoattack_4", "apgd_ce_4", "pgd10_4", "fgsm_4", "square_4"]
-    words = [*WORDS, f"run.dir={tmp_path}", "data.limit=null", "net.width=8", "eval.adv_n=128"]
+def test_the_standard_version_does_no_less_than_pgd_and_a_single_step(tmp_path):
+    attacks = ["autoattack_4", "apgd_ce_4", "pgd10_4", "fgsm_4"]
+    words = [*WORDS, f"run.dir={tmp_path}", "data.limit=null", "epochs=3", "eval.adv_n=32"]
     record = run(compose([*words, f"eval.attacks=[{','.join(attacks)}]"]))
     error = {name: record.metrics[name] for name in attacks}
-    assert error["autoattack_4"] >= error["apgd_ce_4"] - 1.6  # two of 128 images
-    assert error["autoattack_4"] >= error["square_4"] > 0
+    assert error["autoattack_4"] >= max(error.values()) - 3.2  # one of 32 images
     assert error["autoattack_4"] > error["fgsm_4"]
-    stages = record.evaluations["adversarial"]["autoattack"]["autoattack_4"]["errors"]
-    assert stages["apgd-ce"] > stages["clean"]
-    assert record.evaluations["adversarial"].get("warnings") is None
+    facts = record.evaluations["adversarial"]
+    stages = facts["autoattack"]["autoattack_4"]["errors"]
+    assert stages["clean"] < stages["apgd-ce"] < 100
+    assert facts.get("warnings") is None
