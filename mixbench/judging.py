@@ -102,7 +102,7 @@ class Network:
     def outcome(self, name: str, config: EvalConfig) -> Outcome:
         """Carry out a suite."""
         group = Group()
-        rows = draws(name, config, len(self.data.splits.test), group)
+        rows = draws(name, config, self.data.splits.test.labels, group)
         part = self.batches(self.data.test_part(rows))
         outcome = judge(name, self.method, part, self.method.info, config, group)
         outcome.facts["device"] = _device_name(self.device)

@@ -237,7 +237,7 @@ class TrainerConfig:
         positive("trainer.timeout", self.timeout)
 
 
-SUITES = ("calibration", "adversarial", "occlusion")
+SUITES = ("calibration", "adversarial", "occlusion", "linearity")
 
 
 @dataclass
@@ -246,7 +246,7 @@ class EvalConfig:
 
     suites: list[str] = aside(default_factory=lambda: ["calibration", "adversarial"])
     attacks: list[str] = aside(default_factory=lambda: ["fgsm_8", "pgd20_1"])  # adversarial: names
-    adv_n: int | None = aside(512)  # adversarial: images of a fixed random subset; null: all
+    adv_n: int | None = aside(512)  # images of a fixed random subset to attack or pair; null: all
 
     def __post_init__(self) -> None:
         for key, value in (("eval.suites", self.suites), ("eval.attacks", self.attacks)):

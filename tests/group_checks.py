@@ -195,7 +195,7 @@ def suites(rank):
     del rank
     found = {}
     for images in (80, 20):  # two chunks, and one
-        words = f"eval.suites=[adversarial,occlusion] eval.adv_n={images} seed={images}"
+        words = f"eval.suites=[adversarial,occlusion,linearity] eval.adv_n={images} seed={images}"
         record = run(compose(f"{WORDS} {words}"))
         found[str(images)] = {
             "same": same_everywhere(record.metrics),

@@ -1,4 +1,4 @@
-"""Attacks and occlusions after the test, as ``eval.suites`` asks for them."""
+"""Suites after the test, as ``eval.suites`` asks for them."""
 
 import logging
 from typing import Any
@@ -41,7 +41,7 @@ class Suites(Callback):
             if why := unfit(name, module.info):
                 log.info("no %s suite: %s", name, why)
                 continue
-            rows = draws(name, self.config, len(self.data.splits.test), self.group)
+            rows = draws(name, self.config, self.data.splits.test.labels, self.group)
             batches = map(trainer.strategy.batch_to_device, self.data.test_part(rows))
             outcome = judge(name, module, batches, module.info, self.config, self.group)
             self.outcomes[name] = outcome

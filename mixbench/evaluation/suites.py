@@ -5,18 +5,19 @@ the same for any number of processes, and so are the scores.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mixbench.data.images import Batch
 from mixbench.data.keyed import Draw
 from mixbench.data.transforms import to_float
 from mixbench.errors import UserError, near_match
-from mixbench.evaluation import occlusion
+from mixbench.evaluation import linearity, occlusion
 from mixbench.evaluation.adversarial import (
     ATTACKS,
     Model,
@@ -31,7 +32,8 @@ from mixbench.group import Group
 from mixbench.schema import DataInfo, EvalConfig
 
 CHUNK = 64  # images that a network sees together
-SEED = 0  # of subsets, random starts and patterns: the same for every run
+SEED = 0  # of subsets, random starts, patterns and partners: the same for every run
+UNIT = 1 << 40  # distances are added up as whole numbers of 1 / UNIT, so that no order matters
 Counts = dict[str, int]
 
 
@@ -59,6 +61,8 @@ class _Suite:
     facts: Callable[[EvalConfig, DataInfo, Counts], dict[str, Any]]
     doubts: Callable[[dict[str, float], Counts], list[str]] = lambda scores, counts: []
     limit: Callable[[EvalConfig], int | None] = lambda config: None
+    chunks: Callable[[Tensor, Tensor], Sequence[Tensor]] = lambda rows, labels: rows.split(CHUNK)
+    needs: str = "counts right classes"
 
 
 def check_attacks(names: Iterable[str]) -> None:
@@ -110,23 +114,30 @@ def unfit(name: str, info: DataInfo) -> str:
         A few words.
     """
     if name in _SUITES and info.task != "multiclass":
-        return f"it counts right classes, and {info.name} is {info.task}"
+        return f"it {_SUITES[name].needs}, and {info.name} is {info.task}"
     return ""
 
 
-def draws(name: str, config: EvalConfig, total: int, group: Group) -> list[Draw]:
+def draws(name: str, config: EvalConfig, labels: Tensor, group: Group) -> list[Draw]:
     """The images that a suite looks at, in chunks; processes take turns.
 
     Args:
         name: Name of the suite.
         config: Reads ``adv_n``.
-        total: Number of test images.
+        labels: (N,) labels of the test images, by which some suites pair them.
         group: The processes.
 
     Returns:
         This process's chunks; there may be none.
+
+    Raises:
+        UserError: If a suite needs images of two classes and there is one.
     """
-    chunks = subset(total, _SUITES[name].limit(config), SEED).split(CHUNK)
+    rows = subset(len(labels), _SUITES[name].limit(config), SEED)
+    try:
+        chunks = _SUITES[name].chunks(rows, labels.cpu())
+    except ValueError as error:
+        raise UserError(f"{name}: {error}", "eval.suites", f"leave {name} out") from error
     return [Draw(rows, 0) for rows in chunks[group.rank :: group.world]]
 
 
@@ -253,6 +264,65 @@ def occlusion_scores(counts: Mapping[str, int]) -> dict[str, float]:
     return {"occ_auc": float(occlusion.occlusion_auc(ratios, accuracy)), **curve}
 
 
+def linearity_counts(
+    model: Model, batches: Iterable[Batch], info: DataInfo, config: EvalConfig
+) -> Counts:
+    """Sums of gaps, by ``lin_<percent>`` in units of 2**-40, and the number of pairs ``n``.
+
+    Args:
+        model: As for :func:`judge`.
+        batches: Images whose second half are the partners of the first, in its order.
+        info: Unused.
+        config: Unused.
+
+    Returns:
+        Counts.
+    """
+    del info, config
+    names = [_between(lam) for lam in linearity.LAMS]
+    counts = {"n": 0} | dict.fromkeys(names, 0)
+    for batch in batches:
+        pairs = len(batch.labels) // 2
+        x = to_float(batch.images)
+        sums = (linearity.linearity_gaps(model, x[:pairs], x[pairs:]) * UNIT).round().long().sum(0)
+        counts["n"] += pairs
+        for name, value in zip(names, sums.tolist(), strict=True):
+            counts[name] += value
+    return counts
+
+
+def linearity_curve(counts: Mapping[str, int]) -> dict[float, float]:
+    """Mean gap at each weight of the first image.
+
+    Args:
+        counts: Those of :func:`linearity_counts` over the whole set.
+
+    Returns:
+        Percent by lam.
+    """
+    return {lam: 100 * counts[_between(lam)] / (UNIT * counts["n"]) for lam in linearity.LAMS}
+
+
+def _linearity_scores(counts: Counts) -> dict[str, float]:
+    curve = linearity_curve(counts)
+    return {"lin_gap": sum(curve.values()) / len(curve)}
+
+
+def _linearity_facts(config: EvalConfig, info: DataInfo, counts: Counts) -> dict[str, Any]:
+    del config, info
+    curve = {f"{lam:g}": round(value, 6) for lam, value in linearity_curve(counts).items()}
+    return {"pairs": counts["n"], "curve": curve}
+
+
+def _pair_chunks(rows: Tensor, labels: Tensor) -> list[Tensor]:
+    firsts = rows.split(CHUNK // 2)
+    return [torch.cat([first, linearity.partners(labels, first, SEED)]) for first in firsts]
+
+
+def _between(lam: float) -> str:
+    return f"lin_{100 * lam:.0f}"
+
+
 def _occluded(ratio: float) -> str:
     return f"occ_{100 * ratio:.0f}"
 
@@ -296,6 +366,14 @@ _SUITES = {
         count=occlusion_counts,
         scores=occlusion_scores,
         facts=lambda *_: {"ratios": list(occlusion.RATIOS), "fill": "mean colour"},
+    ),
+    "linearity": _Suite(
+        count=linearity_counts,
+        scores=_linearity_scores,
+        facts=_linearity_facts,
+        limit=lambda config: config.adv_n,
+        chunks=_pair_chunks,
+        needs="pairs images of two classes",
     ),
 }
 COUNTED = tuple(_SUITES)  # suites that need the network, and no part of the test itself

@@ -179,7 +179,7 @@ def test_the_number_of_processes_changes_no_rate(net, monkeypatch):
     x, y, ids = images(150)
 
     def counts(rank, world):
-        chunks = draws("adversarial", EvalConfig(adv_n=None), 150, Group(rank, world))
+        chunks = draws("adversarial", EvalConfig(adv_n=None), y, Group(rank, world))
         parts = [(x[d.indices], y[d.indices], ids[d.indices]) for d in chunks]
         return adv.attack_counts(net, parts, ["autoattack_4", "fgsm_4"])
 
