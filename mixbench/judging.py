@@ -373,7 +373,7 @@ def _tested(network: Network) -> tuple[Predictions, dict[str, float]]:
     if network.data.splits.val is not None:
         holdout = network.outputs(network.data.val_dataloader())[0]
     scores = {f"top1_{name}": float(topk(logits, main[1])) for name, logits in extra.items()}
-    return Predictions(*main, holdout=holdout), scores
+    return Predictions(*main, holdout, tuple(method.info.class_names)), scores
 
 
 def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | None) -> RunConfig:

@@ -176,7 +176,7 @@ def fit_and_test(
     if wandb:
         wandb.close()
     if parts.group.leads:
-        scores.save(folder / "predictions.npz")
+        scores.save(folder / "predictions.npz", method.info.class_names)
     tested = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     record.metrics |= {key.removeprefix("test/"): value for key, value in tested.items()}
     if config.peek and parts.group.leads:

@@ -120,7 +120,9 @@ def test_lost_predictions_are_made_again(folder):
     before = read_predictions(folder / PREDICTIONS)
     (folder / PREDICTIONS).unlink()
     evaluate_run(folder, [], ["calibration"])
-    assert torch.equal(read_predictions(folder / PREDICTIONS).logits, before.logits)
+    after = read_predictions(folder / PREDICTIONS)
+    assert torch.equal(after.logits, before.logits)
+    assert after.class_names == before.class_names == tuple("0123456789")
 
 
 def test_an_evaluation_changes_nothing_that_was_trained(folder):

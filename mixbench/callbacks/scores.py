@@ -1,6 +1,6 @@
 """Accuracy and calibration of the hold-out and of the test set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,13 +76,15 @@ class Scores(Callback):
         finally:
             self._on_holdout = False
 
-    def save(self, path: Any) -> None:
+    def save(self, path: Any, class_names: Sequence[str] = ()) -> None:
         """Write ``predictions.npz``: logits, labels and row ids of the last evaluation.
 
         Args:
             path: The file.
+            class_names: Names of the classes, where they have names.
         """
-        write_predictions(path, Predictions(*self.stored.compute(), holdout=self.holdout))
+        found = Predictions(*self.stored.compute(), self.holdout, tuple(class_names))
+        write_predictions(path, found)
 
     def _report(self, split: str, module: Any) -> None:
         # Gathered from all processes, so that every one of them computes the same scores.

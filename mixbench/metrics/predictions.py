@@ -25,12 +25,14 @@ class Predictions(NamedTuple):
         labels: (N,) class indices, or (N, K) with several labels per image.
         ids: (N,) int64 rows of the data set, ascending.
         holdout: The same three of the hold-out of the training set, where the run had one.
+        class_names: Names of the K classes; none where they have none.
     """
 
     logits: Tensor
     labels: Tensor
     ids: Tensor
     holdout: tuple[Tensor, Tensor, Tensor] | None = None
+    class_names: tuple[str, ...] = ()
 
     def scores(self) -> dict[str, float]:
         """All scores that need nothing else, by the names of a leaderboard row."""
@@ -49,6 +51,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     arrays = _arrays("", *predictions[:3])
     if predictions.holdout is not None:
         arrays |= _arrays(_HOLDOUT, *predictions.holdout)
+    if predictions.class_names:
+        arrays["class_names"] = np.array(predictions.class_names)
     write_bytes(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
@@ -66,7 +70,9 @@ def read_predictions(path: Path) -> Predictions:
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
+            names = tuple(stored["class_names"].tolist()) if "class_names" in stored else ()
+            kept = (name for name in stored.files if name != "class_names")
+            arrays = {name: torch.from_numpy(stored[name]) for name in kept}
         parts = [
             (arrays[f"{start}logits"].float(), arrays[f"{start}labels"], arrays[f"{start}ids"])
             for start in ("", *([_HOLDOUT] if f"{_HOLDOUT}logits" in arrays else []))
@@ -85,7 +91,7 @@ def read_predictions(path: Path) -> Predictions:
                 str(path),
                 "evaluate the run again",
             )
-    return Predictions(*parts[0], holdout=parts[1] if len(parts) > 1 else None)
+    return Predictions(*parts[0], parts[1] if len(parts) > 1 else None, names)
 
 
 def _arrays(start: str, logits: Tensor, labels: Tensor, ids: Tensor) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from mixbench.errors import UserError, near_match
 from mixbench.results.contrasts import detectable, equivalent, pool, t_p
 from mixbench.results.costs import machine
+from mixbench.results.harm import class_changes
 from mixbench.results.leaderboard import ATTACKED, Group, Leaderboard, Row
 from mixbench.results.record import Record
 from mixbench.results.resampling import (
@@ -240,6 +241,7 @@ def _resample(comparison: Comparison, a: Row, b: Row, resamples: int) -> None:
     ):
         say("no bootstrap: the two were not tested on the same images")
         return
+    _by_class(comparison, mine[0], other[0], mine[1], _class_names([*a.folders, *b.folders]))
     x, y = 100.0 * other[0], 100.0 * mine[0]
     if len(x) == len(y) == 1:
         images = bootstrap_images(x[0], y[0], resamples=resamples)
@@ -256,6 +258,44 @@ def _resample(comparison: Comparison, a: Row, b: Row, resamples: int) -> None:
         f"on new images and new seeds (two-level bootstrap, too narrow with few seeds): "
         f"{both.difference:+.2f} [{both.low:+.2f}, {both.high:+.2f}]"
     )
+
+
+def _by_class(
+    comparison: Comparison,
+    mine: np.ndarray,
+    other: np.ndarray,
+    labels: np.ndarray,
+    names: dict[int, str],
+) -> None:
+    """Which classes lose accuracy, and whether the worst does beyond chance."""
+    changes = class_changes(mine, other, labels)
+    lost = [item for item in changes if item.change < 0]
+    surely = [item for item in changes if item.high < 0]
+    worst = min(changes, key=lambda item: item.change)
+    name = " ".join(names.get(worst.label, "").split()) or f"class {worst.label}"
+    comparison.numbers["classes"] = {
+        "n": len(changes),
+        "lose": len(lost),
+        "lose_beyond_chance": len(surely),
+        "worst": vars(worst) | {"name": name},
+        "changes": [vars(item) | {"name": names.get(item.label, "")} for item in changes],
+    }
+    single = len(mine) == len(other) == 1
+    comparison.notes.append(
+        f"by class: {len(lost)} of {len(changes)} lose accuracy, {len(surely)} beyond chance; "
+        f"{'the most' if lost else 'the least gain'} {name}, {worst.change:+.2f} "
+        f"[{worst.low:+.2f}, {worst.high:+.2f}] on {worst.images:,} images (95 % intervals for all "
+        f"classes at once{'; says nothing of seeds' if single else ''})"
+    )
+
+
+def _class_names(folders: list[Path]) -> dict[int, str]:
+    """Names of classes, where a run has stored them."""
+    for folder in folders:
+        with np.load(folder / PREDICTIONS, allow_pickle=False) as stored:
+            if "class_names" in stored:
+                return dict(enumerate(stored["class_names"].tolist()))
+    return {}
 
 
 def _count_failures(comparison: Comparison, a: Row, b: Row) -> None:

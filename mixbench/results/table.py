@@ -132,7 +132,8 @@ def text_table(
         return _latex_table(title, header, lines, notes)
     if style == "markdown":
         table = markdown_table(header, lines) + "\n"
-        return "\n".join([f"### {_escape(title)}\n", table, *(f"{note}  " for note in notes), ""])
+        below = (f"{_escape(note)}  " for note in notes)
+        return "\n".join([f"### {_escape(title)}\n", table, *below, ""])
     return "\n".join([title, _aligned(header, lines), *notes, ""])
 
 

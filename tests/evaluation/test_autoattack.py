@@ -334,14 +334,17 @@ def test_a_run_is_judged_by_it_and_verified(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_standard_version_does_no_less_than_pgd_and_a_single_step(tmp_path):
-    attacks = ["autoattack_4", "apgd_ce_4", "pgd10_4", "fgsm_4"]
-    words = [*WORDS, f"run.dir={tmp_path}", "data.limit=null", "epochs=3", "eval.adv_n=32"]
+def test_the_standard_version_does_no_less_than_pgd_and_a_single_step(tmp_path, monkeypatch):
+    attacks = ["autoattack_8", "apgd_ce_8", "pgd10_8", "fgsm_8"]
+    for name in attacks:  # digits withstand 8 / 255
+        wide = dataclasses.replace(adv.ATTACKS[name], eps=28 / 255, alpha=7 / 255)
+        monkeypatch.setitem(adv.ATTACKS, name, wide)  # type: ignore[arg-type]
+    words = [*WORDS, f"run.dir={tmp_path}", "data.limit=null", "epochs=3", "eval.adv_n=48"]
     record = run(compose([*words, f"eval.attacks=[{','.join(attacks)}]"]))
     error = {name: record.metrics[name] for name in attacks}
-    assert error["autoattack_4"] >= max(error.values()) - 3.2  # one of 32 images
-    assert error["autoattack_4"] > error["fgsm_4"]
+    assert error["autoattack_8"] >= max(error.values()) - 2.1  # one of 48 images
+    assert error["autoattack_8"] > error["fgsm_8"]
     facts = record.evaluations["adversarial"]
-    stages = facts["autoattack"]["autoattack_4"]["errors"]
+    stages = facts["autoattack"]["autoattack_8"]["errors"]
     assert stages["clean"] < stages["apgd-ce"] < 100
     assert facts.get("warnings") is None

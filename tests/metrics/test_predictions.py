@@ -26,6 +26,18 @@ def test_every_score_can_be_computed_again_from_the_file(tmp_path):
     assert read_predictions(tmp_path / "p.npz").scores() == scores(logits, y)
 
 
+def test_names_of_classes_are_kept_and_may_be_missing(tmp_path):
+    logits, y = predictions(3)
+    names = ("cat", "ma\u00f1ana", "a b")
+    plain = Predictions(logits, y, torch.arange(60))
+    write_predictions(tmp_path / "p.npz", plain._replace(class_names=names))
+    assert read_predictions(tmp_path / "p.npz").class_names == names
+    write_predictions(tmp_path / "p.npz", plain)
+    assert read_predictions(tmp_path / "p.npz").class_names == ()
+    with np.load(tmp_path / "p.npz") as stored:
+        assert "class_names" not in stored.files
+
+
 def test_many_classes_are_kept_in_half_precision(tmp_path):
     logits, y = predictions(201)
     write_predictions(tmp_path / "p.npz", Predictions(logits, y, torch.arange(60)))

@@ -9,6 +9,7 @@ from scipy import stats
 from mixbench import cli
 from mixbench.errors import UserError
 from mixbench.results.compare import PREDICTIONS, compare
+from mixbench.results.harm import class_changes
 from mixbench.results.leaderboard import build_leaderboard, find_runs
 from mixbench.results.record import Record, write_record
 from mixbench.results.table import comparison_text
@@ -143,6 +144,90 @@ def test_two_single_runs_get_mcnemar_and_no_claim_about_methods(add, tmp_path):
     assert found.numbers["images"]["difference"] == pytest.approx(10.0)
     assert any("one seed of each supports no claim" in note for note in found.notes)
     assert any("says nothing of seeds" in note for note in found.notes)
+
+
+@pytest.fixture
+def pair(add, tmp_path):
+    """Two single runs of 300 images of 3 classes, of which the second loses most of one."""
+    hits = np.ones(300, dtype=bool)
+    predictions(add("erm", 0, 100.0, images=300), hits)
+    hits[1::3][:40] = False  # of class 1
+    hits[0::3][:1] = False
+    folder = add("mixup", 0, 86.3, images=300)
+    predictions(folder, hits)
+    return folder
+
+
+def named(folder, names):
+    with np.load(folder / PREDICTIONS) as stored:
+        arrays = dict(stored)
+    np.savez(folder / PREDICTIONS, **arrays, class_names=np.array(names))
+
+
+def test_the_classes_that_lose_are_counted_and_the_worst_is_named(pair, tmp_path):
+    named(pair, ["cat", "ship & sail", "frog"])
+    found = compared(tmp_path)
+    classes = found.numbers["classes"]
+    assert (classes["n"], classes["lose"], classes["lose_beyond_chance"]) == (3, 2, 1)
+    worst = classes["worst"]
+    assert (worst["name"], worst["label"], worst["images"]) == ("ship & sail", 1, 100)
+    assert worst["change"] == pytest.approx(-40)
+    assert worst["low"] < -40 < worst["high"] < -20
+    assert [item["name"] for item in classes["changes"]] == ["cat", "ship & sail", "frog"]
+    assert [item["change"] for item in classes["changes"]] == pytest.approx([-1, -40, 0])
+    (note,) = [note for note in found.notes if note.startswith("by class")]
+    assert "2 of 3 lose accuracy, 1 beyond chance; the most ship & sail, -40.00 [-" in note
+    assert "on 100 images" in note
+    assert "says nothing of seeds" in note
+    turned = compared(tmp_path, "erm", "mixup")
+    (note,) = [note for note in turned.notes if note.startswith("by class")]
+    assert "0 of 3 lose accuracy, 0 beyond chance; the least gain frog, +0.00" in note
+
+
+@pytest.mark.parametrize("style", ["table", "markdown", "latex", "json"])
+def test_harm_is_told_in_every_format(pair, tmp_path, capsys, style):
+    named(pair, ["cat", "<b>*ship*</b> & co", "frog"])
+    words = ["compare", str(tmp_path), "--mine", "mixup", "--with", "erm", "--format", style]
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    shown = {
+        "table": "the most <b>*ship*</b> & co, -40.00",
+        "markdown": r"the most &lt;b>\*ship\*&lt;/b> & co, -40.00",
+        "latex": r"the most \textless{}b\textgreater{}*ship*\textless{}/b\textgreater{} \& co, -40",
+        "json": '"name": "<b>*ship*</b> & co"',
+    }
+    assert shown[style] in text
+    if style == "json":
+        assert json.loads(text)[0]["test"]["classes"]["worst"]["label"] == 1
+
+
+def test_a_name_of_several_lines_stays_on_one(pair, tmp_path):
+    named(pair, ["a", "b\nc", "d"])
+    assert any("the most b c, -40.00" in note for note in compared(tmp_path).notes)
+
+
+def test_classes_without_names_have_numbers(pair, tmp_path):
+    found = compared(tmp_path)
+    assert found.numbers["classes"]["worst"]["name"] == "class 1"
+    assert any("the most class 1, -40.00" in note for note in found.notes)
+
+
+def test_harm_over_seeds_counts_what_seeds_change(add, tmp_path):
+    fill(add)
+    found = compared(tmp_path)
+    (note,) = [note for note in found.notes if note.startswith("by class")]
+    assert "says nothing of seeds" not in note
+    mine, other = [], []
+    for method, hits in (("mixup", mine), ("erm", other)):
+        for seed in range(3):
+            with np.load(tmp_path / f"{method}s{seed}" / PREDICTIONS) as stored:
+                labels = stored["labels"]
+                hits.append(stored["logits"].argmax(1) == labels)
+    expected = [vars(item) for item in class_changes(np.array(mine), np.array(other), labels)]
+    plain = [
+        {k: v for k, v in i.items() if k != "name"} for i in found.numbers["classes"]["changes"]
+    ]
+    assert plain == expected
 
 
 def test_predictions_that_are_missing_or_of_other_images_are_said(add, tmp_path):
