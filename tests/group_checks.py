@@ -174,9 +174,12 @@ def validation(rank):
 
 
 def uneven(rank):
-    """13 test images over two ranks."""
-    record = run(compose([*WORDS.split(), "data.limit=13", "batch_size=8", "seed=3"]))
-    return {"folder": str(Path(os.environ["MIXBENCH_RUNS"]) / record.id), "id": record.id}
+    """13 test images over two ranks, and 13 images of a hold-out."""
+    found = {}
+    for name, words in (("folder", "data.limit=13"), ("held", "data.limit=130 select=val")):
+        record = run(compose([*WORDS.split(), *words.split(), "batch_size=8", "seed=3"]))
+        found[name] = str(Path(os.environ["MIXBENCH_RUNS"]) / record.id)
+    return found
 
 
 def float64(rank):

@@ -4,7 +4,7 @@ import sys
 import pytest
 from torch import nn
 
-from mixbench.assemble import with_safe_layout
+from mixbench.assemble import identify_run, with_safe_layout
 from mixbench.config import compose
 
 CRASH = """
@@ -28,6 +28,17 @@ net(x).sum().backward()
 def test_a_narrow_net_on_images_of_64_pixels_survives_its_gradient():
     done = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+# FAULTS row 55: what rows are grouped by holds resolution, length and pretraining.
+@pytest.mark.parametrize("change", ["data.size=16", "epochs=7", "net.weights=FILE", "lr=0.7"])
+def test_another_protocol_has_another_hash(tmp_path, change):
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    plain = ["data=digits", "method=mixup"]
+    given = change.replace("FILE", str(tmp_path / "weights.pt"))
+    first, second = identify_run(compose(plain)), identify_run(compose([*plain, given]))
+    assert first.recipe_hash != second.recipe_hash
+    assert first.id != second.id
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from mixbench.checkpoints import read_checkpoint
 from mixbench.data import DATA
 from mixbench.errors import UserError
 from mixbench.group import Group
-from mixbench.judging import evaluate_run
-from mixbench.metrics import scores
+from mixbench.judging import evaluate_run, verify_run
+from mixbench.metrics import read_predictions, scores, topk
 from mixbench.results.record import read_record
 
 pytestmark = pytest.mark.ddp
@@ -116,6 +116,21 @@ def test_each_of_13_images_counts_once(found):
         alone = method.eval()(splits.test.images / 255)
     torch.testing.assert_close(alone, logits, rtol=1e-5, atol=1e-5)
     assert scores(alone, labels) == pytest.approx(record.metrics, rel=1e-5)
+    for name in ("top1", "top5"):  # numbers of images have no rounding
+        assert scores(alone, labels)[name] == record.metrics[name]
+
+
+# FAULTS row 45.
+def test_a_hold_out_that_two_processes_cannot_halve_chooses_the_epoch_of_one(found):
+    folder = Path(facts(found, "uneven")["held"])
+    words = ["trainer.threads=1", "trainer.accelerator=cpu"]
+    record, compared, left = verify_run(folder, words)
+    assert left == {}
+    assert {"val_top1", "best_epoch", "T_ts"} <= set(compared)
+    holdout = read_predictions(folder / "predictions.npz").holdout
+    assert holdout is not None
+    assert len(holdout[2].unique()) == len(holdout[2]) == 13
+    assert record.metrics["val_top1"] == float(topk(*holdout[:2]))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3])

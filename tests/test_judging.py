@@ -20,6 +20,7 @@ from mixbench.judging import evaluate_run, verify_run
 from mixbench.metrics import read_predictions
 from mixbench.metrics.predictions import PREDICTIONS
 from mixbench.results.curves import read_curves
+from mixbench.results.files import locked
 from mixbench.results.record import read_record, write_record
 from mixbench.schema import DataInfo, EvalConfig
 
@@ -142,6 +143,25 @@ def test_other_data_are_refused(folder):
     write_record(folder, record)
     with pytest.raises(UserError, match="not those that"):
         evaluate_run(folder)
+
+
+# FAULTS row 54: of two writers the second is refused.
+@pytest.mark.parametrize("command", ["eval", "verify"])
+def test_a_run_that_another_process_works_at_is_left_alone(folder, capsys, command):
+    before = (folder / "record.json").read_bytes()
+    with locked(folder):
+        assert cli.main([command, str(folder)]) == 2
+    assert "another process is at work" in capsys.readouterr().err
+    assert (folder / "record.json").read_bytes() == before
+
+
+# FAULTS row 54: what a newer version has written stays through a change.
+def test_an_evaluation_keeps_what_a_newer_version_has_written(folder):
+    path = folder / "record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"novel": {"a": [1]}}))
+    evaluate_run(folder, [], ["calibration"])
+    verify_run(folder)
+    assert json.loads(path.read_text())["novel"] == {"a": [1]}
 
 
 def test_an_unfinished_run_is_not_judged(folder):

@@ -228,6 +228,7 @@ def test_without_a_network_w_and_b_is_offline_and_a_key_is_nowhere(
     assert key not in shown.out + shown.err + caplog.text
 
 
+# FAULTS row 54.
 def test_a_damaged_record_is_moved_aside_and_the_run_repeated(runs, tiny):
     config = compose(tiny)
     folder = runs / run(config).id

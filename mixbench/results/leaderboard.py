@@ -118,8 +118,8 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
     """Read records and average them over seeds.
 
-    Runs that are not done are counted and listed, never averaged. Of two records with one id the
-    later attempt counts.
+    Runs that are not done are counted and listed, never averaged. Of two records with one id, or of
+    one method, configuration and seed, the later attempt counts.
 
     Args:
         folders: Folders of runs.
@@ -129,19 +129,26 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
     """
     others: list[str] = []
     records: dict[str, tuple[Record, Path]] = {}
+    seeds: dict[tuple[Any, ...], str] = {}  # id by what no second run may repeat
     for folder in folders:
         try:
             record = read_record(folder)
         except UserError as error:
             others.append(f"{folder.name}: unreadable ({error.what})")
             continue
-        known = records.get(record.id)
-        if known is not None:
-            older, newer = sorted([known, (record, folder)], key=lambda pair: _age(pair[0]))
-            others.append(f"{older[1]}: another record of {record.id}, the later attempt counts")
-            records[record.id] = newer
-        else:
-            records[record.id] = (record, folder)
+        key = (record.config_hash, record.recipe_hash, record.method, record.data, record.net)
+        key = (*key, record.select, record.epochs, record.seed)
+        known = records.get(record.id) or records.get(seeds.get(key, ""))
+        if known is None:
+            records[record.id], seeds[key] = (record, folder), record.id
+            continue
+        older, newer = sorted([known, (record, folder)], key=lambda pair: _age(pair[0]))
+        what = f"record of {record.id}"
+        if known[0].id != record.id:
+            what = f"run of {record.method} with seed {record.seed}"
+        others.append(f"{older[1]}: another {what}, the later attempt counts")
+        del records[known[0].id]
+        records[newer[0].id], seeds[key] = newer, newer[0].id
 
     groups: dict[tuple[Any, ...], dict[tuple[str, str], list[Record]]] = defaultdict(
         lambda: defaultdict(list)
@@ -152,7 +159,7 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         if record.status != "done":
             reason = f" ({record.message.splitlines()[0]})" if record.message else ""
             others.append(f"{record.id}: {record.status}{reason}")
-        elif bad := [k for k in METRICS if not math.isfinite(record.metrics.get(k, 0.0))]:
+        elif bad := _not_finite(record.metrics):
             others.append(f"{record.id}: {', '.join(bad)} not finite, so that its row has no mean")
     rows: list[tuple[str, str, list[Record]]] = []
     built = [
@@ -162,6 +169,10 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
     for row in (row for group in kept for row in group.rows):
         row.folders = [records[record.id][1] for record in row.records]
     return Leaderboard(kept, sorted(others), equal_cost(rows))
+
+
+def _not_finite(metrics: dict[str, float]) -> list[str]:
+    return [k for k in (*METRICS, *PEEKED) if not math.isfinite(metrics.get(k, 0.0))]
 
 
 def _age(record: Record) -> tuple[bool, int, str]:

@@ -102,13 +102,21 @@ class Record:
         except TypeError as error:
             raise ValueError(str(error)) from error
         texts = (record.id, record.method, record.data, record.net, record.status, record.select)
-        numbers = (record.seed, record.epochs)
+        texts += (record.recipe, record.config_hash, record.recipe_hash)
+        numbers = (record.seed, record.epochs, record.train_size, record.test_size)
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("id, method, data, net, status and select must be text")
+            raise ValueError("names, status, select and hashes must be text")
         if not all(isinstance(number, int) for number in numbers):
-            raise ValueError("seed and epochs must be whole numbers")
+            raise ValueError("seed, epochs and sizes must be whole numbers")
         if not isinstance(record.metrics, dict) or not isinstance(record.settings, dict):
             raise ValueError("metrics and settings must be mappings")
+        if not all(isinstance(value, (int, float)) for value in record.metrics.values()):
+            raise ValueError("metrics must be numbers")
+        facts = (*record.evaluations.values(),) if isinstance(record.evaluations, dict) else (0,)
+        if not isinstance(record.attempts, list) or not all(
+            isinstance(item, dict) for item in (*record.attempts, *facts)
+        ):
+            raise ValueError("attempts and evaluations must hold mappings")
         return record
 
 

@@ -491,9 +491,10 @@ def safe_cell(text: str) -> str:
         text: Text of a cell.
 
     Returns:
-        The same, behind an apostrophe where it would be read as a formula.
+        The same on one line, behind an apostrophe where it would be read as a formula.
     """
-    return f"'{text}" if text[:1] in tuple("=+-@\t\r") else text
+    text = _one_line(text)  # a carriage return would end the row for some readers
+    return f"'{text}" if text[:1] in tuple("=+-@") else text
 
 
 def _one_line(text: str) -> str:

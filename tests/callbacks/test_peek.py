@@ -82,6 +82,19 @@ def test_an_interrupted_run_that_began_without_a_look_has_no_columns(tmp_path, m
     assert "top1_best_test" in read_record(tmp_path / "runs-peek=true" / whole.id).metrics
 
 
+# FAULTS row 57: by default.
+def test_without_being_asked_a_run_sees_its_test_set_once_at_the_end(tmp_path):
+    record = carry_out(tmp_path, "epochs=3")
+    config = compose("", base=tmp_path / record.id / "config.yaml")
+    assert (config.select, config.peek) == ("last", False)
+    rows = read_curves_of(tmp_path, record)
+    tested = [row for row in rows if any(name.startswith("test/") for name in row)]
+    assert [row["step"] for row in tested] == [max(row["step"] for row in rows)]
+    assert not [name for row in rows for name in row if name.startswith(("peek/", "val/"))]
+    assert not [name for name in record.metrics if "best" in name or "median" in name]
+
+
+# FAULTS row 57.
 def test_choosing_on_the_test_set_is_refused_with_what_to_do():
     from mixbench.errors import UserError
 

@@ -47,6 +47,7 @@ def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, mon
     assert len(named) == 2  # what is asked for by name fails by itself
 
 
+# FAULTS row 55, of seeds that are given twice.
 @pytest.mark.parametrize(
     ("given", "match"),
     [

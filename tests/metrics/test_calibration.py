@@ -251,6 +251,7 @@ def test_samples_in_another_order_have_the_same_scores():
     assert first == second
 
 
+# FAULTS row 45.
 @pytest.mark.parametrize("batch", [1, 5, 13])
 def test_a_score_as_a_metric_depends_on_no_batch_and_no_padding(batch):
     logits, y = draw(13, 4, 2)

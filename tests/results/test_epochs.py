@@ -67,6 +67,7 @@ def test_scores_are_averaged_over_seeds_at_each_epoch(add, tmp_path):
     assert "scores of the hold-out: " in text
 
 
+# FAULTS row 54, of a last line that is half written.
 def test_an_epoch_that_a_seed_lacks_has_no_mean(add, tmp_path):
     add("erm", 0, 10.0)
     folder = add("erm", 1, 20.0)
@@ -98,6 +99,7 @@ def test_long_runs_are_thinned_for_reading_only(add, tmp_path):
     assert lines[204]["mean"] == "214.0"
 
 
+# FAULTS row 66.
 @pytest.mark.parametrize("style", ["table", "markdown", "csv", "json", "latex"])
 def test_the_command_prints_every_format(add, tmp_path, capsys, style):
     add("=cmd()", 0, 10.0)

@@ -122,6 +122,7 @@ def test_unknown_fields_of_a_newer_version_are_kept(tmp_path):
     assert json.loads((tmp_path / RECORD).read_text()) == content
 
 
+# FAULTS row 54.
 @pytest.mark.parametrize(
     "text", ["", "{", '{"id": "x"', "[]", '{"id": 3}', "null", "\x00\xff", '{"id": "x"}']
 )
@@ -132,8 +133,13 @@ def test_a_damaged_record_is_unreadable_and_named(tmp_path, text):
     assert str(tmp_path) in str(error.value)
 
 
+# FAULTS row 54.
 def test_a_field_of_the_wrong_type_is_unreadable(tmp_path):
-    for change in ({"seed": "0"}, {"metrics": 3}, {"status": None}):
+    changes = [{"seed": "0"}, {"metrics": 3}, {"status": None}, {"metrics": {"top1": None}}]
+    changes += [{"metrics": {"top1": "90"}}, {"config_hash": []}, {"recipe": {}}, {"attempts": 3}]
+    changes += [{"attempts": ["x"]}, {"evaluations": []}, {"evaluations": {"adversarial": 3}}]
+    changes += [{"test_size": None}]
+    for change in changes:
         content = record().to_json() | change
         (tmp_path / RECORD).write_text(json.dumps(content))
         with pytest.raises(UserError, match="unreadable record"):
@@ -155,6 +161,40 @@ def test_running_without_a_living_process_reads_as_interrupted(tmp_path):
     assert read_record(tmp_path).status == "running"
 
 
+WRITER = """
+import sys, time
+from pathlib import Path
+from mixbench.errors import UserError
+from mixbench.results.files import locked
+from mixbench.results.record import read_record, write_record
+
+folder, done = Path(sys.argv[1]), 0
+while done < 8:
+    try:
+        with locked(folder):
+            record = read_record(folder)
+            time.sleep(0.005)  # long enough for the others to come in between
+            record.attempts.append({"writer": sys.argv[2], "number": done})
+            write_record(folder, record)
+        done += 1
+    except UserError as error:
+        assert "another process is at work" in error.what, error
+    time.sleep(0.002)
+"""
+
+
+# FAULTS row 54: additions happen under a lock.
+def test_what_several_writers_add_at_once_is_all_there(tmp_path):
+    write_record(tmp_path, record(status="done"))
+    words = [sys.executable, "-c", WRITER, str(tmp_path)]
+    writers = [subprocess.Popen([*words, name]) for name in "abc"]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    found = [(each["writer"], each["number"]) for each in read_record(tmp_path).attempts]
+    assert sorted(found) == [(name, number) for name in "abc" for number in range(8)]
+    assert not (tmp_path / LOCK).exists()
+
+
+# FAULTS row 54.
 def test_a_second_writer_is_refused_and_a_stale_lock_is_not(tmp_path):
     second = locked(tmp_path)
     with locked(tmp_path), pytest.raises(UserError, match="another process is at work"):

@@ -101,6 +101,37 @@ def test_columns_keep_their_order_and_costs_stand_where_they_are_known(add, tmp_
     assert "gpu_hours" not in render(board(tmp_path))
 
 
+# FAULTS row 55: what rows have in common is shown.
+@pytest.mark.parametrize("style", FORMATS)
+def test_the_protocol_stands_above_its_rows(add, tmp_path, style):
+    add("mixup", 0, 90.0, train_size=50_000, test_size=10_000)
+    text = render(board(tmp_path), style)
+    for word in ("cifar", "net", "quick", "rrrrrrrr", "last"):
+        assert word in text, word
+    if style in ("table", "markdown"):
+        assert "16 epochs" in text
+        assert "50,000 training and 10,000 test images" in text
+    elif style == "csv":
+        assert "16" in next(csv.DictReader(io.StringIO(text)))["epochs"]
+
+
+# FAULTS row 55: a seed counts once, whatever its folder and its id are called.
+def test_a_seed_that_is_there_twice_counts_once_and_is_listed(add, tmp_path):
+    add("mixup", 0, 80.0, folder="first", attempts=[{"number": 1}])
+    folder = add("mixup", 0, 95.0, folder="second", attempts=[{"number": 1}, {"number": 2}])
+    content = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(content | {"id": "renamed"}))
+    add("mixup", 1, 97.0)
+    found = board(tmp_path)
+    (row,) = found.groups[0].rows
+    assert row.seeds == [0, 1]
+    assert row.summaries["top1"].mean == 96.0
+    (line,) = [line for line in found.others if "seed 0" in line]
+    assert "first: another run of mixup with seed 0, the later attempt counts" in line
+    assert line in render(found)
+
+
+# FAULTS row 55.
 def test_one_seed_shows_no_deviation_and_no_mark(add, tmp_path):
     add("mixup", 0, 93.0)
     text = render(board(tmp_path), "markdown")
@@ -109,6 +140,7 @@ def test_one_seed_shows_no_deviation_and_no_mark(add, tmp_path):
     assert f"| mixup | 1 | 93.00 | {NONE} | {NONE} |" in text
 
 
+# FAULTS row 55.
 def test_ties_within_the_interval_are_marked_as_ties(add, tmp_path):
     for seed in range(3):
         add("erm", seed, 90.0 + seed)
@@ -117,6 +149,7 @@ def test_ties_within_the_interval_are_marked_as_ties(add, tmp_path):
     assert [row.marked for row in group.rows] == [True, True]
 
 
+# FAULTS row 55.
 def test_failed_seeds_are_counted_and_listed(add, tmp_path):
     add("mixup", 0)
     add("mixup", 1)
@@ -143,6 +176,7 @@ def test_an_unreadable_record_is_listed_and_the_rest_shown(add, tmp_path):
     assert any("unreadable" in line for line in found.others)
 
 
+# FAULTS row 54.
 def test_duplicate_ids_are_resolved_by_their_attempt(add, tmp_path):
     add("mixup", 0, 80.0, folder="old", attempts=[{"number": 1}])
     add("mixup", 0, 95.0, folder="new", attempts=[{"number": 1}, {"number": 2}])
@@ -166,6 +200,33 @@ def test_values_that_are_not_finite_are_shown_as_missing_last_and_never_best(add
     assert "nan" not in render(board(tmp_path), "table")
 
 
+# FAULTS row 56.
+def test_nothing_is_best_where_nothing_is_finite(add, tmp_path):
+    for seed in range(2):
+        add("erm", seed, math.nan)
+        add("mixup", seed, math.inf if seed else -math.inf)
+    found = board(tmp_path)
+    assert not any(row.marked for row in found.groups[0].rows)
+    assert sum("top1 not finite" in line for line in found.others) == 4
+    for style in FORMATS:
+        text = render(found, style).lower().replace("not finite", "")
+        assert "nan" not in text
+        assert "inf" not in text
+
+
+# FAULTS row 56: in columns that rank nothing, too.
+@pytest.mark.parametrize("name", ["nll", "fgsm_8", "lin_gap", "top1_best_test", "occ_auc"])
+def test_every_column_says_why_it_has_no_value(add, tmp_path, name):
+    for seed in range(2):
+        add("mixup", seed, metrics={"top1": 90.0, name: math.nan if seed else 1.0})
+    found = board(tmp_path)
+    assert any(f"-s1: {name} not finite" in line for line in found.others)
+    assert math.isnan(found.groups[0].rows[0].summaries[name].mean)
+    line = next(line for line in render(found, "markdown").splitlines() if "mixup" in line)
+    assert f" {NONE} |" in line
+
+
+# FAULTS row 56.
 def test_the_reason_for_a_missing_mean_is_given(add, tmp_path):
     add("erm", 0, 90.0)
     add("erm", 1, math.nan)
@@ -329,6 +390,28 @@ def test_every_format_carries_mean_deviation_count_and_interval(add, tmp_path, s
     assert (found["low"], found["high"]) == pytest.approx((88.5159, 93.4841), abs=1e-3)
 
 
+# FAULTS row 66: in every cell of text, and for every sign that begins a formula.
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_text_begins_a_formula(add, tmp_path, sign):
+    evil = f"{sign}cmd()|x"
+    words = dict.fromkeys(["data", "net", "recipe", "recipe_hash", "select", "fidelity"], evil)
+    for seed in range(2):
+        add(evil, seed, 90.0 + seed, folder=f"a{seed}", **words)
+        add("other", seed, -1.0, folder=f"b{seed}", **words)
+    text = render(board(tmp_path), "csv")
+    lines = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert lines
+    for name, cell in ((name, cell) for line in lines for name, cell in line.items()):
+        assert not name.startswith(tuple("=+-@\t\r"))
+        if cell[:1] in tuple("=+-@\t\r"):
+            assert cell[0] == "-"
+            float(cell)  # a number
+    safe = "cmd()|x" if sign.isspace() else f"'{evil}"
+    assert {line["net"] for line in lines} == {safe}
+    assert {line["method"] for line in lines} == {safe, "other"}
+
+
+# FAULTS row 66.
 def test_hostile_text_stays_text(add, tmp_path):
     add("=cmd()|x<script>", 0, settings={"a": "*"})
     assert "'=cmd()" in render(board(tmp_path), "csv")
@@ -344,6 +427,7 @@ def test_an_unknown_format_or_folder_is_refused(tmp_path):
         find_runs([tmp_path / "missing"])
 
 
+# FAULTS row 54.
 def test_curves_come_back_and_half_a_line_is_left_out(tmp_path):
     path = tmp_path / "metrics.csv"
     rows = [{"epoch": 0, "step": 1, "train/loss": 2.5}, {"epoch": 1, "step": 9, "test/top1": 50}]
