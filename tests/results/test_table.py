@@ -334,6 +334,18 @@ def test_attacks_on_other_images_are_not_averaged(add, tmp_path):
     assert "no mean of attacks on several sizes: erm" in text
 
 
+def test_gaps_of_other_pairs_are_not_averaged(add, tmp_path):
+    for seed, pairs in enumerate([64, 64, 128]):
+        facts = {"evaluations": {"linearity": {"images": pairs}}}
+        add("erm" if seed < 2 else "mixup", seed, metrics={"top1": 90.0, "lin_gap": 20.0}, **facts)
+    assert "20.00" in render(board(tmp_path))
+    add("erm", 7, metrics={"top1": 90.0, "lin_gap": 31.0}, evaluations={"linearity": {"images": 9}})
+    (group,) = board(tmp_path).groups
+    means = {row.label: row.summaries["lin_gap"].mean for row in group.rows}
+    assert math.isnan(means["erm"])
+    assert means["mixup"] == 20.0
+
+
 def test_latex_is_escaped_and_bold(add, tmp_path):
     for seed in range(2):
         add("erm", seed, 90.0 + seed / 10)
