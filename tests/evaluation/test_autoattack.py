@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -132,6 +133,7 @@ def test_each_attack_meets_only_what_withstood_those_before(net):
 def test_nothing_else_is_changed(net):
     x, y, ids = images()
     before = [x.clone(), y.clone()]
+    torch.manual_seed(1234)  # no state that an attack itself leaves behind
     state = torch.get_rng_state()
     net[0].bias.requires_grad_(False)
     try:
@@ -288,6 +290,25 @@ def test_without_the_package_nothing_begins(monkeypatch, capsys, tmp_path):
     assert "eval.attacks=autoattack_4" in shown
     assert "Traceback" not in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_three_classes_is_refused_before_it_is_trained(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (48, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", images=pixels, label=np.arange(48) % 3)
+    runs, pack = tmp_path / "runs", str(tmp_path / "few.npz")
+    words = ["data=pack", f"data.train={pack}", f"data.test={pack}", "net.width=4", "epochs=1"]
+    words += ["batch_size=16", "wandb.mode=disabled", f"run.dir={runs}"]
+    aimed = "eval.attacks=[fgsm_8,autoattack_4]"
+    assert cli.main(["run", *words, aimed]) == 2
+    said = "autoattack_4 aims at wrong classes and needs 4 classes or more; few has 3"
+    assert said in capsys.readouterr().err
+    assert not runs.exists()
+    folder = runs / run(compose([*words, aimed, "eval.suites=[calibration]"])).id
+    before = (folder / "record.json").read_bytes()
+    assert cli.main(["eval", str(folder), "--suite", "adversarial"]) == 2
+    assert said in capsys.readouterr().err
+    assert (folder / "record.json").read_bytes() == before
 
 
 def test_unknown_parts_are_refused(net):

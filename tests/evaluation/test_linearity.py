@@ -6,7 +6,7 @@ from mixbench import compose, run
 from mixbench.data.images import Batch
 from mixbench.errors import UserError
 from mixbench.evaluation.linearity import LAMS, linearity_gaps, partners
-from mixbench.evaluation.suites import draws, judge, unfit
+from mixbench.evaluation.suites import CHUNK, draws, judge, unfit
 from mixbench.group import Group
 from mixbench.judging import evaluate_run, verify_run
 from mixbench.schema import SUITES, DataInfo, EvalConfig
@@ -142,6 +142,7 @@ def test_a_subset_has_the_pairs_of_the_whole(noise):
         half = len(draw.indices) // 2
         return zip(draw.indices[:half].tolist(), draw.indices[half:].tolist(), strict=True)
 
+    assert max(len(draw.indices) for draw in every) == CHUNK
     known = {first: second for draw in every for first, second in pairs(draw)}
     assert len(known) == 150
     assert all(known[first] == second for first, second in pairs(few[0]))
