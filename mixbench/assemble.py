@@ -15,6 +15,7 @@ from mixbench.data import DATA
 from mixbench.data.augment import operations
 from mixbench.data.images import Splits
 from mixbench.data.keyed import INIT, mix_seed
+from mixbench.data.maps import read_test_maps
 from mixbench.data.module import MixData
 from mixbench.errors import UserError
 from mixbench.evaluation.suites import check_attacks, check_classes
@@ -268,12 +269,14 @@ def check_fit(config: RunConfig, splits: Splits) -> None:
         splits: Its data.
 
     Raises:
-        UserError: If there is one class only, a process would get single images, or an attack
-            needs more classes.
+        UserError: If there is one class only, a process would get single images, an attack needs
+            more classes, or ``eval.gaze`` does not fit the test images.
     """
     info = splits.info
     if info.task == "multiclass" and "adversarial" in config.eval.suites:
         check_classes(config.eval.attacks, info)
+    if "gaze" in config.eval.suites and config.eval.gaze is not None:
+        read_test_maps(config.eval.gaze, splits)
     labels = splits.train.labels
     classes = labels.unique() if labels.ndim == 1 else (labels == 1).any(dim=0).nonzero()
     present = len(classes)

@@ -40,7 +40,7 @@ from mixbench.results.files import locked
 from mixbench.results.identity import differences
 from mixbench.results.record import Record, cpu_name, read_record, write_record
 from mixbench.results.selection import COLUMNS, columns, test_curve
-from mixbench.schema import DataInfo, EvalConfig, RunConfig, aside_keys
+from mixbench.schema import EvalConfig, RunConfig, aside_keys
 from mixbench.weights import finished
 
 log = logging.getLogger("mixbench")
@@ -103,7 +103,8 @@ class Network:
         """Carry out a suite."""
         group = Group()
         rows = draws(name, config, self.data.splits.test.labels, group)
-        part = self.batches(self.data.test_part(rows))
+        images = self.data.test_part(rows, config.gaze if name == "gaze" else None)
+        part = self.batches(images)
         outcome = judge(name, self.method, part, self.method.info, config, group)
         outcome.facts["device"] = _device_name(self.device)
         return outcome
@@ -137,7 +138,7 @@ def evaluate_run(
         lost = calibration and not (folder / PREDICTIONS).exists()
         network = rebuild(folder, checkpoint, config, record) if names or lost else None
         if network is not None:
-            _check_fit(folder, names, network.method.info, config.eval)
+            _check_fit(folder, names, network.method, config.eval)
             if lost:
                 write_predictions(folder / PREDICTIONS, _tested(network)[0])
         found: dict[str, float] = {}
@@ -304,14 +305,14 @@ def _compare(
     return list(compared), wrong
 
 
-def _check_fit(folder: Path, names: Iterable[str], info: DataInfo, config: EvalConfig) -> None:
+def _check_fit(folder: Path, names: Iterable[str], method: Method, config: EvalConfig) -> None:
     for name in names:
-        if why := unfit(name, info):
+        if why := unfit(name, method.info, method):
             raise UserError(
                 f"no {name} suite for {folder.name}: {why}", "--suite", f"leave {name} out"
             )
         if name == "adversarial":
-            check_classes(config.attacks, info)
+            check_classes(config.attacks, method.info)
 
 
 def _holdout_scores(predictions: Predictions) -> dict[str, float]:
@@ -360,7 +361,8 @@ def _possible(attack: str) -> bool:
 def _as_carried_out(config: EvalConfig, facts: dict[str, Any]) -> EvalConfig:
     """The settings of a suite that the record tells of."""
     attacks = [name for name in facts.get("attacks", config.attacks) if _possible(name)]
-    return dataclasses.replace(config, attacks=attacks, adv_n=facts["images"])
+    maps = config.gaze or facts.get("maps")  # where they lie now, or lay then
+    return dataclasses.replace(config, attacks=attacks, adv_n=facts["images"], gaze=maps)
 
 
 def _tested(network: Network) -> tuple[Predictions, dict[str, float]]:

@@ -237,7 +237,7 @@ class TrainerConfig:
         positive("trainer.timeout", self.timeout)
 
 
-SUITES = ("calibration", "adversarial", "occlusion", "linearity")
+SUITES = ("calibration", "adversarial", "occlusion", "linearity", "gaze")
 
 
 @dataclass
@@ -247,6 +247,7 @@ class EvalConfig:
     suites: list[str] = aside(default_factory=lambda: ["calibration", "adversarial"])
     attacks: list[str] = aside(default_factory=lambda: ["fgsm_8", "pgd20_1"])  # adversarial: names
     adv_n: int | None = aside(512)  # images of a fixed random subset to attack or pair; null: all
+    gaze: str | None = aside()  # gaze: .npy or .npz of a map per test image, or a folder of maps
 
     def __post_init__(self) -> None:
         for key, value in (("eval.suites", self.suites), ("eval.attacks", self.attacks)):
@@ -256,6 +257,8 @@ class EvalConfig:
             one_of("eval.suites", suite, SUITES)
         if "adversarial" in self.suites and not self.attacks:
             raise ValueError("eval.attacks is empty; name one, or leave adversarial out")
+        if "gaze" in self.suites and self.gaze is None:
+            raise ValueError("the gaze suite needs eval.gaze=FILE, one map per test image")
         if self.adv_n is not None:
             at_least("eval.adv_n", self.adv_n, 1)
 

@@ -1,6 +1,8 @@
 """Finished runs, judged by suites, later again, and verified."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import logging
 import shutil
@@ -131,7 +133,7 @@ def test_an_evaluation_changes_nothing_that_was_trained(folder):
         evaluate_run(folder, ["lr=0.2"])
     with pytest.raises(UserError, match="did you mean 'fgsm_8'"):
         evaluate_run(folder, ["eval.attacks=[fgsm8]"])
-    with pytest.raises(UserError, match="must be one of calibration, adversarial, occlusion"):
+    with pytest.raises(UserError, match="must be one of calibration, adversarial, occlusion, gaze"):
         evaluate_run(folder, ["eval.suites=[ood]"])
     with pytest.raises(UserError, match="names one twice"):
         evaluate_run(folder, ["eval.attacks=[fgsm_8,fgsm_8]"])
@@ -389,3 +391,83 @@ def test_the_command_prints_scores_and_writes_them(folder, capsys, caplog):
     assert "fgsm_4" in capsys.readouterr().out
     assert any("adversarial on 8 of 96 images" in line for line in caplog.messages)
     assert json.loads((folder / "record.json").read_text())["metrics"]["adv_n"] == 8
+
+
+@pytest.fixture
+def maps(tmp_path):
+    """A file of maps, one for each test image of the runs above."""
+    path = tmp_path / "maps.npy"
+    np.save(path, np.random.default_rng(0).random((96, 8, 8)) ** 4)
+    return path
+
+
+def test_gaze_stands_in_the_record_beside_its_control_and_verifies(tmp_path, maps, capsys):
+    words = [*WORDS, f"run.dir={tmp_path}", "method=cutmix", "eval.suites=[]"]
+    record = run(compose(words))
+    folder = tmp_path / record.id
+    with pytest.raises(UserError, match=r"needs eval\.gaze=FILE"):
+        evaluate_run(folder, [], ["gaze"])
+    assert cli.main(["eval", str(folder), "--suite", "gaze", f"eval.gaze={maps}"]) == 0
+    assert "gaze_inconsistency" in capsys.readouterr().out
+    record = read_record(folder)
+    facts = record.evaluations["gaze"]
+    assert (facts["images"], facts["of"], facts["pairs"], facts["blank"]) == (96, 96, 96, 0)
+    assert facts["maps"] == str(maps)
+    gaze, centre = record.metrics["gaze_inconsistency"], record.metrics["gaze_centre"]
+    assert 1 < gaze < 50
+    assert gaze != centre
+    assert {"gaze_inconsistency", "gaze_centre"} <= set(verify_run(folder)[1])
+    assert {gaze, centre} == set(board(folder.parent)["cutmix"])
+    # The same after training, on another number of images in a batch.
+    again = run(compose([*words[:-1], "run.tags=[b]", "eval.suites=[gaze]", f"eval.gaze={maps}",
+                         f"run.dir={tmp_path / 'again'}"]))  # fmt: skip
+    assert again.metrics["gaze_inconsistency"] == pytest.approx(gaze, abs=1e-6)
+    assert again.id == record.id
+    # Other maps are found out, and lost ones can be given again.
+    maps.rename(tmp_path / "moved.npy")
+    with pytest.raises(UserError, match=r"no such file: maps\.npy"):
+        verify_run(folder)
+    assert verify_run(folder, [f"eval.gaze={tmp_path / 'moved.npy'}"])[0].verified
+    np.save(maps, np.ones((96, 8, 8)))
+    with pytest.raises(RunFailedError, match="gaze_inconsistency is recorded as"):
+        verify_run(folder)
+
+
+def board(folder):
+    """The columns of gaze in the leaderboard, by method."""
+    words = ["leaderboard", str(folder), "--format", "json"]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert cli.main(words) == 0
+    rows = [row for group in json.loads(shown.getvalue())["groups"] for row in group["rows"]]
+    names = ("gaze_inconsistency", "gaze_centre")
+    return {row["method"]: [row["metrics"][name]["mean"] for name in names] for row in rows}
+
+
+def test_a_method_without_a_mask_is_not_judged_by_gaze(tmp_path, maps, capsys):
+    words = [*WORDS, f"run.dir={tmp_path}", "method=erm", "eval.suites=[gaze]", f"eval.gaze={maps}"]
+    record = run(compose(words))
+    assert "gaze" not in record.evaluations
+    folder = tmp_path / record.id
+    line = "gaze needs a mask over pixels; erm: it does not mix pixels"
+    assert f"no gaze suite: {line}" in (folder / "log.txt").read_text()
+    assert cli.main(["eval", str(folder), "--suite", "gaze", f"eval.gaze={maps}"]) == 2
+    error = capsys.readouterr().err
+    assert line in error
+    assert "leave gaze out" in error
+    assert "Traceback" not in error
+
+
+def test_maps_that_do_not_fit_are_refused_before_training(tmp_path, capsys):
+    np.save(tmp_path / "maps.npy", np.ones((95, 8, 8)))
+    words = [*WORDS, f"run.dir={tmp_path / 'runs'}", "eval.suites=[gaze]"]
+    assert cli.main(["run", *words, f"eval.gaze={tmp_path / 'maps.npy'}"]) == 2
+    assert "95 maps for 96 test images" in capsys.readouterr().err
+    assert cli.main(["run", *words]) == 2
+    assert "needs eval.gaze=FILE, one map per test image" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_maps_without_any_gaze_are_refused(tmp_path, folder):
+    np.save(tmp_path / "maps.npy", np.zeros((96, 8, 8)))
+    with pytest.raises(UserError, match="none of 96 mixed images shows any gaze"):
+        evaluate_run(folder, [f"eval.gaze={tmp_path / 'maps.npy'}"], ["gaze"])

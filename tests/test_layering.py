@@ -242,7 +242,8 @@ def test_an_upward_import_is_found(tmp_path, monkeypatch):
 def test_a_method_file_fits_on_a_page(path):
     lines = len(path.read_text().splitlines())
     longer = {
-        "base": 300,
+        "base": 340,
+        "bc": 90,
         "alignment": 200,
         "learnedmix": 240,
         "views": 210,
@@ -251,9 +252,9 @@ def test_a_method_file_fits_on_a_page(path):
         "mocosamix": 175,
         "agreeing": 90,
         "attending": 190,
-        "tdattenmix": 160,
+        "tdattenmix": 170,
         "topdown": 130,
-        "choice": 140,
+        "choice": 150,
         "choosing": 120,
         "pasting": 110,
     }

@@ -38,11 +38,12 @@ class Suites(Callback):
         for name in self.config.suites if self.active else ():
             if name not in COUNTED:  # calibration is part of the test
                 continue
-            if why := unfit(name, module.info):
+            if why := unfit(name, module.info, module):
                 log.info("no %s suite: %s", name, why)
                 continue
             rows = draws(name, self.config, self.data.splits.test.labels, self.group)
-            batches = map(trainer.strategy.batch_to_device, self.data.test_part(rows))
+            images = self.data.test_part(rows, self.config.gaze if name == "gaze" else None)
+            batches = map(trainer.strategy.batch_to_device, images)
             outcome = judge(name, module, batches, module.info, self.config, self.group)
             self.outcomes[name] = outcome
             say_outcome(name, outcome)

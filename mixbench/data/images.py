@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -126,7 +127,8 @@ class Splits:
     """Training images, test images, hold-out where ``select=val`` asks for one, and the facts.
 
     ``test_rows`` (N,) are the places of the test images in the original test set, by which labels
-    that others gave them are found.
+    that others gave them are found; ``test_names`` finds out the names of their files, where they
+    have such.
     """
 
     train: ImageSet
@@ -134,6 +136,7 @@ class Splits:
     info: DataInfo
     val: ImageSet | None = None
     test_rows: Tensor | None = None
+    test_names: Callable[[], list[str] | None] = lambda: None
 
 
 class Content(NamedTuple):

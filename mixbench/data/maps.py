@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from mixbench.data.images import Batch, ImageSet
+from mixbench.data.images import SUFFIXES, Batch, ImageSet, Splits
 from mixbench.data.keyed import Draw
 from mixbench.data.transforms import crop_flip, draw_crop_flip
 from mixbench.errors import UserError
@@ -49,27 +50,139 @@ def read_maps(path: Path, key: str) -> Tensor:
     return maps
 
 
-class MappedImages(Dataset[Batch]):
-    """A training set whose batches also hold the maps of their images.
+def check_count(maps: Tensor, images: int, part: str, key: str) -> None:
+    """Refuse maps that are more or less than their images.
 
     Args:
-        images: The training set; it shows its images whole, as maps cannot follow crops that are
-            drawn where files are read.
-        maps: (N, h, w) maps of its images, in its order.
+        maps: (N, h, w) maps.
+        images: Number of images.
+        part: ``training`` or ``test``.
         key: Config key of the maps, for the message.
 
     Raises:
-        UserError: If their number is another than that of the images.
+        UserError: With the keys that leave images out.
+    """
+    if len(maps) != images:
+        what = f"{len(maps)} maps for {images} {part} images"
+        keys = "data.limit"
+        if part == "training":
+            keys = "data.limit, data.train_fraction and select=val"
+        raise UserError(
+            what,
+            key,
+            f"give one map per {part} image, in their order; {keys} can leave images out, and "
+            "their maps have to be left out, too",
+        )
+
+
+def read_test_maps(given: str, splits: Splits) -> Tensor:
+    """Maps of the test images, as they are tested.
+
+    Args:
+        given: Value of ``eval.gaze``: a file for :func:`read_maps`, or a folder of one ``.npy``
+            file or picture per image. Such a file has the name of the image's, with as many of its
+            folders as tell all names apart, or the image's place in the test set where images are
+            no files: ``7.npy``, ``007.png``.
+        splits: The data.
+
+    Returns:
+        (N, h, w) float32; those of a folder in the size of the images.
+
+    Raises:
+        UserError: As :func:`read_maps`, if their number is another than that of the images, or a
+            folder lacks one.
+    """
+    path = Path(given)
+    if not path.is_dir():
+        maps = read_maps(path, "eval.gaze")
+        check_count(maps, len(splits.test), "test", f"eval.gaze={given}")
+        return maps
+    names = splits.test_names()
+    files = {_stem(file.relative_to(path)): file for file in path.rglob("*") if _is_map(file)}
+    found: dict[tuple[str, ...], Path] = files
+    if names is None:
+        found = {(name[-1].lstrip("0") or "0",): file for name, file in files.items()}
+        wanted = [(str(row),) for row in range(len(splits.test))]
+    else:
+        wanted = _told_apart([_stem(Path(name)) for name in names])
+    size = (splits.info.height, splits.info.width)
+    maps = torch.empty(len(wanted), *size)
+    for row, name in enumerate(wanted):
+        if name not in found:
+            raise UserError(
+                f"no map of test image {row}",
+                f"eval.gaze={given}",
+                f"put it there as {'/'.join(name)}.npy or .png",
+            )
+        maps[row] = _one_map(found[name], f"eval.gaze={found[name]}", size)
+    return maps
+
+
+def _stem(path: Path) -> tuple[str, ...]:
+    return path.with_suffix("").parts
+
+
+def _is_map(path: Path) -> bool:
+    return path.suffix.lower() in (".npy", *SUFFIXES)
+
+
+def _told_apart(names: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The last parts of names, as many as tell them apart."""
+    for count in range(1, max(map(len, names))):
+        ends = [name[-count:] for name in names]
+        if len(set(ends)) == len(ends):
+            return ends
+    return names
+
+
+def _one_map(path: Path, where: str, size: tuple[int, int]) -> Tensor:
+    if path.suffix.lower() == ".npy":
+        try:
+            content = np.load(path, allow_pickle=False).astype(np.float32)
+        except (OSError, ValueError, EOFError, TypeError) as error:
+            raise UserError(f"no map: {path.name}", where, "give an array (h, w)") from error
+    else:
+        try:
+            with Image.open(path) as image:
+                wide = image.mode.startswith("I")
+                content = np.asarray(image if wide else image.convert("L"), dtype=np.float32)
+        except (OSError, ValueError) as error:
+            raise UserError(f"no picture: {path.name}", where, "give a grey picture") from error
+    shown = torch.from_numpy(content)
+    if (
+        shown.ndim != 2
+        or not shown.numel()
+        or not bool((shown >= 0).all() & shown.isfinite().all())
+    ):
+        what = f"the map is {tuple(shown.shape)}, or holds NaN or a negative number"
+        raise UserError(what, where, "give (h, w) numbers >= 0")
+    return resized(shown[None], size)[0]
+
+
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring maps to another size.
+
+    Args:
+        maps: (B, h, w) maps.
+        size: Height H and width W wanted.
+
+    Returns:
+        (B, H, W) float32.
+    """
+    if maps.shape[1:] == size:
+        return maps.float()
+    return F.interpolate(maps[:, None].float(), size, mode="bilinear", antialias=True)[:, 0]
+
+
+class MappedImages(Dataset[Batch]):
+    """A set of images whose batches also hold the maps of their images.
+
+    Args:
+        images: The set.
+        maps: (N, h, w) maps of its images, in its order.
     """
 
-    def __init__(self, images: ImageSet, maps: Tensor, key: str) -> None:
-        if len(maps) != len(images):
-            raise UserError(
-                f"{len(maps)} maps for {len(images)} training images",
-                key,
-                "give one map per training image; data.limit, data.train_fraction and select=val "
-                "leave images out, and their maps have to be left out, too",
-            )
+    def __init__(self, images: ImageSet, maps: Tensor) -> None:
         self.images, self.maps = images, maps
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from mixbench.data.augment import augmented
 from mixbench.data.images import ImageSet, Splits
 from mixbench.data.keyed import Draw, KeyedBatches, OrderedBatches
+from mixbench.data.maps import MappedImages, read_test_maps
 from mixbench.schema import RunConfig
 
 EVAL_BATCH = 256
@@ -74,16 +75,20 @@ class MixData(LightningDataModule):
         """The training images as evaluation sees them, each once."""
         return self._evaluation(self.splits.train)
 
-    def test_part(self, draws: list[Draw]) -> DataLoader[Any]:
+    def test_part(self, draws: list[Draw], maps: str | None = None) -> DataLoader[Any]:
         """Some of the test images.
 
         Args:
             draws: Rows of each batch.
+            maps: Value of ``eval.gaze``, if batches are to bring their maps.
 
         Returns:
             Batches, on the device where a trainer is at work and the images can lie there.
         """
-        return self._loader(self._placed(self.splits.test), draws)
+        images = self._placed(self.splits.test)
+        if maps is None:
+            return self._loader(images, draws)
+        return self._loader(MappedImages(images, read_test_maps(maps, self.splits)), draws)
 
     def _evaluation(self, images: ImageSet) -> DataLoader[Any]:
         rows = OrderedBatches(len(images), EVAL_BATCH, self.rank, self.world)

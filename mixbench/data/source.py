@@ -11,6 +11,7 @@ from torch import Tensor
 from mixbench.data.encoded import Part, read_part
 from mixbench.data.images import (
     HOLDOUT_LIMIT,
+    SUFFIXES,
     Content,
     ImageSet,
     ResidentImages,
@@ -130,7 +131,7 @@ class DataSource(ABC):
         if not skipped:
             places = self._places(1, len(test))
             places = rows if places is None else places[rows]
-        test = test.subset(rows)
+        test, test_rows = test.subset(rows), rows
         val = None
         if holdout:
             count = min(round(len(train) * config.val_fraction), HOLDOUT_LIMIT)
@@ -166,7 +167,15 @@ class DataSource(ABC):
             official=self.official,
             label_noise=noise,
         )
-        return Splits(train, test, info, val, places)
+        return Splits(train, test, info, val, places, lambda: self._test_names(test_rows, skipped))
+
+    def _test_names(self, rows: Tensor, skipped: int) -> list[str] | None:
+        """Names of the files of the test images at ``rows``, if each image is a file of its own."""
+        parts = None if skipped else self.parts()
+        if parts is None:
+            return None
+        names = [str(parts[1].names[row]) for row in rows.tolist()]
+        return names if all(Path(name).suffix.lower() in SUFFIXES for name in names) else None
 
     def _training_labels(self, train: ImageSet, class_names: list[str], skipped: int) -> Tensor:
         if self.other_labels is None:

@@ -27,6 +27,7 @@ from mixbench.evaluation.adversarial import (
     masking_warnings,
 )
 from mixbench.evaluation.autoattack import FEWEST, PACKAGE, check_installed, targets
+from mixbench.evaluation.gaze import gaze_counts, gaze_order, gaze_scores
 from mixbench.evaluation.keys import subset
 from mixbench.group import Group
 from mixbench.schema import DataInfo, EvalConfig
@@ -103,18 +104,21 @@ def check_classes(names: Iterable[str], info: DataInfo) -> None:
             )
 
 
-def unfit(name: str, info: DataInfo) -> str:
+def unfit(name: str, info: DataInfo, method: Any = None) -> str:
     """Why a suite cannot judge networks of some data; empty if it can.
 
     Args:
         name: Name of the suite.
         info: Facts of the data.
+        method: The method that trained it; without it only the data is looked at.
 
     Returns:
         A few words.
     """
     if name in _SUITES and info.task != "multiclass":
         return f"it {_SUITES[name].needs}, and {info.name} is {info.task}"
+    if name == "gaze" and method is not None and method.maskless:
+        return f"gaze needs a mask over pixels; {method.run.method['name']}: {method.maskless}"
     return ""
 
 
@@ -170,10 +174,10 @@ def judge(
         # Tests run in inference mode, in which nothing can be differentiated.
         with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
             counts = suite.count(model, batches, info, config)
+        counts = group.total(counts)
+        scores = suite.scores(counts)
     except ValueError as error:
         raise UserError(f"{name}: {error}", "eval.suites", f"leave {name} out") from error
-    counts = group.total(counts)
-    scores = suite.scores(counts)
     facts: dict[str, Any] = {"images": counts["n"], "of": info.test_size, "seed": SEED}
     facts |= suite.facts(config, info, counts)
     facts["seconds"] = round(time.monotonic() - started, 3)
@@ -354,6 +358,11 @@ def _attack_facts(config: EvalConfig, info: DataInfo, counts: Counts) -> dict[st
     return facts
 
 
+def _gaze_facts(config: EvalConfig, info: DataInfo, counts: Counts) -> dict[str, Any]:
+    del info
+    return {"maps": config.gaze, "pairs": counts["pairs"], "blank": counts["blank"]}
+
+
 _SUITES = {
     "adversarial": _Suite(
         count=_attacked,
@@ -374,6 +383,13 @@ _SUITES = {
         limit=lambda config: config.adv_n,
         chunks=_pair_chunks,
         needs="pairs images of two classes",
+    ),
+    "gaze": _Suite(
+        count=lambda model, batches, info, config: gaze_counts(model, batches, SEED),
+        scores=gaze_scores,
+        facts=_gaze_facts,
+        chunks=lambda rows, labels: gaze_order(SEED, len(labels)).split(CHUNK),
+        needs="compares weights of two classes",
     ),
 }
 COUNTED = tuple(_SUITES)  # suites that need the network, and no part of the test itself

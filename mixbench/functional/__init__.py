@@ -32,7 +32,13 @@ from mixbench.functional.core import (
     soft_kl,
     take,
 )
-from mixbench.functional.cutmix import cutmix, cutmix_box, cutmix_minmax_box, paste_box
+from mixbench.functional.cutmix import (
+    box_shares,
+    cutmix,
+    cutmix_box,
+    cutmix_minmax_box,
+    paste_box,
+)
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.maskmix import (
     adjust_mask,
@@ -43,7 +49,7 @@ from mixbench.functional.maskmix import (
     pair_cross_entropy,
     rescale_lam,
 )
-from mixbench.functional.mixup import mixup
+from mixbench.functional.mixup import even_shares, mixup
 from mixbench.functional.ratings import rated_lam
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
 from mixbench.functional.token_labels import (
@@ -69,6 +75,7 @@ from mixbench.functional.windows import (
     tdattenmix,
     window_grid,
     window_mask,
+    window_shares,
     window_sums,
 )
 
@@ -86,6 +93,7 @@ __all__ = [
     "bc",
     "bc_plus_lam",
     "blend",
+    "box_shares",
     "check_batch",
     "cutmix",
     "cutmix_box",
@@ -97,6 +105,7 @@ __all__ = [
     "draw_side",
     "draw_window",
     "eta_binary_cross_entropy",
+    "even_shares",
     "info_nce",
     "join_windows",
     "least_attended",
@@ -137,5 +146,6 @@ __all__ = [
     "two_way_nce",
     "window_grid",
     "window_mask",
+    "window_shares",
     "window_sums",
 ]

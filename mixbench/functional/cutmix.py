@@ -136,6 +136,25 @@ def paste_box(x: Tensor, partner: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(pasted, partner, x), lam.expand(batch)
 
 
+def box_shares(box: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What a pasted box shows of an image and of its partner.
+
+    Args:
+        box: (B, 4) or (1, 4) ``top, left, bottom, right`` in pixels, ends exclusive.
+        size: Height H and width W of the images.
+
+    Returns:
+        Two shares (B or 1, H, W) of the pixels, 0 or 1.
+
+    Example:
+        >>> box_shares(torch.tensor([[0, 1, 1, 2]]), (1, 3))
+        (tensor([[[1., 0., 1.]]]), tensor([[[0., 1., 0.]]]))
+    """
+    blank = torch.zeros(len(box), 1, *size, device=box.device)
+    pasted = paste_box(blank, blank + 1, box)[0][:, 0]
+    return 1 - pasted, pasted
+
+
 def _paste_one_box(x: Tensor, perm: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
     """The same for one box whose ends the host knows: nothing outside of it is gathered."""
     batch, _, height, width = x.shape

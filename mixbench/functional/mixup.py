@@ -19,6 +19,24 @@ from mixbench.functional.core import (
 )
 
 
+def even_shares(lam: Tensor) -> tuple[Tensor, Tensor]:
+    """What interpolation shows of an image and of its partner.
+
+    Args:
+        lam: (B,) or (1,) weight of the first image.
+
+    Returns:
+        Two shares (B or 1, 1, 1), the same for every pixel.
+
+    Example:
+        >>> own, partner = even_shares(torch.tensor([0.75]))
+        >>> own.shape, partner.item()
+        (torch.Size([1, 1, 1]), 0.25)
+    """
+    own = lam[:, None, None]
+    return own, 1 - own
+
+
 def mixup(
     x: Tensor,
     targets: Tensor,

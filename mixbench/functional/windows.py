@@ -257,6 +257,29 @@ def paste_window(
     return torch.where(inside[:, None], found, x)
 
 
+def window_shares(pasted: Pasted, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What a pasted window shows of an image, and of its partner, where it was cut out of it.
+
+    Args:
+        pasted: Where the windows are; all have the same side.
+        size: Height H and width W of the images.
+
+    Returns:
+        Two shares (B, H, W) of the pixels, 0 or 1.
+
+    Example:
+        >>> kept = torch.tensor([[[True, False]]])
+        >>> pasted = Pasted(torch.tensor([[0, 1]]), torch.tensor([[0, 0]]), kept, kept.float())
+        >>> window_shares(pasted, (1, 2))
+        (tensor([[[1., 0.]]]), tensor([[[1., 0.]]]))
+    """
+    grid = (pasted.kept.shape[1], pasted.kept.shape[2])
+    side = math.isqrt(int((~pasted.kept[0]).sum()))
+    theirs = window_mask(pasted.source, side, grid)
+    own, theirs = (F.interpolate(m[:, None].float(), size)[:, 0] for m in (pasted.kept, theirs))
+    return own, theirs
+
+
 def attention_mass(
     maps: Tensor, kept: Tensor, perm: Tensor, source: Tensor, side: int, *, official: bool = False
 ) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from mixbench.backbones.attention import Capture
-from mixbench.data.maps import MappedImages, read_maps
+from mixbench.data.maps import MappedImages, check_count, read_maps
 from mixbench.errors import UserError
 from mixbench.nn.teacher import Aside
 from mixbench.weights import load_network
@@ -69,6 +69,7 @@ class Source(nn.Module):
     """
 
     resize = "area"  # how its maps are brought to the grid
+    unfit_for_tests = ""  # why it has no maps of test images
 
     def __init__(self, method: Any) -> None:
         super().__init__()
@@ -122,6 +123,8 @@ class Random(Source):
 class Given(Source):
     """Maps on disk, cropped and mirrored with their images."""
 
+    unfit_for_tests = "method.maps holds maps of the training images alone"
+
     def __init__(self, method: Any) -> None:
         super().__init__(method)
         for key in ("crop_area", "auto_augment"):
@@ -143,7 +146,8 @@ class Given(Source):
 
     def wrap(self, method: Any, train_set: Any) -> MappedImages:
         """Let every batch bring its maps."""
-        return MappedImages(train_set, self.stored, f"method.maps={method.config.maps}")
+        check_count(self.stored, len(train_set), "training", f"method.maps={method.config.maps}")
+        return MappedImages(train_set, self.stored)
 
 
 class Taught(Source):

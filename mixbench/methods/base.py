@@ -142,6 +142,20 @@ class Method(LightningModule):
         """Scalars worth a curve, computed only on steps that are logged."""
         return {} if mixed.lam is None else {"lam": mixed.lam.float().mean()}
 
+    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor] | None:
+        """What a mixed batch shows of the batch ``x`` (B, C, H, W) and of its partners.
+
+        Two shares in [0, 1] of shape (B or 1, H or 1, W or 1), each over the pixels of the image
+        that it is of; None by default, for methods that do not mix pixels.
+        """
+        del x, mixed
+        return None
+
+    @property
+    def maskless(self) -> str:
+        """Why :meth:`visible` has nothing to tell, in a few words; empty if it has."""
+        return "" if type(self).visible is not Method.visible else "it does not mix pixels"
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups, each with its own ``lr``, ``min_lr`` or ``weight_decay`` if needed."""
         return decay_groups(self.net, self.run.optim)
@@ -190,6 +204,29 @@ class Method(LightningModule):
     def mix_batch(self, batch: Batch) -> mf.Mixed:
         """Prepare and mix; also for methods whose mix needs more of a batch than its images."""
         return self.mix(*self.prepare(batch))
+
+    @torch.no_grad()
+    def trial(
+        self, images: Tensor, labels: Tensor, perm: Tensor, *key: int
+    ) -> tuple[Tensor, mf.Mixed]:
+        """Mix images (B, C, H, W) uint8 as evaluation sees them; no layer leaves its mode.
+
+        Decisions are drawn from ``key`` alone. Returns the normalised batch and what became of it
+        and of its labels (B,) after :meth:`predict`.
+        """
+        for kind, generator in ((SAMPLE, self.generator), (SHARED, self.shared_generator)):
+            generator.manual_seed(mix_seed(kind, *key))
+        x = self._layout(self.normalize(to_float(images)))
+        mixing = [module for module in self.modules() if isinstance(module, Method)]
+        modes = [method.training for method in mixing]
+        try:
+            for method in mixing:
+                method.training = True
+            mixed = self.mix(x, mf.one_hot(labels, self.info.num_classes), perm=perm)
+            return x, self.predict(mixed)[1]
+        finally:
+            for method, mode in zip(mixing, modes, strict=True):
+                method.training = mode
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch: prepare, mix, predict, loss."""

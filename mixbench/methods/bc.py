@@ -69,6 +69,10 @@ class BC(Method):
             decisions["perm"] = torch.arange(len(x) // 2, len(x))
         return mf.bc(x, targets, plus=self.config.plus, generator=self.generator, **decisions)
 
+    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+        """The weight of every pixel; that of BC+ is not the label's."""
+        return mf.even_shares(mixed.aux)
+
     def loss(self, logits: Tensor, mixed: mf.Mixed) -> Tensor:
         """KL divergence to the ratio."""
         return mf.soft_kl(logits, mixed.targets)

@@ -52,6 +52,10 @@ class CutMix(Method):
             plain = not self.per_sample and self.partner == "random" and self.minmax is None
             return "official-verified" if plain and self.box_rule == "official" else "variant"
 
+    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+        """All outside of the box, and all inside of it."""
+        return mf.box_shares(mixed.aux, (x.shape[2], x.shape[3]))
+
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Paste a box into the batch, or with probability ``1 - prob`` leave it."""
         cfg = self.config

@@ -142,6 +142,11 @@ class LearnedMix(Method):
         near = torch.minimum(lam, 1 - lam) <= self.config.lam_margin
         return torch.where(near, lam, mask)
 
+    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+        """The mask of the images that train the network."""
+        mask = mixed.aux.used[:, 0]
+        return mask, 1 - mask
+
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
         """Logits of clean and mixed images from the network, of the mixer's from the teacher."""
         taught: Taught | None = mixed.aux

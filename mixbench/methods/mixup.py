@@ -1,7 +1,7 @@
 """Input Mixup as a trainable method."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class Mixup(Method):
             """Official as long as no addition is used."""
             plain = not self.per_sample and not self.fold and self.partner == "random"
             return "official-verified" if plain and self.prob == 1 else "variant"
+
+    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+        """Its weight of every pixel."""
+        return mf.even_shares(cast(Tensor, mixed.lam))
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix the batch, or with probability ``1 - prob`` leave it."""

@@ -1,7 +1,7 @@
 """A control for methods that train on clean and mixed images in one step."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 from torch import Tensor
@@ -48,6 +48,10 @@ class Mixup2(Method):
         if mixed.aux is None:  # evaluation
             return super().predict(mixed)
         return {CLEAN: self.net(mixed.aux), MIX: self.net(mixed.x)}, mixed
+
+    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+        """Its weight of every pixel."""
+        return mf.even_shares(cast(Tensor, mixed.lam))
 
     def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
         """Draw the mixed images."""

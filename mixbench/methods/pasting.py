@@ -84,6 +84,12 @@ class Pasting(Method):
         aux = Pasted(mixed.aux, cast(Tensor, mixed.lam))
         return mixed._replace(targets=targets, aux=aux)
 
+    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+        """What a box leaves and brings, or the weight of every pixel where there is none."""
+        if not isinstance(mixed.aux, Pasted):
+            return mf.even_shares(cast(Tensor, mixed.lam))
+        return mf.box_shares(mixed.aux.box, (x.shape[2], x.shape[3]))
+
     def relabel(self, mixed: mf.Mixed, lam: Tensor, weight: Tensor) -> mf.Mixed:
         """The batch with weights ``lam`` (B,) of the first images, and labels to match."""
         targets = mf.mix_targets(mixed.targets, cast(Tensor, mixed.perm), lam)

@@ -108,7 +108,8 @@ class TdAttenMix(Agreeing):
         maps, side = decisions.pop("maps", None), decisions.pop("side", None)
         pair = {"partner": cfg.partner, "generator": self.generator}
         if side is None and torch.rand((), generator=shared) >= cfg.switch_prob:
-            return mf.mixup(x, targets, alpha=cfg.alpha, **pair)
+            given = {key: decisions[key] for key in ("lam", "perm") if key in decisions}
+            return mf.mixup(x, targets, alpha=cfg.alpha, **pair, **given)
         size = self.grid(x)
         if side is None:
             side = mf.draw_window(min(size), cfg.min_ratio, cfg.max_ratio, shared)
@@ -134,6 +135,17 @@ class TdAttenMix(Agreeing):
         )
         expected = mf.mix_targets(logits.float(), cast(Tensor, mixed.perm), cast(Tensor, mixed.lam))
         return mixed._replace(aux=Seen(mixed.aux, targets, expected))
+
+    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+        """All but the window, and the partner's window where it was cut out."""
+        if mixed.aux is None:
+            return mf.even_shares(cast(Tensor, mixed.lam))
+        return mf.window_shares(mixed.aux.pasted, (x.shape[2], x.shape[3]))
+
+    @property
+    def maskless(self) -> str:
+        """Maps on disk are those of other images."""
+        return self.source.unfit_for_tests
 
     def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
         """Draw maps and windows; of a batch that is mixed whole as it would be with windows."""

@@ -31,7 +31,9 @@ class Inconsistency(NamedTuple):
     blank: Tensor
 
 
-def gaze_lam(gaze_a: Tensor, gaze_b: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def gaze_lam(
+    gaze_a: Tensor, gaze_b: Tensor, mask: Tensor, partner: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Weight of the first image by the gaze that stays visible.
 
     Args:
@@ -39,6 +41,8 @@ def gaze_lam(gaze_a: Tensor, gaze_b: Tensor, mask: Tensor) -> tuple[Tensor, Tens
         gaze_b: (N, H, W) gaze of their partners.
         mask: (N, H, W) share of each pixel that comes from the first image, in [0, 1]; Input Mixup
             has its weight everywhere.
+        partner: (N, H, W) share of each pixel of the partner that is seen, for methods that paste
+            it elsewhere than it was; ``1 - mask`` by default.
 
     Returns:
         (N,) float64 weight, 0 for a blank pair, and (N,) bool, the blank pairs.
@@ -46,21 +50,26 @@ def gaze_lam(gaze_a: Tensor, gaze_b: Tensor, mask: Tensor) -> tuple[Tensor, Tens
     Raises:
         ValueError: If the shapes differ, or gaze is negative or not finite.
     """
-    if not gaze_a.shape == gaze_b.shape == mask.shape or mask.ndim != 3:
-        shapes = [tuple(value.shape) for value in (gaze_a, gaze_b, mask)]
+    kept = mask.double()
+    brought = 1 - kept if partner is None else partner.double()
+    if not gaze_a.shape == gaze_b.shape == mask.shape == brought.shape or mask.ndim != 3:
+        shapes = [tuple(value.shape) for value in (gaze_a, gaze_b, mask, brought)]
         raise ValueError(f"gaze maps and masks must be (N, H, W) of one size, got {shapes}")
     for gaze in (gaze_a, gaze_b):
         if not (gaze >= 0).all() or not gaze.isfinite().all():
             raise ValueError("gaze maps must be finite and >= 0; clip or mask them first")
-    kept = mask.double()
     seen_a = (kept * _normalized(gaze_a)).sum(dim=(1, 2))
-    seen_b = ((1 - kept) * _normalized(gaze_b)).sum(dim=(1, 2))
+    seen_b = (brought * _normalized(gaze_b)).sum(dim=(1, 2))
     blank = (seen_a < BLANK) & (seen_b < BLANK)
     return torch.where(blank, 0, seen_a / (seen_a + seen_b).where(~blank, 1)), blank
 
 
 def gaze_inconsistency(
-    gaze_a: Tensor, gaze_b: Tensor, mask: Tensor, lam_label: Tensor
+    gaze_a: Tensor,
+    gaze_b: Tensor,
+    mask: Tensor,
+    lam_label: Tensor,
+    partner: Tensor | None = None,
 ) -> Inconsistency:
     """Mean distance between the weight in the label and the weight by gaze.
 
@@ -69,6 +78,7 @@ def gaze_inconsistency(
         gaze_b: (N, H, W) gaze of their partners.
         mask: (N, H, W) share of each pixel that comes from the first image.
         lam_label: (N,) weight of the first image in the label.
+        partner: As for :func:`gaze_lam`.
 
     Returns:
         The result; blank pairs are left out of the mean.
@@ -78,7 +88,7 @@ def gaze_inconsistency(
     """
     if lam_label.shape != mask.shape[:1]:
         raise ValueError(f"lam_label must be ({len(mask)},), got {tuple(lam_label.shape)}")
-    lam, blank = gaze_lam(gaze_a, gaze_b, mask)
+    lam, blank = gaze_lam(gaze_a, gaze_b, mask, partner)
     distance = (lam_label.double() - lam).abs().where(~blank, 0)
     value = 100 * distance.sum() / (~blank).sum()
     return Inconsistency(value, lam, blank)

@@ -23,6 +23,7 @@ FLOOR = "\N{DAGGER}"
 _DIGITS = {"top1": 2, "top1_knn": 2, "top5": 2, "img_per_s": 0, "wall_s": 0}
 _DIGITS |= {"peak_mem_gb": 2, "gpu_hours": 3}
 _DIGITS |= dict.fromkeys((*PEEKED, *ATTACKED, "occ_auc", "lin_gap"), 2)
+_DIGITS |= dict.fromkeys(("gaze_inconsistency", "gaze_centre"), 2)
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NONE: "--"}
 _LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\N{MIDDLE DOT}": r"\textperiodcentered{}"}

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from making import encoded, source, write_folder
 
 from mixbench.data.images import ResidentImages
 from mixbench.data.keyed import Draw
-from mixbench.data.maps import MappedImages, follow, read_maps
+from mixbench.data.maps import MappedImages, check_count, follow, read_maps, read_test_maps
 from mixbench.data.transforms import crop_flip, draw_crop_flip
 from mixbench.errors import UserError
 from mixbench.schema import DataConfig
@@ -17,14 +18,14 @@ def images(count=4):
 
 def test_every_image_brings_its_own_map():
     maps = torch.arange(4.0)[:, None, None].expand(4, 2, 2)
-    batch = MappedImages(images(), maps, "key")[Draw(torch.tensor([3, 1, 1]), 0)]
+    batch = MappedImages(images(), maps)[Draw(torch.tensor([3, 1, 1]), 0)]
     assert torch.equal(batch.maps[:, 0, 0], batch.images[:, 0, 0, 0].float())
     assert images()[Draw(torch.tensor([0]), 0)].maps is None
 
 
 def test_maps_of_another_number_are_refused_with_the_keys_that_leave_images_out():
     with pytest.raises(UserError, match="3 maps for 4 training images") as caught:
-        MappedImages(images(), torch.ones(3, 2, 2), "method.maps=x")
+        check_count(torch.ones(3, 2, 2), 4, "training", "method.maps=x")
     assert "data.limit" in caught.value.todo
     assert "select=val" in caught.value.todo
 
@@ -73,3 +74,64 @@ def test_files_that_hold_no_maps_are_refused(tmp_path):
     np.savez(tmp_path / "maps.npz", other=np.ones((1, 2, 2)))
     with pytest.raises(UserError, match="no file of maps"):
         read_maps(tmp_path / "maps.npz", "method.maps")
+
+
+def grey(value, size=(5, 7)):
+    return encoded(np.full(size, value, dtype=np.uint8))
+
+
+def test_maps_in_a_folder_belong_to_images_by_the_names_of_their_files(tmp_path):
+    splits = source("data=folder", f"data.root={write_folder(tmp_path / 'data')}", "data.size=8")
+    splits = splits.load()
+    maps = tmp_path / "maps"
+    for label, name in enumerate(("ant", "bee")):  # 0.png and 1.png of both: the class tells
+        (maps / name).mkdir(parents=True)
+        (maps / name / "0.png").write_bytes(grey(10 + label))
+        np.save(maps / name / "1.npy", np.full((3, 9), 20.0 + label))
+    (maps / "readme.txt").write_text("no map")
+    found = read_test_maps(str(maps), splits)
+    assert found.shape == (4, 8, 8)
+    assert found[:, 3, 5].tolist() == [10, 20, 11, 21]
+    (maps / "bee" / "1.npy").unlink()
+    with pytest.raises(UserError, match="no map of test image 3") as caught:
+        read_test_maps(str(maps), splits)
+    assert caught.value.todo == "put it there as bee/1.npy or .png"
+
+
+def test_maps_of_images_that_are_no_files_have_their_places_as_names(tmp_path):
+    splits = source("data=digits", "data.limit=12").load()
+    for row in range(12):
+        (tmp_path / f"{row:03d}.png").write_bytes(grey(row))
+    assert read_test_maps(str(tmp_path), splits)[:, 0, 0].tolist() == list(range(12))
+    for row in range(12):
+        (tmp_path / f"{row:03d}.png").rename(tmp_path / f"{row}.png")
+    assert read_test_maps(str(tmp_path), splits)[:, 0, 0].tolist() == list(range(12))
+
+
+def test_maps_in_a_folder_that_cannot_be_used_are_named(tmp_path):
+    splits = source("data=digits", "data.limit=12").load()
+    for row in range(12):
+        np.save(tmp_path / f"{row}.npy", np.ones((4, 4)))
+    bad = {
+        "the map is": np.full((4, 4), -1.0),
+        "the map is .2,": np.ones(2),
+        "no map: 7": np.array([{}], dtype=object),
+    }
+    for message, content in bad.items():
+        np.save(tmp_path / "7.npy", content)
+        with pytest.raises(UserError, match=message) as caught:
+            read_test_maps(str(tmp_path), splits)
+        assert caught.value.where.endswith("7.npy")
+    (tmp_path / "7.npy").unlink()
+    (tmp_path / "7.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"no picture: 7.png"):
+        read_test_maps(str(tmp_path), splits)
+
+
+def test_a_file_of_maps_has_one_for_every_test_image(tmp_path):
+    splits = source("data=digits", "data.limit=12").load()
+    np.save(tmp_path / "maps.npy", np.ones((13, 4, 4)))
+    with pytest.raises(UserError, match="13 maps for 12 test images") as caught:
+        read_test_maps(str(tmp_path / "maps.npy"), splits)
+    assert "data.limit" in caught.value.todo
+    assert "select" not in caught.value.todo
