@@ -73,7 +73,9 @@ def size_of(raw: bytes) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def decode_crop(raw: bytes, size: int, area: float, seed: int) -> np.ndarray:
+def decode_crop(
+    raw: bytes, size: int, area: float, seed: int
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
     """Decode an image and cut a random part of it, at a random aspect ratio.
 
     The crop of Szegedy et al., CVPR 2015, arXiv:1409.4842, as torchvision's RandomResizedCrop
@@ -86,15 +88,19 @@ def decode_crop(raw: bytes, size: int, area: float, seed: int) -> np.ndarray:
         seed: Decides the part, on every machine alike.
 
     Returns:
-        (size, size, 3) uint8.
+        (size, size, 3) uint8, and top, left, bottom and right of the part as shares of the image's
+        height and width.
 
     Raises:
         OSError: As :func:`decode`.
     """
     image = _opened(raw)
+    width, height = image.size
     box = crop_box(image.size, area, random.Random(seed))
     # Cut first: resizing with a box would let pixels from outside of it in at the border.
-    return np.asarray(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))
+    pixels = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))
+    left, top, right, bottom = box
+    return pixels, (top / height, left / width, bottom / height, right / width)
 
 
 def crop_box(

@@ -13,6 +13,8 @@ from mixbench.data.keyed import Draw
 from mixbench.errors import UnreadableImageError, UserError
 from mixbench.schema import DataConfig
 
+Crop = tuple[float, float, float, float]  # top, left, bottom, right as shares of the sides
+WHOLE: Crop = (0.0, 0.0, 1.0, 1.0)
 SAMPLE_SIZE = 2_000  # images that stand for a set of files in statistics
 
 
@@ -78,9 +80,11 @@ class FileImages(ImageSet):
         rows = self.rows[indices].tolist()
         whole = draw.crop_seed is None
         seeds = [None] * len(rows) if whole else draw.image_seeds(rows)
-        images = [self._decode(row, seed) for row, seed in zip(rows, seeds, strict=True)]
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-        return Batch(pixels, self.labels[indices], indices)
+        read = [self._decode(row, seed) for row, seed in zip(rows, seeds, strict=True)]
+        images = np.stack([image for image, _ in read])
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        crops = None if whole else torch.tensor([crop for _, crop in read])
+        return Batch(pixels, self.labels[indices], indices, crops=crops)
 
     def sample(self) -> Tensor:
         """Evenly spaced images, as evaluation sees them."""
@@ -94,14 +98,14 @@ class FileImages(ImageSet):
         """The images at ``rows`` (M,), in that order."""
         return FileImages(self.part, self.config, self.rows[rows]).with_labels(self.labels[rows])
 
-    def _decode(self, row: int, seed: int | None) -> np.ndarray:
+    def _decode(self, row: int, seed: int | None) -> tuple[np.ndarray, Crop]:
         size, area = self.config.size, self.config.crop_area
         assert size is not None
         assert area is not None
         try:
             raw = self.part.load(row)
             if seed is None:
-                return decode(raw, size, self.config.resize)
+                return decode(raw, size, self.config.resize), WHOLE
             return decode_crop(raw, size, area, seed)
         except OSError as error:
             name = self.part.names[row]

@@ -26,13 +26,16 @@ class Batch(NamedTuple):
 
     Labels are (B,) int64 class indices; of multi-label data (B, K) float32, 1 for a class that is
     present, 0 for one that is not, and NaN where it is unknown. ``maps`` (B, h, w) float32 belong
-    to the images before they are cropped, where a method reads some.
+    to the images, where a method reads some. ``crops`` (B, 4) float32 are top, left, bottom and
+    right of what the images show of their files, as shares of height and width, where that was
+    drawn.
     """
 
     images: Tensor
     labels: Tensor
     ids: Tensor
     maps: Tensor | None = None
+    crops: Tensor | None = None
 
 
 class ImageSet(Dataset[Batch], ABC):

@@ -1,5 +1,6 @@
 """Maps on disk that belong to images: where people looked, or what another program found."""
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -177,9 +178,12 @@ def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
 class MappedImages(Dataset[Batch]):
     """A set of images whose batches also hold the maps of their images.
 
+    Where images show random parts of their files, maps show the same parts, in the size of the
+    images; so do they in worker processes.
+
     Args:
         images: The set.
-        maps: (N, h, w) maps of its images, in its order.
+        maps: (N, h, w) maps of its images, whole, in its order.
     """
 
     def __init__(self, images: ImageSet, maps: Tensor) -> None:
@@ -192,7 +196,33 @@ class MappedImages(Dataset[Batch]):
         batch = self.images[draw]
         if batch.ids.device != self.maps.device:
             self.maps = self.maps.to(batch.ids.device)
-        return batch._replace(maps=self.maps.index_select(0, batch.ids))
+        maps = self.maps.index_select(0, batch.ids)
+        if batch.crops is not None:
+            height, width = batch.images.shape[2:]
+            maps = cut_out(maps, batch.crops, (height, width))
+        return batch._replace(maps=maps)
+
+
+def cut_out(maps: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut parts out of maps and bring them to one size, as random resized crops do with images.
+
+    Args:
+        maps: (B, h, w) maps.
+        crops: (B, 4) top, left, bottom and right as shares of height and width, in [0, 1].
+        size: Height H and width W of the parts.
+
+    Returns:
+        (B, H, W) float32. Where the map is finer than that, cells are means over what they cover.
+    """
+    # As many samples of a cell as cells of the map can lie in it.
+    fine = max(1, *(math.ceil(n / m) for n, m in zip(maps.shape[1:], size, strict=True)))
+    top, left, bottom, right = (side[:, None] for side in crops.unbind(1))
+    rows, cols = ((torch.arange(n * fine, device=maps.device) + 0.5) / (n * fine) for n in size)
+    down, across = 2 * (top + (bottom - top) * rows) - 1, 2 * (left + (right - left) * cols) - 1
+    shape = (len(maps), len(rows), len(cols))
+    grid = torch.stack([across[:, None].expand(shape), down[:, :, None].expand(shape)], dim=3)
+    form = {"mode": "bilinear", "padding_mode": "border", "align_corners": False}
+    return F.avg_pool2d(F.grid_sample(maps[:, None].float(), grid, **form), fine)[:, 0]
 
 
 def follow(maps: Tensor, size: Any, state: Tensor, data: DataConfig) -> Tensor:

@@ -127,13 +127,12 @@ class Given(Source):
 
     def __init__(self, method: Any) -> None:
         super().__init__(method)
-        for key in ("crop_area", "auto_augment"):
-            if getattr(method.run.data, key) is not None:
-                raise UserError(
-                    "maps cannot follow what changes images before they reach the method",
-                    f"data.{key}",
-                    f"use data.{key}=null; maps follow data.crop and data.flip",
-                )
+        if method.run.data.auto_augment is not None:
+            raise UserError(
+                "maps cannot follow a policy that turns and shears images",
+                "data.auto_augment",
+                "use data.auto_augment=null; maps follow data.crop, data.crop_area and data.flip",
+            )
         self.stored = read_maps(Path(method.config.maps), "method.maps")
 
     def maps(self, pixels: Tensor, y: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Guiding(Method.Config):
     attention: str = "auto"  # absvit, teacher or file if one is given, else self; gaze, random
     absvit: str | None = None  # weights of an AbSViT under their published names
     teacher_ckpt: str | None = None  # checkpoint, or folder, of a finished run that looks
-    maps: str | None = None  # .npz or .npy of one map per training image
+    maps: str | None = None  # .npz or .npy of a map per training image, before it is cropped
     prior: str = "auto"  # of absvit, what to look for: head, wnid, prototype or prompt
     sigma: float = 1.0  # of absvit: weight of the way back; official: 1
     beta: float = 0.5  # weight of the area in the label, the rest is attention; official: 0.5

@@ -80,8 +80,9 @@ def test_a_crop_is_the_part_that_was_drawn():
     left, top, right, bottom = crop_box((50, 60), 0.1, random.Random(7))
     image = Image.open(io.BytesIO(raw)).crop((left, top, right, bottom))
     expected = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR))
-    found = decode_crop(raw, 16, 0.1, 7)
+    found, shares = decode_crop(raw, 16, 0.1, 7)
     assert np.array_equal(found, expected)
+    assert shares == (top / 60, left / 50, bottom / 60, right / 50)
 
 
 def test_drawn_parts_keep_to_area_ratio_and_image():
@@ -233,7 +234,7 @@ def test_every_mode_becomes_three_channels_of_bytes(size):
         found = decode(raw, size)
         assert found.dtype == np.uint8
         assert found.shape == ((12, 10, 3) if size is None else (8, 8, 3))
-        assert decode_crop(raw, 8, 0.5, 1).shape == (8, 8, 3)
+        assert decode_crop(raw, 8, 0.5, 1)[0].shape == (8, 8, 3)
         assert size_of(raw) == (10, 12)
 
 

@@ -2,10 +2,21 @@ import numpy as np
 import pytest
 import torch
 from making import encoded, source, write_folder
+from PIL import Image
 
+from mixbench.assemble import build
+from mixbench.config import compose
+from mixbench.data import DATA
 from mixbench.data.images import ResidentImages
 from mixbench.data.keyed import Draw
-from mixbench.data.maps import MappedImages, check_count, follow, read_maps, read_test_maps
+from mixbench.data.maps import (
+    MappedImages,
+    check_count,
+    cut_out,
+    follow,
+    read_maps,
+    read_test_maps,
+)
 from mixbench.data.transforms import crop_flip, draw_crop_flip
 from mixbench.errors import UserError
 from mixbench.schema import DataConfig
@@ -135,3 +146,78 @@ def test_a_file_of_maps_has_one_for_every_test_image(tmp_path):
         read_test_maps(str(tmp_path / "maps.npy"), splits)
     assert "data.limit" in caught.value.todo
     assert "select" not in caught.value.todo
+
+
+def hills(seed, height, width):
+    """A smooth picture (height, width, 3), whose red channel is its map."""
+    rng = np.random.default_rng(seed)
+    rows, cols = np.meshgrid(np.arange(height) / height, np.arange(width) / width, indexing="ij")
+    waves = [np.sin(2 * np.pi * (a * rows + b * cols + c)) for a, b, c in rng.random((3, 3))]
+    return (127.5 + 127.5 * np.stack(waves, axis=2)).round().astype(np.uint8)
+
+
+@pytest.fixture
+def hilly(tmp_path):
+    """A folder of smooth pictures, and the red channels of its training images as maps."""
+    maps = []
+    for part, count in (("train", 8), ("val", 1)):
+        for label, name in enumerate(("ant", "bee")):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for index in range(count):
+                picture = hills(100 * label + index, 60 + 3 * index, 80 - 2 * index)
+                (tmp_path / "data" / part / name / f"{index}.png").write_bytes(encoded(picture))
+                if part == "train":
+                    red = Image.fromarray(picture[:, :, 0]).resize((72, 72))
+                    maps.append(np.asarray(red, dtype=np.float32))
+    np.save(tmp_path / "maps.npy", np.stack(maps))
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("size", [24, 96])
+def test_maps_follow_random_resized_crops_and_mirrors(hilly, workers, size):
+    words = ["method=tdattenmix", "method.attention=gaze", f"method.maps={hilly / 'maps.npy'}"]
+    words += ["method.switch_prob=1.0", "data=folder", f"data.root={hilly / 'data'}", "net.width=4"]
+    words += [f"data.size={size}", "data.crop_area=0.1", f"data.workers={workers}", "batch_size=16"]
+    words += [f"method.side={size}"]
+    config = compose(words)
+    splits = DATA.get("folder")(config.data).load()
+    method, data = build(config, splits)
+    method.train()
+    batch = next(iter(data.train_dataloader()))
+    assert batch.crops.shape == (16, 4)
+    assert (batch.crops[:, 2:] - batch.crops[:, :2]).amin() < 0.6
+    method.reseed(0, 0)
+    x, _ = method.prepare(batch)
+    method.reseed(0, 0)
+    seen = method.mix_batch(batch).aux.pasted.maps
+    red = 255 * method.to_pixels(x)[:, 0]
+    assert (seen - red).abs().max() < 8
+    assert (seen - red).abs().mean() < 1.5
+    # Without the crop, or the mirror, they would be another picture's.
+    assert (seen.flip(2) - red).abs().mean() > 10
+    whole = torch.from_numpy(np.load(hilly / "maps.npy"))[batch.ids]
+    whole = torch.nn.functional.interpolate(whole[:, None], (size, size), mode="bilinear")[:, 0]
+    assert (whole - red).abs().mean() > 10
+
+
+def test_other_sets_bring_no_crops_and_evaluation_none():
+    assert images()[Draw(torch.tensor([0]), 0, crop_seed=5)].crops is None
+
+
+def test_evaluation_shows_no_drawn_part(hilly):
+    words = ["data=folder", f"data.root={hilly / 'data'}", "data.size=24", "data.crop_area=0.1"]
+    splits = source(*words).load()
+    assert splits.test[Draw(torch.arange(2), 0)].crops is None
+    assert splits.train[Draw(torch.arange(2), 0, crop_seed=1)].crops is not None
+
+
+def test_parts_of_fine_maps_are_means_of_what_they_cover():
+    maps = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(0))
+    whole = cut_out(maps, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), (3, 3))
+    torch.testing.assert_close(whole, torch.nn.functional.avg_pool2d(maps, 4))
+    part = cut_out(maps, torch.tensor([[0.5, 0.25, 1.0, 0.75]]), (12, 12))
+    scaled = torch.nn.functional.interpolate(maps[:, None, 6:, 3:9], (12, 12), mode="bilinear")[
+        :, 0
+    ]
+    torch.testing.assert_close(part[:, 1:-1, 1:-1], scaled[:, 1:-1, 1:-1])
