@@ -5,7 +5,10 @@ import torch
 import yaml
 
 from mixbench import cli
+from mixbench.assemble import build
 from mixbench.checkpoints import read_checkpoint
+from mixbench.config import compose
+from mixbench.data import DATA
 from mixbench.errors import UserError
 from mixbench.experiments import folders
 from mixbench.launch.sweep import fill_in, read_sweep
@@ -256,3 +259,44 @@ def test_teachers_are_trained_first_and_look_for_networks_of_their_own_seed(monk
     for run in filled:
         seed = next(word for word in run.words if word.startswith("seed="))
         assert f"method.teacher_ckpt={tmp_path}/teacher-{seed}/last.ckpt" in run.words
+
+
+@pytest.mark.slow
+def test_teachers_are_trained_before_the_networks_that_look_with_them(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
+    words = ["data.limit=160", "net.width=8", "epochs=2", "wandb.mode=disabled", "seeds=0,1"]
+    assert cli.main(["sweep", "tdattenmix_teacher", *words]) == 0
+    assert capsys.readouterr().out.count(": done in ") == 8
+    teachers, others = {}, {}
+    for folder in tmp_path.iterdir():
+        if (folder / "record.json").exists():
+            record = read_record(folder)
+            assert record.status == "done"
+            if record.method == "erm":
+                teachers[record.seed] = folder
+            else:
+                others[record.settings["attention"], record.seed] = (folder, record)
+    assert teachers.keys() == {0, 1}
+    kinds = itertools.product(("teacher", "self", "random"), (0, 1))
+    assert others.keys() == set(kinds)
+    for seed, teacher in teachers.items():
+        folder, record = others["teacher", seed]
+        assert record.fidelity == "variant"
+        config = compose([], base=folder / "config.yaml")
+        assert config.method["teacher_ckpt"] == str(teacher / "last.ckpt")
+        # The student looks with the weights that its teacher was left with.
+        method, _ = build(config, DATA.get("digits")(config.data).load())
+        left = read_checkpoint(teacher / "last.ckpt")["state_dict"]
+        inner = method.source.teacher.module.state_dict()
+        assert all(torch.equal(left[f"net.{name}"], inner[name]) for name in inner)
+        ends = {
+            kind: read_checkpoint(others[kind, seed][0] / "last.ckpt")["state_dict"]
+            for kind in ("teacher", "self", "random")
+        }
+        heads = [end["net.head.fc.weight"] for end in ends.values()]
+        assert not any(torch.equal(a, b) for a, b in itertools.combinations(heads, 2))
+        assert not [name for name in ends["teacher"] if name.startswith("source.")]
+    assert cli.main(["sweep", "tdattenmix_teacher", *words]) == 0  # everything is there already
+    assert ": done in " not in capsys.readouterr().out
