@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import logging
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from torch import nn
 from mixbench import compose, run
 from mixbench.assemble import build
 from mixbench.backbones import NETS
+from mixbench.backbones.vit import VisionTransformer
 from mixbench.checkpoints import LAST, read_checkpoint
 from mixbench.compiling import compile_stages
+from mixbench.contract import sample_batch
 from mixbench.data import DATA
+from mixbench.methods import METHODS
+from mixbench.schema import DataInfo, RunConfig
 
 
 class Refuses(nn.Module):
@@ -149,3 +154,68 @@ def test_every_stage_of_a_network_compiles_whole(name):
     assert compile_stages(net, x, contextlib.nullcontext()) is True
     torch.testing.assert_close(net(x), plain, rtol=1e-4, atol=1e-4)
     assert torch._dynamo.utils.counters["graph_break"] == {}
+
+
+def looking_nets():
+    """Methods that ask a network what it looks at, by what provides it."""
+    vit = VisionTransformer(16, 4, 2, 4, (16, 16), 4)
+    return [
+        ("tdattenmix", {"switch_prob": 1.0}, vit),
+        ("tdattenmix", {"switch_prob": 1.0}, small_net("preactresnet18", 16)),
+        ("tlalign", {}, vit),
+        ("transmix", {"mixup_alpha": 0.0}, vit),
+    ]
+
+
+def first_steps(method, steps):
+    """Losses and gradients of some steps, from the same draws."""
+    x, targets = sample_batch(6, 16, 16)
+    losses, gradients = [], []
+    for step in range(steps):
+        method.reseed(0, step)
+        logits, mixed = method.predict(method.mix(x, targets))
+        terms = method.loss(logits, mixed)
+        loss = sum(terms.values()) if isinstance(terms, dict) else terms
+        method.zero_grad()
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append([p.grad.clone() for p in method.net.parameters() if p.grad is not None])
+    return losses, gradients
+
+
+# Inductor makes code of its own and takes minutes; what is traced is the same.
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("place", range(4), ids=["td-vit", "td-cnn", "tlalign", "transmix"])
+def test_compiled_steps_of_methods_that_look_are_those_of_the_plain_ones(
+    monkeypatch, backend, place
+):
+    name, settings, net = looking_nets()[place]
+    cls, info = METHODS.get(name), DataInfo(4, 16, 16)
+    run = RunConfig(method={"name": name}, batch_size=6)
+    made = [cls(n, info, cls.Config(**settings), run).train() for n in (net, copy.deepcopy(net))]
+    made[1].load_state_dict(made[0].state_dict())
+    whole = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda stage, **how: whole(stage, backend=backend, **how)
+    )
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    x = torch.randn(6, 3, 16, 16)
+    assert compile_stages(made[1].net, x, contextlib.nullcontext()) is True
+    plain, compiled = (first_steps(method, 2) for method in made)
+    torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-5)
+    # Windows of other sides, boxes of other places: nothing is traced again for them.
+    counters = torch._dynamo.utils.counters
+    graphs = counters["stats"]["unique_graphs"]
+    if name == "tdattenmix":
+        sides = {int((~mixed_at(made[1], step).kept[0]).sum()) for step in range(2, 10)}
+        assert len(sides) > 2
+    first_steps(made[1], 10)
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert counters["graph_break"] == {}
+
+
+def mixed_at(method, step):
+    """Windows of a step."""
+    method.reseed(0, step)
+    return method.mix(*sample_batch(6, 16, 16)).aux.pasted

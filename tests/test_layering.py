@@ -242,7 +242,7 @@ def test_an_upward_import_is_found(tmp_path, monkeypatch):
 def test_a_method_file_fits_on_a_page(path):
     lines = len(path.read_text().splitlines())
     longer = {
-        "base": 340,
+        "base": 345,
         "bc": 90,
         "alignment": 200,
         "learnedmix": 240,
@@ -256,6 +256,7 @@ def test_a_method_file_fits_on_a_page(path):
         "topdown": 130,
         "choice": 150,
         "choosing": 120,
+        "guiding": 90,
         "pasting": 110,
     }
     limit = longer.get(path.stem, 80)

@@ -65,6 +65,11 @@ class Method(LightningModule):
             """``official-verified``, ``paper``, ``reconstruction`` or ``variant``."""
             return "paper"
 
+        @property
+        def own_dataset(self) -> bool:
+            """Whether ``wrap_dataset`` makes another training set with these settings."""
+            return False
+
     tasks = frozenset({"multiclass"})
     find_unused_parameters = False
     files: tuple[str, ...] = ()  # own keys that name files, whose content counts and not their name

@@ -40,6 +40,11 @@ class BC(Method):
             """Official with pairs of the whole data set."""
             return "official-verified" if self.pairing == "dataset" else "variant"
 
+        @property
+        def own_dataset(self) -> bool:
+            """Pairs of the whole data set are another one."""
+            return self.pairing == "dataset"
+
     def __init__(self, net: Any, info: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, info, *args, **kwargs)
         if self.config.plus:

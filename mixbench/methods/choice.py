@@ -11,7 +11,7 @@ import mixbench.functional as mf
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method, register
-from mixbench.methods.choosing import Members, adopt, check_built
+from mixbench.methods.choosing import Members, adopt, check_built, wrong_dataset
 
 
 @register("choice")
@@ -139,9 +139,5 @@ class Choice(Method):
         """The training set, as all members can use it."""
         for name, member in zip(self.config.members, cast(Any, self.members), strict=True):
             if member.wrap_dataset(train_set) is not train_set:
-                raise UserError(
-                    f"{name} wants another training set than the others",
-                    f"method.members={list(self.config.members)}",
-                    f"change its keys method.{name}.<key>, or leave it out",
-                )
+                raise UserError(*wrong_dataset(name, list(self.config.members)))
         return train_set

@@ -75,7 +75,15 @@ def member_configs(members: list[str], settings: dict[str, Any]) -> dict[str, An
             found[name] = cls.Config(**given)
         except ValueError as error:
             raise ValueError(str(error).replace("method.", f"method.{name}.")) from error
+        if found[name].own_dataset:
+            raise UserError(*wrong_dataset(name, members))
     return found
+
+
+def wrong_dataset(name: str, members: list[str]) -> tuple[str, str, str]:
+    """What to say of a member that does not train on the images of the others."""
+    what, where = f"{name} wants another training set than the others", f"method.members={members}"
+    return what, where, f"change its keys method.{name}.<key>, or leave it out"
 
 
 def check_built(built: dict[str, Method]) -> list[str]:

@@ -68,6 +68,11 @@ class Guiding(Method.Config):
         return self.attention if self.attention != "auto" else (*given, "self")[0]
 
     @property
+    def own_dataset(self) -> bool:
+        """Maps on disk come with the images."""
+        return self.looks_with in ("file", "gaze")
+
+    @property
     def requires(self) -> frozenset[str]:
         """A network that can be cut before its head, where its own map is used."""
         return frozenset({"stages"} if self.looks_with == "self" else ())

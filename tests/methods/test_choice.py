@@ -223,13 +223,80 @@ def test_what_cannot_be_a_choice_is_refused(settings, text, monkeypatch):
         choice(**settings)
 
 
-def test_a_member_that_wants_another_training_set_is_refused():
-    method = choice(["mixup", "bc"], settings={"bc": {"pairing": "dataset"}})
+class OwnImages(Method):
+    def wrap_dataset(self, train_set):
+        return copy.copy(train_set)
+
+
+def test_a_member_that_wants_another_training_set_is_refused(monkeypatch):
+    monkeypatch.setitem(METHODS._objects, "ownimages", OwnImages)
+    method = choice(["mixup", "ownimages"])
     images = sample_splits(method).train
-    with pytest.raises(UserError, match="bc wants another training set") as error:
+    with pytest.raises(UserError, match="ownimages wants another training set") as error:
         method.wrap_dataset(images)
-    assert error.value.todo == "change its keys method.bc.<key>, or leave it out"
+    assert error.value.todo == "change its keys method.ownimages.<key>, or leave it out"
     assert choice().wrap_dataset(images) is images
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("bc", {"pairing": "dataset"}),
+        ("tdattenmix", {"maps": "maps.npy"}),
+        ("tdattenmix", {"maps": "maps.npy", "attention": "gaze"}),
+    ],
+)
+def test_settings_that_want_another_training_set_are_refused_before_any_is_read(name, settings):
+    with pytest.raises(UserError, match=f"{name} wants another training set") as error:
+        METHODS.get("choice").Config(members=["mixup", name], settings={name: settings})
+    assert error.value.todo == f"change its keys method.{name}.<key>, or leave it out"
+
+
+ATTENDING = ["tlalign", "transmix", "tdattenmix"]
+
+
+@pytest.mark.parametrize("place", range(3), ids=ATTENDING)
+def test_methods_of_attention_share_a_transformer(place):
+    """What a member mixes, predicts and loses is what it does alone."""
+    settings = {"tdattenmix": {"switch_prob": 1.0}, "transmix": {"mixup_alpha": 0.0}}
+    method = choice(ATTENDING, settings=settings)
+    cls = METHODS.get(ATTENDING[place])
+    config = cls.Config(**settings.get(ATTENDING[place], {}))
+    alone = cls(copy.deepcopy(method.net), method.info, config, method.run).train()
+    own = {
+        name.removeprefix(f"members.{place}."): value
+        for name, value in method.state_dict().items()
+        if name.startswith(f"members.{place}.")
+    }
+    assert alone.load_state_dict(own, strict=False).unexpected_keys == []
+    x, targets = sample_batch()
+    method.reseed(1, 2)
+    mixed = method.mix(x, targets, member=place)
+    alone.reseed(1, 2)
+    torch.multinomial(torch.ones(3), 1, generator=alone.shared_generator)
+    expected = alone.mix(x, targets)
+    assert torch.equal(mixed.x, expected.x)
+    logits, after = method.predict(mixed)
+    alone_logits, alone_after = alone.predict(expected)
+    assert torch.equal(after.targets, alone_after.targets)
+    terms, alone_terms = method.loss(logits, after), alone.loss(alone_logits, alone_after)
+    values = [t if isinstance(t, torch.Tensor) else sum(t.values()) for t in (terms, alone_terms)]
+    torch.testing.assert_close(*values)
+    values[0].backward()
+    waiting = [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
+    assert waiting == []
+    assert method.picture(x, targets, mixed).size[0] > 100
+
+
+@pytest.mark.parametrize("members", [["mixup", "tdattenmix"], ATTENDING], ids="-".join)
+def test_methods_of_attention_train_and_are_tested_by_turns(members):
+    method = choice(members, settings={"tdattenmix": {"min_ratio": 0.5}})
+    fit(method)
+    assert method.step == 4
+    assert len(set(drawn(method, 30))) == len(members)
+    x = torch.rand(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(method.eval()(x), method.net(method.normalize(x)))
 
 
 def test_in_plain_python_a_choice_takes_the_keys_of_its_members():
