@@ -2,7 +2,8 @@
 
 A test module names its file in ``GOLDEN`` and the keys that it leaves out, with the reason, in
 ``NOT_COMPARED``. A test that takes the fixture ``case`` runs once for every case of the file whose
-name matches one of the patterns of its mark ``cases``. It fails when an ``expect_*`` or
+name matches one of the patterns of its mark ``cases``, or that holds the key ``having`` of the mark
+and not the key ``lacking``. It fails when an ``expect_*`` or
 ``derived_*`` key of its case, or a part of one, was neither compared nor left out with a reason. A
 file that may not be in the repository is read from ``../shared/golden``, and ``MAY_MISS`` of its
 module is the reason to skip the tests where it is absent.
@@ -211,12 +212,21 @@ class Case:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "cases(*patterns): cases of the golden file to run on")
+    config.addinivalue_line(
+        "markers", "cases(*patterns, having=None, lacking=None): cases to run on"
+    )
 
 
 def may_miss(module: Any) -> bool:
     """Whether a module's file is absent, and the module says why that may be: ``MAY_MISS``."""
     return hasattr(module, "MAY_MISS") and not golden_path(module.GOLDEN).exists()
+
+
+def chosen(mark: Any, name: str, arrays: dict[str, np.ndarray]) -> bool:
+    """Whether a test with this mark runs on a case."""
+    if "having" in mark.kwargs:
+        return mark.kwargs["having"] in arrays and mark.kwargs.get("lacking") not in arrays
+    return any(fnmatchcase(name, each) for each in mark.args)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -227,8 +237,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize("case", [pytest.param(None, marks=skip)])
             return
         cases = load(metafunc.module.GOLDEN).cases
-        names = [name for name in cases if any(fnmatchcase(name, each) for each in mark.args)]
-        assert names, f"{metafunc.module.GOLDEN}.npz holds no case like {mark.args}"
+        names = [name for name, arrays in cases.items() if chosen(mark, name, arrays)]
+        asked = mark.kwargs or mark.args
+        assert names, f"{metafunc.module.GOLDEN}.npz holds no case like {asked}"
         metafunc.parametrize("case", names, indirect=True)
 
 
@@ -255,10 +266,10 @@ def untested_cases(request: pytest.FixtureRequest) -> list[str]:
         pytest.skip(request.module.MAY_MISS)
     tests = (value for name, value in vars(request.module).items() if name.startswith("test_"))
     marks = [mark for test in tests for mark in getattr(test, "pytestmark", [])]
-    patterns = [each for mark in marks if mark.name == "cases" for each in mark.args]
+    marks = [mark for mark in marks if mark.name == "cases"]
     return [
         name
         for name, arrays in load(request.module.GOLDEN).cases.items()
         if any(key.startswith(RESULTS) for key in arrays)
-        and not any(fnmatchcase(name, each) for each in patterns)
+        and not any(chosen(mark, name, arrays) for mark in marks)
     ]

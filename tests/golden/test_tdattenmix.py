@@ -30,7 +30,7 @@ def grid(maps: Tensor, side: int) -> Tensor:
     return maps.unflatten(1, (side, side))
 
 
-@pytest.mark.cases("case[012]")
+@pytest.mark.cases(having="expect_mask1")
 @torch.no_grad()
 def test_the_guided_map_equals_the_authors(case):
     weights = below(case, f"{case.name}/w") or below(case, "case0/w")
@@ -56,7 +56,7 @@ def compare_windows(case: Any, mixed: mf.Mixed, pasted: mf.Pasted, own: Tensor) 
     case.compare("expect_source_mask", (~pasted.kept).flatten(1).long(), "masks")
 
 
-@pytest.mark.cases("case[34]")
+@pytest.mark.cases(having="derived_lam2_sample")
 def test_windows_and_labels_equal_the_authors(case):
     side, k, classes = (int(case[key]) for key in ("side", "k", "num_classes"))
     x, maps = (
@@ -83,7 +83,7 @@ def test_windows_and_labels_equal_the_authors(case):
     case.compare("expect_mixed_pred", mf.mix_targets(case["preds_unmixed"], mixed.perm, mixed.lam))
 
 
-@pytest.mark.cases("case5")
+@pytest.mark.cases(having="expect_loss_vit")
 def test_a_step_of_a_transformer_equals_the_authors_up_to_its_losses(case):
     weights = below(case, f"{case.name}/w")
     side, k, classes = (int(case[key]) for key in ("side", "k", "num_classes"))

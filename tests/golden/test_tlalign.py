@@ -37,7 +37,7 @@ def decisions(case):
     return {"lam": case["lam_in"][None], "center": (case["center"][None] + 0.5) * patch / size}
 
 
-@pytest.mark.cases("case[01]")
+@pytest.mark.cases(having="expect_label_in")
 def test_labels_of_tokens_equal_those_that_the_authors_send_through_the_network(case):
     x, (targets, _) = case["img"], both_labels(case)
     patch, size = int(case["patch"]), x.shape[2:]
@@ -79,7 +79,7 @@ def test_labels_of_tokens_equal_those_that_the_authors_send_through_the_network(
     case.compare("expect_grad_head", net.head.fc.weight.grad)
 
 
-@pytest.mark.cases("case2")
+@pytest.mark.cases(having="derived_target")
 def test_labels_inside_of_windows_follow_shifts_and_merging(case):
     side, (top, bottom, left, right) = int(case["grid"]), case["box"].tolist()
     box = torch.tensor([[top, left, bottom, right]])

@@ -62,7 +62,7 @@ def step(case, net, dtype=torch.float32):
     return method, mixed
 
 
-@pytest.mark.cases("case[012456]")
+@pytest.mark.cases(having="expect_mask")
 def test_labels_equal_those_that_the_authors_give_by_area_and_attention(case):
     method, mixed = step(case, Recorded(case))
     own, grid, size = own_labels(case), tuple(case["grid"].tolist()), mixed.x.shape[2:]
@@ -78,7 +78,7 @@ def test_labels_equal_those_that_the_authors_give_by_area_and_attention(case):
     case.compare("expect_loss", method.loss(logits, mixed), "loss")
 
 
-@pytest.mark.cases("case3")
+@pytest.mark.cases(having="logits", lacking="expect_mask")
 def test_interpolated_batches_keep_their_labels(case):
     method, mixed = step(case, Recorded(case))
     case.compare("expect_lam", mixed.lam.expand(len(mixed.x)), "lam")
@@ -87,7 +87,7 @@ def test_interpolated_batches_keep_their_labels(case):
     case.compare("expect_loss", method.loss(logits, mixed), "loss")
 
 
-@pytest.mark.cases("case7")
+@pytest.mark.cases(having="expect_attn")
 def test_a_whole_step_has_the_labels_and_gradients_of_the_authors(case):
     net = golden_vit(case).double()
     method, mixed = step(case, net, torch.float64)
@@ -103,7 +103,7 @@ def test_a_whole_step_has_the_labels_and_gradients_of_the_authors(case):
         case.compare(key, ours[key.partition("/")[2]], "full_step/gradients")
 
 
-@pytest.mark.cases("table")
+@pytest.mark.cases(having="expect_tokens")
 def test_tokens_count_as_pasted_where_the_authors_sample_the_box(case):
     names = ("H", "W", "gh", "gw", "y0", "x0", "y1", "x1")
     table = torch.stack([case[name] for name in names], dim=1)
