@@ -484,6 +484,9 @@ STORM = {
     "cutmix": ["method=cutmix", "select=val", "data.limit=200"],
     "bc": ["method=bc", "optim.accumulate=2", "precision=bf16"],
     "manifoldmixup": ["method=manifoldmixup", "method.layers=[0,1,-1]"],
+    "tdattenmix": ["method=tdattenmix", "method.dst_tie=random"],
+    "tlalign": ["method=tlalign", "net=vit_tiny", "net.width=16"],
+    "transmix": ["method=transmix", "net=vit_tiny", "net.width=16"],
     "folder": ["method=cutmix"],
     "folder, 2 workers": ["method=mixup", "data.workers=2"],
 }
@@ -492,7 +495,7 @@ STORM = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STORM)
 def test_storm(name, tmp_path, record_property):
-    """Five kills each, thirty-five in all."""
+    """Five kills each, fifty in all."""
     words = [*WORDS, "epochs=20", *STORM[name]]
     if name.startswith("folder"):
         root = folder_data(tmp_path / "images")

@@ -10,6 +10,7 @@ import mixbench.functional as mf
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.methods.base import Method
+from mixbench.methods.pairing import check_even
 from mixbench.schema import at_least, one_of, positive, share
 
 
@@ -36,7 +37,9 @@ class Pasting(Method):
         switch_prob: float = 0.5  # with mixup_alpha: share of mixed batches that are pasted
         prob: float = 1.0  # share of batches mixed; official: 1.0
         per_sample: bool = False  # one box per image; official: one per batch
-        partner: str = "flip"  # flip of the batch (official), random permutation, roll or derange
+        partner: str = (
+            "flip"  # flip of an even batch (official), random permutation, roll or derange
+        )
         box_rule: str = "official"  # official, timm, torchvision or inside
 
         def __post_init__(self) -> None:
@@ -61,6 +64,10 @@ class Pasting(Method):
     def fidelity(self) -> str:
         """That of the settings, on networks with a class token; there is no other official code."""
         return self.config.fidelity if getattr(self.net, "prefix", 0) else "variant"
+
+    def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(net, *args, **kwargs)
+        check_even(self.config.partner, self.run)
 
     def paste(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Paste a box of the partner."""

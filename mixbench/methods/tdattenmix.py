@@ -16,6 +16,7 @@ from mixbench.methods.agreeing import Agreeing, Seen
 from mixbench.methods.attending import Given, Own, Random, Taught
 from mixbench.methods.base import register
 from mixbench.methods.guiding import Guiding
+from mixbench.methods.pairing import check_even
 from mixbench.methods.topdown import TopDown
 from mixbench.nn.teacher import looking
 from mixbench.pictures.windows import windows_sheet
@@ -60,14 +61,8 @@ class TdAttenMix(Agreeing):
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
-        cfg, run = self.config, self.run
-        rows = run.batch_size // (run.optim.accumulate * run.world)
-        if cfg.partner == "flip" and rows % 2:
-            raise UserError(
-                f"flip pairing needs an even batch, got B={rows}",
-                "method.partner=flip",
-                "use another batch_size, or method.partner=random",
-            )
+        cfg = self.config
+        check_even(cfg.partner, self.run)
         self.source = BY_NAME[cfg.looks_with](self)
         if cfg.side is not None:
             self._check_side()

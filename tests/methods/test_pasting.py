@@ -11,7 +11,7 @@ from mixbench.backbones.swin import Swin
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.contract import CLASSES, sample_batch
 from mixbench.errors import UserError
-from mixbench.methods import tokenviews
+from mixbench.methods import METHODS, tokenviews
 from mixbench.schema import DataInfo, RunConfig
 
 NAMES = ("tlalign", "transmix")
@@ -284,6 +284,16 @@ def test_patches_to_paste_may_be_larger_than_those_of_the_network():
     assert error.value.todo == "use a multiple of net.patch=4, or leave it out"
     with pytest.raises(ValueError, match="whole patches of 16x16"):
         method_of("tlalign", patch=16).mix(x, targets)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flipped_pairs_of_odd_batches_are_refused_before_training(name):
+    cls, info = METHODS.get(name), DataInfo(CLASSES, *SIZE)
+    for odd in (RunConfig(batch_size=33), RunConfig(batch_size=66, devices=2)):
+        with pytest.raises(UserError, match="flip pairing needs an even batch, got B=33") as caught:
+            cls(vit(), info, cls.Config(), odd)
+        assert "method.partner=random" in caught.value.todo
+        cls(vit(), info, cls.Config(partner="random"), odd)
 
 
 @pytest.mark.usefixtures("runs")

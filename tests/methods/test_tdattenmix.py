@@ -120,6 +120,19 @@ def test_automatic_mixed_precision_changes_no_window_and_no_label(make):
     assert torch.equal(wide.aux.expected, narrow.aux.expected)
 
 
+def test_automatic_mixed_precision_changes_no_window_of_absvit(guide):
+    x, targets = sample_batch()
+    method = sample_method(CLS, absvit=guide)
+    method.source.wanted.copy_(torch.randn(method.source.wanted.shape))  # prototypes
+    wide = method.mix(x, targets, side=2, perm=FLIP)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = method.mix(x, targets, side=2, perm=FLIP)
+    assert torch.equal(wide.aux.pasted.maps, narrow.aux.pasted.maps)
+    assert torch.equal(wide.x, narrow.x)
+    assert torch.equal(wide.lam, narrow.lam)
+    assert wide.aux.pasted.maps.any()
+
+
 def test_absvit_looks_for_the_class_of_each_image(guide):
     info = DataInfo(
         3,
