@@ -31,7 +31,7 @@ def images(count, seed=0):
 
 def parts(batch, size):
     places = range(0, len(batch.ids), size)
-    return [Batch(*(t[start : start + size] for t in batch)) for start in places]
+    return [Batch(*(t[start : start + size] for t in batch[:4])) for start in places]
 
 
 def trial(method, batch, key=0):
