@@ -63,9 +63,12 @@ def _group(model: Any, batch: Batch, part: slice, seed: int) -> dict[str, int]:
     assert maps is not None
     perm = torch.arange(len(ids), device=images.device).roll(1)
     x, mixed = model.trial(images, batch.labels[part], perm, seed, int(ids[0]))
+    shares = None if mixed.lam is None else model.visible(x, mixed)
+    if shares is None or mixed.lam is None:  # this batch was left as it is
+        return {}
     size = (x.shape[2], x.shape[3])
     shape = (len(ids), *size)
-    own, partner = (share.expand(shape) for share in model.visible(x, mixed))
+    own, partner = (share.expand(shape) for share in shares)
     label = mixed.lam.double().expand(len(ids))
     gaze = resized(maps[part], size)
     lam, blank = gaze_lam(gaze, gaze.index_select(0, perm), own, partner)

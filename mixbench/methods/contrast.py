@@ -179,6 +179,11 @@ class Contrast(Method):
         h = net.forward_stages(self._layout(self.normalize(x)))
         return net.head.pool(net.head.norm(h))
 
+    @property
+    def maskless(self) -> str:
+        """There is no label that gaze could be compared with."""
+        return "it has no labels to mix"
+
     def extra_logits(self, x: Tensor) -> dict[str, Tensor]:
         """The vote of the nearest training images, once their features are known."""
         if self.bank is None:

@@ -14,8 +14,7 @@ from mixbench.methods import METHODS
 from mixbench.metrics import centre_gaussian, density_maps, gaze_inconsistency
 
 CUB = Path(__file__).resolve().parents[3] / "shared/data/cub_gha_fixations_first300.csv.gz"
-MASKED = [name for name in METHODS.names() if name not in ("moco", "mocosamix")]
-MASKED = [name for name in MASKED if not sample_method(METHODS.get(name)).maskless]
+MASKED = [name for name in METHODS.names() if not sample_method(METHODS.get(name)).maskless]
 
 
 def made(name, **settings):
@@ -44,6 +43,7 @@ def test_every_method_that_mixes_pixels_tells_which():
         "automix", "bc", "choice", "cutmix", "mixup", "mixup2", "samix", "tdattenmix", "tlalign",
         "transmix",
     }  # fmt: skip
+    assert made("mocosamix").maskless == made("moco").maskless == "it has no labels to mix"
     for name in ("erm", "alignmix", "manifoldmixup"):
         assert made(name).maskless == "it does not mix pixels"
 
@@ -168,6 +168,20 @@ def test_blank_pairs_are_counted_and_left_out():
     batch.maps[:] = 0
     with pytest.raises(ValueError, match="none of 16 mixed images shows any gaze"):
         gaze_scores(gaze_counts(made("mixup"), [batch], 0))
+
+
+class Sometimes(METHODS.get("cutmix")):
+    def mix(self, x, targets, **decisions):
+        if torch.rand((), generator=self.shared_generator) < 0.5:
+            return mf.Mixed(x, targets)
+        return super().mix(x, targets, **decisions)
+
+
+def test_batches_that_a_method_leaves_alone_are_no_pairs():
+    counts = gaze_counts(sample_method(Sometimes).eval(), [images(8 * GROUP)], 0)
+    assert counts["pairs"] == counts["n"]
+    assert 0 < counts["n"] < 8 * GROUP
+    assert counts["n"] % GROUP == 0
 
 
 def test_interpolation_agrees_with_its_label_and_gaze_at_the_centre_with_the_control():
