@@ -179,7 +179,7 @@ def test_maps_follow_random_resized_crops_and_mirrors(hilly, workers, size):
     words = ["method=tdattenmix", "method.attention=gaze", f"method.maps={hilly / 'maps.npy'}"]
     words += ["method.switch_prob=1.0", "data=folder", f"data.root={hilly / 'data'}", "net.width=4"]
     words += [f"data.size={size}", "data.crop_area=0.1", f"data.workers={workers}", "batch_size=16"]
-    words += [f"method.side={size}"]
+    words += [f"method.side={size}", f"data.repeats={3 - 2 * workers}"]
     config = compose(words)
     splits = DATA.get("folder")(config.data).load()
     method, data = build(config, splits)

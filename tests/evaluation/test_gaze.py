@@ -96,6 +96,24 @@ def test_a_trial_is_drawn_from_its_key_and_leaves_no_trace(name):
     assert not first.x.requires_grad
 
 
+@pytest.mark.parametrize("name", ["tlalign", "transmix"])
+def test_the_label_is_the_one_that_the_network_decides(name):
+    method = made(name, mixup_alpha=0.0)
+    for p in method.net.parameters():
+        p.data += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    batch = images(6)
+    for key in range(4):
+        x, mixed = trial(method, batch, key)
+        area = mixed.aux.area
+        own, _ = method.visible(x, mixed)
+        torch.testing.assert_close(own.mean((1, 2)).expand(6), area)
+        boxed = 0 < area[0] < 1
+        assert bool(((mixed.lam - area).abs() > 1e-4).any()) is bool(boxed)
+        own_labels = torch.eye(4)[batch.labels]
+        labels = mf.mix_targets(own_labels, mixed.perm, mixed.lam)
+        torch.testing.assert_close(mixed.targets, labels)
+
+
 @pytest.mark.parametrize("name", ["cutmix", "tdattenmix", "transmix"])
 def test_the_counts_are_the_measure_over_all_pairs(name):
     batch, method = images(2 * GROUP + 5), made(name)
