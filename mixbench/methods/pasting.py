@@ -37,9 +37,7 @@ class Pasting(Method):
         switch_prob: float = 0.5  # with mixup_alpha: share of mixed batches that are pasted
         prob: float = 1.0  # share of batches mixed; official: 1.0
         per_sample: bool = False  # one box per image; official: one per batch
-        partner: str = (
-            "flip"  # flip of an even batch (official), random permutation, roll or derange
-        )
+        partner: str = "flip"  # flip of an even batch (official), random, roll or derange
         box_rule: str = "official"  # official, timm, torchvision or inside
 
         def __post_init__(self) -> None:
