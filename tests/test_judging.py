@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mixbench import cli, compose, run
 from mixbench.callbacks.suites import say_outcome
@@ -315,6 +316,9 @@ def test_attacks_that_nothing_is_known_of_are_named(folder, monkeypatch):
     record = read_record(folder)
     record.metrics |= {"autoattack_8": 100.0, "autoattack_8_acc": 0.0, "pgd10_4": 50.0}
     record.evaluations["adversarial"]["attacks"].append("autoattack_8")
+    asked = OmegaConf.load(folder / "config.yaml")  # a run of a machine that had the package
+    asked.eval.attacks = ["autoattack_8"]
+    OmegaConf.save(asked, folder / "config.yaml")
     write_record(folder, record)
     _, compared, left = verify_run(folder)
     assert left == {

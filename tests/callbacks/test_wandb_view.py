@@ -580,12 +580,13 @@ def test_a_later_evaluation_arrives_in_the_group_of_the_run(judged, lines):
     for axis in ("trainer/global_step", "epoch"):  # beside the test of the run itself
         assert row[axis] == tested[axis]
     assert lines()[-1].startswith("W&B: offline, upload with: wandb sync ")
-    evaluate_run(judged, [], ["calibration"])
+    record = evaluate_run(judged, ["eval.adv_n=8"], ["calibration", "linearity"])
     views = [path.name for path in (judged / "wandb").glob("offline-run-*-s0-e*")]
     assert len(views) == 2
     (other,) = set(views) - {second.name}
     (row,) = history(stored(judged, other))
-    assert row["test/ece_cf"] == pytest.approx(record.metrics["ece_cf"])
+    for name in ("ece_cf", "lin_gap"):
+        assert row[f"test/{name}"] == pytest.approx(record.metrics[name])
 
 
 @pytest.mark.parametrize("how", ["key", "environment"])

@@ -61,6 +61,13 @@ def test_seeds_that_differ_as_wholes_make_intervals_wider():
 
     calm, wild = width(hits(0.0)), width(hits(0.08))
     assert wild > 2 * calm
+    # Seeds that differ image by image and not as wholes add nothing to what images already tell.
+    mine, theirs = hits(0.0)
+    mean = mine.mean(axis=0) - theirs.mean(axis=0)
+    images = [mean[labels == label] for label in range(10)]
+    errors = [np.sqrt(((d**2).sum() + 2) / 202 - (d.mean() * 200 / 202) ** 2) for d in images]
+    plain = 2 * stats.t.ppf(1 - 0.0025, 40) * 100 * np.mean(errors) / np.sqrt(202)
+    assert calm == pytest.approx(plain, rel=0.15)
     same = np.tile(rng.random(2000) < 0.8, (3, 1))
     other = np.tile(rng.random(2000) < 0.8, (3, 1))
     # Seeds that are one and the same network: only the quantile of t tells.
