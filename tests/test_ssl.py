@@ -32,7 +32,8 @@ def saved(runs, record):
     method, _ = build(config, splits)
     method.load_state_dict(read_checkpoint(folder / LAST)["state_dict"])
     with np.load(folder / "predictions.npz") as stored:
-        predictions = {key: torch.from_numpy(stored[key]) for key in stored.files}
+        names = [key for key in stored.files if key != "class_names"]
+        predictions = {key: torch.from_numpy(stored[key]) for key in names}
     return method.eval(), splits, predictions
 
 
