@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
+from mixbench.results.files import write_text
 from mixbench.results.record import read_record, write_record
 from mixbench.stop import LAUNCHED
 
@@ -101,7 +102,9 @@ def write_error(error: BaseException) -> None:
         "folder": str(getattr(error, "folder", "") or ""),
     }
     with suppress(OSError):  # whoever asked for it may be gone
-        Path(path).write_text(json.dumps(content), encoding="utf-8")
+        # Whole or not at all: a rank that is stopped here would leave what nobody can read, and the
+        # agent looks for the file at any moment.
+        write_text(Path(path), json.dumps(content))
 
 
 def root_cause(notes: Path, exit_codes: dict[int, int], world: int) -> MixbenchError:

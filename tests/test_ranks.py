@@ -239,6 +239,25 @@ def test_ranks_that_were_all_told_to_stop_are_interrupted(tell, tmp_path):
     assert root_cause(tmp_path, {0: 4}, 2).exit_code == 4
 
 
+def test_a_rank_that_is_stopped_while_it_tells_leaves_no_half_of_a_note(monkeypatch, tmp_path):
+    path = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+    seen = []
+
+    def stop(descriptor):
+        seen.append(path.exists())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_error(UserError("x"))
+    assert seen == [False]
+    assert list(tmp_path.iterdir()) == []
+    write_error(UserError("x"))
+    assert json.loads(path.read_text())["what"] == "x"
+
+
 def test_without_a_launcher_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
     monkeypatch.chdir(tmp_path)
