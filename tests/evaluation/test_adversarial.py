@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from attacked import patterns, trained
 
 from mixbench.evaluation import adversarial as adv
 
@@ -12,30 +12,11 @@ EPS = 8 / 255
 
 @pytest.fixture(scope="module")
 def net():
-    """A small convolutional network, trained for a moment on two kinds of images."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        nn.Linear(32, 4),
-    )  # fmt: skip
-    x, y, _ = images(256, seed=9)
-    optimizer = torch.optim.Adam(net.parameters(), 0.02)
-    for _ in range(60):
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimizer.step()
-    return net.eval()
+    return trained(*images(256, seed=9)[:2], classes=4, grid=2)
 
 
 def images(n=24, seed=0):
-    """Noisy images of four brightness patterns, their classes and numbers."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randint(4, (n,), generator=generator)
-    x = 0.5 + 0.1 * torch.randn(n, 3, 8, 8, generator=generator)
-    for k in range(4):
-        rows, columns = divmod(k, 2)
-        x[y == k, :, 4 * rows : 4 * rows + 4, 4 * columns : 4 * columns + 4] += 0.08
-    return x.clamp(0, 1), y, torch.arange(n) + 50
+    return patterns(n, seed, classes=4, contrast=0.08)
 
 
 @pytest.mark.parametrize("loss", ["ce", "margin"])

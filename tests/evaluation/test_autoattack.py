@@ -3,9 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from attacked import patterns, trained
 from pyautoattack import AutoAttack
-from torch import nn
 
 from mixbench import cli, compose, run
 from mixbench.data.images import Batch
@@ -24,30 +23,11 @@ FEW = {"eps": EPS, "steps": 10, "queries": 30}
 
 @pytest.fixture(scope="module")
 def net():
-    """A small convolutional network, trained for a moment on five kinds of images."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
-        nn.Linear(128, 5),
-    )  # fmt: skip
-    x, y, _ = images(256, seed=9)
-    optimizer = torch.optim.Adam(net.parameters(), 0.02)
-    for _ in range(60):
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimizer.step()
-    return net.eval()
+    return trained(*images(256, seed=9)[:2], classes=5, grid=4)
 
 
 def images(n=40, seed=0):
-    """Noisy images of five brightness patterns, their classes and numbers."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randint(5, (n,), generator=generator)
-    x = 0.5 + 0.1 * torch.randn(n, 3, 8, 8, generator=generator)
-    for k in range(4):
-        rows, columns = divmod(k, 2)
-        x[y == k, :, 4 * rows : 4 * rows + 4, 4 * columns : 4 * columns + 4] += 0.09
-    return x.clamp(0, 1), y, torch.arange(n) + 50
+    return patterns(n, seed, classes=5, contrast=0.09)
 
 
 def package(net, ids, **settings):
