@@ -18,6 +18,7 @@ from mixbench.data.keyed import INIT, mix_seed
 from mixbench.data.maps import read_test_maps
 from mixbench.data.module import MixData
 from mixbench.errors import UserError
+from mixbench.evaluation.patches import Looking
 from mixbench.evaluation.suites import check_attacks, check_classes
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
@@ -270,11 +271,13 @@ def check_fit(config: RunConfig, splits: Splits) -> None:
 
     Raises:
         UserError: If there is one class only, a process would get single images, an attack needs
-            more classes, or ``eval.gaze`` does not fit the test images.
+            more classes, or ``eval.saliency`` or ``eval.gaze`` does not fit the test images.
     """
     info = splits.info
     if info.task == "multiclass" and "adversarial" in config.eval.suites:
         check_classes(config.eval.attacks, info)
+    if "salience" in config.eval.suites and config.eval.saliency is not None:
+        Looking(config.eval.saliency, None, info)
     if "gaze" in config.eval.suites and config.eval.gaze is not None:
         read_test_maps(config.eval.gaze, splits)
     labels = splits.train.labels

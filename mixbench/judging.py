@@ -23,6 +23,7 @@ from mixbench.data.module import MixData
 from mixbench.errors import MixbenchError, RunFailedError, UserError
 from mixbench.evaluation.adversarial import ATTACKS
 from mixbench.evaluation.autoattack import PACKAGE, available
+from mixbench.evaluation.patches import OWN
 from mixbench.evaluation.suites import COUNTED, Outcome, check_classes, draws, enter, judge, unfit
 from mixbench.group import Group
 from mixbench.methods.base import Method
@@ -362,7 +363,11 @@ def _as_carried_out(config: EvalConfig, facts: dict[str, Any]) -> EvalConfig:
     """The settings of a suite that the record tells of."""
     attacks = [name for name in facts.get("attacks", config.attacks) if _possible(name)]
     maps = config.gaze or facts.get("maps")  # where they lie now, or lay then
-    return dataclasses.replace(config, attacks=attacks, adv_n=facts["images"], gaze=maps)
+    looking = facts.get("saliency")
+    looking = None if looking == OWN else config.saliency or looking
+    return dataclasses.replace(
+        config, attacks=attacks, adv_n=facts["images"], gaze=maps, saliency=looking
+    )
 
 
 def _tested(network: Network) -> tuple[Predictions, dict[str, float]]:

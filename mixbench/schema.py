@@ -237,7 +237,7 @@ class TrainerConfig:
         positive("trainer.timeout", self.timeout)
 
 
-SUITES = ("calibration", "adversarial", "occlusion", "linearity", "gaze")
+SUITES = ("calibration", "adversarial", "occlusion", "salience", "shuffle", "linearity", "gaze")
 
 
 @dataclass
@@ -247,6 +247,7 @@ class EvalConfig:
     suites: list[str] = aside(default_factory=lambda: ["calibration", "adversarial"])
     attacks: list[str] = aside(default_factory=lambda: ["fgsm_8", "pgd20_1"])  # adversarial: names
     adv_n: int | None = aside(512)  # images of a fixed random subset to attack or pair; null: all
+    saliency: str | None = aside()  # salience: finished run that looks; null: the network itself
     gaze: str | None = aside()  # gaze: .npy or .npz of a map per test image, or a folder of maps
 
     def __post_init__(self) -> None:

@@ -134,9 +134,7 @@ def test_an_evaluation_changes_nothing_that_was_trained(folder):
         evaluate_run(folder, ["lr=0.2"])
     with pytest.raises(UserError, match="did you mean 'fgsm_8'"):
         evaluate_run(folder, ["eval.attacks=[fgsm8]"])
-    with pytest.raises(
-        UserError, match="must be one of calibration, adversarial, occlusion, linearity, gaze"
-    ):
+    with pytest.raises(UserError, match="must be one of calibration, adversarial, occlusion, sal"):
         evaluate_run(folder, ["eval.suites=[ood]"])
     with pytest.raises(UserError, match="names one twice"):
         evaluate_run(folder, ["eval.attacks=[fgsm_8,fgsm_8]"])

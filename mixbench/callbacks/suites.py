@@ -74,5 +74,5 @@ def say_outcome(name: str, outcome: Outcome) -> None:
 
 def _worth(key: str) -> bool:
     """Whether a score is no complement or part of another one."""
-    part = key.startswith("occ_") and key != "occ_auc"
+    part = key.startswith("occ_") and not key.endswith("_auc")
     return not (part or key.endswith("_acc") or key == "adv_n")

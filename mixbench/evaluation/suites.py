@@ -17,7 +17,7 @@ from mixbench.data.images import Batch
 from mixbench.data.keyed import Draw
 from mixbench.data.transforms import to_float
 from mixbench.errors import UserError, near_match
-from mixbench.evaluation import linearity, occlusion
+from mixbench.evaluation import linearity, occlusion, patches
 from mixbench.evaluation.adversarial import (
     ATTACKS,
     Model,
@@ -218,56 +218,6 @@ def enter(
     evaluations[name] = facts
 
 
-def occlusion_counts(
-    model: Model, batches: Iterable[Batch], info: DataInfo, config: EvalConfig
-) -> Counts:
-    """Right answers while patches disappear, by ``occ_<percent>``, and the number of images ``n``.
-
-    Args:
-        model: As for :func:`judge`.
-        batches: Images.
-        info: Reads size and mean colour.
-        config: Unused.
-
-    Returns:
-        Counts.
-
-    Raises:
-        ValueError: If no grid of patches divides the images.
-    """
-    del config
-    grid = occlusion.patch_grid(info.height)
-    if info.width % grid:
-        raise ValueError(f"a grid of {grid} patches does not divide {info.width} pixels")
-    names = [_occluded(ratio) for ratio in occlusion.RATIOS]
-    counts = {"n": 0} | dict.fromkeys(names, 0)
-    for batch in batches:
-        counts["n"] += len(batch.labels)
-        x, fill = to_float(batch.images), torch.tensor(info.mean)
-        order = occlusion.drop_orders(SEED, batch.ids, grid)
-        gone = occlusion.dropped(order, occlusion.RATIOS)
-        for number, name in enumerate(names):
-            with torch.no_grad():
-                logits = model(occlusion.occlude(x, gone[:, number], fill))
-            counts[name] += int((logits.argmax(dim=1) == batch.labels).sum())
-    return counts
-
-
-def occlusion_scores(counts: Mapping[str, int]) -> dict[str, float]:
-    """Accuracy at each ratio in percent, and the area under it.
-
-    Args:
-        counts: Those of :func:`occlusion_counts` over the whole set.
-
-    Returns:
-        ``occ_auc`` and ``occ_0`` to ``occ_90``.
-    """
-    curve = {name: 100 * counts[name] / counts["n"] for name in map(_occluded, occlusion.RATIOS)}
-    accuracy = torch.tensor(list(curve.values()), dtype=torch.float64)
-    ratios = torch.tensor(occlusion.RATIOS, dtype=torch.float64)
-    return {"occ_auc": float(occlusion.occlusion_auc(ratios, accuracy)), **curve}
-
-
 def linearity_counts(
     model: Model, batches: Iterable[Batch], info: DataInfo, config: EvalConfig
 ) -> Counts:
@@ -327,10 +277,6 @@ def _between(lam: float) -> str:
     return f"lin_{100 * lam:.0f}"
 
 
-def _occluded(ratio: float) -> str:
-    return f"occ_{100 * ratio:.0f}"
-
-
 def _attacked(model: Model, batches: Iterable[Batch], info: DataInfo, config: EvalConfig) -> Counts:
     del info
     # Copies, as nothing that was made in inference mode can be differentiated.
@@ -363,6 +309,7 @@ def _gaze_facts(config: EvalConfig, info: DataInfo, counts: Counts) -> dict[str,
     return {"maps": config.gaze, "pairs": counts["pairs"], "blank": counts["blank"]}
 
 
+_OCCLUDED = {"ratios": list(occlusion.RATIOS), "fill": "mean colour"}
 _SUITES = {
     "adversarial": _Suite(
         count=_attacked,
@@ -372,9 +319,21 @@ _SUITES = {
         limit=lambda config: config.adv_n,
     ),
     "occlusion": _Suite(
-        count=occlusion_counts,
-        scores=occlusion_scores,
-        facts=lambda *_: {"ratios": list(occlusion.RATIOS), "fill": "mean colour"},
+        count=lambda model, batches, info, config: patches.occluded(model, batches, info, SEED),
+        scores=patches.occlusion_scores,
+        facts=lambda *_: _OCCLUDED,
+    ),
+    "salience": _Suite(
+        count=lambda model, batches, info, config: patches.occluded_by_salience(
+            model, batches, info, patches.Looking(config.saliency, model, info)
+        ),
+        scores=patches.occlusion_scores,
+        facts=lambda config, *_: _OCCLUDED | {"saliency": config.saliency or patches.OWN},
+    ),
+    "shuffle": _Suite(
+        count=lambda model, batches, info, config: patches.shuffled(model, batches, info, SEED),
+        scores=patches.shuffle_scores,
+        facts=lambda *_: {},
     ),
     "linearity": _Suite(
         count=linearity_counts,

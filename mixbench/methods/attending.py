@@ -8,57 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from mixbench.backbones.attention import Capture
 from mixbench.data.maps import MappedImages, check_count, read_maps
 from mixbench.errors import UserError
+from mixbench.nn.looking import check_own_map, own_map, resized
 from mixbench.nn.teacher import Aside
 from mixbench.weights import load_network
-
-
-def own_map(net: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of a network and its map, in one pass.
-
-    Args:
-        net: A network that provides attention, or maps.
-        x: (B, C, H, W) normalised images.
-        y: (B,) true labels.
-
-    Returns:
-        (B, K) logits and (B, R, C) map, not negative. Of a transformer, how much each patch is
-        attended to in the last block, as the mean over heads and all tokens; of other networks
-        the class activation map of the label.
-    """
-    if "attention" not in net.provides:
-        h = net.forward_stages(x)
-        scores = torch.einsum("bchw,bc->bhw", net.head.norm(h), net.head.fc.weight[y])
-        return net.head(h), scores.relu()
-    capture = Capture({-1: "received"})
-    h = net.forward_stages(x, capture=capture)
-    attention = capture.attention[-1][:, net.prefix :]
-    size = h.shape[2:] if h.ndim == 4 else net.grid(x)
-    return net.head(h), attention.unflatten(1, tuple(size))
-
-
-def check_own_map(net: Any, key: str) -> None:
-    """Refuse a network that has no map of its own.
-
-    Args:
-        net: The network.
-        key: Config key that asks for it.
-
-    Raises:
-        UserError: With what to use.
-    """
-    if not getattr(net, "provides", frozenset()) & {"maps", "attention"}:
-        raise UserError(
-            f"{type(net).__name__} shows neither feature maps nor attention",
-            key,
-            "use a network that provides maps or attention (mixbench list nets --compat), or give "
-            "maps: method.attention=absvit, teacher, file or random",
-        )
 
 
 class Source(nn.Module):
@@ -178,11 +134,3 @@ class Taught(Source):
         """What the teacher looks at."""
         x = (resized(pixels, self.size) - self.mean) / self.std
         return own_map(self.teacher.module, x, y)[1]
-
-
-def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (B, C, H, W) in the size of another network, in float32."""
-    pixels = pixels.float()
-    if pixels.shape[2:] == size:
-        return pixels
-    return F.interpolate(pixels, size, mode="bilinear", antialias=True)

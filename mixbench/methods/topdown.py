@@ -11,9 +11,10 @@ from torch import Tensor
 from mixbench.data.keyed import Draw
 from mixbench.data.transforms import to_float
 from mixbench.errors import UserError
-from mixbench.methods.attending import Source, resized
+from mixbench.methods.attending import Source
 from mixbench.methods.guiding import PUBLISHED
 from mixbench.nn.absvit import AbSViT
+from mixbench.nn.looking import resized
 from mixbench.nn.priors import choose_prior, wnid_rows
 from mixbench.nn.teacher import Aside
 from mixbench.weights import read_weights

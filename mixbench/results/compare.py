@@ -11,7 +11,7 @@ from mixbench.errors import UserError, near_match
 from mixbench.results.contrasts import detectable, equivalent, pool, t_p
 from mixbench.results.costs import machine
 from mixbench.results.harm import class_changes
-from mixbench.results.leaderboard import ATTACKED, Group, Leaderboard, Row
+from mixbench.results.leaderboard import ATTACKED, PATCHES, Group, Leaderboard, Row
 from mixbench.results.record import Record
 from mixbench.results.resampling import (
     RESAMPLES,
@@ -25,7 +25,7 @@ from mixbench.results.stats import LEVEL, Summary, summarize, t_quantile
 PREDICTIONS = "predictions.npz"
 SCORES = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts")
 SCORES += ("aece_cf", "brier", "brier_cf", "bias", "oe", "T", "aurc", *ATTACKED, "sat_pct")
-SCORES += ("occ_auc", "lin_gap", "gaze_inconsistency", "gaze_centre")
+SCORES += (*PATCHES, "lin_gap", "gaze_inconsistency", "gaze_centre")
 COSTS = ("img_per_s", "ms_step", "peak_mem_gb", "gpu_hours", "wall_s", "params", "params_train")
 COSTS += ("macs",)
 

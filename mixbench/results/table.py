@@ -11,7 +11,7 @@ from mixbench.errors import UserError
 from mixbench.results.compare import Comparison, Line
 from mixbench.results.costs import CostTable
 from mixbench.results.evidence import sentences, verdict
-from mixbench.results.leaderboard import ATTACKED, COLUMNS, PEEKED, Group, Leaderboard, Row
+from mixbench.results.leaderboard import ATTACKED, COLUMNS, PATCHES, PEEKED, Group, Leaderboard, Row
 from mixbench.results.literature import Figure
 from mixbench.results.selection import CHOICES
 from mixbench.results.stats import Summary
@@ -22,7 +22,7 @@ WARNING = "\N{WARNING SIGN}"
 FLOOR = "\N{DAGGER}"
 _DIGITS = {"top1": 2, "top1_knn": 2, "top5": 2, "img_per_s": 0, "wall_s": 0}
 _DIGITS |= {"peak_mem_gb": 2, "gpu_hours": 3}
-_DIGITS |= dict.fromkeys((*PEEKED, *ATTACKED, "occ_auc", "lin_gap"), 2)
+_DIGITS |= dict.fromkeys((*PEEKED, *ATTACKED, *PATCHES, "lin_gap"), 2)
 _DIGITS |= dict.fromkeys(("gaze_inconsistency", "gaze_centre"), 2)
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NONE: "--"}
