@@ -113,7 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--strict", action="store_true", help="refuse keys without effect")
     text = "judge finished runs by more suites, and add the scores to their records"
     judged = add("eval", judging.evaluate, text, overrides=True)
-    judged.add_argument("--suite", metavar="a,b", help=", ".join(SUITES) + "; else eval.suites")
+    judged.add_argument(
+        "--suite",
+        metavar="a,b",
+        action="append",
+        help=", ".join(SUITES) + "; else eval.suites; may be repeated",
+    )
     text = "compute the scores of finished runs again from their weights and predictions"
     add("verify", judging.verify, text, overrides=True)
     board = add("leaderboard", tables.leaderboard, "tables of finished runs")

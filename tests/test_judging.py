@@ -395,6 +395,9 @@ def test_the_command_prints_scores_and_writes_them(folder, capsys, caplog):
     assert "fgsm_4" in capsys.readouterr().out
     assert any("adversarial on 8 of 96 images" in line for line in caplog.messages)
     assert json.loads((folder / "record.json").read_text())["metrics"]["adv_n"] == 8
+    assert cli.main(["eval", str(folder), "--suite", "shuffle,calibration", "--suite", "gaze"]) == 2
+    assert cli.main(["eval", str(folder), "--suite", "shuffle", "--suite", "occlusion"]) == 0
+    assert read_record(folder).evaluations.keys() >= {"shuffle", "occlusion"}
 
 
 @pytest.fixture

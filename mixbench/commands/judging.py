@@ -14,7 +14,7 @@ def evaluate(args: argparse.Namespace) -> int:
     folders, words = _runs("eval", args.overrides)
     suites = None
     if args.suite is not None:
-        suites = [name.strip() for name in args.suite.split(",")]
+        suites = [name.strip() for name in ",".join(args.suite).split(",")]
         for name in suites:
             if name not in SUITES:
                 raise UserError(f"no suite {name!r}", "--suite", f"choose of: {', '.join(SUITES)}")

@@ -167,7 +167,8 @@ def judge(
         The same outcome everywhere.
 
     Raises:
-        UserError: If the images are of a size that the suite cannot divide.
+        UserError: If the images are of a size that the suite cannot divide, or a file that it needs
+            cannot be used.
     """
     suite, started = _SUITES[name], time.monotonic()
     try:
@@ -176,6 +177,8 @@ def judge(
             counts = suite.count(model, batches, info, config)
         counts = group.total(counts)
         scores = suite.scores(counts)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{name}: {error}", "eval.suites", f"leave {name} out") from error
     facts: dict[str, Any] = {"images": counts["n"], "of": info.test_size, "seed": SEED}

@@ -186,6 +186,9 @@ def test_what_cannot_look_is_refused_before_training(finished, tmp_path):
     with pytest.raises(UserError, match="its network knows 10 classes, the data has 2"):
         run(compose([*words, *data, f"eval.saliency={finished[0]}"]))
 
+    with pytest.raises(UserError, match=r"no such file or folder: none\n  where: eval\.saliency"):
+        evaluate_run(finished[0], ["eval.saliency=none"], ["salience"])
+
     class Blind:
         net = torch.nn.Flatten()
 
