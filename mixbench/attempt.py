@@ -22,6 +22,7 @@ from mixbench.callbacks.progress import quiet_lightning
 from mixbench.checkpoints import LAST, check_shapes, read_checkpoint
 from mixbench.compiling import compile_stages
 from mixbench.config import to_plain
+from mixbench.data.images import unused_line
 from mixbench.data.module import MixData
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
 from mixbench.group import Group
@@ -197,6 +198,10 @@ class Attempt:
         if record.label_noise is not None:
             share = 100 * record.label_noise
             log.info("data.labels changed %.2f %% of the training labels", share)
+        for notice in record.notices:
+            log.info("%s", notice)
+        if record.unused:
+            log.info("%s", unused_line(record.unused))
 
     def _train(self, signals: StopSignals, checkpoint: dict[str, Any] | None) -> None:
         parts = Parts(self.config, self.folder, self.method, self.data, self.device, self.group)

@@ -207,5 +207,7 @@ def _new_record(
         skipped=info.skipped,
         official=info.official,
         label_noise=info.label_noise,
+        notices=info.notices,
+        unused=info.unused,
         **environment(),
     )

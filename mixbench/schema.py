@@ -370,6 +370,8 @@ class DataInfo:
     skipped: int = 0  # unreadable images left out
     official: bool | None = None  # the files are the authors' own; None: not known
     label_noise: float | None = None  # share of training labels that data.labels changed
+    notices: list[str] = field(default_factory=list)  # what a user should know, as sentences
+    unused: dict[str, int] = field(default_factory=dict)  # what was left out, counted by reason
 
     @property
     def names(self) -> list[str]:

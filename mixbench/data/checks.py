@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixbench.data.decode import size_of, unreadable
 from mixbench.data.encoded import Part
-from mixbench.data.images import ResidentImages
+from mixbench.data.images import ResidentImages, summed, unused_line
 
 
 @dataclass
@@ -42,11 +42,15 @@ def inspect(source: Any) -> Findings:
     parts = source.parts()
     if parts is not None:
         train, test, names = parts
+        notices, unused = train.notices + test.notices, summed(train.unused, test.unused)
         looks = [_look_at_files(part) for part in (train, test)]
     else:
         content = source.read()
         train, test, names = content.train, content.test, content.class_names
+        notices, unused = content.notices, content.unused
         looks = [_look_at_pixels(part) for part in (train, test)]
+    found.facts += notices
+    found.facts += [unused_line(unused)] if unused else []
     for split, part, look in zip(("train", "test"), (train, test), looks, strict=True):
         found.facts.append(f"{split}: {len(look.hashes)} images, {_sizes(look.sizes)}")
         _balance(found, split, part.labels, names)

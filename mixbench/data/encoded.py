@@ -1,7 +1,7 @@
 """Image files: decoded once into memory, or whenever they are asked for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,12 +27,16 @@ class Part:
         load: Returns the content of file i.
         labels: (N,) or (N, K), as in :class:`mixbench.data.images.ImageSet`.
         boxes: (N, M, 5), as there.
+        notices: What a user should know of the files, in full sentences.
+        unused: Counts of what was left out, by a noun in the singular.
     """
 
     names: Sequence[str]
     load: Callable[[int], bytes]
     labels: Tensor
     boxes: Tensor | None = None
+    notices: list[str] = field(default_factory=list)
+    unused: dict[str, int] = field(default_factory=dict)
 
 
 def read_part(part: Part, config: DataConfig) -> tuple[ImageSet, int]:

@@ -2,8 +2,10 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -143,13 +145,45 @@ class Splits:
 
 
 class Content(NamedTuple):
-    """All that a data set holds: its images, class names, and what could not be read."""
+    """All that a data set holds: its images, class names, and what could not be read.
+
+    ``notices`` and ``unused`` are as in :class:`mixbench.schema.DataInfo`.
+    """
 
     train: ImageSet
     test: ImageSet
     class_names: list[str]
     skipped: int = 0
     stats: "Stats | None" = None  # of all training images, where they are known already
+    notices: Sequence[str] = ()
+    unused: Mapping[str, int] = MappingProxyType({})
+
+
+def summed(*counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts by reason of several parts of a data set, added.
+
+    Args:
+        *counts: Of each part.
+
+    Returns:
+        Their sums, in the order in which the reasons appear.
+    """
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
+
+
+def unused_line(unused: Mapping[str, int]) -> str:
+    """One line on what of a data set is left out.
+
+    Args:
+        unused: Counts by reason, a noun in the singular.
+
+    Returns:
+        The line.
+    """
+    return f"not used: {', '.join(f'{count:,} x {reason}' for reason, count in unused.items())}"
 
 
 class Stats(NamedTuple):

@@ -22,7 +22,7 @@ from mixbench.results.files import write_bytes
 
 log = logging.getLogger("mixbench")
 
-VERSION = 1  # of the layout and of the decoding
+VERSION = 2  # of the layout and of the decoding
 KEYS = ("size", "resize", "crop_area", "on_corrupt")
 
 
@@ -59,11 +59,19 @@ def prepared(source: Any) -> Content | None:
             stats = Stats(**facts["stats"])
             if "train_images" not in archive.files:  # only facts of files that stay files
                 return source.read()._replace(stats=stats)
-            parts = [_part(archive, part) for part in ("train", "test")]
+            content = Content(
+                _part(archive, "train"),
+                _part(archive, "test"),
+                facts["class_names"],
+                facts["skipped"],
+                stats,
+                facts["notices"],
+                facts["unused"],
+            )
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
         log.warning("the prepared set %s is of no use and left aside: %s", path, error)
         return None
-    return Content(parts[0], parts[1], facts["class_names"], facts["skipped"], stats)
+    return content
 
 
 def prepare(source: Any) -> tuple[Path | None, Content]:
@@ -110,6 +118,8 @@ def _arrays(content: Content) -> dict[str, np.ndarray]:
         "class_names": content.class_names,
         "skipped": content.skipped,
         "stats": content.stats._asdict() if content.stats else None,
+        "notices": list(content.notices),
+        "unused": dict(content.unused),
     }
     arrays = {"facts": np.array(json.dumps(facts))}
     for name, part in (("train", content.train), ("test", content.test)):

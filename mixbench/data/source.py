@@ -19,6 +19,7 @@ from mixbench.data.images import (
     Stats,
     image_stats,
     stratified,
+    summed,
 )
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
 from mixbench.data.prepared import prepared
@@ -94,7 +95,14 @@ class DataSource(ABC):
         (train_set, skipped), (test_set, more) = (
             read_part(part, self.config) for part in (train, test)
         )
-        return Content(train_set, test_set, class_names, skipped + more)
+        return Content(
+            train_set,
+            test_set,
+            class_names,
+            skipped + more,
+            notices=[*train.notices, *test.notices],
+            unused=summed(train.unused, test.unused),
+        )
 
     def load(self, *, holdout: bool = False) -> Splits:
         """Read, take the subsets that the configuration asks for, and describe the result.
@@ -109,7 +117,8 @@ class DataSource(ABC):
             UserError: If files are missing, unreadable or do not fit together.
         """
         config = self.config
-        train, test, class_names, skipped, stats = prepared(self) or self.read()
+        content = prepared(self) or self.read()
+        train, test, class_names, skipped, stats, notices, unused = content
         if config.size is not None:  # files have it from decoding; what was stored as pixels not
             train, test = (
                 part.resized(config.size)
@@ -166,6 +175,8 @@ class DataSource(ABC):
             skipped=skipped,
             official=self.official,
             label_noise=noise,
+            notices=list(notices),
+            unused=dict(unused),
         )
         return Splits(train, test, info, val, places, lambda: self._test_names(test_rows, skipped))
 

@@ -69,6 +69,8 @@ class Record:
     skipped: int = 0  # unreadable images left out
     official: bool | None = None  # the data files are the authors' own; None: not known
     label_noise: float | None = None  # share of training labels that data.labels changed
+    notices: list[str] = field(default_factory=list)  # what a user should know of the data
+    unused: dict[str, int] = field(default_factory=dict)  # what was left out, counted by reason
     attempts: list[dict[str, Any]] = field(default_factory=list)
     resumed_bit_exact: bool | None = None  # None: trained in one go
     config_changes: dict[str, Any] = field(default_factory=dict)  # allowed on the way, by key
