@@ -13,6 +13,7 @@ LEVELS = {
     "__init__": 10,
     "errors": -1,  # what every other room may raise
     "functional": 0,
+    "arrays": 0,
     "registry": 0,
     "schema": 0,
     "source": 0,
@@ -78,6 +79,7 @@ THIRD_PARTY = {
     "functional": {"torch"},
     "functional/sinkhorn": {"torch", "ot"},
     "experiments": {"yaml"},
+    "arrays": {"numpy"},
     "backbones": TORCH,
     "backbones/adapters": TORCH | {"timm"},
     "data": LIGHTNING | {"sklearn"},

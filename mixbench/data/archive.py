@@ -12,10 +12,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from mixbench.arrays import MAX_BYTES, MAX_RATIO
 from mixbench.errors import UserError
-
-MAX_RATIO = 200  # unpacked to packed size; lists of file names reach about 20
-MAX_BYTES = 32 << 30  # unpacked, of a whole archive
 
 
 class Files(ABC):

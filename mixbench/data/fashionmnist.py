@@ -7,19 +7,16 @@ in RGB. Read from the four ``idx`` files, or from one ``.npz`` or ``.npz.xz`` wi
 
 import gzip
 import io
-import lzma
 import math
-import zipfile
 import zlib
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import torch
 
-from mixbench.data.archive import MAX_RATIO, Files, FolderFiles
+from mixbench.arrays import MAX_RATIO, Arrays
+from mixbench.data.archive import Files, FolderFiles
 from mixbench.data.images import Content, ResidentImages, Stats, check_labels
 from mixbench.data.originals import Original, OriginalSource
 from mixbench.errors import UserError
@@ -82,7 +79,8 @@ class FashionMnist(OriginalSource):
         for files in self.files:
             found = [known for known in files.names if known.removesuffix(".gz") == name]
             if found:
-                raw = _unpacked(files.read(found[0]), files.root, gzip.open, found[0][-3:] == ".gz")
+                raw = files.read(found[0])
+                raw = _unpacked(raw, files.root) if found[0].endswith(".gz") else raw
                 shape = tuple(np.frombuffer(raw[4 : 4 + 4 * rank], ">u4").tolist())
                 if raw[:4] != bytes((0, 0, 8, rank)) or len(raw) != 4 + 4 * rank + math.prod(shape):
                     raise UserError(f"{found[0]} is not an idx file of bytes", str(files.root))
@@ -106,25 +104,22 @@ class _Single(Files):
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    raw = _unpacked(path.read_bytes(), path, lzma.open, path.suffix == ".xz")
     keys = [f"{part}_{kind}" for _, part in _PARTS for kind in ("images", "labels")]
     try:
-        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
+        with Arrays(path) as archive:
             return {key: archive[key] for key in keys}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"not the .npz of Fashion-MNIST: {error}", str(path), f"it holds {', '.join(keys)}"
         ) from error
 
 
-def _unpacked(raw: bytes, path: Path, opener: Callable[[IO[bytes]], Any], packed: bool) -> bytes:
-    if not packed:
-        return raw
+def _unpacked(raw: bytes, path: Path) -> bytes:
     limit = MAX_RATIO * len(raw)
     try:
-        with opener(io.BytesIO(raw)) as file:
+        with gzip.open(io.BytesIO(raw)) as file:
             content = file.read(limit + 1)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"not readable: {error}", str(path), "get it again") from error
     if len(content) > limit:
         raise UserError(f"it unpacks to more than {MAX_RATIO} times its size", str(path))

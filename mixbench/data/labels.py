@@ -7,7 +7,6 @@ CIFAR-10 as ``aggre_label``, ``worse_label`` and ``random_label1`` to ``random_l
 """
 
 import hashlib
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixbench.arrays import Arrays
 from mixbench.errors import UserError, near_match
 
 KEY, CLEAN, WORD = "data.labels", "clean_label", "_label"
@@ -51,11 +51,11 @@ def read_labels(given: str) -> OtherLabels:
     """
     path, chosen = _divided(given)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            sets = {name: archive[name] for name in archive.files}
+        with Arrays(path) as archive:
+            sets = {name: archive[name] for name in archive.names}
     except FileNotFoundError as error:
         raise UserError("no such file of labels", str(path), f"correct {KEY}=") from error
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"not a readable .npz of labels: {error}", str(path), f"correct {KEY}="
         ) from error

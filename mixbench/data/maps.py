@@ -1,7 +1,6 @@
 """Maps on disk that belong to images: where people looked, or what another program found."""
 
 import math
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from mixbench.arrays import Arrays, is_single, read_array
 from mixbench.data.images import SUFFIXES, Batch, ImageSet, Splits
 from mixbench.data.keyed import Draw
 from mixbench.data.transforms import crop_flip, draw_crop_flip
@@ -36,14 +36,18 @@ def read_maps(path: Path, key: str) -> Tensor:
     """
     where = f"{key}={path}"
     try:
-        content = np.load(path, allow_pickle=False)
-        if not isinstance(content, np.ndarray):
-            with content as archive:
+        if is_single(path):
+            content = read_array(path)
+        else:
+            with Arrays(path) as archive:
                 content = archive["maps"]
         maps = torch.from_numpy(content.astype(np.float32))
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        why = "no such file" if isinstance(error, FileNotFoundError) else "no file of maps"
-        raise UserError(f"{why}: {path.name}", where, f"give {LAYOUT}") from error
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path.name}", where, f"give {LAYOUT}") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"no file of maps: {path.name}: {error}", where, f"give {LAYOUT}"
+        ) from error
     if maps.ndim != 3 or not maps.numel():
         raise UserError(f"maps are {tuple(maps.shape)}", where, f"give {LAYOUT}")
     if not bool((maps >= 0).all() & maps.isfinite().all()):
@@ -139,9 +143,11 @@ def _told_apart(names: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 def _one_map(path: Path, where: str, size: tuple[int, int]) -> Tensor:
     if path.suffix.lower() == ".npy":
         try:
-            content = np.load(path, allow_pickle=False).astype(np.float32)
-        except (OSError, ValueError, EOFError, TypeError) as error:
-            raise UserError(f"no map: {path.name}", where, "give an array (h, w)") from error
+            content = read_array(path).astype(np.float32)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"no map: {path.name}: {error}", where, "give an array (h, w)"
+            ) from error
     else:
         try:
             with Image.open(path) as image:

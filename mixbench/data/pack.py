@@ -8,7 +8,6 @@ of such, as Hugging Face distributes data sets.
 """
 
 import hashlib
-import zipfile
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixbench.arrays import Arrays
 from mixbench.data.encoded import Part, read_part
 from mixbench.data.images import Content, ResidentImages, check_labels, corners
 from mixbench.data.parquet import is_parquet, read_parquet
@@ -45,10 +45,10 @@ class Pack(DataSource):
         path = self._paths()[0]
         if is_parquet(path):
             return []
-        with np.load(path, allow_pickle=False) as archive:
-            if "wnid" not in archive.files:
+        with Arrays(path) as archive:
+            if "wnid" not in archive:
                 return []
-            labels = archive["label" if "label" in archive.files else "labels"].tolist()
+            labels = archive["label" if "label" in archive else "labels"].tolist()
             pairs = set(zip(labels, archive["wnid"].tolist(), strict=True))
         ids = [str(wnid) for _, wnid in sorted(pairs)]
         return ids if len(ids) == len(self._both[2]) == len(set(labels)) else []
@@ -93,10 +93,10 @@ class Pack(DataSource):
         if is_parquet(path):
             return read_parquet(path)
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with Arrays(path) as archive:
                 # Each access unpacks anew, so every member is read once.
-                members = {key: archive[key] for key in archive.files if key in _KEYS}
-        except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+                members = {key: archive[key] for key in archive.names if key in _KEYS}
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"not a readable .npz pack: {error}", str(path), "see the layout in the README"
             ) from error
@@ -129,8 +129,8 @@ class Pack(DataSource):
 def _original_index(path: Path) -> Tensor | None:
     if is_parquet(path):
         return None
-    with np.load(path, allow_pickle=False) as archive:
-        if "original_index" not in archive.files:
+    with Arrays(path) as archive:
+        if "original_index" not in archive:
             return None
         return torch.from_numpy(archive["original_index"].astype(np.int64))
 

@@ -9,13 +9,13 @@ import contextlib
 import hashlib
 import json
 import logging
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from mixbench.arrays import Arrays
 from mixbench.data.images import Content, ImageSet, ResidentImages, Stats, image_stats
 from mixbench.data.place import data_folder, turn
 from mixbench.results.files import write_bytes
@@ -54,10 +54,10 @@ def prepared(source: Any) -> Content | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with Arrays(path) as archive:
             facts = json.loads(str(archive["facts"]))
             stats = Stats(**facts["stats"])
-            if "train_images" not in archive.files:  # only facts of files that stay files
+            if "train_images" not in archive:  # only facts of files that stay files
                 return source.read()._replace(stats=stats)
             content = Content(
                 _part(archive, "train"),
@@ -68,7 +68,7 @@ def prepared(source: Any) -> Content | None:
                 facts["notices"],
                 facts["unused"],
             )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("the prepared set %s is of no use and left aside: %s", path, error)
         return None
     return content
@@ -135,5 +135,5 @@ def _part(archive: Any, name: str) -> ImageSet:
     return ResidentImages(
         torch.from_numpy(archive[f"{name}_images"]),
         torch.from_numpy(archive[f"{name}_labels"]),
-        torch.from_numpy(archive[boxes]) if boxes in archive.files else None,
+        torch.from_numpy(archive[boxes]) if boxes in archive else None,
     )

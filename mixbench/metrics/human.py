@@ -5,7 +5,6 @@ image of CIFAR-10; their answers (jcpeterson/cifar-10h) are read from an ``.npz`
 (N, K), and ``labels`` (N,), the true classes, by which the order is checked.
 """
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixbench.arrays import Arrays
 from mixbench.errors import UserError
 
 
@@ -66,11 +66,11 @@ def read_human(path: Path) -> HumanLabels:
         UserError: If it is missing, not such a file, or nobody was asked about an image.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {key: archive[key] for key in archive.files if key in ("counts", "labels")}
+        with Arrays(path) as archive:
+            found = {key: archive[key] for key in archive.names if key in ("counts", "labels")}
     except FileNotFoundError as error:
         raise UserError("no such file of people's answers", str(path)) from error
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"not a readable .npz of people's answers: {error}", str(path)) from error
     if "counts" not in found or found["counts"].ndim != 2:
         raise UserError("people's answers need counts (N, K)", str(path), "see cifar10h.npz")

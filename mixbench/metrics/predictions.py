@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixbench.arrays import Arrays
 from mixbench.errors import UserError
 from mixbench.metrics.classification import scores
 from mixbench.metrics.multilabel import multilabel_scores
@@ -69,9 +70,9 @@ def read_predictions(path: Path) -> Predictions:
         UserError: If the file is missing, damaged or of another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with Arrays(path) as stored:
             names = tuple(stored["class_names"].tolist()) if "class_names" in stored else ()
-            kept = (name for name in stored.files if name != "class_names")
+            kept = (name for name in stored.names if name != "class_names")
             arrays = {name: torch.from_numpy(stored[name]) for name in kept}
         parts = [
             (arrays[f"{start}logits"].float(), arrays[f"{start}labels"], arrays[f"{start}ids"])
@@ -79,7 +80,7 @@ def read_predictions(path: Path) -> Predictions:
         ]
     except FileNotFoundError as error:
         raise UserError("no predictions of a run", str(path), "evaluate the run first") from error
-    except Exception as error:  # zip, numpy and torch each raise errors of their own
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"unreadable predictions: {error}", str(path), "evaluate the run again"
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mixbench.arrays import Arrays
 from mixbench.errors import UserError, near_match
 from mixbench.results.contrasts import detectable, equivalent, pool, t_p
 from mixbench.results.costs import machine
@@ -292,9 +293,13 @@ def _by_class(
 def _class_names(folders: list[Path]) -> dict[int, str]:
     """Names of classes, where a run has stored them."""
     for folder in folders:
-        with np.load(folder / PREDICTIONS, allow_pickle=False) as stored:
-            if "class_names" in stored:
-                return dict(enumerate(stored["class_names"].tolist()))
+        try:
+            with Arrays(folder / PREDICTIONS) as stored:
+                if "class_names" in stored:
+                    return dict(enumerate(map(str, stored["class_names"].tolist())))
+        except (OSError, ValueError) as error:
+            where = str(folder / PREDICTIONS)
+            raise UserError(f"unreadable predictions: {error}", where) from error
     return {}
 
 
@@ -334,11 +339,11 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         UserError: If the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with Arrays(path) as stored:
             logits, labels, ids = (stored[name] for name in ("logits", "labels", "ids"))
     except FileNotFoundError as error:
         raise UserError("no predictions are stored", str(path), "mixbench eval RUN") from error
-    except Exception as error:  # zip and numpy raise errors of their own
+    except (OSError, ValueError) as error:
         raise UserError(f"unreadable predictions: {error}", str(path)) from error
     if logits.ndim != 2 or labels.ndim != 1 or not len(logits) == len(labels) == len(ids) > 0:
         raise UserError("predictions do not belong together", str(path))

@@ -1,0 +1,248 @@
+"""NumPy arrays in files of any origin, read within stated limits.
+
+A header can claim any size, and a packed file can unpack to any. Both are held against the file,
+the limits and the memory before anything is allocated, and nothing is unpickled.
+"""
+
+import io
+import lzma
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+
+MAX_RATIO = 200  # unpacked to packed size; lists of file names reach about 20
+MAX_BYTES = 32 << 30  # unpacked, of a whole archive
+FREE_BYTES = 1 << 30  # unpacked, for which no ratio is asked: equal numbers pack a thousandfold
+_XZ_MEMORY = 1 << 30  # xz -9 takes 65 MiB; a header can claim 4 GiB
+_KEEP = "numpy.savez stores it without packing, if it is meant so"
+_MAGIC, _SUFFIX = b"\x93NUMPY", ".npy"
+_FAULTS = (OSError, EOFError, ValueError, TypeError, SyntaxError, OverflowError, RecursionError)
+_FAULTS += (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError)
+_FAULTS += (MemoryError, NotImplementedError, RuntimeError)
+
+
+class UnreadableArraysError(ValueError):
+    """A file does not hold arrays, or more than it may."""
+
+
+class Arrays:
+    """The arrays of an ``.npz`` file, or of one that xz packed again; each access unpacks anew.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        UnreadableArraysError: If it is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._packed, self._unpacked = _size(path), 0
+        try:
+            content = io.BytesIO(self._without_xz(path)) if path.suffix == ".xz" else path
+            self._archive = zipfile.ZipFile(content)
+        except _FAULTS as error:
+            single = "one array (.npy) where an .npz with several named ones is needed"
+            raise _unreadable(single if is_single(path) else error) from error
+        self._members = {
+            member.filename.removesuffix(_SUFFIX): member
+            for member in self._archive.infolist()
+            if member.filename.endswith(_SUFFIX)
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """Of all arrays, in the order of the file."""
+        return list(self._members)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._archive.close()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array, from its header alone.
+
+        Args:
+            name: One of :attr:`names`.
+
+        Returns:
+            The shape.
+
+        Raises:
+            UnreadableArraysError: As for the array itself.
+        """
+        return self._read(name, header=True)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._read(name, header=False)
+
+    def _read(self, name: str, *, header: bool) -> Any:
+        if name not in self._members:
+            raise UnreadableArraysError(f"no array {name!r}; found {_listed(self.names)}")
+        member = self._members[name]
+        if not header:
+            self._unpacked += member.file_size
+        check_size(max(self._unpacked, member.file_size), self._packed)
+        try:
+            with self._archive.open(member) as file:
+                shape = _checked_header(file, member.file_size, name)
+            if header:
+                return shape
+            with self._archive.open(member) as file:
+                array = np.lib.format.read_array(file, allow_pickle=False)
+                file.read(1)  # at the very end the checksum is compared
+        except _FAULTS as error:
+            raise _unreadable(error, f"{name}: ") from error
+        return array
+
+    def _without_xz(self, path: Path) -> bytes:
+        unpack = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+        content = unpack.decompress(path.read_bytes(), _limit(self._packed) + 1)
+        check_size(len(content), self._packed)
+        if not unpack.eof:
+            raise EOFError("it is cut off")
+        return content
+
+
+def is_single(path: Path) -> bool:
+    """Whether a file holds one array, as ``.npy`` does.
+
+    Args:
+        path: The file.
+
+    Returns:
+        True if it begins as such a file does; False where it cannot be read.
+    """
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read an ``.npy`` file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its array.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        UnreadableArraysError: If it is no such file, or larger than the memory.
+    """
+    size = _size(path)
+    check_size(size, size)
+    try:
+        with path.open("rb") as file:
+            _checked_header(file, size, path.name)
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except _FAULTS as error:
+        raise _unreadable(error) from error
+
+
+def check_size(unpacked: int, packed: int) -> None:
+    """Refuse to unpack what is larger than a file of arrays may be, or than the free memory.
+
+    Args:
+        unpacked: Bytes that are wanted.
+        packed: Bytes of the file.
+
+    Raises:
+        UnreadableArraysError: With both sizes.
+    """
+    if unpacked > MAX_BYTES:
+        raise UnreadableArraysError(f"it unpacks to {_shown(unpacked)}, above {_shown(MAX_BYTES)}")
+    if unpacked > max(FREE_BYTES, MAX_RATIO * packed):
+        raise UnreadableArraysError(
+            f"it unpacks from {_shown(packed)} to {_shown(unpacked)}, more than {MAX_RATIO} times "
+            f"its size; {_KEEP}"
+        )
+    free = free_memory()
+    if free is not None and unpacked > free:
+        raise UnreadableArraysError(
+            f"it unpacks to {_shown(unpacked)}, and {_shown(free)} of memory are free"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that this process can still have; None where the system does not tell."""
+    group = Path("/sys/fs/cgroup")
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+        limit, used = ((group / f"memory.{name}").read_text("ascii") for name in ("max", "current"))
+        found.append(max(0, int(limit) - int(used)))
+    except (OSError, ValueError):  # another system, or no limit
+        pass
+    return min(found, default=None)
+
+
+def _limit(packed: int) -> int:
+    limits = [MAX_BYTES, max(FREE_BYTES, MAX_RATIO * packed), free_memory()]
+    return min(limit for limit in limits if limit is not None)
+
+
+def _size(path: Path) -> int:
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise UnreadableArraysError("it is no regular file")
+    return path.stat().st_size
+
+
+def _checked_header(file: IO[bytes], size: int, name: str) -> tuple[int, ...]:
+    """Shape of an array, if its header says what the file can hold."""
+    version = np.lib.format.read_magic(file)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"version {version} of the format is unknown")
+    shape, _, dtype = readers[version](file)
+    if dtype.hasobject:
+        raise ValueError(
+            "it holds Python objects, which are not unpickled; store numbers or text (dtype U)"
+        )
+    claimed, held = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if min(shape, default=0) < 0 or claimed != held:
+        raise ValueError(
+            f"its header claims {dtype} {shape}, {_shown(claimed)}; {name} holds {_shown(held)}"
+        )
+    return shape
+
+
+def _unreadable(error: object, before: str = "") -> UnreadableArraysError:
+    text = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return UnreadableArraysError(before + (text or type(error).__name__))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (" ..." if len(names) > 20 else "") or "none"
+
+
+def _shown(count: int) -> str:
+    """A number of bytes for people."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:.1f} TiB"

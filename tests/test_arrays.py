@@ -1,0 +1,180 @@
+"""Files of arrays from anywhere: none may take memory that it does not hold, or run anything."""
+
+import contextlib
+import io
+import lzma
+import os
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+
+from mixbench import arrays
+from mixbench.arrays import Arrays, UnreadableArraysError, read_array
+
+
+def saved(array, **options):
+    """Content of an ``.npy`` file."""
+    file = io.BytesIO()
+    np.save(file, array, **options)
+    return file.getvalue()
+
+
+def header(shape):
+    """Head of an ``.npy`` file of bytes that claims any shape."""
+    file = io.BytesIO()
+    claimed = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, claimed)
+    return file.getvalue()
+
+
+def refused(path, name, match):
+    """An array of a file, which is opened without a complaint, cannot be had."""
+    with Arrays(path) as found, pytest.raises(UnreadableArraysError, match=match):
+        found[name]
+
+
+def packed(path, packing=zipfile.ZIP_DEFLATED, **members):
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_arrays_are_those_that_numpy_wrote(tmp_path, write):
+    kept = {
+        "images": np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
+        "turned": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "text": np.array(["ant", "bée"]),
+        "none": np.zeros((0, 3)),
+        "single": np.array(7),
+    }
+    write(tmp_path / "a.npz", **kept)
+    with Arrays(tmp_path / "a.npz") as found:
+        assert found.names == list(kept)
+        for name, array in kept.items():
+            assert name in found
+            assert found.shape(name) == array.shape
+            assert found[name].dtype == array.dtype
+            assert np.array_equal(found[name], array)
+        found["images"][0] = 0  # writable, as torch wants it
+        with pytest.raises(UnreadableArraysError, match="no array 'x'; found images, turned"):
+            found["x"]
+    (tmp_path / "a.npz.xz").write_bytes(lzma.compress((tmp_path / "a.npz").read_bytes()))
+    with Arrays(tmp_path / "a.npz.xz") as found:
+        assert np.array_equal(found["turned"], kept["turned"])
+    np.save(tmp_path / "b.npy", kept["turned"])
+    assert np.array_equal(read_array(tmp_path / "b.npy"), kept["turned"])
+
+
+def test_a_header_that_claims_more_than_its_file_holds_is_refused_before_it_is_read(tmp_path):
+    vast = header((50_000_000, 1000, 1000)) + bytes(100)
+    path = packed(tmp_path / "a.npz", images=vast)
+    (tmp_path / "a.npy").write_bytes(vast)
+    few = header((2, -50))
+    tracemalloc.start()
+    refused(path, "images", r"45\.5 TiB.*100 bytes")
+    with pytest.raises(UnreadableArraysError, match=r"45\.5 TiB.*100 bytes"):
+        read_array(tmp_path / "a.npy")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    refused(packed(path, images=few + bytes(100)), "images", "header claims")
+
+
+def test_a_file_that_unpacks_beyond_its_limits_is_refused_before_it_is_unpacked(
+    tmp_path, monkeypatch
+):
+    flat = np.zeros((1 << 20, 4), np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", images=flat, labels=np.zeros(9))
+    with Arrays(tmp_path / "a.npz") as found:  # a picture of one colour is none the less one
+        assert found["images"].shape == flat.shape
+    monkeypatch.setattr(arrays, "FREE_BYTES", 1 << 22)
+    with Arrays(tmp_path / "a.npz") as found:
+        assert found["labels"].shape == (9,)
+        with pytest.raises(UnreadableArraysError, match=r"KiB to 4\.0 MiB.*numpy\.savez stores"):
+            found["images"]
+    np.savez(tmp_path / "b.npz", images=flat)  # as the message says
+    with Arrays(tmp_path / "b.npz") as found:
+        assert found["images"].shape == flat.shape
+    (tmp_path / "b.npz.xz").write_bytes(lzma.compress((tmp_path / "b.npz").read_bytes()))
+    with pytest.raises(UnreadableArraysError, match="more than 200 times"):
+        Arrays(tmp_path / "b.npz.xz")
+    monkeypatch.setattr(arrays, "free_memory", lambda: 3 << 20)
+    refused(tmp_path / "b.npz", "images", r"4\.0 MiB, and 3\.0 MiB of memory")
+    monkeypatch.setattr(arrays, "MAX_BYTES", 2 << 20)
+    refused(tmp_path / "b.npz", "images", r"4\.0 MiB, above 2\.0 MiB")
+
+
+def test_several_members_count_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "MAX_BYTES", 1000)
+    np.savez(tmp_path / "a.npz", first=np.zeros(600, np.uint8), other=np.zeros(600, np.uint8))
+    with Arrays(tmp_path / "a.npz") as found:
+        assert len(found["first"]) == found.shape("other")[0] == 600
+        with pytest.raises(UnreadableArraysError, match=r"1\.4 KiB, above 1000 bytes"):
+            found["other"]
+
+
+def test_the_limits_are_those_of_the_bomb_that_was_found():
+    with pytest.raises(UnreadableArraysError, match=r"13\.0 MiB to 3\.0 GiB"):
+        arrays.check_size(3 << 30, 13 << 20)
+    free = arrays.free_memory()
+    assert free is None or 1 << 20 < free < 1 << 50
+
+
+def test_what_is_no_file_of_arrays_says_what_it_is(tmp_path):
+    path = tmp_path / "a.npz"
+    with pytest.raises(FileNotFoundError):
+        Arrays(path)
+    with pytest.raises(FileNotFoundError):
+        read_array(path)
+    os.mkfifo(path)
+    for read in (Arrays, read_array):
+        with pytest.raises(UnreadableArraysError, match="no regular file"):
+            read(path)
+    path.unlink()
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(UnreadableArraysError, match="npz with several named ones"):
+        Arrays(tmp_path / "a.npy")
+    path.write_bytes(b"<html>")
+    for read in (Arrays, read_array):
+        with pytest.raises(UnreadableArraysError):
+            read(path)
+    refused(
+        packed(path, names=saved(np.array(["a", None]), allow_pickle=True)),
+        "names",
+        "names: it holds Python objects",
+    )
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    content = bytearray(
+        packed(tmp_path / "a.npz", zipfile.ZIP_STORED, x=saved(np.ones(64))).read_bytes()
+    )
+    content[content.index(b"NUMPY") + 300] ^= 1
+    (tmp_path / "a.npz").write_bytes(content)
+    refused(tmp_path / "a.npz", "x", "CRC")
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape")
+def test_damaged_files_raise_nothing_else(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez_compressed(tmp_path / "a.npz", images=np.arange(40), names=np.array(["ant", "bee"]))
+    np.save(tmp_path / "a.npy", np.arange(40))
+    for name, read in (("a.npz", read_all), ("a.npy", read_array)):
+        content = (tmp_path / name).read_bytes()
+        for _ in range(300):
+            damaged = bytearray(content)
+            for place in rng.integers(0, len(damaged), rng.integers(1, 6)):
+                damaged[place] = rng.integers(0, 256)
+            if rng.random() < 0.3:
+                del damaged[rng.integers(0, len(damaged)) :]
+            (tmp_path / f"damaged-{name}").write_bytes(damaged)
+            with contextlib.suppress(UnreadableArraysError):
+                read(tmp_path / f"damaged-{name}")
+
+
+def read_all(path):
+    with Arrays(path) as found:
+        return [found[name] for name in found.names]
