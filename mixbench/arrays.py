@@ -100,11 +100,9 @@ class Arrays:
             if header:
                 return shape
             with self._archive.open(member) as file:
-                array = np.lib.format.read_array(file, allow_pickle=False)
-                file.read(1)  # at the very end the checksum is compared
+                return np.lib.format.read_array(file, allow_pickle=False)
         except _FAULTS as error:
             raise _unreadable(error, f"{name}: ") from error
-        return array
 
     def _without_xz(self, path: Path) -> bytes:
         unpack = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)

@@ -209,5 +209,6 @@ def _new_record(
         label_noise=info.label_noise,
         notices=info.notices,
         unused=info.unused,
+        shared_images=info.shared_images,
         **environment(),
     )

@@ -93,6 +93,7 @@ class DataConfig:
     train: str | None = aside()  # pack: file of the training images
     test: str | None = aside()  # pack: file of the test images
     labels: str | None = aside()  # other training labels, FILE.npz:SET; their content counts
+    classes: str = aside("both")  # whose classes count: train: test images may lack some
     size: int | None = None  # resize every image to this many pixels squared
     resize: int | None = None  # shorter side before the centre is cut to data.size; null: the same
     crop_area: float | None = None  # random resized crops of at least this share, read from files
@@ -133,6 +134,7 @@ class DataConfig:
         if self.limit is not None:
             at_least("data.limit", self.limit, 1)
         share("data.val_fraction", self.val_fraction)
+        one_of("data.classes", self.classes, ("both", "train"))
         one_of("data.on_corrupt", self.on_corrupt, ("error", "skip"))
         at_least("data.workers", self.workers, 0)
 
@@ -372,6 +374,7 @@ class DataInfo:
     label_noise: float | None = None  # share of training labels that data.labels changed
     notices: list[str] = field(default_factory=list)  # what a user should know, as sentences
     unused: dict[str, int] = field(default_factory=dict)  # what was left out, counted by reason
+    shared_images: int | None = None  # test images that are training images too; None: not known
 
     @property
     def names(self) -> list[str]:

@@ -1,8 +1,11 @@
 """Small data sets on disk."""
 
 import io
+import zipfile
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as parquet
 from PIL import Image
 
 from mixbench.config import compose
@@ -13,6 +16,20 @@ def source(*words):
     """The data set that words of the command line describe."""
     config = compose(list(words)).data
     return DATA.get(config.kind)(config)
+
+
+def twin(path, folder):
+    """Another file with the images of a pack, as one file cannot serve for training and test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    other = folder / f"twin-{Path(path).name}"
+    if other.suffix == ".parquet":
+        parquet.write_table(parquet.read_table(path), other, compression="gzip")
+        return other
+    other.write_bytes(Path(path).read_bytes())
+    if zipfile.is_zipfile(other):
+        with zipfile.ZipFile(other, "a") as archive:
+            archive.comment = b"of the test"
+    return other
 
 
 def encoded(pixels, kind="PNG", mode=None, **options):

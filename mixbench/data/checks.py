@@ -1,17 +1,17 @@
 """What is wrong with a data set, all of it at once."""
 
-import hashlib
-from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mixbench.data.decode import size_of, unreadable
+from mixbench.data.classes import class_counts, class_notices
+from mixbench.data.decode import unreadable
 from mixbench.data.encoded import Part
 from mixbench.data.images import ResidentImages, summed, unused_line
+from mixbench.data.overlap import file_hashes, pixel_hashes, shared_line, shared_rows
+from mixbench.schema import DataConfig
 
 
 @dataclass
@@ -29,11 +29,11 @@ def inspect(source: Any) -> Findings:
         source: A :class:`mixbench.data.source.DataSource`.
 
     Returns:
-        What was found. Problems are images that cannot be read, classes without images, and images
-        that are in both splits.
+        What was found. Problems are images that cannot be read or have several sizes, classes
+        without images, and images that are in both splits.
 
     Raises:
-        UserError: If files are missing, or do not fit together.
+        UserError: If files are missing, or do not fit together; as a run refuses them.
     """
     found = Findings()
     digest = source.fingerprint()
@@ -55,7 +55,11 @@ def inspect(source: Any) -> Findings:
         found.facts.append(f"{split}: {len(look.hashes)} images, {_sizes(look.sizes)}")
         _balance(found, split, part.labels, names)
         found.problems += [f"{split}: {reason}" for reason in look.bad.values()]
+    found.problems += class_notices(train.labels, test.labels, names)
+    _two_sizes(found, source.config, *looks)
     _leaks(found, *looks)
+    if not looks[0].bad:  # others are counted off by their place
+        source.training_labels(train.labels, names, 0)
     return found
 
 
@@ -64,31 +68,21 @@ class _Look:
     """Names, hashes and sizes of the images of a split, and why some cannot be read."""
 
     names: list[str]
-    hashes: list[str]
+    hashes: list[bytes]
     sizes: Counter[tuple[int, int]]
     bad: dict[int, str]
 
 
 def _look_at_files(part: Part) -> _Look:
-    def attempt(row: int) -> tuple[str, tuple[int, int] | None]:
-        try:
-            raw = part.load(row)
-            return hashlib.sha256(raw).hexdigest(), size_of(raw)
-        except OSError:
-            return "", None
-
-    with ThreadPoolExecutor(4) as pool:
-        looks = list(pool.map(attempt, range(len(part.names)), chunksize=256))
-    sizes = Counter(size for _, size in looks if size is not None)
-    bad = unreadable(part.names, part.load)
-    return _Look(list(part.names), [digest for digest, _ in looks], sizes, bad)
+    hashes, found = file_hashes(part)
+    sizes = Counter(size for size in found if size is not None)
+    return _Look(list(part.names), hashes, sizes, unreadable(part.names, part.load))
 
 
 def _look_at_pixels(part: ResidentImages) -> _Look:
     count, _, height, width = part.images.shape
-    hashes = [hashlib.sha256(image.tobytes()).hexdigest() for image in part.images.numpy()]
     names = [f"image {row}" for row in range(count)]
-    return _Look(names, hashes, Counter({(width, height): count}), {})
+    return _Look(names, pixel_hashes(part), Counter({(width, height): count}), {})
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> str:
@@ -106,29 +100,28 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
 
 def _balance(found: Findings, split: str, labels: Tensor, names: list[str]) -> None:
     if labels.ndim > 1:
-        counts = (labels == 1).sum(dim=0)
         unknown = int(labels.isnan().sum())
         found.facts.append(f"{split}: {unknown} of {labels.numel()} labels are unknown")
-    else:
-        counts = labels.bincount(minlength=len(names))
+    counts = class_counts(labels, len(names))
     low, high = int(counts.argmin()), int(counts.argmax())
     found.facts.append(
         f"{split}: {len(names)} classes with {int(counts[low])} ({names[low]}) to "
         f"{int(counts[high])} ({names[high]}) images"
     )
-    empty = [names[k] for k in torch.nonzero(counts == 0).flatten().tolist()]
-    if empty:
-        found.problems.append(f"{split}: no image of {len(empty)} classes: {', '.join(empty)}")
+
+
+def _two_sizes(found: Findings, config: DataConfig, *looks: _Look) -> None:
+    """What a run refuses: images of several sizes, where none is asked for."""
+    if config.size is None and len(sizes := looks[0].sizes + looks[1].sizes) > 1:
+        shown = f"{_sizes(sizes)}; resize them with data.size=PIXELS"
+        found.problems.append(f"training and test images have {shown}")
 
 
 def _leaks(found: Findings, train: _Look, test: _Look) -> None:
-    places = defaultdict(list)
-    for name, digest in zip(train.names, train.hashes, strict=True):
-        places[digest].append(name)
-    twins = [
-        f"the test image {name} is also the training image {places[digest][0]}"
-        for name, digest in zip(test.names, test.hashes, strict=True)
-        if digest and digest in places
+    places = dict(zip(reversed(train.hashes), reversed(train.names), strict=True))
+    rows = shared_rows(train.hashes, test.hashes)
+    found.facts.append(shared_line(len(rows), len(test.names)))
+    found.problems += [
+        f"the test image {test.names[row]} is also the training image {places[test.hashes[row]]}"
+        for row in rows
     ]
-    found.facts.append(f"{len(twins)} of {len(test.names)} test images are also training images")
-    found.problems += twins

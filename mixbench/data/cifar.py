@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixbench.data.images import Content, ResidentImages, Stats, check_labels
+from mixbench.data.classes import stored_labels
+from mixbench.data.images import Content, ResidentImages, Stats
 from mixbench.data.originals import Original, OriginalSource
 from mixbench.data.unpickle import UnsafePickleError, load_arrays
 from mixbench.errors import UserError
@@ -57,7 +58,7 @@ class Cifar10(OriginalSource):
     def _images(self, parts: list[dict[str, Any]], names: list[str]) -> ResidentImages:
         try:
             pixels = np.concatenate([part["data"] for part in parts])
-            labels = torch.tensor([label for part in parts for label in part[self.labels_key]])
+            values = np.array([label for part in parts for label in part[self.labels_key]])
             images = torch.from_numpy(pixels).view(-1, 3, SIDE, SIDE)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
@@ -65,8 +66,8 @@ class Cifar10(OriginalSource):
                 str(self.places[0]),
                 f"expected {self.layout}",
             ) from error
-        check_labels(labels, len(images), names, str(self.places[0]))
-        return ResidentImages(images, labels)
+        labels = stored_labels(values, names, str(self.places[0]), len(images))
+        return ResidentImages(images, labels.indices)
 
 
 class Cifar100(Cifar10):

@@ -17,7 +17,8 @@ import torch
 
 from mixbench.arrays import MAX_RATIO, Arrays
 from mixbench.data.archive import Files, FolderFiles
-from mixbench.data.images import Content, ResidentImages, Stats, check_labels
+from mixbench.data.classes import stored_labels
+from mixbench.data.images import Content, ResidentImages, Stats
 from mixbench.data.originals import Original, OriginalSource
 from mixbench.errors import UserError
 
@@ -70,9 +71,8 @@ class FashionMnist(OriginalSource):
                 f"{part}_images must be uint8 (N, H, W), got {images.dtype} {images.shape}",
                 str(self.places[0]),
             )
-        y = torch.from_numpy(labels.astype(np.int64))
-        check_labels(y, len(images), list(self.names), str(self.places[0]))
-        return ResidentImages(torch.from_numpy(images)[:, None].repeat(1, 3, 1, 1), y)
+        y = stored_labels(labels, list(self.names), str(self.places[0]), len(images))
+        return ResidentImages(torch.from_numpy(images)[:, None].repeat(1, 3, 1, 1), y.indices)
 
     def _idx(self, name: str, rank: int) -> np.ndarray:
         """An array of bytes behind a head of big-endian numbers: kind, rank and lengths."""

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixbench.data.keyed import Draw
-from mixbench.errors import UserError
 from mixbench.schema import DataInfo
 
 HOLDOUT_LIMIT = 5_000
@@ -157,6 +156,7 @@ class Content(NamedTuple):
     stats: "Stats | None" = None  # of all training images, where they are known already
     notices: Sequence[str] = ()
     unused: Mapping[str, int] = MappingProxyType({})
+    shared_images: int | None = None  # test images that are training images too, where compared
 
 
 def summed(*counts: Mapping[str, int]) -> dict[str, int]:
@@ -238,27 +238,6 @@ def corners(boxes: Tensor, labels: Tensor) -> Tensor:
     """
     left, top, right, bottom = boxes.unbind(1)
     return torch.stack([labels.float(), top, left, bottom + 1, right + 1], dim=1)[:, None]
-
-
-def check_labels(labels: Tensor, images: int, names: list[str], where: str) -> None:
-    """Refuse labels that do not fit the images or the class names.
-
-    Args:
-        labels: (N,) int64 class indices.
-        images: Number of images.
-        names: Class names.
-        where: File, for the message.
-
-    Raises:
-        UserError: If their number differs, there are none, or one is out of range.
-    """
-    if len(labels) != images or not images:
-        raise UserError(f"{images} images but {len(labels)} labels", where)
-    low, high = (int(end) for end in labels.aminmax())
-    if low < 0 or high >= len(names):
-        raise UserError(
-            f"labels run from {low} to {high} but there are {len(names)} class names", where
-        )
 
 
 def _fit(images: Tensor, size: int) -> Tensor:

@@ -10,11 +10,11 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mixbench.arrays import Arrays
+from mixbench.data.classes import whole_numbers
 from mixbench.errors import UserError, near_match
 
 KEY, CLEAN, WORD = "data.labels", "clean_label", "_label"
@@ -68,8 +68,8 @@ def read_labels(given: str) -> OtherLabels:
         raise UserError(what + (f"; {hint}" if hint else ""), str(path), todo)
     name = others[short]
     where = f"{path}, {name}"
-    clean = _classes(sets[CLEAN], f"{path}, {CLEAN}") if CLEAN in sets else None
-    labels = _classes(sets[name], where)
+    clean = whole_numbers(sets[CLEAN], f"{path}, {CLEAN}") if CLEAN in sets else None
+    labels = whole_numbers(sets[name], where)
     if clean is not None and len(clean) != len(labels):
         raise UserError(f"{len(labels)} labels but {len(clean)} in {CLEAN}", where)
     return OtherLabels(short, labels, clean, where)
@@ -138,11 +138,3 @@ def _ends(values: Tensor) -> tuple[int, int]:
 def _divided(given: str) -> tuple[Path, str]:
     path, colon, name = given.rpartition(":")
     return (Path(path), name) if colon and not Path(given).exists() else (Path(given), "")
-
-
-def _classes(values: np.ndarray, where: str) -> Tensor:
-    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or not len(values):
-        raise UserError(
-            f"labels must be whole numbers (N,), got {values.dtype} {values.shape}", where
-        )
-    return torch.from_numpy(values.astype(np.int64))

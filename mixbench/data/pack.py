@@ -1,14 +1,17 @@
-"""Packed sets: one ``.npz`` file for training, one for test.
+"""Packed sets: one ``.npz`` file for training, one for test, or one for both.
 
 A pack holds ``images`` (N, H, W[, C]) uint8, or ``jpeg`` (all files end to end, uint8) with
 ``offsets`` (N + 1,), and ``label`` or ``labels`` (N,), optionally ``class_names``, ``bbox`` (N, 4):
 xmin, ymin, xmax, ymax in pixels, the last pixel included, and ``original_index`` (N,), the place of
-each image in the set that the pack was taken from. In its place stands a Parquet file, or a folder
-of such, as Hugging Face distributes data sets.
+each image in the set that the pack was taken from. A file for both holds ``train_images``,
+``train_labels``, ``test_images`` and ``test_labels``, as MedMNIST has them, or ``x_train``,
+``y_train``, ``x_test`` and ``y_test`` of Keras. In its place stands a Parquet file, or a folder of
+such, as Hugging Face distributes data sets.
 """
 
 import hashlib
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +19,24 @@ import torch
 from torch import Tensor
 
 from mixbench.arrays import Arrays
-from mixbench.data.encoded import Part, read_part
-from mixbench.data.images import Content, ResidentImages, check_labels, corners
-from mixbench.data.parquet import is_parquet, read_parquet
-from mixbench.data.source import DataSource, existing
+from mixbench.data.classes import Labels, class_names, joined_classes, stored_labels, whole_numbers
+from mixbench.data.encoded import Part
+from mixbench.data.images import Content, ResidentImages, corners, summed
+from mixbench.data.parquet import Shards, is_parquet, read_parquet
+from mixbench.data.source import DataSource, content_of, existing
 from mixbench.errors import UserError
+
+FILES = "data.train, data.test"
+LAYOUT = (
+    "images, or jpeg and offsets, with label; or train_images, train_labels, test_images and "
+    "test_labels"
+)
+_PLAIN = (("images", "label"), ("images", "labels"), ("jpeg", "label"), ("jpeg", "labels"))
+_DIVIDED = (("{}_images", "{}_labels"), ("{}_images", "{}_label"), ("x_{}", "y_{}"))
 
 
 class Pack(DataSource):
-    """``data=pack data.train=FILE data.test=FILE [data.name=...]``."""
+    """``data=pack data.train=FILE [data.test=FILE] [data.name=...]``."""
 
     @property
     def name(self) -> str:
@@ -32,30 +44,39 @@ class Pack(DataSource):
         return self.config.name or existing(self.config.train, "data.train").stem
 
     def fingerprint(self) -> str:
-        """Hash of both files."""
-        digest = hashlib.sha256()
-        for path in self._paths():
-            for each in sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]:
-                with each.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        """Hash of the files of both parts.
+
+        Raises:
+            UserError: If they have one in common.
+        """
+        train, test = ([_hash(file) for file in side.files] for side in self._sides)
+        twice = [row for row, digest in enumerate(train) if digest in test]
+        apart = self._sides[0].arrays != self._sides[1].arrays  # other arrays of one file
+        if twice and not apart:
+            raise UserError(
+                f"training and test images are the same: {self._sides[0].files[twice[0]]}",
+                FILES,
+                "a score on training images says nothing; give another file to data.test",
+            )
+        return hashlib.sha256(b"".join(train + test)).hexdigest()
 
     def class_ids(self) -> list[str]:
         """From ``wnid``, the id of each image, if the training file has an image of each class."""
-        path = self._paths()[0]
-        if is_parquet(path):
+        train, _, names = self._both
+        wnids, labels = self._sides[0].array("wnid"), train.labels.tolist()
+        if wnids is None or len(wnids) != len(labels):
             return []
-        with Arrays(path) as archive:
-            if "wnid" not in archive:
-                return []
-            labels = archive["label" if "label" in archive else "labels"].tolist()
-            pairs = set(zip(labels, archive["wnid"].tolist(), strict=True))
+        pairs = set(zip(labels, wnids.tolist(), strict=True))
         ids = [str(wnid) for _, wnid in sorted(pairs)]
-        return ids if len(ids) == len(self._both[2]) == len(set(labels)) else []
+        return ids if len(ids) == len(names) == len(set(labels)) else []
 
     def original_rows(self) -> tuple[Tensor | None, Tensor | None]:
         """``original_index`` of both files; None where a file has none."""
-        train, test = map(_original_index, self._paths())
+        train, test = (
+            None if rows is None else whole_numbers(rows, str(side.path), "original_index")
+            for side in self._sides
+            for rows in [side.array("original_index")]
+        )
         return train, test
 
     def parts(self) -> tuple[Part, Part, list[str]] | None:
@@ -68,87 +89,202 @@ class Pack(DataSource):
     def read(self) -> Content:
         """Decode both files; the class names of the training file count."""
         train, test, names = self._both
-        (train_set, skipped), (test_set, more) = (
-            read_part(each, self.config) if isinstance(each, Part) else (each, 0)
-            for each in (train, test)
-        )
-        return Content(train_set, test_set, names, skipped + more)
+        content = content_of(train, test, names, self.config)
+        if self.parts() is not None:  # which say it themselves
+            return content
+        notices, unused = self._remarks
+        return content._replace(notices=notices, unused=unused)
 
     @cached_property
     def _both(self) -> tuple[Part | ResidentImages, Part | ResidentImages, list[str]]:
-        (train, names), (test, test_names) = map(self._read, self._paths())
-        if names != test_names:
-            raise UserError(
-                f"training and test files name different classes: {_difference(names, test_names)}",
-                "data.train, data.test",
-                "use files of the same data set",
-            )
+        (train, labels), (test, others) = (side.read() for side in self._sides)
+        names, indices = joined_classes(labels, others, self.config.classes, FILES)
+        if test.boxes is not None:
+            test.boxes[..., 0] = indices[:, None].float()
+        test.labels = indices
+        if isinstance(train, Part):
+            train.notices, train.unused = self._remarks
         return train, test, names
 
-    def _paths(self) -> tuple[Path, Path]:
-        config = self.config
-        return existing(config.train, "data.train"), existing(config.test, "data.test")
+    @property
+    def _remarks(self) -> tuple[list[str], dict[str, int]]:
+        """What is read in place of test images, and what is not read at all."""
+        train, test = self._sides
+        together = train.path.resolve() == test.path.resolve()
+        used = {train.split, test.split}
+        unused = [train.others(used if together else {train.split})]
+        unused += [] if together else [test.others({test.split})]
+        notices = []
+        if test.split not in ("", "test"):
+            notices.append(f"the test images are those of the split {test.split}; there is no test")
+        return notices, summed(*unused)
 
-    def _read(self, path: Path) -> tuple[Part | ResidentImages, list[str]]:
+    @cached_property
+    def _sides(self) -> tuple["_Side", "_Side"]:
+        """Where the training and the test images lie."""
+        train = _Side(existing(self.config.train, "data.train"), "train")
+        if self.config.test is None and train.divided:
+            return train, _Side(train.path, "test")
+        return train, _Side(existing(self.config.test, "data.test"), "test")
+
+
+class _Side:
+    """The training or the test images: where they lie, and what else lies there.
+
+    Args:
+        path: File or folder.
+        part: ``train`` or ``test``.
+
+    Attributes:
+        files: All files that belong to it.
+        split: Name of the split there; empty where the files hold no other.
+        arrays: Names of images and labels in an ``.npz``.
+    """
+
+    def __init__(self, path: Path, part: str) -> None:
+        self.path = path
         if is_parquet(path):
-            return read_parquet(path)
+            self._shards: Shards | None = Shards(path)
+            self.arrays = ("", "")
+            self.split, self.files = self._shards.chosen(part)
+            self._splits = {split: len(files) for split, files in self._shards.by_split.items()}
+            return
+        self._shards, self.files = None, [path]
         try:
             with Arrays(path) as archive:
-                # Each access unpacks anew, so every member is read once.
-                members = {key: archive[key] for key in archive.names if key in _KEYS}
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"not a readable .npz pack: {error}", str(path), "see the layout in the README"
-            ) from error
-        y = members.get("label", members.get("labels"))
-        if y is None or not ("images" in members or {"jpeg", "offsets"} <= members.keys()):
-            raise UserError(
-                f"a pack needs label and images, or label, jpeg and offsets; found "
-                f"{', '.join(sorted(members)) or 'none of them'}",
-                str(path),
-            )
-        labels, boxes = torch.from_numpy(y.astype(np.int64)), None
-        if "bbox" in members:
-            boxes = corners(torch.from_numpy(members["bbox"].astype(np.float32)), labels)
-        if "images" in members:
-            held: Part | ResidentImages = ResidentImages(
-                _pixels(members["images"], path), labels, boxes
-            )
-            count = len(held.images)
-        else:
-            held = _encoded(members["jpeg"], members["offsets"], path, labels, boxes)
-            count = len(held.names)
-        names = [str(name) for name in members.get("class_names", [])]
-        if len(labels) == 0:
-            raise UserError("the pack holds no image", str(path))
-        names = names or [str(index) for index in range(int(labels.max()) + 1)]
-        check_labels(labels, count, names, str(path))
-        return held, names
+                self._names = archive.names
+                self.split, self.arrays = _layout(self._names, part, path)
+                self._splits = {
+                    split: archive.shape(keys[0])[0]
+                    for split, keys in (_splits(self._names) if self.split else {}).items()
+                }
+        except UserError:
+            raise
+        except (OSError, ValueError, IndexError) as error:
+            raise _unreadable(path, error) from error
 
+    @property
+    def divided(self) -> bool:
+        """Whether training and test images have their own place in the same file or folder."""
+        return len(self._splits) > 1
 
-def _original_index(path: Path) -> Tensor | None:
-    if is_parquet(path):
-        return None
-    with Arrays(path) as archive:
-        if "original_index" not in archive:
+    def others(self, used: set[str]) -> dict[str, int]:
+        """Counts of what belongs to other splits."""
+        noun = "image" if self._shards is None else "Parquet file"
+        found = {
+            f"{noun} of {f'the split {split}' if split else 'no split'}": count
+            for split, count in self._splits.items()
+            if split not in used
+        }
+        hidden = 0 if self._shards is None else self._shards.hidden
+        return found | ({"hidden Parquet file": hidden} if hidden else {})
+
+    def array(self, name: str) -> np.ndarray | None:
+        """An array beside images and labels; None where there is none."""
+        if self._shards is not None or name not in self._names:
             return None
-        return torch.from_numpy(archive["original_index"].astype(np.int64))
+        if self.split and name != "class_names":  # that of both parts
+            return None
+        return self._read(name)
+
+    def read(self) -> tuple[Part | ResidentImages, Labels]:
+        """Images and labels."""
+        if self._shards is not None:
+            return read_parquet(self.path, self.files)
+        images, label = (self._read(key) for key in self.arrays)
+        where, named = str(self.path), self.array("class_names")
+        unique = "wnid" not in self._names
+        names = [] if named is None else class_names(named, where, repeated=not unique)
+        offsets = self._read("offsets") if self.arrays[0] == "jpeg" else None
+        count = len(images) if offsets is None else len(offsets) - 1
+        found = stored_labels(label, names, f"{where}, {self.arrays[1]}", count)
+        self._compare_labels(label)
+        boxes = self.array("bbox")
+        if boxes is not None:
+            boxes = _boxes(boxes, found.indices, where)
+        if offsets is not None:
+            return _encoded(images, offsets, self.path, found.indices, boxes), found
+        return ResidentImages(_pixels(images, self.path), found.indices, boxes), found
+
+    def _compare_labels(self, label: np.ndarray) -> None:
+        """Refuse ``label`` beside other ``labels``."""
+        if not self.split and {"label", "labels"} <= {*self._names}:
+            other = self._read("labels")
+            if not np.array_equal(label, other):
+                raise UserError(
+                    "label and labels are both there, and differ",
+                    str(self.path),
+                    "keep the one to train on",
+                )
+
+    def _read(self, name: str) -> np.ndarray:
+        try:
+            with Arrays(self.path) as archive:
+                return archive[name]
+        except (OSError, ValueError) as error:
+            raise _unreadable(self.path, error) from error
 
 
-_KEYS = ("images", "jpeg", "offsets", "label", "labels", "class_names", "bbox")
+def _layout(names: list[str], part: str, path: Path) -> tuple[str, tuple[str, str]]:
+    """The split that a file is read for, empty if it holds one only, and its two arrays."""
+    for images, label in _PLAIN:
+        if {images, label} <= {*names} and (images != "jpeg" or "offsets" in names):
+            return "", (images, label)
+    splits = _splits(names)
+    for split in ("train",) if part == "train" else ("test", "val"):
+        if split in splits:
+            return split, splits[split]
+    raise UserError(
+        f"no {part} images with labels; found {', '.join(names[:30]) or 'no array'}",
+        str(path),
+        f"a pack holds {LAYOUT}",
+    )
+
+
+def _splits(names: list[str]) -> dict[str, tuple[str, str]]:
+    """The two arrays of each split of a file that holds several."""
+    found = {}
+    for split in ("train", "val", "test"):
+        for pair in _DIVIDED:
+            images, label = (key.format(split) for key in pair)
+            if {images, label} <= {*names}:
+                found.setdefault(split, (images, label))
+    return found
+
+
+def _hash(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"not a readable .npz pack: {error}", str(path), f"a pack holds {LAYOUT}")
+
+
+def _boxes(boxes: np.ndarray, labels: Tensor, where: str) -> Tensor:
+    if boxes.shape != (len(labels), 4) or boxes.dtype.kind not in "iuf":
+        raise UserError(f"bbox must be ({len(labels)}, 4), got {boxes.dtype} {boxes.shape}", where)
+    if not np.isfinite(boxes).all():
+        raise UserError("bbox holds NaN or infinity", where)
+    return corners(torch.from_numpy(boxes.astype(np.float32)), labels)
 
 
 def _encoded(
-    blob: np.ndarray,
-    offsets: np.ndarray,
-    path: Path,
-    labels: torch.Tensor,
-    boxes: torch.Tensor | None,
+    blob: np.ndarray, offsets: np.ndarray, path: Path, labels: Tensor, boxes: Tensor | None
 ) -> Part:
-    def load(row: int) -> bytes:
-        return blob[offsets[row] : offsets[row + 1]].tobytes()
+    ends = whole_numbers(offsets, str(path), "offsets").tolist()
+    ordered = all(first <= last for first, last in pairwise(ends))
+    if blob.dtype != np.uint8 or blob.ndim != 1 or not ordered or ends[-1] > len(blob):
+        raise UserError(
+            f"jpeg {blob.dtype} {blob.shape} and offsets up to {max(ends)} do not belong together",
+            str(path),
+            "jpeg holds all files end to end as uint8, offsets (N + 1,) their bounds in order",
+        )
 
-    names = [f"image {row} of {path.name}" for row in range(len(offsets) - 1)]
+    def load(row: int) -> bytes:
+        return blob[ends[row] : ends[row + 1]].tobytes()
+
+    names = [f"image {row} of {path.name}" for row in range(len(ends) - 1)]
     return Part(names, load, labels, boxes)
 
 
@@ -162,8 +298,3 @@ def _pixels(images: np.ndarray, path: Path) -> torch.Tensor:
     if tensor.shape[1] not in (1, 3):
         raise UserError(f"images have {tensor.shape[1]} channels, expected 1 or 3", str(path))
     return tensor.expand(-1, 3, -1, -1).contiguous()
-
-
-def _difference(first: list[str], second: list[str]) -> str:
-    only = sorted(set(first) ^ set(second))
-    return ", ".join(only[:5]) if only else "the same names in another order"

@@ -5,17 +5,23 @@ the classes stand in the metadata of the file.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from mixbench.arrays import check_size
+from mixbench.data.classes import Labels, class_names, stored_labels
 from mixbench.data.encoded import Part
-from mixbench.data.images import check_labels
 from mixbench.errors import UserError
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 
 
 def is_parquet(path: Path) -> bool:
@@ -23,17 +29,71 @@ def is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet" or (path.is_dir() and any(path.glob("**/*.parquet")))
 
 
-def read_parquet(path: Path) -> tuple[Part, list[str]]:
-    """Images and labels of a file, or of all files of a folder in the order of their names.
+class Shards:
+    """Parquet files by the split that their names tell, as Hugging Face finds it.
+
+    A split is a word of the file's name, or of the nearest folder below ``path`` that has one:
+    ``train-00000-of-00002.parquet``, ``train/0000.parquet``.
 
     Args:
-        path: File or folder.
+        path: File or folder; what begins with a dot is none of the files of a folder.
+
+    Attributes:
+        by_split: Sorted files of each split; of the empty word those that name none.
+        hidden: Number of files left out, as they begin with a dot.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.by_split: dict[str, list[Path]] = {}
+        self.hidden = 0
+        if path.is_file():
+            self.by_split[""] = [path]
+            return
+        for file in sorted(path.glob("**/*.parquet")):
+            inner = file.relative_to(path)
+            if any(name.startswith(".") for name in inner.parts):
+                self.hidden += 1
+            else:
+                self.by_split.setdefault(_split_of(inner), []).append(file)
+
+    def chosen(self, part: str) -> tuple[str, list[Path]]:
+        """Files of the training or of the test images.
+
+        Args:
+            part: ``train``, or ``test``, which may be called validation.
+
+        Returns:
+            Split and files; all files, and an empty word, where no name tells a split.
+
+        Raises:
+            UserError: If there are other splits only.
+        """
+        if set(self.by_split) == {""}:
+            return "", self.by_split[""]
+        for split in ("train",) if part == "train" else ("test", "validation"):
+            if split in self.by_split:
+                return split, self.by_split[split]
+        found = ", ".join(split for split in self.by_split if split) or "hidden ones only"
+        raise UserError(
+            f"no Parquet file of the split {part}; found {found}",
+            str(self.path),
+            f"give data.{part}= the folder or the file of these images",
+        )
+
+
+def read_parquet(path: Path, files: list[Path]) -> tuple[Part, Labels]:
+    """Images and labels of files, in their order.
+
+    Args:
+        path: The file or folder that they belong to, for messages.
+        files: The files.
 
     Returns:
-        The images, still encoded, and the class names; numbers where the file gives none.
+        The images, still encoded, and the labels with their class names.
 
     Raises:
-        UserError: If pyarrow is missing, or the file is not of this layout.
+        UserError: If pyarrow is missing, or a file is not of this layout.
     """
     try:
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
@@ -42,36 +102,71 @@ def read_parquet(path: Path) -> tuple[Part, list[str]]:
         raise UserError(
             "reading Parquet needs pyarrow", str(path), "pip install 'mixbench[parquet]'"
         ) from error
-    files = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]
     try:
-        table: Any = pa.concat_tables([pq.read_table(file) for file in files])
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"not readable as Parquet: {error}", str(path)) from error
-    image = _column(table, IMAGE_COLUMNS, path)
-    label = _column(table, LABEL_COLUMNS, path)
+        schema: Any = pq.read_schema(files[0])
+        image = _column(schema.names, IMAGE_COLUMNS, path)
+        label = _column(schema.names, LABEL_COLUMNS, path)
+        _check_size(pq, files)
+        table: Any = pa.concat_tables(
+            [pq.read_table(file, columns=[image, label]) for file in files]
+        )
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        what = f"not readable as Parquet: {str(error).splitlines()[0]}"
+        raise UserError(what, str(path)) from error
     try:
         content = table[image].combine_chunks()
         raw = content.field("bytes") if pa.types.is_struct(content.type) else content
-        labels = torch.from_numpy(np.asarray(table[label]).astype(np.int64))
+        values = _values(table[label], label, path)
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{image} and {label} are not images and labels", str(path)) from error
-    names = _class_names(table.schema.metadata or {}, label)
-    names = names or [str(index) for index in range(int(labels.max()) + 1 if len(labels) else 0)]
-    check_labels(labels, len(raw), names, str(path))
+    names = class_names(np.array(_class_names(schema.metadata or {}, label), str), str(path))
+    found = stored_labels(values, names, f"{path}, {label}", len(raw))
 
     def load(row: int) -> bytes:
         return raw[row].as_py() or b""
 
-    return Part([f"image {row} of {path.name}" for row in range(len(raw))], load, labels), names
+    named = [f"image {row} of {path.name}" for row in range(len(raw))]
+    return Part(named, load, found.indices), found
 
 
-def _column(table: Any, known: tuple[str, ...], path: Path) -> str:
+def _split_of(file: Path) -> str:
+    for name in (file.name, *reversed(file.parts[:-1])):
+        for word in re.split(r"[^a-z]+", name.lower()):
+            if word in _SPLITS:
+                return _SPLITS[word]
+    return ""
+
+
+def _check_size(pq: Any, files: list[Path]) -> None:
+    """Refuse what unpacks beyond the limits, by what the files themselves say."""
+    unpacked = 0
+    for file in files:
+        metadata = pq.read_metadata(file)
+        groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+        unpacked += sum(group.total_byte_size for group in groups)
+    check_size(unpacked, sum(file.stat().st_size for file in files))
+
+
+def _values(column: Any, label: str, path: Path) -> np.ndarray:
+    """Labels as an array of numbers or of objects; none may be missing."""
+    if column.null_count:
+        raise UserError(
+            f"{column.null_count} of {len(column)} labels are missing",
+            f"{path}, {label}",
+            "give each image a label, or leave these images out",
+        )
+    return np.asarray(column)
+
+
+def _column(names: list[str], known: tuple[str, ...], path: Path) -> str:
     for name in known:
-        if name in table.column_names:
+        if name in names:
             return name
-    raise UserError(
-        f"no column {' or '.join(known)}; found {', '.join(table.column_names)}", str(path)
-    )
+    raise UserError(f"no column {' or '.join(known)}; found {', '.join(names)}", str(path))
 
 
 def _class_names(metadata: dict[bytes, bytes], label: str) -> list[str]:

@@ -23,7 +23,7 @@ from mixbench.results.files import write_bytes
 log = logging.getLogger("mixbench")
 
 VERSION = 2  # of the layout and of the decoding
-KEYS = ("size", "resize", "crop_area", "on_corrupt")
+KEYS = ("size", "resize", "crop_area", "on_corrupt", "classes")
 
 
 def prepared_path(source: Any) -> Path:
@@ -67,6 +67,7 @@ def prepared(source: Any) -> Content | None:
                 stats,
                 facts["notices"],
                 facts["unused"],
+                facts["shared_images"],
             )
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("the prepared set %s is of no use and left aside: %s", path, error)
@@ -120,6 +121,7 @@ def _arrays(content: Content) -> dict[str, np.ndarray]:
         "stats": content.stats._asdict() if content.stats else None,
         "notices": list(content.notices),
         "unused": dict(content.unused),
+        "shared_images": content.shared_images,
     }
     arrays = {"facts": np.array(json.dumps(facts))}
     for name, part in (("train", content.train), ("test", content.test)):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mixbench.data.classes import class_notices
 from mixbench.data.encoded import Part, read_part
 from mixbench.data.images import (
     HOLDOUT_LIMIT,
@@ -22,6 +23,13 @@ from mixbench.data.images import (
     summed,
 )
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
+from mixbench.data.overlap import (
+    file_hashes,
+    hashed_on_the_way,
+    pixel_hashes,
+    shared_line,
+    shared_rows,
+)
 from mixbench.data.prepared import prepared
 from mixbench.errors import UserError
 from mixbench.schema import DataConfig, DataInfo
@@ -91,18 +99,7 @@ class DataSource(ABC):
         parts = self.parts()
         if parts is None:
             raise NotImplementedError(f"{type(self).__name__} needs parts() or read()")
-        train, test, class_names = parts
-        (train_set, skipped), (test_set, more) = (
-            read_part(part, self.config) for part in (train, test)
-        )
-        return Content(
-            train_set,
-            test_set,
-            class_names,
-            skipped + more,
-            notices=[*train.notices, *test.notices],
-            unused=summed(train.unused, test.unused),
-        )
+        return content_of(*parts, self.config)
 
     def load(self, *, holdout: bool = False) -> Splits:
         """Read, take the subsets that the configuration asks for, and describe the result.
@@ -118,7 +115,13 @@ class DataSource(ABC):
         """
         config = self.config
         content = prepared(self) or self.read()
-        train, test, class_names, skipped, stats, notices, unused = content
+        train, test, class_names, skipped, stats, notices, unused, shared = content
+        if (
+            shared is None
+            and isinstance(train, ResidentImages)
+            and isinstance(test, ResidentImages)
+        ):
+            shared = len(shared_rows(pixel_hashes(train), pixel_hashes(test)))
         if config.size is not None:  # files have it from decoding; what was stored as pixels not
             train, test = (
                 part.resized(config.size)
@@ -126,13 +129,16 @@ class DataSource(ABC):
                 else part
                 for part in (train, test)
             )
+        if train.shape != test.shape:
+            raise _two_sizes(train.shape, test.shape)
+        notices = [*notices, *_shared_notices(shared, len(test))]
         whole = len(train)
         keep = len(train)
         if config.train_fraction < 1:
             keep = max(1, round(keep * config.train_fraction))
         # Subsets and hold-outs hold the same images whichever labels are trained on.
         rows = stratified(train.labels, min(keep, config.limit or keep))
-        labels = self._training_labels(train, class_names, skipped)[rows]
+        labels = self.training_labels(train.labels, class_names, skipped)[rows]
         train = train.subset(rows)
         noise = None if self.config.labels is None else _unequal(labels, train.labels)
         rows = stratified(test.labels, min(len(test), config.limit or len(test)))
@@ -157,6 +163,7 @@ class DataSource(ABC):
             val = train.subset(rows).with_labels(labels[rows])
             train, labels = train.subset(rest), labels[rest]
         train = train.with_labels(labels)
+        notices += class_notices(train.labels, test.labels, class_names)
         if stats is None or (len(train) < whole and isinstance(train, ResidentImages)):
             stats = self._stats(train)
         channels, height, width = train.shape
@@ -175,8 +182,9 @@ class DataSource(ABC):
             skipped=skipped,
             official=self.official,
             label_noise=noise,
-            notices=list(notices),
+            notices=notices,
             unused=dict(unused),
+            shared_images=shared,
         )
         return Splits(train, test, info, val, places, lambda: self._test_names(test_rows, skipped))
 
@@ -188,17 +196,30 @@ class DataSource(ABC):
         names = [str(parts[1].names[row]) for row in rows.tolist()]
         return names if all(Path(name).suffix.lower() in SUFFIXES for name in names) else None
 
-    def _training_labels(self, train: ImageSet, class_names: list[str], skipped: int) -> Tensor:
+    def training_labels(self, own: Tensor, class_names: list[str], skipped: int) -> Tensor:
+        """What is trained on: ``data.labels``, or the data set's own.
+
+        Args:
+            own: Labels of all training images.
+            class_names: Of the data set.
+            skipped: Images that were left out.
+
+        Returns:
+            As many labels.
+
+        Raises:
+            UserError: If the other ones do not belong to these images.
+        """
         if self.other_labels is None:
-            return train.labels
+            return own
         if skipped:
             raise UserError(
                 f"{skipped} images were left out, and the others can no longer be counted off",
                 "data.labels",
                 "repair them, or do without data.on_corrupt=skip",
             )
-        rows = self._places(0, len(train))
-        return labels_of(self.other_labels, train.labels, rows, class_names)
+        rows = self._places(0, len(own))
+        return labels_of(self.other_labels, own, rows, class_names)
 
     def _places(self, split: int, count: int) -> Tensor | None:
         """Original places of the training (0) or of the test images (1)."""
@@ -217,6 +238,71 @@ class DataSource(ABC):
             return self.constants
         stats = image_stats(train.sample())
         return stats._replace(mean=self.constants.mean, std=self.constants.std)
+
+
+def content_of(
+    train: Part | ResidentImages,
+    test: Part | ResidentImages,
+    class_names: list[str],
+    config: DataConfig,
+) -> Content:
+    """Read both parts of a data set.
+
+    Args:
+        train: Files or pixels of the training images.
+        test: The same of the test images.
+        class_names: Of both.
+        config: As for :func:`mixbench.data.encoded.read_part`.
+
+    Returns:
+        The content, with what it says of itself.
+
+    Raises:
+        UserError: As :func:`mixbench.data.encoded.read_part`.
+    """
+    (train_set, skipped, hashes), (test_set, more, others) = (
+        _read(part, config) if isinstance(part, Part) else (part, 0, None) for part in (train, test)
+    )
+    shared = None
+    if hashes is not None and others is not None:
+        shared = len(shared_rows(hashes, others))
+    parts = [part for part in (train, test) if isinstance(part, Part)]
+    return Content(
+        train_set,
+        test_set,
+        class_names,
+        skipped + more,
+        notices=[notice for part in parts for notice in part.notices],
+        unused=summed(*(part.unused for part in parts)),
+        shared_images=shared,
+    )
+
+
+def _read(part: Part, config: DataConfig) -> tuple[ImageSet, int, list[bytes] | None]:
+    """Images of files, how many were left out, and hashes where all files are read now."""
+    if config.crop_area is not None:
+        return *read_part(part, config), None
+    part, hashes = hashed_on_the_way(part)
+    images, skipped = read_part(part, config)
+    return images, skipped, file_hashes(part)[0] if skipped else hashes
+
+
+def _two_sizes(*shapes: tuple[int, int, int]) -> UserError:
+    train, test = (f"{width}x{height}" for _, height, width in shapes)
+    return UserError(
+        f"training images are {train} pixels and test images {test}",
+        "data",
+        "resize them with data.size=PIXELS",
+    )
+
+
+def _shared_notices(shared: int | None, images: int) -> list[str]:
+    if shared is None:
+        return [
+            "test and training images are not compared, as they stay files; mixbench data check "
+            "finds those that are equal"
+        ]
+    return [shared_line(shared, images)] if shared else []
 
 
 def _unequal(first: Tensor, second: Tensor) -> float:

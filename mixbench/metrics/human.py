@@ -72,7 +72,11 @@ def read_human(path: Path) -> HumanLabels:
         raise UserError("no such file of people's answers", str(path)) from error
     except (OSError, ValueError) as error:
         raise UserError(f"not a readable .npz of people's answers: {error}", str(path)) from error
-    if "counts" not in found or found["counts"].ndim != 2:
+    if (
+        "counts" not in found
+        or found["counts"].ndim != 2
+        or found["counts"].dtype.kind not in "iuf"
+    ):
         raise UserError("people's answers need counts (N, K)", str(path), "see cifar10h.npz")
     counts = torch.from_numpy(found["counts"].astype(np.float64))
     if not bool(torch.isfinite(counts).all() and (counts >= 0).all() and (counts.sum(1) > 0).all()):
@@ -80,6 +84,8 @@ def read_human(path: Path) -> HumanLabels:
     labels = found.get("labels")
     if labels is not None and labels.shape != counts.shape[:1]:
         raise UserError(f"labels {labels.shape} for counts {tuple(counts.shape)}", str(path))
+    if labels is not None and (labels.dtype.kind not in "iuf" or (labels % 1 != 0).any()):
+        raise UserError("labels must be whole numbers, the true classes", str(path))
     known = None if labels is None else torch.from_numpy(labels.astype(np.int64))
     return HumanLabels(counts, known, Path(path))
 

@@ -71,6 +71,7 @@ class Record:
     label_noise: float | None = None  # share of training labels that data.labels changed
     notices: list[str] = field(default_factory=list)  # what a user should know of the data
     unused: dict[str, int] = field(default_factory=dict)  # what was left out, counted by reason
+    shared_images: int | None = None  # test images that are training images too; None: not known
     attempts: list[dict[str, Any]] = field(default_factory=list)
     resumed_bit_exact: bool | None = None  # None: trained in one go
     config_changes: dict[str, Any] = field(default_factory=dict)  # allowed on the way, by key

@@ -15,7 +15,7 @@ def zoo(tmp_path, monkeypatch):
 
 
 def test_a_sound_folder_has_facts_and_no_problem(zoo, capsys):
-    assert main(["data", "check", "folder", f"data.root={zoo}"]) == 0
+    assert main(["data", "check", "folder", f"data.root={zoo}", "data.size=32"]) == 0
     out, err = capsys.readouterr()
     assert not err
     assert "train: 12 images, 6 sizes with sides of 31 to 45 pixels" in out
@@ -31,7 +31,7 @@ def test_all_corrupt_files_and_leaks_are_listed_at_once(zoo, capsys):
         path = zoo / "train" / name
         path.write_bytes(path.read_bytes()[:200] if content is None else content)
     shutil.copy(zoo / "train/ant/4.png", zoo / "val/bee/7.png")
-    assert main(["data", "check", "folder", f"data.root={zoo}"]) == 3
+    assert main(["data", "check", "folder", f"data.root={zoo}", "data.size=32"]) == 3
     out, err = capsys.readouterr()
     lines = err.splitlines()
     assert len(lines) == 4
@@ -45,7 +45,7 @@ def test_all_corrupt_files_and_leaks_are_listed_at_once(zoo, capsys):
 def test_two_empty_files_are_no_leak(zoo):
     for name in ("train/ant/0.png", "val/ant/0.png"):
         (zoo / name).write_bytes(b"")
-    problems = inspect(source("data=folder", f"data.root={zoo}")).problems
+    problems = inspect(source("data=folder", f"data.root={zoo}", "data.size=32")).problems
     assert len(problems) == 2
     assert not any("also the training image" in problem for problem in problems)
 
@@ -60,8 +60,8 @@ def test_empty_classes_and_leaks_of_stored_pixels_are_found(tmp_path, monkeypatc
     found = inspect(source(*words))
     assert "train: 3 classes with 0 (cat) to 4 (ant) images" in found.facts
     assert found.problems == [
-        "train: no image of 1 classes: cat",
-        "test: no image of 1 classes: bee",
+        "no training image of 1 of 3 classes: cat",
+        "no test image of 1 of 3 classes: bee",
     ]
     np.savez(tmp_path / "b.npz", images=images[4:], label=[0, 2], class_names=names)
     leaks = inspect(source(*words)).problems[2:]

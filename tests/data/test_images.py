@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from making import twin
 from PIL import Image
 
 from mixbench.config import compose
@@ -150,11 +151,15 @@ def test_a_pack_of_pixels_is_read_as_rgb(tmp_path, pixels):
 def test_a_pack_of_jpegs_is_decoded_and_its_fingerprint_is_its_content(tmp_path, pixels):
     blobs = [jpeg(image, kind="PNG") for image in pixels]
     train = write_jpeg_pack(tmp_path / "a.npz", blobs, np.arange(24) % 3)
-    data = source("data=pack", f"data.train={train}", f"data.test={train}", "data.name=x")
+    data = source(
+        "data=pack", f"data.train={train}", f"data.test={twin(train, tmp_path)}", "data.name=x"
+    )
     assert np.array_equal(data.load().train.images.permute(0, 2, 3, 1).numpy(), pixels)
     again = tmp_path / "elsewhere.npz"
     again.write_bytes(Path(train).read_bytes())
-    moved = source("data=pack", f"data.train={again}", f"data.test={train}", "data.name=x")
+    moved = source(
+        "data=pack", f"data.train={again}", f"data.test={twin(train, tmp_path)}", "data.name=x"
+    )
     assert moved.fingerprint() == data.fingerprint()
     blobs[3] = blobs[4]
     write_jpeg_pack(again, blobs, np.arange(24) % 3)
@@ -165,24 +170,27 @@ def test_unreadable_images_are_named_or_left_out_and_counted(tmp_path, pixels):
     blobs = [jpeg(image, kind="PNG") for image in pixels]
     blobs[5], blobs[7] = b"", b"<html>not found</html>"
     train = write_jpeg_pack(tmp_path / "a.npz", blobs, np.arange(24) % 3)
-    words = ["data=pack", f"data.train={train}", f"data.test={train}"]
+    words = ["data=pack", f"data.train={train}", f"data.test={twin(train, tmp_path)}"]
     with pytest.raises(UserError, match=r"2 of 24 images cannot be read: image 5") as error:
         source(*words).load()
     assert "image 7" in str(error.value)
     splits = source(*words, "data.on_corrupt=skip").load()
     assert len(splits.train) == 22
-    assert splits.info.skipped == 4  # the same file serves as test set
+    assert splits.info.skipped == 4  # the test file holds the same
     assert splits.train.labels.tolist() == [n % 3 for n in range(24) if n not in (5, 7)]
 
 
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({"label": np.arange(4)}, "a pack needs label and images"),
+        ({"label": np.arange(4)}, "no train images with labels; found label"),
         ({"images": np.zeros((4, 2, 2, 3), np.float32), "label": np.arange(4)}, "must be uint8"),
         ({"images": np.zeros((4, 2, 2, 5), np.uint8), "label": np.arange(4)}, "5 channels"),
         ({"images": np.zeros((4, 2, 2, 3), np.uint8), "label": np.arange(3)}, "4 images but 3"),
-        ({"images": np.zeros((0, 2, 2, 3), np.uint8), "label": np.arange(0)}, "holds no image"),
+        (
+            {"images": np.zeros((0, 2, 2, 3), np.uint8), "label": np.arange(0)},
+            "there are no labels",
+        ),
         (
             {
                 "images": np.zeros((4, 2, 2, 3), np.uint8),
@@ -197,7 +205,7 @@ def test_a_pack_that_does_not_fit_together_is_refused(tmp_path, content, match):
     path = tmp_path / "bad.npz"
     np.savez(path, **content)
     with pytest.raises(UserError, match=match) as error:
-        source("data=pack", f"data.train={path}", f"data.test={path}").load()
+        source("data=pack", f"data.train={path}", f"data.test={twin(path, tmp_path)}").load()
     assert "bad.npz" in str(error.value)
 
 
@@ -205,7 +213,7 @@ def test_a_file_that_is_no_pack_is_refused(tmp_path):
     path = tmp_path / "bad.npz"
     path.write_bytes(b"no zip")
     with pytest.raises(UserError, match=r"not a readable \.npz pack"):
-        source("data=pack", f"data.train={path}", f"data.test={path}").load()
+        source("data=pack", f"data.train={path}", f"data.test={twin(path, tmp_path)}").load()
     with pytest.raises(UserError, match="no such file"):
         source("data=pack", "data.train=missing.npz", f"data.test={path}").load()
 
@@ -214,7 +222,7 @@ def test_images_of_several_sizes_need_a_size(tmp_path):
     rng = np.random.default_rng(1)
     blobs = [jpeg(rng.integers(0, 256, (h, 8, 3), dtype=np.uint8)) for h in (8, 9, 20)]
     path = write_jpeg_pack(tmp_path / "a.npz", blobs, [0, 1, 0])
-    words = ["data=pack", f"data.train={path}", f"data.test={path}"]
+    words = ["data=pack", f"data.train={path}", f"data.test={twin(path, tmp_path)}"]
     with pytest.raises(UserError, match=r"3 sizes, from 8x8 to 8x20.*\n.*\n.*data.size"):
         source(*words).load()
     assert tuple(source(*words, "data.size=6").load().train.images.shape) == (3, 3, 6, 6)
@@ -271,9 +279,9 @@ def test_a_decompression_bomb_is_refused():
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real image packs are not beside the checkout")
-def test_the_cifar10_pack_holds_the_complete_test_split():
+def test_the_cifar10_pack_holds_the_complete_test_split(tmp_path):
     path = SHARED / "cifar10_test10k.npz"
-    splits = source("data=pack", f"data.train={path}", f"data.test={path}").load()
+    splits = source("data=pack", f"data.train={path}", f"data.test={twin(path, tmp_path)}").load()
     assert len(splits.test) == 10_000
     assert splits.test.labels.bincount().tolist() == [1000] * 10
     assert splits.info.class_names[3] == "cat"

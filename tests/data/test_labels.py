@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from making import source
+from making import source, twin
 
 from mixbench import compose, run
 from mixbench.assemble import identify_run
@@ -94,7 +94,11 @@ def test_the_places_of_the_test_images_are_known(place):
     assert packed(place).load().test_rows.tolist() == list(range(10))[::-1]  # pyright: ignore
     few = packed(place, "data.limit=6").load()
     assert [row % 3 for row in few.test_rows.tolist()] == few.test.labels.tolist()  # pyright: ignore
-    whole = source("data=pack", f"data.train={place / 'whole.npz'}", f"data.test={place}/whole.npz")
+    whole = source(
+        "data=pack",
+        f"data.train={place / 'whole.npz'}",
+        f"data.test={twin(place / 'whole.npz', place)}",
+    )
     assert whole.load().test_rows.tolist() == list(range(10))  # pyright: ignore
 
 

@@ -1,3 +1,6 @@
+import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,10 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from making import encoded, source
+from making import encoded, source, twin
 
+from mixbench import arrays
 from mixbench.data import parquet
 from mixbench.data.images import channel_stats
+from mixbench.data.prepared import prepare, prepared
 from mixbench.errors import UserError
 from mixbench.nn.imagenet import WNIDS
 
@@ -23,8 +28,9 @@ def data_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXBENCH_DATA", str(tmp_path / "data"))
 
 
-def pack(train, test=None):
-    return source("data=pack", f"data.train={train}", f"data.test={test or train}")
+def pack(train, test=None, *words):
+    test = test or twin(train, Path(os.environ["MIXBENCH_DATA"]))
+    return source("data=pack", f"data.train={train}", f"data.test={test}", *words)
 
 
 @shared
@@ -82,31 +88,322 @@ def test_the_parquet_sample_holds_the_images_of_the_pack():
         assert torch.equal(own, first)
 
 
-def test_a_folder_of_parquet_files_is_one_set(tmp_path):
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
-    (tmp_path / "set").mkdir()
-    for part in range(2):
-        rows = range(3 * part, 3 * part + 3)
-        images = [{"bytes": encoded(pixels[row]), "path": None} for row in rows]
-        table = pa.table({"img": images, "fine_label": list(rows)})
-        pq.write_table(table, tmp_path / "set" / f"train-{part}.parquet")
-    splits = pack(tmp_path / "set").load()
-    assert np.array_equal(splits.train.images.permute(0, 2, 3, 1).numpy(), pixels)
-    assert splits.train.labels.tolist() == list(range(6))
-    assert splits.info.class_names == [str(k) for k in range(6)]
+def random_pixels(count, side=5):
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def shown(images):
+    """Pixels (N, H, W, C) of a set."""
+    return images.images.permute(0, 2, 3, 1).numpy()
+
+
+def shard(path, pixels, labels, column="label", **features):
+    """A Parquet file as Hugging Face writes one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"bytes": encoded(image), "path": None} for image in pixels]
+    table = pa.table({"img": images, column: labels})
+    if features:
+        facts = json.dumps({"info": {"features": {column: features}}})
+        table = table.replace_schema_metadata({"huggingface": facts})
+    pq.write_table(table, path)
+
+
+SHARDS = {
+    "named": ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"),
+    "in folders": ("train/0000", "train/0001", "test/0000"),
+    "deep": ("data/train-0", "data/train-1", "data/eval-0"),
+}
+
+
+@pytest.mark.parametrize("names", SHARDS.values(), ids=SHARDS)
+def test_a_folder_of_parquet_files_gives_each_split_its_own(tmp_path, names):
+    pixels = random_pixels(9)
+    for number, name in enumerate(names):
+        rows = slice(3 * number, 3 * number + 3)
+        shard(tmp_path / "set" / f"{name}.parquet", pixels[rows], [0, 1, 2], "fine_label")
+    alone = source("data=pack", f"data.train={tmp_path / 'set'}")
+    for data in (alone, pack(tmp_path / "set", tmp_path / "set")):
+        splits = data.load()
+        assert np.array_equal(shown(splits.train), pixels[:6])
+        assert np.array_equal(shown(splits.test), pixels[6:])
+        assert splits.train.labels.tolist() == [0, 1, 2, 0, 1, 2]
+        assert splits.info.class_names == ["0", "1", "2"]
+        assert (splits.info.unused, splits.info.notices) == ({}, [])
+
+
+def test_files_of_other_splits_are_counted_and_a_missing_split_is_named(tmp_path):
+    pixels, place = random_pixels(10), tmp_path / "set"
+    for number, name in enumerate(("train-0", "validation-0", "more/0000", ".cache/train-0")):
+        shard(place / f"{name}.parquet", pixels[2 * number : 2 * number + 2], [0, 1])
+    splits = source("data=pack", f"data.train={place}").load()
+    assert len(splits.train) == 2
+    assert np.array_equal(shown(splits.test), pixels[2:4])
+    assert splits.info.unused == {"Parquet file of no split": 1, "hidden Parquet file": 1}
+    assert len(splits.info.notices) == 1
+    assert "validation" in splits.info.notices[0]
+    shard(place / "test-0.parquet", pixels[8:], [0, 1])
+    splits = source("data=pack", f"data.train={place}").load()
+    assert np.array_equal(shown(splits.test), pixels[8:])
+    assert splits.info.unused["Parquet file of the split validation"] == 1
+    assert splits.info.notices == []
+    shutil.rmtree(place)
+    shard(place / "test-0.parquet", pixels[8:], [0, 1])
+    with pytest.raises(UserError, match=r"split train; found test(.|\n)*data\.train="):
+        source("data=pack", f"data.train={place}").load()
+
+
+def test_files_whose_names_tell_no_split_are_all_read(tmp_path):
+    pixels = random_pixels(6)
+    for number in range(3):
+        shard(tmp_path / f"set{number % 2}/{number}.parquet", pixels[2 * number :][:2], [0, 1])
+    splits = pack(tmp_path / "set0", tmp_path / "set1").load()
+    assert np.array_equal(shown(splits.train), pixels[[0, 1, 4, 5]])
+    assert np.array_equal(shown(splits.test), pixels[2:4])
+
+
+def test_a_parquet_file_of_another_layout_is_refused(tmp_path):
+    other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet")
+    shard(other, random_pixels(1), [0])
     with pytest.raises(UserError, match=r"no column image or img; found text"):
-        pack(tmp_path / "x.parquet").load()
+        pack(tmp_path / "x.parquet", other).load()
     (tmp_path / "y.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match="not readable as Parquet"):
-        pack(tmp_path / "y.parquet").load()
+        pack(tmp_path / "y.parquet", other).load()
+
+
+def test_a_parquet_file_that_unpacks_beyond_the_limits_is_refused(tmp_path, monkeypatch):
+    shard(tmp_path / "a.parquet", random_pixels(3), [0, 1, 0])
+    shard(tmp_path / "b.parquet", random_pixels(2), [0, 1])
+    monkeypatch.setattr(arrays, "MAX_BYTES", 300)
+    with pytest.raises(UserError, match="above 300 bytes"):
+        pack(tmp_path / "a.parquet", tmp_path / "b.parquet").load()
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "names", "indices"),
+    [
+        ([1.0, 0.0, 2.0], {}, ["0", "1", "2"], [1, 0, 2]),
+        (["cat", "ant", "cat"], {}, ["ant", "cat"], [1, 0, 1]),
+        (pa.array(["cat", "ant", "cat"]).dictionary_encode(), {}, ["ant", "cat"], [1, 0, 1]),
+        ([b"cat", b"ant", b"cat"], {}, ["ant", "cat"], [1, 0, 1]),
+        (["cat", "ant", "cat"], {"names": ["cat", "ant"]}, ["cat", "ant"], [0, 1, 0]),
+        ([[0, 1], [1, 0], [0, 1]], {}, ["0", "1"], [1, 0, 1]),
+        ([True, False, True], {}, ["0", "1"], [1, 0, 1]),
+        ([0, 1, 0], {"names": ["b'cat'", "b'ant'"]}, ["cat", "ant"], [0, 1, 0]),
+    ],
+)
+def test_labels_of_parquet_files_are_read_by_the_rule_of_all(
+    tmp_path, labels, classes, names, indices
+):
+    for number, name in enumerate(("train", "test")):
+        pixels = random_pixels(6)[3 * number :][:3]
+        shard(tmp_path / f"{name}.parquet", pixels, labels, **classes)
+    splits = pack(tmp_path / "train.parquet", tmp_path / "test.parquet").load()
+    assert splits.train.labels.tolist() == splits.test.labels.tolist() == indices
+    assert splits.info.class_names == names
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.0, 0.7, 1.0], r"1 of 3 labels are no whole numbers \(the first: 0.7 of image 1\)"),
+        ([0, None, None], "2 of 3 labels are missing"),
+        (["ant", None, "ant"], "1 of 3 labels are missing"),
+        ([0, -1, -1], r"2 of 3 labels are negative \(the first: -1 of image 1\)"),
+    ],
+)
+def test_labels_of_parquet_files_that_are_none_are_refused(tmp_path, labels, message):
+    shard(tmp_path / "a.parquet", random_pixels(3), labels)
+    with pytest.raises(UserError, match=message):
+        pack(tmp_path / "a.parquet").load()
+
+
+def save(path, pixels, label, **more):
+    np.savez(path, images=pixels, label=np.asarray(label), **more)
+    return path
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [("{}_images", "{}_labels"), ("{}_images", "{}_label"), ("x_{}", "y_{}")],
+)
+def test_one_file_holds_the_images_of_all_splits(tmp_path, keys):
+    pixels, parts = (
+        random_pixels(9),
+        {"train": slice(0, 4), "val": slice(4, 6), "test": slice(6, 9)},
+    )
+    labels = np.array([0, 1, 2, 0, 1, 1, 2, 1, 0])[:, None]  # as MedMNIST has them
+    content = {}
+    for split, rows in parts.items():
+        image, label = (key.format(split) for key in keys)
+        content |= {image: pixels[rows], label: labels[rows]}
+    np.savez(tmp_path / "med.npz", **content)
+    for data in (
+        source("data=pack", f"data.train={tmp_path / 'med.npz'}"),
+        pack(tmp_path / "med.npz", tmp_path / "med.npz"),
+    ):
+        splits = data.load()
+        assert np.array_equal(shown(splits.train), pixels[:4])
+        assert np.array_equal(shown(splits.test), pixels[6:])
+        assert splits.train.labels.tolist() == [0, 1, 2, 0]
+        assert splits.test.labels.tolist() == [2, 1, 0]
+        assert splits.info.name == "med"
+        assert splits.info.unused == {"image of the split val": 2}
+    for name in ("test_images", "test_labels", "test_label", "x_test", "y_test"):
+        content.pop(name, None)
+    np.savez(tmp_path / "two.npz", **content)
+    splits = source("data=pack", f"data.train={tmp_path / 'two.npz'}", "data.classes=train").load()
+    assert np.array_equal(shown(splits.test), pixels[4:6])
+    assert splits.info.unused == {}
+    assert "split val" in splits.info.notices[0]
+
+
+@shared
+def test_the_npz_of_fashion_mnist_is_a_pack_too():
+    path = SHARED / "fashion_mnist_7k2k.npz.xz"
+    splits = source("data=pack", f"data.train={path}").load()
+    other = source("data=fashionmnist", f"data.root={path}").load()
+    assert torch.equal(splits.train.images, other.train.images)
+    assert torch.equal(splits.test.labels, other.test.labels)
+    assert splits.info.class_names[9] == "Ankle boot"
+
+
+def test_a_pack_whose_arrays_are_others_names_all_of_them(tmp_path):
+    np.savez(tmp_path / "a.npz", pictures=random_pixels(2), kind=[0, 1])
+    with pytest.raises(UserError, match=r"found pictures, kind(.|\n)*train_images"):
+        pack(tmp_path / "a.npz").load()
+    np.save(tmp_path / "b.npy", random_pixels(2))
+    with pytest.raises(UserError, match=r"one array \(\.npy\)"):
+        pack(tmp_path / "b.npy").load()
+
+
+@pytest.mark.parametrize(
+    ("label", "more", "message"),
+    [
+        ([0, 0.7, 1, 1], {}, "1 of 4 labels are no whole numbers"),
+        ([0, 1, 0, 1], {"labels": np.array([0, 1, 1, 1])}, "label and labels(.|\n)*keep the one"),
+        ([0, 1, 0, 1], {"class_names": np.array(["cat", "cat"])}, "more than once: cat"),
+        ([0, 1, 0, 1], {"bbox": np.zeros((3, 4))}, r"bbox must be \(4, 4\), got float64 \(3, 4\)"),
+        ([0, 1, 0, 1], {"bbox": np.full((4, 4), np.nan)}, "bbox holds NaN"),
+        ([0, 1, 0, 1], {"original_index": np.array([0, 1.5, 2, 3])}, "1 of 4 original_index"),
+    ],
+)
+def test_a_pack_with_a_doubtful_array_is_refused(tmp_path, label, more, message):
+    save(tmp_path / "a.npz", random_pixels(4), label, **more)
+    save(tmp_path / "b.npz", random_pixels(5)[1:], [0, 1, 0, 1])
+    with pytest.raises(UserError, match=message):
+        pack(tmp_path / "a.npz", tmp_path / "b.npz").load()
+
+
+def test_both_label_arrays_may_stand_there_if_they_agree(tmp_path):
+    save(tmp_path / "a.npz", random_pixels(2), [1, 0], labels=np.array([1, 0]))
+    assert pack(tmp_path / "a.npz").load().train.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("offsets", [[0, 9, 5], [0, 5, 10**6], [0, 1.5, 3], [-1, 2, 3]])
+def test_offsets_that_are_no_bounds_of_files_are_refused(tmp_path, offsets):
+    blob = np.frombuffer(encoded(random_pixels(1)[0]), np.uint8)
+    np.savez(tmp_path / "a.npz", jpeg=blob, offsets=np.array(offsets), label=[0, 1])
+    with pytest.raises(UserError, match="offsets"):
+        pack(tmp_path / "a.npz").load()
+
+
+def test_class_names_of_bytes_are_text(tmp_path):
+    for names in (np.array([b"cat", b"ant"]), np.array(["b'cat'", "b'ant'"])):
+        save(tmp_path / "a.npz", random_pixels(2), [1, 0], class_names=names)
+        assert pack(tmp_path / "a.npz").load().info.class_names == ["cat", "ant"]
+
+
+def test_a_test_set_without_a_rare_class_is_usable_where_training_tells_the_classes(tmp_path):
+    boxes = np.array([[0, 0, 1, 1]] * 3)
+    save(tmp_path / "a.npz", random_pixels(3), ["ant", "bee", "cat"])
+    save(tmp_path / "b.npz", random_pixels(6)[3:], ["cat", "ant", "cat"], bbox=boxes)
+    with pytest.raises(UserError, match=r"bee only in training(.|\n)*data\.classes=train"):
+        pack(tmp_path / "a.npz", tmp_path / "b.npz").load()
+    splits = pack(tmp_path / "a.npz", tmp_path / "b.npz", "data.classes=train").load()
+    assert splits.test.labels.tolist() == [2, 0, 2]
+    assert splits.test.boxes[:, 0, 0].tolist() == [2, 0, 2]  # pyright: ignore
+    assert splits.info.num_classes == 3
+    assert splits.info.notices == ["no test image of 1 of 3 classes: bee"]
+    prepare(pack(tmp_path / "a.npz", tmp_path / "b.npz", "data.classes=train"))
+    with pytest.raises(UserError, match="bee only in training"):
+        pack(tmp_path / "a.npz", tmp_path / "b.npz").load()
+    with pytest.raises(UserError, match=r"data\.classes must be one of both, train"):
+        pack(tmp_path / "a.npz", tmp_path / "b.npz", "data.classes=test")
+
+
+def test_labels_with_gaps_are_said_and_keep_an_output_for_each_number(tmp_path):
+    save(tmp_path / "a.npz", random_pixels(3), [0, 5, 10])
+    info = pack(tmp_path / "a.npz").load().info
+    assert info.num_classes == 11
+    assert any("11 outputs for 3 classes" in notice for notice in info.notices)
+
+
+def test_one_file_is_not_for_training_and_test(tmp_path):
+    train = save(tmp_path / "a.npz", random_pixels(2), [0, 1])
+    os.link(train, tmp_path / "linked.npz")
+    shutil.copy(train, tmp_path / "copied.npz")
+    shard(tmp_path / "a.parquet", random_pixels(2), [0, 1])
+    for own, test in ((train, train), (train, "linked.npz"), (train, "copied.npz")):
+        with pytest.raises(UserError, match=r"the same: .*a\.npz(.|\n)*data\.test"):
+            pack(own, tmp_path / test).fingerprint()
+    shutil.copytree(tmp_path, tmp_path / "set", ignore=lambda *_: ["set"])
+    with pytest.raises(UserError, match=r"the same: .*a\.parquet"):
+        pack(tmp_path / "a.parquet", tmp_path / "set").load()
+    shutil.copy(tmp_path / "a.parquet", tmp_path / "set/train-0.parquet")
+    (tmp_path / "set/a.parquet").rename(tmp_path / "set/test-0.parquet")
+    with pytest.raises(UserError, match=r"the same: .*train-0\.parquet"):
+        source("data=pack", f"data.train={tmp_path / 'set'}").load()
+
+
+def test_images_in_both_parts_are_counted_in_every_run(tmp_path):
+    pixels, other = random_pixels(8), random_pixels(8, 6)
+    save(tmp_path / "a.npz", pixels[:5], [0, 1, 0, 1, 0])
+    save(tmp_path / "b.npz", pixels[3:], [0, 1, 0, 1, 0])
+    for words in ([], ["data.size=4"], ["data.limit=4"]):
+        info = pack(tmp_path / "a.npz", tmp_path / "b.npz", *words).load().info
+        assert info.shared_images == 2
+        assert info.notices == ["2 of 5 test images are also training images"]
+    save(tmp_path / "c.npz", pixels[5:], [0, 1, 0])
+    info = pack(tmp_path / "a.npz", tmp_path / "c.npz").load().info
+    assert (info.shared_images, info.notices) == (0, [])
+    for name, rows in (("d", slice(0, 6)), ("e", slice(4, 8))):
+        shard(tmp_path / f"{name}.parquet", other[rows], np.arange(8)[rows] % 2)
+    data = pack(tmp_path / "d.parquet", tmp_path / "e.parquet")
+    assert data.load().info.shared_images == 2
+    prepare(data)
+    assert prepared(data) is not None
+    assert data.load().info.shared_images == 2
+    kept = pack(tmp_path / "d.parquet", tmp_path / "e.parquet", "data.crop_area=0.5", "data.size=4")
+    info = kept.load().info
+    assert info.shared_images is None
+    assert "data check" in info.notices[0]
+
+
+def test_images_that_cannot_be_read_are_not_shared(tmp_path):
+    for name, rows in (("train", slice(0, 3)), ("test", slice(2, 5))):
+        blobs = [b"", b"<html>", *map(encoded, random_pixels(5)[rows])]
+        offsets = np.cumsum([0, *map(len, blobs)])
+        blob = np.frombuffer(b"".join(blobs), np.uint8)
+        np.savez(tmp_path / f"{name}.npz", jpeg=blob, offsets=offsets, label=[0, 1, 0, 1, 0])
+    data = pack(tmp_path / "train.npz", tmp_path / "test.npz", "data.on_corrupt=skip")
+    assert data.load().info.shared_images == 1
+
+
+def test_training_and_test_images_of_two_sizes_need_one(tmp_path):
+    save(tmp_path / "a.npz", random_pixels(2, 5), [0, 1])
+    save(tmp_path / "b.npz", random_pixels(2, 6), [0, 1])
+    with pytest.raises(UserError, match=r"5x5 pixels and test images 6x6(.|\n)*data\.size"):
+        pack(tmp_path / "a.npz", tmp_path / "b.npz").load()
+    splits = pack(tmp_path / "a.npz", tmp_path / "b.npz", "data.size=4").load()
+    assert splits.train.shape == splits.test.shape == (3, 4, 4)
 
 
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"needs pyarrow.*\n.*\n.*mixbench\[parquet\]"):
-        parquet.read_parquet(tmp_path / "x.parquet")
+        parquet.read_parquet(tmp_path, [tmp_path / "x.parquet"])
 
 
 def nearest_neighbour_accuracy(train, test):

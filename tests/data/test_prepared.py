@@ -61,7 +61,7 @@ def test_boxes_labels_and_names_come_back(tmp_path):
     boxes = np.array([[0, 1, 2, 3]] * 3, np.int16)
     names = np.array(["a", "b"])
     for name in ("train", "test"):
-        np.savez(tmp_path / f"{name}.npz", images=images, label=[0, 1, 1], bbox=boxes,
+        np.savez(tmp_path / f"{name}.npz", part=name, images=images, label=[0, 1, 1], bbox=boxes,
                  class_names=names)  # fmt: skip
     words = ("data=pack", f"data.train={tmp_path}/train.npz", f"data.test={tmp_path}/test.npz")
     prepare(source(*words))

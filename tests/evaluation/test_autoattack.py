@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from attacked import patterns, trained
+from making import twin
 from pyautoattack import AutoAttack
 
 from mixbench import cli, compose, run
@@ -277,7 +278,13 @@ def test_a_run_of_three_classes_is_refused_before_it_is_trained(tmp_path, capsys
     pixels = rng.integers(0, 256, (48, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "few.npz", images=pixels, label=np.arange(48) % 3)
     runs, pack = tmp_path / "runs", str(tmp_path / "few.npz")
-    words = ["data=pack", f"data.train={pack}", f"data.test={pack}", "net.width=4", "epochs=1"]
+    words = [
+        "data=pack",
+        f"data.train={pack}",
+        f"data.test={twin(pack, tmp_path)}",
+        "net.width=4",
+        "epochs=1",
+    ]
     words += ["batch_size=16", "wandb.mode=disabled", f"run.dir={runs}"]
     aimed = "eval.attacks=[fgsm_8,autoattack_4]"
     assert cli.main(["run", *words, aimed]) == 2

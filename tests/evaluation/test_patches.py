@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from making import twin
 
 from mixbench import compose, run
 from mixbench.backbones import NETS
@@ -182,7 +183,12 @@ def test_what_cannot_look_is_refused_before_training(finished, tmp_path):
     pack = tmp_path / "two.npz"
     images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), dtype=np.uint8)
     np.savez(pack, images=images, label=np.arange(32) % 2)
-    data = ["data=pack", f"data.train={pack}", f"data.test={pack}", "data.limit=null"]
+    data = [
+        "data=pack",
+        f"data.train={pack}",
+        f"data.test={twin(pack, tmp_path)}",
+        "data.limit=null",
+    ]
     with pytest.raises(UserError, match="its network knows 10 classes, the data has 2"):
         run(compose([*words, *data, f"eval.saliency={finished[0]}"]))
 

@@ -1,0 +1,316 @@
+"""Labels as files store them, and the classes they stand for: one rule for every reader.
+
+A label is a whole number or a text. Nothing is cut, guessed or left out: what is neither is refused
+with its number and its first place.
+"""
+
+import ast
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixbench.errors import UserError
+
+MAX_CLASSES = 100_000  # without names; ImageNet-21k has 21,841
+SHOWN = 10  # classes named in a message
+_TODO = "number the classes 0, 1, 2, ..., or name the class of each image in text"
+
+
+class Labels(NamedTuple):
+    """Labels (N,) int64 of a file, and the names of their classes; empty where it has none."""
+
+    indices: Tensor
+    names: list[str]
+
+    @property
+    def classes(self) -> list[str]:
+        """The names; numbers up to the largest label where there are none."""
+        return self.names or [str(index) for index in range(int(self.indices.max()) + 1)]
+
+
+def stored_labels(values: np.ndarray, names: list[str], where: str, images: int) -> Labels:
+    """Class indices from labels of any kind.
+
+    Args:
+        values: Whole numbers (N,) or (N, 1) of any type, one-hot rows (N, K), or texts (N,), which
+            are class names and numbered in sorted order where ``names`` does not say otherwise.
+        names: Class names that the file gives; empty if none.
+        where: File, for the message.
+        images: Number of images.
+
+    Returns:
+        Labels and class names.
+
+    Raises:
+        UserError: If their number differs, there are none, or some are missing, no whole numbers,
+            or out of range.
+    """
+    if np.ndim(values) and len(values) != images:
+        raise UserError(f"{images} images but {len(values)} labels", where)
+    values = _squeezed(_plain(np.asarray(values), where), where)
+    if values.dtype.kind in "US":
+        return _from_text(texts(values), names, where)
+    if values.ndim == 2:
+        indices = _from_one_hot(values, where)
+        names = names or [str(index) for index in range(values.shape[1])]
+        if len(names) != values.shape[1]:
+            what = f"one-hot labels of {values.shape[1]} columns, and {len(names)} class names"
+            raise UserError(what, where)
+    else:
+        indices = whole_numbers(values, where)
+    low, high = (int(end) for end in indices.aminmax())
+    if names and high >= len(names):
+        counted = low == 1 and high == len(names)
+        raise UserError(
+            f"labels run from {low} to {high} but there are {len(names)} class names",
+            where,
+            "they seem to count from 1: take 1 from each" if counted else "correct the labels",
+        )
+    if high >= MAX_CLASSES and not names:
+        what = f"a label is {high}, which would make {high + 1:,} classes"
+        raise UserError(what, where, _TODO)
+    return Labels(indices, names)
+
+
+def whole_numbers(values: np.ndarray, where: str, of: str = "labels") -> Tensor:
+    """Numbers that are whole and not negative.
+
+    Args:
+        values: (N,) numbers of any type, or (N, 1).
+        where: File, for the message.
+        of: Noun in the plural for them.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        UserError: Otherwise, with how many are not and the first of them.
+    """
+    values = _squeezed(_plain(np.asarray(values), where, of), where, of)
+    if values.dtype.kind not in "biuf" or values.ndim != 1:
+        what = f"{of} must be whole numbers (N,), got {values.dtype} {values.shape}"
+        raise UserError(what, where)
+    if values.dtype.kind == "f":
+        _refuse(np.isnan(values), values, f"{of} are missing", where, _MISSING)
+        _refuse(values != np.floor(values), values, f"{of} are no whole numbers", where)
+    if values.dtype.kind != "b":
+        _refuse(values < 0, values, f"{of} are negative", where, _MISSING)
+    if values.dtype.kind in "uf":
+        wide = values.astype(np.float64)  # rounds 2**63 - 1 up, which is no class either
+        _refuse(wide >= 2.0**63, values, f"{of} are out of range", where)
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def texts(values: Any) -> list[str]:
+    """Texts from text, bytes, or text that is the Python spelling of bytes.
+
+    Args:
+        values: Any of them, in any order.
+
+    Returns:
+        Each as text.
+    """
+    return [_text(value) for value in values]
+
+
+def class_names(values: np.ndarray, where: str, *, repeated: bool = False) -> list[str]:
+    """Names of classes.
+
+    Args:
+        values: (K,) names.
+        where: File, for the message.
+        repeated: Whether two classes may share a name, as they have ids besides.
+
+    Returns:
+        The names as text.
+
+    Raises:
+        UserError: If they are no list, or two are equal.
+    """
+    if np.ndim(values) != 1:
+        raise UserError(f"class names must be (K,), got {np.shape(values)}", where)
+    names = texts(values)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice and not repeated:
+        raise UserError(
+            f"class names occur more than once: {listed(twice)}", where, "give each class its own"
+        )
+    return names
+
+
+def joined_classes(train: Labels, test: Labels, take: str, where: str) -> tuple[list[str], Tensor]:
+    """The classes of a data set from those of its training and of its test images.
+
+    Args:
+        train: Of the training images.
+        test: Of the test images.
+        take: Value of ``data.classes``: ``both`` have to name the same classes in the same order,
+            or those of ``train`` count and the test images may lack some.
+        where: Files or keys, for the message.
+
+    Returns:
+        Class names, and the labels (N,) of the test images as indices of these.
+
+    Raises:
+        UserError: If they differ, or a test image has a class that is unknown to training.
+    """
+    names, others = train.classes, test.classes
+    if names == others:
+        return names, test.indices
+    if test.names and not train.names:
+        what = "the test images have class names, and the training images have none"
+        raise UserError(what, where, "name the classes in both files")
+    if not test.names:
+        others = [*names, *others[len(names) :]]
+    present = [others[index] for index in test.indices.unique().tolist()]
+    unknown = [name for name in present if name not in set(names)]
+    if unknown:
+        raise UserError(
+            f"the test images have {len(unknown)} classes that training lacks: {listed(unknown)}",
+            where,
+            "use training and test images of the same data set",
+        )
+    place = {name: index for index, name in enumerate(names)}
+    if take == "both" or len(place) < len(names):
+        raise UserError(
+            f"training and test images name different classes: {_difference(train, test)}",
+            where,
+            "use images of the same data set; data.classes=train takes the classes of the training "
+            "images, where test images may lack some",
+        )
+    return names, torch.tensor([place.get(name, -1) for name in others])[test.indices]
+
+
+def class_notices(train: Tensor, test: Tensor, names: Sequence[str]) -> list[str]:
+    """Say which classes have no image.
+
+    Args:
+        train: (N,) labels of the training images, or (N, K) of multi-label data.
+        test: The same of the test images.
+        names: Of the K classes.
+
+    Returns:
+        Sentences; none where each class has an image in both parts.
+    """
+    empty = [class_counts(labels, len(names)) == 0 for labels in (train, test)]
+    found = []
+    for part, lacks in zip(("training", "test"), empty, strict=True):
+        lost = [str(names[index]) for index in lacks.nonzero().flatten().tolist()]
+        if lost:
+            found.append(f"no {part} image of {len(lost)} of {len(names)} classes: {listed(lost)}")
+    nowhere = (empty[0] & empty[1]).nonzero().flatten().tolist()
+    if nowhere and list(names) == [str(index) for index in range(len(names))]:
+        gap = "count from 1" if nowhere == [0] else f"leave out {len(nowhere)} numbers"
+        found.append(
+            f"labels {gap}: the network has {len(names)} outputs for {len(names) - len(nowhere)} "
+            "classes; numbers from 0 on without a gap, or labels in text, avoid that"
+        )
+    return found
+
+
+def class_counts(labels: Tensor, classes: int) -> Tensor:
+    """Images of each class.
+
+    Args:
+        labels: (N,) int64, or (N, K) of multi-label data.
+        classes: K.
+
+    Returns:
+        (K,) int64.
+    """
+    return (labels == 1).sum(0) if labels.ndim > 1 else labels.bincount(minlength=classes)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, for a message."""
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+
+
+_MISSING = "give each image a label, or leave these images out"
+
+
+def _plain(values: np.ndarray, where: str, of: str = "labels") -> np.ndarray:
+    """Without Python objects: an array of numbers or of text."""
+    if not values.size:
+        raise UserError(f"there are no {of}", where)
+    if values.dtype.kind != "O":
+        return values
+    missing = np.array([value is None for value in values.ravel()]).reshape(values.shape)
+    _refuse(missing, values, f"{of} are missing", where, _MISSING)
+    try:
+        return np.array([_text(v) if isinstance(v, bytes) else v for v in values.tolist()])
+    except ValueError as error:  # rows of unequal lengths
+        raise UserError(f"{of} are neither numbers nor text: {error}", where, _TODO) from error
+
+
+def _squeezed(values: np.ndarray, where: str, of: str = "labels") -> np.ndarray:
+    values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    kind = values.dtype.kind
+    if kind not in "biufUS" or values.ndim not in ((1,) if kind in "US" else (1, 2)):
+        what = f"{of} are {values.dtype} {values.shape}"
+        raise UserError(what, where, f"expected numbers or text (N,); {_TODO}")
+    return values
+
+
+def _from_text(values: list[str], names: list[str], where: str) -> Labels:
+    empty = np.array([not value.strip() for value in values])
+    _refuse(empty, None, "labels are missing", where, _MISSING)
+    names = names or sorted(set(values))
+    place = {name: index for index, name in enumerate(names)}
+    strange = sorted(set(values) - set(place))
+    if strange:
+        raise UserError(f"labels that are no class names: {listed(strange)}", where)
+    return Labels(torch.tensor([place[value] for value in values]), names)
+
+
+def _from_one_hot(values: np.ndarray, where: str) -> Tensor:
+    if values.dtype.kind == "f":
+        _refuse(np.isnan(values).any(axis=1), None, "labels are missing", where, _MISSING)
+    todo = "a label is one class; give its index (N,), or a row with a single 1"
+    whole = ((values == 0) | (values == 1)).all(axis=1)
+    _refuse(~whole, None, f"rows of labels {values.shape} are not one-hot", where, todo)
+    count = values.astype(np.int64).sum(axis=1)
+    _refuse(count == 0, None, "labels are missing: their rows hold no 1", where, _MISSING)
+    _refuse(count > 1, None, "images have several classes", where, todo)
+    return torch.from_numpy(values.argmax(axis=1).astype(np.int64))
+
+
+def _refuse(
+    wrong: Any, values: np.ndarray | None, what: str, where: str, todo: str = _TODO
+) -> None:
+    """Raise if any entry is wrong, with how many and the first."""
+    rows = np.flatnonzero(wrong)
+    if len(rows):
+        shown = "" if values is None else f"{values.ravel()[rows[0]]!s} "
+        first = f"the first: {shown}of image {rows[0]}"
+        raise UserError(f"{len(rows)} of {len(wrong)} {what} ({first})", where, todo)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and value[:2] in ("b'", 'b"') and value[-1:] == value[1]:
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value.decode("latin-1")
+    return str(value)
+
+
+def _difference(train: Labels, test: Labels) -> str:
+    names, others = train.classes, test.classes
+    if not test.names and train.names:
+        return "the test images have no class names"
+    parts = [
+        f"{listed(only)} only in {part}"
+        for part, own, other in (("training", names, others), ("test", others, names))
+        if (only := [name for name in own if name not in set(other)])
+    ]
+    return "; ".join(parts) or "the same names in another order"
