@@ -29,8 +29,8 @@ def inspect(source: Any) -> Findings:
         source: A :class:`mixbench.data.source.DataSource`.
 
     Returns:
-        What was found. Problems are images that cannot be read or have several sizes, classes
-        without images, and images that are in both splits.
+        What was found. Problems are images that cannot be read or have several sizes, fewer than
+        two classes, classes without images, and images that are in both splits.
 
     Raises:
         UserError: If files are missing, or do not fit together; as a run refuses them.
@@ -56,6 +56,10 @@ def inspect(source: Any) -> Findings:
         _balance(found, split, part.labels, names)
         found.problems += [f"{split}: {reason}" for reason in look.bad.values()]
     found.problems += class_notices(train.labels, test.labels, names)
+    present = int((class_counts(train.labels, len(names)) > 0).sum())
+    if present < 2:
+        what = f"{present} class with training images; training needs at least two"
+        found.problems.append(what)
     _two_sizes(found, source.config, *looks)
     _leaks(found, *looks)
     if not looks[0].bad:  # others are counted off by their place

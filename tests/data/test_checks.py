@@ -6,6 +6,7 @@ from making import source, write_folder
 
 from mixbench.cli import main
 from mixbench.data.checks import inspect
+from mixbench.errors import UserError
 
 
 @pytest.fixture
@@ -67,6 +68,63 @@ def test_empty_classes_and_leaks_of_stored_pixels_are_found(tmp_path, monkeypatc
     leaks = inspect(source(*words)).problems[2:]
     assert leaks == [f"the test image image {n} is also the training image image {n + 4}"
                      for n in range(2)]  # fmt: skip
+
+
+def packs(place, train, test=None, *words, size=5, **more):
+    """Two packs with other images, and labels as given."""
+    rng = np.random.default_rng(0)
+    files = []
+    for name, labels, side in (("a", train, 5), ("b", train if test is None else test, size)):
+        images = rng.integers(0, 256, (len(labels), side, side, 3), dtype=np.uint8)
+        np.savez(place / f"{name}.npz", images=images, label=np.asarray(labels), **more)
+        files.append(str(place / f"{name}.npz"))
+    return source("data=pack", f"data.train={files[0]}", f"data.test={files[1]}", *words)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ([0, 0.7], None, []),
+        ([0, 1, 2], [0, 1], []),
+        ([0, 1], [0, 2], ["data.classes=train"]),
+        (["ant", ""], None, []),
+        ([0, 1], None, ["data.labels=people.npz"]),
+    ],
+)
+def test_what_a_run_refuses_the_check_refuses_with_the_same_words(
+    tmp_path, monkeypatch, train, test, words
+):
+    monkeypatch.setenv("MIXBENCH_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    np.savez("people.npz", people=np.array([0, 5]))
+    data = packs(tmp_path, train, test, *words)
+    said = []
+    for judge in (data.load, lambda: inspect(data)):
+        with pytest.raises(UserError) as caught:
+            judge()
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+def test_what_a_run_says_the_check_says_with_the_same_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXBENCH_DATA", str(tmp_path))
+    data = packs(tmp_path, [1, 3, 1], [3, 1])
+    notices = data.load().info.notices
+    assert len(notices) == 3
+    assert inspect(data).problems == notices
+    assert inspect(packs(tmp_path, [0, 1])).problems == []
+
+
+def test_what_cannot_be_trained_on_is_a_problem(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXBENCH_DATA", str(tmp_path))
+    found = inspect(packs(tmp_path, [0, 0], class_names=np.array(["ant"]))).problems
+    assert found == ["1 class with training images; training needs at least two"]
+    two_sizes = packs(tmp_path, [0, 1], size=6)
+    problems = inspect(two_sizes).problems
+    assert len(problems) == 1
+    assert "2 sizes" in problems[0]
+    assert "data.size" in problems[0]
+    assert inspect(packs(tmp_path, [0, 1], None, "data.size=4", size=6)).problems == []
 
 
 def test_a_missing_data_set_is_a_user_error(zoo, capsys):
