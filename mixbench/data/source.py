@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mixbench.data.encoded import Part, read_part
+from mixbench.data.decode import is_image
+from mixbench.data.encoded import Part, read_content
 from mixbench.data.images import (
     HOLDOUT_LIMIT,
-    SUFFIXES,
     Content,
     ImageSet,
     ResidentImages,
@@ -19,7 +19,6 @@ from mixbench.data.images import (
     Stats,
     image_stats,
     stratified,
-    summed,
 )
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
 from mixbench.data.prepared import prepared
@@ -91,18 +90,7 @@ class DataSource(ABC):
         parts = self.parts()
         if parts is None:
             raise NotImplementedError(f"{type(self).__name__} needs parts() or read()")
-        train, test, class_names = parts
-        (train_set, skipped), (test_set, more) = (
-            read_part(part, self.config) for part in (train, test)
-        )
-        return Content(
-            train_set,
-            test_set,
-            class_names,
-            skipped + more,
-            notices=[*train.notices, *test.notices],
-            unused=summed(train.unused, test.unused),
-        )
+        return read_content(*parts, self.config)
 
     def load(self, *, holdout: bool = False) -> Splits:
         """Read, take the subsets that the configuration asks for, and describe the result.
@@ -186,7 +174,7 @@ class DataSource(ABC):
         if parts is None:
             return None
         names = [str(parts[1].names[row]) for row in rows.tolist()]
-        return names if all(Path(name).suffix.lower() in SUFFIXES for name in names) else None
+        return names if all(map(is_image, names)) else None
 
     def _training_labels(self, train: ImageSet, class_names: list[str], skipped: int) -> Tensor:
         if self.other_labels is None:
