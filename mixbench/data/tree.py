@@ -69,12 +69,12 @@ def files_below(root: Path) -> tuple[list[str], int]:
     """
     found: list[tuple[str, list[str]]] = []
     circles = 0
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+    around = tuple(_key(folder) for folder in root.absolute().parents)
+    waiting = [("", around)]
     while waiting:  # no recursion, which very deep folders would end
         place, above = waiting.pop()
         folders, names = listed(root / place)
-        facts = os.stat(root / place)
-        key = facts.st_dev, facts.st_ino
+        key = _key(root / place)
         if key in above:
             circles += 1
             continue
@@ -116,6 +116,11 @@ def check_regular(facts: os.stat_result, limit: int | None = MAX_BYTES) -> None:
         raise OSError("not a regular file")
     if limit is not None and facts.st_size > limit:
         raise OSError(f"{facts.st_size} bytes are more than any image needs")
+
+
+def _key(folder: Path) -> tuple[int, int]:
+    facts = os.stat(folder)
+    return facts.st_dev, facts.st_ino
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
