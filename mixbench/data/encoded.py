@@ -7,15 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixbench.data.decode import (
-    corrupt,
-    decode,
-    decode_all,
-    decode_crop,
-    dim_sample,
-    unreadable,
-)
-from mixbench.data.images import Batch, Content, ImageSet, ResidentImages, summed
+from mixbench.data.decode import corrupt, decode, decode_all, decode_crop, unreadable
+from mixbench.data.images import Batch, ImageSet, ResidentImages
 from mixbench.data.keyed import Draw
 from mixbench.errors import UnreadableImageError, UserError
 from mixbench.schema import DataConfig
@@ -46,35 +39,20 @@ class Part:
     unused: dict[str, int] = field(default_factory=dict)
 
 
-def read_content(
-    train: Part | ImageSet, test: Part | ImageSet, class_names: list[str], config: DataConfig
-) -> Content:
-    """The content of a data set.
+def read_part(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
+    """The image set of a split.
 
     Args:
-        train: Training images, as files or as they are.
-        test: Test images, likewise.
-        class_names: Names of the classes.
-        config: With ``crop_area`` files are read anew each time; otherwise once and for all.
+        part: Its files.
+        config: With ``crop_area`` the files are read anew each time; otherwise once and for all.
 
     Returns:
-        The sets, the number of files that were left out, and what is to be said of the others.
+        The set, and the number of files that were left out.
 
     Raises:
         UserError: As :func:`mixbench.data.decode.decode_all`.
     """
-    sets: list[ImageSet] = []
-    skipped, notices, unused = 0, [], {}
-    for name, part in (("train", train), ("test", test)):
-        if isinstance(part, ImageSet):
-            sets.append(part)
-            continue
-        images, bad, dim = _read(part, config)
-        sets.append(images)
-        skipped += bad
-        notices += [*part.notices, *([f"{name}: {dim}"] if dim else [])]
-        unused = summed(unused, part.unused)
-    return Content(sets[0], sets[1], class_names, skipped, notices=notices, unused=unused)
+    return _decoded(part, config) if config.crop_area is None else _kept(part, config)
 
 
 class FileImages(ImageSet):
@@ -142,23 +120,17 @@ class FileImages(ImageSet):
             ) from error
 
 
-def _read(part: Part, config: DataConfig) -> tuple[ImageSet, int, str]:
-    """The set, the number of files left out, and what is to be said of dim images."""
-    return _decoded(part, config) if config.crop_area is None else _kept(part, config)
-
-
-def _decoded(part: Part, config: DataConfig) -> tuple[ImageSet, int, str]:
-    images, rows, dim = decode_all(part.names, part.load, config)
+def _decoded(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
+    images, rows = decode_all(part.names, part.load, config)
     boxes = None if part.boxes is None else part.boxes[rows]
-    return ResidentImages(images, part.labels[rows], boxes), len(part.names) - len(rows), dim
+    return ResidentImages(images, part.labels[rows], boxes), len(part.names) - len(rows)
 
 
-def _kept(part: Part, config: DataConfig) -> tuple[ImageSet, int, str]:
-    dim = dim_sample(len(part.names), part.load)
+def _kept(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
     if config.on_corrupt == "error":  # found when it is read, as reading all takes hours
-        return FileImages(part, config), 0, dim
+        return FileImages(part, config), 0
     bad = unreadable(part.names, part.load)
     if len(bad) == len(part.names):
         raise corrupt(list(bad.values()), len(part.names))
     good = torch.tensor([row for row in range(len(part.names)) if row not in bad])
-    return FileImages(part, config, good), len(bad), dim
+    return FileImages(part, config, good), len(bad)

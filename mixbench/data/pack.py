@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixbench.data.encoded import Part, read_content
+from mixbench.data.encoded import Part, read_part
 from mixbench.data.images import Content, ResidentImages, check_labels, corners
 from mixbench.data.parquet import is_parquet, read_parquet
 from mixbench.data.source import DataSource, existing
@@ -68,7 +68,11 @@ class Pack(DataSource):
     def read(self) -> Content:
         """Decode both files; the class names of the training file count."""
         train, test, names = self._both
-        return read_content(train, test, names, self.config)
+        (train_set, skipped), (test_set, more) = (
+            read_part(each, self.config) if isinstance(each, Part) else (each, 0)
+            for each in (train, test)
+        )
+        return Content(train_set, test_set, names, skipped + more)
 
     @cached_property
     def _both(self) -> tuple[Part | ResidentImages, Part | ResidentImages, list[str]]:
