@@ -28,6 +28,7 @@ SHOWN = 5  # unreadable files named in a message
 TURNED = 0x0112  # EXIF tag of the orientation; above 4 width and height change places
 # Pillow knows these by their first bytes, and needs another program or plug-in to decode them.
 UNDECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+USUAL = ("JPEG", "PNG")  # looked for first, which halves the time of opening a file
 SAMPLED = 64  # images of a set that is not decoded as a whole
 DIM = 25  # a 16-bit image that becomes no brighter than this uses under a tenth of its range
 
@@ -36,7 +37,8 @@ DIM = 25  # a 16-bit image that becomes no brighter than this uses under a tenth
 def formats() -> tuple[str, ...]:
     """Formats that Pillow decodes on this machine, without the help of another program."""
     Image.init()
-    return tuple(name for name in Image.ID if name not in UNDECODED)
+    rest = [name for name in Image.ID if name not in (*UNDECODED, *USUAL)]
+    return (*USUAL, *rest)
 
 
 @cache
@@ -205,8 +207,8 @@ def _only_oserror() -> Iterator[None]:
             raise OSError(str(error) or type(error).__name__) from error
 
 
-def _opened(raw: bytes) -> tuple[Image.Image, bool]:
-    """An upright image as RGB, and whether its file has more than 8 bits a value."""
+def _opened(raw: bytes) -> tuple[Image.Image, int | None]:
+    """An upright image as RGB, and its highest value if its file has more than 8 bits a value."""
     image: Image.Image = Image.open(io.BytesIO(raw), formats=formats())
     _check_pixels(*image.size)
     packing = _packing(image)
@@ -214,7 +216,8 @@ def _opened(raw: bytes) -> tuple[Image.Image, bool]:
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
         image = Image.fromarray(_scaled(np.asarray(image, dtype=np.float64), image.mode, packing))
-    return image.convert("RGB"), deep
+    image = image.convert("RGB")
+    return image, int(np.asarray(image).max()) if deep else None
 
 
 def _packing(image: Image.Image) -> str:
@@ -270,12 +273,12 @@ def decode_all(items: Sequence[str], load: Callable[[int], bytes], config: DataC
             or if sizes differ and no ``size`` is given.
     """
 
-    def attempt(row: int) -> tuple[np.ndarray, bool] | str:
+    def attempt(row: int) -> tuple[np.ndarray, int | None] | str:
         try:
             raw = load(row)
             with _only_oserror():
-                image, deep = _opened(raw)
-                return np.asarray(_fitted(image, config.size, config.resize)), deep
+                image, peak = _opened(raw)
+                return np.asarray(_fitted(image, config.size, config.resize)), peak
         except OSError as error:
             return _reason(items[row], error)
 
@@ -296,7 +299,7 @@ def decode_all(items: Sequence[str], load: Callable[[int], bytes], config: DataC
             "resize them with data.size=PIXELS",
         )
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return Decoded(images, torch.tensor(good), _dim([image for image, deep in decoded if deep]))
+    return Decoded(images, torch.tensor(good), _dim([peak for _, peak in decoded]))
 
 
 def dim_sample(count: int, load: Callable[[int], bytes]) -> str:
@@ -309,18 +312,17 @@ def dim_sample(count: int, load: Callable[[int], bytes]) -> str:
     Returns:
         A sentence, empty where nothing is to be said.
     """
-    found = []
+    peaks = []
     for row in sorted({row * count // SAMPLED for row in range(SAMPLED)}):
         with suppress(OSError), _only_oserror():
-            image, deep = _opened(load(row))
-            if deep:
-                found.append(np.asarray(image))
-    return _dim(found)
+            peaks.append(_opened(load(row))[1])
+    return _dim(peaks)
 
 
-def _dim(deep: Sequence[np.ndarray]) -> str:
+def _dim(peaks: Sequence[int | None]) -> str:
     """What is to be said of images whose files have more than 8 bits a value."""
-    brightest = max((int(image.max()) for image in deep), default=255)
+    deep = [peak for peak in peaks if peak is not None]
+    brightest = max(deep, default=255)
     if brightest > DIM:
         return ""
     return (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mixbench.data.decode import is_image
-from mixbench.data.encoded import Part, read_content
+from mixbench.data.encoded import Part, read_part
 from mixbench.data.images import (
     HOLDOUT_LIMIT,
     Content,
@@ -19,6 +19,7 @@ from mixbench.data.images import (
     Stats,
     image_stats,
     stratified,
+    summed,
 )
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
 from mixbench.data.prepared import prepared
@@ -90,7 +91,18 @@ class DataSource(ABC):
         parts = self.parts()
         if parts is None:
             raise NotImplementedError(f"{type(self).__name__} needs parts() or read()")
-        return read_content(*parts, self.config)
+        train, test, class_names = parts
+        (train_set, skipped), (test_set, more) = (
+            read_part(part, self.config) for part in (train, test)
+        )
+        return Content(
+            train_set,
+            test_set,
+            class_names,
+            skipped + more,
+            notices=[*train.notices, *test.notices],
+            unused=summed(train.unused, test.unused),
+        )
 
     def load(self, *, holdout: bool = False) -> Splits:
         """Read, take the subsets that the configuration asks for, and describe the result.
