@@ -18,6 +18,7 @@ from typing import Any
 
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
 from mixbench.results.files import write_text
+from mixbench.results.lock import locked
 from mixbench.results.record import read_record, write_record
 from mixbench.stop import LAUNCHED
 
@@ -180,12 +181,11 @@ def _interrupted(notes: Path, name: str) -> InterruptedRunError:
 
 
 def _put_in_record(folder: Path, message: str) -> None:
-    try:
+    """Say why the run failed, unless another process goes on with it already."""
+    with suppress(UserError, OSError), locked(folder):
         record = read_record(folder)
-    except UserError:
-        return
-    if record.status in ("interrupted", "failed", "running"):
-        record.status, record.message = "failed", message
-        if record.attempts:
-            record.attempts[-1]["status"] = "failed"
-        write_record(folder, record)
+        if record.status in ("interrupted", "failed", "running"):
+            record.status, record.message = "failed", message
+            if record.attempts:
+                record.attempts[-1]["status"] = "failed"
+            write_record(folder, record)

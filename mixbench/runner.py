@@ -37,7 +37,6 @@ from mixbench.schema import RunConfig
 from mixbench.stop import StopSignals
 
 log = logging.getLogger("mixbench")
-SPEED = ("img_per_s", "ms_step", "dataloader_wait_pct", "peak_mem_gb")
 
 
 def run(
@@ -166,11 +165,6 @@ def _prepare(
     check_fit(config, splits)
     method, data = build(config, splits, group.rank, group.world)
     record = _new_record(config, identity, method, splits, device)
-    if earlier is not None:
-        record.id, record.attempts = earlier.id, earlier.attempts
-        record.config_changes = earlier.config_changes
-        for key in SPEED:  # an attempt that only has to test measures none
-            setattr(record, key, getattr(earlier, key))
     return Attempt(config, group, device, place, record, method, data)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from mixbench.errors import UserError
 from mixbench.metrics.classification import scores
 from mixbench.metrics.multilabel import multilabel_scores
+from mixbench.results.arrays import check_outputs, load_arrays
 from mixbench.results.files import write_bytes
 
 PREDICTIONS = "predictions.npz"
@@ -69,29 +70,22 @@ def read_predictions(path: Path) -> Predictions:
         UserError: If the file is missing, damaged or of another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            names = tuple(stored["class_names"].tolist()) if "class_names" in stored else ()
-            kept = (name for name in stored.files if name != "class_names")
-            arrays = {name: torch.from_numpy(stored[name]) for name in kept}
-        parts = [
-            (arrays[f"{start}logits"].float(), arrays[f"{start}labels"], arrays[f"{start}ids"])
-            for start in ("", *([_HOLDOUT] if f"{_HOLDOUT}logits" in arrays else []))
-        ]
+        arrays = load_arrays(path)
+        names = tuple(map(str, arrays.pop("class_names", np.array([])).tolist()))
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for start in ("", *([_HOLDOUT] if f"{_HOLDOUT}logits" in arrays else [])):
+            found = [arrays[f"{start}{name}"] for name in ("logits", "labels", "ids")]
+            check_outputs(*found)
+            logits, labels, ids = map(torch.from_numpy, found)
+            parts.append((logits.float(), labels, ids))
     except FileNotFoundError as error:
         raise UserError("no predictions of a run", str(path), "evaluate the run first") from error
-    except Exception as error:  # zip, numpy and torch each raise errors of their own
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"unreadable predictions: {error}", str(path), "evaluate the run again"
         ) from error
-    for logits, labels, ids in parts:
-        if logits.ndim != 2 or not len(logits) == len(labels) == len(ids) > 0:
-            raise UserError(
-                f"predictions do not belong together: logits {tuple(logits.shape)}, labels "
-                f"{tuple(labels.shape)}, ids {tuple(ids.shape)}",
-                str(path),
-                "evaluate the run again",
-            )
-    return Predictions(*parts[0], parts[1] if len(parts) > 1 else None, names)
+    logits, labels, ids = parts[0]
+    return Predictions(logits, labels, ids, parts[1] if len(parts) > 1 else None, names)
 
 
 def _arrays(start: str, logits: Tensor, labels: Tensor, ids: Tensor) -> dict[str, np.ndarray]:
