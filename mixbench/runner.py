@@ -23,7 +23,7 @@ from mixbench.data.images import Splits
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.group import Group, join, leave, rank_of_environment
 from mixbench.methods.base import Method
-from mixbench.ranks import start_ranks
+from mixbench.ranks import follow_launcher, start_ranks
 from mixbench.results.identity import Identity
 from mixbench.results.record import (
     Record,
@@ -67,6 +67,7 @@ def run(
         return _run_on_devices(config, shared_cores, folder, allow_config_change)
     device = training_device(config)
     with StopSignals() as signals:
+        follow_launcher()
         group = join(config.world, config.trainer.timeout, device.type == "cuda")
         try:
             attempt = _prepare(config, group, device, folder)
