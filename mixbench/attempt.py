@@ -338,7 +338,7 @@ def _finite(record: Record, method: Method) -> bool:
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.handleError = lambda record: None  # a full disk costs log lines, not the run
     log.addHandler(handler)

@@ -16,7 +16,7 @@ LEVELS = {
     "registry": 0,
     "schema": 0,
     "source": 0,
-    "experiments": 0,
+    "experiments": 1,
     "results/__init__": 0,
     "results/files": 0,
     "results/arrays": 0,

@@ -11,6 +11,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -199,6 +200,27 @@ def runs_folder(given: str | None = None) -> Path:
         That, else ``MIXBENCH_RUNS``, else ``runs``.
     """
     return Path(given or os.environ.get("MIXBENCH_RUNS") or "runs")
+
+
+def make_runs_folder(folder: Path) -> None:
+    """Make the folder of all runs, and find out whether anything can be written there.
+
+    Args:
+        folder: As of :func:`runs_folder`.
+
+    Raises:
+        UserError: If not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"runs cannot be kept here: {error.strerror}",
+            str(folder),
+            "give another folder as run.dir or in MIXBENCH_RUNS",
+        ) from error
 
 
 def run_folder(name: str) -> Path:
