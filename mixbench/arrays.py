@@ -155,6 +155,23 @@ def read_array(path: Path) -> np.ndarray:
         raise _unreadable(error) from error
 
 
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz`` file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        UnreadableArraysError: If it is no such file, or larger than it may be.
+    """
+    with Arrays(path) as stored:
+        return {name: stored[name] for name in stored.names}
+
+
 def check_size(unpacked: int, packed: int) -> None:
     """Refuse to unpack what is larger than a file of arrays may be, or than the free memory.
 

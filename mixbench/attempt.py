@@ -27,9 +27,16 @@ from mixbench.data.module import MixData
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
 from mixbench.group import Group
 from mixbench.methods.base import Method
-from mixbench.results.files import locked, remove_leftovers, write_text
+from mixbench.results.files import remove_leftovers, write_text
 from mixbench.results.identity import blended, differences
-from mixbench.results.record import Record, write_record
+from mixbench.results.lock import locked
+from mixbench.results.record import (
+    Record,
+    earlier_record,
+    read_record,
+    set_damaged_aside,
+    write_record,
+)
 from mixbench.results.secrets import scrubbed
 from mixbench.schema import RunConfig, aside_keys
 from mixbench.stop import Stopped, StopSignals
@@ -37,6 +44,7 @@ from mixbench.training import Parts, fit_and_test, precision_context
 
 log = logging.getLogger("mixbench")
 TRACEBACK, REPLAY = "traceback.txt", "diverged.json"
+SPEED = ("img_per_s", "ms_step", "dataloader_wait_pct", "peak_mem_gb")
 RECORD_EVERY = 5.0  # seconds between notes of progress in the record
 
 
@@ -83,6 +91,11 @@ class Attempt:
                 stack.enter_context(locked(self.folder))
                 stack.enter_context(_logged_to(self.folder / "log.txt"))
                 remove_leftovers(self.folder)
+                set_damaged_aside(self.folder)
+                self._follow(earlier_record(self.folder))
+            if self.group.share(self.record.status == "done"):
+                log.info("%s was finished by another process meanwhile", self.folder.name)
+                return self.record if leads else read_record(self.folder)
             checkpoint = self._checkpoint(allow_config_change)
             self._begin(checkpoint)
             try:
@@ -116,6 +129,19 @@ class Attempt:
                 )
             )
         return self.record
+
+    def _follow(self, earlier: Record | None) -> None:
+        """Go on with the attempts of the record on disk, which nobody else can change any more."""
+        record = self.record
+        if earlier is None:
+            return
+        if earlier.status == "done":
+            self.record = earlier
+            return
+        record.id, record.attempts = earlier.id, earlier.attempts
+        record.config_changes = earlier.config_changes
+        for key in SPEED:  # an attempt that only has to test measures none
+            setattr(record, key, getattr(earlier, key))
 
     def _checkpoint(self, allow_config_change: bool) -> dict[str, Any] | None:
         """The last checkpoint, if there is one and it belongs to this configuration."""
@@ -317,7 +343,7 @@ def _finite(record: Record, method: Method) -> bool:
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.handleError = lambda record: None  # a full disk costs log lines, not the run
     log.addHandler(handler)

@@ -19,8 +19,8 @@ from mixbench.commands import (
     training,
     weights,
 )
-from mixbench.commands.console import complain
-from mixbench.errors import MixbenchError
+from mixbench.commands.console import complain, print_anywhere
+from mixbench.errors import MixbenchError, explain
 from mixbench.ranks import write_error
 from mixbench.schema import SUITES
 from mixbench.stop import LAUNCHED
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 2 user error, 3 run failed, 4 interrupted, 5 part of a grid failed.
     """
+    print_anywhere()
     parser = _parser()
     words = sys.argv[1:] if argv is None else argv
     debug = "--debug" in words
@@ -51,11 +52,6 @@ def main(argv: list[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     try:
         return args.command(args)
-    except MixbenchError as error:
-        if debug:
-            traceback.print_exc()
-        _report(error)
-        return error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")
         return 4
@@ -65,9 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        what = f"{type(error).__name__}: {error}"
-        _report(MixbenchError(what, todo="repeat with --debug for the traceback"))
-        return 3
+        told = explain(error)
+        _report(told)
+        return told.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

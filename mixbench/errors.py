@@ -1,6 +1,8 @@
 """The errors that reach a user, each with what happened, where, and what to do."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -62,6 +64,49 @@ class InterruptedRunError(MixbenchError):
 
     exit_code = 4
     signal: str | None = None
+
+
+_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of the path is a file; name a folder",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EEXIST: "something else is in the way; choose another place",
+    errno.ELOOP: "its links lead in a circle; name the file itself",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENXIO: "name a file",
+    errno.EINVAL: "name a file",
+    errno.EFBIG: "name a smaller file",
+}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def explain(error: BaseException) -> MixbenchError:
+    """An error of any kind as one that can be shown to a user.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The error itself if it is one already; a user error for a path that cannot be used; the
+        failure of a run for a full disk; else one that names the exception.
+    """
+    if isinstance(error, MixbenchError):
+        return error
+    where = ""
+    if isinstance(error, OSError) and isinstance(error.filename, str | os.PathLike):
+        where = os.fspath(error.filename)
+        where = where if len(where) <= 200 else f"{where[:150]}...{where[-40:]}"
+    if isinstance(error, OSError) and error.errno in _FULL:
+        todo = "free some space, or ask for more, and give the same command again"
+        return RunFailedError(str(error.strerror), where, todo)
+    if where and isinstance(error, OSError) and error.errno in _REMEDIES:
+        return UserError(str(error.strerror), where, _REMEDIES[error.errno])
+    text = " ".join(str(error).split())
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return MixbenchError(what, todo="repeat with --debug for the traceback")
 
 
 def near_match(name: str, known: Iterable[str]) -> str:

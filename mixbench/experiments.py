@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mixbench.errors import UserError, near_match
+from mixbench.results.files import read_text
 
 GROUPS = ("data", "net", "method", "recipe")
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 1_000_000, 10_000, 30
@@ -94,8 +95,10 @@ def read(path: Path) -> tuple[dict[str, Any], list[str]]:
         UserError: If it cannot be read or is not one plain mapping, with file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, MAX_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except UnicodeDecodeError as error:
         raise UserError(f"cannot be read: {error}", where=str(path)) from error
     mapping, notes = parse(text, str(path))
     if mapping is None:
@@ -121,8 +124,9 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
     if len(text) > MAX_BYTES:
         raise UserError(f"more than {MAX_BYTES} characters of YAML", where=origin)
     notes: list[str] = []
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None, notes
@@ -137,7 +141,8 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
     except (ValueError, RecursionError, OverflowError) as error:
         raise UserError(f"not a plain YAML value: {error}", where=origin) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _inspect(root: yaml.Node, origin: str, notes: list[str]) -> None:

@@ -37,8 +37,8 @@ from mixbench.metrics import (
 )
 from mixbench.metrics.predictions import FULL_PRECISION_CLASSES, PREDICTIONS
 from mixbench.results.curves import read_curves
-from mixbench.results.files import locked
 from mixbench.results.identity import differences
+from mixbench.results.lock import locked
 from mixbench.results.record import Record, cpu_name, read_record, write_record
 from mixbench.results.selection import COLUMNS, columns, test_curve
 from mixbench.schema import EvalConfig, RunConfig, aside_keys

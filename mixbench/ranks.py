@@ -18,8 +18,9 @@ from typing import Any
 
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
 from mixbench.results.files import write_text
+from mixbench.results.lock import BusyRunError, locked
 from mixbench.results.record import read_record, write_record
-from mixbench.stop import LAUNCHED
+from mixbench.stop import LAUNCHED, stop_when_alone
 
 GRACE = 60  # seconds that ranks get to save once they are told to stop
 _LOST = (
@@ -48,7 +49,7 @@ def start_ranks(words: Sequence[str], devices: int) -> None:
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are told below, once
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE)
-    os.environ[LAUNCHED] = "1"
+    os.environ[LAUNCHED] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="mixbench-ranks-") as notes:
         config = LaunchConfig(
@@ -76,6 +77,15 @@ def start_ranks(words: Sequence[str], devices: int) -> None:
             del os.environ[LAUNCHED]
 
 
+def follow_launcher() -> None:
+    """Stop this process, if it is a rank, when the one that started it is gone."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    # One that was killed before this line is told from the one that has adopted this process.
+    launcher = int(os.environ.get(LAUNCHED, os.getppid()))
+    stop_when_alone(lambda: os.getppid() != launcher)
+
+
 def write_error(error: BaseException) -> None:
     """Leave word of why this rank ends, for whoever started it.
 
@@ -100,6 +110,7 @@ def write_error(error: BaseException) -> None:
         "todo": error.todo if told else "",
         "exit_code": error.exit_code if told else 3,
         "folder": str(getattr(error, "folder", "") or ""),
+        "busy": isinstance(error, BusyRunError),
     }
     with suppress(OSError):  # whoever asked for it may be gone
         # Whole or not at all: a rank that is stopped here would leave what nobody can read, and the
@@ -163,6 +174,8 @@ def _follows(note: dict[str, Any]) -> bool:
 
 
 def _error(note: dict[str, Any], what: str) -> MixbenchError:
+    if note.get("busy"):
+        return BusyRunError(what, note["where"], note["todo"])
     for cls in (UserError, InterruptedRunError):
         if note["exit_code"] == cls.exit_code:
             return cls(what, note["where"], note["todo"])
@@ -180,12 +193,11 @@ def _interrupted(notes: Path, name: str) -> InterruptedRunError:
 
 
 def _put_in_record(folder: Path, message: str) -> None:
-    try:
+    """Say why the run failed, unless another process goes on with it already."""
+    with suppress(UserError, OSError), locked(folder):
         record = read_record(folder)
-    except UserError:
-        return
-    if record.status in ("interrupted", "failed", "running"):
-        record.status, record.message = "failed", message
-        if record.attempts:
-            record.attempts[-1]["status"] = "failed"
-        write_record(folder, record)
+        if record.status in ("interrupted", "failed", "running"):
+            record.status, record.message = "failed", message
+            if record.attempts:
+                record.attempts[-1]["status"] = "failed"
+            write_record(folder, record)

@@ -1,11 +1,11 @@
 """Named objects that are imported when they are asked for, not when they are listed."""
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from typing import Any, TypeVar
 
-from mixbench.errors import UserError, near_match
+from mixbench.errors import UserError, explain, near_match
 
 T = TypeVar("T")
 
@@ -18,6 +18,7 @@ class Registry:
         table: Built-in names as ``module:attribute``.
         group: Entry-point group under which other packages add names.
         families: What stands for all names that begin with a word and a colon, by the word.
+        needs: Attributes of the classes that the names stand for; none where they are no classes.
     """
 
     def __init__(
@@ -26,8 +27,9 @@ class Registry:
         table: dict[str, str],
         group: str | None = None,
         families: dict[str, str] | None = None,
+        needs: Sequence[str] = (),
     ) -> None:
-        self.kind, self.families = kind, families or {}
+        self.kind, self.families, self.needs = kind, families or {}, needs
         self.table = dict(table)
         self.group = group
         self._objects: dict[str, Any] = {}
@@ -141,12 +143,19 @@ class Registry:
             found: Any = import_module(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
+        except (Exception, SystemExit) as error:  # the module may be anybody's
             raise UserError(
-                f"{self.kind} {name!r} cannot be imported: {error}",
+                f"{self.kind} {name!r} cannot be imported: {explain(error).what}",
                 where=path,
                 todo="check the module's name and that it is importable from here",
             ) from error
+        lacking = [word for word in self.needs if not hasattr(found, word)]
+        if lacking or (self.needs and not isinstance(found, type)):
+            raise UserError(
+                f"{path} is no {self.kind}" + (f": it has no {lacking[0]}" if lacking else ""),
+                where=f"{self.kind.split()[0]}={name}",
+                todo="name a class that is one; mixbench list shows those of mixbench",
+            )
         return found
 
     def _sources(self) -> dict[str, str]:

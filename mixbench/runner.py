@@ -23,7 +23,7 @@ from mixbench.data.images import Splits
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.group import Group, join, leave, rank_of_environment
 from mixbench.methods.base import Method
-from mixbench.ranks import start_ranks
+from mixbench.ranks import follow_launcher, start_ranks
 from mixbench.results.identity import Identity
 from mixbench.results.record import (
     Record,
@@ -37,7 +37,6 @@ from mixbench.schema import RunConfig
 from mixbench.stop import StopSignals
 
 log = logging.getLogger("mixbench")
-SPEED = ("img_per_s", "ms_step", "dataloader_wait_pct", "peak_mem_gb")
 
 
 def run(
@@ -68,6 +67,7 @@ def run(
         return _run_on_devices(config, shared_cores, folder, allow_config_change)
     device = training_device(config)
     with StopSignals() as signals:
+        follow_launcher()
         group = join(config.world, config.trainer.timeout, device.type == "cuda")
         try:
             attempt = _prepare(config, group, device, folder)
@@ -166,11 +166,6 @@ def _prepare(
     check_fit(config, splits)
     method, data = build(config, splits, group.rank, group.world)
     record = _new_record(config, identity, method, splits, device)
-    if earlier is not None:
-        record.id, record.attempts = earlier.id, earlier.attempts
-        record.config_changes = earlier.config_changes
-        for key in SPEED:  # an attempt that only has to test measures none
-            setattr(record, key, getattr(earlier, key))
     return Attempt(config, group, device, place, record, method, data)
 
 

@@ -6,17 +6,54 @@ At any other time it interrupts at once, as nothing would be lost by it.
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
-LAUNCHED = "MIXBENCH_LAUNCHED"  # set for ranks, whose parent reports and hands on for them
+LAUNCHED = "MIXBENCH_LAUNCHED"  # for ranks: the process that reports and hands on for them
+LOOK = 1.0  # seconds between looks whether that is still there
 #: Sent by schedulers some time before they take the machine away.
 WARNINGS = ("SIGUSR1", "SIGUSR2")
+
+
+def stop_when_alone(alone: Callable[[], bool]) -> None:
+    """Ask this process to stop, as by SIGTERM, once whoever started it is gone.
+
+    A launcher that is killed can no longer pass a signal on.
+
+    Args:
+        alone: Whether that is so; asked every second by a thread.
+    """
+
+    def look() -> None:
+        while not alone():
+            time.sleep(LOOK)
+        _print("whoever started this process is gone")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def unread(handle: int) -> Callable[[], bool]:
+    """Whether the reader of a pipe is gone.
+
+    Args:
+        handle: The end that is written to.
+
+    Returns:
+        A function that tells.
+    """
+    poll = select.poll()
+    poll.register(handle, 0)  # nobody reading is told in any case
+    return lambda: bool(poll.poll(0))
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
@@ -100,4 +137,5 @@ def _slurm_job() -> str | None:
 
 def _print(line: str) -> None:
     # Not through logging, whose locks the interrupted code may hold.
-    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"mixbench: {line}\n".encode())
+    with suppress(OSError):  # its reader may be gone
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"mixbench: {line}\n".encode())

@@ -1,3 +1,5 @@
+import errno
+import io
 import json
 import os
 import random
@@ -9,6 +11,8 @@ import pytest
 
 from mixbench import cli
 from mixbench.commands import names
+from mixbench.results.curves import write_curves
+from mixbench.results.record import Record, write_record
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -347,3 +351,117 @@ def test_the_default_bench_ranks_every_method_above_97_percent_and_repeats_nothi
     second = make("bench", env=env)
     assert second.returncode == 0
     assert ": done in " not in second.stdout
+
+
+LONG = "n" * 300
+
+
+@pytest.fixture
+def strange(tmp_path, monkeypatch):
+    """A folder with things that are not what a path should lead to."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "plan.yaml").write_text('base: "a\x07"\n')
+    return tmp_path
+
+
+PATHS = ["file", "file/below", "broken", "loop", LONG, "pipe"]
+
+
+@pytest.mark.parametrize("place", PATHS, ids=lambda text: text[:12])
+@pytest.mark.parametrize("words", [["leaderboard"], ["resume", "x"], ["verify", "x"]], ids=str)
+@pytest.mark.usefixtures("strange")
+def test_a_folder_of_runs_that_is_none_is_a_users_error(words, place, monkeypatch, capsys):
+    monkeypatch.setenv("MIXBENCH_RUNS", place)
+    assert cli.main(words) == 2
+    assert "--debug" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", PATHS, ids=lambda text: text[:12])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "leaderboard",
+        "resume",
+        "verify",
+        "info",
+        "sweep",
+        "run --config",
+        "compare --mine a --with b",
+    ],
+)
+@pytest.mark.usefixtures("strange")
+def test_a_path_that_leads_to_nothing_usable_is_a_users_error(command, name, capsys):
+    assert cli.main([*command.split(), name]) == 2
+    shown = capsys.readouterr().err
+    assert "--debug" not in shown
+    assert len(shown.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sweep", "plan.yaml"],
+        ["run", "run.notes=\x01"],
+        ["run", "method=mixup", "method.alpha=\x07"],
+        ["run", "method=os:system"],
+        ["run", "method=os:nothing"],
+        ["run", "method=os.path:join"],
+        ["run", "method=json:JSONDecoder"],
+        ["run", "method=antigravity_none:X"],
+        ["run", "method=ends:X"],
+        ["run", "method=fails:X"],
+    ],
+    ids=lambda words: words[-1],
+)
+def test_what_is_no_method_and_no_text_is_a_users_error(words, strange, monkeypatch, capsys):
+    (strange / "ends.py").write_text("raise SystemExit(7)")
+    (strange / "fails.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(str(strange))
+    assert cli.main(words) == 2
+    assert "--debug" not in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_error_of_the_user(monkeypatch, capsys):
+    def full(args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mixbench.commands.names.info", full)
+    assert cli.main(["info", "erm"]) == 3
+    shown = capsys.readouterr().err
+    assert "free some space" in shown
+    assert "--debug" not in shown
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_terminal_without_our_signs_still_shows_tables(tmp_path, monkeypatch, encoding):
+    for seed in (0, 1):
+        folder = tmp_path / f"r{seed}"
+        folder.mkdir()
+        metrics = {"top1": 90.0, "nll": float("nan"), "top1_best_test": 91.0}
+        names = dict.fromkeys(("data", "net", "recipe", "config_hash", "recipe_hash"), "é\u2020")
+        record = Record(
+            id=folder.name,
+            method="erm",
+            seed=seed,
+            epochs=1,
+            select="val",
+            status="done",
+            metrics=metrics,
+            **names,
+        )
+        write_record(folder, record)
+        row = {"epoch": 0, "step": 1, "val/top1": 90.0 + seed}
+        write_curves(folder / "metrics.csv", [row])
+    for words in ([], ["--curve"], ["--format", "markdown"], ["--literature"]):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", stream)
+            assert cli.main(["leaderboard", str(tmp_path), *words]) == 0
+        shown = stream.buffer.getvalue().decode(encoding)
+        assert "90." in shown
+        assert ("\N{EN DASH}" in shown or "\N{PLUS-MINUS SIGN}" in shown) == (encoding == "utf-8")

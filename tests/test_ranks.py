@@ -1,5 +1,6 @@
 """One run on several devices through the command line, and what is said when a rank fails."""
 
+import contextlib
 import json
 import os
 import signal
@@ -135,6 +136,42 @@ def test_a_killed_rank_stops_the_other_and_the_run_goes_on_later(tmp_path):
     assert again.returncode == 0, again.stderr
     record = read_record(folder)
     assert (record.status, record.resumed_bit_exact) == ("done", True)
+
+
+# FAULTS row 42.
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_ranks_of_a_killed_launcher_save_and_stop(tmp_path):
+    words = ["run", *WORDS, "method=test_ranks:Waits"]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "mixbench", *words],
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 90
+    while len(pids := list(tmp_path.glob("*/pid?"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    numbers = [int(path.read_text()) for path in pids]
+    launcher.kill()
+    launcher.wait()
+    launcher.stderr.close()
+    deadline = time.monotonic() + 30
+    for number in numbers:
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.kill(number, 0)
+                time.sleep(0.05)
+            pytest.fail(f"rank {number} goes on")
+    folder = place(tmp_path)
+    assert read_checkpoint(folder / LAST)["mixbench_step"] >= 8
+    record = read_record(folder)
+    assert (record.status, record.attempts[-1]["status"]) == ("interrupted", "interrupted")
+    assert not (folder / "lock.json").exists()
+    (folder / "go").touch()
+    again = call(*words, runs=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert read_record(folder).resumed_bit_exact
 
 
 @pytest.mark.ddp

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -8,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from mixbench import compose, run
+from mixbench import attempt, compose, run
 from mixbench.assemble import build, identify_run
 from mixbench.checkpoints import read_checkpoint
 from mixbench.config import to_plain
@@ -18,7 +19,7 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.metrics import read_predictions, scores
 from mixbench.results.curves import read_curves
-from mixbench.results.record import read_record
+from mixbench.results.record import read_record, write_record
 from mixbench.schema import RunConfig
 
 
@@ -324,3 +325,42 @@ def test_the_public_names_are_those_of_the_interface():
     with pytest.raises(AttributeError):
         _ = mixbench.missing
     assert dataclasses.is_dataclass(RunConfig)
+
+
+# Between the look at the record and the lock another process may have carried the run out.
+def test_a_run_that_was_finished_meanwhile_is_not_carried_out_again(runs, tiny, monkeypatch):
+    config = compose(["method=erm", *tiny])
+    done = run(config)
+    folder = runs / done.id
+    content = (folder / "record.json").read_bytes()
+    shutil.rmtree(folder)
+    real = attempt.locked
+
+    @contextlib.contextmanager
+    def late(place):
+        (place / "record.json").write_bytes(content)
+        with real(place):
+            yield
+
+    monkeypatch.setattr(attempt, "locked", late)
+    assert run(config) == done
+    assert (folder / "record.json").read_bytes() == content
+    assert not (folder / "last.ckpt").exists()
+
+
+def test_attempts_that_were_added_meanwhile_are_kept(runs, tiny, monkeypatch):
+    config = compose(["method=erm", *tiny])
+    done = run(config)
+    folder = runs / done.id
+    shutil.rmtree(folder)
+    earlier = dataclasses.replace(done, status="interrupted")
+    real = attempt.locked
+
+    @contextlib.contextmanager
+    def late(place):
+        write_record(place, earlier)
+        with real(place):
+            yield
+
+    monkeypatch.setattr(attempt, "locked", late)
+    assert [known["number"] for known in run(config).attempts] == [1, 2]

@@ -1,9 +1,7 @@
 """Signals, locks and clusters: how a run is told to stop, and what it leaves."""
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +15,7 @@ from mixbench.checkpoints import LAST, read_checkpoint
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
-from mixbench.results import files
-from mixbench.results.files import LOCK, is_live, locked
+from mixbench.results.lock import LOCK, is_live
 from mixbench.results.record import read_record
 from mixbench.stop import StopSignals
 
@@ -242,44 +239,3 @@ def test_the_same_run_cannot_be_started_twice_at_once(tmp_path, monkeypatch):
     reader.close()
     monkeypatch.setattr(Slow, "training_step", Method.training_step)
     assert run(compose(WORDS)).status == "done"  # the lock of a dead process is no obstacle
-
-
-def lock_of(host="elsewhere", pid=1, **more):
-    return json.dumps({"host": host, "pid": pid, **more})
-
-
-def test_a_lock_of_another_machine_holds_as_long_as_it_is_touched(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BEAT", 0.2)
-    path = tmp_path / LOCK
-    path.write_text(lock_of())
-    assert is_live(tmp_path)
-    ended = files.threading.Event()
-    beat = files.threading.Thread(target=files._beat, args=(path, ended))
-    beat.start()
-    with pytest.raises(UserError, match="1 on elsewhere"), locked(tmp_path):
-        pass
-    ended.set()
-    beat.join()
-    with locked(tmp_path):  # watched for three beats that did not come
-        assert json.loads(path.read_text())["host"] == socket.gethostname()
-    old = time.time() - files.SILENT - 1
-    path.write_text(lock_of())
-    os.utime(path, (old, old))
-    assert not is_live(tmp_path)
-
-
-def test_a_lock_is_touched_while_it_is_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BEAT", 0.05)
-    with locked(tmp_path):
-        os.utime(tmp_path / LOCK, (0, 0))
-        deadline = time.monotonic() + 5
-        while (tmp_path / LOCK).stat().st_mtime == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-
-def test_a_process_number_given_to_another_process_is_no_life(tmp_path):
-    (tmp_path / LOCK).write_text(lock_of(socket.gethostname(), os.getpid(), born="1"))
-    assert not is_live(tmp_path)
-    (tmp_path / LOCK).write_text(lock_of(socket.gethostname(), os.getpid()))
-    assert is_live(tmp_path)

@@ -93,7 +93,7 @@ def _carry_out(
 ) -> "tuple[int, list[PlannedRun]]":
     from mixbench.config import compose_text
     from mixbench.results.leaderboard import build_leaderboard, find_runs
-    from mixbench.results.record import runs_folder
+    from mixbench.results.record import make_runs_folder, runs_folder
     from mixbench.results.table import render
 
     config = compose_text(runs[0].words).config
@@ -121,6 +121,7 @@ def _carry_out(
         say(f"logs: {folder}/<id>/log.txt")
     if args.dry_run:
         return 0, runs
+    make_runs_folder(folder)
     outcome = launcher.carry_out(runs, folder)
     if args.no_wait and args.launcher == "slurm":
         return 0, runs

@@ -17,4 +17,5 @@ DATA = Registry(
         "voc2007": "mixbench.data.voc:Voc2007",
     },
     group="mixbench.data",
+    needs=("load", "fingerprint"),
 )

@@ -17,14 +17,18 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from mixbench.errors import MixbenchError, UserError
+from mixbench.errors import MixbenchError, RunFailedError, UserError, explain
 from mixbench.launch.plan import PlannedRun
+from mixbench.results.lock import BusyRunError, Watch
 from mixbench.results.record import Record, read_record, runs_folder
+from mixbench.stop import stop_when_alone, unread
 
 Surroundings = tuple[dict[str, str], str]  # environment and working directory
 
 # Seconds for children after Ctrl-C: by themselves, once told again, and once killed.
 OWN_S, GRACE_S, KILLED_S = 3.0, 90.0, 10.0
+BUSY = -1  # code of a run that another process is at work on
+LOOK_S = 1.0  # seconds between looks whether it still is
 
 
 @dataclass
@@ -103,9 +107,10 @@ class LocalLauncher:
         free = list(range(self.slots))
         active: dict[Connection, tuple[int, PlannedRun, Any, int]] = {}
         outcome = Outcome({})
+        elsewhere: list[tuple[int, PlannedRun, Watch]] = []
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no orphans
         try:
-            while waiting or active:
+            while waiting or active or elsewhere:
                 while waiting and free:
                     number, run = waiting.popleft()
                     slot = free.pop(0)
@@ -125,23 +130,50 @@ class LocalLauncher:
                     process.start()
                     writer.close()
                     active[reader] = (number, run, process, slot)
-                for ready in wait(list(active)):
+                for ready in wait(list(active), LOOK_S if elsewhere else None):
                     assert isinstance(ready, Connection)
                     number, run, process, slot = active.pop(ready)
                     free.append(slot)
                     code, message = _receive(ready)
                     process.join()
                     place = f"[{number}/{len(runs)}] {run.id}"
-                    if code:
+                    if code == BUSY:
+                        elsewhere.append((number, run, Watch(folder / run.id)))
+                        self.say(f"{place}: {message}; waiting for it")
+                    elif code:
                         outcome.failures[run.id] = code
                         self.say(f"{place}: {message}")
                     else:
                         self.say(f"{place}: {_result(read_record(folder / run.id))}")
+                for number, run, watch in [*elsewhere]:
+                    watch.changes()
+                    if watch.gone:
+                        elsewhere.remove((number, run, watch))
+                        waiting += self._left(number, run, folder, len(runs), outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
             self.say("interrupted: waiting for the running processes to stop")
             _stop([process for _, _, process, _ in active.values()])
         return outcome
+
+    def _left(
+        self, number: int, run: PlannedRun, folder: Path, total: int, outcome: Outcome
+    ) -> list[tuple[int, PlannedRun]]:
+        """What is left to do of a run that another process was at work on."""
+        place = f"[{number}/{total}] {run.id}"
+        try:
+            record = read_record(folder / run.id)
+        except UserError:
+            return [(number, run)]
+        if record.status == "done":
+            self.say(f"{place}: {_result(record)}, by another process")
+            return []
+        if record.status in ("failed", "diverged"):
+            outcome.failures[run.id] = RunFailedError.exit_code
+            self.say(f"{place}: {record.status} in another process: {record.message}")
+            return []
+        self.say(f"{place}: the other process is gone, going on with it")
+        return [(number, run)]
 
 
 def _stop(processes: list[Any]) -> None:
@@ -192,11 +224,11 @@ def _prepare_child(
     try:
         _take_over(surroundings)
         answer.send(_prepare(runs, strict))
-    except MixbenchError as error:
-        answer.send(error)
     except BaseException as error:
-        answer.send(MixbenchError(f"{type(error).__name__}: {error}"))
-        raise
+        failure = explain(error)
+        if type(failure) is MixbenchError:  # of a kind that nobody foresaw
+            traceback.print_exc()
+        answer.send(failure)
 
 
 def _prepare(
@@ -254,26 +286,31 @@ def _run_child(
     answer: Connection,
 ) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run has its own handler
-    _take_over(surroundings)
-    if devices is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(_visible, devices))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
-    from mixbench.config import compose
-    from mixbench.runner import run
-
+    stop_when_alone(unread(answer.fileno()))
     try:
+        _take_over(surroundings)
+        if devices is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(_visible, devices))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            os.dup2(file.fileno(), sys.stdout.fileno())
+            os.dup2(file.fileno(), sys.stderr.fileno())
+        from mixbench.config import compose
+        from mixbench.runner import run
+
         run(compose(words), shared_cores=shared)
         answer.send((0, ""))
+    except BusyRunError as error:
+        answer.send((BUSY, error.what))
     except MixbenchError as error:
         answer.send((error.exit_code, str(error)))
     except KeyboardInterrupt:
         answer.send((4, "interrupted"))
     except BaseException as error:
-        traceback.print_exc()
-        answer.send((3, f"{type(error).__name__}: {error}"))
+        failure = explain(error)
+        if type(failure) is MixbenchError:
+            traceback.print_exc()
+        answer.send((failure.exit_code, str(failure)))
 
 
 def _visible(device: int) -> str:

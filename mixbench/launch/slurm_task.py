@@ -5,7 +5,7 @@ import sys
 import traceback
 from typing import Any
 
-from mixbench.errors import InterruptedRunError, MixbenchError
+from mixbench.errors import InterruptedRunError, MixbenchError, explain
 
 
 class Task:
@@ -34,7 +34,8 @@ class Task:
             return error.exit_code, str(error)
         except Exception as error:
             traceback.print_exc()
-            return 3, f"{type(error).__name__}: {error}"
+            failure = explain(error)
+            return failure.exit_code, str(failure)
         return 0, ""
 
     def checkpoint(self, words: list[str]) -> Any:

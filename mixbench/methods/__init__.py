@@ -22,6 +22,7 @@ METHODS = Registry(
         "transmix": "mixbench.methods.transmix:TransMix",
     },
     group="mixbench.methods",
+    needs=("Config", "mix"),
 )
 register = METHODS.register
 list_methods = METHODS.names

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixbench.arrays import Arrays
+from mixbench.arrays import load_arrays
 from mixbench.errors import UserError
 from mixbench.metrics.classification import scores
 from mixbench.metrics.multilabel import multilabel_scores
 from mixbench.results.files import write_bytes
+from mixbench.results.outputs import check_outputs
 
 PREDICTIONS = "predictions.npz"
 FULL_PRECISION_CLASSES = 200  # beyond this many, logits are stored as float16
@@ -70,29 +71,22 @@ def read_predictions(path: Path) -> Predictions:
         UserError: If the file is missing, damaged or of another kind.
     """
     try:
-        with Arrays(path) as stored:
-            names = tuple(stored["class_names"].tolist()) if "class_names" in stored else ()
-            kept = (name for name in stored.names if name != "class_names")
-            arrays = {name: torch.from_numpy(stored[name]) for name in kept}
-        parts = [
-            (arrays[f"{start}logits"].float(), arrays[f"{start}labels"], arrays[f"{start}ids"])
-            for start in ("", *([_HOLDOUT] if f"{_HOLDOUT}logits" in arrays else []))
-        ]
+        arrays = load_arrays(path)
+        names = tuple(map(str, arrays.pop("class_names", np.array([])).tolist()))
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for start in ("", *([_HOLDOUT] if f"{_HOLDOUT}logits" in arrays else [])):
+            found = [arrays[f"{start}{name}"] for name in ("logits", "labels", "ids")]
+            check_outputs(*found)
+            logits, labels, ids = map(torch.from_numpy, found)
+            parts.append((logits.float(), labels, ids))
     except FileNotFoundError as error:
         raise UserError("no predictions of a run", str(path), "evaluate the run first") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"unreadable predictions: {error}", str(path), "evaluate the run again"
         ) from error
-    for logits, labels, ids in parts:
-        if logits.ndim != 2 or not len(logits) == len(labels) == len(ids) > 0:
-            raise UserError(
-                f"predictions do not belong together: logits {tuple(logits.shape)}, labels "
-                f"{tuple(labels.shape)}, ids {tuple(ids.shape)}",
-                str(path),
-                "evaluate the run again",
-            )
-    return Predictions(*parts[0], parts[1] if len(parts) > 1 else None, names)
+    logits, labels, ids = parts[0]
+    return Predictions(logits, labels, ids, parts[1] if len(parts) > 1 else None, names)
 
 
 def _arrays(start: str, logits: Tensor, labels: Tensor, ids: Tensor) -> dict[str, np.ndarray]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from mixbench.arrays import Arrays
+from mixbench.arrays import load_arrays
 from mixbench.errors import UserError, near_match
 from mixbench.results.contrasts import detectable, equivalent, pool, t_p
 from mixbench.results.costs import machine
 from mixbench.results.harm import class_changes
 from mixbench.results.leaderboard import ATTACKED, PATCHES, Group, Leaderboard, Row
+from mixbench.results.outputs import check_outputs
 from mixbench.results.record import Record
 from mixbench.results.resampling import (
     RESAMPLES,
@@ -238,11 +239,11 @@ def _resample(comparison: Comparison, a: Row, b: Row, resamples: int) -> None:
         say(f"no bootstrap: {error.what} ({error.where})")
         return
     if mine[0].shape[1] != other[0].shape[1] or not all(
-        np.array_equal(x, y) for x, y in zip(mine[1:], other[1:], strict=True)
+        np.array_equal(x, y) for x, y in zip(mine[1:3], other[1:3], strict=True)
     ):
         say("no bootstrap: the two were not tested on the same images")
         return
-    _by_class(comparison, mine[0], other[0], mine[1], _class_names([*a.folders, *b.folders]))
+    _by_class(comparison, mine[0], other[0], mine[1], dict(enumerate(mine[3] or other[3])))
     x, y = 100.0 * other[0], 100.0 * mine[0]
     if len(x) == len(y) == 1:
         images = bootstrap_images(x[0], y[0], resamples=resamples)
@@ -290,19 +291,6 @@ def _by_class(
     )
 
 
-def _class_names(folders: list[Path]) -> dict[int, str]:
-    """Names of classes, where a run has stored them."""
-    for folder in folders:
-        try:
-            with Arrays(folder / PREDICTIONS) as stored:
-                if "class_names" in stored:
-                    return dict(enumerate(map(str, stored["class_names"].tolist())))
-        except (OSError, ValueError) as error:
-            where = str(folder / PREDICTIONS)
-            raise UserError(f"unreadable predictions: {error}", where) from error
-    return {}
-
-
 def _count_failures(comparison: Comparison, a: Row, b: Row) -> None:
     for row in (a, b):
         if row.failed:
@@ -310,11 +298,12 @@ def _count_failures(comparison: Comparison, a: Row, b: Row) -> None:
             comparison.notes.append(f"{row.label}: {row.failed} runs are not done{kinds}")
 
 
-def _hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whether each run is right on each image (runs, images), labels and ids of the images."""
-    hits, known = [], None
+def _hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Whether each run is right on each image (runs, images), labels, ids, names of classes."""
+    hits, known, names = [], None, []
     for folder in row.folders:
-        logits, labels, ids = read_arrays(folder / PREDICTIONS)
+        logits, labels, ids, stored = _stored(folder / PREDICTIONS)
+        names = names or stored
         if known is not None and not all(map(np.array_equal, known, (labels, ids))):
             raise UserError("its runs were not tested on the same images", str(folder))
         known = labels, ids
@@ -323,7 +312,7 @@ def _hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         hits.append((logits.argmax(axis=1) == labels) & ~np.isnan(own))
     if known is None:
         raise UserError("no run", row.label)
-    return np.array(hits), *known
+    return np.array(hits), *known, names
 
 
 def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -338,16 +327,26 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Raises:
         UserError: If the file is missing or damaged.
     """
+    logits, labels, ids, _ = _stored(path)
+    return logits, labels, ids
+
+
+def _stored(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """As :func:`read_arrays`, with the names of the classes where they are stored."""
     try:
-        with Arrays(path) as stored:
-            logits, labels, ids = (stored[name] for name in ("logits", "labels", "ids"))
+        arrays = load_arrays(path)
+        logits, labels, ids = (arrays[name] for name in ("logits", "labels", "ids"))
+        check_outputs(logits, labels, ids)
     except FileNotFoundError as error:
         raise UserError("no predictions are stored", str(path), "mixbench eval RUN") from error
-    except (OSError, ValueError) as error:
+    except KeyError as error:
+        raise UserError(f"unreadable predictions: no {error}", str(path)) from error
+    except ValueError as error:
         raise UserError(f"unreadable predictions: {error}", str(path)) from error
-    if logits.ndim != 2 or labels.ndim != 1 or not len(logits) == len(labels) == len(ids) > 0:
-        raise UserError("predictions do not belong together", str(path))
-    return logits.astype(np.float32), labels, ids
+    if labels.ndim != 1:
+        raise UserError("predictions with several labels per image", str(path))
+    names = map(str, arrays.get("class_names", np.array([])).ravel().tolist())
+    return logits.astype(np.float32), labels, ids, list(names)
 
 
 def _find(group: Group, name: str) -> Row | None:

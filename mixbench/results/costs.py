@@ -15,6 +15,7 @@ from mixbench.results.stats import Summary, summarize
 
 SLOW = 1.3  # cost of a step, relative to the baseline, from which on equal epochs favour a method
 NEAR = 0.15  # runs whose cost differs by no more than this share count as equally long
+SHORTEST, LONGEST = 1e-12, 1e12  # hours; ratios of other costs mean nothing
 
 
 @dataclass
@@ -130,7 +131,7 @@ def _tables(members: list[tuple[CostRow, Record]], score: str) -> list[CostTable
 
 def _row(label: str, score: str, records: list[Record]) -> CostRow | None:
     costs = [hours(record) for record in records]
-    known = [cost for cost in costs if cost]
+    known = [cost for cost in costs if cost and SHORTEST < cost < LONGEST]
     if len(known) < len(records) or len({machine(record) for record in records}) > 1:
         return None
     return CostRow(

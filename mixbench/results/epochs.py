@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixbench.errors import UserError
 from mixbench.results.curves import read_curves
 from mixbench.results.leaderboard import Group, Leaderboard, Row
 from mixbench.results.stats import Summary, summarize
@@ -68,7 +69,9 @@ def curves_text(board: Leaderboard, style: str) -> str:
     for group in board.groups:
         found, warnings = courses(group)
         if not found:
-            blocks.append(f"{escaped(group.title, style)}\nno curve: train with select=val\n")
+            told = "".join(f"{escaped(line, style)}\n" for line in warnings)
+            title = escaped(group.title, style)
+            blocks.append(f"{title}\nno curve: train with select=val\n{told}")
             continue
         blocks.append(_text(group, found, warnings, style))
     return "\n".join(blocks) or "No finished runs.\n"
@@ -80,7 +83,10 @@ def _course(group: Group, row: Row) -> tuple[Course | None, list[str]]:
         path: Path = folder / CURVES
         if not path.exists():
             return None, [f"{path}: missing"]
-        rows, told = read_curves(path)
+        try:
+            rows, told = read_curves(path)
+        except UserError as error:
+            return None, [f"{path}: {error.what}"]
         warnings += told
         seeds.append(rows)
     for split in SPLITS:

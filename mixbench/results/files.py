@@ -1,20 +1,136 @@
-"""Files that are whole or not there, and the lock that one process holds on a run."""
+"""Files that are whole or not there, and reading that ends whatever stands in a file's place."""
 
+import errno
 import json
 import os
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mixbench.errors import UserError
+MAX_BYTES = 16 << 20  # of a text file that is read whole
+MAX_DEPTH = 30  # of nested values in JSON
+INT64 = range(-(1 << 63), 1 << 63)
+_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
-LOCK = "lock.json"
-BEAT = 10.0  # seconds between touches of a lock
-SILENT = 120.0  # seconds without one after which a process of another machine counts as gone
+# Called before a file in a folder is replaced; raises where this process may no longer write there.
+write_checks: dict[Path, Callable[[], None]] = {}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe or a device in its place would never answer or never end.
+
+    Args:
+        path: The file, or a link to it.
+
+    Returns:
+        The open file.
+
+    Raises:
+        OSError: If it cannot be opened or is no regular file.
+    """
+    _check_regular(os.stat(path), path)  # before it is opened: that alone may wind a tape
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    file = os.fdopen(handle, "rb")
+    try:
+        _check_regular(os.fstat(handle), path)  # it may have been replaced since
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(found: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((words for is_kind, words in _KINDS if is_kind(found.st_mode)), "a device")
+        raise OSError(errno.EINVAL, f"{kind} stands in place of a file", str(path))
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Content of a small file.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may have.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: If it cannot be read, is no regular file, or is larger.
+    """
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"the file has more than {limit:,} bytes", str(path))
+    return content
+
+
+def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+    """Content of a small text file.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may have.
+
+    Returns:
+        Its text, without a byte order mark.
+
+    Raises:
+        OSError: As :func:`read_bytes`.
+        ValueError: If it is not UTF-8.
+    """
+    return read_bytes(path, limit).decode("utf-8-sig")
+
+
+def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
+    """Plain values from a small JSON file; ``NaN`` and ``Infinity`` are numbers.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may have.
+
+    Returns:
+        Its value.
+
+    Raises:
+        OSError: As :func:`read_bytes`.
+        ValueError: If it is no JSON, names a key twice, is nested more deeply than
+            :data:`MAX_DEPTH`, or holds whole numbers beyond int64 or text that is no Unicode.
+    """
+    try:
+        value = json.loads(read_text(path, limit), object_pairs_hook=_without_repetition)
+    except RecursionError as error:
+        raise ValueError("too deeply nested") from error
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [part for item in level for part in _parts(item)]
+        if not level:
+            return value
+    raise ValueError("too deeply nested")
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def _parts(value: Any) -> list[Any]:
+    """What a JSON value holds; raises ValueError where it is more than plain."""
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        return value
+    if isinstance(value, int) and value not in INT64:
+        raise ValueError("a whole number is beyond 64 bits")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("text that is no Unicode") from error
+    return []
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,6 +164,8 @@ def write_bytes(
             file.flush()
             os.fsync(file.fileno())
         before(path)
+        if check := write_checks.get(path.parent.absolute()):
+            check()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -61,139 +179,3 @@ def remove_leftovers(folder: Path) -> None:
     """
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def is_live(folder: Path) -> bool:
-    """Whether a process is at work on a run.
-
-    Args:
-        folder: Folder of the run.
-
-    Returns:
-        True if its lock names a living process of this machine, or one of another machine that
-        has lately touched the lock.
-    """
-    holder = _holder(folder / LOCK)
-    if holder is None:
-        return False
-    if holder.get("host") != socket.gethostname():
-        return _age(folder / LOCK) < SILENT
-    return _alive(holder)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run for this process, and touch the lock from time to time to show that it lives.
-
-    Args:
-        folder: Folder of the run.
-
-    Yields:
-        While the lock is held.
-
-    Raises:
-        UserError: If another living process holds it.
-    """
-    path = folder / LOCK
-    mine = json.dumps(
-        {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "born": _born(os.getpid()),
-            "started": time.time(),
-        }
-    )
-    for _ in range(2):
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError as error:
-            if _holds_on(folder):
-                holder = _holder(path) or {}
-                raise UserError(
-                    f"another process is at work on {folder.name}: "
-                    f"{holder.get('pid')} on {holder.get('host')}",
-                    str(path),
-                    "wait for it, or choose another seed or run.dir",
-                ) from error
-            path.unlink(missing_ok=True)
-    else:
-        raise UserError(f"the lock of {folder.name} keeps coming back", str(path))
-    with os.fdopen(handle, "w") as file:
-        file.write(mine)
-    ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, ended), daemon=True)
-    heart.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        path.unlink(missing_ok=True)
-
-
-def _beat(path: Path, ended: threading.Event) -> None:
-    while not ended.wait(BEAT):
-        with suppress(OSError):
-            os.utime(path)
-
-
-def _holds_on(folder: Path) -> bool:
-    """As :func:`is_live`, but a holder on another machine is watched rather than believed.
-
-    A job that was put back into its queue finds the lock of the machine it was taken from.
-    """
-    path = folder / LOCK
-    holder, deadline = _holder(path), time.monotonic() + 1
-    while holder is None and time.monotonic() < deadline:  # written a moment after it is created
-        time.sleep(0.1)
-        holder = _holder(path)
-    if holder is None:
-        return False
-    if holder.get("host") == socket.gethostname():
-        return _alive(holder)
-    seen, deadline = _touched(path), time.monotonic() + 3 * BEAT
-    while time.monotonic() < deadline and _age(path) < SILENT:
-        if _touched(path) != seen:
-            return True
-        time.sleep(BEAT / 10)
-    return False
-
-
-def _holder(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _touched(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _age(path: Path) -> float:
-    return time.time() - _touched(path)
-
-
-def _alive(holder: dict[str, Any]) -> bool:
-    try:
-        pid = int(holder["pid"])
-        os.kill(pid, 0)
-    except (ProcessLookupError, KeyError, TypeError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    # The number may have been given to another process since.
-    return holder.get("born") in (None, _born(pid))
-
-
-def _born(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None where the system does not tell."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    return text.rpartition(")")[2].split()[19]

@@ -1,6 +1,7 @@
 """Records to rows over seeds, grouped by what may be compared."""
 
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -118,9 +119,19 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             raise UserError("no such folder of runs", str(path), "run `mixbench bench` first")
-        here = [path] if (path / RECORD).exists() else []
-        found |= {*here, *(record.parent for record in path.glob(f"*/{RECORD}"))}
+        found |= {folder for folder in (path, *path.iterdir()) if _has_record(folder)}
     return sorted(found)
+
+
+def _has_record(folder: Path) -> bool:
+    """Whether there is one, be it one that cannot be read."""
+    try:
+        os.lstat(folder / RECORD)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # a folder that may not be looked into
+        return folder.is_dir()
+    return True
 
 
 def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:

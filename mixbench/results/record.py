@@ -5,22 +5,63 @@ Local files are the truth. A run is ``done`` only after its last evaluation is o
 """
 
 import json
+import math
 import os
 import platform
+import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, get_args, get_type_hints
 
 from mixbench.errors import UserError
-from mixbench.results.files import is_live, write_text
+from mixbench.results.fields import check_fields
+from mixbench.results.files import read_json, write_text
+from mixbench.results.lock import is_live
 
-SCHEMA = 1
-STATUSES = ("running", "done", "failed", "diverged", "interrupted")
+SCHEMA = 1  # of what the fields mean; fields that are added do not change it
+Status = Literal["running", "done", "failed", "diverged", "interrupted"]
+STATUSES = get_args(Status)
 RECORD = "record.json"
+LARGEST = 3.5e38  # of a number: scores are computed in single precision, and squared for tables
+LONGEST = 1000  # characters of a name
+_PERCENT = re.compile(
+    r"(val_)?(top1|top5|map|cf1|of1)(_\w+)?|(fgsm|pgd\d+|apgd|autoattack|square)_\w+|\w+_pct"
+)
+_POSITIVE = re.compile(r"(nll|brier|a?ece|mce|rmsce|cwece|oe|aurc|augrc|T)(_\w+)?|best_epoch|adv_n")
+_FROM_ONE = ("epochs", "device_count", "threads", "schema")
 _PACKAGES = ("mixbench", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "wandb")
+
+
+class DamagedRecordError(UserError):
+    """A record was read and is none."""
+
+
+class _Attempt(TypedDict, total=False):
+    number: int
+    started: str
+    status: Status
+    from_step: int
+    epochs: int
+    steps: int
+    wall_s: float
+    machine: dict[str, Any]
+
+
+class _Evaluation(TypedDict, total=False):
+    images: int
+    of: int
+    seed: int
+    seconds: float
+    attacks: list[str]
+    autoattack: dict[str, Any]
+    device: str
+    maps: str | None
+    saliency: str | None
+    warnings: list[str]
 
 
 @dataclass
@@ -40,7 +81,7 @@ class Record:
     data_hash: str = ""
     task: str = "supervised"  # or ssl: top1 is that of a classifier on frozen features
     family_hash: str = ""  # recipe_hash of any number of epochs
-    status: str = "running"
+    status: Status = "running"
     fidelity: str = "paper"
     settings: dict[str, Any] = field(default_factory=dict)  # method keys away from their default
     metrics: dict[str, float] = field(default_factory=dict)
@@ -100,27 +141,56 @@ class Record:
         names = {item.name for item in fields(cls)} - {"extra"}
         known = {key: value for key, value in content.items() if key in names}
         extra = {key: value for key, value in content.items() if key not in names}
+        check_fields(known, _TYPES)
+        for name, value in known.items():
+            _check_value(name, value)
+        for name, value in known.get("metrics", {}).items():
+            _check_metric(name, value)
+        for attempt in known.get("attempts", []):
+            _check_counts("attempts", attempt)
+        for suite, facts in known.get("evaluations", {}).items():
+            _check_counts(f"evaluations.{suite}", facts)
         try:
-            record = cls(**known, extra=extra)
+            return cls(**known, extra=extra)
         except TypeError as error:
-            raise ValueError(str(error)) from error
-        texts = (record.id, record.method, record.data, record.net, record.status, record.select)
-        texts += (record.recipe, record.config_hash, record.recipe_hash)
-        numbers = (record.seed, record.epochs, record.train_size, record.test_size)
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("names, status, select and hashes must be text")
-        if not all(isinstance(number, int) for number in numbers):
-            raise ValueError("seed, epochs and sizes must be whole numbers")
-        if not isinstance(record.metrics, dict) or not isinstance(record.settings, dict):
-            raise ValueError("metrics and settings must be mappings")
-        if not all(isinstance(value, (int, float)) for value in record.metrics.values()):
-            raise ValueError("metrics must be numbers")
-        facts = (*record.evaluations.values(),) if isinstance(record.evaluations, dict) else (0,)
-        if not isinstance(record.attempts, list) or not all(
-            isinstance(item, dict) for item in (*record.attempts, *facts)
-        ):
-            raise ValueError("attempts and evaluations must hold mappings")
-        return record
+            raise ValueError(str(error).partition("__init__() ")[2]) from error
+
+
+# Attempts and evaluations are mappings that grow; what is read from them by name has a type.
+_TYPES = get_type_hints(Record) | {
+    "attempts": list[_Attempt],
+    "evaluations": dict[str, _Evaluation],
+}
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Refuse what no run can have: fields are sizes, times and shares, or names."""
+    if isinstance(value, str) and len(value) > LONGEST and name != "message":
+        raise ValueError(f"{name} has {len(value):,} characters")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    least = 1 if name in _FROM_ONE else 0
+    most = 100 if name.endswith("_pct") else 1 if name == "label_noise" else LARGEST
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {value!r:.40}, and no run can have that")
+
+
+def _check_metric(name: str, value: float) -> None:
+    """Refuse a score that cannot be; one that is not finite is that of a diverged run."""
+    if not math.isfinite(value):
+        return
+    percent = bool(_PERCENT.fullmatch(name))
+    least = 0.0 if percent or _POSITIVE.fullmatch(name) else -LARGEST
+    most = 100.0 if percent else LARGEST
+    if not least - 1e-3 <= value <= most + 1e-3:  # rounding may carry a sum a little too far
+        raise ValueError(f"metrics.{name} is {value!r:.40}, and no network can have that")
+
+
+def _check_counts(where: str, facts: dict[str, Any]) -> None:
+    for name, value in facts.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not 0 <= value <= LARGEST:
+            raise ValueError(f"{where}.{name} is {value!r:.40}, and no run can have that")
 
 
 def runs_folder(given: str | None = None) -> Path:
@@ -133,6 +203,27 @@ def runs_folder(given: str | None = None) -> Path:
         That, else ``MIXBENCH_RUNS``, else ``runs``.
     """
     return Path(given or os.environ.get("MIXBENCH_RUNS") or "runs")
+
+
+def make_runs_folder(folder: Path) -> None:
+    """Make the folder of all runs, and find out whether anything can be written there.
+
+    Args:
+        folder: As of :func:`runs_folder`.
+
+    Raises:
+        UserError: If not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"runs cannot be kept here: {error.strerror}",
+            str(folder),
+            "give another folder as run.dir or in MIXBENCH_RUNS",
+        ) from error
 
 
 def run_folder(name: str) -> Path:
@@ -168,40 +259,70 @@ def read_record(folder: Path) -> Record:
         The record; ``running`` without a live process reads as ``interrupted``.
 
     Raises:
-        UserError: If the file is missing, truncated or not a record.
+        DamagedRecordError: If what was read is no record, or an impossible one.
+        UserError: If there is none, it cannot be read, or a newer version has written it.
     """
     path = folder / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict):
             raise ValueError("not a mapping")
+        schema = content.get("schema", SCHEMA)
+        if type(schema) is int and schema > SCHEMA:
+            raise UserError(
+                f"unreadable record: a newer version of mixbench has written it (schema {schema}; "
+                f"this one knows {SCHEMA})",
+                str(path),
+                "use that version",
+            )
         record = Record.from_json(content)
     except FileNotFoundError as error:
-        raise UserError("no record of a run", str(path)) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"unreadable record: {error}", str(path)) from error
+        what = "unreadable record: its link leads nowhere" if path.is_symlink() else ""
+        raise UserError(what or "no record of a run", str(path)) from error
+    except OSError as error:
+        raise UserError(f"unreadable record: {error.strerror}", str(path)) from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise DamagedRecordError(f"unreadable record: {error}", str(path)) from error
     if record.status == "running" and not is_live(folder):
         record.status = "interrupted"
     return record
 
 
 def earlier_record(folder: Path) -> Record | None:
-    """The record of a run that was started before; a damaged one is moved aside.
+    """The record of a run that was started before.
 
     Args:
         folder: Folder of the run.
 
     Returns:
-        The record, or None where there is none that can be read.
+        The record, or None where there is none, or a damaged one.
+
+    Raises:
+        UserError: If there is one that cannot be read now, or that a newer version has written.
     """
-    path = folder / RECORD
-    if not path.exists():
+    if not os.path.lexists(folder / RECORD):
         return None
     try:
         return read_record(folder)
-    except UserError:
-        path.replace(path.with_name(f"unreadable-{path.stat().st_mtime_ns}.json"))
+    except DamagedRecordError:
         return None
+
+
+def set_damaged_aside(folder: Path) -> None:
+    """Keep a damaged record under another name, so that a new one takes nothing away.
+
+    Args:
+        folder: A folder that this process holds the lock of.
+    """
+    path = folder / RECORD
+    if not os.path.lexists(path):
+        return
+    try:
+        read_record(folder)
+    except DamagedRecordError:
+        path.replace(path.with_name(f"unreadable-{path.stat().st_mtime_ns}.json"))
 
 
 def environment() -> dict[str, Any]:

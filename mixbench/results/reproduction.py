@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mixbench.errors import UserError
 from mixbench.results.curves import read_curves
 from mixbench.results.literature import UNKNOWN, Figure
 from mixbench.results.record import Record
@@ -92,7 +93,11 @@ def compare(
         reasons.append(f"epochs {figure.epochs} -> {', '.join(map(str, sorted(epochs)))}")
     values: dict[int, float] = {}
     for record, folder in runs:
-        value = value_of(figure, record, folder)
+        try:
+            value = value_of(figure, record, folder)
+        except UserError as error:
+            reasons.append(f"seed {record.seed}: {error.what}")
+            continue
         if value is not None:
             values[record.seed] = value
             continue

@@ -112,17 +112,19 @@ def test_a_deep_set_that_is_almost_black_is_said(tmp_path, deep):
 
     bright = encoded(np.full((6, 10), 250, np.uint8))
     for notices in said(4095, bright):
-        assert len(notices) == 2
-        assert notices[0].startswith("2 images")
-        assert re.search(r"([56]\.\d) %", notices[0])
+        (black, _) = [notice for notice in notices if "black" in notice]
+        assert black.startswith("2 images")
+        assert re.search(r"([56]\.\d) %", black)
     for notices in said(6900):
         assert not any("black" in notice for notice in notices)
 
 
 def test_dark_images_of_eight_bits_are_not_taken_for_deep_ones(tmp_path):
-    np.savez(tmp_path / "a.npz", images=np.full((4, 8, 8), 9, np.uint8), label=[0, 1, 0, 1])
-    path = tmp_path / "a.npz"
-    info = source("data=pack", f"data.train={path}", f"data.test={path}").load().info
+    for name, value in (("a", 9), ("b", 8)):
+        images = np.full((4, 8, 8), value, np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images, label=[0, 1, 0, 1])
+    words = [f"data.{key}={tmp_path / name}.npz" for key, name in (("train", "a"), ("test", "b"))]
+    info = source("data=pack", *words).load().info
     assert not any("black" in notice for notice in info.notices)
 
 

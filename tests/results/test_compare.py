@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import time
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import stats
 
 from mixbench import cli
 from mixbench.errors import UserError
+from mixbench.metrics import read_predictions
 from mixbench.results.compare import PREDICTIONS, compare
 from mixbench.results.harm import class_changes
 from mixbench.results.leaderboard import build_leaderboard, find_runs
@@ -228,6 +230,47 @@ def test_harm_over_seeds_counts_what_seeds_change(add, tmp_path):
         {k: v for k, v in i.items() if k != "name"} for i in found.numbers["classes"]["changes"]
     ]
     assert plain == expected
+
+
+def _as_text(arrays):
+    return arrays | {"logits": arrays["logits"].astype(str)}
+
+
+DAMAGES = {
+    "half": lambda path, arrays: path.write_bytes(path.read_bytes()[:300]),
+    "pipe": lambda path, arrays: (path.unlink(), os.mkfifo(path)),
+    "folder": lambda path, arrays: (path.unlink(), path.mkdir()),
+    "no zip": lambda path, arrays: path.write_bytes(b"\x93NUMPY\x01\x00"),
+    "one array": lambda path, arrays: np.save(path.open("wb"), arrays["logits"]),
+    "text": lambda path, arrays: np.savez(path, **_as_text(arrays)),
+    "no labels": lambda path, arrays: np.savez(path, logits=arrays["logits"], ids=arrays["ids"]),
+    "label": lambda path, arrays: np.savez(path, **arrays | {"labels": arrays["labels"] + 1}),
+    "negative": lambda path, arrays: np.savez(path, **arrays | {"labels": arrays["labels"] - 1}),
+    "parts": lambda path, arrays: np.savez(path, **arrays | {"labels": arrays["labels"] * 0.5}),
+    "short": lambda path, arrays: np.savez(path, **arrays | {"ids": arrays["ids"][1:]}),
+    "empty": lambda path, arrays: np.savez(path, **{k: v[:0] for k, v in arrays.items()}),
+    "names": lambda path, arrays: np.savez(path, **arrays, class_names=np.array([{}])),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_predictions_take_only_what_is_computed_from_them(add, tmp_path, damage):
+    folder, _ = add("erm", 0, 90.0), add("mixup", 0, 91.0)
+    path = folder / PREDICTIONS
+    DAMAGES[damage](path, dict(np.load(path)))
+    found = compared(tmp_path)
+    assert next(line for line in found.lines if line.name == "top1").difference == pytest.approx(1)
+    (note,) = [note for note in found.notes if note.startswith("no bootstrap")]
+    assert str(path) in note
+    if damage != "folder":  # as eval, verify and the table in W&B read them
+        with pytest.raises(UserError, match="unreadable predictions"):
+            read_predictions(path)
+
+
+def test_arrays_that_would_unpack_beyond_measure_are_not_unpacked(add, tmp_path, monkeypatch):
+    monkeypatch.setattr("mixbench.arrays.MAX_BYTES", 1000)
+    with pytest.raises(UserError, match="unpacks to"):
+        read_predictions(add("erm", 0, 90.0) / PREDICTIONS)
 
 
 def test_predictions_that_are_missing_or_of_other_images_are_said(add, tmp_path):

@@ -2,16 +2,20 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
 
 import pytest
 from scipy.stats import nct
 
 from mixbench.errors import UserError
-from mixbench.results.curves import read_curves, write_curves
+from mixbench.results.compare import compare
+from mixbench.results.curves import read_cells, read_curves, write_curves
+from mixbench.results.epochs import curves_text
 from mixbench.results.leaderboard import build_leaderboard, find_runs
 from mixbench.results.record import RECORD, Record, write_record
-from mixbench.results.table import FORMATS, NONE, render
+from mixbench.results.table import FORMATS, NONE, comparison_text, render
+from mixbench.results.wandb_table import table_rows
 
 
 @pytest.fixture
@@ -409,7 +413,7 @@ def test_no_cell_of_text_begins_a_formula(add, tmp_path, sign):
     words = dict.fromkeys(["data", "net", "recipe", "recipe_hash", "select", "fidelity"], evil)
     for seed in range(2):
         add(evil, seed, 90.0 + seed, folder=f"a{seed}", **words)
-        add("other", seed, -1.0, folder=f"b{seed}", **words)
+        add("other", seed, 1.0, folder=f"b{seed}", **words)
     text = render(board(tmp_path), "csv")
     lines = list(csv.DictReader(io.StringIO(text, newline="")))
     assert lines
@@ -437,6 +441,80 @@ def test_an_unknown_format_or_folder_is_refused(tmp_path):
         render(build_leaderboard([]), "xml")
     with pytest.raises(UserError, match="no such folder of runs"):
         find_runs([tmp_path / "missing"])
+
+
+HOSTILE = [None, True, -1, 0, 2**63, 10**400, 1e308, -1e308, 5e-324, float("nan"), float("inf")]
+HOSTILE += ["", "text", "\n", [], [1], [{}], {}, {"a": 1}, {"a": {"b": [2]}}, {"top1": 1e300}]
+HOSTILE += [{"adversarial": {"images": "3"}}, [{"started": []}]]
+
+
+# FAULTS row 54: whatever one field of one record holds, every table of the others is shown.
+def test_no_value_of_any_field_takes_the_other_runs_away(add, tmp_path):
+    for seed in (0, 1):
+        add("erm", seed, 90.0 + seed, img_per_s=2000.0)
+        add("mixup", seed, 91.0 + seed, img_per_s=900.0)
+    place = add("mixup", 2, 90.0, img_per_s=900.0)
+    good = json.loads((place / RECORD).read_text())
+    for name in good:
+        for value in HOSTILE:
+            (place / RECORD).write_text(json.dumps(good | {name: value}))
+            shown = board(tmp_path)
+            texts = [render(shown, style) for style in FORMATS]
+            assert "erm" in texts[0]
+            table_rows(shown)
+            curves_text(shown, "table")
+            comparison, *_ = compare(shown, "erm", "mixup", resamples=10)
+            comparison_text(comparison, "table")
+            seeds = {seed for group in shown.groups for row in group.rows for seed in row.seeds}
+            assert seeds >= {0, 1}
+            if len(seeds) == 2 and not any(row.failed for g in shown.groups for row in g.rows):
+                assert shown.others, (name, value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "link", "denied", "large"])
+def test_what_stands_in_place_of_a_record_is_listed(add, tmp_path, kind):
+    add("erm", 0)
+    place = tmp_path / "strange"
+    place.mkdir()
+    path = place / RECORD
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate(1 << 31)
+    else:
+        path.symlink_to({"device": "/dev/zero", "link": "nowhere", "denied": RECORD}[kind])
+    shown = board(tmp_path)
+    assert [row.label for group in shown.groups for row in group.rows] == ["erm"]
+    (line,) = shown.others
+    assert line.startswith("strange: unreadable (")
+
+
+# FAULTS row 54.
+@pytest.mark.parametrize(
+    "row", ["-1,2,1.0", "0.5,2,1.0", "nan,2,1.0", "1,inf,1.0", "1,2,1e300", "1,2,x", "1,2,3,4"]
+)
+def test_a_row_of_curves_that_no_run_can_have_logged_is_left_out(tmp_path, row):
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"epoch,step,val/top1\n0,1,50\n{row}\n1,9,nan\n")
+    found, (warning,) = read_curves(path)
+    assert [line["step"] for line in found] == [1, 9]
+    assert f"{path}:3" in warning
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"step\n" + b"1" * 140_000 + b"\n", None])
+def test_curves_that_cannot_be_read_are_named(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    for read in (read_curves, read_cells):
+        with pytest.raises(UserError, match="unreadable curves") as error:
+            read(path)
+        assert error.value.where == str(path)
 
 
 # FAULTS row 54.
