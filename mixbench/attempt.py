@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from mixbench.backbones.base import StagedNet
 from mixbench.callbacks.checkpoint import Diverged
 from mixbench.callbacks.progress import quiet_lightning
-from mixbench.checkpoints import LAST, check_shapes, read_checkpoint
+from mixbench.checkpoints import LAST, check_shapes, read_checkpoint, way_back
 from mixbench.compiling import compile_stages
 from mixbench.config import to_plain
 from mixbench.data.module import MixData
@@ -123,8 +123,14 @@ class Attempt:
             if self.record.attempts:
                 log.info("%s has no checkpoint yet and starts from step 0", self.folder.name)
             return None
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, way_back(path))
         facts = checkpoint["mixbench"]
+        missing = [
+            key for key in ("config", "data", "epoch", "batch", "curves") if key not in facts
+        ]
+        if missing:
+            what = f"{path.name} is no checkpoint of a run: it does not say its {missing[0]}"
+            raise UserError(what, str(path), way_back(path))
         changed = differences(facts["config"], scrubbed(to_plain(self.config)), aside_keys())
         if facts["data"] != self.record.data_hash:
             changed["data (content)"] = [facts["data"], self.record.data_hash]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixbench.archives import check_archive
 from mixbench.errors import UserError
 from mixbench.metrics.classification import scores
 from mixbench.metrics.multilabel import multilabel_scores
@@ -69,6 +70,7 @@ def read_predictions(path: Path) -> Predictions:
         UserError: If the file is missing, damaged or of another kind.
     """
     try:
+        check_archive(path)
         with np.load(path, allow_pickle=False) as stored:
             names = tuple(stored["class_names"].tolist()) if "class_names" in stored else ()
             kept = (name for name in stored.files if name != "class_names")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mixbench.archives import check_archive
 from mixbench.errors import UserError, near_match
 from mixbench.results.contrasts import detectable, equivalent, pool, t_p
 from mixbench.results.costs import machine
@@ -334,6 +335,7 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         UserError: If the file is missing or damaged.
     """
     try:
+        check_archive(path)
         with np.load(path, allow_pickle=False) as stored:
             logits, labels, ids = (stored[name] for name in ("logits", "labels", "ids"))
     except FileNotFoundError as error:
