@@ -98,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--allow-config-change", action="store_true", help="let k=v change it")
     bench = add("bench", training.bench, "a grid of runs, then the leaderboard", overrides=True)
     plan = add("sweep", training.sweep, "an ablation plan, then its leaderboard", overrides=True)
+    text = "let the plan use this class of your own, module:Class; may be repeated"
+    plan.add_argument("--trust", action="append", default=[], metavar="CLASS", help=text)
     for grid in (bench, plan):
         _launching(grid)
     text = "the official recipe of a published figure; published, ours, verdict"

@@ -69,7 +69,7 @@ def sweep(args: argparse.Namespace) -> int:
     if not args.overrides or "=" in args.overrides[0]:
         raise UserError("no plan is named", "sweep", "write mixbench sweep PLAN.yaml [k=v ...]")
     name, *words = args.overrides
-    plan = read_sweep(name, words, strict=args.strict)
+    plan = read_sweep(name, words, strict=args.strict, trusted=args.trust)
     if plan.needs and args.to_wandb:
         raise UserError(
             "a plan that needs other runs cannot be written as one sweep",
