@@ -47,8 +47,6 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed its message, or the help
         return stop.code if isinstance(stop.code, int) else 2
     warnings.showwarning = _show_warning
-    if os.getcwd() not in sys.path:  # `mixbench` finds module:Class where `python -m mixbench` does
-        sys.path.insert(0, os.getcwd())
     try:
         return args.command(args)
     except MixbenchError as error:

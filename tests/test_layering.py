@@ -13,6 +13,7 @@ LEVELS = {
     "__init__": 10,
     "errors": -1,  # what every other room may raise
     "archives": -1,
+    "paths": -1,
     "functional": 0,
     "registry": 0,
     "schema": 0,

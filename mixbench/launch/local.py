@@ -19,6 +19,7 @@ from typing import Any
 
 from mixbench.errors import MixbenchError, UserError
 from mixbench.launch.plan import PlannedRun
+from mixbench.paths import shield_children
 from mixbench.results.record import Record, read_record, runs_folder
 
 Surroundings = tuple[dict[str, str], str]  # environment and working directory
@@ -56,6 +57,7 @@ class LocalLauncher:
         self.say, self.strict = say, strict
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mixbench.runner"])
+        shield_children()
         self.slots, self.devices, self.on_gpu = 1, 1, False
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
