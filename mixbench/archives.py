@@ -14,7 +14,7 @@ _MANY = 0xFFFF  # the last record's count of more members than it can say
 _FOLDER = 0x10  # bit of a member's attributes; torch leaves the content of such a tensor unread
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(path: str | Path) -> bool:
     """Whether a file is a zip archive, or was one before it was damaged.
 
     Args:
@@ -26,11 +26,11 @@ def is_archive(path: Path) -> bool:
     Raises:
         OSError: If it cannot be read.
     """
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         return file.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(file)
 
 
-def check_archive(path: Path, *, stored: bool = False) -> None:
+def check_archive(path: str | Path, *, stored: bool = False) -> None:
     """Compare all members of an archive with their checksums, which takes about 0.3 s per GB.
 
     Args:
@@ -50,7 +50,7 @@ def check_archive(path: Path, *, stored: bool = False) -> None:
                 raise ValueError("two members have one name")
             if any(member.external_attr & _FOLDER and member.file_size for member in members):
                 raise ValueError("a member with content is marked as a folder")
-            if stored and sum(member.file_size for member in members) > path.stat().st_size:
+            if stored and sum(member.file_size for member in members) > Path(path).stat().st_size:
                 raise ValueError("its members claim to be larger than the file")
             for member in members:
                 _read(archive, member)
@@ -62,9 +62,9 @@ def check_archive(path: Path, *, stored: bool = False) -> None:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _count(path: Path, archive: zipfile.ZipFile) -> int:
+def _count(path: str | Path, archive: zipfile.ZipFile) -> int:
     """Members of an archive as its last record counts them; zipfile does not look at that."""
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         file.seek(-_END - len(archive.comment), os.SEEK_END)
         return int.from_bytes(file.read(_END)[10:12], "little")
 

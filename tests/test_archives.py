@@ -16,7 +16,7 @@ def path(tmp_path):
 
 
 def test_a_whole_archive_passes_compressed_or_not(path, tmp_path):
-    check_archive(path, stored=True)
+    check_archive(str(path), stored=True)
     small = tmp_path / "small.npz"
     np.savez_compressed(small, logits=np.zeros(10_000))
     check_archive(small)
