@@ -26,7 +26,7 @@ from mixbench.data.module import MixData
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
 from mixbench.group import Group
 from mixbench.methods.base import Method
-from mixbench.results.files import locked, remove_leftovers, write_text
+from mixbench.results.files import check_place, locked, open_log, remove_leftovers, write_text
 from mixbench.results.identity import blended, differences
 from mixbench.results.record import Record, write_record
 from mixbench.results.secrets import scrubbed
@@ -76,6 +76,7 @@ class Attempt:
         """
         leads = self.group.leads
         if leads:
+            check_place(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             if leads:
@@ -249,7 +250,7 @@ class Attempt:
         record.message = f"{type(error).__name__}: {error}"
         where = self.folder / (TRACEBACK if self.group.leads else f"rank{self.group.rank}.txt")
         with contextlib.suppress(OSError):
-            where.write_text(traceback.format_exc(), encoding="utf-8")
+            write_text(where, traceback.format_exc())
         what = f"{self.folder.name} failed: {record.message.splitlines()[0]}"
         todo = "see the traceback there"
         if isinstance(error, torch.OutOfMemoryError):
@@ -318,7 +319,8 @@ def _finite(record: Record, method: Method) -> bool:
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path)
+    file = open_log(path)
+    handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.handleError = lambda record: None  # a full disk costs log lines, not the run
     log.addHandler(handler)
@@ -328,3 +330,5 @@ def _logged_to(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+        with contextlib.suppress(OSError):  # as above
+            file.close()

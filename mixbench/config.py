@@ -24,6 +24,7 @@ from mixbench.layers import (
     file_layers,
     flatten,
     refuse_code,
+    refuse_place,
     saved_layer,
     split_overrides,
 )
@@ -99,6 +100,8 @@ def compose_text(
     typed = code_names([*picks.items(), *given])
     for origin, items in layers:
         refuse_code(items, origin, typed)
+        if base is None:
+            refuse_place(items, origin)
     layers.append((COMMAND_LINE, given))
 
     tree = OmegaConf.structured(RunConfig)

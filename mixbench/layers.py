@@ -90,6 +90,22 @@ def refuse_code(
             raise UserError(f"the file names code to import, {name}", origin, todo)
 
 
+def refuse_place(items: Iterable[tuple[str, Any]], origin: str) -> None:
+    """Refuse a file that sends runs to an absolute path; a relative one stays where the user is.
+
+    Args:
+        items: Dotted keys with values.
+        origin: The file.
+
+    Raises:
+        UserError: With what to type for a place that is wanted.
+    """
+    place = dict(items).get("run.dir")
+    if isinstance(place, str) and Path(place).is_absolute():
+        todo = f"give run.dir={place} on the command line, if you want the runs there"
+        raise UserError("run.dir of a file must be a relative path", origin, todo)
+
+
 def file_layers(
     picks: dict[str, str], notes: list[str]
 ) -> Iterator[tuple[str, list[tuple[str, Any]]]]:

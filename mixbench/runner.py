@@ -1,5 +1,6 @@
 """One run from configuration to record: the only place where all rooms meet."""
 
+import json
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -129,6 +130,7 @@ def _run_on_devices(
         plain = to_plain(config)
         path.write_text(OmegaConf.to_yaml(plain), encoding="utf-8")
         words = ["run", "--config", str(path), *code_names(flatten(plain)).values()]
+        words += [f"run.dir={json.dumps(config.run.dir)}"] if config.run.dir else []
         words += ["--shared-cores"] * shared_cores
         words += ["--allow-config-change"] * allow_config_change
         words += ["--folder", str(folder)] if folder else []

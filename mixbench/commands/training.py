@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> int:
     """Carry out one run."""
     from mixbench.config import compose_text, render, resolve_method
+    from mixbench.layers import COMMAND_LINE, refuse_place
 
     composed = compose_text(args.overrides, strict=args.strict, base=args.config)
+    if composed.origins["run.dir"] != COMMAND_LINE and args.folder is None:
+        refuse_place([("run.dir", composed.config.run.dir)], composed.origins["run.dir"])
     composed = resolve_method(composed, strict=args.strict)
     for note in composed.notes:
         complain(f"warning: {note}")

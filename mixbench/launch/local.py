@@ -20,6 +20,7 @@ from typing import Any
 from mixbench.errors import MixbenchError, UserError
 from mixbench.launch.plan import PlannedRun
 from mixbench.paths import shield_children
+from mixbench.results.files import open_log
 from mixbench.results.record import Record, read_record, runs_folder
 
 Surroundings = tuple[dict[str, str], str]  # environment and working directory
@@ -259,10 +260,14 @@ def _run_child(
     _take_over(surroundings)
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(_visible, devices))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        os.dup2(file.fileno(), sys.stdout.fileno())
-        os.dup2(file.fileno(), sys.stderr.fileno())
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open_log(log) as file:
+            os.dup2(file.fileno(), sys.stdout.fileno())
+            os.dup2(file.fileno(), sys.stderr.fileno())
+    except MixbenchError as error:
+        answer.send((error.exit_code, str(error)))
+        return
     from mixbench.config import compose
     from mixbench.runner import run
 

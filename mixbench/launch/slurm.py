@@ -136,6 +136,8 @@ class SlurmLauncher:
             UserError: If the jobs are refused.
         """
         logs = folder.absolute() / "slurm"
+        if logs.is_symlink():
+            raise UserError("the folder of the jobs is a link", str(logs), "remove it")
         known = _read_tasks(logs)
         queue = self.queue() or {}
         left = [(number, run) for number, run in enumerate(runs, 1) if not run.done]

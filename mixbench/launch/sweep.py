@@ -23,7 +23,7 @@ from mixbench import experiments
 from mixbench.config import compose_text
 from mixbench.errors import UserError, near_match
 from mixbench.launch.plan import PlannedRun
-from mixbench.layers import code_names, flatten, refuse_code, split_overrides
+from mixbench.layers import code_names, flatten, refuse_code, refuse_place, split_overrides
 from mixbench.results.record import runs_folder
 
 KEYS = ("base", "grid", "arms", "seeds", "after")
@@ -93,9 +93,11 @@ def read_sweep(
         if twice is not None:
             raise UserError(f"{twice} stands in grid and in arm {name}", str(path), "take one out")
         for combination in combinations:
-            planned_words = fixed | arm | combination
-            refuse_code(planned_words.items(), str(path), trusted, option="--trust")
-            cells.append((name, planned_words | given))
+            cell = fixed | arm | combination
+            own = [(key, text) for key, text in cell.items() if key not in given]
+            refuse_code(own, str(path), trusted, option="--trust")
+            refuse_place(own, str(path))
+            cells.append((name, cell | given))
     runs = [
         PlannedRun([f"{key}={text}" for key, text in (pairs | {"seed": str(seed)}).items()], name)
         for seed, (name, pairs) in itertools.product(seeds, cells)
