@@ -25,6 +25,7 @@ from mixbench.config import to_plain
 from mixbench.data.module import MixData
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
 from mixbench.group import Group
+from mixbench.logs import PrintableFormatter
 from mixbench.methods.base import Method
 from mixbench.results.files import check_place, locked, open_log, remove_leftovers, write_text
 from mixbench.results.identity import blended, differences
@@ -321,7 +322,7 @@ def _finite(record: Record, method: Method) -> bool:
 def _logged_to(path: Path) -> Iterator[None]:
     file = open_log(path)
     handler = logging.StreamHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s"))
     handler.handleError = lambda record: None  # a full disk costs log lines, not the run
     log.addHandler(handler)
     log.setLevel(logging.INFO)

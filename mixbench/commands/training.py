@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from mixbench.commands.console import complain, say
+from mixbench.commands.console import complain, say, talk
 from mixbench.errors import UserError
 from mixbench.stop import LAUNCHED
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from mixbench.runner import run
 
-    _talk()
+    talk()
     record = run(
         composed.config,
         shared_cores=args.shared_cores,
@@ -52,7 +52,7 @@ def resume(args: argparse.Namespace) -> int:
         return 0
     from mixbench.runner import resume
 
-    _talk()
+    talk()
     record = resume(folder, words, allow_config_change=args.allow_config_change)
     _say_scores(record)
     return 0
@@ -150,13 +150,6 @@ def _launcher(args: argparse.Namespace) -> Any:
     return SlurmLauncher(
         say, strict=args.strict, options=read_options(args.slurm), wait=not args.no_wait
     )
-
-
-def _talk() -> None:
-    import logging
-
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("mixbench").setLevel(logging.INFO)
 
 
 def _say_scores(record: Any) -> None:

@@ -133,7 +133,7 @@ def test_a_file_cannot_send_runs_to_an_absolute_path(tmp_path, monkeypatch, caps
     recipe = tmp_path / "experiments" / "recipe" / "mine.yaml"
     recipe.parent.mkdir(parents=True)
     recipe.write_text("run: {dir: /else/where}\n")
-    with pytest.raises(UserError, match="run.dir"):
+    with pytest.raises(UserError, match="dir=/else"):
         compose("recipe=mine")
     saved = tmp_path / "config.yaml"
     saved.write_text(yaml.safe_dump(to_plain(compose(f"data=digits run.dir={tmp_path}/own"))))
