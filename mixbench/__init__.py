@@ -5,7 +5,10 @@ command line answers without it.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = (
+    False  # typing.py may be a stranger's until `python -m mixbench` has left his folder
+)
 
 __version__ = "0.1.0"
 
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from mixbench.runner import run
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'mixbench' has no attribute {name!r}")
     module = import_module(_HOMES[name])

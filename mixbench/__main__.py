@@ -2,7 +2,10 @@
 
 import sys
 
-from mixbench.cli import main
+from mixbench.paths import leave_working_directory
 
 if __name__ == "__main__":
+    leave_working_directory()
+    from mixbench.cli import main
+
     sys.exit(main())

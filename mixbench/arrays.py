@@ -16,6 +16,8 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from mixbench.archives import check_archive
+
 MAX_RATIO = 200  # unpacked to packed size; lists of file names reach about 20
 MAX_BYTES = 32 << 30  # unpacked, of a whole archive
 FREE_BYTES = 1 << 30  # unpacked, for which no ratio is asked: equal numbers pack a thousandfold
@@ -100,7 +102,9 @@ class Arrays:
             if header:
                 return shape
             with self._archive.open(member) as file:
-                return np.lib.format.read_array(file, allow_pickle=False)
+                array = np.lib.format.read_array(file, allow_pickle=False)
+                file.read(1)  # zipfile compares the checksum where it comes to the end
+                return array
         except _FAULTS as error:
             raise _unreadable(error, f"{name}: ") from error
 
@@ -156,7 +160,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz`` file.
+    """All arrays of an ``.npz`` file that a run has stored, none of them lost or changed.
 
     Args:
         path: The file.
@@ -169,7 +173,12 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         UnreadableArraysError: If it is no such file, or larger than it may be.
     """
     with Arrays(path) as stored:
-        return {name: stored[name] for name in stored.names}
+        arrays = {name: stored[name] for name in stored.names}
+    try:
+        check_archive(path)
+    except _FAULTS as error:
+        raise _unreadable(error) from error
+    return arrays
 
 
 def check_size(unpacked: int, packed: int) -> None:

@@ -19,15 +19,16 @@ from omegaconf import OmegaConf
 from mixbench.backbones.base import StagedNet
 from mixbench.callbacks.checkpoint import Diverged
 from mixbench.callbacks.progress import quiet_lightning
-from mixbench.checkpoints import LAST, check_shapes, read_checkpoint
+from mixbench.checkpoints import LAST, check_shapes, read_checkpoint, way_back
 from mixbench.compiling import compile_stages
 from mixbench.config import to_plain
 from mixbench.data.images import unused_line
 from mixbench.data.module import MixData
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
 from mixbench.group import Group
+from mixbench.logs import PrintableFormatter
 from mixbench.methods.base import Method
-from mixbench.results.files import remove_leftovers, write_text
+from mixbench.results.files import check_place, open_log, remove_leftovers, write_text
 from mixbench.results.identity import blended, differences
 from mixbench.results.lock import locked
 from mixbench.results.record import (
@@ -85,6 +86,7 @@ class Attempt:
         """
         leads = self.group.leads
         if leads:
+            check_place(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             if leads:
@@ -150,8 +152,14 @@ class Attempt:
             if self.record.attempts:
                 log.info("%s has no checkpoint yet and starts from step 0", self.folder.name)
             return None
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, way_back(path))
         facts = checkpoint["mixbench"]
+        missing = [
+            key for key in ("config", "data", "epoch", "batch", "curves") if key not in facts
+        ]
+        if missing:
+            what = f"{path.name} is no checkpoint of a run: it does not say its {missing[0]}"
+            raise UserError(what, str(path), way_back(path))
         changed = differences(facts["config"], scrubbed(to_plain(self.config)), aside_keys())
         if facts["data"] != self.record.data_hash:
             changed["data (content)"] = [facts["data"], self.record.data_hash]
@@ -274,7 +282,7 @@ class Attempt:
         record.message = f"{type(error).__name__}: {error}"
         where = self.folder / (TRACEBACK if self.group.leads else f"rank{self.group.rank}.txt")
         with contextlib.suppress(OSError):
-            where.write_text(traceback.format_exc(), encoding="utf-8")
+            write_text(where, traceback.format_exc())
         what = f"{self.folder.name} failed: {record.message.splitlines()[0]}"
         todo = "see the traceback there"
         if isinstance(error, torch.OutOfMemoryError):
@@ -343,8 +351,9 @@ def _finite(record: Record, method: Method) -> bool:
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    file = open_log(path)
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(message)s"))
     handler.handleError = lambda record: None  # a full disk costs log lines, not the run
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -353,3 +362,5 @@ def _logged_to(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+        with contextlib.suppress(OSError):  # as above
+            file.close()

@@ -1,39 +1,50 @@
 """Reading what a run saved, without executing anything in it."""
 
+import logging
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mixbench.archives import check_archive, is_archive
 from mixbench.errors import UserError
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 FORMAT = 1
+log = logging.getLogger("mixbench")
 _KEYS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "mixbench", "mixbench_step")
+_KINDS = {"state_dict": dict, "mixbench": dict, "mixbench_step": int}
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(
+    path: Path, todo: str = "use another checkpoint, or train that run again"
+) -> dict[str, Any]:
     """Read a checkpoint of this package.
 
     Args:
         path: The file.
+        todo: What to do about a file that cannot be used.
 
     Returns:
         Its content, on the CPU: tensors and plain values.
 
     Raises:
-        UserError: If it is truncated, holds anything that would have to be executed, or comes
+        UserError: If it is damaged, holds anything that would have to be executed, or comes
             from another program or version.
     """
-    previous = path.with_name(PREVIOUS)
-    instead = f"put {previous.name} in its place, or " if previous.exists() else ""
-    todo = f"{instead}delete {path.name} to start from step 0"
     content = read_plain(path, todo)
     missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
     if missing:
         raise UserError(f"{path.name} is no checkpoint of a run: no {missing[0]}", str(path), todo)
+    wrong = next((key for key, kind in _KINDS.items() if not isinstance(content[key], kind)), None)
+    if wrong is None and not all(isinstance(v, Tensor) for v in content["state_dict"].values()):
+        wrong = "state_dict"
+    if wrong:
+        what = f"{path.name} is no checkpoint of a run: {wrong} is of the wrong type"
+        raise UserError(what, str(path), todo)
     version = content["mixbench"].get("format")
     if version != FORMAT:
         raise UserError(
@@ -42,6 +53,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"use the mixbench that wrote it, or {todo}",
         )
     return content
+
+
+def way_back(path: Path) -> str:
+    """How an unfinished run goes on when its last checkpoint cannot be used.
+
+    Args:
+        path: That checkpoint.
+
+    Returns:
+        The steps, as commands for a shell.
+    """
+    start = f"rm {shlex.quote(str(path))} to start from step 0"
+    previous = path.with_name(PREVIOUS)
+    if not previous.exists():
+        return start
+    move = shlex.join(["mv", str(previous), str(path)])
+    return f"{move} to go on from the checkpoint before it, or {start}"
 
 
 def read_plain(path: Path, todo: str) -> Any:
@@ -55,9 +83,13 @@ def read_plain(path: Path, todo: str) -> Any:
         Its content, on the CPU: tensors and plain values.
 
     Raises:
-        UserError: If it is missing, truncated, or holds anything that would have to be executed.
+        UserError: If it is missing, damaged, or holds anything that would have to be executed.
     """
     try:
+        if is_archive(path):
+            check_archive(path, stored=True)
+        else:
+            log.info("%s has no checksums: whether it is damaged cannot be said", path.name)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
@@ -67,8 +99,8 @@ def read_plain(path: Path, todo: str) -> Any:
             todo,
         ) from error
     except FileNotFoundError as error:
-        raise UserError("no such checkpoint", str(path)) from error
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        raise UserError("no such checkpoint", str(path), todo) from error
+    except Exception as error:  # what a damaged pickle makes of itself can raise anything
         raise UserError(f"{path.name} is damaged: {_first_line(error)}", str(path), todo) from error
 
 

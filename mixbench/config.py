@@ -20,8 +20,11 @@ from mixbench.layers import (
     COMMAND_LINE,
     DEFAULT,
     NAMES,
+    code_names,
     file_layers,
     flatten,
+    refuse_code,
+    refuse_place,
     saved_layer,
     split_overrides,
 )
@@ -94,6 +97,11 @@ def compose_text(
         notes += surprises
         given.append((key, value))
     layers = list(file_layers(picks, notes)) if base is None else [saved_layer(base, picks)]
+    typed = code_names([*picks.items(), *given])
+    for origin, items in layers:
+        refuse_code(items, origin, typed)
+        if base is None:
+            refuse_place(items, origin)
     layers.append((COMMAND_LINE, given))
 
     tree = OmegaConf.structured(RunConfig)

@@ -22,11 +22,11 @@ class MixbenchError(Exception):
         self.what, self.where, self.todo = what, where, todo
 
     def __str__(self) -> str:
-        lines = [self.what]
+        lines = [printable(self.what)]
         if self.where:
-            lines.append(f"  where: {self.where}")
+            lines.append(f"  where: {printable(self.where)}")
         if self.todo:
-            lines.append(f"  to do: {self.todo}")
+            lines.append(f"  to do: {printable(self.todo)}")
         return "\n".join(lines)
 
 
@@ -121,3 +121,25 @@ def near_match(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def printable(text: str) -> str:
+    r"""Text that does nothing to a terminal or a file but stand there, on one line.
+
+    Args:
+        text: Any text, such as a name or a message from a stranger's file.
+
+    Returns:
+        The same with a space for every kind of white space, and escapes such as ``\x1b`` for
+        control characters, marks that turn the direction of writing, and halves of characters.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign
+        if sign.isprintable()
+        else " "
+        if sign.isspace()
+        else sign.encode("unicode_escape").decode()
+        for sign in text
+    )

@@ -37,6 +37,7 @@ from mixbench.metrics import (
 )
 from mixbench.metrics.predictions import FULL_PRECISION_CLASSES, PREDICTIONS
 from mixbench.results.curves import read_curves
+from mixbench.results.files import check_place
 from mixbench.results.identity import differences
 from mixbench.results.lock import locked
 from mixbench.results.record import Record, cpu_name, read_record, write_record
@@ -132,6 +133,7 @@ def evaluate_run(
     """
     config = _configured(folder, overrides, suites)
     names = [name for name in config.eval.suites if name in COUNTED]
+    check_place(folder)
     with locked(folder):
         checkpoint = finished(folder)
         record = read_record(folder)
@@ -180,6 +182,7 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
     config = _configured(folder, overrides, None)
     # The record says what was carried out, which need not be what was asked for first.
     config.eval = dataclasses.replace(config.eval, suites=[], attacks=[])
+    check_place(folder)
     with locked(folder):
         checkpoint = finished(folder)
         record = read_record(folder)

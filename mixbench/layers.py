@@ -1,7 +1,7 @@
 """Where the values of a configuration come from: words on the command line, experiment files."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,63 @@ def split_overrides(overrides: str | Sequence[str]) -> list[tuple[str, str]]:
             raise UserError(f"{key}= is empty", COMMAND_LINE, f"give {key} a value or leave it out")
         pairs.append((key, text))
     return pairs
+
+
+def code_names(items: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    """Names of code to import, ``module:attribute``, among keys and their values.
+
+    Args:
+        items: Dotted keys with values.
+
+    Returns:
+        For each name the word that gives it on the command line.
+    """
+    groups = {key: group for group in _REGISTRIES for key in (group, NAMES[group])}
+    return {
+        value: f"{groups[key]}={value}"
+        for key, value in items
+        if key in groups and isinstance(value, str) and _REGISTRIES[groups[key]].names_code(value)
+    }
+
+
+def refuse_code(
+    items: Iterable[tuple[str, Any]],
+    origin: str,
+    trusted: Collection[str] = (),
+    option: str | None = None,
+) -> None:
+    """Refuse a file that names code which nobody typed: a file may come from a stranger.
+
+    Args:
+        items: What the file sets, as for :func:`code_names`.
+        origin: The file.
+        trusted: Names of code that stand on the command line.
+        option: Option that trusts a name; None where an override does.
+
+    Raises:
+        UserError: With what to type for code that is trusted.
+    """
+    for name, word in code_names(items).items():
+        if name not in trusted:
+            word = f"{option} {name}" if option else word
+            todo = f"add {word} to the command if you trust it"
+            raise UserError(f"the file names code to import, {name}", origin, todo)
+
+
+def refuse_place(items: Iterable[tuple[str, Any]], origin: str) -> None:
+    """Refuse a file that sends runs to an absolute path; a relative one stays where the user is.
+
+    Args:
+        items: Dotted keys with values.
+        origin: The file.
+
+    Raises:
+        UserError: With what to type for a place that is wanted.
+    """
+    place = dict(items).get("run.dir")
+    if isinstance(place, str) and Path(place).is_absolute():
+        todo = f"give run.dir={place} on the command line, if you want the runs there"
+        raise UserError("run.dir of a file must be a relative path", origin, todo)
 
 
 def file_layers(
@@ -103,8 +160,7 @@ def saved_layer(path: Path, picks: dict[str, str]) -> tuple[str, list[tuple[str,
 
     Args:
         path: Its ``config.yaml``.
-        picks: Names given on the command line; they can only repeat the file's own, which is
-            needed for ``module:attribute``, as no file may name code to import.
+        picks: Names given on the command line; they can only repeat the file's own.
 
     Returns:
         Origin, and dotted keys with values.
@@ -123,12 +179,6 @@ def saved_layer(path: Path, picks: dict[str, str]) -> tuple[str, list[tuple[str,
                 f"{group}={picks[group]} differs from {name}", str(path), "start a new run for it"
             )
         if group in _REGISTRIES:
-            if _REGISTRIES[group].names_code(name) and group not in picks:
-                raise UserError(
-                    f"the file names code to import, {name}",
-                    str(path),
-                    f"add {group}={name} to the command if you trust it",
-                )
             _REGISTRIES[group].check(name)
     return str(path), list(items.items())
 

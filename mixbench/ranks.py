@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
+from mixbench.paths import shield_children
 from mixbench.results.files import write_text
 from mixbench.results.lock import BusyRunError, locked
 from mixbench.results.record import read_record, write_record
@@ -50,6 +51,7 @@ def start_ranks(words: Sequence[str], devices: int) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are told below, once
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE)
     os.environ[LAUNCHED] = str(os.getpid())
+    shield_children()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="mixbench-ranks-") as notes:
         config = LaunchConfig(

@@ -1,11 +1,13 @@
 """Named objects that are imported when they are asked for, not when they are listed."""
 
 import fnmatch
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from typing import Any, TypeVar
 
 from mixbench.errors import UserError, explain, near_match
+from mixbench.paths import add_working_directory
 
 T = TypeVar("T")
 
@@ -104,6 +106,7 @@ class Registry:
             ``module:attribute``, or None for an object that only exists in this process.
         """
         if self.names_code(name):
+            add_working_directory()
             return name
         word, colon, _ = name.partition(":")
         if colon:
@@ -144,10 +147,12 @@ class Registry:
             for part in attribute.split("."):
                 found = getattr(found, part)
         except (Exception, SystemExit) as error:  # the module may be anybody's
+            place = getattr(sys.modules.get(module), "__file__", None)
             raise UserError(
                 f"{self.kind} {name!r} cannot be imported: {explain(error).what}",
-                where=path,
-                todo="check the module's name and that it is importable from here",
+                where=f"{path}, in {place}" if place else path,
+                todo="check its name; a module of the working directory is found only where no "
+                "installed one has its name",
             ) from error
         lacking = [word for word in self.needs if not hasattr(found, word)]
         if lacking or (self.needs and not isinstance(found, type)):

@@ -1,5 +1,6 @@
 """One run from configuration to record: the only place where all rooms meet."""
 
+import json
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from mixbench.data import DATA
 from mixbench.data.images import Splits
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.group import Group, join, leave, rank_of_environment
+from mixbench.layers import code_names, flatten
 from mixbench.methods.base import Method
 from mixbench.ranks import follow_launcher, start_ranks
 from mixbench.results.identity import Identity
@@ -125,9 +127,10 @@ def _run_on_devices(
     training_device(config)
     with tempfile.TemporaryDirectory(prefix="mixbench-") as place:
         path = Path(place) / "config.yaml"
-        path.write_text(OmegaConf.to_yaml(to_plain(config)), encoding="utf-8")
-        words = ["run", "--config", str(path), f"method={config.method['name']}"]
-        words += [f"net={config.net.name}", f"data={config.data.kind}"]
+        plain = to_plain(config)
+        path.write_text(OmegaConf.to_yaml(plain), encoding="utf-8")
+        words = ["run", "--config", str(path), *code_names(flatten(plain)).values()]
+        words += [f"run.dir={json.dumps(config.run.dir)}"] if config.run.dir else []
         words += ["--shared-cores"] * shared_cores
         words += ["--allow-config-change"] * allow_config_change
         words += ["--folder", str(folder)] if folder else []

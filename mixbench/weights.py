@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from mixbench.backbones import NETS
@@ -106,9 +108,7 @@ def load_network(given: str, key: str) -> tuple[StagedNet, DataInfo]:
     """
     path = _file(Path(given), key)
     content = read_checkpoint(path)
-    facts = content["mixbench"]
-    config = NetConfig(**_known(NetConfig, facts["config"]["net"]))
-    info = DataInfo(**_known(DataInfo, facts["info"]))
+    config, info = _trained(path, content)
     if ":" in config.name and not config.name.startswith("timm:"):  # no file may name code
         raise UserError(
             f"the run has a network of its own, {config.name}",
@@ -136,14 +136,26 @@ def read_weights(path: Path, key: str = KEY) -> dict[str, Tensor]:
     Raises:
         UserError: If it is damaged, holds more than tensors and plain values, or no weights.
     """
-    if path.suffix == ".safetensors":
-        return _safetensors().load_file(path)
+    found = (
+        _read_safetensors(path, key) if path.suffix == ".safetensors" else _read_torch(path, key)
+    )
+    for name, value in found.items():
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(
+                f"{path.name} is damaged: {name} holds values that are not finite",
+                f"{key}={path}",
+                f"give another file as {key}",
+            )
+    return found
+
+
+def _read_torch(path: Path, key: str) -> dict[str, Tensor]:
     content = read_plain(path, f"give another file as {key}")
     if isinstance(content, dict) and "mixbench" in content:
         return _network(content["state_dict"])
-    for key in _INSIDE:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    for part in _INSIDE:
+        if isinstance(content, dict) and isinstance(content.get(part), dict):
+            content = content[part]
             break
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path.name} holds no weights by name", str(path))
@@ -157,6 +169,18 @@ def read_weights(path: Path, key: str = KEY) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in content):
         return {name.removeprefix("module."): value for name, value in content.items()}
     return dict(content)
+
+
+def _read_safetensors(path: Path, key: str) -> dict[str, Tensor]:
+    log.info("%s has no checksums: whether it is damaged cannot be said", path.name)
+    try:
+        return _safetensors().load_file(path)
+    except UserError:
+        raise
+    except Exception as error:  # its own errors derive from Exception alone
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        todo = f"give another file as {key}"
+        raise UserError(f"{path.name} is damaged: {reason}", f"{key}={path}", todo) from error
 
 
 def export_weights(folder: Path, path: Path) -> DataInfo:
@@ -175,10 +199,9 @@ def export_weights(folder: Path, path: Path) -> DataInfo:
     """
     if not path.resolve().parent.is_dir():
         raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
-    content = read_checkpoint(finished(folder))
-    facts = content["mixbench"]
-    info = DataInfo(**_known(DataInfo, facts["info"]))
-    config = NetConfig(**_known(NetConfig, facts["config"]["net"]))
+    checkpoint = finished(folder)
+    content = read_checkpoint(checkpoint)
+    config, info = _trained(checkpoint, content)
     state = _network(content["state_dict"])
     if ":" not in config.name:  # no file may name code to import; such a network has own names
         with torch.device("meta"):
@@ -228,10 +251,22 @@ def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
 
 
-def _known(cls: Any, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that a dataclass has; a newer version may have written more."""
+def _trained(path: Path, content: dict[str, Any]) -> tuple[NetConfig, DataInfo]:
+    """The network of a checkpoint, and what it was trained on."""
+    facts = content["mixbench"]
+    try:
+        return _known(NetConfig, facts["config"]["net"]), _known(DataInfo, facts["info"])
+    except (LookupError, TypeError, AttributeError, ValueError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
+        what = f"{path.name} does not say what its network is: {reason}"
+        raise UserError(what, str(path), "use another checkpoint") from error
+
+
+def _known(cls: Any, content: Mapping[str, Any]) -> Any:
+    """A dataclass of the fields that it has; a newer version may have written more."""
     names = {item.name for item in dataclasses.fields(cls)}
-    return {name: value for name, value in content.items() if name in names}
+    given = {name: value for name, value in content.items() if name in names}
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
 
 
 def _safetensors() -> Any:

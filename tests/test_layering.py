@@ -12,6 +12,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mixbench"
 LEVELS = {
     "__init__": 10,
     "errors": -1,  # what every other room may raise
+    "archives": -1,
+    "paths": -1,
+    "logs": 0,
     "functional": 0,
     "arrays": 0,
     "registry": 0,
@@ -101,7 +104,7 @@ THIRD_PARTY = {
     "ranks": {"torch"},
     "checkpoints": {"torch"},
     "compiling": {"torch"},
-    "weights": {"torch", "safetensors"},
+    "weights": {"torch", "safetensors", "omegaconf"},
     "group": LIGHTNING,
     "assemble": LIGHTNING,
     "training": LIGHTNING,

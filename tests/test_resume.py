@@ -336,6 +336,13 @@ class Evil:
         return (os.system, ("touch planted-file",))
 
 
+def flip(path, place):
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
 # FAULTS rows 38 and 58.
 @pytest.mark.parametrize(
     ("damage", "match"),
@@ -346,8 +353,9 @@ class Evil:
         (lambda path: torch.save({"state_dict": Evil()}, path), "holds more than tensors"),
         (lambda path: torch.save({"state_dict": {}}, path), "no optimizer_states"),
         (lambda path: torch.save([1], path), "no state_dict"),
+        (lambda path: flip(path, path.stat().st_size // 2), "is damaged"),
     ],
-    ids=["truncated", "empty", "pickle", "malicious", "foreign", "list"],
+    ids=["truncated", "empty", "pickle", "malicious", "foreign", "list", "flipped"],
 )
 def test_a_checkpoint_that_cannot_be_trusted_is_refused(
     interrupted, damage, match, tmp_path, monkeypatch

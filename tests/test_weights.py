@@ -13,7 +13,7 @@ from mixbench.backbones.swin import Swin
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.data import DATA
 from mixbench.errors import UserError
-from mixbench.weights import export_weights, load_weights
+from mixbench.weights import export_weights, load_network, load_weights
 
 
 def saved(content, path):
@@ -216,3 +216,29 @@ def test_an_export_that_cannot_be_is_a_user_error(tmp_path, runs, capsys):
     with pytest.raises(UserError, match="no such folder"):
         export_weights(tmp_path, tmp_path / "no" / "net.pth")
     assert list(tmp_path.glob("net*")) == []
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_that_are_not_finite_or_damaged_are_refused(tmp_path, suffix):
+    safetensors = pytest.importorskip("safetensors.torch")
+    net = small_net("resnet18")
+    path = tmp_path / f"net.{suffix}"
+    save = torch.save if suffix == "pth" else safetensors.save_file
+    state = {name: value.contiguous() for name, value in net.published(other(net)).items()}
+    state["conv1.weight"][0, 0, 0, 0] = float("nan")
+    save(state, path)
+    with pytest.raises(UserError, match=r"conv1\.weight"):
+        load_weights(net, str(path))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=f"net.{suffix} is damaged"):
+        load_weights(net, str(path))
+
+
+def test_a_checkpoint_that_does_not_say_its_network_is_refused(tmp_path):
+    path = tmp_path / "last.ckpt"
+    content = {"state_dict": {}, "mixbench_step": 1, "loops": {}}
+    content |= {"optimizer_states": [], "lr_schedulers": []}
+    for facts in ({}, {"config": {"net": {"width": "wide"}}, "info": {}}, {"config": 3}):
+        torch.save(content | {"mixbench": {"format": 1} | facts}, path)
+        with pytest.raises(UserError, match="does not say what its network is"):
+            load_network(str(path), "method.teacher_ckpt")

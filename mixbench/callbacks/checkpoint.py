@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from mixbench.callbacks.curves import CurveLogger
-from mixbench.checkpoints import BEST, FORMAT, LAST, PREVIOUS
+from mixbench.checkpoints import BEST, FORMAT, LAST, PREVIOUS, read_checkpoint
 from mixbench.errors import RunFailedError
 from mixbench.group import Group
 from mixbench.methods.base import Method
@@ -73,8 +73,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the checkpoint that was read and checked before."""
+        del args, kwargs
         known = self.loaded.pop(Path(path), None)
-        return super().load_checkpoint(path, *args, **kwargs) if known is None else known
+        return read_checkpoint(Path(path)) if known is None else known
 
 
 def _keep_previous(path: Path) -> None:

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from mixbench.methods.base import Method
+from mixbench.results.files import write_bytes
 
 
 class Samples(Callback):
@@ -28,7 +29,8 @@ class Samples(Callback):
     ) -> None:
         """Draw once."""
         if trainer.current_epoch == 0 and batch_idx == 0 and trainer.is_global_zero:
-            draw_batch(pl_module, batch).save(self.path)
+            picture = draw_batch(pl_module, batch)
+            write_bytes(self.path, lambda file: picture.save(file, "png"))
 
 
 @torch.no_grad()

@@ -2,7 +2,11 @@
 
 import codecs
 import io
+import logging
 import sys
+
+from mixbench.errors import printable
+from mixbench.logs import PrintableFormatter
 
 # Signs of our own in the letters that every terminal has.
 _PLAIN = {
@@ -37,13 +41,25 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
     return "".join(known), error.end
 
 
-def say(line: str) -> None:
+def say(text: str) -> None:
     """Print a result at once."""
-    sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{_shown(text)}\n")
     sys.stdout.flush()
 
 
-def complain(line: str) -> None:
+def complain(text: str) -> None:
     """Print what is not a result."""
-    sys.stderr.write(f"mixbench: {line}\n")
+    sys.stderr.write(f"mixbench: {_shown(text)}\n")
     sys.stderr.flush()
+
+
+def talk() -> None:
+    """Print what runs log."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("mixbench").setLevel(logging.INFO)
+
+
+def _shown(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))

@@ -1,10 +1,9 @@
 """Finished runs, judged again: ``eval`` and ``verify``."""
 
 import argparse
-import logging
 from pathlib import Path
 
-from mixbench.commands.console import complain, say
+from mixbench.commands.console import complain, say, talk
 from mixbench.errors import MixbenchError, UserError
 from mixbench.schema import SUITES
 
@@ -20,7 +19,7 @@ def evaluate(args: argparse.Namespace) -> int:
                 raise UserError(f"no suite {name!r}", "--suite", f"choose of: {', '.join(SUITES)}")
     from mixbench.judging import evaluate_run
 
-    _talk()
+    talk()
     worst: MixbenchError | None = None
     for folder in folders:
         try:
@@ -43,7 +42,7 @@ def verify(args: argparse.Namespace) -> int:
     folders, words = _runs("verify", args.overrides)
     from mixbench.judging import verify_run
 
-    _talk()
+    talk()
     code = 0
     for folder in folders:
         try:
@@ -71,8 +70,3 @@ def _runs(command: str, words: list[str]) -> tuple[list[Path], list[str]]:
     for folder in folders:
         read_record(folder)  # said at once, before torch is loaded
     return folders, [word for word in words if word not in named]
-
-
-def _talk() -> None:
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("mixbench").setLevel(logging.INFO)

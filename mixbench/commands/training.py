@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from mixbench.commands.console import complain, say
+from mixbench.commands.console import complain, say, talk
 from mixbench.errors import UserError
 from mixbench.stop import LAUNCHED
 
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 def run(args: argparse.Namespace) -> int:
     """Carry out one run."""
     from mixbench.config import compose_text, render, resolve_method
+    from mixbench.layers import COMMAND_LINE, refuse_place
 
     composed = compose_text(args.overrides, strict=args.strict, base=args.config)
+    if composed.origins["run.dir"] != COMMAND_LINE and args.folder is None:
+        refuse_place([("run.dir", composed.config.run.dir)], composed.origins["run.dir"])
     composed = resolve_method(composed, strict=args.strict)
     for note in composed.notes:
         complain(f"warning: {note}")
@@ -25,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from mixbench.runner import run
 
-    _talk()
+    talk()
     record = run(
         composed.config,
         shared_cores=args.shared_cores,
@@ -49,7 +52,7 @@ def resume(args: argparse.Namespace) -> int:
         return 0
     from mixbench.runner import resume
 
-    _talk()
+    talk()
     record = resume(folder, words, allow_config_change=args.allow_config_change)
     _say_scores(record)
     return 0
@@ -69,7 +72,7 @@ def sweep(args: argparse.Namespace) -> int:
     if not args.overrides or "=" in args.overrides[0]:
         raise UserError("no plan is named", "sweep", "write mixbench sweep PLAN.yaml [k=v ...]")
     name, *words = args.overrides
-    plan = read_sweep(name, words, strict=args.strict)
+    plan = read_sweep(name, words, strict=args.strict, trusted=args.trust)
     if plan.needs and args.to_wandb:
         raise UserError(
             "a plan that needs other runs cannot be written as one sweep",
@@ -148,13 +151,6 @@ def _launcher(args: argparse.Namespace) -> Any:
     return SlurmLauncher(
         say, strict=args.strict, options=read_options(args.slurm), wait=not args.no_wait
     )
-
-
-def _talk() -> None:
-    import logging
-
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("mixbench").setLevel(logging.INFO)
 
 
 def _say_scores(record: Any) -> None:

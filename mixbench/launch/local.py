@@ -19,6 +19,8 @@ from typing import Any
 
 from mixbench.errors import MixbenchError, RunFailedError, UserError, explain
 from mixbench.launch.plan import PlannedRun
+from mixbench.paths import shield_children
+from mixbench.results.files import open_log
 from mixbench.results.lock import BusyRunError, Watch
 from mixbench.results.record import Record, read_record, runs_folder
 from mixbench.stop import stop_when_alone, unread
@@ -60,6 +62,7 @@ class LocalLauncher:
         self.say, self.strict = say, strict
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mixbench.runner"])
+        shield_children()
         self.slots, self.devices, self.on_gpu = 1, 1, False
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
@@ -292,7 +295,7 @@ def _run_child(
         if devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(_visible, devices))
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
+        with open_log(log) as file:
             os.dup2(file.fileno(), sys.stdout.fileno())
             os.dup2(file.fileno(), sys.stderr.fileno())
         from mixbench.config import compose

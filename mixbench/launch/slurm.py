@@ -31,6 +31,7 @@ from mixbench.launch.local import Outcome
 from mixbench.launch.plan import PlannedRun
 from mixbench.launch.slurm_options import parameters
 from mixbench.launch.slurm_task import Task
+from mixbench.paths import shield_children
 from mixbench.results.files import write_text
 from mixbench.results.record import read_record, runs_folder
 
@@ -89,6 +90,7 @@ class SlurmLauncher:
                 SLURM,
                 "start it on a login node, or use --launcher local",
             )
+        shield_children()
         self.say, self.strict, self.wait = say, strict, wait
         self.options = options or {}
         self.slots = int(self.options.get("max_parallel") or 1)
@@ -134,6 +136,8 @@ class SlurmLauncher:
             UserError: If the jobs are refused.
         """
         logs = folder.absolute() / "slurm"
+        if logs.is_symlink():
+            raise UserError("the folder of the jobs is a link", str(logs), "remove it")
         known = _read_tasks(logs)
         queue = self.queue() or {}
         left = [(number, run) for number, run in enumerate(runs, 1) if not run.done]

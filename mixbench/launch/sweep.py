@@ -12,7 +12,7 @@ What is said beside its name of data, network and training holds for the plan th
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from mixbench import experiments
 from mixbench.config import compose_text
 from mixbench.errors import UserError, near_match
 from mixbench.launch.plan import PlannedRun
-from mixbench.layers import flatten, split_overrides
+from mixbench.layers import code_names, flatten, refuse_code, refuse_place, split_overrides
 from mixbench.results.record import runs_folder
 
 KEYS = ("base", "grid", "arms", "seeds", "after")
@@ -40,7 +40,12 @@ class Sweep:
 
 
 def read_sweep(
-    name: str, words: Sequence[str] = (), *, strict: bool = False, within: tuple[str, ...] = ()
+    name: str,
+    words: Sequence[str] = (),
+    *,
+    strict: bool = False,
+    trusted: Collection[str] = (),
+    within: tuple[str, ...] = (),
 ) -> Sweep:
     """Read a plan and check every name and key that can be checked without torch.
 
@@ -50,6 +55,7 @@ def read_sweep(
             that goes first gets them as well, without those of the method, and without seeds where
             all share its one run.
         strict: Refuse keys that have no effect.
+        trusted: Code to import, ``module:Class``, that the plan may name beside what the words do.
         within: Plans that need this one.
 
     Returns:
@@ -80,12 +86,18 @@ def read_sweep(
     combinations = [
         dict(zip(axes, texts, strict=True)) for texts in itertools.product(*axes.values())
     ]
+    trusted = {*trusted, *code_names(given.items())}
     cells = []
     for name, arm in _arms(content, path).items():
         twice = next((key for key in arm if key in grid), None)
         if twice is not None:
             raise UserError(f"{twice} stands in grid and in arm {name}", str(path), "take one out")
-        cells += [(name, fixed | arm | combination | given) for combination in combinations]
+        for combination in combinations:
+            cell = fixed | arm | combination
+            own = [(key, text) for key, text in cell.items() if key not in given]
+            refuse_code(own, str(path), trusted, option="--trust")
+            refuse_place(own, str(path))
+            cells.append((name, cell | given))
     runs = [
         PlannedRun([f"{key}={text}" for key, text in (pairs | {"seed": str(seed)}).items()], name)
         for seed, (name, pairs) in itertools.product(seeds, cells)
@@ -94,7 +106,9 @@ def read_sweep(
         compose_text(run.words, strict=strict)
     after = _mapping(content, "after", path)
     needs = {
-        key: read_sweep(str(need), passed, strict=strict, within=(*within, path.stem))
+        key: read_sweep(
+            str(need), passed, strict=strict, trusted=trusted, within=(*within, path.stem)
+        )
         for key, need in after.items()
         if key not in given
     }

@@ -1,14 +1,19 @@
 """Command line of the speed measurements."""
 
-import argparse
 import sys
-from pathlib import Path
 
-from mixbench.errors import MixbenchError
-from mixbench.perf.main import main
+from mixbench.paths import leave_working_directory
 
 
-def _parse() -> argparse.Namespace:
+def command() -> int:
+    """Measure what the command line names.
+
+    Returns:
+        Exit code.
+    """
+    import argparse
+    from pathlib import Path
+
     parser = argparse.ArgumentParser(
         prog="python -m mixbench.perf",
         description="Measure speed against peers; exits with 3 where a gate fails.",
@@ -17,13 +22,17 @@ def _parse() -> argparse.Namespace:
     parts = "P1 (mix), P2 (transport), P3 (input) or P4 (whole steps); all if not given"
     parser.add_argument("--part", action="append", help=parts)
     parser.add_argument("--out", type=Path, help="folder of the tables; <runs folder>/perf")
-    return parser.parse_args()
+    given = parser.parse_args()
+    from mixbench.errors import MixbenchError
+    from mixbench.perf.main import main
+
+    try:
+        return main(given.device, given.part, given.out)
+    except MixbenchError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
 
 
 if __name__ == "__main__":
-    given = _parse()
-    try:
-        sys.exit(main(given.device, given.part, given.out))
-    except MixbenchError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_code)
+    leave_working_directory()
+    sys.exit(command())

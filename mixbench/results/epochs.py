@@ -125,9 +125,7 @@ def _text(group: Group, found: list[Course], warnings: list[str], style: str) ->
     epochs = sorted({epoch for course in found for epoch in course.epochs})
     shown = _thinned(epochs)
     columns = [(course, name) for course in found for name in course.values]
-    header = ["epoch", *(escaped(f"{c.label} {name}", style) for c, name in columns)]
-    if style == "latex":  # escapes the header itself
-        header = ["epoch", *(f"{c.label} {name}" for c, name in columns)]
+    header = ["epoch", *(f"{c.label} {name}" for c, name in columns)]
     lines = []
     for epoch in shown:
         cells = [_value(course, name, epoch) for course, name in columns]

@@ -6,7 +6,9 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
+
+from mixbench.errors import UserError
 
 MAX_BYTES = 16 << 20  # of a text file that is read whole
 MAX_DEPTH = 30  # of nested values in JSON
@@ -159,7 +161,8 @@ def write_bytes(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a link of that name
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -169,6 +172,46 @@ def write_bytes(
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_place(folder: Path) -> None:
+    """Refuse to write into a folder of a run that leads, or would lead a file, to another place.
+
+    The folder of all runs may be a link; what an archive of a stranger can hold may not.
+
+    Args:
+        folder: Folder of the run; it may not exist yet.
+
+    Raises:
+        UserError: If it is a link, or holds one, or anything but files and folders.
+    """
+    if folder.is_symlink():
+        todo = f"name the folder itself: {folder.resolve()}"
+        raise UserError("the folder of the run is a link", str(folder), todo)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_symlink():
+            todo = "remove it, or put what it leads to in its place"
+            raise UserError(f"{path.name} in the folder of the run is a link", str(path), todo)
+        if not (path.is_file() or path.is_dir()):
+            what = f"{path.name} in the folder of the run is neither file nor folder"
+            raise UserError(what, str(path), "remove it")
+
+
+def open_log(path: Path) -> TextIO:
+    """Open a text file to append to, created if need be and never reached through a link.
+
+    Args:
+        path: The file; its folder must exist.
+
+    Returns:
+        The open file.
+
+    Raises:
+        UserError: If it is a link, or no file.
+    """
+    check_place(path.parent)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace")
 
 
 def remove_leftovers(folder: Path) -> None:

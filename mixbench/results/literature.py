@@ -15,6 +15,7 @@ from mixbench import experiments
 from mixbench.backbones import NETS
 from mixbench.data import DATA
 from mixbench.errors import UserError, near_match
+from mixbench.layers import refuse_code, split_overrides
 from mixbench.methods import METHODS
 from mixbench.results.selection import CHOICES
 
@@ -195,6 +196,7 @@ def _figures_of(
         if recipe is not None:
             experiments.check_recipe(_text(recipe, "recipe", where))
         overrides = _words(maps["overrides"].get(method, []), "overrides", where)
+        refuse_code(split_overrides(overrides), where)
         if overrides and recipe is None:
             raise UserError(f"{method} has overrides and no recipe", where, "name the recipe")
         found.append(

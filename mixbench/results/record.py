@@ -201,7 +201,18 @@ def runs_folder(given: str | None = None) -> Path:
 
     Returns:
         That, else ``MIXBENCH_RUNS``, else ``runs``.
+
+    Raises:
+        UserError: If ``run.dir`` is relative and leads out of the working directory.
     """
+    if given and not Path(given).is_absolute():
+        place = Path(given).resolve()
+        if not place.is_relative_to(Path.cwd().resolve()):
+            raise UserError(
+                "run.dir leads out of the working directory",
+                f"run.dir={given}",
+                f"give it as an absolute path: run.dir={place}",
+            )
     return Path(given or os.environ.get("MIXBENCH_RUNS") or "runs")
 
 

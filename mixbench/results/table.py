@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from mixbench.errors import UserError
+from mixbench.errors import UserError, printable
 from mixbench.results.compare import Comparison, Line
 from mixbench.results.costs import CostTable
 from mixbench.results.evidence import sentences, verdict
@@ -29,6 +31,11 @@ _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NONE
 _LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\N{MIDDLE DOT}": r"\textperiodcentered{}"}
 _LATEX |= {WARNING: "(!)", FLOOR: r"\dag{}"}
 _LATEX |= {"\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$"}
+
+
+_MARKDOWN = str.maketrans({"<": "&lt;"} | {sign: f"\\{sign}" for sign in "\\`*|~$"})
+# A link or picture, a bare address, and an underscore at the edge of a word.
+_LINKS = re.compile(r"\](?=[(\[:])|:(?=//)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
 
 
 def render(board: Leaderboard, style: str = "table") -> str:
@@ -58,7 +65,8 @@ def render(board: Leaderboard, style: str = "table") -> str:
         blocks = [f"{'% ' * (style == 'latex')}No finished runs.\n"]
     if board.others:
         bullet = {"markdown": "- ", "latex": "%   "}.get(style, "  ")
-        lines = "\n".join(f"{bullet}{_one_line(line)}" for line in board.others)
+        shown = (escaped(line, "table" if style == "latex" else style) for line in board.others)
+        lines = "\n".join(f"{bullet}{line}" for line in shown)
         gap = {"markdown": "\n\n", "latex": "\n"}.get(style, "\n")
         blocks.append(f"{'% ' * (style == 'latex')}Not in the tables:{gap}{lines}\n")
     return "\n".join(blocks)
@@ -80,11 +88,13 @@ def literature_table(found: Sequence[Figure], style: str = "table") -> str:
     header = ["method", "data", "net", "epochs", "value", "metric", "epoch", "n", "source"]
     for paper in dict.fromkeys(figure.title for figure in found):
         lines = [_published(figure) for figure in found if figure.title == paper]
+        lines = [[escaped(cell, style) for cell in line] for line in lines]
         if markdown:
-            lines = [[_escape(cell) for cell in line] for line in lines]
             blocks.append(f"### {_escape(paper)}\n\n{markdown_table(header, lines)}\n")
         else:
-            blocks.append(f"{paper}\n{_aligned(header, lines, texts=(0, 1, 2, 5, 6, 8))}\n")
+            blocks.append(
+                f"{_one_line(paper)}\n{_aligned(header, lines, texts=(0, 1, 2, 5, 6, 8))}\n"
+            )
     used = [name for name in CHOICES if any(figure.select == name for figure in found)]
     words = "; ".join(f"{name}: {CHOICES[name][0]}" for name in used)
     blocks.append(f"epoch: {words + '; ' if words else ''}{NONE}: not said\n")
@@ -121,7 +131,7 @@ def text_table(
 
     Args:
         title: One line.
-        header: Names of the columns.
+        header: Names of the columns, as they are.
         lines: Cells, which are escaped and marked for the style already.
         notes: Sentences.
         style: ``table``, ``markdown`` or ``latex``.
@@ -129,12 +139,13 @@ def text_table(
     Returns:
         Text that ends with a line break.
     """
+    title, *header = (escaped(text, style) for text in (title, *header))
+    notes = [escaped(note, style) for note in notes]
     if style == "latex":
         return _latex_table(title, header, lines, notes)
     if style == "markdown":
         table = markdown_table(header, lines) + "\n"
-        below = (f"{_escape(note)}  " for note in notes)
-        return "\n".join([f"### {_escape(title)}\n", table, *below, ""])
+        return "\n".join([f"### {title}\n", table, *(f"{note}  " for note in notes), ""])
     return "\n".join([title, _aligned(header, lines), *notes, ""])
 
 
@@ -149,19 +160,20 @@ def escaped(text: str, style: str) -> str:
         One line.
     """
     if style == "latex":
-        return "".join(_LATEX.get(sign, sign) for sign in _one_line(text))
+        shown = "".join(_LATEX.get(sign, sign) for sign in _one_line(text))
+        return f"{{}}{shown}" if shown[:1] in ("[", "*") else shown  # no argument of a line break
     return _escape(text) if style == "markdown" else _one_line(text)
 
 
 def _latex_table(title: str, header: list[str], lines: list[list[str]], notes: list[str]) -> str:
-    """A table of the package booktabs."""
-    head = " & ".join(escaped(name, "latex") for name in header)
+    """A table of the package booktabs, of text that is escaped already."""
+    head = " & ".join(header)
     body = "\n".join("  " + " & ".join(line) + r" \\" for line in lines)
-    below = " ".join(f"{escaped(note, 'latex')}." for note in notes)
+    below = " ".join(f"{note}." for note in notes)
     columns = "l" + "r" * (len(header) - 1)
     return (
         "\\begin{table}\n\\centering\n"
-        f"\\caption{{{escaped(title, 'latex')}}}\n"
+        f"\\caption{{{title}}}\n"
         f"\\begin{{tabular}}{{{columns}}}\n  \\toprule\n  {head} \\\\\n  \\midrule\n"
         f"{body}\n  \\bottomrule\n\\end{{tabular}}\n"
         + (f"\\par\\footnotesize {below}\n" if below else "")
@@ -219,8 +231,6 @@ def comparison_text(comparison: Comparison, style: str) -> str:
         Text that ends with a line break.
     """
     header = ["", comparison.mine, comparison.other, "difference", "95 % interval"]
-    if style == "markdown":
-        header = [_escape(name) for name in header]
     lines = []
     for line in comparison.lines:
         cells = [line.name, _mean(line.mine, line), _mean(line.other, line)]
@@ -475,7 +485,7 @@ def _csv(board: Leaderboard) -> str:
             for name, summary in row.summaries.items():
                 for part in ("mean", "sd", "low", "high"):
                     value = _finite(getattr(summary, part))
-                    line[f"{name}_{part}"] = "" if value is None else f"{value:.6g}"
+                    line[safe_cell(f"{name}_{part}")] = "" if value is None else f"{value:.6g}"
             lines.append(line)
     columns = list(dict.fromkeys(key for line in lines for key in line))
     text = io.StringIO()
@@ -495,12 +505,13 @@ def safe_cell(text: str) -> str:
         The same on one line, behind an apostrophe where it would be read as a formula.
     """
     text = _one_line(text)  # a carriage return would end the row for some readers
-    return f"'{text}" if text[:1] in tuple("=+-@") else text
+    return f"'{text}" if unicodedata.normalize("NFKC", text[:1]) in tuple("=+-@") else text
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _escape(text: str) -> str:
-    return _one_line(text).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    """Text in which Markdown sees no link, picture, HTML or emphasis."""
+    return _LINKS.sub(r"\\\g<0>", _one_line(text).translate(_MARKDOWN))

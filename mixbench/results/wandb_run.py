@@ -182,6 +182,9 @@ def open_view(
         return None
     if MODES[word] == "disabled":
         return None
+    if (folder / "wandb").is_symlink():
+        log.warning("no W&B view: %s is a link", folder / "wandb")
+        return None
     os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
     # Its error reports look the server up even offline and hold up the exit without a network.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")

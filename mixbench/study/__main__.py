@@ -1,10 +1,8 @@
 """Command line of ``make notebooks``."""
 
 import sys
-from pathlib import Path
 
-from mixbench.errors import MixbenchError
-from mixbench.study.execute import execute
+from mixbench.paths import leave_working_directory
 
 
 def main(words: list[str]) -> int:
@@ -16,6 +14,11 @@ def main(words: list[str]) -> int:
     Returns:
         Exit code.
     """
+    from pathlib import Path
+
+    from mixbench.errors import MixbenchError
+    from mixbench.study.execute import execute
+
     try:
         execute([Path(word) for word in words] or sorted(Path("notebooks").glob("*.ipynb")), _say)
     except MixbenchError as error:
@@ -30,4 +33,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    leave_working_directory()
     sys.exit(main(sys.argv[1:]))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mixbench.errors import RunFailedError, UserError
+from mixbench.paths import shield_children
 from mixbench.results.record import runs_folder
 
 CELL_S = 600  # seconds that one cell may take
@@ -48,7 +49,9 @@ def execute(
         started = time.monotonic()
         content = nbformat.read(path, as_version=4)
         private = Config({"ConnectionFileMixin": {"transport": "ipc"}})  # others can read TCP
+        shield_children()
         client = NotebookClient(content, timeout=CELL_S, config=private)
+        client.extra_arguments = ["--InteractiveShellApp.ignore_cwd=True"]
         try:
             client.execute(env={**os.environ, "MIXBENCH_RUNS": str(out)})
         except (CellExecutionError, CellTimeoutError) as error:

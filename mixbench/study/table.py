@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mixbench.results.table import NONE, markdown_table
+from mixbench.results.table import NONE, escaped, markdown_table
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         lines = [[_text(row.get(name)) for name in self.columns] for row in self.rows]
-        return markdown_table(self.columns, lines)
+        return markdown_table([escaped(name, "markdown") for name in self.columns], lines)
 
 
 def _text(value: Any) -> str:
@@ -31,4 +31,4 @@ def _text(value: Any) -> str:
         return NONE
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) >= 5e-5 or value == 0 else f"{value:.4f}"
-    return str(value).replace("|", "\\|")
+    return escaped(str(value), "markdown")

@@ -1,4 +1,5 @@
 import itertools
+import sys
 
 import pytest
 import torch
@@ -300,3 +301,38 @@ def test_teachers_are_trained_before_the_networks_that_look_with_them(
         assert not [name for name in ends["teacher"] if name.startswith("source.")]
     assert cli.main(["sweep", "tdattenmix_teacher", *words]) == 0  # everything is there already
     assert ": done in " not in capsys.readouterr().out
+
+
+# FAULTS row 62.
+@pytest.mark.parametrize("place", ["base", "grid", "arms", "after"])
+@pytest.mark.parametrize("group", ["method", "data", "net"])
+def test_a_plan_names_code_only_if_it_is_typed(plan, group, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hostile.py").write_text("open('mark', 'w')\nclass Thing: pass\n")
+    name = "hostile:Thing"
+    content = {
+        "base": {"base": {group: name}},
+        "grid": {"grid": {group: ["digits", name]}},
+        "arms": {"arms": {"one": {group: name}}},
+        "after": {"after": {"net.weights": "first"}},
+    }[place]
+    plan({"base": {group: name}}, "first")
+    path = plan(content, "mine")
+    before = list(sys.path)
+    for read in (
+        read_sweep,
+        lambda given: read_sweep(given, ["epochs=1"], trusted=["other:Thing"]),
+    ):
+        with pytest.raises(UserError, match=f"--trust {name}"):
+            read(path)
+    assert cli.main(["sweep", str(path), "--dry-run"]) == 2
+    assert sys.path == before
+    if place != "grid":  # whose other value is no method
+        assert read_sweep(path, trusted=[name])
+    assert not (tmp_path / "mark").exists()
+
+
+def test_what_is_typed_of_a_plan_is_trusted(plan):
+    path = plan({"base": {"data": "digits"}, "arms": {"a": {"method": "my_mix:Mix"}}}, "mine")
+    (run,) = words(read_sweep(path, ["method=my_mix:Mix"]))
+    assert run["method"] == "my_mix:Mix"

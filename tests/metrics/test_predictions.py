@@ -4,6 +4,7 @@ import torch
 
 from mixbench.errors import UserError
 from mixbench.metrics import Predictions, read_predictions, scores, write_predictions
+from mixbench.results.compare import read_arrays
 
 
 def predictions(classes, n=60, seed=0):
@@ -78,3 +79,21 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, content, what):
         read_predictions(path)
     assert caught.value.where == str(path)
     assert "evaluate" in caught.value.todo
+
+
+@pytest.mark.parametrize("read", [read_predictions, read_arrays])
+def test_a_flipped_bit_is_refused_or_without_effect(tmp_path, read):
+    path = tmp_path / "p.npz"
+    logits, y = predictions(2, n=5)
+    write_predictions(path, Predictions(logits, y, torch.arange(5), class_names=("a", "b")))
+    whole = path.read_bytes()
+    wanted = [np.asarray(part) for part in read(path)[:3]]
+    for place in range(0, len(whole), 2):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            found = read(path)
+        except UserError:
+            continue
+        assert all(np.array_equal(a, b) for a, b in zip(found[:3], wanted, strict=True)), place

@@ -390,7 +390,7 @@ def test_hostile_labels_stay_text(add, tmp_path):
     add("erm", 0, 80.0)
     add("a|b_{<", 0, 90.0)
     found = compared(tmp_path, "a|b_{<")
-    assert r"a\|b_{&lt;" in comparison_text(found, "markdown")
+    assert r"a\|b\_{&lt;" in comparison_text(found, "markdown")
     assert r"a\textbar{}b\_\{\textless{}" in comparison_text(found, "latex")
 
 

@@ -178,6 +178,7 @@ def test_keys_at_the_top_stand_for_all_figures(tmp_path):
         ({"figure": {"recipe": {"cutmix": "quick"}}}, "cutmix has no value here"),
         ({"figure": {"recipe": {}}}, "mixup has overrides and no recipe"),
         ({"figure": {"overrides": {"mixup": "epochs=3"}}}, "overrides must be a list"),
+        ({"figure": {"overrides": {"mixup": ["net=hostile:Net"]}}}, "names code to import"),
         ({"figure": {"needs": [3]}}, "needs: 3 must be text"),
         ({"figure": {"year": 2020}}, "unknown key 'year'"),
     ],

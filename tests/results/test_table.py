@@ -1,5 +1,6 @@
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -14,7 +15,14 @@ from mixbench.results.curves import read_cells, read_curves, write_curves
 from mixbench.results.epochs import curves_text
 from mixbench.results.leaderboard import build_leaderboard, find_runs
 from mixbench.results.record import RECORD, Record, write_record
-from mixbench.results.table import FORMATS, NONE, comparison_text, render
+from mixbench.results.table import (
+    FORMATS,
+    NONE,
+    comparison_text,
+    escaped,
+    render,
+    safe_cell,
+)
 from mixbench.results.wandb_table import table_rows
 
 
@@ -527,3 +535,47 @@ def test_curves_come_back_and_half_a_line_is_left_out(tmp_path):
     found, warnings = read_curves(path)
     assert found == rows
     assert "incomplete" in warnings[0]
+
+
+HOSTILE = "[x](javascript:a) ![p](http://evil.test/p.png) <img src=x> a|b `c` *d* \x1b[2J\u202e\n|e"
+
+
+@pytest.mark.parametrize("style", ["table", "markdown", "csv", "latex"])
+@pytest.mark.parametrize(
+    "key", ["method", "data", "net", "recipe", "settings", "device", "message"]
+)
+def test_names_of_strangers_stand_in_a_table_as_text(add, tmp_path, style, key):
+    own = {"settings": {"alpha": HOSTILE}, "message": ""}.get(key, HOSTILE)
+    for seed, method in itertools.product((0, 1), ("erm", "mixup")):
+        words = {"seed": seed, "method": method, "folder": f"{method}{seed}"} | {key: own}
+        add(**words)
+    if key == "message":
+        add(seed=2, status="failed", folder="failed", message=HOSTILE)
+    text = render(board(tmp_path), style)
+    assert style == "csv" or key == "device" or "javascript" in text
+    lines = text.splitlines()
+    assert not any(sign in text for sign in "\x1b\u202e\r")
+    assert not any(line.lstrip().startswith("|e") for line in lines)
+    if style == "markdown":
+        assert "](" not in text.replace("\\](", "")
+        assert "<img" not in text
+        assert "http://" not in text
+        assert "`" not in text.replace("\\`", "")
+        widths = {line.replace("\\|", "").count("|") for line in lines if line.startswith("|")}
+        assert len(widths) <= 1 or key == "method"
+
+
+def test_markdown_of_plain_names_stays_plain():
+    for name in ("cutmix (alpha=0.5)", "pgd20_1", "nll_cf", "timm:resnet18", "vs erm"):
+        assert escaped(name, "markdown") == name
+    assert escaped("_all_ __x__ a_b", "markdown") == r"\_all\_ \_\_x\_\_ a_b"
+    assert escaped("www.a.test http://b", "markdown") == r"www\.a.test http\://b"
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t=", "\r@", "\uff1d", "\uff0d"])
+def test_no_cell_of_csv_begins_as_a_formula(sign):
+    assert safe_cell(f"{sign}cmd()").startswith("'")
+
+
+def test_a_label_at_the_start_of_a_latex_row_is_no_argument():
+    assert escaped("[3cm] x*", "latex") == "{}[3cm] x*"
