@@ -389,7 +389,7 @@ def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | 
     read_record(folder)  # says that there is no run, rather than no configuration
     words = list(overrides) + ([f"eval.suites=[{','.join(suites)}]"] if suites is not None else [])
     before, config = compose([], base=path), compose(words, base=path)
-    changed = differences(to_plain(before), to_plain(config), aside_keys())
+    changed = differences(to_plain(before), to_plain(config), aside_keys() - {"seed"})
     if changed:
         raise UserError(
             f"{next(iter(changed))} says what was trained, and that is over",

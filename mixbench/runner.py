@@ -24,7 +24,7 @@ from mixbench.errors import InterruptedRunError, UserError
 from mixbench.group import Group, join, leave, rank_of_environment
 from mixbench.methods.base import Method
 from mixbench.ranks import start_ranks
-from mixbench.results.identity import Identity
+from mixbench.results.identity import Identity, differences
 from mixbench.results.record import (
     Record,
     cpu_name,
@@ -33,7 +33,7 @@ from mixbench.results.record import (
     read_record,
     runs_folder,
 )
-from mixbench.schema import RunConfig
+from mixbench.schema import RunConfig, aside_keys
 from mixbench.stop import StopSignals
 
 log = logging.getLogger("mixbench")
@@ -108,6 +108,16 @@ def resume(
     if not path.exists():
         raise UserError("no run to go on with", str(folder), "name a folder below runs/")
     config = compose(overrides, base=path)
+    record = earlier_record(folder)
+    if overrides and record is not None and record.status == "done":
+        before = to_plain(compose([], base=path))
+        changed = differences(before, to_plain(config), aside_keys() - {"seed"})
+        if changed:
+            raise UserError(
+                f"{folder.name} is done, and {next(iter(changed))} would make it another run",
+                str(folder),
+                "start a new run with mixbench run",
+            )
     return run(config, folder=folder, allow_config_change=allow_config_change)
 
 
@@ -159,8 +169,7 @@ def _prepare(
     earlier = earlier_record(place) if group.leads else None
     done = earlier is not None and earlier.status == "done"
     if group.share(done):
-        log.info("%s is done already", place.name)
-        return earlier or read_record(place)
+        return _finished(earlier or read_record(place), place)
     check_choice(config)
     splits = DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
     check_fit(config, splits)
@@ -171,7 +180,16 @@ def _prepare(
         record.config_changes = earlier.config_changes
         for key in SPEED:  # an attempt that only has to test measures none
             setattr(record, key, getattr(earlier, key))
-    return Attempt(config, group, device, place, record, method, data)
+    return Attempt(config, group, device, place, record, method, data, earlier)
+
+
+def _finished(record: Record, folder: Path) -> Record:
+    """The record of a run that is done already, with a word on what it stands for."""
+    log.info("%s is done already", folder.name)
+    if record.config_changes:
+        keys = ", ".join(record.config_changes)
+        log.warning("its configuration was changed on the way, so that it is no other's: %s", keys)
+    return record
 
 
 def _new_record(
@@ -191,6 +209,8 @@ def _new_record(
         recipe_hash=identity.recipe_hash,
         data_hash=identity.data_hash,
         family_hash=identity.family_hash,
+        row_hash=identity.row_hash,
+        inputs=identity.inputs,
         task=config.task,
         fidelity=getattr(method, "fidelity", method.config.fidelity),  # the net may matter
         settings=identity.settings,

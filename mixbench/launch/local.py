@@ -236,12 +236,12 @@ def _prepare(
         slots = max(1, places // devices)
         if planned.done:
             continue
-        if identity.config_hash not in estimates:
+        if identity.row_hash not in estimates:
             key = str(config.data)
             if key not in infos:
                 infos[key] = DATA.get(config.data.kind)(config.data).load().info
-            estimates[identity.config_hash] = estimate_seconds(config, infos[key])
-        planned.seconds = estimates[identity.config_hash]
+            estimates[identity.row_hash] = estimate_seconds(config, infos[key])
+        planned.seconds = estimates[identity.row_hash]
     return kept, list(notes), slots, devices, on_gpu
 
 

@@ -40,6 +40,8 @@ class Record:
     data_hash: str = ""
     task: str = "supervised"  # or ssl: top1 is that of a classifier on frozen features
     family_hash: str = ""  # recipe_hash of any number of epochs
+    row_hash: str = ""  # config_hash with the checkpoints that it starts from of any seed
+    inputs: dict[str, Any] = field(default_factory=dict)  # files that it starts from, by key
     status: str = "running"
     fidelity: str = "paper"
     settings: dict[str, Any] = field(default_factory=dict)  # method keys away from their default
@@ -75,6 +77,11 @@ class Record:
     verified: bool | None = None
     message: str = ""  # why it did not finish
     extra: dict[str, Any] = field(default_factory=dict)  # keys of a newer version, kept as read
+
+    @property
+    def row(self) -> str:
+        """What runs of several seeds have in common that make one row of a table."""
+        return self.row_hash or self.config_hash
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict for the file, unknown keys of a newer version included."""

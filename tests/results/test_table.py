@@ -70,6 +70,32 @@ def test_settings_make_rows_of_their_own(add, tmp_path):
     assert [row.label for row in group.rows] == ["mixup", "mixup alpha=0.2"]
 
 
+def inputs(seed):
+    name = f"erm-cifar-net-12345678-s{seed}/last.ckpt"
+    return {"net.weights": {"name": name, "content": f"c{seed}", "pooled": "erm"}}
+
+
+def test_runs_that_start_each_from_the_checkpoint_of_its_own_seed_make_one_row(add, tmp_path):
+    for seed in (0, 1):
+        add("erm", seed, 80.0 + seed, config_hash=f"{seed}" * 16, row_hash="r", inputs=inputs(seed))
+    (row,) = board(tmp_path).groups[0].rows
+    assert (row.label, row.seeds) == ("erm", [0, 1])
+    assert row.summaries["top1"].mean == 80.5
+
+
+def test_runs_of_one_seed_from_several_checkpoints_are_never_averaged(add, tmp_path):
+    for teacher in (0, 1):
+        for seed in (0, 1):
+            hashes = {"config_hash": f"{teacher}" * 16, "row_hash": "r"}
+            add("erm", seed, 80.0 + 10 * teacher + seed, **hashes, inputs=inputs(teacher))
+    rows = {row.label: row for row in board(tmp_path).groups[0].rows}
+    assert {label: row.summaries["top1"].mean for label, row in rows.items()} == {
+        "erm from erm-cifar-net-12345678-s0/last.ckpt": 80.5,
+        "erm from erm-cifar-net-12345678-s1/last.ckpt": 90.5,
+    }
+    assert board(tmp_path).others == []
+
+
 def test_an_error_of_calibration_that_chance_explains_in_every_seed_is_marked(add, tmp_path):
     for seed, (ours, theirs) in enumerate([(0.010, 0.030), (0.012, 0.011), (0.011, 0.012)]):
         for method, ece in (("erm", theirs), ("mixup", ours)):
