@@ -27,11 +27,12 @@ from mixbench.schema import DataInfo, RunConfig, aside_keys
 from mixbench.weights import input_file, load_weights
 
 
-def identify_run(config: RunConfig) -> Identity:
+def identify_run(config: RunConfig, inputs: dict[str, InputFile] | None = None) -> Identity:
     """Id and hashes of a run.
 
     Args:
         config: A composed configuration.
+        inputs: The files that it starts from, by key; looked up where they lie now if None.
 
     Returns:
         What :func:`mixbench.results.identity.identify` makes of it and of its data.
@@ -49,15 +50,24 @@ def identify_run(config: RunConfig) -> Identity:
         aside_keys(),
         source.full_name,
         source.identity(),
-        _inputs(config),
+        input_files(config) if inputs is None else inputs,
     )
 
 
-def _inputs(config: RunConfig) -> dict[str, InputFile]:
-    """Files of weights and maps that a run starts from or uses, by their key.
+def input_files(config: RunConfig) -> dict[str, InputFile]:
+    """Files of weights and maps that a run starts from or uses.
 
-    A method's key that is not declared in ``files`` is one all the same where it names the
+    A method's key that is not declared in ``files`` names one all the same where it names the
     checkpoint of a run.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        The files by dotted key.
+
+    Raises:
+        UserError: If there is no such file or finished run.
     """
     found: dict[str, InputFile] = {}
     if config.net.weights is not None:
@@ -277,7 +287,7 @@ def multiply_adds(method: Method) -> int:
     training = method.training
     method.eval()
     with torch.no_grad(), counter:
-        method(torch.zeros(1, info.channels, info.height, info.width))
+        method(torch.zeros(1, info.channels, info.height, info.width, device=method.mean.device))
     method.train(training)
     return counter.get_total_flops() // 2
 

@@ -25,10 +25,11 @@ from mixbench.compiling import compile_stages
 from mixbench.config import to_plain
 from mixbench.data.module import MixData
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
+from mixbench.facts import blended_hashes
 from mixbench.group import Group
 from mixbench.methods.base import Method
 from mixbench.results.files import locked, remove_leftovers, write_text
-from mixbench.results.identity import blended, differences
+from mixbench.results.identity import differences
 from mixbench.results.record import Record, write_record
 from mixbench.results.secrets import scrubbed
 from mixbench.schema import RunConfig, aside_keys
@@ -37,7 +38,6 @@ from mixbench.training import Parts, fit_and_test, precision_context
 
 log = logging.getLogger("mixbench")
 TRACEBACK, REPLAY = "traceback.txt", "diverged.json"
-HASHES = ("config_hash", "row_hash", "recipe_hash", "family_hash")
 RECORD_EVERY = 5.0  # seconds between notes of progress in the record
 
 
@@ -193,8 +193,8 @@ class Attempt:
     def _blend(self) -> None:
         """Keep the run out of the rows of either configuration."""
         record = self.record
-        for name in HASHES:
-            setattr(record, name, blended(getattr(record, name), record.config_changes))
+        for name, value in blended_hashes(vars(record), record.config_changes).items():
+            setattr(record, name, value)
 
     def _begin(self, checkpoint: dict[str, Any] | None) -> None:
         record, attempts = self.record, self.record.attempts

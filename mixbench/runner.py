@@ -13,14 +13,13 @@ from mixbench.assemble import (
     check_choice,
     check_fit,
     identify_run,
-    multiply_adds,
     training_device,
 )
 from mixbench.attempt import Attempt
 from mixbench.config import compose, to_plain
 from mixbench.data import DATA
-from mixbench.data.images import Splits
 from mixbench.errors import InterruptedRunError, UserError
+from mixbench.facts import run_facts
 from mixbench.group import Group, join, leave, rank_of_environment
 from mixbench.methods.base import Method
 from mixbench.ranks import start_ranks
@@ -174,7 +173,7 @@ def _prepare(
     splits = DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
     check_fit(config, splits)
     method, data = build(config, splits, group.rank, group.world)
-    record = _new_record(config, identity, method, splits, device)
+    record = _new_record(config, identity, method, device)
     if earlier is not None:
         record.id, record.attempts = earlier.id, earlier.attempts
         record.config_changes = earlier.config_changes
@@ -193,39 +192,12 @@ def _finished(record: Record, folder: Path) -> Record:
 
 
 def _new_record(
-    config: RunConfig, identity: Identity, method: Method, splits: Splits, device: torch.device
+    config: RunConfig, identity: Identity, method: Method, device: torch.device
 ) -> Record:
-    info = splits.info
     return Record(
-        id=identity.id,
-        method=config.method["name"],
-        data=info.name,
-        net=config.net.name,
-        recipe=config.recipe,
-        seed=config.seed,
-        epochs=config.epochs,
-        select=config.select,
-        config_hash=identity.config_hash,
-        recipe_hash=identity.recipe_hash,
-        data_hash=identity.data_hash,
-        family_hash=identity.family_hash,
-        row_hash=identity.row_hash,
-        inputs=identity.inputs,
-        task=config.task,
-        fidelity=getattr(method, "fidelity", method.config.fidelity),  # the net may matter
-        settings=identity.settings,
+        **run_facts(config, identity, method),
         device=f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name(),
         device_count=config.world,
-        precision=config.precision,
-        batch_size=config.batch_size,
         threads=config.trainer.threads,
-        params=sum(p.numel() for p in method.net.parameters()),
-        params_train=sum(p.numel() for p in method.parameters()),
-        macs=multiply_adds(method),
-        train_size=info.train_size,
-        test_size=info.test_size,
-        skipped=info.skipped,
-        official=info.official,
-        label_noise=info.label_noise,
         **environment(),
     )

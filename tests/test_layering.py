@@ -57,6 +57,7 @@ LEVELS = {
     "results/wandb_table": 4,
     "assemble": 5,
     "training": 5,
+    "facts": 5.5,
     "attempt": 6,
     "runner": 7,
     "ranks": 4,
