@@ -334,6 +334,22 @@ def test_a_run_that_started_from_a_file_verifies_without_it(finished, tmp_path):
     assert verify_run(folder).record.verified is True
 
 
+def test_a_run_of_an_older_version_that_started_from_a_run_verifies(finished, tmp_path):
+    words = [*WORDS, f"run.dir={tmp_path}", f"net.weights={finished}", "epochs=1", "eval.suites=[]"]
+    record = run(compose(words))
+    folder = tmp_path / record.id
+    assert verify_run(folder).record.verified is True
+    # Its id stood for the run that it started from of any seed, as a row of a table does.
+    record.config_hash, record.row_hash, record.inputs = record.row_hash, "", {}
+    record.id = record.id.replace(record.id.split("-")[-2], record.config_hash[:8])
+    write_record(folder, record)
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    del checkpoint["mixbench"]["inputs"]
+    checkpoint["mixbench"]["id"] = record.id
+    torch.save(checkpoint, folder / "last.ckpt")
+    assert verify_run(folder).record.verified is True
+
+
 def test_scores_that_are_added_are_not_verified_yet(folder):
     verify_run(folder)
     assert evaluate_run(folder, [], ["calibration"]).verified is None

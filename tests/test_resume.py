@@ -20,6 +20,7 @@ from mixbench.backbones import NETS
 from mixbench.checkpoints import LAST, PREVIOUS, read_checkpoint
 from mixbench.data import DATA
 from mixbench.errors import InterruptedRunError, RunFailedError, UserError
+from mixbench.judging import verify_run
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.results.record import read_record
@@ -283,6 +284,7 @@ def test_a_changed_configuration_is_refused_with_its_difference_or_recorded(runs
     changed = identify_run(compose([*WORDS, "lr=0.01"]))
     assert record.config_hash not in (clean.config_hash, changed.config_hash)
     assert record.recipe_hash not in (clean.recipe_hash, changed.recipe_hash)
+    assert verify_run(folder).record.verified is True
 
 
 @pytest.fixture
