@@ -10,6 +10,7 @@ from typing import Any
 from mixbench.errors import UserError
 from mixbench.results.costs import CostTable, equal_cost
 from mixbench.results.evidence import Evidence, weigh
+from mixbench.results.marks import count_marks
 from mixbench.results.record import RECORD, Record, read_record
 from mixbench.results.selection import COLUMNS as SELECTIONS
 from mixbench.results.stats import Summary, summarize
@@ -49,6 +50,7 @@ class Row:
     diverged: int = 0  # of those that failed
     attacked: tuple[int, ...] = ()  # images; of several sizes no mean is taken
     calibrated: bool = False  # no seed's ECE is more than chance makes of perfect calibration
+    marks: dict[str, int] = field(default_factory=dict)  # words of caution, by number of seeds
     records: list[Record] = field(default_factory=list, repr=False)  # by seed
     folders: list[Path] = field(default_factory=list, repr=False)
 
@@ -272,6 +274,7 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         failed=failed,
         shared_cores=any(record.shared_cores for record in done),
         records=done,
+        marks=count_marks(done),
         attacked=tuple(sorted(images for images in attacked if images)),
         calibrated=all(_at_floor(record.metrics) for record in done),
     )

@@ -74,6 +74,7 @@ class Record:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     resumed_bit_exact: bool | None = None  # None: trained in one go
     config_changes: dict[str, Any] = field(default_factory=dict)  # allowed on the way, by key
+    marks: list[str] = field(default_factory=list)  # words of caution, see results.marks
     verified: bool | str | None = None  # partly: what is shown comes out, as far as it could
     unverified: dict[str, str] = field(default_factory=dict)  # why not, by score or fact
     message: str = ""  # why it did not finish

@@ -96,6 +96,51 @@ def test_runs_of_one_seed_from_several_checkpoints_are_never_averaged(add, tmp_p
     assert board(tmp_path).others == []
 
 
+@pytest.mark.parametrize("style", FORMATS)
+def test_marks_are_shown_and_explained_in_every_format(add, tmp_path, style):
+    for seed in (0, 1):
+        add("erm", seed, 10.0 + seed, marks=["chance"] if seed else [])
+        add("mixup", seed, 20.0 + seed, marks=["few steps"])
+        add("cutmix", seed, 20.0 + seed)
+    text = render(board(tmp_path), style)
+    for word in ("chance (1 of 2)", "few steps") if style != "json" else ('"chance": 1',):
+        assert word in text
+    if style in ("table", "markdown", "latex"):
+        assert "chance: not above chance" in text
+        assert "few steps: fewer than 100" in text
+        assert "large batch" not in text
+        line = next(line for line in text.splitlines() if "cutmix" in line and "20.5" in line)
+        assert "chance" not in line
+        assert "steps" not in line
+
+
+# FAULTS row 35: a changed configuration is seen wherever the run is shown.
+@pytest.mark.parametrize("style", FORMATS)
+def test_a_run_whose_configuration_was_changed_on_the_way_is_marked(add, tmp_path, style):
+    add("erm", 0)
+    assert "changed" not in render(board(tmp_path), style)
+    add("mixup", 0, config_changes={"lr": [0.1, 0.2]})
+    text = render(board(tmp_path), style)
+    assert "changed" in text
+    if style in ("table", "markdown", "latex"):
+        assert "--allow-config-change" in text
+
+
+@pytest.mark.parametrize(
+    ("verified", "mark"),
+    [(True, {}), (None, {}), (False, {"not true": 1}), ("partly", {"partly verified": 1})],
+)
+def test_what_verify_found_is_marked(add, tmp_path, verified, mark):
+    add("erm", 0, verified=verified)
+    assert board(tmp_path).groups[0].rows[0].marks == mark
+
+
+def test_a_mark_of_a_newer_version_is_shown_as_it_is(add, tmp_path):
+    add("erm", 0, marks=["novel", "novel"])
+    assert "novel" in render(board(tmp_path), "table")
+    assert board(tmp_path).groups[0].rows[0].marks == {"novel": 1}
+
+
 def test_an_error_of_calibration_that_chance_explains_in_every_seed_is_marked(add, tmp_path):
     for seed, (ours, theirs) in enumerate([(0.010, 0.030), (0.012, 0.011), (0.011, 0.012)]):
         for method, ece in (("erm", theirs), ("mixup", ours)):
