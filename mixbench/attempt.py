@@ -28,10 +28,13 @@ from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, 
 from mixbench.facts import blended_hashes
 from mixbench.group import Group
 from mixbench.methods.base import Method
+from mixbench.metrics import read_predictions
+from mixbench.metrics.predictions import PREDICTIONS
 from mixbench.results.files import locked, remove_leftovers, write_text
 from mixbench.results.identity import differences
 from mixbench.results.record import Record, write_record
 from mixbench.results.secrets import scrubbed
+from mixbench.sanity import chance, doubts
 from mixbench.schema import RunConfig, aside_keys
 from mixbench.stop import Stopped, StopSignals
 from mixbench.training import Parts, fit_and_test, precision_context
@@ -91,6 +94,8 @@ class Attempt:
             try:
                 self._train(signals, checkpoint)
                 self.record.status = "done" if _finite(self.record, self.method) else "diverged"
+                if leads and self.record.status == "done":
+                    self._mark(chance(read_predictions(self.folder / PREDICTIONS)))
                 if self.record.status == "diverged":
                     self.record.message = "weights or predictions are not finite"
             except Diverged as error:
@@ -232,6 +237,7 @@ class Attempt:
         self._started = self._noted = time.monotonic()
         if not self.group.leads:
             return
+        self._mark(doubts(self.config, len(self.data.splits.train)))
         text = OmegaConf.to_yaml(scrubbed(to_plain(self.config)))
         write_text(self.folder / "config.yaml", text)
         write_record(self.folder, record)
@@ -240,6 +246,12 @@ class Attempt:
         if record.label_noise is not None:
             share = 100 * record.label_noise
             log.info("data.labels changed %.2f %% of the training labels", share)
+
+    def _mark(self, found: dict[str, str]) -> None:
+        """Mark the run in tables, and say why."""
+        self.record.marks += found
+        for sentence in found.values():
+            log.warning("%s", sentence)
 
     def _train(self, signals: StopSignals, checkpoint: dict[str, Any] | None) -> None:
         parts = Parts(self.config, self.folder, self.method, self.data, self.device, self.group)

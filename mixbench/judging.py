@@ -42,6 +42,7 @@ from mixbench.results.files import locked
 from mixbench.results.identity import differences
 from mixbench.results.record import Record, cpu_name, read_record, write_record
 from mixbench.results.selection import COLUMNS, columns, test_curve
+from mixbench.sanity import chance, doubts
 from mixbench.schema import EvalConfig, RunConfig, aside_keys
 from mixbench.weights import finished
 
@@ -186,6 +187,7 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
             true = dataclasses.replace(record, data_hash=saved["data"], select=config.select)
             network = rebuild(folder, checkpoint, config, true)
             facts, left = other_facts(record, saved, config, network.method)
+            facts += _other_marks(folder, record, saved, network)
             compared, scores = _compare(folder, record, network, config.eval)
             left |= {n: _why_not(n, record) for n in record.metrics if n not in compared}
             place = _device_name(network.device)
@@ -201,6 +203,19 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
             "its files were changed or mixed up: carry the run out anew",
         )
     return Verified(record, compared, left)
+
+
+def _other_marks(
+    folder: Path, record: Record, saved: dict[str, Any], network: Network
+) -> list[Mismatch]:
+    """Words of caution that the record lacks or has too many; older versions gave none."""
+    if "inputs" not in saved:
+        return []
+    size = len(network.data.splits.train)
+    found = doubts(network.data.config, size) | chance(read_predictions(folder / PREDICTIONS))
+    if sorted(found) == sorted(record.marks):
+        return []
+    return [Mismatch("marks", record.marks, list(found), "its predictions and configuration")]
 
 
 def _told(facts: list[Mismatch], scores: list[Mismatch]) -> str:

@@ -207,6 +207,7 @@ def _prepare(
     from mixbench.assemble import estimate_seconds, identify_run, misfit, training_device
     from mixbench.config import compose_text, resolve_method
     from mixbench.data import DATA
+    from mixbench.sanity import doubts
 
     torch.set_num_threads(1)
     notes: dict[str, None] = {}
@@ -236,10 +237,12 @@ def _prepare(
         slots = max(1, places // devices)
         if planned.done:
             continue
+        key = f"{config.data} {config.select}"
+        if key not in infos:
+            holdout = config.select == "val"
+            infos[key] = DATA.get(config.data.kind)(config.data).load(holdout=holdout).info
+        planned.doubts = list(doubts(config, infos[key].train_size).values())
         if identity.row_hash not in estimates:
-            key = str(config.data)
-            if key not in infos:
-                infos[key] = DATA.get(config.data.kind)(config.data).load().info
             estimates[identity.row_hash] = estimate_seconds(config, infos[key])
         planned.seconds = estimates[identity.row_hash]
     return kept, list(notes), slots, devices, on_gpu
