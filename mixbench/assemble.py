@@ -22,16 +22,17 @@ from mixbench.evaluation.patches import Looking
 from mixbench.evaluation.suites import check_attacks, check_classes
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
-from mixbench.results.identity import Identity, identify
+from mixbench.results.identity import Identity, InputFile, identify, is_checkpoint
 from mixbench.schema import DataInfo, RunConfig, aside_keys
-from mixbench.weights import load_weights, weights_identity
+from mixbench.weights import input_file, load_weights
 
 
-def identify_run(config: RunConfig) -> Identity:
+def identify_run(config: RunConfig, inputs: dict[str, InputFile] | None = None) -> Identity:
     """Id and hashes of a run.
 
     Args:
         config: A composed configuration.
+        inputs: The files that it starts from, by key; looked up where they lie now if None.
 
     Returns:
         What :func:`mixbench.results.identity.identify` makes of it and of its data.
@@ -43,16 +44,45 @@ def identify_run(config: RunConfig) -> Identity:
     kind = DATA.get(config.data.kind)
     source = kind(config.data)
     defaults = to_plain(RunConfig(method=method_defaults(config)))
-    plain = to_plain(config)
+    return identify(
+        to_plain(config),
+        defaults,
+        aside_keys(),
+        source.full_name,
+        source.identity(),
+        input_files(config) if inputs is None else inputs,
+    )
+
+
+def input_files(config: RunConfig) -> dict[str, InputFile]:
+    """Files of weights and maps that a run starts from or uses.
+
+    A method's key that is not declared in ``files`` names one all the same where it names the
+    checkpoint of a run.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        The files by dotted key.
+
+    Raises:
+        UserError: If there is no such file or finished run.
+    """
+    found: dict[str, InputFile] = {}
     if config.net.weights is not None:
-        plain["net"]["weights"] = weights_identity(config.net.weights)
-    own = plain["method"]
+        found["net.weights"] = input_file(config.net.weights)
+    own = config.method
     nested = {name: value for name, value in own.items() if isinstance(value, dict)}
-    for name, keys in {config.method["name"]: own, **nested}.items():
-        for key in METHODS.get(name).files:
-            if keys.get(key) is not None:
-                keys[key] = weights_identity(keys[key], f"method.{key}")
-    return identify(plain, defaults, aside_keys(), source.full_name, source.identity())
+    parts = {own["name"]: ("method", own)}
+    parts |= {name: (f"method.{name}", value) for name, value in nested.items()}
+    for name, (prefix, keys) in parts.items():
+        declared = METHODS.get(name).files
+        for key, value in keys.items():
+            checkpoint = isinstance(value, str) and is_checkpoint(value)
+            if value is not None and (key in declared or checkpoint):
+                found[f"{prefix}.{key}"] = input_file(value, f"{prefix}.{key}")
+    return found
 
 
 def check_task(config: RunConfig) -> None:
@@ -257,7 +287,7 @@ def multiply_adds(method: Method) -> int:
     training = method.training
     method.eval()
     with torch.no_grad(), counter:
-        method(torch.zeros(1, info.channels, info.height, info.width))
+        method(torch.zeros(1, info.channels, info.height, info.width, device=method.mean.device))
     method.train(training)
     return counter.get_total_flops() // 2
 

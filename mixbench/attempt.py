@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from mixbench import experiments
 from mixbench.backbones.base import StagedNet
 from mixbench.callbacks.checkpoint import Diverged
 from mixbench.callbacks.progress import quiet_lightning
@@ -25,11 +26,14 @@ from mixbench.config import to_plain
 from mixbench.data.images import unused_line
 from mixbench.data.module import MixData
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
+from mixbench.facts import blended_hashes
 from mixbench.group import Group
 from mixbench.logs import PrintableFormatter
 from mixbench.methods.base import Method
+from mixbench.metrics import read_predictions
+from mixbench.metrics.predictions import PREDICTIONS
 from mixbench.results.files import check_place, open_log, remove_leftovers, write_text
-from mixbench.results.identity import blended, differences
+from mixbench.results.identity import differences
 from mixbench.results.lock import locked
 from mixbench.results.record import (
     Record,
@@ -39,6 +43,7 @@ from mixbench.results.record import (
     write_record,
 )
 from mixbench.results.secrets import scrubbed
+from mixbench.sanity import chance, doubts
 from mixbench.schema import RunConfig, aside_keys
 from mixbench.stop import Stopped, StopSignals
 from mixbench.training import Parts, fit_and_test, precision_context
@@ -61,6 +66,7 @@ class Attempt:
         record: Its record, with the attempts before this one.
         method: The method around its network.
         data: The loaders.
+        earlier: The record as the attempt before left it; for the leading process only.
     """
 
     config: RunConfig
@@ -70,6 +76,7 @@ class Attempt:
     record: Record
     method: Method
     data: MixData
+    earlier: Record | None = None
 
     def carry_out(self, signals: StopSignals, allow_config_change: bool) -> Record:
         """Train from where the last attempt was saved, test, and record how it ended.
@@ -103,6 +110,8 @@ class Attempt:
             try:
                 self._train(signals, checkpoint)
                 self.record.status = "done" if _finite(self.record, self.method) else "diverged"
+                if leads and self.record.status == "done":
+                    self._mark(chance(read_predictions(self.folder / PREDICTIONS)))
                 if self.record.status == "diverged":
                     self.record.message = "weights or predictions are not finite"
             except Diverged as error:
@@ -134,7 +143,7 @@ class Attempt:
 
     def _follow(self, earlier: Record | None) -> None:
         """Go on with the attempts of the record on disk, which nobody else can change any more."""
-        record = self.record
+        record, self.earlier = self.record, earlier
         if earlier is None:
             return
         if earlier.status == "done":
@@ -149,7 +158,8 @@ class Attempt:
         """The last checkpoint, if there is one and it belongs to this configuration."""
         path = self.folder / LAST
         if not self.group.share(path.exists()):
-            if self.record.attempts:
+            if self.earlier is not None:
+                self._accept(self._changed_since_start(), self.folder, allow_config_change)
                 log.info("%s has no checkpoint yet and starts from step 0", self.folder.name)
             return None
         checkpoint = read_checkpoint(path, way_back(path))
@@ -160,19 +170,7 @@ class Attempt:
         if missing:
             what = f"{path.name} is no checkpoint of a run: it does not say its {missing[0]}"
             raise UserError(what, str(path), way_back(path))
-        changed = differences(facts["config"], scrubbed(to_plain(self.config)), aside_keys())
-        if facts["data"] != self.record.data_hash:
-            changed["data (content)"] = [facts["data"], self.record.data_hash]
-        if changed and not allow_config_change:
-            shown = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in changed.items())
-            raise UserError(
-                f"the configuration differs from the checkpoint's: {shown}",
-                str(path),
-                "undo the change, start a new run, or give --allow-config-change",
-            )
-        if changed or self.record.config_changes:
-            self.record.config_changes |= changed
-            self._blend()
+        self._accept(self._changed(facts), path, allow_config_change)
         check_shapes(path, checkpoint["state_dict"], self.method.state_dict())
         name, step = self.folder.name, checkpoint["mixbench_step"]
         if facts["epoch"] == self.config.epochs:
@@ -181,12 +179,62 @@ class Attempt:
             log.info("%s goes on from step %d, in epoch %d", name, step, facts["epoch"] + 1)
         return checkpoint
 
+    def _accept(
+        self, changed: dict[str, list[Any]], place: Path, allow_config_change: bool
+    ) -> None:
+        """Refuse to go on under another configuration, or record that it is another."""
+        if changed and not allow_config_change:
+            shown = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in changed.items())
+            raise UserError(
+                f"the configuration differs from that of the earlier attempt: {shown}",
+                str(place),
+                "undo the change, start a new run, or give --allow-config-change",
+            )
+        known = self.record.config_changes
+        for key, (old, new) in changed.items():
+            known[key] = [known[key][0] if key in known else old, new]
+        if known:
+            self._blend()
+
+    def _changed(self, facts: dict[str, Any]) -> dict[str, list[Any]]:
+        """What decides a run and was another in an earlier attempt.
+
+        Files that the run starts from count by their content, wherever they lie; an older version
+        noted their names only.
+
+        Args:
+            facts: Configuration, files and data of that attempt, as its checkpoint holds them.
+
+        Returns:
+            Old and new value by key.
+        """
+        before, now = facts.get("inputs", {}), self.record.inputs
+        hashed = {**before, **now} if "inputs" in facts else {}
+        aside = aside_keys() - {"seed"} | hashed.keys()
+        changed = differences(facts["config"], scrubbed(to_plain(self.config)), aside)
+        for key in hashed:
+            old, new = before.get(key, {}), now.get(key, {})
+            if old.get("content") != new.get("content"):
+                changed[key] = [_file_in_words(old), _file_in_words(new)]
+        if facts["data"] != self.record.data_hash:
+            changed["data (content)"] = [facts["data"], self.record.data_hash]
+        return changed
+
+    def _changed_since_start(self) -> dict[str, list[Any]]:
+        """The same where no checkpoint was written yet."""
+        earlier, path = self.earlier, self.folder / "config.yaml"
+        assert earlier is not None
+        same = (earlier.config_hash, earlier.seed) == (self.record.config_hash, self.record.seed)
+        if same or not path.exists():
+            return {}
+        facts = {"config": experiments.read(path)[0], "data": earlier.data_hash}
+        return self._changed(facts | ({"inputs": earlier.inputs} if earlier.row_hash else {}))
+
     def _blend(self) -> None:
         """Keep the run out of the rows of either configuration."""
         record = self.record
-        record.config_hash = blended(record.config_hash, record.config_changes)
-        record.recipe_hash = blended(record.recipe_hash, record.config_changes)
-        record.family_hash = blended(record.family_hash, record.config_changes)
+        for name, value in blended_hashes(vars(record), record.config_changes).items():
+            setattr(record, name, value)
 
     def _begin(self, checkpoint: dict[str, Any] | None) -> None:
         record, attempts = self.record, self.record.attempts
@@ -224,6 +272,7 @@ class Attempt:
         self._started = self._noted = time.monotonic()
         if not self.group.leads:
             return
+        self._mark(doubts(self.config, len(self.data.splits.train)))
         text = OmegaConf.to_yaml(scrubbed(to_plain(self.config)))
         write_text(self.folder / "config.yaml", text)
         write_record(self.folder, record)
@@ -236,6 +285,12 @@ class Attempt:
             log.info("%s", notice)
         if record.unused:
             log.info("%s", unused_line(record.unused))
+
+    def _mark(self, found: dict[str, str]) -> None:
+        """Mark the run in tables, and say why."""
+        self.record.marks += found
+        for sentence in found.values():
+            log.warning("%s", sentence)
 
     def _train(self, signals: StopSignals, checkpoint: dict[str, Any] | None) -> None:
         parts = Parts(self.config, self.folder, self.method, self.data, self.device, self.group)
@@ -325,6 +380,10 @@ class Attempt:
         name = REPLAY if self.group.leads else f"rank{self.group.rank}-{REPLAY}"
         with contextlib.suppress(OSError):
             write_text(self.folder / name, json.dumps(content) + "\n")
+
+
+def _file_in_words(file: dict[str, str]) -> str | None:
+    return f"{file['name']} ({file['content']})" if file else None
 
 
 def _bit_exact(attempts: list[dict[str, Any]], changed: bool) -> bool | None:

@@ -15,7 +15,7 @@ from mixbench.assemble import build, check_choice, training_device
 from mixbench.callbacks.probe import neighbours
 from mixbench.callbacks.suites import say_outcome
 from mixbench.callbacks.wandb_view import has_view, show_evaluation
-from mixbench.checkpoints import check_shapes, read_checkpoint
+from mixbench.checkpoints import BEST, LAST, check_shapes, read_checkpoint
 from mixbench.config import compose, to_plain
 from mixbench.data import DATA
 from mixbench.data.images import Batch
@@ -25,6 +25,7 @@ from mixbench.evaluation.adversarial import ATTACKS
 from mixbench.evaluation.autoattack import PACKAGE, available
 from mixbench.evaluation.patches import OWN
 from mixbench.evaluation.suites import COUNTED, Outcome, check_classes, draws, enter, judge, unfit
+from mixbench.facts import Mismatch, other_configuration, other_facts
 from mixbench.group import Group
 from mixbench.methods.base import Method
 from mixbench.methods.contrast import Contrast
@@ -42,6 +43,7 @@ from mixbench.results.identity import differences
 from mixbench.results.lock import locked
 from mixbench.results.record import Record, cpu_name, read_record, write_record
 from mixbench.results.selection import COLUMNS, columns, test_curve
+from mixbench.sanity import chance, doubts
 from mixbench.schema import EvalConfig, RunConfig, aside_keys
 from mixbench.weights import finished
 
@@ -51,21 +53,11 @@ Outputs = tuple[Tensor, Tensor, Tensor]  # logits (N, K), labels, ids
 FLIPPED = 0.5  # percent of the images whose attack may end otherwise on another machine
 
 
-@dataclass
-class Mismatch:
-    """A score that does not come out as it was recorded."""
-
-    name: str
-    recorded: float
-    found: float
-    source: str  # what it was computed from
-
-
 class Verified(NamedTuple):
-    """A record whose scores come out as they were recorded.
+    """A record that comes out as it was written, as far as it could be computed again.
 
     Attributes:
-        record: The record.
+        record: The record; ``verified`` is true, or ``partly`` if a score or a fact is left.
         compared: Names of the scores that were compared.
         left: Why each of the others was not, by its name.
     """
@@ -148,12 +140,14 @@ def evaluate_run(
         if calibration:
             found = read_predictions(folder / PREDICTIONS).scores()
             record.metrics |= found
+            record.verified, record.unverified = None, {}  # of other scores
             write_record(folder, record)
         try:
             for name in names if network is not None else ():
                 outcome = network.outcome(name, config.eval)  # type: ignore[union-attr]
                 say_outcome(name, outcome)
                 enter(name, outcome, record.metrics, record.evaluations)
+                record.verified, record.unverified = None, {}
                 write_record(folder, record)  # what is found stays, if a later suite is stopped
                 found |= outcome.scores
         except MixbenchError:
@@ -164,9 +158,10 @@ def evaluate_run(
 
 
 def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
-    """Compute the scores of a finished run from its weights, predictions and curves again.
+    """Compute the record of a finished run again.
 
-    The result is written to the record as ``verified``.
+    What the run is, from its checkpoint, its configuration and its data; its scores from weights,
+    predictions and curves. The result is written to the record as ``verified``.
 
     Args:
         folder: Folder of the run.
@@ -177,33 +172,64 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
 
     Raises:
         UserError: If the run is not finished or its files cannot be read.
-        RunFailedError: If a score differs.
+        RunFailedError: If a score or a fact differs.
     """
     config = _configured(folder, overrides, None)
     # The record says what was carried out, which need not be what was asked for first.
     config.eval = dataclasses.replace(config.eval, suites=[], attacks=[])
     check_place(folder)
+    compared: list[str] = []
+    left: dict[str, str] = {}
     with locked(folder):
-        checkpoint = finished(folder)
+        finished(folder)
         record = read_record(folder)
-        network = rebuild(folder, checkpoint, config, record)
-        compared, wrong = _compare(folder, record, network, config.eval)
-        record.verified = not wrong
+        saved = read_checkpoint(folder / LAST)["mixbench"]
+        facts, scores, place = other_configuration(folder, saved), [], record.device
+        if not facts:  # else nothing could be built again
+            checkpoint = folder / (BEST if config.select == "val" else LAST)
+            true = dataclasses.replace(record, data_hash=saved["data"], select=config.select)
+            network = rebuild(folder, checkpoint, config, true)
+            facts, left = other_facts(record, saved, config, network.method)
+            facts += _other_marks(folder, record, saved, network)
+            compared, scores = _compare(folder, record, network, config.eval)
+            left |= {n: _why_not(n, record) for n in record.metrics if n not in compared}
+            place = _device_name(network.device)
+        wrong = bool(facts or scores)
+        record.verified = False if wrong else "partly" if left else True
+        record.unverified = left
         write_record(folder, record)
     if wrong:
-        count = len({item.name for item in wrong})
-        worst = max(wrong, key=lambda item: _distance(item.recorded, item.found))
-        place = _device_name(network.device)
-        where = "" if place == record.device else f", recorded on {record.device}, now on {place}"
+        where = "" if place == record.device else f" (recorded on {record.device}, now on {place})"
         raise RunFailedError(
-            f"{folder.name} does not verify: {worst.name} is recorded as {worst.recorded:.8g} and "
-            f"comes out as {worst.found:.8g} from its {worst.source}; {count} of {len(compared)} "
-            f"scores differ{where}",
+            f"{folder.name} does not verify: {_told(facts, scores)}{where}",
             str(folder),
             "its files were changed or mixed up: carry the run out anew",
         )
-    left = [name for name in record.metrics if name not in compared]
-    return Verified(record, compared, {name: _why_not(name, record) for name in left})
+    return Verified(record, compared, left)
+
+
+def _other_marks(
+    folder: Path, record: Record, saved: dict[str, Any], network: Network
+) -> list[Mismatch]:
+    """Words of caution that the record lacks or has too many; older versions gave none."""
+    if "inputs" not in saved:
+        return []
+    size = len(network.data.splits.train)
+    found = doubts(network.data.config, size) | chance(read_predictions(folder / PREDICTIONS))
+    if sorted(found) == sorted(record.marks):
+        return []
+    return [Mismatch("marks", record.marks, list(found), "its predictions and configuration")]
+
+
+def _told(facts: list[Mismatch], scores: list[Mismatch]) -> str:
+    """All that is wrong: facts in full, and of the scores the worst."""
+    told = [str(item) for item in facts]
+    if scores:
+        worst = max(scores, key=lambda item: _distance(item.recorded, item.found))
+        others = dict.fromkeys(item.name for item in scores if item.name != worst.name)
+        told.append(str(worst))
+        told += [f"these differ, too: {', '.join(others)}"] if others else []
+    return "; ".join(told)
 
 
 def rebuild(folder: Path, checkpoint: Path, config: RunConfig, record: Record) -> Network:
@@ -273,9 +299,9 @@ def _compare(
     whole = stored.logits.shape[1] <= FULL_PRECISION_CLASSES
     tolerance = EXACT if whole else ROUNDED
     sources = {
-        "weights": found.scores() | extra | _holdout_scores(found),
-        "predictions": stored.scores() | _holdout_scores(stored),
-        "curves": _curve_scores(folder, record),
+        "its weights": found.scores() | extra | _holdout_scores(found),
+        "its predictions": stored.scores() | _holdout_scores(stored),
+        "its curves": _curve_scores(folder, record),
     }
     compared: dict[str, None] = {}
     wrong: list[Mismatch] = []
@@ -289,9 +315,11 @@ def _compare(
     for source, scores in sources.items():
         for name in scores.keys() & record.metrics.keys():
             check(name, scores[name], source, tolerance)
-    same = torch.equal(stored.labels, found.labels) and torch.equal(stored.ids, found.ids)
-    if not same:
-        wrong.append(Mismatch("labels", 0.0, 1.0, "predictions"))
+    wrong += [
+        Mismatch(f"{name} of the test images", "others", "these", "its data")
+        for name in ("labels", "ids")
+        if not torch.equal(getattr(stored, name), getattr(found, name))
+    ]
     for name, facts in record.evaluations.items():
         if name not in COUNTED:  # of a newer version
             continue
@@ -305,7 +333,7 @@ def _compare(
                 # The sign of a tiny gradient may turn with the order in which a machine adds.
                 points = max(FLIPPED, 100 / again.facts["images"])
                 allowed = points / max(1.0, abs(record.metrics[key])) + EXACT
-            check(key, again.scores[key], "weights", allowed)
+            check(key, again.scores[key], "its weights", allowed)
     return list(compared), wrong
 
 
@@ -392,7 +420,7 @@ def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | 
     read_record(folder)  # says that there is no run, rather than no configuration
     words = list(overrides) + ([f"eval.suites=[{','.join(suites)}]"] if suites is not None else [])
     before, config = compose([], base=path), compose(words, base=path)
-    changed = differences(to_plain(before), to_plain(config), aside_keys())
+    changed = differences(to_plain(before), to_plain(config), aside_keys() - {"seed"})
     if changed:
         raise UserError(
             f"{next(iter(changed))} says what was trained, and that is over",
@@ -405,7 +433,9 @@ def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | 
     )
 
 
-def _distance(a: float, b: float) -> float:
+def _distance(a: Any, b: Any) -> float:
+    if isinstance(a, str):
+        return math.inf
     if math.isnan(a) and math.isnan(b):
         return 0.0
     return abs(a - b) / max(1.0, abs(a))

@@ -14,19 +14,18 @@ from mixbench.assemble import (
     check_choice,
     check_fit,
     identify_run,
-    multiply_adds,
     training_device,
 )
 from mixbench.attempt import Attempt
 from mixbench.config import compose, to_plain
 from mixbench.data import DATA
-from mixbench.data.images import Splits
 from mixbench.errors import InterruptedRunError, UserError
+from mixbench.facts import run_facts
 from mixbench.group import Group, join, leave, rank_of_environment
 from mixbench.layers import code_names, flatten
 from mixbench.methods.base import Method
 from mixbench.ranks import follow_launcher, start_ranks
-from mixbench.results.identity import Identity
+from mixbench.results.identity import Identity, differences
 from mixbench.results.record import (
     Record,
     cpu_name,
@@ -35,7 +34,7 @@ from mixbench.results.record import (
     read_record,
     runs_folder,
 )
-from mixbench.schema import RunConfig
+from mixbench.schema import RunConfig, aside_keys
 from mixbench.stop import StopSignals
 
 log = logging.getLogger("mixbench")
@@ -110,6 +109,16 @@ def resume(
     if not path.exists():
         raise UserError("no run to go on with", str(folder), "name a folder below runs/")
     config = compose(overrides, base=path)
+    record = earlier_record(folder)
+    if overrides and record is not None and record.status == "done":
+        before = to_plain(compose([], base=path))
+        changed = differences(before, to_plain(config), aside_keys() - {"seed"})
+        if changed:
+            raise UserError(
+                f"{folder.name} is done, and {next(iter(changed))} would make it another run",
+                str(folder),
+                "start a new run with mixbench run",
+            )
     return run(config, folder=folder, allow_config_change=allow_config_change)
 
 
@@ -162,49 +171,33 @@ def _prepare(
     earlier = earlier_record(place) if group.leads else None
     done = earlier is not None and earlier.status == "done"
     if group.share(done):
-        log.info("%s is done already", place.name)
-        return earlier or read_record(place)
+        return _finished(earlier or read_record(place), place)
     check_choice(config)
     splits = DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
     check_fit(config, splits)
     method, data = build(config, splits, group.rank, group.world)
-    record = _new_record(config, identity, method, splits, device)
+    record = _new_record(config, identity, method, device)
     return Attempt(config, group, device, place, record, method, data)
 
 
+def _finished(record: Record, folder: Path) -> Record:
+    """The record of a run that is done already, with a word on what it stands for."""
+    log.info("%s is done already", folder.name)
+    if record.config_changes:
+        keys = ", ".join(record.config_changes)
+        log.warning("its configuration was changed on the way, so that it is no other's: %s", keys)
+    return record
+
+
 def _new_record(
-    config: RunConfig, identity: Identity, method: Method, splits: Splits, device: torch.device
+    config: RunConfig, identity: Identity, method: Method, device: torch.device
 ) -> Record:
-    info = splits.info
+    info = method.info
     return Record(
-        id=identity.id,
-        method=config.method["name"],
-        data=info.name,
-        net=config.net.name,
-        recipe=config.recipe,
-        seed=config.seed,
-        epochs=config.epochs,
-        select=config.select,
-        config_hash=identity.config_hash,
-        recipe_hash=identity.recipe_hash,
-        data_hash=identity.data_hash,
-        family_hash=identity.family_hash,
-        task=config.task,
-        fidelity=getattr(method, "fidelity", method.config.fidelity),  # the net may matter
-        settings=identity.settings,
+        **run_facts(config, identity, method),
         device=f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name(),
         device_count=config.world,
-        precision=config.precision,
-        batch_size=config.batch_size,
         threads=config.trainer.threads,
-        params=sum(p.numel() for p in method.net.parameters()),
-        params_train=sum(p.numel() for p in method.parameters()),
-        macs=multiply_adds(method),
-        train_size=info.train_size,
-        test_size=info.test_size,
-        skipped=info.skipped,
-        official=info.official,
-        label_noise=info.label_noise,
         notices=info.notices,
         unused=info.unused,
         shared_images=info.shared_images,

@@ -109,6 +109,8 @@ def fit_and_test(
         "info": dataclasses.asdict(method.info),
         "id": record.id,
         "data": record.data_hash,
+        "inputs": record.inputs,
+        "config_changes": record.config_changes,
     }
     keeper = KeepCheckpoints(
         folder,

@@ -4,6 +4,7 @@ Names are those of this package, of timm or of torchvision; the networks transla
 """
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from mixbench.backbones.base import StagedNet
 from mixbench.checkpoints import BEST, LAST, check_shapes, read_checkpoint, read_plain
 from mixbench.errors import UserError
 from mixbench.results.files import write_bytes
-from mixbench.results.identity import is_checkpoint
+from mixbench.results.identity import InputFile, any_seed, is_checkpoint
 from mixbench.results.record import read_record
 from mixbench.schema import DataInfo, NetConfig
 
@@ -30,28 +31,44 @@ _INSIDE = ("state_dict", "model", "module")  # where training scripts put the we
 _CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 
 
-def weights_identity(given: str, key: str = KEY) -> str:
-    """What weights count as in the identity of a run that starts from them, or uses them.
+def input_file(given: str, key: str = KEY) -> InputFile:
+    """What a file counts as in the identity of a run that starts from it, or uses it.
 
     Args:
         given: A file, or the folder of a finished run.
         key: Config key that it is the value of.
 
     Returns:
-        The checkpoint's path if it is that of a run, which stands for the run; else a hash of the
-        content.
+        Name and content of the file, and what it is pooled as.
 
     Raises:
         UserError: If there is no such file or finished run.
     """
-    path = _file(Path(given), key)
-    if is_checkpoint(str(path)):
-        return str(path)
+    path = weights_file(given, key)
     try:
-        with path.open("rb") as file:
-            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        facts = path.stat()
+        content = _content(path, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", f"{key}={given}") from error
+    place = path.absolute()
+    if not is_checkpoint(str(place)):
+        return InputFile(path.name, content, content)
+    return InputFile(f"{place.parent.name}/{path.name}", content, _pooled(place, content))
+
+
+@functools.lru_cache(maxsize=256)  # a plan names one file for many runs
+def _content(path: Path, *_version: int) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _pooled(checkpoint: Path, content: str) -> str:
+    """The finished run of any seed; the content where no record says that it is finished."""
+    try:
+        record = read_record(checkpoint.parent)
+    except UserError:
+        return content
+    return any_seed(str(checkpoint), record.row) if record.status == "done" else content
 
 
 def load_weights(net: torch.nn.Module, given: str) -> None:
@@ -70,7 +87,7 @@ def load_weights(net: torch.nn.Module, given: str) -> None:
             KEY,
             "derive it from mixbench.backbones.base.StagedNet, or load them in its function",
         )
-    path = _file(Path(given))
+    path = weights_file(given)
     wanted = net.state_dict()
     read = net.own_names(read_weights(path))
     state = net.adapted(read)
@@ -106,7 +123,7 @@ def load_network(given: str, key: str) -> tuple[StagedNet, DataInfo]:
     Raises:
         UserError: If there is none, it cannot be read, or its network is no registered one.
     """
-    path = _file(Path(given), key)
+    path = weights_file(given, key)
     content = read_checkpoint(path)
     config, info = _trained(path, content)
     if ":" in config.name and not config.name.startswith("timm:"):  # no file may name code
@@ -214,7 +231,20 @@ def export_weights(folder: Path, path: Path) -> DataInfo:
     return info
 
 
-def _file(path: Path, key: str = KEY) -> Path:
+def weights_file(given: str, key: str = KEY) -> Path:
+    """The file that a configuration names.
+
+    Args:
+        given: A file, or the folder of a finished run.
+        key: Config key that it is the value of.
+
+    Returns:
+        The file, or the checkpoint that the run was tested with.
+
+    Raises:
+        UserError: If there is no such file or finished run.
+    """
+    path = Path(given)
     if path.is_dir():
         return finished(path)
     if not path.exists():

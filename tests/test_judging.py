@@ -13,18 +13,21 @@ import torch
 from omegaconf import OmegaConf
 
 from mixbench import cli, compose, run
+from mixbench.assemble import identify_run
 from mixbench.callbacks.suites import say_outcome
+from mixbench.checkpoints import read_checkpoint
 from mixbench.data.images import Batch
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation import autoattack
 from mixbench.evaluation.suites import judge, unfit
+from mixbench.facts import other_facts, run_facts
 from mixbench.group import Group
-from mixbench.judging import evaluate_run, verify_run
+from mixbench.judging import evaluate_run, rebuild, verify_run
 from mixbench.metrics import read_predictions
 from mixbench.metrics.predictions import PREDICTIONS
 from mixbench.results.curves import read_curves
 from mixbench.results.files import locked
-from mixbench.results.record import read_record, write_record
+from mixbench.results.record import Record, read_record, write_record
 from mixbench.schema import DataInfo, EvalConfig
 
 WORDS = ["data=digits", "data.limit=96", "net.width=4", "epochs=2", "batch_size=16", "lr=0.1"]
@@ -199,6 +202,160 @@ def test_a_score_that_was_changed_is_found(folder, capsys, name, delta):
     assert read_record(folder).verified is False
 
 
+def rewritten(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_configuration_that_is_not_the_checkpoint_s_is_found(folder, capsys):
+    rewritten(folder / "config.yaml", "lr: 0.1", "lr: 0.2")
+    assert cli.main(["verify", str(folder)]) == 3
+    error = capsys.readouterr().err
+    assert "lr in config.yaml is recorded as 0.2 and comes out as 0.1" in error
+    assert read_record(folder).verified is False
+
+
+def test_a_seed_that_was_rewritten_everywhere_but_in_the_checkpoint_is_found(folder, capsys):
+    rewritten(folder / "config.yaml", "seed: 0", "seed: 7")
+    record = read_record(folder)
+    record.seed, record.id = 7, f"{record.id[:-1]}7"
+    write_record(folder, record)
+    renamed = folder.rename(folder.with_name(record.id))
+    assert cli.main(["verify", str(renamed)]) == 3
+    assert "seed in config.yaml is recorded as 7 and comes out as 0" in capsys.readouterr().err
+
+
+def test_everything_that_was_rewritten_is_named_at_once(folder, capsys):
+    record = read_record(folder)
+    record.method, record.net, record.select = "cutmix", "resnet50", "val"
+    record.metrics |= {"top1": 99.0, "nll": 0.01}
+    write_record(folder, record)
+    assert cli.main(["verify", str(folder)]) == 3
+    error = capsys.readouterr().err
+    for name in ("method is", "net is", "select is", "top1", "nll"):
+        assert name in error
+
+
+@pytest.fixture(scope="module")
+def rebuilt(finished):
+    """A record with all that it is held against."""
+    config = compose([], base=finished / "config.yaml")
+    record = read_record(finished)
+    saved = read_checkpoint(finished / "last.ckpt")["mixbench"]
+    return record, saved, config, rebuild(finished, finished / "last.ckpt", config, record).method
+
+
+CHANGED = {
+    "id": "erm-digits-preactresnet18-00000000-s0",
+    "method": "cutmix",
+    "data": "cifar10",
+    "net": "resnet50",
+    "recipe": "official",
+    "seed": 1,
+    "epochs": 200,
+    "select": "val",
+    "config_hash": "0" * 16,
+    "recipe_hash": "0" * 16,
+    "data_hash": "0" * 16,
+    "family_hash": "0" * 16,
+    "row_hash": "0" * 16,
+    "inputs": {"net.weights": {"name": "a", "content": "b", "pooled": "c"}},
+    "task": "ssl",
+    "fidelity": "variant",
+    "settings": {"alpha": 0.2},
+    "precision": "bf16",
+    "batch_size": 128,
+    "params": 10**7,
+    "params_train": 10**7,
+    "macs": 10**9,
+    "train_size": 50_000,
+    "test_size": 10_000,
+    "skipped": 1,
+    "official": True,
+    "label_noise": 0.1,
+    "config_changes": {"lr": [0.1, 0.2]},
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_fact_that_was_rewritten_is_found(rebuilt, name):
+    record, *true = rebuilt
+    assert other_facts(record, *true) == ([], {})
+    assert getattr(record, name) != CHANGED[name]
+    wrong, _ = other_facts(dataclasses.replace(record, **{name: CHANGED[name]}), *true)
+    assert [item.name for item in wrong] == [name]
+
+
+def test_every_fact_that_can_be_computed_is_held_against_the_record(rebuilt):
+    record, _, config, method = rebuilt
+    known = run_facts(config, identify_run(config), method)
+    assert CHANGED.keys() == {*known, "config_changes"}
+    fresh = Record(**known)
+    other = {item.name for item in dataclasses.fields(Record)} - CHANGED.keys()
+    same = [name for name in CHANGED if getattr(record, name) == getattr(fresh, name)]
+    assert set(same) == CHANGED.keys()
+    assert other == LATER  # what only the run itself could tell
+
+
+# Results, how they came about, and what was measured.
+LATER = {"status", "metrics", "evaluations", "schema", "commit", "versions", "device", "extra"}
+LATER |= {"device_count", "threads", "compiled", "shared_cores", "wall_s", "img_per_s", "ms_step"}
+LATER |= {"dataloader_wait_pct", "peak_mem_gb", "gpu_hours", "attempts", "resumed_bit_exact"}
+LATER |= {"verified", "unverified", "message", "marks"}
+
+
+def test_a_run_of_an_older_version_verifies_without_the_facts_that_it_lacks(rebuilt):
+    record, saved, *true = rebuilt
+    old = {key: value for key, value in saved.items() if key not in ("inputs", "config_changes")}
+    lacking = {"row_hash": "", "family_hash": "", "params": 0, "macs": 0, "batch_size": 0}
+    assert other_facts(dataclasses.replace(record, **lacking), old, *true) == ([], {})
+
+
+def test_a_run_that_started_from_a_file_verifies_without_it(finished, tmp_path):
+    path = tmp_path / "net.pth"
+    assert cli.main(["export", str(finished), "-o", str(path)]) == 0
+    words = [*WORDS, f"run.dir={tmp_path}", f"net.weights={path}", "epochs=1", "eval.suites=[]"]
+    record = run(compose(words))
+    folder = tmp_path / record.id
+    path.unlink()
+    assert verify_run(folder).record.verified is True
+    # Of an older version, which did not note the file: the id cannot be computed without it.
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    del checkpoint["mixbench"]["inputs"]
+    torch.save(checkpoint, folder / "last.ckpt")
+    record = read_record(folder)
+    record.inputs, record.row_hash = {}, ""
+    write_record(folder, record)
+    found = verify_run(folder)
+    assert found.record.verified == "partly"
+    assert found.left["config_hash"] == f"net.weights: no such file or folder: {path}"
+    assert cli.main(["export", str(finished), "-o", str(path)]) == 0
+    assert verify_run(folder).record.verified is True
+
+
+def test_a_run_of_an_older_version_that_started_from_a_run_verifies(finished, tmp_path):
+    words = [*WORDS, f"run.dir={tmp_path}", f"net.weights={finished}", "epochs=1", "eval.suites=[]"]
+    record = run(compose(words))
+    folder = tmp_path / record.id
+    assert verify_run(folder).record.verified is True
+    # Its id stood for the run that it started from of any seed, as a row of a table does.
+    record.config_hash, record.row_hash, record.inputs = record.row_hash, "", {}
+    record.id = record.id.replace(record.id.split("-")[-2], record.config_hash[:8])
+    write_record(folder, record)
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    del checkpoint["mixbench"]["inputs"]
+    checkpoint["mixbench"]["id"] = record.id
+    torch.save(checkpoint, folder / "last.ckpt")
+    assert verify_run(folder).record.verified is True
+
+
+def test_scores_that_are_added_are_not_verified_yet(folder):
+    verify_run(folder)
+    assert evaluate_run(folder, [], ["calibration"]).verified is None
+    assert read_record(folder).verified is None
+
+
 def test_other_weights_are_found(folder):
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
     checkpoint["state_dict"]["net.head.fc.weight"] *= 1.1
@@ -226,8 +383,12 @@ def test_verifying_does_without_what_is_newer(folder, capsys):
     _, compared, left = verify_run(folder)
     assert "x_ray" not in compared
     assert left == {"x_ray": "this version does not know it"}
+    assert read_record(folder).verified == "partly"
+    assert read_record(folder).unverified == left
     assert cli.main(["verify", str(folder)]) == 0
-    assert "not verified: x_ray, as this version does not know it" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{folder.name}: partly verified" in told
+    assert "not verified: x_ray, as this version does not know it" in told
 
 
 def test_a_hold_out_gives_its_temperature_again(tmp_path):

@@ -15,10 +15,12 @@ from PIL import Image
 from small_nets import narrow_vit
 
 from mixbench import compose, run
-from mixbench.assemble import identify_run
+from mixbench.assemble import build, identify_run
 from mixbench.backbones import NETS
 from mixbench.checkpoints import LAST, PREVIOUS, read_checkpoint
+from mixbench.data import DATA
 from mixbench.errors import InterruptedRunError, RunFailedError, UserError
+from mixbench.judging import verify_run
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.results.record import read_record
@@ -282,6 +284,83 @@ def test_a_changed_configuration_is_refused_with_its_difference_or_recorded(runs
     changed = identify_run(compose([*WORDS, "lr=0.01"]))
     assert record.config_hash not in (clean.config_hash, changed.config_hash)
     assert record.recipe_hash not in (clean.recipe_hash, changed.recipe_hash)
+    assert verify_run(folder).record.verified is True
+
+
+@pytest.fixture
+def started(tmp_path, runs, plant):
+    """A run that started from weights and stopped in its second epoch, and other weights."""
+    paths = []
+    for seed in (0, 1):
+        config = compose([*WORDS, f"seed={seed}"])
+        method, _ = build(config, DATA.get("digits")(config.data).load())
+        paths.append(tmp_path / f"net{seed}.pth")
+        torch.save(method.net.state_dict(), paths[-1])
+    plant(stopped_at(8, crash))
+    with pytest.raises(RunFailedError):
+        run(compose([*WORDS, f"net.weights={paths[0]}"]))
+    plant(Method)
+    return place(runs), *paths
+
+
+# FAULTS row 35: what a run starts from decides it, whatever it is called.
+def test_a_run_that_started_from_other_weights_does_not_go_on(started):
+    folder, own, other = started
+    original = own.read_bytes()
+    with pytest.raises(UserError, match=r"net\.weights: net0\.pth .* -> net1\.pth"):
+        resume(folder, f"net.weights={other}")
+    own.write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match=r"net\.weights: net0\.pth .* -> net0\.pth"):
+        resume(folder)
+    with pytest.raises(UserError, match=r"net\.weights: net0\.pth .* -> None"):
+        resume(folder, "net.weights=null")
+    other.write_bytes(original)  # the same weights under another name are the same
+    record = resume(folder, f"net.weights={other}")
+    assert record.status == "done"
+    assert record.id == folder.name
+    assert record.config_changes == {}
+    assert identify_run(compose([*WORDS, f"net.weights={other}"])).id == folder.name
+
+
+# FAULTS row 35: a run without a checkpoint keeps its name, too.
+def test_a_run_without_a_checkpoint_is_not_begun_anew_as_another(runs, plant):
+    plant(stopped_at(0, crash))
+    with pytest.raises(RunFailedError):
+        run(compose(WORDS))
+    plant(Method)
+    folder = place(runs)
+    assert not (folder / LAST).exists()
+    for change in ("lr=0.01", "seed=1"):
+        with pytest.raises(UserError, match=change.partition("=")[0]):
+            resume(folder, change)
+    record = resume(folder, "lr=0.01", allow_config_change=True)
+    assert record.config_changes["lr"][1] == 0.01
+    assert record.config_hash != identify_run(compose([*WORDS, "lr=0.01"])).config_hash
+
+
+# FAULTS row 35.
+def test_a_changed_seed_is_refused(interrupted):
+    with pytest.raises(UserError, match="seed: 0 -> 1"):
+        resume(interrupted, "seed=1")
+
+
+def test_a_finished_run_takes_no_other_configuration(runs, caplog):
+    run(compose(WORDS))
+    folder = place(runs)
+    for change in ("lr=0.01", "seed=1"):
+        with pytest.raises(UserError, match=f"{change.partition('=')[0]} would make it another"):
+            resume(folder, change)
+    assert resume(folder, "trainer.threads=1").status == "done"
+
+
+def test_several_changes_of_one_key_are_told_from_the_first_value_on(interrupted, plant):
+    plant(stopped_at(12, crash))
+    with pytest.raises(RunFailedError):
+        resume(interrupted, "lr=0.01", allow_config_change=True)
+    plant(Method)
+    before = read_record(interrupted).config_changes["lr"][0]
+    record = resume(interrupted, "lr=0.02", allow_config_change=True)
+    assert record.config_changes == {"lr": [before, 0.02]}
 
 
 # FAULTS row 36.

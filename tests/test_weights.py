@@ -1,5 +1,6 @@
 """Weights that a network starts from, and weights for other programs."""
 
+import dataclasses
 import json
 import logging
 
@@ -13,6 +14,7 @@ from mixbench.backbones.swin import Swin
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.data import DATA
 from mixbench.errors import UserError
+from mixbench.methods import METHODS
 from mixbench.weights import export_weights, load_network, load_weights
 
 
@@ -162,28 +164,118 @@ def test_a_network_that_names_nothing_is_refused(tmp_path):
         load_weights(torch.nn.Linear(2, 2), saved({"weight": torch.ones(2, 2)}, tmp_path / "n.pth"))
 
 
-def test_weights_count_by_their_content_and_a_run_without_its_seed(tmp_path):
-    def hashed(path):
-        return identify_run(compose(["data=digits", f"net.weights={path}"])).config_hash
+def started_from(path, *words):
+    return identify_run(compose(["data=digits", f"net.weights={path}", *words]))
 
+
+def test_weights_count_by_their_content(tmp_path):
     first = saved({"a": torch.ones(1)}, tmp_path / "first.pth")
     copy = tmp_path / "copy.pth"
     copy.write_bytes((tmp_path / "first.pth").read_bytes())
     second = saved({"a": torch.zeros(1)}, tmp_path / "second.pth")
-    assert hashed(first) == hashed(copy) != hashed(second)
-    assert hashed(first) != identify_run(compose("data=digits")).config_hash
-    runs = []
-    for seed in (0, 1):
-        folder = tmp_path / str(seed) / f"erm-digits-resnet18-0123abcd-s{seed}"
-        folder.mkdir(parents=True)
-        saved({"seed": seed}, folder / "last.ckpt")
-        record = dict(id="x", method="erm", data="digits", net="resnet18", recipe="quick", seed=0)
-        record |= dict(epochs=1, select="last", config_hash="", recipe_hash="", status="done")
-        (folder / "record.json").write_text(json.dumps(record))
-        runs.append(folder)
-    assert hashed(runs[0]) == hashed(runs[1]) == hashed(runs[0] / "last.ckpt")
+    hashes = [started_from(path).config_hash for path in (first, copy, second)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[0] != identify_run(compose("data=digits")).config_hash
     with pytest.raises(UserError, match="no such file"):
-        hashed(tmp_path / "none.pth")
+        started_from(tmp_path / "none.pth")
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """Writes the folder of a run, whose checkpoints hold a number."""
+
+    def write(seed, number, status="done", select="last", place="runs"):
+        folder = tmp_path / place / f"erm-digits-resnet18-0123abcd-s{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for offset, name in enumerate(("last.ckpt", "best.ckpt")):
+            saved({"number": number + offset}, folder / name)
+        record = dict(id=folder.name, method="erm", data="digits", net="resnet18", recipe="quick")
+        record |= dict(seed=seed, epochs=1, select=select, status=status)
+        record |= dict(config_hash="0123abcd" * 2, recipe_hash="r")
+        (folder / "record.json").write_text(json.dumps(record))
+        return folder
+
+    return write
+
+
+def test_runs_that_start_from_other_seeds_or_epochs_of_a_run_are_other_runs(teacher):
+    first, second = teacher(0, 10), teacher(1, 20)
+    found = [started_from(path) for path in (first, second, first / "best.ckpt")]
+    assert len({each.id for each in found}) == 3
+    # Seeds make one row; another epoch is another thing to start from.
+    assert found[0].row_hash == found[1].row_hash != found[2].row_hash
+    assert found[0].recipe_hash == found[1].recipe_hash != found[2].recipe_hash
+    assert started_from(first / "last.ckpt").id == found[0].id
+    assert started_from(teacher(0, 10, place="moved")).id == found[0].id
+    assert found[0].inputs["net.weights"]["name"] == f"{first.name}/last.ckpt"
+
+
+def test_the_folder_of_a_run_stands_for_the_epoch_that_was_tested(teacher):
+    folder = teacher(0, 10, select="val")
+    assert started_from(folder).id == started_from(folder / "best.ckpt").id
+    assert started_from(folder).id != started_from(folder / "last.ckpt").id
+
+
+def test_a_run_that_was_carried_out_anew_counts_as_another(teacher):
+    before = started_from(teacher(0, 10))
+    after = started_from(teacher(0, 11))
+    assert before.id != after.id
+    assert before.row_hash == after.row_hash
+
+
+def test_an_unfinished_run_stands_for_no_other(teacher):
+    found = [
+        started_from(teacher(seed, seed, status="interrupted") / "last.ckpt") for seed in (0, 1)
+    ]
+    assert found[0].row_hash != found[1].row_hash
+
+
+def test_rows_of_a_chain_of_runs_are_still_grouped(teacher):
+    """The middle one of three stages has another id for each seed of the first."""
+    hashes = []
+    for seed, own in ((0, "11111111"), (1, "22222222")):
+        folder = teacher(seed, seed)
+        record = json.loads((folder / "record.json").read_text())
+        record |= {"config_hash": own * 2, "row_hash": "3" * 16}
+        (folder / "record.json").write_text(json.dumps(record))
+        hashes.append(started_from(folder.rename(folder.with_name(f"m-d-n-{own}-s{seed}"))))
+    assert hashes[0].config_hash != hashes[1].config_hash
+    assert hashes[0].row_hash == hashes[1].row_hash
+
+
+def test_every_key_of_a_method_that_names_a_file_is_said_to():
+    """A key that takes any text, and without one is empty, names a file."""
+    for name in METHODS.table:
+        cls = METHODS.get(name)
+        free = {
+            item.name
+            for item in dataclasses.fields(cls.Config)
+            if "str" in str(item.type) and item.default is None
+        }
+        assert free == set(cls.files), name
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [(name, key) for name in METHODS.table for key in METHODS.get(name).files],
+)
+def test_files_of_methods_count_by_their_content(tmp_path, method, key):
+    def named(path, number):
+        path.write_bytes(b"weights" + number)
+        words = f"data=digits method={method} method.{key}={path}"
+        words += " method.attention=file" if key == "maps" else ""
+        return identify_run(compose(words))
+
+    first = named(tmp_path / "a.pth", b"1")
+    assert named(tmp_path / "b.pth", b"1").id == first.id
+    assert named(tmp_path / "a.pth", b"2").id != first.id
+    member = f"data=digits method=choice method.members=[erm,{method}]"
+    ids = []
+    for number in (b"1", b"2"):
+        (tmp_path / "c.pth").write_bytes(number)
+        words = f"{member} method.{method}.{key}={tmp_path / 'c.pth'}"
+        ids.append(identify_run(compose(words)).id)
+    assert ids[0] != ids[1]
 
 
 def test_a_finished_run_is_exported_and_started_from(tmp_path, runs, tiny, capsys):

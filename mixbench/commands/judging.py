@@ -38,7 +38,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Compute the scores of finished runs again from their weights and predictions."""
+    """Compute the records of finished runs again from their checkpoints and predictions."""
     folders, words = _runs("verify", args.overrides)
     from mixbench.judging import verify_run
 
@@ -53,7 +53,8 @@ def verify(args: argparse.Namespace) -> int:
             complain(str(error))
             code = max(code, error.exit_code)
             continue
-        say(f"{folder.name}: verified, {len(found.compared)} scores come out as recorded")
+        partly = "partly verified" if found.left else "verified"
+        say(f"{folder.name}: {partly}, {len(found.compared)} scores come out as recorded")
         for name, why in found.left.items():
             say(f"  not verified: {name}, as {why}")
     return code

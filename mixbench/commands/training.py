@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from mixbench.commands.console import complain, say, talk
@@ -117,6 +118,8 @@ def _carry_out(
             state = f"about {duration(run.seconds)}"
         arm = f"{run.arm}: " if run.arm else ""
         say(f"[{number}/{len(runs)}] {arm}{run.id}: {state}")
+    for sentence, count in Counter(text for run in left for text in run.doubts).items():
+        complain(f"warning: {sentence} ({count} of {len(left)} runs)")
     if left:
         seconds = sum(run.seconds or 0 for run in left) / min(launcher.slots, len(left))
         about = f", about {duration(seconds)} of training" if seconds else ""

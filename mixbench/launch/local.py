@@ -242,6 +242,7 @@ def _prepare(
     from mixbench.assemble import estimate_seconds, identify_run, misfit, training_device
     from mixbench.config import compose_text, resolve_method
     from mixbench.data import DATA
+    from mixbench.sanity import doubts
 
     torch.set_num_threads(1)
     notes: dict[str, None] = {}
@@ -271,12 +272,14 @@ def _prepare(
         slots = max(1, places // devices)
         if planned.done:
             continue
-        if identity.config_hash not in estimates:
-            key = str(config.data)
-            if key not in infos:
-                infos[key] = DATA.get(config.data.kind)(config.data).load().info
-            estimates[identity.config_hash] = estimate_seconds(config, infos[key])
-        planned.seconds = estimates[identity.config_hash]
+        key = f"{config.data} {config.select}"
+        if key not in infos:
+            holdout = config.select == "val"
+            infos[key] = DATA.get(config.data.kind)(config.data).load(holdout=holdout).info
+        planned.doubts = list(doubts(config, infos[key].train_size).values())
+        if identity.row_hash not in estimates:
+            estimates[identity.row_hash] = estimate_seconds(config, infos[key])
+        planned.seconds = estimates[identity.row_hash]
     return kept, list(notes), slots, devices, on_gpu
 
 

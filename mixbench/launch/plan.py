@@ -1,7 +1,7 @@
 """A grid of runs as lists of override words; no torch needed to check it."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mixbench.config import compose_text
 from mixbench.errors import UserError
@@ -22,6 +22,7 @@ class PlannedRun:
     recipe_hash: str = ""
     done: bool = False
     seconds: float | None = None  # estimate of its training time
+    doubts: list[str] = field(default_factory=list)  # why its training cannot work
 
 
 def expand(words: list[str], *, strict: bool = False) -> list[PlannedRun]:

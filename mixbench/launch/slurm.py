@@ -265,9 +265,10 @@ def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[
     from mixbench.assemble import identify_run, misfit
     from mixbench.config import resolve_method
     from mixbench.data import DATA
+    from mixbench.sanity import doubts
 
     notes: dict[str, None] = {}
-    present: set[str] = set()
+    sizes: dict[str, int] = {}
     kept: list[PlannedRun] = []
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
@@ -277,15 +278,18 @@ def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[
             continue
         kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
-        if str(config.data) not in present:
-            present.add(str(config.data))
-            DATA.get(config.data.kind)(config.data).load()
+        key = f"{config.data} {config.select}"
+        if key not in sizes:
+            source = DATA.get(config.data.kind)(config.data)
+            sizes[key] = source.load(holdout=config.select == "val").info.train_size
         identity = identify_run(config)
         planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
         try:
             planned.done = read_record(runs_folder(config.run.dir) / identity.id).status == "done"
         except UserError:
             planned.done = False
+        if not planned.done:
+            planned.doubts = list(doubts(config, sizes[key]).values())
     return kept, list(notes)
 
 

@@ -17,6 +17,7 @@ from mixbench.nn.mixer import Mixer, Shared
 from mixbench.nn.schedules import anneal, cosine_decay, warm_decay
 from mixbench.nn.teacher import Teacher, freeze, second_head
 from mixbench.optim import decay_groups
+from mixbench.weights import weights_file
 
 CLEAN, MIX, MIXER, MASK = "clean", "mix", "mixer", "mask"  # terms of the loss; not MASK: passes
 
@@ -48,6 +49,7 @@ class LearnedMix(Method):
 
     Config: Any = Teaching
     cost = 3.0
+    files = ("mixer_ckpt",)
     picture = draw_masks
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
@@ -64,7 +66,7 @@ class LearnedMix(Method):
         self.mixer = self.build_mixer(net.channels[self.layer])
         self.frozen = self.config.mixer_ckpt is not None
         if self.frozen:
-            self._load(Path(self.config.mixer_ckpt))
+            self._load(weights_file(self.config.mixer_ckpt, "method.mixer_ckpt"))
 
     def build_mixer(self, channels: int) -> Mixer:
         """The mixer for features of so many channels."""

@@ -13,6 +13,7 @@ from mixbench.results.contrasts import detectable, equivalent, pool, t_p
 from mixbench.results.costs import machine
 from mixbench.results.harm import class_changes
 from mixbench.results.leaderboard import ATTACKED, PATCHES, Group, Leaderboard, Row
+from mixbench.results.marks import mark_notes
 from mixbench.results.outputs import check_outputs
 from mixbench.results.record import Record
 from mixbench.results.resampling import (
@@ -154,6 +155,7 @@ def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int
     if a.attacked != b.attacked and a.attacked and b.attacked:
         comparison.notes.append("attacks are left out: they were carried out on other images")
     _count_failures(comparison, a, b)
+    comparison.notes += mark_notes((row.label, row.marks, len(row.seeds)) for row in (a, b))
     return comparison
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mixbench.results.evidence import BASELINE, Evidence, weigh
+from mixbench.results.marks import count_marks
 from mixbench.results.record import Record
 from mixbench.results.stats import Summary, summarize
 
@@ -28,6 +29,7 @@ class CostRow:
     values: list[float]
     hours: float
     step: float | None  # cost of an epoch relative to the baseline's
+    marks: dict[str, int] = field(default_factory=dict)  # words of caution, by number of seeds
 
     @property
     def summary(self) -> Summary:
@@ -141,6 +143,7 @@ def _row(label: str, score: str, records: list[Record]) -> CostRow | None:
         values=[record.metrics.get(score, float("nan")) for record in records],
         hours=sum(known) / len(known),
         step=None,
+        marks=count_marks(records),
     )
 
 

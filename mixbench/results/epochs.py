@@ -10,6 +10,7 @@ from pathlib import Path
 from mixbench.errors import UserError
 from mixbench.results.curves import read_curves
 from mixbench.results.leaderboard import Group, Leaderboard, Row
+from mixbench.results.marks import mark_notes
 from mixbench.results.stats import Summary, summarize
 from mixbench.results.table import NONE, escaped, safe_cell, text_table
 
@@ -140,6 +141,7 @@ def _text(group: Group, found: list[Course], warnings: list[str], style: str) ->
     lacking = [row.label for row in group.rows if row.label not in {c.label for c in found}]
     if lacking:
         notes.append(f"no curve (train with select=val): {', '.join(lacking)}")
+    notes += mark_notes((row.label, row.marks, len(row.seeds)) for row in group.rows)
     return text_table(f"curves: {group.title}", header, lines, notes + warnings, style)
 
 

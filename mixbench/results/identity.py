@@ -3,9 +3,25 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file of weights or maps that a run starts from or uses.
+
+    Attributes:
+        name: Its name, with that of the folder if it is the checkpoint of a run.
+        content: Hash of its content, which the identity of the run holds.
+        pooled: What it counts as where rows of a table are averaged over seeds: the checkpoint of
+            a finished run stands for that run of any seed, any other file for its content.
+    """
+
+    name: str
+    content: str
+    pooled: str
 
 
 @dataclass
@@ -18,6 +34,8 @@ class Identity:
     settings: dict[str, Any]  # method keys away from their default
     data_hash: str = ""
     family_hash: str = ""  # recipe_hash of any number of epochs
+    row_hash: str = ""  # config_hash with the checkpoints that it starts from of any seed
+    inputs: dict[str, dict[str, str]] = field(default_factory=dict)  # InputFile by dotted key
 
 
 def identify(
@@ -26,6 +44,7 @@ def identify(
     aside: set[str],
     data_name: str,
     fingerprint: str,
+    inputs: Mapping[str, InputFile] | None = None,
 ) -> Identity:
     """Name a run after its configuration.
 
@@ -38,28 +57,61 @@ def identify(
         aside: Dotted keys that do not count, such as paths and seeds.
         data_name: Shown name of the data.
         fingerprint: Content hash of the data.
+        inputs: By dotted key, the files that the configuration names and whose content counts.
 
     Returns:
-        Id and hashes.
+        Id and hashes. The files count by their content in ``config_hash`` and the id, and by what
+        they are pooled as in everything that groups the runs of a table.
     """
-    method, net = str(config["method"]["name"]), str(config["net"]["name"])
+    inputs = inputs or {}
     flat, plain = dict(_flatten(config)), dict(_flatten(defaults))
     changed = {k: v for k, v in flat.items() if k not in aside and v != plain.get(k, _ABSENT)}
+    shared, settings = _parts(
+        changed | {key: file.pooled for key, file in inputs.items()}, config, data_name, fingerprint
+    )
+    own = _parts(
+        changed | {key: file.content for key, file in inputs.items()},
+        config,
+        data_name,
+        fingerprint,
+    )
+    method, net = str(config["method"]["name"]), str(config["net"]["name"])
+    config_hash, row_hash = (
+        _digest(of_all | {"method.name": method, "method": of_method})
+        for of_all, of_method in (own, (shared, settings))
+    )
+    words = (_word(method), _word(data_name), _word(net), config_hash[:8], f"s{config['seed']}")
+    return Identity(
+        id="-".join(words),
+        config_hash=config_hash,
+        recipe_hash=_digest(shared),
+        settings=settings,
+        data_hash=fingerprint,
+        family_hash=_digest({key: value for key, value in shared.items() if key != "epochs"}),
+        row_hash=row_hash,
+        inputs={key: asdict(file) for key, file in inputs.items()},
+    )
+
+
+def _parts(
+    changed: dict[str, Any], config: dict[str, Any], data_name: str, fingerprint: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keys that all methods share, and those of the method."""
     named = {"data.kind", "data.name", "net.name", "method.name"}
     shared = {k: v for k, v in changed.items() if not k.startswith("method.") and k not in named}
-    shared |= {"data.name": data_name, "data.fingerprint": fingerprint, "net.name": net}
+    shared |= {"data.name": data_name, "data.fingerprint": fingerprint}
+    shared |= {"net.name": str(config["net"]["name"])}
     settings = {
         key.removeprefix("method."): value
         for key, value in changed.items()
         if key.startswith("method.") and key not in named
     }
-    config_hash = _digest(shared | {"method.name": method, "method": settings})
-    words = (_word(method), _word(data_name), _word(net), config_hash[:8], f"s{config['seed']}")
-    family = _digest({key: value for key, value in shared.items() if key != "epochs"})
-    return Identity("-".join(words), config_hash, _digest(shared), settings, fingerprint, family)
+    return shared, settings
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], aside: set[str]) -> dict[str, list[Any]]:
+def differences(
+    old: dict[str, Any], new: dict[str, Any], aside: Collection[str]
+) -> dict[str, list[Any]]:
     """Keys in which two configurations differ.
 
     Args:
@@ -92,8 +144,7 @@ def blended(config_hash: str, changes: dict[str, Any]) -> str:
 
 
 _ABSENT = object()
-# The checkpoint of another run stands for that run, wherever it lies and whatever its seed.
-_CHECKPOINT = re.compile(r"([^/]+-[0-9a-f]{8})-s\d+/(?:last|best)\.ckpt$")
+_CHECKPOINT = re.compile(r"([^/]+)-([0-9a-f]{8})-s\d+/(last|best)\.ckpt$")
 
 
 def is_checkpoint(path: str) -> bool:
@@ -103,17 +154,32 @@ def is_checkpoint(path: str) -> bool:
         path: The path.
 
     Returns:
-        True where the folder bears the id of a run, and so says what the file is.
+        True where the folder bears the id of a run.
     """
     return _CHECKPOINT.search(path) is not None
+
+
+def any_seed(path: str, row_hash: str) -> str:
+    """The checkpoint of a run, whatever the run's seed and wherever it lies.
+
+    Args:
+        path: Path of the checkpoint, as :func:`is_checkpoint` knows it.
+        row_hash: What the run's row of a table is grouped by.
+
+    Returns:
+        The run's id without its seed; that of another epoch than the last bears its name.
+    """
+    found = _CHECKPOINT.search(path)
+    if found is None:
+        raise ValueError(f"{path} is not the checkpoint of a run")
+    epoch = "" if found[3] == "last" else f"/{found[3]}.ckpt"
+    return f"{found[1]}-{(row_hash or found[2])[:8]}{epoch}"
 
 
 def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, str) and (found := _CHECKPOINT.search(value)):
-            yield f"{prefix}{key}", found[1]
         else:
             yield f"{prefix}{key}", value
 

@@ -11,6 +11,7 @@ from typing import Any
 from mixbench.errors import UserError
 from mixbench.results.costs import CostTable, equal_cost
 from mixbench.results.evidence import Evidence, weigh
+from mixbench.results.marks import count_marks
 from mixbench.results.record import RECORD, Record, read_record
 from mixbench.results.selection import COLUMNS as SELECTIONS
 from mixbench.results.stats import Summary, summarize
@@ -50,6 +51,7 @@ class Row:
     diverged: int = 0  # of those that failed
     attacked: tuple[int, ...] = ()  # images; of several sizes no mean is taken
     calibrated: bool = False  # no seed's ECE is more than chance makes of perfect calibration
+    marks: dict[str, int] = field(default_factory=dict)  # words of caution, by number of seeds
     records: list[Record] = field(default_factory=list, repr=False)  # by seed
     folders: list[Path] = field(default_factory=list, repr=False)
 
@@ -174,12 +176,14 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
     )
     for record, _ in records.values():
         key = (record.data, record.net, record.recipe_hash, record.select, record.epochs)
-        groups[key][record.method, record.config_hash].append(record)
+        groups[key][record.method, record.row].append(record)
         if record.status != "done":
             reason = f" ({record.message.splitlines()[0]})" if record.message else ""
             others.append(f"{record.id}: {record.status}{reason}")
         elif bad := _not_finite(record.metrics):
             others.append(f"{record.id}: {', '.join(bad)} not finite, so that its row has no mean")
+    for methods in groups.values():
+        _divide(methods)
     rows: list[tuple[str, str, list[Record]]] = []
     built = [
         _group(methods, rows) for _, methods in sorted(groups.items(), key=lambda item: item[0])
@@ -188,6 +192,19 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
     for row in (row for group in kept for row in group.rows):
         row.folders = [records[record.id][1] for record in row.records]
     return Leaderboard(kept, sorted(others), equal_cost(rows))
+
+
+def _divide(methods: dict[tuple[str, str], list[Record]]) -> None:
+    """Take apart rows in which runs of one seed start from several checkpoints.
+
+    Runs that start each from the checkpoint of their own seed make one row; those that compare
+    checkpoints do not.
+    """
+    for (method, row), records in list(methods.items()):
+        if len({record.seed for record in records}) < len(records):
+            del methods[method, row]
+            for record in records:
+                methods.setdefault((method, f"{row} {record.config_hash}"), []).append(record)
 
 
 def _not_finite(metrics: dict[str, float]) -> list[str]:
@@ -219,12 +236,14 @@ def _group(
     scored = {name for record in every for name in record.metrics}
     group.score = "map" if "map" in scored and "top1" not in scored else "top1"
     values: dict[str, list[float]] = {}
-    for records in methods.values():
+    for (_, row_hash), records in methods.items():
         done = sorted((r for r in records if r.status == "done"), key=lambda r: r.seed)
         if not done:
             continue
         row = _row(done, group.score, failed=len(records) - len(done))
         row.diverged = sum(record.status == "diverged" for record in records)
+        if row_hash != done[0].row:  # told apart by what they start from
+            row.label += " from " + ", ".join(file["name"] for file in done[0].inputs.values())
         while row.label in values:  # same method and settings under another version's hash
             row.label += "'"
         values[row.label] = [record.metrics.get(group.score, math.nan) for record in done]
@@ -266,6 +285,7 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         failed=failed,
         shared_cores=any(record.shared_cores for record in done),
         records=done,
+        marks=count_marks(done),
         attacked=tuple(sorted(images for images in attacked if images)),
         calibrated=all(_at_floor(record.metrics) for record in done),
     )

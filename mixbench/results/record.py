@@ -81,6 +81,8 @@ class Record:
     data_hash: str = ""
     task: str = "supervised"  # or ssl: top1 is that of a classifier on frozen features
     family_hash: str = ""  # recipe_hash of any number of epochs
+    row_hash: str = ""  # config_hash with the checkpoints that it starts from of any seed
+    inputs: dict[str, Any] = field(default_factory=dict)  # files that it starts from, by key
     status: Status = "running"
     fidelity: str = "paper"
     settings: dict[str, Any] = field(default_factory=dict)  # method keys away from their default
@@ -116,9 +118,16 @@ class Record:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     resumed_bit_exact: bool | None = None  # None: trained in one go
     config_changes: dict[str, Any] = field(default_factory=dict)  # allowed on the way, by key
-    verified: bool | None = None
+    marks: list[str] = field(default_factory=list)  # words of caution, see results.marks
+    verified: bool | str | None = None  # partly: what is shown comes out, as far as it could
+    unverified: dict[str, str] = field(default_factory=dict)  # why not, by score or fact
     message: str = ""  # why it did not finish
     extra: dict[str, Any] = field(default_factory=dict)  # keys of a newer version, kept as read
+
+    @property
+    def row(self) -> str:
+        """What runs of several seeds have in common that make one row of a table."""
+        return self.row_hash or self.config_hash
 
     def to_json(self) -> dict[str, Any]:
         """Plain dict for the file, unknown keys of a newer version included."""

@@ -15,6 +15,7 @@ from mixbench.results.costs import CostTable
 from mixbench.results.evidence import sentences, verdict
 from mixbench.results.leaderboard import ATTACKED, COLUMNS, PATCHES, PEEKED, Group, Leaderboard, Row
 from mixbench.results.literature import Figure
+from mixbench.results.marks import explained, in_words, mark_notes
 from mixbench.results.selection import CHOICES
 from mixbench.results.stats import Summary
 
@@ -188,7 +189,8 @@ def _text(group: Group, style: str) -> str:
     if score != "top1":  # of several labels per image
         names = [name for name in names if name != "top1"]
     tested = [f"vs {group.evidence.reference}"] if _ranked(group) else []
-    header = ["method", "n", score, "sd", "95 % interval", *tested, *names]
+    marked = ["marks"] if any(row.marks for row in group.rows) else []
+    header = ["method", "n", score, "sd", "95 % interval", *tested, *names, *marked]
     lines = [[_cell(group, row, name, style) for name in header] for row in group.rows]
     peeked = [name for name in header if name in PEEKED]
     header = [f"{name} {WARNING}" if name in peeked else name for name in header]
@@ -211,6 +213,7 @@ def _text(group: Group, style: str) -> str:
     notes += _attack_notes(group, names)
     if any(row.shared_cores for row in group.rows):
         notes.append("img_per_s: measured while other runs shared the machine")
+    notes += explained(mark for row in group.rows for mark in row.marks)
     if group.devices:
         notes.append(f"hardware: {', '.join(group.devices)}")
     return text_table(group.title, header, lines, notes, style)
@@ -332,6 +335,7 @@ def _cost_text(table: CostTable, style: str) -> str:
     if style == "latex":
         lines = [[cell.replace(NONE, "--") for cell in line] for line in lines]
     notes = [table.note] * bool(table.note) + sentences(table.evidence, table.score)
+    notes += mark_notes((row.label, row.marks, len(row.seeds)) for row in table.rows)
     return text_table(f"equal cost: {table.title}", header, lines, notes, style)
 
 
@@ -360,6 +364,8 @@ def _cell(group: Group, row: Row, name: str, style: str) -> str:
         shown = _number(score.sd, group.score)
     elif name == "95 % interval":
         shown = interval(score.low, score.high, group.score)
+    elif name == "marks":
+        shown = in_words(row.marks, len(row.seeds))
     elif name.startswith("vs "):
         shown = verdict(group.evidence, row.label) or NONE
     else:
@@ -402,6 +408,7 @@ def _json(board: Leaderboard) -> dict[str, Any]:
                 "marked": row.marked,
                 "attacked": list(row.attacked),
                 "calibrated": row.calibrated,
+                "marks": row.marks,
                 "contrast": _contrast(group, row),
                 "metrics": {
                     name: {k: _finite(v) for k, v in vars(summary).items()}
@@ -440,6 +447,7 @@ def _json(board: Leaderboard) -> dict[str, Any]:
                     "seeds": row.seeds,
                     "hours": row.hours,
                     "step_cost": row.step,
+                    "marks": row.marks,
                     table.score: {k: _finite(v) for k, v in vars(row.summary).items()},
                 }
                 for row in table.rows
@@ -477,6 +485,7 @@ def _csv(board: Leaderboard) -> str:
             }
             line: dict[str, Any] = {key: safe_cell(text) for key, text in words.items()}
             line |= {"epochs": group.epochs, "n": len(row.seeds), "failed": row.failed}
+            line["marks"] = safe_cell(in_words(row.marks, len(row.seeds)))
             line |= {"diverged": row.diverged, "reference": safe_cell(group.evidence.reference)}
             contrast = _contrast(group, row) or {}
             for key in ("difference", "p", "mdd", "separated"):

@@ -9,6 +9,7 @@ from typing import Any
 from mixbench.errors import UserError
 from mixbench.results.compare import PREDICTIONS
 from mixbench.results.leaderboard import Leaderboard, Row
+from mixbench.results.marks import in_words
 from mixbench.results.table import render
 from mixbench.results.wandb_run import View, open_view
 
@@ -62,6 +63,7 @@ def table_rows(board: Leaderboard) -> tuple[list[str], list[list[Any]]]:
     for group in json.loads(render(board, "json"))["groups"]:
         for row in group["rows"]:
             line = {key: group[key] for key in SHARED} | {key: row[key] for key in OWN}
+            line["marks"] = in_words(row["marks"], row["n"])
             for name, summary in row["metrics"].items():
                 line |= {f"{name}_{part}": summary[part] for part in PARTS}
             lines.append(line)

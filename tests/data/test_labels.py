@@ -204,3 +204,16 @@ def test_the_labels_of_cifar_10n_belong_to_the_images_of_the_pack(name, share):
 
 
 KEYS = ("label", "original_index")
+
+
+def test_a_run_on_other_labels_verifies_and_only_on_these(place, runs):
+    files = [f"data.train={place / 'part.npz'}", f"data.test={place / 'test.npz'}"]
+    words = ["data=pack", *files, "net.width=4", "epochs=1", "batch_size=6", "wandb.mode=disabled"]
+    folder = runs / run(compose([*words, "data.crop=0", people(place), "eval.suites=[]"])).id
+    assert verify_run(folder).record.verified is True
+    with np.load(place / "people.npz") as content:
+        changed = dict(content)
+    changed["worse_label"][9] = changed["clean_label"][9]
+    np.savez(place / "people.npz", allow_pickle=False, **changed)
+    with pytest.raises(UserError, match="not those that"):
+        verify_run(folder)

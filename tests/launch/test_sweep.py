@@ -193,7 +193,8 @@ def test_a_plan_runs_what_it_needs_first_and_ranks_its_own(plan, tmp_path, capsy
     assert shown.out.index("first, for method.weights: first") < shown.out.index("alpha=0.5")
     records = [read_record(path) for path in (tmp_path / "runs").iterdir()]
     assert sorted(record.method for record in records)[:2] == ["erm", "erm"]
-    assert len({record.config_hash for record in records}) == 3  # seeds of one row share theirs
+    assert len({record.config_hash for record in records}) == 5  # two teachers, one each
+    assert len({record.row for record in records}) == 3  # and yet seeds make one row
     assert cli.main(command) == 0
     assert ": done in " not in capsys.readouterr().out
 

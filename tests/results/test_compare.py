@@ -69,6 +69,15 @@ def fill(add, **changes):
         add("cutmix", seed, 70.0 + 2 * noise, **changes)
 
 
+def test_marks_of_either_method_are_said(add, tmp_path):
+    fill(add)
+    add("erm", 3, 80.0, config_changes={"lr": [0.1, 0.2]})
+    notes = compared(tmp_path).notes
+    assert "erm: changed (1 of 4)" in notes
+    assert any("--allow-config-change" in note for note in notes)
+    assert not any(note.startswith("cutmix") for note in compared(tmp_path, "mixup", "erm").notes)
+
+
 def test_the_score_is_tested_with_the_variance_of_the_whole_table(add, tmp_path):
     fill(add)
     found = compared(tmp_path)

@@ -3,7 +3,9 @@ import math
 import pytest
 
 from mixbench.results.costs import equal_cost, hours
+from mixbench.results.leaderboard import Leaderboard
 from mixbench.results.record import Record
+from mixbench.results.table import render
 
 
 def records(method, epochs, top1, speed: float | None = 1000.0, **changes):
@@ -64,6 +66,19 @@ def test_a_slow_method_stands_beside_longer_runs_of_the_others():
     assert table.note == ""
     assert "at the cost of samix: 0.25 CPU hours, within 15 %" in table.title
     assert table.evidence.reference == "erm"
+
+
+def test_marks_stand_below_a_table_at_equal_cost():
+    found = equal_cost(
+        [
+            row("erm", 10, [90.0, 90.2]),
+            row("samix", 10, [93.0, 93.2], speed=400.0, marks=["few steps"]),
+        ]
+    )
+    assert [r.marks for r in found[0].rows] == [{"few steps": 2}]
+    text = render(Leaderboard([], [], found))
+    assert "samix: few steps" in text
+    assert "fewer than 100" in text
 
 
 def test_what_is_missing_is_named_with_its_length():

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 
@@ -8,7 +9,7 @@ from mixbench import cli
 from mixbench.results.curves import write_curves
 from mixbench.results.epochs import SHOWN, courses, curves_text
 from mixbench.results.leaderboard import build_leaderboard, find_runs
-from mixbench.results.record import Record, write_record
+from mixbench.results.record import Record, read_record, write_record
 
 
 @pytest.fixture
@@ -65,6 +66,15 @@ def test_scores_are_averaged_over_seeds_at_each_epoch(add, tmp_path):
     assert "16.00 ± 7.07" in line
     assert "31.00" in line
     assert "scores of the hold-out: " in text
+
+
+def test_marks_stand_below_the_curves(add, tmp_path):
+    folder = add("erm", 0, 10.0)
+    assert "few steps" not in curves_text(board(tmp_path), "table")
+    write_record(folder, dataclasses.replace(read_record(folder), marks=["few steps"]))
+    text = curves_text(board(tmp_path), "table")
+    assert "erm: few steps" in text
+    assert "fewer than 100" in text
 
 
 # FAULTS row 54, of a last line that is half written.

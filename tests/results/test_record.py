@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mixbench.errors import UserError
-from mixbench.results.identity import identify
+from mixbench.results.identity import InputFile, any_seed, identify
 from mixbench.results.lock import LOCK, locked
 from mixbench.results.record import (
     RECORD,
@@ -18,6 +18,8 @@ from mixbench.results.record import (
     set_damaged_aside,
     write_record,
 )
+
+LABEL = "erm-digits-net-12345678"
 
 
 def record(**changes):
@@ -84,16 +86,43 @@ def test_a_new_key_at_its_default_orphans_no_run():
     assert identity(changed, defaults=newer).id != old.id
 
 
-def test_the_checkpoint_of_another_run_counts_as_that_run_of_any_seed_anywhere():
-    def named(path):
-        given = config()
-        given["method"]["weights"] = path
-        return identity(given)
+def started(content, pooled, key="net.weights", name="erm-digits-net-12345678-s0/last.ckpt"):
+    group, _, leaf = key.partition(".")
+    given = config()
+    given[group][leaf] = "/runs/" + name
+    file = InputFile(name, content, pooled)
+    return identify(given, config(), {"seed"}, "digits", "abc", {key: file})
 
-    first = named("runs/erm-digits-net-12345678-s0/last.ckpt")
-    assert first.id == named("/else/where/erm-digits-net-12345678-s3/last.ckpt").id
-    assert first.id != named("runs/erm-digits-net-12345679-s0/last.ckpt").id
-    assert first.id != named("runs/erm.ckpt").id
+
+@pytest.mark.parametrize("key", ["net.weights", "method.teacher"])
+def test_a_file_counts_by_its_content_in_the_id_and_as_its_run_in_a_row(key):
+    first, second = (started(content, "erm-digits-net-12345678", key) for content in ("a", "b"))
+    assert first.id != second.id
+    assert first.config_hash != second.config_hash
+    for name in ("row_hash", "recipe_hash", "family_hash", "settings"):
+        assert getattr(first, name) == getattr(second, name)
+    other = started("a", "erm-digits-net-12345679", key)
+    assert other.row_hash != first.row_hash
+    assert first.row_hash not in (first.config_hash, identity(config()).row_hash)
+    assert first.inputs[key]["content"] == "a"
+
+
+def test_without_a_file_a_row_is_grouped_by_what_it_always_was():
+    found = identity(config(lr=0.2))
+    assert found.row_hash == found.config_hash
+    assert found.inputs == {}
+    assert record(config_hash="c").row == "c"  # of an older version, which knew no other hash
+    assert record(config_hash="c", row_hash="r").row == "r"
+
+
+def test_the_checkpoint_of_a_run_is_pooled_as_the_run_of_any_seed_and_of_this_epoch():
+    last = any_seed("runs/erm-digits-net-12345678-s0/last.ckpt", "1234567890abcdef")
+    assert last == any_seed("/else/erm-digits-net-12345678-s3/last.ckpt", "") == LABEL
+    assert any_seed("runs/erm-digits-net-12345678-s0/best.ckpt", "") not in (last, LABEL)
+    # A run that itself starts from a checkpoint has an id of its own for each seed of that one.
+    assert any_seed("runs/erm-digits-net-99999999-s1/last.ckpt", "1234567890abcdef") == LABEL
+    with pytest.raises(ValueError, match="not the checkpoint"):
+        any_seed("runs/erm.ckpt", "")
 
 
 def test_the_recipe_hash_leaves_the_method_out():

@@ -38,7 +38,7 @@ def board(tmp_path):
         write_record(folder, Record(id=name, method=method, seed=seed, status=status, **values))
 
     add("mixup", 0, 90.0)
-    add("mixup", 1, 92.0)
+    add("mixup", 1, 92.0, marks=["few steps"])
     add("mixup", 2, 0.0, status="diverged")
     add("<script>", 0, 50.0, recipe_hash="s" * 16, metrics={"top1": 50.0, "ece": 0.5})
     return build_leaderboard(find_runs([tmp_path / "runs"]))
@@ -63,6 +63,7 @@ def test_a_row_per_method_carries_what_it_is_and_its_summaries(board):
     named = ("data", "net", "recipe", "select", "epochs", "fidelity")
     assert [mixup[key] for key in named] == ["cifar", "net", "quick", "last", 16, "paper"]
     assert (mixup["n"], mixup["failed"]) == (2, 1)
+    assert (mixup["marks"], other["marks"]) == ("few steps (1 of 2)", "")
     assert (mixup["top1_mean"], mixup["top1_sd"]) == (91.0, pytest.approx(2**0.5))
     assert mixup["top1_low"] < 90 < 92 < mixup["top1_high"]
     assert mixup["nll_mean"] is None  # not finite

@@ -1,0 +1,179 @@
+"""The part of a record that follows from a run's configuration, data and network alone.
+
+It is written when a run starts, and computed again to verify the record.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixbench import experiments
+from mixbench.assemble import identify_run, input_files, multiply_adds
+from mixbench.checkpoints import LAST
+from mixbench.errors import UserError
+from mixbench.layers import flatten
+from mixbench.methods.base import Method
+from mixbench.results.identity import Identity, InputFile, blended, differences
+from mixbench.results.record import Record
+from mixbench.schema import RunConfig, aside_keys
+
+HASHES = ("config_hash", "row_hash", "recipe_hash", "family_hash")
+# What records of older versions lack.
+ADDED = ("row_hash", "family_hash", "params", "params_train", "macs", "batch_size")
+
+
+@dataclass
+class Mismatch:
+    """A score or a fact that does not come out as it was recorded."""
+
+    name: str
+    recorded: Any
+    found: Any
+    source: str  # what it was computed from
+
+    def __str__(self) -> str:
+        recorded, found = (
+            f"{value:.8g}" if isinstance(value, float) else str(value)
+            for value in (self.recorded, self.found)
+        )
+        return f"{self.name} is recorded as {recorded} and comes out as {found} from {self.source}"
+
+
+def run_facts(config: RunConfig, identity: Identity, method: Method) -> dict[str, Any]:
+    """Facts of a run that can be computed at any time.
+
+    Args:
+        config: Its configuration.
+        identity: Its id and hashes.
+        method: The method around its network.
+
+    Returns:
+        Fields of :class:`mixbench.results.record.Record`.
+    """
+    info = method.info
+    return {
+        "id": identity.id,
+        "method": config.method["name"],
+        "data": info.name,
+        "net": config.net.name,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "select": config.select,
+        "config_hash": identity.config_hash,
+        "recipe_hash": identity.recipe_hash,
+        "data_hash": identity.data_hash,
+        "family_hash": identity.family_hash,
+        "row_hash": identity.row_hash,
+        "inputs": identity.inputs,
+        "task": config.task,
+        "fidelity": getattr(method, "fidelity", method.config.fidelity),  # the net may matter
+        "settings": identity.settings,
+        "precision": config.precision,
+        "batch_size": config.batch_size,
+        "params": sum(p.numel() for p in method.net.parameters()),
+        "params_train": sum(p.numel() for p in method.parameters()),
+        "macs": multiply_adds(method),
+        "train_size": info.train_size,
+        "test_size": info.test_size,
+        "skipped": info.skipped,
+        "official": info.official,
+        "label_noise": info.label_noise,
+    }
+
+
+def blended_hashes(facts: dict[str, Any], changes: dict[str, Any]) -> dict[str, str]:
+    """Hashes of a run whose configuration was changed on the way: it belongs with no other.
+
+    Args:
+        facts: Hashes of the configuration that it was changed to, by field.
+        changes: Old and new value by key.
+
+    Returns:
+        Other hashes by field.
+    """
+    return {name: blended(facts[name], changes) for name in HASHES}
+
+
+def other_configuration(folder: Path, saved: dict[str, Any]) -> list[Mismatch]:
+    """Keys in which ``config.yaml`` is not what the checkpoint was trained with.
+
+    Keys that say how or where a run is carried out may differ, as the last attempt may only have
+    tested. A key of a newer version is not in the checkpoint; its default is no difference, and
+    another value makes another hash.
+
+    Args:
+        folder: Folder of the run.
+        saved: What its last checkpoint says of the run.
+
+    Returns:
+        The keys with both values.
+
+    Raises:
+        UserError: If ``config.yaml`` cannot be read.
+    """
+    text, _ = experiments.read(folder / "config.yaml")
+    known = dict(flatten(saved["config"]))
+    changed = differences(saved["config"], text, aside_keys() - {"seed", "recipe"})
+    return [
+        Mismatch(f"{key} in config.yaml", written, value, LAST)
+        for key, (value, written) in changed.items()
+        if key in known
+    ]
+
+
+def other_facts(
+    record: Record, saved: dict[str, Any], config: RunConfig, method: Method
+) -> tuple[list[Mismatch], dict[str, str]]:
+    """Facts in a record that are not those of checkpoint, configuration, data and network.
+
+    Args:
+        record: The record.
+        saved: What the run's last checkpoint says of it.
+        config: Its configuration, which is the checkpoint's.
+        method: The method around its network, on its data.
+
+    Returns:
+        What differs, and why the rest could not be computed, by name.
+    """
+    changes = saved.get("config_changes", record.config_changes)
+    left: dict[str, str] = {}
+    named = "inputs" in saved  # an older version did not note the files
+    files = saved["inputs"] if named else _files_of_before(saved["config"], config, left)
+    inputs = {key: InputFile(**file) for key, file in files.items()}
+    expected = run_facts(config, identify_run(config, inputs), method)
+    expected |= {"config_changes": changes, "inputs": files if named else {}}
+    if changes:  # the id is that of the configuration at the start
+        expected |= blended_hashes(expected, changes) | {"id": saved["id"]}
+    wrong = []
+    for name, value in expected.items():
+        recorded = getattr(record, name)
+        unknown = recorded in ("", 0) and name in ADDED
+        if name not in left and not unknown and json.loads(json.dumps(value)) != recorded:
+            wrong.append(Mismatch(name, recorded, value, "configuration, data and network"))
+    trained = {"id": saved["id"], "data_hash": saved["data"], "epochs": saved["epoch"]}
+    names = {item.name for item in wrong}
+    wrong += [
+        Mismatch(name, getattr(record, name), value, LAST)
+        for name, value in trained.items()
+        if name not in names and getattr(record, name) != value
+    ]
+    return wrong, left
+
+
+def _files_of_before(
+    saved: dict[str, Any], config: RunConfig, left: dict[str, str]
+) -> dict[str, dict[str, str]]:
+    """Files that a run of an older version started from, which its id held as they are pooled."""
+    net = dataclasses.replace(config.net, weights=saved["net"]["weights"])
+    try:
+        found = input_files(dataclasses.replace(config, net=net))
+    except UserError as error:
+        left |= dict.fromkeys(("id", *HASHES, "settings"), f"{error.where}: {error.what}")
+        return {}
+    return {
+        key: {"name": file.name, "content": file.pooled, "pooled": file.pooled}
+        for key, file in found.items()
+    }
