@@ -17,7 +17,8 @@ from typing import Any
 from mixbench.errors import UserError
 from mixbench.results.files import is_live, write_text
 
-SCHEMA = 1
+SCHEMA = 2
+RENAMED = {"mce": "maxce"}  # scores of schema 1: mce is the mean corruption error since
 STATUSES = ("running", "done", "failed", "diverged", "interrupted")
 RECORD = "record.json"
 _PACKAGES = ("mixbench", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "wandb")
@@ -117,6 +118,9 @@ class Record:
             isinstance(item, dict) for item in (*record.attempts, *facts)
         ):
             raise ValueError("attempts and evaluations must hold mappings")
+        if record.schema == 1:
+            renamed = {RENAMED.get(name, name): value for name, value in record.metrics.items()}
+            record.metrics = renamed
         return record
 
 
