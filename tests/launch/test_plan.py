@@ -2,6 +2,7 @@ import pytest
 
 from mixbench import assemble
 from mixbench.errors import UserError
+from mixbench.launch import slurm
 from mixbench.launch.local import Outcome, _prepare
 from mixbench.launch.plan import expand
 
@@ -43,8 +44,27 @@ def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, mon
     assert {"erm", "cutmix", "choice"} <= kept
     told = " ".join(notes)
     assert all(f"left out: method {name} needs" in told for name in left)
-    named, _, *_ = _prepare(expand([f"method=erm,{min(left)}", *given]), False)
-    assert len(named) == 2  # what is asked for by name fails by itself
+    for prepare in (_prepare, slurm._name):
+        with pytest.raises(UserError, match=f"method {min(left)} needs"):  # it was named
+            prepare(expand([f"method=erm,{min(left)}", *given]), False)
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("prepare", [_prepare, slurm._name])
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (["method=choice", "method.members=[mixup,tlalign]"], "needs attention"),
+        (["method=erm,moco", "task=supervised"], "without labels"),
+        (["method=erm", "eval.attacks=[fgsm_99]"], "unknown attack"),
+    ],
+)
+def test_a_named_run_that_cannot_be_carried_out_is_refused_with_the_plan(
+    prepare, given, match, monkeypatch
+):
+    monkeypatch.setattr(assemble, "estimate_seconds", lambda *_: 1.0)
+    with pytest.raises(UserError, match=match):
+        prepare(expand([*given, "data=digits", "data.limit=64"]), False)
 
 
 # FAULTS row 55, of seeds that are given twice.
