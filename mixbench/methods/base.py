@@ -24,7 +24,7 @@ from mixbench.data.transforms import crop_flip, draw_crop_flip, draw_erasing, er
 from mixbench.methods import register
 from mixbench.methods.watch import LossWatch
 from mixbench.optim import build_optimizer, decay_groups, schedule
-from mixbench.pictures.sheet import mixed_sheet
+from mixbench.pictures.sheet import GREY, mixed_sheet
 from mixbench.schema import DataInfo, RunConfig
 
 __all__ = ["Method", "register"]
@@ -118,11 +118,22 @@ class Method(LightningModule):
     def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
         """Draw what was made of a batch (B, C, H, W); ``mixed`` is what ``mix`` returned.
 
-        Called without gradients and before the step, which must not notice it: features come from
-        a copy of the network. The panels and sheets of :mod:`mixbench.pictures` suit all methods.
+        Called without gradients and before the step, which must not notice it: buffers are put
+        back. The panels and sheets of :mod:`mixbench.pictures` suit all methods. By default, a
+        method that leaves mixing to ``predict`` is drawn as ``predict`` returns the batch.
         """
+        notes = []
+        if type(self).predict is not Method.predict and torch.equal(mixed.x, x):
+            drawn = mixed
+            with torch.compiler.set_stance("force_eager"):
+                mixed = self.predict(mixed)[1]
+            if mixed.x.shape == x.shape and not torch.equal(mixed.x, x):
+                notes = ["Mixed by predict, not by mix."]
+            elif drawn.perm is not None or drawn.lam is not None or mixed.x.shape != x.shape:
+                mixed = mixed._replace(x=self.normalize(torch.full_like(x, GREY)))
+                notes = ["There is no mixed image: the network mixes inside."]
         shown = mixed._replace(x=self.to_pixels(mixed.x))
-        return mixed_sheet(self.to_pixels(x), targets, shown, self.info.names)
+        return mixed_sheet(self.to_pixels(x), targets, shown, self.info.names, notes)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix a normalised batch (B, C, H, W) with targets (B, K); missing decisions are drawn.
