@@ -22,9 +22,10 @@ from mixbench.data.images import Batch
 from mixbench.data.keyed import GLOBAL, SAMPLE, SHARED, mix_seed, seed_torch
 from mixbench.data.transforms import crop_flip, draw_crop_flip, draw_erasing, erase, to_float
 from mixbench.methods import register
+from mixbench.methods.predicted import after_predict
 from mixbench.methods.watch import LossWatch
 from mixbench.optim import build_optimizer, decay_groups, schedule
-from mixbench.pictures.sheet import GREY, mixed_sheet
+from mixbench.pictures.sheet import mixed_sheet
 from mixbench.schema import DataInfo, RunConfig
 
 __all__ = ["Method", "register"]
@@ -119,19 +120,11 @@ class Method(LightningModule):
         """Draw what was made of a batch (B, C, H, W); ``mixed`` is what ``mix`` returned.
 
         Called without gradients and before the step, which must not notice it: buffers are put
-        back. The panels and sheets of :mod:`mixbench.pictures` suit all methods. By default, a
-        method that leaves mixing to ``predict`` is drawn as ``predict`` returns the batch.
+        back. The panels and sheets of :mod:`mixbench.pictures` suit all methods.
         """
         notes = []
         if type(self).predict is not Method.predict and torch.equal(mixed.x, x):
-            drawn = mixed
-            with torch.compiler.set_stance("force_eager"):
-                mixed = self.predict(mixed)[1]
-            if mixed.x.shape == x.shape and not torch.equal(mixed.x, x):
-                notes = ["Mixed by predict, not by mix."]
-            elif drawn.perm is not None or drawn.lam is not None or mixed.x.shape != x.shape:
-                mixed = mixed._replace(x=self.normalize(torch.full_like(x, GREY)))
-                notes = ["There is no mixed image: the network mixes inside."]
+            mixed, notes = after_predict(self, x, mixed)
         shown = mixed._replace(x=self.to_pixels(mixed.x))
         return mixed_sheet(self.to_pixels(x), targets, shown, self.info.names, notes)
 

@@ -4,7 +4,7 @@ from mixbench import assemble
 from mixbench.errors import UserError
 from mixbench.launch import slurm
 from mixbench.launch.local import Outcome, _prepare
-from mixbench.launch.plan import expand
+from mixbench.launch.plan import expand, seeds_note
 
 
 def words(*given):
@@ -86,6 +86,20 @@ def test_a_named_run_that_cannot_be_carried_out_is_refused_with_the_plan(
 def test_a_bad_grid_is_refused_before_anything_runs(given, match):
     with pytest.raises(UserError, match=match):
         words(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "listed"),
+    [("seeds=3", "seeds=0,1,2"), ("seeds=40", "seeds=0,1,...,39"), ("seeds=2", "seeds=0,1")],
+)
+def test_one_number_as_seeds_is_said_to_be_one_seed(given, listed):
+    assert [run[-1] for run in words("method=erm", given)] == [given.replace("seeds", "seed")]
+    assert seeds_note(["method=erm", given]).endswith(listed)
+
+
+@pytest.mark.parametrize("given", ["seeds=0", "seeds=0,1", "seeds=3,", "seed=3", "lr=3"])
+def test_seeds_that_cannot_be_mistaken_need_no_note(given):
+    assert seeds_note([given]) == ""
 
 
 def test_seed_and_seeds_exclude_each_other():

@@ -10,6 +10,7 @@ from mixbench import build_method
 from mixbench.callbacks.samples import draw_batch
 from mixbench.contract import fit, sample_batch, sample_method, sample_splits
 from mixbench.data.keyed import Draw
+from mixbench.errors import UserError
 from mixbench.methods import METHODS, base
 from mixbench.methods.base import Method
 from mixbench.pictures import sheet
@@ -241,8 +242,12 @@ def test_evaluation_normalises_pixels_and_ignores_autocast():
 
 
 def test_unknown_settings_and_values_are_refused():
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match="unknown key alhpa of method mixup; did you mean 'alpha'"):
         build_method("mixup", alhpa=1.0)
+    with pytest.raises(UserError, match="its keys: none"):
+        build_method("erm", alpha=1.0)
+    with pytest.raises(TypeError, match="got int"):
+        build_method("mixup", 3)
     with pytest.raises(ValueError, match="alpha must be > 0"):
         build_method("mixup", alpha=0.0)
 
