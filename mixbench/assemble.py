@@ -8,7 +8,7 @@ from lightning.pytorch import seed_everything
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mixbench.backbones import NETS
+from mixbench.backbones.build import build_net
 from mixbench.compat import check_pair
 from mixbench.config import method_defaults, method_settings, to_plain
 from mixbench.data import DATA
@@ -177,10 +177,12 @@ def build(
     cls = METHODS.get(config.method["name"])
     settings = cls.Config(**method_settings(config))
     seed_everything(mix_seed(INIT, config.seed) % 2**32, verbose=False)
-    net = NETS.get(config.net.name)(config.net, splits.info)
+    net = build_net(config.net, splits.info)
     if config.net.weights is not None:
         load_weights(net, config.net.weights)
-    check_pair(config.method["name"], settings, config.net.name, net.provides)
+    check_pair(
+        config.method["name"], settings, config.net.name, getattr(net, "provides", frozenset())
+    )
     _check_task(config, cls, splits.info.task, f"data {splits.info.name}")
     config = with_safe_layout(config, net)
     method = cls(net, splits.info, settings, config, rank=rank)
@@ -260,7 +262,7 @@ def estimate_seconds(config: RunConfig, info: DataInfo) -> float:
     """
     cls = METHODS.get(config.method["name"])
     device = training_device(config)
-    net = NETS.get(config.net.name)(config.net, info).to(device)
+    net = build_net(config.net, info).to(device)
     x = torch.randn(config.batch_size, info.channels, info.height, info.width, device=device)
     y = torch.zeros(config.batch_size, dtype=torch.long, device=device)
     if with_safe_layout(config, net).trainer.channels_last:

@@ -274,7 +274,8 @@ def _set(tree: Any, key: str, value: Any, origin: str, known: Iterable[str]) -> 
         groups = {name.split(".")[0] for name in known if "." in name}
         if key in groups:
             raise UserError(f"{key} is a group of keys", origin, f"set one of {key}.<key>")
-        hint = near_match(key, known)
+        # A group is picked by its own word; its name as a key is refused.
+        hint = near_match(key, [*NAMES, *(name for name in known if name not in NAMES.values())])
         what = f"unknown key {key}" + (f"; {hint}" if hint else "")
         raise UserError(what, origin, "mixbench run --show prints every key")
     _assign(tree, key, value, key, origin)

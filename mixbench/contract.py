@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 from torch import Tensor
 
 from mixbench.backbones.cifar import PreActResNet
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.callbacks.progress import quiet_lightning
+from mixbench.callbacks.samples import draw_batch
 from mixbench.data.images import Batch, ResidentImages, Splits
+from mixbench.data.keyed import Draw
 from mixbench.data.module import MixData
 from mixbench.functional import Mixed, one_hot
 from mixbench.methods import METHODS
@@ -174,12 +177,76 @@ def _finish(method: Method, mixed: Mixed) -> Tensor:
     return sum(terms.values(), start=torch.zeros(())) if isinstance(terms, dict) else terms
 
 
+def _require_tensors(value: Any, name: str, *, ndim: int) -> None:
+    """Refuse what is neither a floating tensor nor a dict of some by name."""
+    for key, item in value.items() if isinstance(value, dict) else [("", value)]:
+        label = f"{name}[{key!r}]" if isinstance(value, dict) else name
+        kind = f"{item.dtype}" if isinstance(item, Tensor) else type(item).__name__
+        floating = isinstance(item, Tensor) and item.is_floating_point()
+        _require(floating, f"{label} is {kind}, expected a tensor of floating type")
+        _require(item.ndim == ndim, f"{label} has shape {tuple(item.shape)}, expected {ndim} axes")
+
+
+def _require_fields(mixed: Mixed, rows: int, hook: str) -> None:
+    _require(isinstance(mixed, Mixed), f"{hook} returned {type(mixed).__name__}, expected Mixed")
+    _require_tensors(mixed.x, f"{hook}: x", ndim=4)
+    _require_tensors(mixed.targets, f"{hook}: targets", ndim=2)
+    lam, perm = mixed.lam, mixed.perm
+    if lam is not None:
+        _require_tensors(lam, f"{hook}: lam", ndim=1)
+        _require(len(lam) in (1, rows), f"{hook}: lam has {len(lam)} values for {rows} rows")
+        inside = bool(((lam >= 0) & (lam <= 1)).all())
+        _require(inside, f"{hook}: lam must lie in [0, 1], got {lam.tolist()}")
+    if perm is not None:
+        kind = f"{perm.dtype}" if isinstance(perm, Tensor) else type(perm).__name__
+        whole = isinstance(perm, Tensor) and perm.dtype == torch.int64
+        _require(whole, f"{hook}: perm is {kind}, expected a tensor of int64")
+        inside = perm.shape == (rows,) and bool(((perm >= 0) & (perm < rows)).all())
+        _require(inside, f"{hook}: perm must hold {rows} rows, got {perm.tolist()}")
+
+
+def hooks_return_their_types(cls: type[Method]) -> None:
+    """x, targets, lam, perm, logits, loss and diagnostics are tensors of their type and shape."""
+    method = sample_method(cls)
+    x, targets = sample_batch()
+    for place in range(5):  # a method may mix some batches only
+        method.reseed(0, place)
+        mixed = method.mix(x, targets)
+        _require_fields(mixed, BATCH, "mix")
+        logits, mixed = method.predict(mixed)
+        _require_tensors(logits, "logits", ndim=2)
+        _require_fields(mixed, BATCH, "predict")
+        _require_tensors(method.loss(logits, mixed), "loss", ndim=0)
+        found = method.diagnostics(mixed)
+        _require(isinstance(found, dict), f"diagnostics are {type(found).__name__}, expected dict")
+        _require_tensors(found, "diagnostics", ndim=0)
+
+
+def batches_can_be_drawn(cls: type[Method]) -> None:
+    """A batch can be drawn, prepare leaves it as it is, and visible gives shares of pixels."""
+    method = sample_method(cls)
+    batch = sample_splits(method).train[Draw(torch.arange(BATCH), 3)]
+    kept = batch.images.clone(), batch.labels.clone()
+    shown = draw_batch(method, batch)
+    _require(isinstance(shown, Image.Image), f"picture returned {type(shown).__name__}")
+    same = torch.equal(batch.images, kept[0]) and torch.equal(batch.labels, kept[1])
+    _require(same, "a step wrote into the images or labels of the data set")
+    if method.maskless:
+        return
+    perm = torch.arange(BATCH).roll(1)
+    x, mixed = method.eval().trial(batch.images, batch.labels, perm, 0)
+    shares = method.visible(x, mixed) if mixed.lam is not None else None
+    if shares is not None:
+        for share in shares:
+            _require_tensors(share, "visible", ndim=3)
+            share.expand(BATCH, SIZE, SIZE)
+
+
 def mix_returns_soft_targets(cls: type[Method]) -> None:
-    """Mix returns Mixed with finite inputs and soft targets (rows, classes)."""
+    """Mix returns finite inputs and soft targets (rows, classes)."""
     method = sample_method(cls)
     x, targets = sample_batch()
     mixed = method.mix(x, targets)
-    _require(isinstance(mixed, Mixed), f"mix returned {type(mixed).__name__}, expected Mixed")
     for soft in _mixed_targets(mixed):
         shape = tuple(soft.shape)
         _require(soft.ndim == 2 and shape[1] == CLASSES, f"targets have shape {shape}")
@@ -268,6 +335,8 @@ def evaluation_is_plain(cls: type[Method]) -> None:
     _require(torch.equal(mixed.x, x) and torch.equal(mixed.targets, targets), "mix is active")
     with torch.no_grad():
         first, second = method(x), method(x)
+    _require_tensors(first, "the output of forward", ndim=2)
+    _require(first.shape == (BATCH, CLASSES), f"forward returned {tuple(first.shape)}")
     _require(torch.equal(first, second), "two evaluations of one batch differ")
     after = [g.get_state() for g in (method.generator, method.shared_generator)]
     same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -331,8 +400,6 @@ def hooks_need_no_trainer(cls: type[Method]) -> None:
     method = sample_method(cls)
     images = sample_splits(method).train
     dataset = method.wrap_dataset(images)
-    from mixbench.data.keyed import Draw
-
     batch = dataset[Draw(torch.arange(BATCH), 3)]
     _require(isinstance(batch, Batch), "wrap_dataset gives no Batch")
     method.reseed(0, 0)
@@ -350,6 +417,7 @@ def settings_are_plain(cls: type[Method]) -> None:
 
 RULES: list[Callable[[type[Method]], None]] = [
     settings_are_plain,
+    hooks_return_their_types,
     mix_returns_soft_targets,
     labels_sum_to_one,
     inputs_stay_as_they_are,
@@ -360,6 +428,7 @@ RULES: list[Callable[[type[Method]], None]] = [
     gradients_reach_the_network,
     each_parameter_in_one_group,
     hooks_need_no_trainer,
+    batches_can_be_drawn,
     trains_under_lightning,
     checkpoint_holds_plain_types,
 ]

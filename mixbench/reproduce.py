@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mixbench.assemble import estimate_seconds, training_device
+from mixbench.backbones import NETS
 from mixbench.config import compose, to_plain
 from mixbench.errors import UserError
 from mixbench.results.identity import differences
@@ -55,8 +56,13 @@ def candidates(method: str, data: str, net: str) -> list[Figure]:
             "mixbench run trains it with another recipe; the figures are not comparable then",
         )
     others = sorted({f"{each.data} {each.net}" for each in figures(method) if each.recipe})
-    listed = ", ".join(others) or "no setting"
-    raise UserError("no published figure is known", where, f"official recipes are for: {listed}")
+    todo = f"official recipes are for: {', '.join(others) or 'no setting'}"
+    nets = dict.fromkeys(each.net for each in figures(method, data))
+    if not nets:
+        raise UserError("no published figure is known", where, todo)
+    shown = ", ".join(name if name in NETS.names() else f"{name} (not here)" for name in nets)
+    what = f"published on {data} for other networks only: {shown}"
+    raise UserError(what, where, todo)
 
 
 def official_words(figure: Figure) -> list[str]:

@@ -356,6 +356,23 @@ def test_scores_that_are_added_are_not_verified_yet(folder):
     assert read_record(folder).verified is None
 
 
+def test_a_record_whose_ties_were_in_the_order_of_files_is_not_called_false(folder):
+    content = json.loads((folder / "record.json").read_text())
+    known = content["metrics"]
+    known["mce"] = known.pop("maxce")
+    (folder / "record.json").write_text(json.dumps(content | {"schema": 1}))
+    changed(folder, aurc=known["aurc"] + 0.1)
+    _, compared, left = verify_run(folder)
+    assert list(left) == ["aurc"]
+    assert "--suite calibration" in left["aurc"]
+    assert "maxce" in compared
+    evaluate_run(folder, suites=["calibration"])
+    assert verify_run(folder)[2] == {}
+    changed(folder, aurc=known["aurc"] + 0.1)
+    with pytest.raises(RunFailedError, match="aurc"):
+        verify_run(folder)
+
+
 def test_other_weights_are_found(folder):
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
     checkpoint["state_dict"]["net.head.fc.weight"] *= 1.1

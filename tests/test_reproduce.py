@@ -24,6 +24,8 @@ def test_a_figure_leads_to_its_recipe():
 def test_what_is_not_published_or_has_no_recipe_is_refused_with_what_there_is():
     with pytest.raises(UserError, match=r"no published figure(.|\n)*cifar100 resnext50"):
         candidates("samix", "digits", "preactresnet18")
+    with pytest.raises(UserError, match=r"resnet18_cifar \(not here\), resnext50, wrn28x8"):
+        candidates("cutmix", "cifar100", "resnet18")  # that of info is not torchvision's
     with pytest.raises(UserError, match=r"recipe is not here: 14.23 top1_err"):
         candidates("cutmix", "cifar100", "pyramidnet200")
     with pytest.raises(UserError, match=r"there are 2 figures(.|\n)*give 1 to 2"):

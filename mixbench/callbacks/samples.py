@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
+from torch import Tensor
 
 from mixbench.methods.base import Method
 from mixbench.results.files import write_bytes
@@ -52,6 +53,12 @@ def draw_batch(method: Method, batch: Any, epoch: int = 0, index: int = 0) -> Im
     # A method may pass images through networks that write down statistics of them.
     buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]
     mixed = method.mix_batch(batch)
+    _put_back(buffers)
+    shown = method.picture(x, targets, mixed)
+    _put_back(buffers)
+    return shown
+
+
+def _put_back(buffers: list[tuple[Tensor, Tensor]]) -> None:
     for buffer, before in buffers:
         buffer.copy_(before)
-    return method.picture(x, targets, mixed)

@@ -64,8 +64,10 @@ def info(args: argparse.Namespace) -> int:
         say(f"{args.name}: {re.sub(_MARKUP, '', text)}")
         if fields:
             say("\nKeys:")
+        used = _used_values(args.name, {item.name: item.default for item in fields})
         for item in fields:
-            say(f"  method.{item.name}={item.default}  ({item.type})  {item.comment}")
+            value, notes = _used_value(item.default, used[f"method.{item.name}"])
+            say(f"  method.{item.name}={value}  ({item.type})  {item.comment}{notes}")
         kinds = ["methods"]
     if "nets" in kinds:
         source = NETS.source(args.name)
@@ -80,6 +82,34 @@ def info(args: argparse.Namespace) -> int:
     if "methods" in kinds and (found := figures(args.name)):
         say(f"\n{literature_table(found)}".rstrip())
     return 0
+
+
+def _used_values(name: str, defaults: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The values that runs of a method use, by key and data set, from the experiment files."""
+    from mixbench.data import DATA
+    from mixbench.layers import file_layers
+
+    found = {f"method.{key}": dict.fromkeys(DATA.names(), text) for key, text in defaults.items()}
+    for data in DATA.names():
+        for _, items in file_layers({"method": name, "data": data}, []):
+            for key, value in items:
+                if key in found:
+                    found[key][data] = repr(value)
+    return found
+
+
+def _used_value(default: str, by_data: dict[str, str]) -> tuple[str, str]:
+    """The value of a run that names no data set, and a note where others differ."""
+    from mixbench.schema import DataConfig
+
+    value = by_data[DataConfig().kind]
+    others: dict[str, list[str]] = {}
+    for data, other in by_data.items():
+        if other != value:
+            others.setdefault(other, []).append(data)
+    told = [f"{other} with data={','.join(names)}" for other, names in others.items()]
+    told += [f"{default} in build_method"] * (value != default)
+    return value, f" [{'; '.join(told)}]" if told else ""
 
 
 def _compat(words: list[str]) -> int:

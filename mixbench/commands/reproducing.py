@@ -15,7 +15,7 @@ def reproduce(args: argparse.Namespace) -> int:
     from mixbench.backbones import NETS
     from mixbench.config import compose_text, resolve_method
     from mixbench.data import DATA
-    from mixbench.launch.plan import expand
+    from mixbench.launch.plan import expand, seeds_note
     from mixbench.methods import METHODS
 
     for registry, name in ((METHODS, args.method), (DATA, args.data), (NETS, args.net)):
@@ -35,6 +35,8 @@ def reproduce(args: argparse.Namespace) -> int:
     if not any(word.startswith(("seed=", "seeds=")) for word in words):
         words.append(f"seeds={args.seeds}")
     runs = expand(words, strict=args.strict)
+    if note := seeds_note(words):
+        say(note)
     composed = resolve_method(compose_text(runs[0].words, strict=args.strict), strict=args.strict)
     for note in composed.notes:
         complain(f"warning: {note}")

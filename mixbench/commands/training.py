@@ -61,19 +61,25 @@ def resume(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Carry out a grid of runs and rank them."""
-    from mixbench.launch.plan import expand
+    from mixbench.launch.plan import expand, seeds_note
 
-    return _carry_out(expand(args.overrides, strict=args.strict), args)[0]
+    runs = expand(args.overrides, strict=args.strict)
+    if note := seeds_note(args.overrides):
+        say(note)
+    return _carry_out(runs, args)[0]
 
 
 def sweep(args: argparse.Namespace) -> int:
     """Carry out an ablation plan, the plans that it needs first."""
+    from mixbench.launch.plan import seeds_note
     from mixbench.launch.sweep import fill_in, read_sweep
 
     if not args.overrides or "=" in args.overrides[0]:
         raise UserError("no plan is named", "sweep", "write mixbench sweep PLAN.yaml [k=v ...]")
     name, *words = args.overrides
     plan = read_sweep(name, words, strict=args.strict, trusted=args.trust)
+    if note := seeds_note(words):
+        say(note)
     if plan.needs and args.to_wandb:
         raise UserError(
             "a plan that needs other runs cannot be written as one sweep",

@@ -4,14 +4,16 @@ A suite counts images, so that several processes can share the work and add up: 
 the same for any number of processes, and so are the scores.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixbench.data.images import Batch
 from mixbench.data.keyed import Draw
@@ -173,9 +175,14 @@ def judge(
     suite, started = _SUITES[name], time.monotonic()
     try:
         # Tests run in inference mode, in which nothing can be differentiated.
-        with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
+        with (
+            torch.inference_mode(False),
+            torch.compiler.set_stance("force_eager"),
+            _watched(model) as lost,
+        ):
             counts = suite.count(model, batches, info, config)
-        counts = group.total(counts)
+        counts = group.total(counts | {_LOST: sum(map(int, lost))})
+        useless = counts.pop(_LOST)
         scores = suite.scores(counts)
     except UserError:
         raise
@@ -185,6 +192,10 @@ def judge(
     facts |= suite.facts(config, info, counts)
     facts["seconds"] = round(time.monotonic() - started, 3)
     warnings = suite.doubts(scores, counts)
+    if useless:
+        # A wrong answer would be counted, and a right one where the first class is the true one.
+        scores = {key: value if key in _SIZES else math.nan for key, value in scores.items()}
+        warnings = [f"the network gave {useless} outputs that are not numbers: no score"]
     if warnings:
         facts["warnings"] = warnings
     return Outcome(scores, facts, warnings)
@@ -312,6 +323,25 @@ def _gaze_facts(config: EvalConfig, info: DataInfo, counts: Counts) -> dict[str,
     return {"maps": config.gaze, "pairs": counts["pairs"], "blank": counts["blank"]}
 
 
+@contextmanager
+def _watched(model: Model) -> Iterator[list[Tensor]]:
+    """The numbers of outputs that are NaN, by batch."""
+    lost: list[Tensor] = []
+
+    def count(module: nn.Module, args: Any, logits: Any) -> None:
+        lost.append(logits.detach().isnan().any(dim=1).sum())
+
+    if not isinstance(model, nn.Module):
+        yield lost
+        return
+    handle = model.register_forward_hook(count)
+    try:
+        yield lost
+    finally:
+        handle.remove()
+
+
+_LOST, _SIZES = "not numbers", ("adv_n",)
 _OCCLUDED = {"ratios": list(occlusion.RATIOS), "fill": "mean colour"}
 _SUITES = {
     "adversarial": _Suite(

@@ -7,12 +7,14 @@ shashankvkt/AlignMixup_CVPR22.
 import math
 import warnings
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from mixbench.errors import near_match
 from mixbench.functional.core import (
     Mixed,
     check_batch,
@@ -329,6 +331,15 @@ def _check(
         raise ValueError(f"plan must be one of {', '.join(PLANS)}, got {plan!r}")
     if order is not None and order.shape != (batch, count):
         raise ValueError(f"order must hold ({batch}, {count}) places, got {tuple(order.shape)}")
+    for name in settings:
+        if name not in PlanSettings.__annotations__:
+            hint = near_match(
+                name, [*PlanSettings.__annotations__, *signature(alignmix).parameters]
+            )
+            known = ", ".join(PlanSettings.__annotations__)
+            raise ValueError(
+                f"unknown setting {name!r} of the transport plan; {hint or f'it has {known}'}"
+            )
     _check_settings(**settings)
 
 

@@ -75,7 +75,8 @@ class LocalLauncher:
             The same, filled in.
 
         Raises:
-            UserError: If a method's own key is unknown or out of range, or data is missing.
+            UserError: If a method's own key is unknown or out of range, a method that was named
+                cannot train the network or the data, or data is missing.
         """
         reader, writer = self.context.Pipe(duplex=False)
         process = self.context.Process(
@@ -239,7 +240,13 @@ def _prepare(
 ) -> tuple[list[PlannedRun], list[str], int, int, bool]:
     import torch
 
-    from mixbench.assemble import estimate_seconds, identify_run, misfit, training_device
+    from mixbench.assemble import (
+        check_choice,
+        estimate_seconds,
+        identify_run,
+        misfit,
+        training_device,
+    )
     from mixbench.config import compose_text, resolve_method
     from mixbench.data import DATA
     from mixbench.sanity import doubts
@@ -256,6 +263,7 @@ def _prepare(
         if planned.optional and (reason := misfit(config)):
             notes[f"left out: {reason}"] = None
             continue
+        check_choice(config)
         kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
         identity = identify_run(config)

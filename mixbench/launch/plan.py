@@ -68,6 +68,24 @@ def expand(words: list[str], *, strict: bool = False) -> list[PlannedRun]:
     return runs
 
 
+def seeds_note(words: list[str]) -> str:
+    """A sentence where ``seeds`` is one number, which may have been meant as how many.
+
+    Args:
+        words: Overrides.
+
+    Returns:
+        The sentence; empty where nothing can be mistaken.
+    """
+    text = dict(split_overrides(words)).get("seeds", "").strip()
+    if not text.isdecimal() or int(text) < 2:
+        return ""
+    count = int(text)
+    many = [*range(count)] if count <= 5 else [0, 1, "...", count - 1]
+    listed = ",".join(map(str, many))
+    return f"seeds={text} is the one seed {text}; for {text} seeds give seeds={listed}"
+
+
 def _methods(text: str | None) -> list[str]:
     if text is None:
         return ["erm", *(name for name in CORE if name in METHODS.names())]

@@ -108,7 +108,8 @@ class SlurmLauncher:
             The same, filled in.
 
         Raises:
-            UserError: If a method's own key is unknown or out of range, or data is missing.
+            UserError: If a method's own key is unknown or out of range, a method that was named
+                cannot train the network or the data, or data is missing.
         """
         # In a process of its own, as this one does not import torch.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -262,7 +263,7 @@ class SlurmLauncher:
 
 
 def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str]]:
-    from mixbench.assemble import identify_run, misfit
+    from mixbench.assemble import check_choice, check_task, identify_run, misfit
     from mixbench.config import resolve_method
     from mixbench.data import DATA
     from mixbench.sanity import doubts
@@ -276,6 +277,8 @@ def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[
         if planned.optional and (reason := misfit(config)):
             notes[f"left out: {reason}"] = None
             continue
+        check_task(config)
+        check_choice(config)
         kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
         key = f"{config.data} {config.select}"

@@ -22,6 +22,7 @@ from mixbench.data.images import Batch
 from mixbench.data.keyed import GLOBAL, SAMPLE, SHARED, mix_seed, seed_torch
 from mixbench.data.transforms import crop_flip, draw_crop_flip, draw_erasing, erase, to_float
 from mixbench.methods import register
+from mixbench.methods.predicted import after_predict
 from mixbench.methods.watch import LossWatch
 from mixbench.optim import build_optimizer, decay_groups, schedule
 from mixbench.pictures.sheet import mixed_sheet
@@ -118,11 +119,14 @@ class Method(LightningModule):
     def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
         """Draw what was made of a batch (B, C, H, W); ``mixed`` is what ``mix`` returned.
 
-        Called without gradients and before the step, which must not notice it: features come from
-        a copy of the network. The panels and sheets of :mod:`mixbench.pictures` suit all methods.
+        Called without gradients and before the step, which must not notice it: buffers are put
+        back. The panels and sheets of :mod:`mixbench.pictures` suit all methods.
         """
+        notes = []
+        if type(self).predict is not Method.predict and torch.equal(mixed.x, x):
+            mixed, notes = after_predict(self, x, mixed)
         shown = mixed._replace(x=self.to_pixels(mixed.x))
-        return mixed_sheet(self.to_pixels(x), targets, shown, self.info.names)
+        return mixed_sheet(self.to_pixels(x), targets, shown, self.info.names, notes)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix a normalised batch (B, C, H, W) with targets (B, K); missing decisions are drawn.

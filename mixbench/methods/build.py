@@ -1,10 +1,12 @@
 """Methods for use outside of a run: in a notebook, a script, a test."""
 
+import inspect
 from typing import Any
 
 from torch import nn
 
-from mixbench.backbones import NETS
+from mixbench.backbones.build import build_net
+from mixbench.errors import UserError, near_match
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.schema import DataInfo, NetConfig, RunConfig
@@ -33,8 +35,8 @@ def build_method(
         A LightningModule that is ready for ``Trainer.fit``, or for its hooks to be called.
 
     Raises:
-        UserError: If a name is unknown.
-        TypeError: If a setting is no key of the method.
+        UserError: If a name, or a key of the method, is unknown.
+        TypeError: If the network is neither a name nor a module.
         ValueError: If a setting is out of range.
 
     Example:
@@ -45,6 +47,17 @@ def build_method(
     cls = METHODS.get(name) if isinstance(name, str) else name
     info = info or DataInfo(num_classes=10, height=32, width=32)
     if isinstance(net, str):
-        net = NETS.get(net)(NetConfig(name=net), info)
-    assert isinstance(net, nn.Module)
+        net = build_net(NetConfig(name=net), info)
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net must be an nn.Module or a name, got {type(net).__name__}")
+    known = [item.name for item in inspect.signature(cls.Config).parameters.values()]
+    for key in settings:
+        if key not in known:
+            shown = name if isinstance(name, str) else cls.__name__
+            hint = near_match(key, known)
+            raise UserError(
+                f"unknown key {key} of method {shown}" + (f"; {hint}" if hint else ""),
+                "build_method",
+                f"its keys: {', '.join(known) or 'none'}",
+            )
     return cls(net, info, cls.Config(**settings), run, total_steps)

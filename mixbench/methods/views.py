@@ -14,9 +14,8 @@ from mixbench.methods.alignment import EMBED, Place
 from mixbench.methods.autoencoder import CLEAN
 from mixbench.methods.base import Method
 from mixbench.pictures.positions import correspondence, heat, moved, with_grid
-from mixbench.pictures.sheet import Panel, enlarge, label_text, mixed_sheet, pairs, sheet
+from mixbench.pictures.sheet import GREY, Panel, enlarge, label_text, mixed_sheet, pairs, sheet
 
-_GREY = 0.92  # of a panel where there is no image
 _OVERLAY = 0.65  # weight of the features over the image
 
 
@@ -171,7 +170,7 @@ def _pairs_only(
     assert mixed.perm is not None
     labels = mf.mix_targets(targets, mixed.perm, mixed.lam)
     pixels = method.to_pixels(x)
-    shown = mixed._replace(x=torch.full_like(pixels, _GREY), targets=labels)
+    shown = mixed._replace(x=torch.full_like(pixels, GREY), targets=labels)
     notes = [*notes, "There is no mixed image: vectors are mixed."]
     return mixed_sheet(pixels, targets, shown, method.info.names, notes)
 

@@ -3,6 +3,9 @@
 torchmetrics' calibration error is not used: its bins are closed on the left, a confidence of
 exactly 1 falls into an extra bin, and logits that all lie in [0, 1] are taken as probabilities.
 Every function takes logits, so that the softmax is always the one of float32.
+
+Scores that sort samples take the mean over all orders of equally confident ones, so that the order
+of the files decides nothing. Logits that are not numbers give scores that are none.
 """
 
 from typing import NamedTuple
@@ -12,6 +15,8 @@ from torch import Tensor
 
 BINS = 15
 REDRAWS = 200
+TIE = 1e-12  # relative distance of log-odds below which two samples are equally confident
+_ROWS = 8192  # logits that are held in float64 at a time
 
 
 class Reliability(NamedTuple):
@@ -43,6 +48,26 @@ def confidence_and_hit(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return confidence, logits.argmax(dim=1) == y  # probabilities can tie where logits do not
 
 
+def log_odds(logits: Tensor) -> Tensor:
+    """Logarithm of p / (1 - p) of the predicted class, which orders samples by their confidence.
+
+    Neither a softmax of float32 nor one of float64 can order sure predictions: they round to 1 from
+    differences of 17 and 37 between logits on.
+
+    Args:
+        logits: (N, K) network output.
+
+    Returns:
+        (N,) float64; infinite where no other class is possible, NaN where a logit is NaN.
+    """
+    found = []
+    for part in logits.split(_ROWS):
+        top, first = part.double().max(dim=1, keepdim=True)
+        others = (part.double() - top).scatter(1, first, -torch.inf)
+        found.append(0 * top[:, 0] - others.logsumexp(dim=1))  # 0 * NaN and 0 * inf are NaN
+    return torch.cat(found)
+
+
 def reliability(logits: Tensor, y: Tensor, bins: int = BINS) -> Reliability:
     """Confidence and accuracy in bins of equal width, closed on the right, ``(lo, hi]``.
 
@@ -72,11 +97,11 @@ def ece(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
         Scalar in [0, 1].
     """
     counts, gap = _gaps(logits, y, bins)
-    return ((counts * gap.abs()).sum() / len(y)).float()
+    return (counts * gap.abs()).sum() / len(y)
 
 
-def mce(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
-    """Maximum calibration error: the largest gap of a bin that holds samples.
+def maxce(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
+    """Maximum calibration error (MCE of papers): the largest gap of a bin that holds samples.
 
     Args:
         logits: (N, K) network output.
@@ -86,7 +111,7 @@ def mce(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     Returns:
         Scalar in [0, 1].
     """
-    return _gaps(logits, y, bins)[1].abs().amax().float()
+    return _gaps(logits, y, bins)[1].abs().amax()
 
 
 def rmsce(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
@@ -101,7 +126,7 @@ def rmsce(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
         Scalar in [0, 1].
     """
     counts, gap = _gaps(logits, y, bins)
-    return ((counts * gap.square()).sum() / len(y)).sqrt().float()
+    return ((counts * gap.square()).sum() / len(y)).sqrt()
 
 
 def overconfidence_error(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
@@ -119,13 +144,15 @@ def overconfidence_error(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     """
     counts, confidence, accuracy = reliability(logits, y, bins)
     over = (confidence - accuracy).clamp(min=0)
-    return ((counts * confidence * over).sum() / len(y)).float()
+    return (counts * confidence * over).sum() / len(y)
 
 
 def adaptive_ece(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     """Calibration error over bins of equal count, as even as N allows, the first ones larger.
 
-    Nixon et al., CVPR Workshops 2019, arXiv:1904.01685.
+    Nixon et al., CVPR Workshops 2019, arXiv:1904.01685. Where a border falls among equally
+    confident samples, both sides take them in the same proportion of right and wrong ones: the gap
+    of a bin is its mean over all orders of them.
 
     Args:
         logits: (N, K) network output.
@@ -136,9 +163,8 @@ def adaptive_ece(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
         Scalar in [0, 1].
     """
     confidence, hit = confidence_and_hit(logits, y)
-    order = confidence.argsort(stable=True)
-    parts = (hit.double() - confidence)[order].tensor_split(bins)
-    return (torch.stack([part.sum().abs() for part in parts]).sum() / len(y)).float()
+    parts = _ascending(hit.double() - confidence, log_odds(logits)).tensor_split(bins)
+    return torch.stack([part.sum().abs() for part in parts]).sum() / len(y)
 
 
 def classwise_ece(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
@@ -158,7 +184,7 @@ def classwise_ece(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     place = _bin(probs, bins) + bins * torch.arange(classes, device=logits.device)
     gaps.scatter_add_(0, place.flatten(), probs.flatten())
     gaps.scatter_add_(0, place.gather(1, y[:, None])[:, 0], -torch.ones_like(probs[:, 0]))
-    return (gaps.abs().sum() / (len(y) * classes)).float()
+    return gaps.abs().sum() / (len(y) * classes)
 
 
 def signed_bias(logits: Tensor, y: Tensor) -> Tensor:
@@ -172,7 +198,7 @@ def signed_bias(logits: Tensor, y: Tensor) -> Tensor:
         Scalar in [-1, 1].
     """
     confidence, hit = confidence_and_hit(logits, y)
-    return (confidence.mean() - hit.double().mean()).float()
+    return confidence.mean() - hit.double().mean()
 
 
 def ece_openmixup(logits: Tensor, y: Tensor, bins: int = 10) -> Tensor:
@@ -191,7 +217,7 @@ def ece_openmixup(logits: Tensor, y: Tensor, bins: int = 10) -> Tensor:
     """
     counts, confidence, accuracy = reliability(logits, y, bins)
     gap = confidence.sort().values - accuracy.sort().values
-    return ((counts * gap.abs()).sum() / len(y)).float()
+    return (counts * gap.abs()).sum() / len(y)
 
 
 def ece_floor(
@@ -221,17 +247,19 @@ def ece_floor(
         gaps.scatter_add_(0, place, hit.double() - confidence)
         errors.append(gaps.abs().sum() / len(confidence))
     values = torch.stack(errors)
-    return Floor(values.mean().float(), values.quantile(level).float())
+    return Floor(values.mean(), values.quantile(level))
 
 
 def aurc(logits: Tensor, y: Tensor) -> Tensor:
     """Area under the risk-coverage curve by the trapezoid rule, over coverage 1/N to 1.
 
-    This is torch-uncertainty's definition: Geifman and El-Yaniv, NeurIPS 2017, arXiv:1705.08500.
+    This is torch-uncertainty's definition: Geifman and El-Yaniv, NeurIPS 2017, arXiv:1705.08500,
+    as its mean over all orders of equally confident samples. Of m of them, of which w are wrong,
+    the first j hold j * w / m wrong ones on average, and the area is linear in these numbers.
 
     Args:
         logits: (N, K) network output.
-        y: (N,) class indices; equal confidences keep their order.
+        y: (N,) class indices.
 
     Returns:
         Scalar in [0, 1]; NaN for fewer than two samples.
@@ -244,12 +272,12 @@ def aurc_mean(logits: Tensor, y: Tensor) -> Tensor:
 
     Args:
         logits: (N, K) network output.
-        y: (N,) class indices; equal confidences keep their order.
+        y: (N,) class indices.
 
     Returns:
         Scalar in [0, 1].
     """
-    return _risks(logits, y).mean().float()
+    return _risks(logits, y).mean()
 
 
 def augrc(logits: Tensor, y: Tensor) -> Tensor:
@@ -259,7 +287,7 @@ def augrc(logits: Tensor, y: Tensor) -> Tensor:
 
     Args:
         logits: (N, K) network output.
-        y: (N,) class indices; equal confidences keep their order.
+        y: (N,) class indices.
 
     Returns:
         Scalar in [0, 1]; NaN for fewer than two samples.
@@ -289,11 +317,23 @@ def _gaps(logits: Tensor, y: Tensor, bins: int) -> tuple[Tensor, Tensor]:
 
 
 def _risks(logits: Tensor, y: Tensor) -> Tensor:
-    """Share of wrong ones among the k most confident, for k = 1..N."""
-    confidence, hit = confidence_and_hit(logits, y)
-    wrong = (~hit)[confidence.argsort(descending=True, stable=True)].double()
-    return wrong.cumsum(0) / torch.arange(1, len(y) + 1, device=y.device)
+    """Share of wrong ones among the k most confident, for k = 1..N, on average over ties."""
+    odds = log_odds(logits)
+    wrong = (logits.argmax(dim=1) != y).double().where(~odds.isnan(), torch.nan)
+    expected = _ascending(wrong, odds).flip(0).cumsum(0)
+    return expected / torch.arange(1, len(y) + 1, device=y.device)
+
+
+def _ascending(values: Tensor, key: Tensor) -> Tensor:
+    """Values (N,) in the order of their keys (N,), those of equal keys replaced by their mean."""
+    key, order = key.sort()
+    apart = key.diff() > TIE * key[:-1].abs().clamp(min=1)
+    group = torch.cat([apart.new_zeros(1), apart]).cumsum(0)
+    means = values.new_zeros(len(values)).scatter_reduce_(
+        0, group, values[order], "mean", include_self=False
+    )
+    return means[group]
 
 
 def _area(values: Tensor) -> Tensor:
-    return ((values[1:] + values[:-1]) / 2).mean().float()
+    return ((values[1:] + values[:-1]) / 2).mean()

@@ -20,14 +20,14 @@ def topk(logits: Tensor, y: Tensor, k: int = 1) -> Tensor:
         k: Number of guesses.
 
     Returns:
-        Scalar in percent.
+        Scalar in percent; NaN where a logit is NaN.
     """
     own = logits.gather(1, y[:, None])
     earlier = torch.arange(logits.shape[1], device=y.device) < y[:, None]
     ahead = ((logits > own) | ((logits == own) & earlier)).sum(dim=1)
-    # A logit that is not a number beats nothing and must not count as a hit.
-    hit = (ahead < k) & ~own[:, 0].isnan()
-    return 100 * hit.double().mean().float()
+    # A logit that is not a number beats nothing, which must not count as a hit.
+    hit = (ahead < k).double().where(~logits.isnan().any(dim=1), torch.nan)
+    return 100 * hit.mean()
 
 
 def nll(logits: Tensor, y: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def nll(logits: Tensor, y: Tensor) -> Tensor:
     Returns:
         Scalar in nats.
     """
-    return F.cross_entropy(logits.float(), y)
+    return F.cross_entropy(logits.float(), y, reduction="none").double().mean()
 
 
 def brier(logits: Tensor, y: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def brier(logits: Tensor, y: Tensor) -> Tensor:
         Scalar in [0, 2].
     """
     probs = logits.float().softmax(dim=1)
-    return (probs - F.one_hot(y, logits.shape[1])).square().sum(dim=1).mean()
+    return (probs - F.one_hot(y, logits.shape[1])).square().sum(dim=1).double().mean()
 
 
 def curve_scores(logits: Tensor, y: Tensor) -> dict[str, float]:
@@ -91,7 +91,7 @@ def scores(
         holdout: (M, K) logits and (M,) labels of a part of the training set, where there is one.
 
     Returns:
-        :func:`curve_scores`; ``mce``, ``rmsce``, ``aece``, ``cwece``, ``oe``; ``ece_floor`` and
+        :func:`curve_scores`; ``maxce``, ``rmsce``, ``aece``, ``cwece``, ``oe``; ``ece_floor`` and
         ``ece_floor_95``, see :func:`mixbench.metrics.ece_floor`; ``ece_openmixup``. With two
         samples or more ``aurc``, ``augrc``, and after cross-fitted temperature scaling ``nll_cf``,
         ``ece_cf``, ``aece_cf``, ``oe_cf``, ``brier_cf``, with ``T``, the geometric mean of the two
@@ -100,7 +100,7 @@ def scores(
     """
     floor = cal.ece_floor(logits)
     values = {
-        "mce": cal.mce(logits, y),
+        "maxce": cal.maxce(logits, y),
         "rmsce": cal.rmsce(logits, y),
         "aece": cal.adaptive_ece(logits, y),
         "cwece": cal.classwise_ece(logits, y),

@@ -20,7 +20,9 @@ def mean_ce(errors: Tensor) -> Tensor:
 
 
 def mce(errors: Tensor, reference: Tensor) -> Tensor:
-    """Mean error relative to a reference network's, the figure for ImageNet-C.
+    """Mean corruption error (mCE): relative to a reference network's, the figure for ImageNet-C.
+
+    The maximum calibration error, MCE elsewhere, is :func:`mixbench.metrics.maxce`.
 
     Args:
         errors: (C, S) error of each corruption at each severity.

@@ -38,7 +38,9 @@ def human_cross_entropy(logits: Tensor, counts: Tensor) -> Tensor:
         Scalar float64 in nats, at least :func:`human_entropy` of the same answers.
     """
     shares = _shares(counts).to(logits.device)
-    return -(shares * logits.double().log_softmax(dim=1)).sum(dim=1).mean()
+    # A class that nobody chose adds nothing, also where it is impossible: 0 * -inf would be NaN.
+    terms = (shares * logits.double().log_softmax(dim=1)).where((shares > 0) | logits.isnan(), 0)
+    return -terms.sum(dim=1).mean()
 
 
 def human_entropy(counts: Tensor) -> Tensor:

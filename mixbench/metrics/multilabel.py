@@ -16,22 +16,23 @@ def mean_average_precision(logits: Tensor, targets: Tensor) -> Tensor:
     without its envelope; VOC 2007's own eleven points are coarser.
 
     Args:
-        logits: (N, K) network output; only its order counts.
+        logits: (N, K) network output; only its order counts, and equal ones form one threshold.
         targets: (N, K) 1 for present, 0 for absent, NaN for unknown, which is left out.
 
     Returns:
-        Scalar in percent; NaN where no class has a positive image.
+        Scalar in percent; NaN where no class has a positive image, or a logit is NaN.
     """
     known = targets.nan_to_num(UNKNOWN).long()
     present = (known == 1).any(dim=0)
-    if not present.any():
-        return logits.new_tensor(float("nan"))
-    picked = logits[:, present].float(), known[:, present]
+    if logits.isnan().any() or not present.any():
+        return logits.new_tensor(float("nan"), dtype=torch.float64)
+    picked = logits[:, present], known[:, present]
     count = int(present.sum())
     if count == 1:  # torchmetrics wants two labels at least
         picked = tuple(value.expand(-1, 2) for value in picked)
     # Sigmoids of float32 logits tie beyond 17, so their ranks stand in for them.
-    ranks = picked[0].argsort(dim=0).argsort(dim=0).double() / len(logits)
+    columns = picked[0].t().contiguous()
+    ranks = torch.searchsorted(columns.sort(dim=1).values, columns).t().double() / len(logits)
     values = multilabel_average_precision(
         ranks, picked[1], num_labels=max(count, 2), average="none", ignore_index=UNKNOWN
     )
@@ -60,20 +61,22 @@ def f1_scores(logits: Tensor, targets: Tensor, top: int | None = None) -> F1:
     Args:
         logits: (N, K) network output.
         targets: (N, K), as for :func:`mean_average_precision`.
-        top: Give at most this many labels to an image, those of the largest logits.
+        top: Give at most this many labels to an image, those of the largest logits; of equal ones
+            the lower class.
 
     Returns:
-        The scores; NaN where no class has a positive image.
+        The scores; NaN where no class has a positive image, or a logit is NaN.
     """
     positive, known = targets == 1, ~targets.isnan()
     given = logits >= 0
     if top is not None:
-        best = logits.topk(min(top, logits.shape[1]), dim=1).indices
+        best = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
         given &= torch.zeros_like(given).scatter_(1, best, True)
     given &= known
     right, predicted, present = (
         value.sum(dim=0).double() for value in (positive & given, given, positive)
     )
+    right = right.where(~logits.isnan().any(), torch.nan)
     kept = present > 0
     overall = right.sum() / predicted.sum().clamp(min=1), right.sum() / present.sum()
     per_class = (right / predicted.clamp(min=1))[kept].mean(), (right / present)[kept].mean()

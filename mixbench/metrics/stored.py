@@ -55,7 +55,7 @@ class Score(StoredLogits):
         ...     logits = torch.eye(3)[ids]
         ...     score.update(logits, torch.tensor([0, 1, 1])[ids], torch.tensor(ids))
         >>> score.compute()
-        tensor(66.6667)
+        tensor(66.6667, dtype=torch.float64)
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:

@@ -24,13 +24,16 @@ def fit_temperature(logits: Tensor, y: Tensor) -> Tensor:
 
     Returns:
         Scalar float64 in [0.01, 100]; 100 for a network that is worse than guessing. Without a
-        single error the loss has no minimum, as every smaller T is better: 1, no scaling.
+        single error the loss has no minimum, as every smaller T is better: 1, no scaling. NaN
+        where a logit is NaN.
 
     Raises:
         ValueError: If there is no sample.
     """
     if not len(y):
         raise ValueError("a temperature needs at least one sample, got none; hold out some")
+    if bool(logits.isnan().any()):
+        return torch.full((), torch.nan, dtype=torch.float64, device=logits.device)
     if bool((logits.argmax(dim=1) == y).all()):
         return torch.ones((), dtype=torch.float64, device=logits.device)
     low, high = 1 / LARGEST, 1 / SMALLEST

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1024  # rows whose similarities are held at a time
+TIED = 64  # of them, those with ties are looked at in such parts
+TIE = 2**-22  # cosines of float32 that differ by less are equal
 MEMORY = 10  # steps that L-BFGS remembers
 
 
@@ -18,6 +20,8 @@ def knn_scores(
     """Let the most similar training images vote, each weighed by its similarity.
 
     Wu et al., CVPR 2018, arXiv:1805.01978: the weight of a neighbour is exp(cosine / temperature).
+    Where more images are as similar as the last of the neighbours, they share the votes that are
+    left, so that the order of the bank decides nothing.
 
     Args:
         z: (B, D) features to classify.
@@ -37,10 +41,19 @@ def knn_scores(
     """
     found = []
     for part in F.normalize(z.float(), dim=1).split(CHUNK):
-        near = (part @ bank.t()).topk(min(k, len(bank)), dim=1)
-        votes = (near.values / temperature).softmax(dim=1)  # of the sum, which may overflow
-        shares = votes.new_zeros(len(part), num_classes)
-        found.append(shares.scatter_add_(1, labels[near.indices], votes).clamp(min=1e-12).log())
+        cosines = part @ bank.t()
+        near = cosines.topk(min(k + 1, len(bank)), dim=1)
+        weights = (near.values[:, :k] / temperature).softmax(dim=1)  # their sum may overflow
+        votes = weights.new_zeros(len(part), num_classes)
+        votes.scatter_add_(1, labels[near.indices[:, :k]], weights)
+        if len(bank) > k:
+            rows = (near.values[:, k - 1] - near.values[:, k] <= TIE).nonzero()[:, 0]
+            for tied in rows.split(TIED):
+                weights = _shared_weights(
+                    cosines[tied], near.values[tied, k - 1, None], k, temperature
+                )
+                votes[tied] = torch.zeros_like(votes[tied]).index_add_(1, labels, weights)
+        found.append(votes.clamp(min=1e-12).log())
     return torch.cat(found)
 
 
@@ -96,3 +109,12 @@ def linear_probe(
     slope = found[:, :-1] / spread
     bias = found[:, -1] - slope @ mean
     return slope.to(features.dtype), bias.to(features.dtype)
+
+
+def _shared_weights(cosines: Tensor, last: Tensor, k: int, temperature: float) -> Tensor:
+    """Weights (B, N) of all images where those as similar as the last (B, 1) vote together."""
+    nearer, tied = cosines > last + TIE, (cosines - last).abs() <= TIE
+    left = (k - nearer.sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True)
+    votes = torch.where(tied, left, nearer.to(left))
+    weights = votes * ((cosines - cosines.amax(dim=1, keepdim=True)) / temperature).exp()
+    return weights / weights.sum(dim=1, keepdim=True)

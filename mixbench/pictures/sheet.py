@@ -7,12 +7,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mixbench.functional.core import Mixed
+from mixbench.functional.core import Mixed, mix_targets
 
 CELL, MARGIN, LINE = 128, 10, 16  # pixels
 ROWS = 8  # of a batch
 PAIRS = 4  # of a picture with more than the images
 INK, FAINT = "black", "#555555"
+GREY = 0.92  # of a panel where there is no image
 
 
 class Panel(NamedTuple):
@@ -158,6 +159,8 @@ def mixed_sheet(
         The picture.
     """
     labels = mixed.targets if isinstance(mixed.targets, Tensor) else targets
+    if labels is targets and mixed.perm is not None and mixed.lam is not None:
+        labels = mix_targets(targets, mixed.perm, mixed.lam)
     rows = []
     for index in range(min(most, len(mixed.x))):
         row = [Panel("image", pixels[index], label_text(targets[index], names))]

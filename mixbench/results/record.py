@@ -22,7 +22,8 @@ from mixbench.results.fields import check_fields
 from mixbench.results.files import read_json, write_text
 from mixbench.results.lock import is_live
 
-SCHEMA = 1  # of what the fields mean; fields that are added do not change it
+SCHEMA = 2  # of what the fields mean; fields that are added do not change it
+RENAMED = {"mce": "maxce"}  # scores of schema 1: mce is the mean corruption error since
 Status = Literal["running", "done", "failed", "diverged", "interrupted"]
 STATUSES = get_args(Status)
 RECORD = "record.json"
@@ -31,7 +32,11 @@ LONGEST = 1000  # characters of a name
 _PERCENT = re.compile(
     r"(val_)?(top1|top5|map|cf1|of1)(_\w+)?|(fgsm|pgd\d+|apgd|autoattack|square)_\w+|\w+_pct"
 )
-_POSITIVE = re.compile(r"(nll|brier|a?ece|mce|rmsce|cwece|oe|aurc|augrc|T)(_\w+)?|best_epoch|adv_n")
+_POSITIVE = re.compile(
+    r"(nll|brier|a?ece|maxce|mce|rmsce|cwece|oe|aurc|augrc|T)(_\w+)?|best_epoch|adv_n"
+)
+    r"(nll|brier|a?ece|maxce|mce|rmsce|cwece|oe|aurc|augrc|T)(_\w+)?|best_epoch|adv_n"
+)
 _FROM_ONE = ("epochs", "device_count", "threads", "schema")
 _PACKAGES = ("mixbench", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "wandb")
 
@@ -159,6 +164,9 @@ class Record:
             _check_counts("attempts", attempt)
         for suite, facts in known.get("evaluations", {}).items():
             _check_counts(f"evaluations.{suite}", facts)
+        if known.get("schema") == 1 and "metrics" in known:
+            named = {RENAMED.get(name, name): value for name, value in known["metrics"].items()}
+            known["metrics"] = named
         try:
             return cls(**known, extra=extra)
         except TypeError as error:

@@ -2,8 +2,9 @@ import pytest
 
 from mixbench import assemble
 from mixbench.errors import UserError
+from mixbench.launch import slurm
 from mixbench.launch.local import Outcome, _prepare
-from mixbench.launch.plan import expand
+from mixbench.launch.plan import expand, seeds_note
 
 
 def words(*given):
@@ -43,8 +44,27 @@ def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, mon
     assert {"erm", "cutmix", "choice"} <= kept
     told = " ".join(notes)
     assert all(f"left out: method {name} needs" in told for name in left)
-    named, _, *_ = _prepare(expand([f"method=erm,{min(left)}", *given]), False)
-    assert len(named) == 2  # what is asked for by name fails by itself
+    for prepare in (_prepare, slurm._name):
+        with pytest.raises(UserError, match=f"method {min(left)} needs"):  # it was named
+            prepare(expand([f"method=erm,{min(left)}", *given]), False)
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("prepare", [_prepare, slurm._name])
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (["method=choice", "method.members=[mixup,tlalign]"], "needs attention"),
+        (["method=erm,moco", "task=supervised"], "without labels"),
+        (["method=erm", "eval.attacks=[fgsm_99]"], "unknown attack"),
+    ],
+)
+def test_a_named_run_that_cannot_be_carried_out_is_refused_with_the_plan(
+    prepare, given, match, monkeypatch
+):
+    monkeypatch.setattr(assemble, "estimate_seconds", lambda *_: 1.0)
+    with pytest.raises(UserError, match=match):
+        prepare(expand([*given, "data=digits", "data.limit=64"]), False)
 
 
 # FAULTS row 55, of seeds that are given twice.
@@ -66,6 +86,20 @@ def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, mon
 def test_a_bad_grid_is_refused_before_anything_runs(given, match):
     with pytest.raises(UserError, match=match):
         words(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "listed"),
+    [("seeds=3", "seeds=0,1,2"), ("seeds=40", "seeds=0,1,...,39"), ("seeds=2", "seeds=0,1")],
+)
+def test_one_number_as_seeds_is_said_to_be_one_seed(given, listed):
+    assert [run[-1] for run in words("method=erm", given)] == [given.replace("seeds", "seed")]
+    assert seeds_note(["method=erm", given]).endswith(listed)
+
+
+@pytest.mark.parametrize("given", ["seeds=0", "seeds=0,1", "seeds=3,", "seed=3", "lr=3"])
+def test_seeds_that_cannot_be_mistaken_need_no_note(given):
+    assert seeds_note([given]) == ""
 
 
 def test_seed_and_seeds_exclude_each_other():

@@ -7,10 +7,13 @@ from torch import nn
 
 import mixbench.functional as mf
 from mixbench import build_method
+from mixbench.callbacks.samples import draw_batch
 from mixbench.contract import fit, sample_batch, sample_method, sample_splits
 from mixbench.data.keyed import Draw
-from mixbench.methods import METHODS
+from mixbench.errors import UserError
+from mixbench.methods import METHODS, base
 from mixbench.methods.base import Method
+from mixbench.pictures import sheet
 from mixbench.schema import OptimConfig
 
 
@@ -239,8 +242,12 @@ def test_evaluation_normalises_pixels_and_ignores_autocast():
 
 
 def test_unknown_settings_and_values_are_refused():
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match="unknown key alhpa of method mixup; did you mean 'alpha'"):
         build_method("mixup", alhpa=1.0)
+    with pytest.raises(UserError, match="its keys: none"):
+        build_method("erm", alpha=1.0)
+    with pytest.raises(TypeError, match="got int"):
+        build_method("mixup", 3)
     with pytest.raises(ValueError, match="alpha must be > 0"):
         build_method("mixup", alpha=0.0)
 
@@ -252,3 +259,60 @@ def test_a_subclass_may_have_settings_of_its_own():
 
     cls = type("Noisy", (Method,), {"Config": Config})
     assert sample_method(cls, noise=0.1).config.noise == 0.1
+
+
+class _MixesPixelsInPredict(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x, targets, perm=torch.arange(len(x)).roll(1), lam=torch.full((1,), 0.25))
+
+    def predict(self, mixed):
+        made = mf.mixup(mixed.x, mixed.targets, lam=mixed.lam, perm=mixed.perm)
+        return self.net(made.x), made
+
+
+class _MixesFeatures(_MixesPixelsInPredict):
+    def predict(self, mixed):
+        h = self.net.forward_stages(mixed.x, stop=2)
+        made = mf.mixup(h, mixed.targets, lam=mixed.lam, perm=mixed.perm)
+        return self.net.head(self.net.forward_stages(made.x, start=2)), made
+
+
+class _MixesNothing(Method):
+    def predict(self, mixed):
+        return self.net(mixed.x), mixed
+
+
+@pytest.mark.parametrize(
+    ("cls", "mixed_image", "words"),
+    [
+        (_MixesPixelsInPredict, "mixture", "Mixed by predict"),
+        (_MixesFeatures, "grey", "no mixed image"),
+        (_MixesNothing, "own", ""),
+    ],
+)
+def test_the_picture_never_shows_an_image_as_mixed_that_is_not(
+    cls, mixed_image, words, monkeypatch
+):
+    seen = {}
+
+    def note(pixels, targets, mixed, names, notes=(), most=8):
+        seen.update(pixels=pixels, targets=targets, mixed=mixed, notes=notes)
+        return sheet.mixed_sheet(pixels, targets, mixed, names, notes, most)
+
+    monkeypatch.setattr(base, "mixed_sheet", note)
+    method = sample_method(cls)
+    batch = sample_splits(method).train[Draw(torch.arange(6), 3)]
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    draw_batch(method, batch)
+    assert all(torch.equal(before[key], value) for key, value in method.state_dict().items())
+    pixels, mixed = seen["pixels"], seen["mixed"]
+    expected = {
+        "mixture": torch.lerp(pixels.roll(1, 0), pixels, 0.25),
+        "grey": torch.full_like(pixels, sheet.GREY),
+        "own": pixels,
+    }[mixed_image]
+    torch.testing.assert_close(mixed.x, expected, rtol=1e-4, atol=1e-4)
+    share = 1.0 if cls is _MixesNothing else 0.25
+    assert (mixed.targets.gather(1, seen["targets"].argmax(1, keepdim=True)) == share).all()
+    assert words in " ".join(seen["notes"])
+    assert bool(seen["notes"]) == bool(words)

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -133,6 +135,87 @@ class UsesTrainer(Method):
         return mf.Mixed(x * (1 + self.trainer.current_epoch), targets)
 
 
+class Returns(Method):
+    """Mixup whose record has another field."""
+
+    changes: ClassVar = {}
+
+    def __init_subclass__(cls, **changes):
+        super().__init_subclass__()
+        cls.changes = changes
+
+    def mix(self, x, targets, **decisions):
+        mixed = mf.mixup(x, targets, generator=self.generator, **decisions)
+        return mixed._replace(**{key: change(mixed) for key, change in self.changes.items()})
+
+
+class FloatLam(Returns, lam=lambda mixed: 0.3):
+    pass
+
+
+class ScalarLam(Returns, lam=lambda mixed: mixed.lam[0]):
+    pass
+
+
+class PercentLam(Returns, lam=lambda mixed: 100 * mixed.lam + 1):
+    pass
+
+
+class ListPerm(Returns, perm=lambda mixed: mixed.perm.tolist()):
+    pass
+
+
+class Int32Perm(Returns, perm=lambda mixed: mixed.perm.int()):
+    pass
+
+
+class PermOutside(Returns, perm=lambda mixed: mixed.perm + 1):
+    pass
+
+
+class NumpyTargets(Returns, targets=lambda mixed: mixed.targets.numpy()):
+    pass
+
+
+class WholeTargets(Returns, targets=lambda mixed: mixed.targets.round().long()):
+    pass
+
+
+class ListTargets(Returns, targets=lambda mixed: mixed.targets.tolist()):
+    pass
+
+
+class FloatTerm(Method):
+    def loss(self, logits, mixed):
+        return {"ce": super().loss(logits, mixed), "extra": 0.5}
+
+
+class FloatDiagnostics(Method):
+    def diagnostics(self, mixed):
+        return {"share": 0.5}
+
+
+class WiderHead(Method):
+    def forward(self, x):
+        return torch.nn.functional.pad(super().forward(x), (0, 1))
+
+
+class WritesImages(Method):
+    def prepare(self, batch):
+        batch.images.clamp_(max=100)
+        return super().prepare(batch)
+
+
+class NoPicture(Method):
+    def picture(self, x, targets, mixed):
+        return x
+
+
+class OneShare(Returns):
+    def visible(self, x, mixed):
+        return mixed.lam, mixed.lam
+
+
 # FAULTS row 69: the broken rule is named.
 @pytest.mark.parametrize(
     ("cls", "rule"),
@@ -150,8 +233,29 @@ class UsesTrainer(Method):
         (DetachesLoss, "gets a gradient"),
         (ObjectInCheckpoint, "checkpoint"),
         (UsesTrainer, "without a Trainer"),
+        (FloatLam, "of their type"),
+        (ScalarLam, "of their type"),
+        (PercentLam, "of their type"),
+        (ListPerm, "of their type"),
+        (Int32Perm, "of their type"),
+        (PermOutside, "of their type"),
+        (NumpyTargets, "of their type"),
+        (WholeTargets, "of their type"),
+        (ListTargets, "of their type"),
+        (FloatTerm, "of their type"),
+        (FloatDiagnostics, "of their type"),
+        (WiderHead, "eval mode"),
+        (WritesImages, "can be drawn"),
+        (NoPicture, "can be drawn"),
+        (OneShare, "can be drawn"),
     ],
 )
 def test_a_broken_method_fails_the_rule_that_it_breaks(cls, rule):
     failed = [result.rule for result in check_method(cls) if result.error]
     assert any(rule in name for name in failed), failed
+
+
+def test_the_wrong_field_is_named():
+    errors = {result.error for result in check_method(FloatLam)}
+    assert "mix: lam is float, expected a tensor of floating type" in errors
+    assert not [result for result in check_method(Returns) if result.error]

@@ -1,3 +1,4 @@
+import itertools
 import math
 from itertools import pairwise
 
@@ -31,7 +32,7 @@ def test_gaps_of_bins_worked_out_by_hand():
     gaps = [0.4, 0.1, -0.1]  # of confidence over accuracy, in bins of 1, 2 and 2 samples
     shares, confidences = [1 / 5, 2 / 5, 2 / 5], [0.4, 0.6, 0.9]
     rows = list(zip(shares, confidences, gaps, strict=True))
-    assert metrics.mce(logits, y, 4).item() == pytest.approx(0.4, rel=1e-5)
+    assert metrics.maxce(logits, y, 4).item() == pytest.approx(0.4, rel=1e-5)
     squares = sum(share * gap * gap for share, _, gap in rows)
     assert metrics.rmsce(logits, y, 4).item() == pytest.approx(math.sqrt(squares), rel=1e-5)
     over = sum(share * confidence * max(gap, 0) for share, confidence, gap in rows)
@@ -64,7 +65,7 @@ def test_each_class_has_a_calibration_of_its_own():
 
 def test_a_network_that_is_sure_and_wrong_has_the_largest_errors():
     logits, y = torch.tensor([[200.0, 0.0]] * 4), torch.tensor([1] * 4)
-    for function in (metrics.ece, metrics.mce, metrics.rmsce, metrics.overconfidence_error):
+    for function in (metrics.ece, metrics.maxce, metrics.rmsce, metrics.overconfidence_error):
         assert function(logits, y) == 1
     assert metrics.overconfidence_error(logits / 400, 1 - y) == 0  # under-confident
 
@@ -82,10 +83,64 @@ def test_risks_grow_as_less_sure_predictions_are_counted():
     assert math.isnan(metrics.aurc(logits[:1], y[:1]))
 
 
-def test_equal_confidences_keep_their_order():
-    logits = torch.zeros(6, 2)
-    y = torch.tensor([1, 0, 0, 0, 0, 0])
-    assert metrics.aurc_mean(logits, y) > metrics.aurc_mean(logits, y.flip(0))
+def orders(size: int) -> Tensor:
+    """All permutations of (size,) places."""
+    return torch.tensor(list(itertools.permutations(range(size))))
+
+
+# Logits of two classes; what is equal here ties, and is right and wrong in other proportions.
+TIED = [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [1.0, 0.0]]
+
+
+@pytest.mark.parametrize("tied", [TIED, [[0.0, 0.0]] * 6, [[300.0, 0.0]] * 4 + [[0.0, 40.0]] * 2])
+def test_ties_count_by_the_mean_over_all_orders(tied):
+    logits, y = torch.tensor(tied), torch.tensor([0, 1, 1, 0, 0, 1])
+    wrong = (logits.argmax(dim=1) != y).double()
+    odds = (logits[:, 0] - logits[:, 1]).abs()
+    kept = [order for order in orders(6) if (odds[order].diff() <= 0).all()]
+    errors = torch.stack([wrong[order].cumsum(0) for order in kept])
+    counts = torch.arange(1, 7)
+    for function, curve in (
+        (metrics.aurc_mean, errors / counts),
+        (metrics.aurc, torch.stack([errors[:, :-1] / counts[:-1], errors[:, 1:] / counts[1:]])),
+        (metrics.augrc, torch.stack([errors[:, :-1], errors[:, 1:]]) / 6),
+    ):
+        assert function(logits, y).item() == pytest.approx(curve.mean().item(), rel=1e-12)
+    # Bins of 3: the gap of each is the mean over the orders, before its absolute value.
+    confidence = logits.softmax(dim=1).amax(dim=1).double()
+    gaps = torch.stack([((1 - wrong) - confidence)[order].view(2, 3).sum(dim=1) for order in kept])
+    adaptive = gaps.mean(dim=0).abs().sum() / 6
+    assert metrics.adaptive_ece(logits, y, 2).item() == pytest.approx(adaptive.item(), rel=1e-6)
+
+
+def test_a_collapsed_network_has_the_areas_of_its_error_and_one_gap():
+    logits, y = torch.full((500, 10), 0.1), torch.arange(500) // 50
+    assert metrics.aurc(logits, y).item() == pytest.approx(0.9, rel=1e-12)
+    assert metrics.aurc_mean(logits, y).item() == pytest.approx(0.9, rel=1e-12)
+    # The trapezoids of 0.9 k / N from k = 1 to N.
+    assert metrics.augrc(logits, y).item() == pytest.approx(0.9 * (1 + 1 / 500) / 2, rel=1e-12)
+    for function in (metrics.adaptive_ece, metrics.ece):
+        assert function(logits, y).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_predictions_beyond_a_softmax_of_float64_are_told_apart():
+    gaps = torch.tensor([17.0, 25.0, 40.0, 400.0, 4000.0])
+    logits = torch.stack([gaps, torch.zeros(5)], dim=1)
+    assert (logits.softmax(dim=1)[1:, 0] == 1).all()
+    torch.testing.assert_close(calibration.log_odds(logits), gaps.double(), rtol=1e-12, atol=0)
+    y = torch.tensor([1, 1, 0, 0, 0])  # the least sure two are wrong
+    assert metrics.aurc_mean(logits, y).item() == pytest.approx((1 / 4 + 2 / 5) / 5, rel=1e-12)
+    assert metrics.aurc_mean(logits, y).item() < metrics.aurc_mean(logits, 1 - y).item()
+
+
+def test_log_odds_are_those_of_the_predicted_class():
+    logits = torch.tensor([[math.log(0.5), math.log(0.2), math.log(0.3)]], dtype=torch.float64)
+    assert calibration.log_odds(logits).item() == pytest.approx(0, abs=1e-15)
+    inf = math.inf
+    rows = [[0.0, -inf], [inf, 0.0], [-inf, -inf], [math.nan, 0.0], [0.0, math.nan]]
+    found = calibration.log_odds(torch.tensor(rows)).tolist()
+    assert found[0] == inf
+    assert all(math.isnan(value) for value in found[1:])
 
 
 def test_the_floor_is_the_error_of_a_calibrated_network():
@@ -191,7 +246,7 @@ def test_all_scores_have_their_names_and_follow_the_suffix():
     found = metrics.scores(logits, y, holdout=draw(200, 8, 2, seed=1))
     plain = ("nll", "ece", "aece", "oe", "brier")
     assert {f"{name}_{end}" for name in plain for end in ("cf", "ts")} <= found.keys()
-    assert {"top5", "bias", "mce", "rmsce", "cwece", "aurc", "augrc"} <= found.keys()
+    assert {"top5", "bias", "maxce", "rmsce", "cwece", "aurc", "augrc"} <= found.keys()
     assert {"ece_floor", "ece_floor_95", "ece_openmixup", "T", "T_ts"} <= found.keys()
     assert found["T"] == pytest.approx(2, rel=0.2)
     assert found["T_ts"] == pytest.approx(1, rel=0.2)  # its hold-out was calibrated
@@ -217,10 +272,10 @@ def test_one_sample_has_neither_cross_fit_nor_risk_curve():
 def test_predictions_that_are_not_finite_leave_scores_that_are_not():
     logits, y = draw(20, 8, 2)
     logits[3] = math.nan
-    found = metrics.scores(logits, y)
-    assert math.isnan(found["nll"])
-    assert math.isnan(found["ece"])
-    assert found["top1"] <= 95
+    found = metrics.scores(logits, y, holdout=draw(20, 8, 2))
+    assert {name for name, value in found.items() if not math.isnan(value)} == {"T_ts"}
+    found = metrics.scores(*draw(20, 8, 2), holdout=(logits, y))
+    assert all(math.isnan(value) == name.endswith("_ts") for name, value in found.items())
 
 
 def test_logits_within_0_and_1_are_no_probabilities():

@@ -32,6 +32,31 @@ def test_neighbours_vote_by_the_formula_of_wu_and_others(data, k):
         torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [3, 7, 8])
+def test_equally_similar_images_share_the_votes_that_are_left(size):
+    one, other = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    bank = torch.stack([one, *[other] * size])
+    labels = torch.tensor([0, *torch.arange(size) % 2 + 1])
+    found = knn_scores(one[None], bank, labels, 3, k=2, temperature=0.5).exp()[0]
+    # One vote of exp(1 / T), and one of exp(0.6 / T) that all others hold together.
+    weights = torch.tensor([1.0, 0.6]).div(0.5).softmax(dim=0)
+    ones = (labels == 1).sum() / size
+    expected = torch.stack([weights[0], weights[1] * ones, weights[1] * (1 - ones)])
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_order_of_the_bank_decides_nothing():
+    generator = torch.Generator().manual_seed(0)
+    kinds = F.normalize(torch.randn(5, 33, generator=generator), dim=1)
+    bank, labels = kinds[torch.arange(331) % 5], torch.arange(331) % 4
+    z = torch.cat([kinds, torch.zeros(1, 33)])  # 0 is as similar to all
+    found = knn_scores(z, bank, labels, 4, k=20, temperature=0.1)
+    torch.testing.assert_close(found[-1].exp(), labels.bincount() / 331)
+    for order in (torch.arange(331).flip(0), torch.randperm(331, generator=generator)):
+        again = knn_scores(z, bank[order], labels[order], 4, k=20, temperature=0.1)
+        torch.testing.assert_close(again, found, rtol=0, atol=1e-5)
+
+
 def test_a_small_temperature_overflows_nothing_and_fewer_neighbours_than_asked_for_all_vote(data):
     features, labels = data
     bank = F.normalize(features, dim=1)

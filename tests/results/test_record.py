@@ -149,6 +149,16 @@ def test_a_record_comes_back_as_it_was_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [RECORD]
 
 
+def test_the_maximum_calibration_error_of_old_records_keeps_its_value(tmp_path):
+    content = record(status="done").to_json() | {"metrics": {"mce": 0.3, "top1": 90.0}}
+    (tmp_path / RECORD).write_text(json.dumps(content | {"schema": 1}))
+    assert read_record(tmp_path).metrics == {"maxce": 0.3, "top1": 90.0}
+    write_record(tmp_path, read_record(tmp_path))
+    assert read_record(tmp_path).metrics == {"maxce": 0.3, "top1": 90.0}
+    (tmp_path / RECORD).write_text(json.dumps(content))  # the mean corruption error
+    assert read_record(tmp_path).metrics == {"mce": 0.3, "top1": 90.0}
+
+
 # FAULTS row 54.
 def test_unknown_fields_of_a_newer_version_are_kept(tmp_path):
     content = record(status="done").to_json() | {"novel": [1, 2]}

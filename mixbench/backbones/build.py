@@ -1,0 +1,47 @@
+"""A network by its name, also one that is somebody else's code."""
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from mixbench.backbones import NETS
+from mixbench.errors import MixbenchError, UserError
+from mixbench.schema import DataInfo, NetConfig
+
+_TODO = "give a function or class of (NetConfig, DataInfo) that returns an nn.Module"
+
+
+def build_net(config: NetConfig, info: DataInfo) -> Any:
+    """Build a network.
+
+    Args:
+        config: Its name and settings.
+        info: Facts of the data.
+
+    Returns:
+        An ``nn.Module``.
+
+    Raises:
+        UserError: If the name is unknown, or is ``module:attribute`` of something that builds no
+            network from these two.
+    """
+    builder = NETS.get(config.name)
+    if not NETS.names_code(config.name):
+        return builder(config, info)
+    where = f"net={config.name}"
+    try:
+        inspect.signature(builder).bind(config, info)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{config.name} builds no network: {error}", where, _TODO) from error
+    try:
+        net = builder(config, info)
+    except MixbenchError:
+        raise
+    except Exception as error:  # of somebody else's code
+        what = f"{config.name} cannot be built: {type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(what, where, _TODO) from error
+    if not isinstance(net, nn.Module):
+        what = f"{config.name} returned {type(net).__name__} and no nn.Module"
+        raise UserError(what, where, _TODO)
+    return net

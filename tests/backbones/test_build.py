@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch import nn
+
+from mixbench import cli
+from mixbench.backbones.build import build_net
+from mixbench.errors import UserError
+from mixbench.schema import DataInfo, NetConfig
+
+MODULE = """
+import torch
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self, config, info):
+        super().__init__()
+        self.fc = nn.Linear(info.channels * info.height * info.width, info.num_classes)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+class OtherArguments(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+
+class OtherTypes(nn.Module):
+    def __init__(self, width, depth):
+        super().__init__()
+        self.fc = nn.Linear(width, depth)
+
+def returns_text(config, info):
+    return "a network"
+
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "own_nets.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("module")
+def test_a_network_of_ones_own_is_built_of_configuration_and_facts():
+    info = DataInfo(num_classes=7, height=4, width=4)
+    net = build_net(NetConfig(name="own_nets:Own"), info)
+    assert isinstance(net, nn.Module)
+    assert net(torch.zeros(2, 3, 4, 4)).shape == (2, 7)
+
+
+@pytest.mark.usefixtures("module", "runs")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("own_nets:OtherArguments", "builds no network"),
+        ("own_nets:number", "builds no network"),
+        ("os:system", "builds no network"),
+        ("own_nets:OtherTypes", "cannot be built: TypeError"),
+        ("own_nets:returns_text", "returned str"),
+    ],
+)
+def test_what_builds_no_network_is_named_with_what_would(name, words, capsys):
+    with pytest.raises(UserError, match=words):
+        build_net(NetConfig(name=name), DataInfo(7, 4, 4))
+    assert cli.main(["run", f"net={name}", "data.limit=64", "wandb.mode=disabled"]) == 2
+    error = capsys.readouterr().err
+    assert f"net={name}" in error
+    assert "NetConfig, DataInfo" in error
+
+
+@pytest.mark.usefixtures("module", "runs")
+def test_a_network_that_provides_nothing_trains_what_needs_nothing(tiny, capsys):
+    words = ["net=own_nets:Own", *(word for word in tiny if not word.startswith("net."))]
+    assert cli.main(["run", "method=mixup", *words]) == 0
+    assert cli.main(["run", "method=alignmix", *words]) == 2
+    assert "needs maps" in capsys.readouterr().err

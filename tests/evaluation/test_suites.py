@@ -1,0 +1,46 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mixbench.data.images import Batch
+from mixbench.evaluation.suites import draws, judge
+from mixbench.group import Group
+from mixbench.schema import DataInfo, EvalConfig
+
+INFO = DataInfo(num_classes=3, height=8, width=8, test_size=40, name="noise")
+
+
+class Network(nn.Module):
+    """A linear network whose output is no number for images that are darker than a limit."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(192, 3, generator=generator))
+        self.limit = limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        return torch.where((x.mean(1) < self.limit)[:, None], math.nan, x @ self.weight)
+
+
+@pytest.mark.parametrize("name", ["adversarial", "occlusion", "shuffle", "linearity"])
+def test_outputs_that_are_no_numbers_leave_no_score(name):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (40, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    labels, config = torch.arange(40) % 3, EvalConfig(attacks=["fgsm_8"])
+    chunks = draws(name, config, labels, Group())
+
+    def outcome(limit: float):
+        batches = [Batch(images[d.indices], labels[d.indices], d.indices) for d in chunks]
+        return judge(name, Network(limit), batches, INFO, config, Group())
+
+    sound, broken = outcome(0), outcome(0.5)
+    assert all(math.isfinite(value) for value in sound.scores.values())
+    assert broken.scores.keys() == sound.scores.keys()
+    kept = {key for key, value in broken.scores.items() if math.isfinite(value)}
+    assert kept == ({"adv_n"} if name == "adversarial" else set())
+    assert "not numbers" in broken.facts["warnings"][0]
+    assert broken.facts["images"] == sound.facts["images"]
