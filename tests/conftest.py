@@ -1,3 +1,4 @@
+import functools
 import logging
 import os
 
@@ -12,6 +13,17 @@ TINY += ["eval.suites=[calibration]"]
 def one_thread_for_all():
     """The tensors of tests are so small that threads would only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def digits_once():
+    """Digits are parsed once for a module with many short runs."""
+    import sklearn.datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        cached = functools.cache(sklearn.datasets.load_digits)
+        patch.setattr(sklearn.datasets, "load_digits", cached)
+        yield
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sklearn.datasets
 import torch
 from making import write_folder
 
@@ -266,7 +265,7 @@ def write_pack(path: Path, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, digits_once):
     """A working directory with the files that the tables above name."""
     root = tmp_path_factory.mktemp("keys")
     for recipe in ("one", "two"):
@@ -290,9 +289,6 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("MIXBENCH_RUNS", str(root / "runs"))
-        patch.setattr(
-            sklearn.datasets, "load_digits", functools.cache(sklearn.datasets.load_digits)
-        )
         config = compose(f"{BASE} seed=7")
         splits = DATA.get("digits")(config.data).load()
         torch.save(build(config, splits)[0].net.state_dict(), root / "start.pth")
@@ -327,8 +323,6 @@ def carry_out(words: str, folder: Path, carried_out: bool) -> Outcome:
             spy(patch, outcome.calls)
             with contextlib.suppress(UserError if "torn" in words else ()):
                 outcome.record = run(config)
-            outcome.calls["torch"] = {"threads": torch.get_num_threads()}
-        torch.set_num_threads(1)
         torch.use_deterministic_algorithms(False)
     return outcome
 
@@ -352,6 +346,7 @@ def spy(patch: pytest.MonkeyPatch, calls: dict[str, dict[str, Any]]) -> None:
         seen["saved"].append((Path(path).name, checkpoint["mixbench_step"]))
         save(self, checkpoint, path, **options)
 
+    patch.setattr(torch, "set_num_threads", lambda count: calls.update(torch={"threads": count}))
     patch.setattr(mixbench.training, "Trainer", noted("Trainer", trainer))
     patch.setattr(mixbench.training, "wandb_logger", noted("wandb_logger", lambda *_, **__: None))
     patch.setattr(mixbench.attempt, "compile_stages", lambda *_: True)
