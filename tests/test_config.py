@@ -433,6 +433,27 @@ def test_method_files_may_differ_by_data(tmp_path, monkeypatch):
     assert compose("method=mixup data=pack").method["alpha"] == 1.0
 
 
+def test_each_layer_of_files_wins_over_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "method/mixup": "alpha: 0.1\nprob: 0.1\npartner: flip\nper_data:\n  digits: {prob: 0.2}\n",
+        "recipe/mine": "net: {width: 9}\ndata: {crop: 3}\nper_method:\n  mixup: {alpha: 0.3}\n",
+        "net/preactresnet18": "width: 7\nfinal_norm: false\n",
+        "data/digits": "crop: 1\npad: mean\ndefault_recipe: mine\n",
+    }.items():
+        path = Path(f"experiments/{name}.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    config = compose("method=mixup data=digits method.fold=true")
+    # The recipe over the method's file, whose part for the data is over the rest of it.
+    own = {"alpha": 0.3, "prob": 0.2, "partner": "flip", "fold": True, "per_sample": False}
+    assert config.method == {"name": "mixup", **own}
+    assert (config.net.width, config.net.final_norm) == (9, False)
+    assert (config.data.crop, config.data.pad) == (3, "mean")
+    last = compose("method=mixup data=digits method.alpha=0.4 net.width=8 data.crop=2")
+    assert (last.method["alpha"], last.net.width, last.data.crop) == (0.4, 8, 2)
+
+
 @pytest.mark.parametrize(
     "word", ["foo", "=1", "a..b=1", "a b=1", "--x", "1a=2", "seed=", "seed= ", "a=b=c", "é=1"]
 )

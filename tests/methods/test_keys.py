@@ -76,7 +76,7 @@ MIXER = {
     "mask_adjust": Key("1"),
     "mask_loss": Key("L2+Variance", "method.mask_margin=0"),
     "mask_weight": Key("5", "method.mask_margin=0"),
-    "mask_margin": Key("0"),
+    "mask_margin": Key("0", "method.alpha=100"),  # masks within the margin
     "mask_anneal": Key("cosine", "method.mask_margin=0"),
     "mixer_loss": Key("bce_eta"),
     "eta": Key("0.2", "method.mixer_loss=bce_eta"),
@@ -166,7 +166,7 @@ KEYS = {
         "mask_within": Key("0"),
         "mask_loss": Key("L2+Variance", "method.mask_margin=0 method.mask_weight=5"),
         "mask_weight": Key("5", "method.mask_margin=0"),
-        "mask_margin": Key("0", "method.mask_weight=5 method.alpha=0.1"),
+        "mask_margin": Key("0", "method.mask_weight=5 method.alpha=100"),
         "mask_anneal": Key("constant", "method.mask_margin=0 method.mask_weight=5"),
         "mixer_loss": Key("bce"),
         "aux_weight": Key("1"),
