@@ -209,9 +209,10 @@ KEYS = {
     },
     "choice": {"members": Key("[mixup,erm]"), "probs": Key("[0,1]", "method.probs=[1,0]")},
 }
-PASSED_ON = ("layer", "dropout", "upsampling")  # to a mixer, by each method on its own
+# Settings that another method shares are quick there and slow here; a mixer's own are not.
+PASSED_ON = ("layer", "dropout", "upsampling")
 SLOW = {("automix", key) for key in MIXER if key not in PASSED_ON}
-SLOW |= {("mocosamix", key) for key in CONTRAST}  # as with samix and moco
+SLOW |= {("mocosamix", key) for key in CONTRAST} | {("transmix", key) for key in PASTING}
 CASES = [
     pytest.param(method, key, marks=[pytest.mark.slow] * ((method, key) in SLOW))
     for method, keys in KEYS.items()
