@@ -1,3 +1,4 @@
+import functools
 import logging
 import os
 
@@ -18,6 +19,17 @@ def one_thread_for_all():
 def place_of_data_sets(tmp_path_factory):
     """Hashes of files are kept in the folder of all data sets, which is not the checkout's."""
     os.environ.setdefault("MIXBENCH_DATA", str(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture(scope="module")
+def digits_once():
+    """Digits are parsed once for a module with many short runs."""
+    import sklearn.datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        cached = functools.cache(sklearn.datasets.load_digits)
+        patch.setattr(sklearn.datasets, "load_digits", cached)
+        yield
 
 
 @pytest.fixture

@@ -236,6 +236,49 @@ def test_the_recipes_of_samix_for_transformers_hold_the_settings_of_its_authors(
         assert METHODS.get(method).Config(**keys).fidelity == "official-verified"
 
 
+# configs/cifar.sh, tiny_img.sh and imagenet-1k.sh of the authors, whose rates are for 512 images.
+@pytest.mark.parametrize(
+    ("recipe", "training", "optimizer", "decay", "rate"),
+    [
+        ("tdattenmix_cifar", (800, 200), "sgd", 1e-4, 0.1),
+        ("tdattenmix_tinyimagenet", (400, 200), "sgd", 1e-4, 0.2),
+        ("tdattenmix_imagenet", (300, 512), "adamw", 0.05, 5e-4),
+    ],
+)
+def test_the_recipes_of_tdattenmix_hold_the_settings_of_its_scripts(
+    recipe, training, optimizer, decay, rate
+):
+    config = compose(f"method=tdattenmix recipe={recipe}")
+    optim, data = config.optim, config.data
+    assert (config.epochs, config.batch_size) == training
+    assert config.lr == pytest.approx(rate * config.batch_size / 512, rel=2e-3)
+    assert (optim.name, optim.schedule, optim.weight_decay) == (optimizer, "cosine", decay)
+    assert (optim.warmup_epochs, optim.min_lr, optim.label_smoothing) == (5, 1e-5, 0.1)
+    assert optim.nesterov is True
+    small = recipe == "tdattenmix_tinyimagenet"
+    assert (data.auto_augment is None, data.crop_area) == (small, 0.08 if small else None)
+    assert (config.net.drop_path, data.size) == ((0.1, None) if optimizer == "adamw" else (0, 224))
+    theirs = {"label_ratio": "official", "partner": "flip"}
+    assert theirs.items() <= config.method.items()
+
+
+@pytest.mark.parametrize("method", ["moco", "mocosamix"])
+@pytest.mark.parametrize(
+    ("recipe", "batch_size", "lr", "decay", "groups"),
+    [("moco_cifar", 512, 0.06, 5e-4, 8), ("moco_imagenet", 256, 0.03, 1e-4, 2)],
+)
+def test_the_recipes_of_moco_hold_the_settings_of_its_authors(
+    method, recipe, batch_size, lr, decay, groups
+):
+    config = compose(f"method={method} recipe={recipe}")
+    optim = config.optim
+    assert (config.task, config.epochs, config.batch_size) == ("ssl", 200, batch_size)
+    assert (config.lr, optim.weight_decay, optim.decay_all) == (lr, decay, True)
+    assert (optim.schedule, optim.min_lr, optim.momentum) == ("cosine", 0, 0.9)
+    assert optim.nesterov is False
+    assert config.method["bn_groups"] == groups
+
+
 # FAULTS rows 1 and 2.
 @pytest.mark.parametrize(
     ("words", "match"),
@@ -434,6 +477,27 @@ def test_method_files_may_differ_by_data(tmp_path, monkeypatch):
     path.write_text("alpha: 1.0\nper_data:\n  digits:\n    alpha: 0.2\n")
     assert compose("method=mixup data=digits").method["alpha"] == 0.2
     assert compose("method=mixup data=pack").method["alpha"] == 1.0
+
+
+def test_each_layer_of_files_wins_over_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "method/mixup": "alpha: 0.1\nprob: 0.1\npartner: flip\nper_data:\n  digits: {prob: 0.2}\n",
+        "recipe/mine": "net: {width: 9}\ndata: {crop: 3}\nper_method:\n  mixup: {alpha: 0.3}\n",
+        "net/preactresnet18": "width: 7\nfinal_norm: false\n",
+        "data/digits": "crop: 1\npad: mean\ndefault_recipe: mine\n",
+    }.items():
+        path = Path(f"experiments/{name}.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    config = compose("method=mixup data=digits method.fold=true")
+    # The recipe over the method's file, whose part for the data is over the rest of it.
+    own = {"alpha": 0.3, "prob": 0.2, "partner": "flip", "fold": True, "per_sample": False}
+    assert config.method == {"name": "mixup", **own}
+    assert (config.net.width, config.net.final_norm) == (9, False)
+    assert (config.data.crop, config.data.pad) == (3, "mean")
+    last = compose("method=mixup data=digits method.alpha=0.4 net.width=8 data.crop=2")
+    assert (last.method["alpha"], last.net.width, last.data.crop) == (0.4, 8, 2)
 
 
 @pytest.mark.parametrize(

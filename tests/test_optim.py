@@ -1,11 +1,14 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from mixbench.contract import sample_method
+from mixbench.methods import METHODS
 from mixbench.optim import build_optimizer, decay_groups, schedule
-from mixbench.schema import OptimConfig
+from mixbench.schema import SCHEDULES, OptimConfig
 
 
 def factors(total=100, epochs=10, lr=0.1, min_lr=0.0, **settings):
@@ -74,3 +77,50 @@ def test_groups_keep_their_own_values_and_take_the_rest_from_the_recipe():
     adamw = build_optimizer([{"params": [a]}, {"params": [b], "momentum": 0.5}], config, lr=1e-3)
     assert isinstance(adamw, torch.optim.AdamW)
     assert [g["betas"] for g in adamw.param_groups] == [(0.9, 0.999), (0.5, 0.999)]
+
+
+# Eight steps in four epochs, two of them of warm-up, at lr 0.8; the last is where a ninth would be.
+BY_HAND = {
+    "constant": [0.4, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8],
+    "step": [0.4, 0.8, 0.8, 0.8, 0.08, 0.08, 0.008, 0.008, 0.008],
+    # 0.2 + 0.3 * (1 + cos(30 degrees * n)) for n = 0 ... 6
+    "cosine": [0.4, 0.8, 0.8, 0.759808, 0.65, 0.5, 0.35, 0.240192, 0.2],
+    "onecycle": [0.4, 0.8, 0.8, 0.759808, 0.65, 0.5, 0.35, 0.240192, 0.2],
+}
+
+
+def rates(steps, epochs, lr, **settings):
+    """Learning rates of both groups of a run, as its own optimiser and schedule set them."""
+    method = sample_method(METHODS.get("erm"), epochs=epochs)
+    method.run = dataclasses.replace(method.run, lr=lr, optim=OptimConfig(**settings))
+    method.total_steps = steps
+    parts = method.configure_optimizers()
+    optimizer, scheduler = parts["optimizer"], parts["lr_scheduler"]["scheduler"]
+    assert parts["lr_scheduler"]["interval"] == "step"
+    found = []
+    for _ in range(steps + 1):
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert first == second
+        found.append(first)
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_learning_rate_of_every_step_is_that_computed_by_hand(name):
+    found = rates(8, 4, 0.8, schedule=name, warmup_epochs=1, min_lr=0.2)
+    assert found == pytest.approx(BY_HAND[name], abs=1e-6)
+
+
+def test_without_warm_up_a_schedule_begins_at_its_peak_and_onecycle_rises_by_itself():
+    plain = rates(4, 2, 0.8, schedule="cosine", min_lr=0.0)
+    assert plain == pytest.approx([0.8, 0.682843, 0.4, 0.117157, 0.0], abs=1e-6)
+    rising = rates(10, 2, 0.9, schedule="onecycle", min_lr=0.1)  # three steps up, seven down
+    assert rising[:4] == pytest.approx([0.3, 0.6, 0.9, 0.9])
+    assert rising[10] == pytest.approx(0.1)
+
+
+def test_a_milestone_inside_the_warm_up_counts_once_the_ramp_is_over():
+    found = rates(8, 4, 0.8, schedule="step", milestones=[0.125], warmup_epochs=1)
+    assert found[:4] == pytest.approx([0.4, 0.8, 0.08, 0.08])

@@ -35,8 +35,6 @@ _PERCENT = re.compile(
 _POSITIVE = re.compile(
     r"(nll|brier|a?ece|maxce|mce|rmsce|cwece|oe|aurc|augrc|T)(_\w+)?|best_epoch|adv_n"
 )
-    r"(nll|brier|a?ece|maxce|mce|rmsce|cwece|oe|aurc|augrc|T)(_\w+)?|best_epoch|adv_n"
-)
 _FROM_ONE = ("epochs", "device_count", "threads", "schema")
 _PACKAGES = ("mixbench", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "wandb")
 

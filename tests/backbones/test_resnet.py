@@ -1,9 +1,9 @@
 import pytest
 import torch
 from small_nets import small_net
+from torch import nn
 
 from mixbench.backbones import NETS
-from mixbench.backbones.resnet import ResNet
 from mixbench.errors import UserError
 from mixbench.schema import DataInfo, NetConfig
 
@@ -69,10 +69,35 @@ def test_resnext50_has_the_size_that_openmixup_states():
     assert round(parameters(net) / 1e6, 2) == 23.18
 
 
-def test_convolutions_start_as_torchvision_draws_them():
-    net = ResNet((1, 1, 1, 1), 64, 10)
-    weight = net.stages[2][0].conv2.weight
-    assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
+HE = ["resnet18", "resnet50", "resnext50", "wrn16x8"]
+
+
+@pytest.mark.parametrize("name", [*HE, "preactresnet18"])
+def test_every_layer_starts_as_its_authors_draw_it(name):
+    torch.manual_seed(0)
+    net = small_net(name, classes=100, width=32)
+    for part in net.modules():
+        if isinstance(part, nn.Conv2d):
+            weight = part.weight.detach()
+            outputs, per_group, height, width = weight.shape
+            if name in HE:  # He et al.: normal, by the connections out of a layer
+                std, tails = (2 / (outputs * height * width)) ** 0.5, 3.0
+            else:  # PyTorch: uniform, by the connections into it
+                bound = (1 / (per_group * height * width)) ** 0.5
+                std, tails = bound / 3**0.5, 1.8
+                assert weight.abs().max() <= bound
+            error = 4 / weight.numel() ** 0.5  # at least four deviations of each estimate
+            assert abs(weight.mean() / std) < error
+            assert weight.std() / std == pytest.approx(1, abs=error)
+            kurtosis = ((weight - weight.mean()) / weight.std()).pow(4).mean()
+            assert kurtosis == pytest.approx(tails, abs=5 * error)
+        elif isinstance(part, nn.BatchNorm2d):  # also the last of a block: none starts at 0
+            assert (part.weight == 1).all()
+            assert (part.bias == 0).all()
+        elif isinstance(part, nn.Linear):
+            bound = (1 / part.in_features) ** 0.5
+            for value in (part.weight, part.bias):
+                assert bound * 0.9 < value.abs().max() <= bound
 
 
 def test_a_width_that_leaves_part_of_a_channel_to_a_group_is_refused():

@@ -161,3 +161,25 @@ def test_without_timm_the_extra_is_named(monkeypatch):
     with pytest.raises(UserError, match="timm is not installed") as caught:
         auto_augment("rand-m9")
     assert "mixbench[timm]" in caught.value.todo
+
+
+def test_equal_images_of_a_batch_are_changed_apart_and_not_as_they_are_cropped(monkeypatch):
+    pixels = some_images(1).images.expand(5, -1, -1, -1)
+    images = AugmentedImages(ResidentImages(pixels, torch.arange(5)), DataConfig(jitter=0.8))
+    changed = images[Draw(torch.arange(5), 0, crop_seed=11)].images
+    assert len({image.numpy().tobytes() for image in changed}) == 5
+    seeds = []
+    monkeypatch.setattr(images, "_change", lambda image, seed: seeds.append(seed) or image)
+    draw = Draw(torch.tensor([3, 0, 3]), 0, crop_seed=11)
+    assert torch.equal(images[draw].labels, draw.indices)
+    assert seeds[0] == seeds[2] != seeds[1]  # by the image's own row
+    assert not set(seeds) & set(draw.image_seeds([3, 0]))  # of the crops
+
+
+def test_a_subset_is_changed_by_the_same_configuration():
+    images = AugmentedImages(some_images(), DataConfig(lighting=5.0))
+    part = images.subset(torch.tensor([4, 2]))
+    assert part.labels.tolist() == [4, 2]
+    plain = part[Draw(torch.arange(2), 0)].images
+    assert torch.equal(plain, some_images().images[[4, 2]])
+    assert not torch.equal(part[Draw(torch.arange(2), 0, crop_seed=1)].images, plain)

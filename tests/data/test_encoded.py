@@ -12,12 +12,13 @@ from torchvision.transforms import RandomResizedCrop
 
 from mixbench.config import compose
 from mixbench.data.decode import crop_box, decode, decode_crop, size_of
-from mixbench.data.encoded import FileImages
+from mixbench.data.encoded import FileImages, Part, read_part
 from mixbench.data.images import ResidentImages, Stats
 from mixbench.data.keyed import Draw, KeyedBatches, OrderedBatches
 from mixbench.data.module import MixData
 from mixbench.errors import RunFailedError, UnreadableImageError, UserError
 from mixbench.runner import run
+from mixbench.schema import DataConfig
 
 CROPS = ("data.size=16", "data.resize=20", "data.crop_area=0.2")
 
@@ -268,3 +269,65 @@ def test_broken_files_are_an_oserror_whatever_they_are():
             decode(raw)
         with pytest.raises(OSError, match=r"\w"):
             decode_crop(raw, 8, 0.5, 0)
+
+
+# Files of one colour each, numbered by label and by grey value.
+
+
+@pytest.fixture
+def numbered():
+    """Twelve files; file i shows 10 * i, has label i and a box that begins at i."""
+    files = [encoded(np.full((20, 20, 3), 10 * i, np.uint8)) for i in range(12)]
+    boxes = torch.tensor([[[i, i, 0, 9, 9]] for i in range(12)], dtype=torch.float32)
+    return Part([f"{i}.png" for i in range(12)], files.__getitem__, torch.arange(12), boxes)
+
+
+@pytest.mark.parametrize("crop_area", [None, 0.5])
+def test_subsets_of_subsets_hand_out_pixels_labels_and_boxes_of_one_file(numbered, crop_area):
+    config = DataConfig(size=8, crop_area=crop_area)
+    whole, skipped = read_part(numbered, config)
+    assert (type(whole), skipped) == ((FileImages if crop_area else ResidentImages), 0)
+    images = whole.subset(torch.tensor([2, 4, 6, 8, 10])).subset(torch.tensor([3, 0, 4]))
+    assert images.labels.tolist() == [8, 2, 10]
+    assert images.boxes is not None
+    assert images.boxes[:, 0, 0].tolist() == [8, 2, 10]
+    for crop_seed in (None, 5):
+        batch = images[Draw(torch.tensor([2, 0]), 0, crop_seed)]
+        assert batch.labels.tolist() == [10, 8]
+        assert batch.images[:, 0, 0, 0].tolist() == [100, 80]
+        assert batch.ids.tolist() == [2, 0]  # rows of the subset, as scores are filed by them
+
+
+def test_other_labels_stay_with_their_images_in_subsets(numbered):
+    config = DataConfig(size=8, crop_area=0.5)
+    images = read_part(numbered, config)[0].with_labels(torch.arange(12) + 50)
+    part = images.subset(torch.tensor([7, 1]))
+    assert part.labels.tolist() == [57, 51]
+    assert part[Draw(torch.tensor([1]), 0)].labels.tolist() == [51]
+    assert part[Draw(torch.tensor([1]), 0)].images[0, 0, 0, 0] == 10
+
+
+@pytest.mark.parametrize("crop_area", [None, 0.5])
+def test_a_file_that_is_left_out_takes_its_label_and_box_along(numbered, crop_area):
+    good = numbered.load
+    numbered.load = lambda i: b"torn" if i in (0, 5) else good(i)
+    config = DataConfig(size=8, crop_area=crop_area, on_corrupt="skip")
+    images, skipped = read_part(numbered, config)
+    left = [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert skipped == 2
+    assert images.labels.tolist() == left
+    assert images.boxes is not None
+    assert images.boxes[:, 0, 0].tolist() == left
+    batch = images[Draw(torch.arange(10), 0)]
+    assert (batch.images[:, 0, 0, 0] // 10).tolist() == batch.labels.tolist() == left
+
+
+def test_the_crop_of_an_image_is_the_same_in_the_whole_set_and_in_a_subset(tmp_path):
+    files = [photograph(seed) for seed in range(6)]
+    part = Part([str(i) for i in range(6)], files.__getitem__, torch.arange(6))
+    images = read_part(part, DataConfig(size=8, crop_area=0.1))[0]
+    few = images.subset(torch.tensor([4, 1]))
+    crops = images[Draw(torch.tensor([4, 1]), 0, crop_seed=3)]
+    again = few[Draw(torch.tensor([0, 1]), 9, crop_seed=3)]
+    assert torch.equal(crops.images, again.images)
+    assert torch.equal(crops.crops, again.crops)  # pyright: ignore

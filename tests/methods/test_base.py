@@ -9,12 +9,14 @@ import mixbench.functional as mf
 from mixbench import build_method
 from mixbench.callbacks.samples import draw_batch
 from mixbench.contract import fit, sample_batch, sample_method, sample_splits
+from mixbench.data.images import Batch
 from mixbench.data.keyed import Draw
+from mixbench.data.transforms import draw_crop_flip, draw_erasing
 from mixbench.errors import UserError
 from mixbench.methods import METHODS, base
 from mixbench.methods.base import Method
 from mixbench.pictures import sheet
-from mixbench.schema import OptimConfig
+from mixbench.schema import DataConfig, OptimConfig
 
 
 def batch_of(method, rows=6):
@@ -316,3 +318,37 @@ def test_the_picture_never_shows_an_image_as_mixed_that_is_not(
     assert (mixed.targets.gather(1, seen["targets"].argmax(1, keepdim=True)) == share).all()
     assert words in " ".join(seen["notes"])
     assert bool(seen["notes"]) == bool(words)
+
+
+def test_where_to_erase_is_drawn_for_each_rank_and_place_and_the_noise_by_torch():
+    method = sample_method(METHODS.get("erm"))
+    method.run = dataclasses.replace(method.run, data=DataConfig(crop=0, flip=False, erasing=1.0))
+    images = torch.full((6, 3, 16, 16), 200, dtype=torch.uint8)
+    batch = Batch(images, torch.arange(6) % 4, torch.arange(6))
+
+    def erased(rank=0, keyed=7, noise=1):
+        method.rank = rank
+        method.reseed(0, keyed)
+        torch.manual_seed(noise)
+        return method.prepare(batch)[0]
+
+    plain = method.normalize(images / 255)
+    first, other_noise = erased(), erased(noise=2)
+    places = first != plain
+    assert places.flatten(1).any(dim=1).all()
+    assert torch.equal(places, other_noise != plain)  # no place comes from torch's generator
+    assert not torch.equal(first, other_noise)
+    for other in (erased(rank=1), erased(keyed=8)):
+        assert not torch.equal(other != plain, places)
+    method.reseed(0, 7)
+    boxes = draw_erasing(6, 1.0, 16, 16, after_crops(method.generator))
+    for row, (top, left, bottom, right) in enumerate(boxes.tolist()):
+        expected = torch.zeros(16, 16, dtype=torch.bool)
+        expected[top:bottom, left:right] = True
+        assert torch.equal(places[row].any(dim=0), expected)
+
+
+def after_crops(generator):
+    """The generator, once offsets and flips of six images are drawn from it."""
+    draw_crop_flip(6, 0, False, generator)
+    return generator

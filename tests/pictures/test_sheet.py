@@ -79,3 +79,18 @@ def test_a_method_with_several_labels_is_shown_with_the_batch_s_own():
     pixels = torch.zeros(2, 3, 4, 4)
     mixed = Mixed(pixels, {"clean": torch.eye(2), "mixed": torch.eye(2)})
     assert mixed_sheet(pixels, torch.eye(2), mixed, ["a", "b"]).size[1] > CELL
+
+
+def test_a_sheet_of_a_batch_shows_its_first_images_beside_their_partners():
+    greys = torch.arange(12) * 20 / 255
+    pixels = greys[:, None, None, None].expand(-1, 3, 4, 4)
+    perm = torch.arange(12).roll(5)
+    mixed = Mixed(1 - pixels, torch.eye(12), torch.tensor([0.5]), perm)
+    picture = mixed_sheet(pixels, torch.eye(12), mixed, [str(n) for n in range(12)])
+    columns = [MARGIN + column * (CELL + MARGIN) + CELL // 2 for column in range(3)]
+    step = CELL + LINE + MARGIN
+    rows = [MARGIN + LINE + row * step + CELL // 2 for row in range(8)]
+    assert picture.height == MARGIN + LINE + 8 * step
+    for row, top in enumerate(rows):
+        shown = [picture.getpixel((left, top))[0] for left in columns]
+        assert shown == [20 * row, 20 * int(perm[row]), 255 - 20 * row]

@@ -1,0 +1,281 @@
+"""Every key of every method changes what it is for, and the name of the run with it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from small_nets import narrow_vit
+
+from mixbench import compose
+from mixbench.assemble import build, identify_run
+from mixbench.backbones import NETS
+from mixbench.callbacks.probe import Probe
+from mixbench.checkpoints import FORMAT
+from mixbench.config import to_plain
+from mixbench.contract import CLASSES, SIZE, fit, sample_splits
+from mixbench.data.module import MixData
+from mixbench.methods import METHODS
+from mixbench.methods.base import Method
+from mixbench.nn.absvit import AbSViT
+from mixbench.results.identity import Identity
+from mixbench.schema import DataInfo, RunConfig
+
+BASE = (
+    "data=digits net.width=4 epochs=1 batch_size=12 lr=0.05 optim.schedule=cosine data.crop=2 "
+    "trainer.accelerator=cpu wandb.mode=disabled"
+)
+VIT = "net=narrow_vit"
+PASTES = f"{VIT} method.switch_prob=1"
+
+
+def weights(method: Method) -> str:
+    found = hashlib.sha256()
+    for value in method.state_dict().values():
+        found.update(value.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def judged(method: Method) -> list[float]:
+    """The classifier that is fitted to the features, and the votes of neighbours on them."""
+    splits = sample_splits(method)
+    probe = Probe(MixData(splits, method.run))
+    probe.on_validation_epoch_start(cast(Any, None), method.eval())
+    votes = method.extra_logits(splits.train.sample() / 255)["knn"]
+    return [method.net.head.fc.weight.abs().sum().item(), votes.exp().square().sum().item()]
+
+
+def fitted(method: Method) -> float:
+    return judged(method)[0]
+
+
+def votes(method: Method) -> float:
+    return judged(method)[1]
+
+
+@dataclass
+class Key:
+    """Another value of a key, and the other words that it needs to matter."""
+
+    other: str
+    given: str = ""
+    seen: Callable[[Any], Any] = weights
+
+
+MIXER = {
+    "alpha": Key("0.1"),
+    "layer": Key("2"),
+    "dropout": Key("0.5"),
+    "upsampling": Key("bilinear"),
+    "lam_margin": Key("0.5", "method.lam_margin=0"),
+    "mask_adjust": Key("1"),
+    "mask_loss": Key("L2+Variance", "method.mask_margin=0"),
+    "mask_weight": Key("5", "method.mask_margin=0"),
+    "mask_margin": Key("0", "method.alpha=100"),  # masks within the margin
+    "mask_anneal": Key("cosine", "method.mask_margin=0"),
+    "mixer_loss": Key("bce_eta"),
+    "eta": Key("0.2", "method.mixer_loss=bce_eta"),
+    "switch_off": Key("0"),
+    "mixer_lr": Key("0.5"),
+    "mixer_min_lr": Key("0.04"),
+    "mixer_momentum": Key("0.1"),
+    "ema": Key("0.5", "method.ema_warmup=false"),
+    "ema_end": Key("0.9999", "method.ema_warmup=false method.ema_hold=0"),
+    "ema_hold": Key("0.9", "method.ema_warmup=false"),
+    "ema_warmup": Key("false"),
+    "mixer_ckpt": Key("NAME.ckpt"),
+    "mixer_bn": Key("running", "method.mixer_ckpt=NAME.ckpt"),
+    "official_bugs": Key("true", "method.mask_adjust=1"),
+}
+CONTRAST = {
+    "dim": Key("16"),
+    "queue": Key("12"),
+    "temperature": Key("0.5"),
+    "ema": Key("0.5"),
+    "bn_groups": Key("1"),
+    "crop_area": Key("0.9"),
+    "jitter": Key("0"),
+    "grey": Key("1"),
+    "blur": Key("1"),
+    "knn_k": Key("1", seen=votes),
+    "knn_temperature": Key("5", seen=votes),
+    "probe_decay": Key("1", seen=fitted),
+}
+PASTING = {
+    "alpha": Key("0.1", PASTES),
+    "prob": Key("0", PASTES),
+    "per_sample": Key("true", PASTES),
+    "partner": Key("roll", PASTES),
+    "switch_prob": Key("0", f"{PASTES} method.mixup_alpha=0.8"),
+}
+MAPS = "method.maps=a.npy method.switch_prob=1"
+GUIDED = "method.absvit=absvit.pth method.switch_prob=1"
+WINDOWS = "method.switch_prob=1"
+
+KEYS = {
+    "erm": {},
+    "mixup": {
+        "alpha": Key("0.1"),
+        "prob": Key("0"),
+        "per_sample": Key("true"),
+        "partner": Key("roll"),
+        "fold": Key("true"),
+    },
+    "mixup2": {"alpha": Key("0.1")},
+    "cutmix": {
+        "alpha": Key("0.1"),
+        "prob": Key("0"),
+        "per_sample": Key("true"),
+        "partner": Key("roll"),
+        "box_rule": Key("inside"),
+        "minmax": Key("[0.2,0.4]"),
+    },
+    "bc": {"plus": Key("true"), "pairing": Key("dataset")},
+    "manifoldmixup": {"alpha": Key("0.1"), "layers": Key("[1]"), "loss": Key("bce_softmax")},
+    "alignmix": {
+        "alpha": Key("0.1"),
+        "layers": Key("[2]"),
+        "layer_weights": Key("[0,1]", "method.layer_weights=[1,0]"),
+        "sides": Key("[1]", "method.layers=[2]"),
+        "eps": Key("1", "method.layers=[2]"),
+        "iters": Key("2", "method.layers=[2]"),
+        "solver": Key("scaled", "method.layers=[2] method.iters=3"),
+        "stop": Key("official", "method.layers=[2]"),
+        "cost_scale": Key("mean", "method.layers=[2]"),
+        "finalize": Key("row", "method.layers=[2] method.iters=3"),
+        "plan": Key("shuffled", "method.layers=[2]"),
+        "post_align": Key("bn_relu", "net.final_norm=false"),
+        "fast_path": Key("none", "net.final_norm=false method.layers=[-1]"),
+        "ae": Key("true"),
+        "ae_clean": Key("1", "method.ae=true method.ae_clean=0"),
+        "ae_weight": Key("5", "method.ae=true"),
+    },
+    "automix": MIXER | {"lam_concat": Key("true")},
+    "samix": MIXER | {"upsampling": Key("nearest"), "lam_k": Key("2")},
+    "moco": CONTRAST,
+    "mocosamix": CONTRAST
+    | {name: MIXER[name] for name in ("alpha", "layer", "dropout", "lam_margin", "mixer_lr")}
+    | {
+        "lam_k": Key("2"),
+        "upsampling": Key("nearest"),
+        "mask_within": Key("0"),
+        "mask_loss": Key("L2+Variance", "method.mask_margin=0 method.mask_weight=5"),
+        "mask_weight": Key("5", "method.mask_margin=0"),
+        "mask_margin": Key("0", "method.mask_weight=5 method.alpha=100"),
+        "mask_anneal": Key("constant", "method.mask_margin=0 method.mask_weight=5"),
+        "mixer_loss": Key("bce"),
+        "aux_weight": Key("1"),
+        "official_bugs": Key("true"),
+    },
+    "tdattenmix": {
+        "attention": Key("random", WINDOWS),
+        "absvit": Key("other.pth", GUIDED),
+        "teacher_ckpt": Key("erm.ckpt", WINDOWS),
+        "maps": Key("b.npy", MAPS),
+        "prior": Key("prompt", GUIDED),
+        "sigma": Key("0", GUIDED),
+        "beta": Key("0", WINDOWS),
+        "switch_prob": Key("1", "method.switch_prob=0"),
+        "alpha": Key("0.1", "method.switch_prob=0"),
+        "side": Key("2", WINDOWS),
+        "min_ratio": Key("0.7", WINDOWS),
+        "max_ratio": Key("0.3", WINDOWS),
+        "label_ratio": Key("official", WINDOWS),
+        "map_norm": Key("sum", WINDOWS),
+        "dst_tie": Key("random", MAPS.replace("a.npy", "even.npy")),
+        "partner": Key("roll"),
+        "consistency": Key("0", WINDOWS),
+        "tokens": Key("0", f"{WINDOWS} {VIT}"),
+    },
+    "tlalign": PASTING
+    | {
+        "mixup_alpha": Key("0.8", f"{VIT} method.switch_prob=0"),
+        "box_rule": Key("inside", PASTES),
+        "patch": Key("8", VIT),
+        "residual": Key("0.9", VIT),
+        "last": Key("1", VIT),
+        "respect_drop_path": Key("true", f"{VIT} net.drop_path=0.9"),
+    },
+    "transmix": PASTING
+    | {
+        "mixup_alpha": Key("0", f"{VIT} method.switch_prob=0"),
+        "box_rule": Key("inside", PASTES),
+        "ratio": Key("0", PASTES),
+    },
+    "choice": {"members": Key("[mixup,erm]"), "probs": Key("[0,1]", "method.probs=[1,0]")},
+}
+# Settings that another method shares are quick there and slow here; a mixer's own are not.
+PASSED_ON = ("layer", "dropout", "upsampling")
+SLOW = {("automix", key) for key in MIXER if key not in PASSED_ON}
+SLOW |= {("mocosamix", key) for key in CONTRAST} | {("transmix", key) for key in PASTING}
+CASES = [
+    pytest.param(method, key, marks=[pytest.mark.slow] * ((method, key) in SLOW))
+    for method, keys in KEYS.items()
+    for key in keys
+]
+
+
+def trained(config: RunConfig) -> tuple[Method, dict[str, Any]]:
+    """A method after two steps, and its checkpoint."""
+    info = DataInfo(CLASSES, SIZE, SIZE, residual_mean=[0.0] * 3, residual_std=[0.5] * 3)
+    method, _ = build(config, sample_splits(cast(Any, SimpleNamespace(info=info))))
+    checkpoint = fit(method)._checkpoint_connector.dump_checkpoint()
+    facts = {"format": FORMAT, "config": to_plain(config), "info": dataclasses.asdict(info)}
+    return method, checkpoint | {"mixbench": facts}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, digits_once):
+    """Trains a method once, in a folder with the files that the table names."""
+    known: dict[str, tuple[Method, Identity]] = {}
+
+    def once(words: str) -> tuple[Method, Identity]:
+        if words not in known:
+            config = compose(f"{BASE} {words}")
+            known[words] = trained(config)[0], identify_run(config)
+        return known[words]
+
+    root = tmp_path_factory.mktemp("methods")
+    rng = np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setitem(NETS._objects, "narrow_vit", narrow_vit)
+        for name in ("a", "b"):
+            np.save(f"{name}.npy", rng.random((24, 4, 4), dtype=np.float32))
+        np.save("even.npy", np.ones((24, 4, 4), np.float32))
+        for seed, name in enumerate(("absvit", "other")):
+            torch.manual_seed(seed)
+            net = AbSViT(64, 2, 1, 4, 3, 1000)
+            for p in net.parameters():
+                p.data += 0.2 * torch.randn_like(p)
+            torch.save({"model": net.state_dict()}, f"{name}.pth")
+        for name in ("erm", "automix", "samix"):
+            config = compose(f"{BASE} method={name} seed=5")
+            torch.save(trained(config)[1], f"{name}.ckpt")
+        yield once
+
+
+def test_every_key_of_every_method_is_tried():
+    own = {
+        n: {item.name for item in dataclasses.fields(METHODS.get(n).Config)}
+        for n in METHODS.names()
+    }
+    assert {name: set(keys) for name, keys in KEYS.items()} == own
+
+
+@pytest.mark.filterwarnings("ignore:data.crop has no effect")
+@pytest.mark.parametrize(("method", "key"), CASES)
+def test_a_method_s_key_changes_what_it_is_for_and_the_name_of_the_run(made, method, key):
+    case = KEYS[method][key]
+    words = f"method={method} {case.given}".replace("NAME", method)
+    other = f"{words} method.{key}={case.other}".replace("NAME", method)
+    (first, ours), (second, theirs) = made(words), made(other)
+    assert case.seen(first) != case.seen(second)
+    assert ours.config_hash != theirs.config_hash
+    assert ours.recipe_hash == theirs.recipe_hash
+    assert ours.settings.get(key) != theirs.settings.get(key)
