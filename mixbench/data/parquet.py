@@ -13,8 +13,10 @@ import torch
 
 from mixbench.data.encoded import Part
 from mixbench.data.images import check_labels
+from mixbench.data.tree import check_regular
 from mixbench.errors import UserError
 
+ROWS = 256  # of one piece, which holds 2 GiB at most
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
 
 
@@ -37,21 +39,22 @@ def read_parquet(path: Path) -> tuple[Part, list[str]]:
     """
     try:
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
-        import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             "reading Parquet needs pyarrow", str(path), "pip install 'mixbench[parquet]'"
         ) from error
     files = sorted(path.glob("**/*.parquet")) if path.is_dir() else [path]
     try:
-        table: Any = pa.concat_tables([pq.read_table(file) for file in files])
+        table: Any = pa.concat_tables([_table(file) for file in files])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"not readable as Parquet: {error}", str(path)) from error
     image = _column(table, IMAGE_COLUMNS, path)
     label = _column(table, LABEL_COLUMNS, path)
     try:
-        content = table[image].combine_chunks()
-        raw = content.field("bytes") if pa.types.is_struct(content.type) else content
+        raw = table[image]  # in pieces, as one cannot hold more than 2 GiB
+        if pa.types.is_struct(raw.type):
+            pieces = [piece.field("bytes") for piece in raw.chunks]
+            raw = pa.chunked_array(pieces, raw.type.field("bytes").type)
         labels = torch.from_numpy(np.asarray(table[label]).astype(np.int64))
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{image} and {label} are not images and labels", str(path)) from error
@@ -63,6 +66,16 @@ def read_parquet(path: Path) -> tuple[Part, list[str]]:
         return raw[row].as_py() or b""
 
     return Part([f"image {row} of {path.name}" for row in range(len(raw))], load, labels), names
+
+
+def _table(file: Path) -> Any:
+    """All rows of a file, read in pieces: those of one row group can be more than 2 GiB."""
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
+
+    check_regular(file.stat(), None)
+    with pq.ParquetFile(file) as opened:
+        return pa.Table.from_batches(opened.iter_batches(ROWS), opened.schema_arrow)
 
 
 def _column(table: Any, known: tuple[str, ...], path: Path) -> str:
