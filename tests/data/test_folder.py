@@ -248,6 +248,12 @@ def test_a_damaged_image_of_an_archive_is_skipped_and_counted(tmp_path, kind):
         source(*asked).load()
 
 
+def test_a_root_whose_name_is_too_long_is_refused_by_its_key():
+    with pytest.raises(UserError, match="cannot be looked at") as error:
+        source("data=folder", f"data.root={'x' * 5000}").load()
+    assert error.value.where == "data.root"
+
+
 def test_a_folder_is_not_needed_to_be_utf8(zoo):
     name = os.fsdecode(b"caf\xe9.png")
     (zoo / "train/ant" / name).write_bytes(photograph(3))
