@@ -110,7 +110,7 @@ def grey_values(raw: bytes) -> np.ndarray:
     with _only_oserror():
         image = Image.open(io.BytesIO(raw), formats=formats())
         _check_pixels(*image.size)
-        return np.asarray(image if image.mode[0] in "IF" else image.convert("L"), dtype=np.float32)
+        return np.array(image if image.mode[0] in "IF" else image.convert("L"), dtype=np.float32)
 
 
 def size_of(raw: bytes) -> tuple[int, int]:

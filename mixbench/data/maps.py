@@ -104,10 +104,15 @@ def read_test_maps(given: str, splits: Splits) -> Tensor:
         check_count(maps, len(splits.test), "test", f"eval.gaze={given}")
         return maps
     names = splits.test_names()
-    files = {_stem(file.relative_to(path)): file for file in path.rglob("*") if _is_map(file, path)}
-    found: dict[tuple[str, ...], Path] = files
+    found: dict[tuple[str, ...], Path] = {}
+    for file in (file for file in path.rglob("*") if _is_map(file, path)):
+        name = _stem(file.relative_to(path))
+        name = (name[-1].lstrip("0") or "0",) if names is None else name
+        if name in found:
+            what = f"two maps of one image: {found[name]} and {file}"
+            raise UserError(what, f"eval.gaze={given}", "remove one of them")
+        found[name] = file
     if names is None:
-        found = {(name[-1].lstrip("0") or "0",): file for name, file in files.items()}
         wanted = [(str(row),) for row in range(len(splits.test))]
     else:
         wanted = _told_apart([_stem(Path(name)) for name in names])

@@ -14,8 +14,10 @@ import numpy as np
 from mixbench.arrays import check_size
 from mixbench.data.classes import Labels, class_names, stored_labels
 from mixbench.data.encoded import Part
+from mixbench.data.tree import check_regular
 from mixbench.errors import UserError
 
+ROWS = 256  # of one piece, which holds 2 GiB at most
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -103,21 +105,23 @@ def read_parquet(path: Path, files: list[Path]) -> tuple[Part, Labels]:
             "reading Parquet needs pyarrow", str(path), "pip install 'mixbench[parquet]'"
         ) from error
     try:
+        for file in files:
+            check_regular(file.stat(), None)
         schema: Any = pq.read_schema(files[0])
         image = _column(schema.names, IMAGE_COLUMNS, path)
         label = _column(schema.names, LABEL_COLUMNS, path)
         _check_size(pq, files)
-        table: Any = pa.concat_tables(
-            [pq.read_table(file, columns=[image, label]) for file in files]
-        )
+        table: Any = pa.concat_tables([_table(file, [image, label]) for file in files])
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         what = f"not readable as Parquet: {str(error).splitlines()[0]}"
         raise UserError(what, str(path)) from error
     try:
-        content = table[image].combine_chunks()
-        raw = content.field("bytes") if pa.types.is_struct(content.type) else content
+        raw = table[image]  # in pieces, as one cannot hold more than 2 GiB
+        if pa.types.is_struct(raw.type):
+            pieces = [piece.field("bytes") for piece in raw.chunks]
+            raw = pa.chunked_array(pieces, raw.type.field("bytes").type)
         values = _values(table[label], label, path)
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         if isinstance(error, UserError):
@@ -131,6 +135,16 @@ def read_parquet(path: Path, files: list[Path]) -> tuple[Part, Labels]:
 
     named = [f"image {row} of {path.name}" for row in range(len(raw))]
     return Part(named, load, found.indices), found
+
+
+def _table(file: Path, columns: list[str]) -> Any:
+    """Columns of a file, read in pieces: those of one row group can be more than 2 GiB."""
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
+
+    with pq.ParquetFile(file) as opened:
+        schema = pa.schema([field for field in opened.schema_arrow if field.name in columns])
+        return pa.Table.from_batches(opened.iter_batches(ROWS, columns=columns), schema)
 
 
 def _split_of(file: Path) -> str:

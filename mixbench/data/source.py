@@ -324,6 +324,11 @@ def existing(path: str | None, key: str) -> Path:
     """
     if path is None:
         raise UserError(f"{key} is not given", "data", f"add {key}=PATH")
-    if not Path(path).exists():
+    try:
+        found = Path(path).exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        what = f"{path[:80]} cannot be looked at: {error.strerror}"
+        raise UserError(what, key, f"correct {key}=") from error
+    if not found:
         raise UserError(f"no such file or folder: {path}", key, f"correct {key}=")
     return Path(path)

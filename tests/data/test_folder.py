@@ -110,6 +110,18 @@ def test_other_folders_are_known_by_their_content_too(tmp_path, kind):
         before = after
 
 
+def test_classes_of_a_list_belong_to_the_identity(tmp_path):
+    for name in ("train/n1/a.JPEG", "train/n2/b.JPEG", "val/c.JPEG", "val/d.JPEG"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(photograph(0))
+    found = []
+    for classes in (("n1", "n2"), ("n2", "n1")):
+        lines = [f"{name}.JPEG {wnid}" for name, wnid in zip("cd", classes, strict=True)]
+        (tmp_path / "val.txt").write_text("\n".join(lines))
+        found.append(source("data=imagenet", f"data.root={tmp_path}").fingerprint())
+    assert found[0] != found[1]
+
+
 # What is used.
 
 
@@ -246,6 +258,12 @@ def test_a_damaged_image_of_an_archive_is_skipped_and_counted(tmp_path, kind):
     assert (info.train_size, info.test_size, info.skipped) == (1, 1, 1)
     with pytest.raises(UserError, match=r"1\.Ant/a\.jpg"):
         source(*asked).load()
+
+
+def test_a_root_whose_name_is_too_long_is_refused_by_its_key():
+    with pytest.raises(UserError, match="cannot be looked at") as error:
+        source("data=folder", f"data.root={'x' * 5000}").load()
+    assert error.value.where == "data.root"
 
 
 def test_a_folder_is_not_needed_to_be_utf8(zoo):

@@ -2,6 +2,7 @@ import hashlib
 import multiprocessing
 import os
 import sqlite3
+import time
 
 import pytest
 
@@ -161,6 +162,7 @@ def _hash(zoo, barrier, results):
 
     def counted(path, limit):
         count.append(path)
+        time.sleep(0.05)  # long enough for the others to begin
         return read(path, limit)
 
     module._read = counted

@@ -114,9 +114,28 @@ def test_maps_of_images_that_are_no_files_have_their_places_as_names(tmp_path):
     for row in range(12):
         (tmp_path / f"{row:03d}.png").write_bytes(grey(row))
     assert read_test_maps(str(tmp_path), splits)[:, 0, 0].tolist() == list(range(12))
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints/007.png").write_bytes(grey(99))
     for row in range(12):
         (tmp_path / f"{row:03d}.png").rename(tmp_path / f"{row}.png")
     assert read_test_maps(str(tmp_path), splits)[:, 0, 0].tolist() == list(range(12))
+
+
+def test_two_maps_of_one_image_are_refused(tmp_path):
+    splits = source("data=digits", "data.limit=12").load()
+    for row in range(12):
+        (tmp_path / f"{row}.png").write_bytes(grey(row))
+    np.save(tmp_path / "7.npy", np.ones((4, 4)))
+    with pytest.raises(UserError, match="two maps of one image") as caught:
+        read_test_maps(str(tmp_path), splits)
+    assert "7.npy" in caught.value.what
+
+
+def test_maps_of_fractions_and_of_sixteen_bits_keep_their_values(tmp_path):
+    splits = source("data=digits", "data.limit=2").load()
+    Image.fromarray(np.full((8, 8), 0.25, np.float32)).save(tmp_path / "0.tiff")
+    Image.fromarray(np.full((8, 8), 60_000, np.uint16)).save(tmp_path / "1.png")
+    assert read_test_maps(str(tmp_path), splits)[:, 4, 4].tolist() == [0.25, 60_000]
 
 
 def test_maps_in_a_folder_that_cannot_be_used_are_named(tmp_path):

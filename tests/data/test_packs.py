@@ -88,6 +88,21 @@ def test_the_parquet_sample_holds_the_images_of_the_pack():
         assert torch.equal(own, first)
 
 
+def test_a_row_group_is_read_in_pieces(tmp_path, monkeypatch):
+    """A piece of Arrow holds 2 GiB at most, and pyarrow's read_table makes one of a row group."""
+    files = [encoded(np.full((8, 8, 3), 9 * n, np.uint8)) for n in range(7)]
+    image = pa.array([{"bytes": raw, "path": "x"} for raw in files])
+    pq.write_table(
+        pa.table({"image": image, "label": [0, 1, 0, 1, 0, 1, 1]}), tmp_path / "x.parquet"
+    )
+    data = pack(tmp_path / "x.parquet")
+    monkeypatch.setattr(parquet, "ROWS", 3)
+    monkeypatch.setattr(pq, "read_table", None)
+    splits = data.load()
+    assert splits.train.images[:, 0, 0, 0].tolist() == [9 * n for n in range(7)]
+    assert splits.train.labels.tolist() == [0, 1, 0, 1, 0, 1, 1]
+
+
 def random_pixels(count, side=5):
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 

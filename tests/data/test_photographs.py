@@ -92,6 +92,10 @@ def test_imagenet_is_read_sorted_or_flat_with_any_list(tmp_path, val):
         ({**FLAT, "val/val.txt": "ILSVRC2012_val_00000001.JPEG n1"}, "no class is given for .*02"),
         ({**FLAT, "val.txt": "".join(f"ILSVRC2012_val_0000000{k} n7\n" for k in (1, 2, 3))}, "n7"),
         ({**FLAT, **TRUTH, "devkit/data/ILSVRC2012_validation_ground_truth.txt": "1\n"}, "1 lines"),
+        (
+            {**FLAT, **TRUTH, "devkit/data/ILSVRC2012_validation_ground_truth.txt": "1\n2\n0\n"},
+            "no class has the number 0",
+        ),
         ({"val/n1/a.JPEG": photograph(1)}, "different classes: n2"),
     ],
 )
