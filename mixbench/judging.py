@@ -224,10 +224,10 @@ def rebuild(folder: Path, checkpoint: Path, config: RunConfig, record: Record) -
         torch.set_num_threads(config.trainer.threads)
     check_choice(config)
     source = DATA.get(config.data.kind)(config.data)
-    if source.fingerprint() != record.data_hash:
+    if source.identity() != record.data_hash:
         raise UserError(
             f"the data are not those that {folder.name} was trained on: "
-            f"{record.data_hash} then, {source.fingerprint()} now",
+            f"{record.data_hash} then, {source.identity()} now",
             "data.root",
             "give the same files",
         )

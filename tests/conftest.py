@@ -14,6 +14,12 @@ def one_thread_for_all():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def place_of_data_sets(tmp_path_factory):
+    """Hashes of files are kept in the folder of all data sets, which is not the checkout's."""
+    os.environ.setdefault("MIXBENCH_DATA", str(tmp_path_factory.mktemp("data")))
+
+
 @pytest.fixture
 def tiny() -> list[str]:
     """Overrides of a run that takes about a second."""

@@ -4,16 +4,29 @@ Nothing is unpacked onto the disk, so that no archive can write anywhere. One th
 refused all the same, as is one that would unpack to an absurd size.
 """
 
+import lzma
 import os
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from mixbench.arrays import MAX_BYTES, MAX_RATIO
+from mixbench.data.tree import files_below, is_hidden, read_regular
 from mixbench.errors import UserError
+
+# What damaged archives lead their readers to.
+_FAULTS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error)
+_FAULTS += (OSError, EOFError, RuntimeError, ValueError, IndexError)
+
+
+class DamagedFileError(UserError):
+    """One file of a data set is missing or damaged."""
 
 
 class Files(ABC):
@@ -21,10 +34,13 @@ class Files(ABC):
 
     Args:
         root: Folder or archive.
+
+    Attributes:
+        hidden: Number of files that are left out, as they are not meant for people.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.hidden = root, 0
 
     @property
     @abstractmethod
@@ -44,6 +60,24 @@ class Files(ABC):
         Raises:
             UserError: If there is no such file, or it lies outside the root.
         """
+
+    def image(self, name: str) -> bytes:
+        """Content of an image, without which the others can still be used.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            All of it.
+
+        Raises:
+            OSError: If it is missing or damaged.
+            UserError: If it lies outside the root.
+        """
+        try:
+            return self.read(name)
+        except DamagedFileError as error:
+            raise OSError(error.what) from error
 
     def text(self, name: str) -> list[str]:
         """Lines of a text file without those that are blank."""
@@ -69,8 +103,16 @@ class Files(ABC):
         ]
         return min(ends, key=lambda name: (name.count("/"), name), default=None)
 
-    def _missing(self, name: str) -> UserError:
-        return UserError(f"{name} is missing", str(self.root), "the copy is incomplete")
+    def _kept(self, names: Iterable[str]) -> list[str]:
+        """Sorted, without those that are hidden, which are counted."""
+        found = list(names)
+        kept = sorted(name for name in found if not is_hidden(name))
+        self.hidden = len(found) - len(kept)
+        return kept
+
+    def _missing(self, name: str, why: object = "") -> "DamagedFileError":
+        what = f"{name} cannot be read: {why}" if why else f"{name} is missing"
+        return DamagedFileError(what, str(self.root), "the copy is incomplete")
 
 
 class FolderFiles(Files):
@@ -78,17 +120,11 @@ class FolderFiles(Files):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._names: list[str] | None = None
+        self._names = self._kept(files_below(root)[0])
 
     @property
     def names(self) -> list[str]:
         """Of all files at any depth."""
-        if self._names is None:
-            self._names = sorted(
-                Path(place, name).relative_to(self.root).as_posix()
-                for place, _, files in os.walk(self.root, followlinks=True)
-                for name in files
-            )
         return self._names
 
     def read(self, name: str) -> bytes:
@@ -98,9 +134,11 @@ class FolderFiles(Files):
         if path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve()):
             raise UserError(f"{name} is a link that leads out of the folder", str(self.root))
         try:
-            return path.read_bytes()
-        except OSError as error:
+            return read_regular(path, None)
+        except FileNotFoundError as error:
             raise self._missing(name) from error
+        except OSError as error:
+            raise self._missing(name, error) from error
 
 
 class ZipFiles(Files):
@@ -117,7 +155,7 @@ class ZipFiles(Files):
             _check_name(member.filename, root)
         unpacked = sum(member.file_size for member in members)
         _check_size(root, unpacked, root.stat().st_size)
-        self._names = sorted(member.filename for member in members if not member.is_dir())
+        self._names = self._kept(member.filename for member in members if not member.is_dir())
 
     @property
     def names(self) -> list[str]:
@@ -130,15 +168,15 @@ class ZipFiles(Files):
             return self._handle().read(name)
         except KeyError:
             raise self._missing(name) from None
-        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
-            raise UserError(f"{name} cannot be read: {error}", str(self.root)) from error
+        except _FAULTS as error:
+            raise self._missing(name, error) from error
 
     def _handle(self) -> zipfile.ZipFile:
         pid = os.getpid()  # forked workers would move each other's place in one open file
         if pid not in self._handles:
             try:
                 self._handles[pid] = zipfile.ZipFile(self.root)
-            except (zipfile.BadZipFile, OSError) as error:
+            except _FAULTS as error:
                 raise _unreadable(self.root, error) from error
         return self._handles[pid]
 
@@ -165,12 +203,11 @@ class TarFiles(Files):
             else:
                 with tarfile.open(root, "r:") as archive:
                     self._take(archive, packed)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except _FAULTS as error:
             raise _unreadable(root, error) from error
-        except Exception as error:  # zlib.error and lzma.LZMAError have no common base
-            raise _unreadable(root, error) from error
+        self._names = self._kept(self._content)
 
     def _take(self, archive: tarfile.TarFile, packed: bool) -> None:
         unpacked, size = 0, self.root.stat().st_size
@@ -192,7 +229,7 @@ class TarFiles(Files):
     @property
     def names(self) -> list[str]:
         """Of all members that are files."""
-        return sorted(self._content)
+        return self._names
 
     def read(self, name: str) -> bytes:
         """Of one member."""

@@ -42,7 +42,8 @@ class Cifar10(OriginalSource):
         names = [str(name) for name in self._load(self.meta_file).get(self.names_key, [])]
         parts = [self._load(name) for name in self.train_files]
         train = self._images(parts, names)
-        return Content(train, self._images([self._load(self.test_file)], names), names)
+        test = self._images([self._load(self.test_file)], names)
+        return Content(train, test, names, unused=self.unused)
 
     def _load(self, name: str) -> dict[str, Any]:
         files, base = self.locate(self.marker)

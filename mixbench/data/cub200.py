@@ -48,6 +48,7 @@ class Cub200(OriginalSource):
         for wanted in ("1", "0"):
             rows = [number for number in images if in_train[number] == [wanted]]
             parts.append(_part(files, base, rows, images, labels, boxes, index))
+        parts[0].unused.update(self.unused)
         names = [words[0].partition(".")[2] or words[0] for words in classes.values()]
         return parts[0], parts[1], [name.replace("_", " ") for name in names]
 
@@ -85,4 +86,4 @@ def _part(
         raise UserError("train_test_split.txt leaves a part empty", str(files.root))
     left, top, width, height = x.unbind(1)
     corners = torch.stack([torch.tensor(y).float(), top, left, top + height, left + width], dim=1)
-    return Part(names, lambda row: files.read(names[row]), torch.tensor(y), corners[:, None])
+    return Part(names, lambda row: files.image(names[row]), torch.tensor(y), corners[:, None])

@@ -7,7 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixbench.data.decode import corrupt, decode, decode_all, decode_crop, unreadable
+from mixbench.data.decode import (
+    corrupt,
+    decode,
+    decode_all,
+    decode_crop,
+    dim_sample,
+    unreadable,
+)
 from mixbench.data.images import Batch, ImageSet, ResidentImages
 from mixbench.data.keyed import Draw
 from mixbench.errors import UnreadableImageError, UserError
@@ -43,7 +50,7 @@ def read_part(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
     """The image set of a split.
 
     Args:
-        part: Its files.
+        part: Its files; a notice is added where their images are almost black.
         config: With ``crop_area`` the files are read anew each time; otherwise once and for all.
 
     Returns:
@@ -121,12 +128,14 @@ class FileImages(ImageSet):
 
 
 def _decoded(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
-    images, rows = decode_all(part.names, part.load, config)
+    images, rows, dim = decode_all(part.names, part.load, config)
+    _say(part, dim)
     boxes = None if part.boxes is None else part.boxes[rows]
     return ResidentImages(images, part.labels[rows], boxes), len(part.names) - len(rows)
 
 
 def _kept(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
+    _say(part, dim_sample(len(part.names), part.load))
     if config.on_corrupt == "error":  # found when it is read, as reading all takes hours
         return FileImages(part, config), 0
     bad = unreadable(part.names, part.load)
@@ -134,3 +143,8 @@ def _kept(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
         raise corrupt(list(bad.values()), len(part.names))
     good = torch.tensor([row for row in range(len(part.names)) if row not in bad])
     return FileImages(part, config, good), len(bad)
+
+
+def _say(part: Part, notice: str) -> None:
+    if notice and notice not in part.notices:
+        part.notices.append(notice)

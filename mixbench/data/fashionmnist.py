@@ -62,7 +62,7 @@ class FashionMnist(OriginalSource):
                 arrays[f"{part}_images"] = self._idx(f"{file}-images-idx3-ubyte", 3)
                 arrays[f"{part}_labels"] = self._idx(f"{file}-labels-idx1-ubyte", 1)
         train, test = (self._part(arrays, part) for _, part in _PARTS)
-        return Content(train, test, list(self.names))
+        return Content(train, test, list(self.names), unused=self.unused)
 
     def _part(self, arrays: dict[str, np.ndarray], part: str) -> ResidentImages:
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]

@@ -1,14 +1,48 @@
-"""Image folders: ``train/<class>/*`` and ``val/<class>/*`` below ``data.root``."""
+"""Image folders: ``train/<class>/**`` and ``val/<class>/**`` below ``data.root``."""
 
 import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from mixbench.data.decode import is_image
 from mixbench.data.encoded import Part
-from mixbench.data.images import SUFFIXES
+from mixbench.data.hashes import content_hashes
 from mixbench.data.source import DataSource, existing
+from mixbench.data.tree import HIDDEN, MAX_BYTES, files_below, is_hidden, listed, read_regular
 from mixbench.errors import UserError
+
+OUTSIDE, CIRCLE = "file outside of the folders of classes", "link to a folder around it"
+
+
+@dataclass
+class ClassFiles:
+    """Image files with their classes.
+
+    Attributes:
+        root: Folder of the data set.
+        names: Paths of the files relative to it, with ``/``.
+        labels: Class index of each.
+        classes: Names of the classes.
+        unused: Number of other files, by the reason why they are not used.
+    """
+
+    root: Path
+    names: list[str]
+    labels: list[int]
+    classes: list[str]
+    unused: Counter[str]
+
+    def part(self) -> Part:
+        """The files as one split."""
+        paths = [os.path.join(self.root, name) for name in self.names]
+        labels = torch.tensor(self.labels)
+        return Part(paths, lambda row: read_regular(paths[row]), labels, unused=dict(self.unused))
 
 
 class Folder(DataSource):
@@ -17,71 +51,122 @@ class Folder(DataSource):
     @property
     def name(self) -> str:
         """The given name, else the folder's own."""
-        return self.config.name or existing(self.config.root, "data.root").resolve().name
+        return self.config.name or self.root.resolve().name
+
+    @property
+    def root(self) -> Path:
+        """The folder of ``train`` and ``val``."""
+        return existing(self.config.root, "data.root")
 
     def fingerprint(self) -> str:
-        """Hash of all names and sizes; contents are not read."""
-        root = existing(self.config.root, "data.root")
-        digest = hashlib.sha256()
-        for part in ("train", "val"):
-            for path, _ in class_files(root / part)[0]:
-                line = f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\n"
-                digest.update(line.encode())
-        return digest.hexdigest()
+        """Hash of the names and contents of all images; computed once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint_of(self.splits)
+
+    @cached_property
+    def splits(self) -> tuple[ClassFiles, ClassFiles]:
+        """The files of both parts."""
+        return class_files(self.root, "train"), class_files(self.root, "val")
 
     def parts(self) -> tuple[Part, Part, list[str]]:
         """Both parts; classes are the sorted folder names of ``train``."""
-        root = existing(self.config.root, "data.root")
-        (files, names), (test_files, test_names) = (
-            class_files(root / "train"),
-            class_files(root / "val"),
-        )
-        if names != test_names:
-            only = ", ".join(sorted(set(names) ^ set(test_names))[:5])
-            raise UserError(f"train and val have different classes: {only}", str(root))
-        return part_of(files), part_of(test_files), names
+        train, val = self.splits
+        check_classes(train, val)
+        parts = train.part(), val.part()
+        if (self.root / "test").is_dir():
+            parts[1].notices.append(f"val is the test set: {self.root / 'test'} is not used")
+        return *parts, train.classes
 
 
-def part_of(files: list[tuple[Path, int]]) -> Part:
-    """Files with their labels as one split.
+def fingerprint_of(splits: Sequence[ClassFiles]) -> str:
+    """Hash of files that are named after their classes, or of which a list says the class.
 
     Args:
-        files: Path and class index of each.
+        splits: The parts of a data set.
 
     Returns:
-        The split.
+        SHA-256 over the name, the class and the content of each, in order.
     """
-    return Part(
-        [str(path) for path, _ in files],
-        lambda row: files[row][0].read_bytes(),
-        torch.tensor([label for _, label in files]),
-    )
+    digest = hashlib.sha256()
+    for split in splits:
+        contents = content_hashes(split.root, split.names, MAX_BYTES)
+        for name, label, content in zip(split.names, split.labels, contents, strict=True):
+            words = (os.fsencode(name), split.classes[label].encode(errors="surrogateescape"))
+            digest.update(b"\0".join((*words, content.hex().encode())) + b"\n")
+    return digest.hexdigest()
 
 
-def class_files(folder: Path) -> tuple[list[tuple[Path, int]], list[str]]:
-    """Images of a folder with one folder per class.
+def check_classes(train: ClassFiles, val: ClassFiles) -> None:
+    """Refuse parts with different classes.
 
     Args:
-        folder: The outer folder.
+        train: Training images.
+        val: Test images.
+
+    Raises:
+        UserError: With the first that one of them lacks.
+    """
+    if train.classes != val.classes:
+        only = ", ".join(sorted(set(train.classes) ^ set(val.classes))[:5])
+        raise UserError(f"train and val have different classes: {only}", str(train.root))
+
+
+def class_files(root: Path, part: str) -> ClassFiles:
+    """Images of a folder with one folder per class, at any depth below it.
+
+    Args:
+        root: Folder of the data set.
+        part: Name of the folder in it.
 
     Returns:
-        Path and class index of each image, and the sorted names of the classes.
+        The images, class by class in the order of names.
 
     Raises:
         UserError: If there is none, or a class without any.
     """
-    classes = sorted(path for path in folder.glob("*") if path.is_dir())
-    files = [
-        (path, label)
-        for label, place in enumerate(classes)
-        for path in sorted(place.iterdir())
-        if path.suffix.lower() in SUFFIXES
-    ]
-    filled = {label for _, label in files}
-    empty = [place.name for label, place in enumerate(classes) if label not in filled]
-    if not files or empty:
+    folder, unused = root / part, Counter[str]()
+    names: list[str] = []
+    labels: list[int] = []
+    classes: list[str] = []
+    folders, others = listed(folder) if folder.is_dir() else ([], [])
+    unused.update(HIDDEN if is_hidden(name) else OUTSIDE for name in others)
+    for name in folders:
+        below, circles = files_below(folder / name)
+        unused += Counter({CIRCLE: circles})
+        if is_hidden(name):
+            unused[HIDDEN] += len(below)
+            continue
+        reasons = [why_unused(file) for file in below]
+        unused.update(filter(None, reasons))
+        images = [file for file, why in zip(below, reasons, strict=True) if not why]
+        names += [f"{part}/{name}/{file}" for file in images]
+        labels += [len(classes)] * len(images)
+        classes.append(name)
+    filled = set(labels)
+    empty = [name for label, name in enumerate(classes) if label not in filled]
+    if not names or empty:
         what = f"no image in {', '.join(empty[:5])}" if empty else "no images found"
         raise UserError(
             what, str(folder), "expected train/<class>/* and val/<class>/* below data.root"
         )
-    return files, [place.name for place in classes]
+    return ClassFiles(root, names, labels, classes, unused)
+
+
+def why_unused(name: str) -> str:
+    """The reason why a file among images is not used.
+
+    Args:
+        name: Its path below the folder of its class.
+
+    Returns:
+        The reason, empty for an image.
+    """
+    if is_hidden(name):
+        return HIDDEN
+    if is_image(name):
+        return ""
+    suffix = os.path.splitext(name)[1].lower()
+    return f"unusual suffix {suffix}" if suffix else "file without a suffix"

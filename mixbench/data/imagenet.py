@@ -6,20 +6,28 @@ the list of its classes. Validation serves as test set. Any subset of the classe
 ImageNet-100, is read in the same way. Labels count the sorted WordNet ids.
 """
 
-import hashlib
 import re
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
 from mixbench.data.encoded import Part
-from mixbench.data.folder import class_files, part_of
-from mixbench.data.images import SUFFIXES, Stats
+from mixbench.data.folder import (
+    ClassFiles,
+    check_classes,
+    class_files,
+    fingerprint_of,
+    why_unused,
+)
+from mixbench.data.images import Stats
 from mixbench.data.place import data_folder
 from mixbench.data.source import DataSource
+from mixbench.data.tree import is_hidden
 from mixbench.errors import UserError
 
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"  # line n: number 1-1000 of image n
 LISTS = ("val_annotations.txt", "val.txt", "LOC_val_solution.csv")  # lines with image and class
+_KNOWN = (*LISTS, TRUTH, "synsets.txt")
 LAYOUT = (
     f"train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or a flat val/ with {', '.join(LISTS)}, or with "
     f"{TRUTH} and the table of its numbers, synsets.txt (one wnid a line)"
@@ -51,41 +59,39 @@ class ImageNet(DataSource):
         )
 
     def fingerprint(self) -> str:
-        """Hash of all names and sizes with their classes; images are not read."""
-        digest = hashlib.sha256()
-        (train, names), val = self._train, self._val
-        for path, label in (*train, *val):
-            place = path.relative_to(self.root).as_posix()
-            line = f"{place}\0{path.stat().st_size}\0{names[label]}\n"
-            digest.update(line.encode())
-        return digest.hexdigest()
+        """Hash of the names, the classes and the contents of all images; computed once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint_of((self._train, self._val))
 
     def class_ids(self) -> list[str]:
         """The names of the folders."""
-        return self._train[1]
+        return self._train.classes
 
     def parts(self) -> tuple[Part, Part, list[str]]:
         """Training and validation images; classes are named by their words where they are known."""
-        files, wnids = self._train
-        return part_of(files), part_of(self._val), _words(self.root, wnids)
+        names = _words(self.root, self._train.classes)
+        return self._train.part(), self._val.part(), names
 
     @cached_property
-    def _train(self) -> tuple[list[tuple[Path, int]], list[str]]:
-        return class_files(self.root / "train")
+    def _train(self) -> ClassFiles:
+        return class_files(self.root, "train")
 
     @cached_property
-    def _val(self) -> list[tuple[Path, int]]:
-        folder, wnids = self.root / "val", self._train[1]
-        if any(place.is_dir() for place in folder.iterdir()):
-            files, found = class_files(folder)
-            if found != wnids:
-                only = ", ".join(sorted(set(found) ^ set(wnids))[:5])
-                raise UserError(f"train and val have different classes: {only}", str(self.root))
-            return files
-        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    def _val(self) -> ClassFiles:
+        folder, wnids = self.root / "val", self._train.classes
+        if any(place.is_dir() and not is_hidden(place.name) for place in folder.iterdir()):
+            found = class_files(self.root, "val")
+            check_classes(self._train, found)
+            return found
+        files = sorted(path.name for path in folder.iterdir() if path.name not in _KNOWN)
+        images = [name for name in files if not why_unused(name)]
+        unused = Counter(filter(None, map(why_unused, files)))
         classes = self._listed(images)
         index = {wnid: label for label, wnid in enumerate(wnids)}
-        lost = [path.name for path in images if path.stem not in classes]
+        lost = [name for name in images if Path(name).stem not in classes]
         if lost:
             raise UserError(f"no class is given for {', '.join(lost[:5])}", str(folder))
         strange = sorted(set(classes.values()) - set(wnids))
@@ -93,27 +99,33 @@ class ImageNet(DataSource):
             raise UserError(
                 f"val holds classes that train lacks: {', '.join(strange[:5])}", str(self.root)
             )
-        return [(path, index[classes[path.stem]]) for path in images]
+        labels = [index[classes[Path(name).stem]] for name in images]
+        return ClassFiles(self.root, [f"val/{name}" for name in images], labels, wnids, unused)
 
-    def _listed(self, images: list[Path]) -> dict[str, str]:
+    def _listed(self, images: list[str]) -> dict[str, str]:
         """Class of each image by its stem, from the first list that is there."""
         folders = (self.root / "val", self.root, *list(self.root.glob("*/data")))
         for folder in folders:
             for name in LISTS:
                 if (folder / name).is_file():
-                    lines = (folder / name).read_text(encoding="utf-8").splitlines()
+                    lines = _text(folder / name).splitlines()
                     words = [re.split(r"[\t ,]+", line.strip()) for line in lines if line.strip()]
                     pairs = [line for line in words if len(line) > 1 and line[0] != "ImageId"]
                     return {Path(line[0]).stem: line[1] for line in pairs}
             if (folder / TRUTH).is_file() and (folder / "synsets.txt").is_file():
-                numbers = (folder / TRUTH).read_text(encoding="utf-8").split()
-                synsets = (folder / "synsets.txt").read_text(encoding="utf-8").split()
+                numbers = _text(folder / TRUTH).split()
+                synsets = _text(folder / "synsets.txt").split()
                 if len(numbers) != len(images):
                     raise UserError(
                         f"{len(images)} images but {len(numbers)} lines", str(folder / TRUTH)
                     )
+                known = {str(number): wnid for number, wnid in enumerate(synsets, 1)}
+                strange = sorted(set(numbers) - set(known))
+                if strange:
+                    what = f"no class has the number {', '.join(strange[:5])}"
+                    raise UserError(what, str(folder / TRUTH), "use the synsets.txt beside it")
                 pairs = zip(images, numbers, strict=True)
-                return {path.stem: synsets[int(number) - 1] for path, number in pairs}
+                return {Path(name).stem: known[number] for name, number in pairs}
         raise UserError(
             "val is one flat folder, and nothing says which image is of which class",
             str(self.root / "val"),
@@ -124,7 +136,14 @@ class ImageNet(DataSource):
 def _words(root: Path, wnids: list[str]) -> list[str]:
     for name in ("words.txt", "LOC_synset_mapping.txt"):
         if (root / name).is_file():
-            lines = (root / name).read_text(encoding="utf-8").splitlines()
+            lines = _text(root / name).splitlines()
             known = dict(re.split(r"[\t ]", line, maxsplit=1) for line in lines if " " in line)
             return [known.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     return wnids
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"not readable as text: {error}", str(path)) from error

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from mixbench.arrays import Arrays, is_single, read_array
-from mixbench.data.images import SUFFIXES, Batch, ImageSet, Splits
+from mixbench.data.decode import grey_values, is_image
+from mixbench.data.images import Batch, ImageSet, Splits
 from mixbench.data.keyed import Draw
 from mixbench.data.transforms import crop_flip, draw_crop_flip
+from mixbench.data.tree import is_hidden, read_regular
 from mixbench.errors import UserError
 from mixbench.schema import DataConfig
 
@@ -103,7 +104,7 @@ def read_test_maps(given: str, splits: Splits) -> Tensor:
         check_count(maps, len(splits.test), "test", f"eval.gaze={given}")
         return maps
     names = splits.test_names()
-    files = {_stem(file.relative_to(path)): file for file in path.rglob("*") if _is_map(file)}
+    files = {_stem(file.relative_to(path)): file for file in path.rglob("*") if _is_map(file, path)}
     found: dict[tuple[str, ...], Path] = files
     if names is None:
         found = {(name[-1].lstrip("0") or "0",): file for name, file in files.items()}
@@ -127,8 +128,10 @@ def _stem(path: Path) -> tuple[str, ...]:
     return path.with_suffix("").parts
 
 
-def _is_map(path: Path) -> bool:
-    return path.suffix.lower() in (".npy", *SUFFIXES)
+def _is_map(path: Path, root: Path) -> bool:
+    if is_hidden(path.relative_to(root).as_posix()):
+        return False
+    return path.suffix.lower() == ".npy" or is_image(path.name)
 
 
 def _told_apart(names: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -150,10 +153,8 @@ def _one_map(path: Path, where: str, size: tuple[int, int]) -> Tensor:
             ) from error
     else:
         try:
-            with Image.open(path) as image:
-                wide = image.mode.startswith("I")
-                content = np.asarray(image if wide else image.convert("L"), dtype=np.float32)
-        except (OSError, ValueError) as error:
+            content = grey_values(read_regular(path))
+        except OSError as error:
             raise UserError(f"no picture: {path.name}", where, "give a grey picture") from error
     shown = torch.from_numpy(content)
     if (

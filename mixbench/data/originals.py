@@ -2,18 +2,24 @@
 
 import hashlib
 import logging
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mixbench.data.archive import Files, FolderFiles, open_files
 from mixbench.data.download import DownloadError, download
-from mixbench.data.images import SUFFIXES
+from mixbench.data.hashes import UNREADABLE, content_hashes
 from mixbench.data.place import data_folder
 from mixbench.data.source import DataSource
+from mixbench.data.tree import HIDDEN, MAX_BYTES, read_regular
 from mixbench.errors import UserError
 
 log = logging.getLogger("mixbench")
+
+# Many, so that their hashes are kept; the few other files are read each time.
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class OriginalSource(DataSource):
         return [folder / each.file for each in self.originals]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the archives; of a folder over names, sizes, and contents but of images."""
+        """SHA-256 over the archives; of a folder over names, sizes and contents."""
         return self._hashes[0]
 
     @property
@@ -129,11 +135,7 @@ class OriginalSource(DataSource):
         digest, md5s = hashlib.sha256(), []
         for files in self.files:
             if isinstance(files, FolderFiles):
-                for name in files.names:
-                    path = files.root / name
-                    digest.update(f"{name}\0{path.stat().st_size}\n".encode())
-                    if path.suffix.lower() not in SUFFIXES:
-                        digest.update(path.read_bytes())
+                _add_folder(digest, files)
                 continue
             md5 = hashlib.md5(usedforsecurity=False)
             with files.root.open("rb") as file:
@@ -142,6 +144,12 @@ class OriginalSource(DataSource):
                     md5.update(chunk)
             md5s.append(md5.hexdigest())
         return digest.hexdigest(), md5s
+
+    @property
+    def unused(self) -> dict[str, int]:
+        """Files of file managers and archivers; all others have names that are known."""
+        hidden = sum(files.hidden for files in self.files)
+        return {HIDDEN: hidden} if hidden else {}
 
     def _refusal(self, place: Path, why: str) -> UserError:
         names = " and ".join(each.file for each in self.originals)
@@ -156,3 +164,17 @@ class OriginalSource(DataSource):
             f"put {names} into {data_folder()}, or give data.root= as that file or as a folder "
             f"with {self.layout}" + (f"; to fetch it: {fetch}" if fetch else ""),
         )
+
+
+def _add_folder(digest: Any, files: FolderFiles) -> None:
+    """Take the names, sizes and contents of the files of a folder into a hash."""
+    pictures = [name for name in files.names if os.path.splitext(name)[1].lower() in _PICTURES]
+    hashes = dict(zip(pictures, content_hashes(files.root, pictures, MAX_BYTES), strict=True))
+    for name in files.names:
+        path = files.root / name
+        try:
+            size, content = path.stat().st_size, hashes.get(name)
+            content = read_regular(path, None) if content is None else content
+        except OSError:
+            size, content = -1, UNREADABLE
+        digest.update(os.fsencode(name) + f"\0{size}\n".encode() + content)

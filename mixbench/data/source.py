@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mixbench.data.classes import class_notices
+from mixbench.data.decode import is_image
 from mixbench.data.encoded import Part, read_part
 from mixbench.data.images import (
     HOLDOUT_LIMIT,
-    SUFFIXES,
     Content,
     ImageSet,
     ResidentImages,
@@ -194,7 +194,7 @@ class DataSource(ABC):
         if parts is None:
             return None
         names = [str(parts[1].names[row]) for row in rows.tolist()]
-        return names if all(Path(name).suffix.lower() in SUFFIXES for name in names) else None
+        return names if all(map(is_image, names)) else None
 
     def training_labels(self, own: Tensor, class_names: list[str], skipped: int) -> Tensor:
         """What is trained on: ``data.labels``, or the data set's own.

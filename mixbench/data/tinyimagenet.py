@@ -64,7 +64,9 @@ class TinyImageNet(OriginalSource):
         if lost or not val:
             what = f"{lost[0]} and {len(lost) - 1} more are missing" if lost else "val/ is empty"
             raise UserError(what, str(files.root), f"expected {self.layout}")
-        return _part(files, train), _part(files, val), _words(files, base, wnids)
+        parts = _part(files, train), _part(files, val)
+        parts[0].unused.update(self.unused)
+        return *parts, _words(files, base, wnids)
 
 
 def _by_class(files: Files, folder: str) -> dict[str, tuple[list[str], str, bool]]:
@@ -104,7 +106,7 @@ def _part(files: Files, rows: list[tuple[str, int, list[float]]]) -> Part:
     boxed = torch.tensor([bool(box) for _, _, box in rows])
     boxes = corners(torch.tensor([box or [0.0] * 4 for _, _, box in rows]), labels)
     boxes[~boxed] = -1
-    return Part(names, lambda row: files.read(names[row]), labels, boxes)
+    return Part(names, lambda row: files.image(names[row]), labels, boxes)
 
 
 def _words(files: Files, base: str, wnids: list[str]) -> list[str]:

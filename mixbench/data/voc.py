@@ -50,7 +50,9 @@ class Voc2007(OriginalSource):
         for split, other in (("trainval", "test"), ("train", "val")):
             train, test = self._place(split), self._place(other)
             if train is not None and test is not None:
-                return _part(*train, split), _part(*test, other), list(CLASSES)
+                parts = _part(*train, split), _part(*test, other)
+                parts[0].unused.update(self.unused)
+                return *parts, list(CLASSES)
         raise UserError(
             f"no labels of trainval and test, nor of train and val, for {self.config.kind}",
             ", ".join(map(str, self.places)),
@@ -89,7 +91,7 @@ def _part(files: Files, base: str, split: str) -> Part:
         if found:
             padded[row, : len(found)] = torch.tensor(found)
     labels = torch.tensor(list(rows.values()))
-    return Part(names, lambda row: files.read(names[row]), labels, padded)
+    return Part(names, lambda row: files.image(names[row]), labels, padded)
 
 
 def _objects(files: Files, name: str) -> list[list[float]]:

@@ -10,6 +10,7 @@ from making import source, twin
 from mixbench import compose, run
 from mixbench.assemble import identify_run
 from mixbench.errors import UserError
+from mixbench.judging import verify_run
 from mixbench.results.curves import read_curves
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -138,6 +139,7 @@ def test_the_record_and_the_log_tell_the_noise(place, runs):
     assert record.data == "part+worse"
     assert record.label_noise == pytest.approx(5 / 6)
     assert "changed 83.33 %" in (runs / record.id / "log.txt").read_text()
+    assert "top1" in verify_run(runs / record.id).compared  # the other labels are known again
     rows, _ = read_curves(runs / record.id / "metrics.csv")
     assert rows
 

@@ -1,0 +1,130 @@
+"""Files below a folder: which there are, which of them count, and their content."""
+
+import os
+import stat
+from pathlib import Path
+
+from mixbench.errors import UserError
+
+MAX_BYTES = 1 << 30  # of one image file; what decodes to Pillow's limit of pixels is smaller
+HIDDEN = "hidden file"  # in counts of what is not used
+# Made by file managers, archivers and network stores beside the files of people.
+_HIDDEN = {
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("@eadir", "#recycle", "$recycle.bin", "system volume information"),
+}
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is not meant for people: a part of its path begins with a dot, or the like.
+
+    Args:
+        name: Path relative to the folder or archive, with ``/``.
+
+    Returns:
+        True for ``.ipynb_checkpoints/a.png``, ``ant/._a.png``, ``__MACOSX/a.png``, ``Thumbs.db``.
+    """
+    return any(
+        (part[:1] == "." and part not in (".", "..")) or part.casefold() in _HIDDEN
+        for part in name.split("/")
+    )
+
+
+def listed(folder: Path) -> tuple[list[str], list[str]]:
+    """Entries of a folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Sorted names of the folders in it, links to such included, and of all other entries.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    folders, others = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                (folders if _is_folder(entry) else others).append(entry.name)
+    except OSError as error:
+        what = f"a folder cannot be read: {error.strerror or error}"
+        raise UserError(what, str(folder)) from error
+    return sorted(folders), sorted(others)
+
+
+def files_below(root: Path) -> tuple[list[str], int]:
+    """All files at any depth, folder by folder as torchvision's ``ImageFolder`` lists them.
+
+    Links to folders are followed, but for those that lead back to a folder that they lie in.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        Paths relative to the folder, with ``/``, and the number of links that were not followed.
+
+    Raises:
+        UserError: If a folder cannot be read.
+    """
+    found: list[tuple[str, list[str]]] = []
+    circles = 0
+    around = tuple(_key(folder) for folder in root.absolute().parents)
+    waiting = [("", around)]
+    while waiting:  # no recursion, which very deep folders would end
+        place, above = waiting.pop()
+        folders, names = listed(root / place)
+        key = _key(root / place)
+        if key in above:
+            circles += 1
+            continue
+        prefix = f"{place}/" if place else ""
+        found.append((place, [prefix + name for name in names]))
+        waiting += [(prefix + name, (*above, key)) for name in folders]
+    return [name for _, names in sorted(found) for name in names], circles
+
+
+def read_regular(path: str | Path, limit: int | None = MAX_BYTES) -> bytes:
+    """Content of a regular file; opening a pipe or a device could wait forever.
+
+    Args:
+        path: The file.
+        limit: Largest number of bytes; any if None.
+
+    Returns:
+        All of it.
+
+    Raises:
+        OSError: If it is missing, unreadable, larger, or no regular file.
+    """
+    check_regular(os.stat(path), limit)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def check_regular(facts: os.stat_result, limit: int | None = MAX_BYTES) -> None:
+    """Refuse what is no regular file, or larger than any image.
+
+    Args:
+        facts: Of the file.
+        limit: Largest number of bytes; any if None.
+
+    Raises:
+        OSError: Saying which of both.
+    """
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError("not a regular file")
+    if limit is not None and facts.st_size > limit:
+        raise OSError(f"{facts.st_size} bytes are more than any image needs")
+
+
+def _key(folder: Path) -> tuple[int, int]:
+    facts = os.stat(folder)
+    return facts.st_dev, facts.st_ino
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
