@@ -42,7 +42,8 @@ class Arrays:
         UnreadableArraysError: If it is no such file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
+        path = Path(path)
         self._packed, self._unpacked = _size(path), 0
         try:
             content = io.BytesIO(self._without_xz(path)) if path.suffix == ".xz" else path
@@ -113,7 +114,7 @@ class Arrays:
         return content
 
 
-def is_single(path: Path) -> bool:
+def is_single(path: Path | str) -> bool:
     """Whether a file holds one array, as ``.npy`` does.
 
     Args:
@@ -122,6 +123,7 @@ def is_single(path: Path) -> bool:
     Returns:
         True if it begins as such a file does; False where it cannot be read.
     """
+    path = Path(path)
     if not path.is_file():
         return False
     try:
@@ -131,7 +133,7 @@ def is_single(path: Path) -> bool:
         return False
 
 
-def read_array(path: Path) -> np.ndarray:
+def read_array(path: Path | str) -> np.ndarray:
     """Read an ``.npy`` file.
 
     Args:
@@ -144,6 +146,7 @@ def read_array(path: Path) -> np.ndarray:
         FileNotFoundError: If there is none.
         UnreadableArraysError: If it is no such file, or larger than the memory.
     """
+    path = Path(path)
     size = _size(path)
     check_size(size, size)
     try:
