@@ -44,7 +44,8 @@ class Arrays:
         UnreadableArraysError: If it is no such file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
+        path = Path(path)
         self._packed, self._unpacked = _size(path), 0
         try:
             content = io.BytesIO(self._without_xz(path)) if path.suffix == ".xz" else path
@@ -117,7 +118,7 @@ class Arrays:
         return content
 
 
-def is_single(path: Path) -> bool:
+def is_single(path: Path | str) -> bool:
     """Whether a file holds one array, as ``.npy`` does.
 
     Args:
@@ -126,6 +127,7 @@ def is_single(path: Path) -> bool:
     Returns:
         True if it begins as such a file does; False where it cannot be read.
     """
+    path = Path(path)
     if not path.is_file():
         return False
     try:
@@ -135,7 +137,7 @@ def is_single(path: Path) -> bool:
         return False
 
 
-def read_array(path: Path) -> np.ndarray:
+def read_array(path: Path | str) -> np.ndarray:
     """Read an ``.npy`` file.
 
     Args:
@@ -148,6 +150,7 @@ def read_array(path: Path) -> np.ndarray:
         FileNotFoundError: If there is none.
         UnreadableArraysError: If it is no such file, or larger than the memory.
     """
+    path = Path(path)
     size = _size(path)
     check_size(size, size)
     try:

@@ -67,6 +67,8 @@ def test_arrays_are_those_that_numpy_wrote(tmp_path, write):
         assert np.array_equal(found["turned"], kept["turned"])
     np.save(tmp_path / "b.npy", kept["turned"])
     assert np.array_equal(read_array(tmp_path / "b.npy"), kept["turned"])
+    assert np.array_equal(read_array(str(tmp_path / "b.npy")), kept["turned"])
+    assert Arrays(str(tmp_path / "a.npz")).names == list(kept)
 
 
 def test_a_header_that_claims_more_than_its_file_holds_is_refused_before_it_is_read(tmp_path):

@@ -40,8 +40,8 @@ def workplace(tmp_path, monkeypatch, runs):
     Path("noisy.py").write_text(own_method)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
-    for name in ("TRAIN", "TEST"):
-        np.savez(f"{name}.npz", images=images, label=np.arange(64) % 2)
+    for name, pixels in (("TRAIN", images), ("TEST", 255 - images)):
+        np.savez(f"{name}.npz", images=pixels, label=np.arange(64) % 2)
     for index, image in enumerate(images):
         for part in ("train", "val"):
             folder = Path("FOLDER") / part / str(index % 2)

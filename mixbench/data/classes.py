@@ -177,7 +177,7 @@ def joined_classes(train: Labels, test: Labels, take: str, where: str) -> tuple[
     place = {name: index for index, name in enumerate(names)}
     if take == "both" or len(place) < len(names):
         raise UserError(
-            f"training and test images name different classes: {_difference(train, test)}",
+            f"training and test images have different classes: {_difference(train, test)}",
             where,
             "use images of the same data set; data.classes=train takes the classes of the training "
             "images, where test images may lack some",

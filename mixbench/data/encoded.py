@@ -36,6 +36,7 @@ class Part:
         boxes: (N, M, 5), as there.
         notices: What a user should know of the files, in full sentences.
         unused: Counts of what was left out, by a noun in the singular.
+        hashes: Returns the SHA-256 of each file, where they are kept.
     """
 
     names: Sequence[str]
@@ -44,6 +45,7 @@ class Part:
     boxes: Tensor | None = None
     notices: list[str] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
+    hashes: Callable[[], list[bytes]] | None = None
 
 
 def read_part(part: Part, config: DataConfig) -> tuple[ImageSet, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from mixbench.data.classes import Labels, joined_classes
 from mixbench.data.decode import is_image
 from mixbench.data.encoded import Part
 from mixbench.data.hashes import content_hashes
@@ -38,11 +39,21 @@ class ClassFiles:
     classes: list[str]
     unused: Counter[str]
 
-    def part(self) -> Part:
-        """The files as one split."""
+    @cached_property
+    def hashes(self) -> list[bytes]:
+        """SHA-256 of each file."""
+        return content_hashes(self.root, self.names, MAX_BYTES)
+
+    def part(self, labels: torch.Tensor | None = None) -> Part:
+        """The files as one split, with ``labels`` (N,) in place of their own."""
         paths = [os.path.join(self.root, name) for name in self.names]
-        labels = torch.tensor(self.labels)
-        return Part(paths, lambda row: read_regular(paths[row]), labels, unused=dict(self.unused))
+        return Part(
+            paths,
+            lambda row: read_regular(paths[row]),
+            torch.tensor(self.labels) if labels is None else labels,
+            unused=dict(self.unused),
+            hashes=lambda: self.hashes,
+        )
 
 
 class Folder(DataSource):
@@ -69,13 +80,13 @@ class Folder(DataSource):
     @cached_property
     def splits(self) -> tuple[ClassFiles, ClassFiles]:
         """The files of both parts."""
-        return class_files(self.root, "train"), class_files(self.root, "val")
+        lack = self.config.classes == "train"
+        return class_files(self.root, "train"), class_files(self.root, "val", empty=lack)
 
     def parts(self) -> tuple[Part, Part, list[str]]:
         """Both parts; classes are the sorted folder names of ``train``."""
         train, val = self.splits
-        check_classes(train, val)
-        parts = train.part(), val.part()
+        parts = train.part(), val.part(labels_of_val(train, val, self.config.classes))
         if (self.root / "test").is_dir():
             parts[1].notices.append(f"val is the test set: {self.root / 'test'} is not used")
         return *parts, train.classes
@@ -92,34 +103,37 @@ def fingerprint_of(splits: Sequence[ClassFiles]) -> str:
     """
     digest = hashlib.sha256()
     for split in splits:
-        contents = content_hashes(split.root, split.names, MAX_BYTES)
-        for name, label, content in zip(split.names, split.labels, contents, strict=True):
+        for name, label, content in zip(split.names, split.labels, split.hashes, strict=True):
             words = (os.fsencode(name), split.classes[label].encode(errors="surrogateescape"))
             digest.update(b"\0".join((*words, content.hex().encode())) + b"\n")
     return digest.hexdigest()
 
 
-def check_classes(train: ClassFiles, val: ClassFiles) -> None:
-    """Refuse parts with different classes.
+def labels_of_val(train: ClassFiles, val: ClassFiles, take: str) -> torch.Tensor:
+    """Labels of the test images as indices of the classes of training.
 
     Args:
         train: Training images.
         val: Test images.
+        take: Value of ``data.classes``.
+
+    Returns:
+        (N,) int64.
 
     Raises:
-        UserError: With the first that one of them lacks.
+        UserError: If their classes differ, as :func:`mixbench.data.classes.joined_classes`.
     """
-    if train.classes != val.classes:
-        only = ", ".join(sorted(set(train.classes) ^ set(val.classes))[:5])
-        raise UserError(f"train and val have different classes: {only}", str(train.root))
+    own, others = (Labels(torch.tensor(part.labels), part.classes) for part in (train, val))
+    return joined_classes(own, others, take, str(train.root))[1]
 
 
-def class_files(root: Path, part: str) -> ClassFiles:
+def class_files(root: Path, part: str, *, empty: bool = False) -> ClassFiles:
     """Images of a folder with one folder per class, at any depth below it.
 
     Args:
         root: Folder of the data set.
         part: Name of the folder in it.
+        empty: Whether a class may have no image.
 
     Returns:
         The images, class by class in the order of names.
@@ -146,9 +160,9 @@ def class_files(root: Path, part: str) -> ClassFiles:
         labels += [len(classes)] * len(images)
         classes.append(name)
     filled = set(labels)
-    empty = [name for label, name in enumerate(classes) if label not in filled]
-    if not names or empty:
-        what = f"no image in {', '.join(empty[:5])}" if empty else "no images found"
+    bare = [name for label, name in enumerate(classes) if label not in filled]
+    if not names or (bare and not empty):
+        what = f"no image in {', '.join(bare[:5])}" if bare else "no images found"
         raise UserError(
             what, str(folder), "expected train/<class>/* and val/<class>/* below data.root"
         )

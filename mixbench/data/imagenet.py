@@ -14,9 +14,9 @@ from pathlib import Path
 from mixbench.data.encoded import Part
 from mixbench.data.folder import (
     ClassFiles,
-    check_classes,
     class_files,
     fingerprint_of,
+    labels_of_val,
     why_unused,
 )
 from mixbench.data.images import Stats
@@ -73,7 +73,8 @@ class ImageNet(DataSource):
     def parts(self) -> tuple[Part, Part, list[str]]:
         """Training and validation images; classes are named by their words where they are known."""
         names = _words(self.root, self._train.classes)
-        return self._train.part(), self._val.part(), names
+        labels = labels_of_val(self._train, self._val, self.config.classes)
+        return self._train.part(), self._val.part(labels), names
 
     @cached_property
     def _train(self) -> ClassFiles:
@@ -83,9 +84,7 @@ class ImageNet(DataSource):
     def _val(self) -> ClassFiles:
         folder, wnids = self.root / "val", self._train.classes
         if any(place.is_dir() and not is_hidden(place.name) for place in folder.iterdir()):
-            found = class_files(self.root, "val")
-            check_classes(self._train, found)
-            return found
+            return class_files(self.root, "val", empty=self.config.classes == "train")
         files = sorted(path.name for path in folder.iterdir() if path.name not in _KNOWN)
         images = [name for name in files if not why_unused(name)]
         unused = Counter(filter(None, map(why_unused, files)))

@@ -62,9 +62,12 @@ class Pack(DataSource):
 
     def class_ids(self) -> list[str]:
         """From ``wnid``, the id of each image, if the training file has an image of each class."""
+        wnids = self._sides[0].array("wnid")
+        if wnids is None:
+            return []
         train, _, names = self._both
-        wnids, labels = self._sides[0].array("wnid"), train.labels.tolist()
-        if wnids is None or len(wnids) != len(labels):
+        labels = train.labels.tolist()
+        if len(wnids) != len(labels):
             return []
         pairs = set(zip(labels, wnids.tolist(), strict=True))
         ids = [str(wnid) for _, wnid in sorted(pairs)]

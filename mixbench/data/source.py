@@ -279,9 +279,9 @@ def content_of(
 
 
 def _read(part: Part, config: DataConfig) -> tuple[ImageSet, int, list[bytes] | None]:
-    """Images of files, how many were left out, and hashes where all files are read now."""
+    """Images of files, how many were left out, and hashes of the files where they are at hand."""
     if config.crop_area is not None:
-        return *read_part(part, config), None
+        return *read_part(part, config), part.hashes() if part.hashes else None
     part, hashes = hashed_on_the_way(part)
     images, skipped = read_part(part, config)
     return images, skipped, file_hashes(part)[0] if skipped else hashes

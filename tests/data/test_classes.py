@@ -168,6 +168,7 @@ def test_classes_without_an_image_are_named_with_their_part():
     assert said([0, 1], [1, 0], ["a", "b"]) == []
     assert said([0, 1], [1, 1], ["a", "b"]) == ["no test image of 1 of 2 classes: a"]
     assert said([0, 0], [1, 0], ["a", "b"]) == ["no training image of 1 of 2 classes: b"]
+    assert said([0, 1], [1, 1], ["0", "1"]) == ["no test image of 1 of 2 classes: 0"]
     many = [str(n) for n in range(101)]
     gaps = said([0, 50, 100], [0, 50, 100], many)
     assert gaps[0].startswith("no training image of 98 of 101 classes: 1, 2, 3,")

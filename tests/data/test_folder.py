@@ -35,6 +35,31 @@ def known_by(zoo):
     return source(*words(zoo)).fingerprint()
 
 
+def test_val_may_lack_a_class_where_training_tells_the_classes(tmp_path):
+    zoo = write_folder(tmp_path / "zoo", classes=("ant", "bee", "cat"))
+    shutil.rmtree(zoo / "val/bee")
+    with pytest.raises(UserError, match=r"bee only in training(.|\n)*data\.classes=train"):
+        source(*words(zoo)).load()
+    for _ in range(2):
+        splits = source(*words(zoo, "data.classes=train")).load()
+        assert splits.info.class_names == ["ant", "bee", "cat"]
+        assert splits.test.labels.tolist() == [0, 0, 2, 2]
+        assert "no test image of 1 of 3 classes: bee" in splits.info.notices
+        (zoo / "val/bee").mkdir(exist_ok=True)  # an empty folder is no other class
+    (zoo / "val/dog").mkdir()
+    shutil.copy(zoo / "val/ant/0.png", zoo / "val/dog/0.png")
+    with pytest.raises(UserError, match="1 classes that training lacks: dog"):
+        source(*words(zoo, "data.classes=train")).load()
+
+
+def test_equal_files_are_counted_also_where_files_stay_files(zoo):
+    shutil.copy(zoo / "train/ant/0.png", zoo / "val/bee/0.png")
+    for more in ((), ("data.crop_area=0.5",)):
+        info = source(*words(zoo, *more)).load().info
+        assert info.shared_images == 1
+        assert "1 of 4 test images are also training images" in info.notices
+
+
 # Identity.
 
 

@@ -62,5 +62,6 @@ def test_a_run_says_it_once_and_keeps_it(runs):
     words = "data=digits net.width=4 epochs=1 batch_size=6 eval.suites=[] wandb.mode=disabled"
     record = run(compose(words))
     assert (record.notices, record.unused) == ([SAID], COUNTED)
+    assert record.shared_images == 0
     log = (runs / record.id / "log.txt").read_text()
     assert log.count(SAID) == log.count(LINE) == 1

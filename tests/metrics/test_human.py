@@ -85,12 +85,18 @@ def test_images_are_found_by_their_place():
         ({"probs": np.eye(2)}, r"need counts \(N, K\)"),
         ({"counts": np.zeros((2, 2))}, "no answer"),
         ({"counts": np.array([[2, -1]])}, "negative counts"),
+        ({"counts": np.array([["1", "2"]])}, r"counts \(N, K\)"),
+        ({"counts": np.ones((2, 2)), "labels": np.array([0, 0.7])}, "whole numbers"),
+        ({"counts": np.ones((2, 2)), "labels": np.array(["a", "b"])}, "whole numbers"),
         ({"counts": np.ones((2, 2)), "labels": np.zeros(3)}, r"labels \(3,\) for counts \(2, 2\)"),
     ],
 )
 def test_files_without_answers_are_refused(tmp_path, content, message):
     np.savez(tmp_path / "people.npz", **content)
     with pytest.raises(UserError, match=message):
+        read_human(tmp_path / "people.npz")
+    (tmp_path / "people.npz").write_text("counts")
+    with pytest.raises(UserError, match="not a readable"):
         read_human(tmp_path / "people.npz")
     with pytest.raises(UserError, match="no such file"):
         read_human(tmp_path / "missing.npz")
