@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+import tracemalloc
 
 import pytest
 import yaml
@@ -89,8 +90,12 @@ def test_a_file_is_read_up_to_its_limit_and_a_pipe_not_at_all(tmp_path):
     with path.open("wb") as file:
         file.write(b"a: 1\n")
         file.truncate(10**11)  # takes no place on the disk
+    tracemalloc.start()
     with pytest.raises(UserError, match=str(MAX_BYTES)):
         read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * MAX_BYTES
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(UserError, match="no file"):
         read(tmp_path / "pipe.yaml")
