@@ -15,7 +15,7 @@ from mixbench.errors import UserError, near_match
 from mixbench.results.files import read_text
 
 GROUPS = ("data", "net", "method", "recipe")
-MAX_BYTES, MAX_NODES, MAX_DEPTH = 1_000_000, 10_000, 30
+MAX_BYTES, MAX_NODES, MAX_DEPTH, MAX_LETTERS = 1_000_000, 10_000, 30, 10_000
 
 _WORDS = re.compile(r"^(y|n|yes|no|on|off)$", re.IGNORECASE)
 _OCTAL = re.compile(r"^[-+]?0\d+$")
@@ -124,9 +124,11 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
     if len(text) > MAX_BYTES:
         raise UserError(f"more than {MAX_BYTES} characters of YAML", where=origin)
     notes: list[str] = []
-    loader = None
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text, origin)
+    except yaml.YAMLError as error:  # a character that no YAML may hold
+        raise UserError(f"not valid YAML: {getattr(error, 'reason', error)}", origin) from error
+    try:
         node = loader.get_single_node()
         if node is None:
             return None, notes
@@ -138,22 +140,50 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
         hint = "indent with spaces" if "\\t" in problem else "see the YAML syntax"
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"not valid YAML: {problem}", f"{origin}{line}", hint) from error
+    except UserError:
+        raise
     except (ValueError, RecursionError, OverflowError) as error:
         raise UserError(f"not a plain YAML value: {error}", where=origin) from error
     finally:
-        if loader is not None:
-            loader.dispose()
+        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops while it reads where the text is too large, too deep, or grows by its aliases."""
+
+    def __init__(self, text: str, origin: str) -> None:
+        super().__init__(text)
+        self.origin = origin
+        self.count = self.depth = 0
+        self.sizes: dict[str, int] = {}  # nodes below each anchor
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose one node, an alias as often as it is used."""
+        event: Any = self.peek_event()
+        name = event.anchor
+        where = f"{self.origin}:{event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent):
+            if name in self.anchors and name not in self.sizes:
+                raise UserError(f"*{name} stands inside of itself", where)
+            self.count += self.sizes.get(name, 0)
+        before = self.count
+        self.count += 1
+        long = isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_LETTERS
+        if self.count > MAX_NODES or self.depth > MAX_DEPTH or long:
+            raise UserError("YAML too large or too deeply nested", where)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if name is not None and not isinstance(event, yaml.AliasEvent):
+            self.sizes[name] = self.count - before
+        return node
 
 
 def _inspect(root: yaml.Node, origin: str, notes: list[str]) -> None:
-    count = 0
-    stack: list[tuple[yaml.Node, int]] = [(root, 0)]
+    stack = [root]
     while stack:
-        node, depth = stack.pop()
+        node = stack.pop()
         where = f"{origin}:{node.start_mark.line + 1}"
-        count += 1  # an alias counts each time it is used, which stops expanding anchors
-        if count > MAX_NODES or depth > MAX_DEPTH:
-            raise UserError("YAML too large or too deeply nested", where=where)
         if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.count("python"):
             raise UserError(f"the tag {node.tag} is not allowed", where, "write a plain value")
         if isinstance(node, yaml.MappingNode):
@@ -167,10 +197,11 @@ def _inspect(root: yaml.Node, origin: str, notes: list[str]) -> None:
                 seen.add(key.value)
                 if key.tag == "tag:yaml.org,2002:bool":
                     notes.append(f"{at}: YAML reads the key {key.value!r} as a truth value")
+                if key.tag != "tag:yaml.org,2002:merge":  # a key is a word, whatever it looks like
                     key.tag = "tag:yaml.org,2002:str"
-                stack.append((value, depth + 1))
+                stack.append(value)
         elif isinstance(node, yaml.SequenceNode):
-            stack.extend((item, depth + 1) for item in node.value)
+            stack.extend(node.value)
         elif isinstance(node, yaml.ScalarNode):
             _inspect_scalar(node, where, notes)
 

@@ -300,7 +300,7 @@ def _read_tasks(logs: Path) -> dict[str, str]:
     """Jobs of earlier submissions, by run."""
     try:
         content = json.loads((logs / TASKS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -81,7 +81,9 @@ def pictures(row: Row) -> tuple[Any, Path | None]:
         The reliability diagram of the stored predictions of all its seeds, and the file with
         samples of its first one; None for what there is not.
     """
-    samples = next((p for folder in row.folders if (p := folder / SAMPLES).exists()), None)
+    paths = (folder / SAMPLES for folder in row.folders)
+    # A link of a stranger could lead to any picture, and this one is sent away.
+    samples = next((path for path in paths if path.is_file() and not path.is_symlink()), None)
     stored = [folder / PREDICTIONS for folder in row.folders if (folder / PREDICTIONS).exists()]
     if not stored:
         return None, samples

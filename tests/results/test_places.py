@@ -70,6 +70,7 @@ def test_a_run_refuses_a_folder_with_links(tmp_path, monkeypatch):
     folder = tmp_path / "planted"
     folder.mkdir()
     (folder / "samples.png").symlink_to(target)
+    monkeypatch.setattr("mixbench.attempt.locked", None)  # nothing is written, not even a lock
     with pytest.raises(UserError, match=r"samples\.png"):
         run(compose(f"{WORDS} wandb.mode=disabled"), folder=folder)
     answers = []

@@ -152,3 +152,10 @@ def test_a_diagram_counts_all_seeds_and_says_nothing_of_damaged_files(board, tmp
     (row.folders[0] / "predictions.npz").write_bytes(b"broken")
     assert pictures(row)[0] is None
     assert "no reliability diagram of mixup" in caplog.text
+
+
+def test_no_picture_that_a_link_leads_to_is_sent_away(board, tmp_path):
+    row = with_pictures(tmp_path, board)
+    (row.folders[0] / "samples.png").rename(tmp_path / "private.png")
+    (row.folders[0] / "samples.png").symlink_to(tmp_path / "private.png")
+    assert pictures(row)[1] == row.folders[1] / "samples.png"
