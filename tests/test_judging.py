@@ -26,7 +26,7 @@ from mixbench.judging import evaluate_run, rebuild, verify_run
 from mixbench.metrics import read_predictions
 from mixbench.metrics.predictions import PREDICTIONS
 from mixbench.results.curves import read_curves
-from mixbench.results.files import locked
+from mixbench.results.lock import locked
 from mixbench.results.record import Record, read_record, write_record
 from mixbench.schema import DataInfo, EvalConfig
 

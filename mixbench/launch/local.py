@@ -225,6 +225,7 @@ def _take_over(surroundings: Surroundings) -> None:
 def _prepare_child(
     surroundings: Surroundings, runs: list[PlannedRun], strict: bool, answer: Connection
 ) -> None:
+    stop_when_alone(unread(answer.fileno()))
     try:
         _take_over(surroundings)
         answer.send(_prepare(runs, strict))

@@ -85,9 +85,11 @@ def locked(folder: Path) -> Iterator[None]:
         write_checks.pop(place, None)
         ended.set()
         heart.join()
-        if _is_mine(path, nonce):
-            path.unlink(missing_ok=True)
-        _close(*handles)
+        try:
+            if _is_mine(path, nonce):
+                path.unlink(missing_ok=True)
+        finally:
+            _close(*handles)
 
 
 def is_live(folder: Path) -> bool:

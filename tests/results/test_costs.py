@@ -141,3 +141,9 @@ def test_steps_are_compared_with_plain_training_of_any_length():
         [row("erm", 25, [92.0, 92.2]), row("samix", 10, [93.0, 93.2], speed=400.0)]
     )
     assert {r.label: r.step for r in table.rows} == pytest.approx({"samix": 2.5, "erm": 1.0})
+
+
+@pytest.mark.parametrize(("fast", "slow"), [(1e38, 5e-324), (1000.0, 5e-324), (1e38, 1.0)])
+def test_speeds_that_no_machine_has_make_no_ratio(fast, slow):
+    found = equal_cost([row("erm", 10, [90.0], speed=fast), row("samix", 10, [93.0], speed=slow)])
+    assert found == []

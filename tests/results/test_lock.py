@@ -251,6 +251,22 @@ def test_a_silent_lock_of_another_machine_is_taken_over_after_watching_it(tmp_pa
     assert "7 on elsewhere" in caplog.text
 
 
+# Where the kernel's locks are not shared, two machines may find a third one silent at once.
+@pytest.mark.usefixtures("quick")
+def test_of_two_machines_that_take_over_at_once_the_last_one_has_it(tmp_path, monkeypatch):
+    path, real = tmp_path / LOCK, lock._write
+    path.write_text(lock_of(pid=7))
+
+    def write(handle, nonce):
+        real(handle, nonce)
+        path.write_text(lock_of("third", pid=8, nonce="another"))
+
+    monkeypatch.setattr(lock, "_write", write)
+    with pytest.raises(BusyRunError, match="8 on third"):
+        locked(tmp_path).__enter__()
+    assert holder(path)["pid"] == 8
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_lock_that_is_given_back_while_it_is_watched_is_free(tmp_path):
     path = tmp_path / LOCK
