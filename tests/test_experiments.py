@@ -97,5 +97,5 @@ def test_a_file_is_read_up_to_its_limit_and_a_pipe_not_at_all(tmp_path):
     tracemalloc.stop()
     assert peak < 5 * MAX_BYTES
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match=r"pipe\.yaml"):
         read(tmp_path / "pipe.yaml")

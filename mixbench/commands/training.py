@@ -127,7 +127,7 @@ def _carry_out(
     for sentence, count in Counter(text for run in left for text in run.doubts).items():
         complain(f"warning: {sentence} ({count} of {len(left)} runs)")
     if left:
-        seconds = sum(run.seconds or 0 for run in left) / min(launcher.slots, len(left))
+        seconds = launcher.duration(left)
         about = f", about {duration(seconds)} of training" if seconds else ""
         say(f"{len(left)} to do{about}")
         say(f"logs: {folder}/<id>/log.txt")

@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.errors import MixbenchError, RunFailedError, UserError, explain
+from mixbench.launch.places import Machine
 from mixbench.launch.plan import PlannedRun
 from mixbench.paths import shield_children
 from mixbench.results.files import open_log
@@ -63,7 +63,7 @@ class LocalLauncher:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mixbench.runner"])
         shield_children()
-        self.slots, self.devices, self.on_gpu = 1, 1, False
+        self.machine = Machine()
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
         """Name the runs, find out which are done, and estimate the others' time.
@@ -91,7 +91,7 @@ class LocalLauncher:
         process.join()
         if isinstance(answer, MixbenchError):
             raise answer
-        prepared, notes, self.slots, self.devices, self.on_gpu = answer
+        prepared, notes, self.machine = answer
         for note in notes:
             self.say(f"warning: {note}")
         return prepared
@@ -106,78 +106,78 @@ class LocalLauncher:
         Returns:
             What failed.
         """
-        waiting = deque((n, run) for n, run in enumerate(runs, 1) if not run.done)
-        shared = min(len(waiting), self.slots) > 1 and not self.on_gpu
-        free = list(range(self.slots))
-        active: dict[Connection, tuple[int, PlannedRun, Any, int]] = {}
+        numbers = {id(run): number for number, run in enumerate(runs, 1)}
+        left = [run for run in runs if not run.done]
+        waiting, machine = list(left), self.machine
+        active: dict[Connection, tuple[PlannedRun, Any, list[int]]] = {}
         outcome = Outcome({})
-        elsewhere: list[tuple[int, PlannedRun, Watch]] = []
+        elsewhere: list[tuple[PlannedRun, Watch]] = []
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no orphans
         try:
             while waiting or active or elsewhere:
-                while waiting and free:
-                    number, run = waiting.popleft()
-                    slot = free.pop(0)
-                    reader, writer = self.context.Pipe(duplex=False)
-                    devices = range(slot * self.devices, (slot + 1) * self.devices)
-                    process = self.context.Process(
-                        target=_run_child,
-                        args=(
-                            _surroundings(),
-                            run.words,
-                            folder / run.id / "log.txt",
-                            shared,
-                            list(devices) if self.on_gpu else None,
-                            writer,
-                        ),
-                    )
-                    process.start()
-                    writer.close()
-                    active[reader] = (number, run, process, slot)
+                while (run := machine.next(waiting)) is not None:
+                    waiting.remove(run)
+                    gpus = machine.take(run)
+                    reader, process = self._start(run, folder, machine.shares(run, left), gpus)
+                    active[reader] = run, process, gpus
                 for ready in wait(list(active), LOOK_S if elsewhere else None):
                     assert isinstance(ready, Connection)
-                    number, run, process, slot = active.pop(ready)
-                    free.append(slot)
+                    run, process, gpus = active.pop(ready)
+                    machine.give_back(run, gpus)
                     code, message = _receive(ready)
                     process.join()
-                    place = f"[{number}/{len(runs)}] {run.id}"
+                    place = f"[{numbers[id(run)]}/{len(runs)}] {run.id}"
                     if code == BUSY:
-                        elsewhere.append((number, run, Watch(folder / run.id)))
+                        elsewhere.append((run, Watch(folder / run.id)))
                         self.say(f"{place}: {message}; waiting for it")
                     elif code:
                         outcome.failures[run.id] = code
                         self.say(f"{place}: {message}")
                     else:
                         self.say(f"{place}: {_result(read_record(folder / run.id))}")
-                for number, run, watch in [*elsewhere]:
+                for run, watch in [*elsewhere]:
                     watch.changes()
                     if watch.gone:
-                        elsewhere.remove((number, run, watch))
-                        waiting += self._left(number, run, folder, len(runs), outcome)
+                        elsewhere.remove((run, watch))
+                        place = f"[{numbers[id(run)]}/{len(runs)}] {run.id}"
+                        waiting += [run] * self._is_left(run, folder, place, outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
             self.say("interrupted: waiting for the running processes to stop")
-            _stop([process for _, _, process, _ in active.values()])
+            _stop([process for _, process, _ in active.values()])
         return outcome
 
-    def _left(
-        self, number: int, run: PlannedRun, folder: Path, total: int, outcome: Outcome
-    ) -> list[tuple[int, PlannedRun]]:
-        """What is left to do of a run that another process was at work on."""
-        place = f"[{number}/{total}] {run.id}"
+    def duration(self, runs: list[PlannedRun]) -> float:
+        """Seconds that runs take by their estimates, as many at a time as the machine allows."""
+        return self.machine.duration(runs)
+
+    def _start(
+        self, run: PlannedRun, folder: Path, shared: bool, gpus: list[int]
+    ) -> tuple[Connection, Any]:
+        reader, writer = self.context.Pipe(duplex=False)
+        log = folder / run.id / "log.txt"
+        process = self.context.Process(
+            target=_run_child, args=(_surroundings(), run.words, log, shared, gpus, writer)
+        )
+        process.start()
+        writer.close()
+        return reader, process
+
+    def _is_left(self, run: PlannedRun, folder: Path, place: str, outcome: Outcome) -> bool:
+        """Whether a run that another process was at work on is still to be carried out."""
         try:
             record = read_record(folder / run.id)
         except UserError:
-            return [(number, run)]
+            return True
         if record.status == "done":
             self.say(f"{place}: {_result(record)}, by another process")
-            return []
+            return False
         if record.status in ("failed", "diverged"):
             outcome.failures[run.id] = RunFailedError.exit_code
             self.say(f"{place}: {record.status} in another process: {record.message}")
-            return []
+            return False
         self.say(f"{place}: the other process is gone, going on with it")
-        return [(number, run)]
+        return True
 
 
 def _stop(processes: list[Any]) -> None:
@@ -236,9 +236,7 @@ def _prepare_child(
         answer.send(failure)
 
 
-def _prepare(
-    runs: list[PlannedRun], strict: bool
-) -> tuple[list[PlannedRun], list[str], int, int, bool]:
+def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str], Machine]:
     import torch
 
     from mixbench.assemble import (
@@ -256,7 +254,6 @@ def _prepare(
     notes: dict[str, None] = {}
     estimates: dict[str, float] = {}
     infos: dict[str, Any] = {}
-    slots, devices, on_gpu = 1, 1, False
     kept: list[PlannedRun] = []
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
@@ -275,10 +272,8 @@ def _prepare(
         except UserError:
             planned.done = False
         on_gpu = training_device(config).type == "cuda"
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        devices = config.devices
-        places = torch.cuda.device_count() if on_gpu else (cores or 1) // config.trainer.threads
-        slots = max(1, places // devices)
+        planned.gpus = config.devices if on_gpu else 0
+        planned.cores = config.devices * config.trainer.threads
         if planned.done:
             continue
         key = f"{config.data} {config.select}"
@@ -289,7 +284,8 @@ def _prepare(
         if identity.row_hash not in estimates:
             estimates[identity.row_hash] = estimate_seconds(config, infos[key])
         planned.seconds = estimates[identity.row_hash]
-    return kept, list(notes), slots, devices, on_gpu
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return kept, list(notes), Machine(cores or 1, torch.cuda.device_count())
 
 
 def _run_child(
@@ -297,15 +293,14 @@ def _run_child(
     words: list[str],
     log: Path,
     shared: bool,
-    devices: list[int] | None,
+    gpus: list[int],
     answer: Connection,
 ) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run has its own handler
     stop_when_alone(unread(answer.fileno()))
     try:
         _take_over(surroundings)
-        if devices is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(_visible, devices))
+        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus)
         log.parent.mkdir(parents=True, exist_ok=True)
         with open_log(log) as file:
             os.dup2(file.fileno(), sys.stdout.fileno())
@@ -328,7 +323,8 @@ def _run_child(
         answer.send((failure.exit_code, str(failure)))
 
 
-def _visible(device: int) -> str:
-    """The device as the parent would number it, when it was itself given only some."""
+def _visible(gpus: list[int]) -> str:
+    """GPUs as the parent would number them, when it was itself given only some."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return listed.split(",")[device] if listed else str(device)
+    names = listed.split(",") if listed else []
+    return ",".join(names[number].strip() if names else str(number) for number in gpus)

@@ -22,6 +22,8 @@ class PlannedRun:
     recipe_hash: str = ""
     done: bool = False
     seconds: float | None = None  # estimate of its training time
+    cores: int = 1  # of all its processes, where it computes on the CPU
+    gpus: int = 0  # of this machine, where it computes on them
     doubts: list[str] = field(default_factory=list)  # why its training cannot work
 
 

@@ -93,7 +93,6 @@ class SlurmLauncher:
         shield_children()
         self.say, self.strict, self.wait = say, strict, wait
         self.options = options or {}
-        self.slots = int(self.options.get("max_parallel") or 1)
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
         """Name the runs and find out which are done.
@@ -119,9 +118,11 @@ class SlurmLauncher:
                 raise MixbenchError("planning ended without a result") from error
         for note in notes:
             self.say(f"warning: {note}")
-        left = sum(not run.done for run in prepared)
-        self.slots = int(self.options.get("max_parallel") or max(1, left))
         return prepared
+
+    def duration(self, runs: list[PlannedRun]) -> float:
+        """Not known, as this machine is not the one that trains."""
+        return 0.0
 
     def carry_out(self, runs: list[PlannedRun], folder: Path) -> Outcome:
         """Submit the runs that are not done and not in the queue already, and wait for all.

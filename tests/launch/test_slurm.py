@@ -176,7 +176,6 @@ def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
     launcher = Quick(lines.append, options={"max_parallel": 2})
     plan = launcher.prepare(expand(["method=erm,mixup", *tiny]))
     assert all(run.id and run.recipe_hash and not run.done for run in plan)
-    assert launcher.slots == 2
     plan += [PlannedRun(["method=erm", "data=folder", "data.root=missing"], id="no-data")]
     outcome = launcher.carry_out(plan, runs)
     assert outcome.failures == {"no-data": 2}

@@ -212,7 +212,6 @@ def test_runs_that_lose_their_node_end_as_if_they_had_not(cluster, runs, tmp_pat
     launcher = Patient(lines.append, options={"time": 20, "cpus_per_run": 1})
     plan = launcher.prepare(plan)
     assert not any(planned.done for planned in plan)
-    assert launcher.slots == 4
 
     def harm(number, do):
         jobs = until(launcher.queue, "jobs in the queue")

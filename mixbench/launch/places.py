@@ -1,0 +1,113 @@
+"""The places that a machine has for runs at a time: cores on the CPU, or GPUs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mixbench.launch.plan import PlannedRun
+
+
+@dataclass
+class Machine:
+    """Cores and GPUs, and which of them are free.
+
+    A run on the CPU takes the cores of all its processes, one on GPUs the GPUs themselves. Runs
+    start in the order of the plan; those of the other kind may overtake one that has to wait.
+
+    Attributes:
+        cores: Cores of this machine that may be used.
+        gpus: Number of GPUs.
+    """
+
+    cores: int = 1
+    gpus: int = 0
+    free_cores: int = field(init=False)
+    free_gpus: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.free_cores, self.free_gpus = self.cores, list(range(self.gpus))
+
+    def need(self, run: PlannedRun) -> int:
+        """Cores or GPUs of a run; one that wants more than there are has the machine to itself."""
+        return min(run.gpus, self.gpus) if run.gpus else min(run.cores, self.cores)
+
+    def fits(self, run: PlannedRun) -> bool:
+        """Whether a run may start now."""
+        return self.need(run) <= (len(self.free_gpus) if run.gpus else self.free_cores)
+
+    def take(self, run: PlannedRun) -> list[int]:
+        """Give a run its place.
+
+        Args:
+            run: A run that fits.
+
+        Returns:
+            Numbers of its GPUs; none of one on the CPU, which shall see none.
+        """
+        if not run.gpus:
+            self.free_cores -= self.need(run)
+            return []
+        taken, self.free_gpus = (
+            self.free_gpus[: self.need(run)],
+            self.free_gpus[self.need(run) :],
+        )
+        return taken
+
+    def give_back(self, run: PlannedRun, gpus: Sequence[int]) -> None:
+        """Take back the place of a run that has ended.
+
+        Args:
+            run: The run.
+            gpus: As :meth:`take` returned them.
+        """
+        self.free_gpus = sorted([*self.free_gpus, *gpus])
+        self.free_cores += 0 if run.gpus else self.need(run)
+
+    def next(self, waiting: Sequence[PlannedRun]) -> PlannedRun | None:
+        """The run that starts next.
+
+        Args:
+            waiting: Runs in the order of the plan.
+
+        Returns:
+            The first of either kind that fits; None while all have to wait.
+        """
+        firsts: dict[bool, PlannedRun] = {}
+        for run in waiting:
+            firsts.setdefault(run.gpus > 0, run)
+        return next((run for run in firsts.values() if self.fits(run)), None)
+
+    def shares(self, run: PlannedRun, others: Sequence[PlannedRun]) -> bool:
+        """Whether other runs can be at work beside one on the CPU, which slows it down.
+
+        Args:
+            run: The run.
+            others: All runs of the grid that are carried out.
+
+        Returns:
+            True if one of them fits beside it.
+        """
+        if run.gpus:
+            return False
+        rest = self.cores - self.need(run)
+        return any(other.gpus or self.need(other) <= rest for other in others if other is not run)
+
+    def duration(self, runs: Sequence[PlannedRun]) -> float:
+        """Seconds that runs take on the empty machine.
+
+        Args:
+            runs: In the order of the plan, with estimates of their time.
+
+        Returns:
+            Time until the last one ends.
+        """
+        machine, waiting, now = Machine(self.cores, self.gpus), list(runs), 0.0
+        active: list[tuple[float, PlannedRun, list[int]]] = []
+        while waiting or active:
+            while (run := machine.next(waiting)) is not None:
+                waiting.remove(run)
+                active.append((now + (run.seconds or 0.0), run, machine.take(run)))
+            first = min(active, key=lambda item: item[0])
+            active.remove(first)
+            now = first[0]
+            machine.give_back(first[1], first[2])
+        return now
