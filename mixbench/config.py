@@ -275,7 +275,8 @@ def _set(tree: Any, key: str, value: Any, origin: str, known: Iterable[str]) -> 
         if key in groups:
             raise UserError(f"{key} is a group of keys", origin, f"set one of {key}.<key>")
         # A group is picked by its own word; its name as a key is refused.
-        hint = near_match(key, [*NAMES, *(name for name in known if name not in NAMES.values())])
+        valid = [*NAMES, *(name for name in known if name not in NAMES.values())]
+        hint = near_match(key, [*valid, *([f"method.{rest}"] if rest else [])])
         what = f"unknown key {key}" + (f"; {hint}" if hint else "")
         raise UserError(what, origin, "mixbench run --show prints every key")
     _assign(tree, key, value, key, origin)

@@ -3,12 +3,17 @@
 import ast
 import json
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from mixbench import compose
 from mixbench.errors import RunFailedError, UserError
+from mixbench.show import first_batch
 from mixbench.study.__main__ import main
 from mixbench.study.execute import execute
 
@@ -129,3 +134,34 @@ def test_make_notebooks_executes_them():
         ["git", "check-ignore", "-q", "runs/notebooks/x.ipynb"], cwd=ROOT, timeout=60
     )
     assert ignored.returncode in (0, 128)  # 128: not a git checkout
+
+
+@pytest.mark.parametrize("module", ["mixbench", "mixbench.perf", "mixbench.study"])
+def test_every_command_of_the_package_explains_itself(module):
+    words = [sys.executable, "-m", module, "--help"]
+    found = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 0
+    assert found.stdout.startswith("usage: ")
+    assert not found.stderr
+    entries = {path.parent.name for path in (ROOT / "mixbench").rglob("__main__.py")}
+    assert entries == {"mixbench", "perf", "study"}
+
+
+def test_a_file_that_is_no_notebook_is_named(tmp_path, capsys):
+    (tmp_path / "text.ipynb").write_text("no JSON")
+    for name in ("text.ipynb", "missing.ipynb"):
+        assert main([str(tmp_path / name)]) == 2
+        assert str(tmp_path / name) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bc", "cutmix", "mocosamix", "samix", "tdattenmix"])
+def test_no_image_of_the_gallery_meets_itself(name):
+    cells = "".join(code(NOTEBOOKS[2])[1]["source"])
+    words = re.findall(r'"(\w[\w.]*=\w+)"', cells)
+    assert "batch_size=4" in words
+    method, batch = first_batch(compose(["data=digits", *words, f"method={name}"]))
+    method.reseed(0, 0)
+    with torch.no_grad():
+        perm = method.mix_batch(batch).perm
+    assert (perm != torch.arange(4)).all()
+    assert len(perm.unique()) > 1

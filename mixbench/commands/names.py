@@ -3,12 +3,15 @@
 import argparse
 import itertools
 import re
+import shutil
+import sys
 import textwrap
 
 from mixbench.commands.console import say
 from mixbench.errors import UserError, near_match
 
 KINDS = ("methods", "data", "nets", "recipes")
+NARROW = 30  # columns that a text needs to be broken into lines
 _MARKUP = r":\w+:(?=`)|`"  # of docstrings, noise on a terminal
 
 
@@ -27,15 +30,25 @@ def list_names(args: argparse.Namespace) -> int:
         every = [name for kind in kinds for name in _names(kind, "*")]
         hint = near_match(pattern, [*KINDS, *every])
         raise UserError(f"nothing matches {pattern!r}", "list", hint or "try mixbench list")
+    column = max((len(name) for names in found.values() for name in names), default=0) + 4
     for kind, names in found.items():
         if not names:
             continue
         if len(kinds) > 1:
             say(f"{kind}:")
         for name in names:
-            summary = _summary(kind, name)
-            say(f"  {name:<16}{summary}".rstrip())
+            say(_entry(name, _summary(kind, name), column))
     return 0
+
+
+def _entry(name: str, summary: str, column: int) -> str:
+    """A name and what it stands for: broken into lines on a terminal, one line for a program."""
+    first = f"  {name}".ljust(column)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    if width - column < NARROW:
+        return f"{first}{summary}".rstrip()
+    lines = textwrap.wrap(summary, width - column, break_on_hyphens=False) or [""]
+    return f"\n{' ' * column}".join([f"{first}{lines[0]}".rstrip(), *lines[1:]])
 
 
 def info(args: argparse.Namespace) -> int:
@@ -166,4 +179,4 @@ def _summary(kind: str, name: str) -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path else []
     comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
     text = " ".join(line.lstrip("# ") for line in comment)
-    return textwrap.shorten(text.split(". ")[0].rstrip("."), 88, placeholder=" ...")
+    return text.split(". ")[0].rstrip(".")

@@ -165,7 +165,8 @@ def least_attended(sums: Tensor, order: Tensor | None = None) -> Tensor:
         tensor([[0, 1]])
     """
     flat = sums.flatten(1)
-    if order is not None:
+    if order is not None:  # in less than float32 two of its numbers could become one
+        flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
         order = order.to(flat.device, flat.dtype, non_blocking=True).flatten(1)
         flat = torch.where(flat == flat.amin(1, keepdim=True), order, torch.inf)
     # Without argmin, which promises no order among equal values.

@@ -14,13 +14,21 @@ def main(words: list[str]) -> int:
     Returns:
         Exit code.
     """
+    import argparse
     from pathlib import Path
 
     from mixbench.errors import MixbenchError
     from mixbench.study.execute import execute
 
+    parser = argparse.ArgumentParser(
+        prog="python -m mixbench.study",
+        description="Execute notebooks; the copies with their outputs stand beside the runs.",
+    )
+    text = "files to execute; all of notebooks/ if none is named"
+    parser.add_argument("notebooks", nargs="*", type=Path, metavar="FILE.ipynb", help=text)
+    named = parser.parse_args(words).notebooks
     try:
-        execute([Path(word) for word in words] or sorted(Path("notebooks").glob("*.ipynb")), _say)
+        execute(named or sorted(Path("notebooks").glob("*.ipynb")), _say)
     except MixbenchError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -28,7 +28,8 @@ def execute(
         The executed copies.
 
     Raises:
-        UserError: If there is no notebook, or what executes them is not installed.
+        UserError: If there is no notebook, one cannot be read, or what executes them is not
+            installed.
         RunFailedError: If a cell fails; the copy shows how far it came.
     """
     try:
@@ -47,7 +48,11 @@ def execute(
     written = []
     for path in notebooks:
         started = time.monotonic()
-        content = nbformat.read(path, as_version=4)
+        try:
+            content = nbformat.read(path, as_version=4)
+        except (OSError, ValueError) as error:
+            what = f"no readable notebook: {str(error).splitlines()[0]}"
+            raise UserError(what, str(path), "name a file .ipynb") from error
         private = Config({"ConnectionFileMixin": {"transport": "ipc"}})  # others can read TCP
         shield_children()
         client = NotebookClient(content, timeout=CELL_S, config=private)
