@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         told = explain(error)
+        if type(told) is MixbenchError and not told.todo:
+            told.todo = "repeat with --debug for the traceback"
         _report(told)
         return told.exit_code
 

@@ -105,8 +105,7 @@ def explain(error: BaseException) -> MixbenchError:
     if where and isinstance(error, OSError) and error.errno in _REMEDIES:
         return UserError(str(error.strerror), where, _REMEDIES[error.errno])
     text = " ".join(str(error).split())
-    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return MixbenchError(what, todo="repeat with --debug for the traceback")
+    return MixbenchError(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def near_match(name: str, known: Iterable[str]) -> str:
