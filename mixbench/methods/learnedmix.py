@@ -48,6 +48,7 @@ class LearnedMix(Method):
 
     Config: Any = Teaching
     cost = 3.0
+    files = ("mixer_ckpt",)
     picture = draw_masks
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:

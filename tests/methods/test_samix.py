@@ -484,7 +484,7 @@ def test_checkpoints_that_hold_no_mixer_or_one_of_another_size_are_refused(
         run(compose(f"{words} method=samix method.mixer_ckpt={other}"))
     with pytest.raises(UserError, match=r"query\.weight is \(8, 32\), wanted \(16, 64\)"):
         run(compose(f"{words} method=samix net.width=8 method.mixer_ckpt={checkpoint}"))
-    with pytest.raises(UserError, match="no such checkpoint"):
+    with pytest.raises(UserError, match="no such file or folder"):
         run(compose(f"{words} method=samix method.mixer_ckpt={tmp_path / 'none.ckpt'}"))
 
 
