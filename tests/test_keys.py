@@ -239,7 +239,7 @@ CONTENT = {
     "data.labels": (
         f"{PACK} data.labels=people.npz:fair",
         "data.labels=same.npz:fair",
-        "data.labels=people.npz:worse",
+        "data.labels=other.npz:fair",
     ),
 }
 SPECIAL = ("seed", "task")  # tested one by one
@@ -282,8 +282,8 @@ def place(tmp_path_factory, digits_once):
     for name, seed in (("a.npz", 0), ("same/a.npz", 0), ("other/a.npz", 1)):
         write_pack(root / name, seed)
     labels = np.arange(8) % 2
-    np.savez(root / "people.npz", fair=labels, worse=1 - labels)
-    np.savez(root / "same.npz", fair=labels)
+    for name, fair in (("people", labels), ("same", labels), ("other", 1 - labels)):
+        np.savez(root / f"{name}.npz", fair=fair)
     for name, seed in (("a.npy", 0), ("b.npy", 1)):
         np.save(root / name, np.random.default_rng(seed).random((32, 4, 4)))
     with pytest.MonkeyPatch.context() as patch:
@@ -395,6 +395,13 @@ def test_the_content_of_files_counts_and_not_their_place(observe, key):
     assert changed.identity.config_hash != first.identity.config_hash
     assert changed.identity.recipe_hash != first.identity.recipe_hash
     assert predictions(changed) != predictions(first)
+
+
+def test_accumulation_takes_as_many_steps_with_smaller_batches(observe):
+    whole, parts = observe(""), observe("optim.accumulate=2")
+    saved = [outcome.calls["checkpoints"]["saved"] for outcome in (whole, parts)]
+    assert saved[0] == saved[1] == [("last.ckpt", 4)]
+    assert own_rows(parts) == own_rows(whole) / 2 == 4
 
 
 def test_seeds_of_one_configuration_share_its_hashes_and_no_weights(observe):

@@ -81,7 +81,15 @@ def test_fashion_mnist_has_the_statistics_and_names_of_its_images():
     images, names = clothes()
     assert_statistics(images, DATA.get("fashionmnist").constants)
     assert list(DATA.get("fashionmnist").names) == names
-    assert names == torchvision.datasets.FashionMNIST.classes
+
+
+def test_fashion_mnist_has_the_names_of_torchvision():
+    assert list(DATA.get("fashionmnist").names) == torchvision.datasets.FashionMNIST.classes
+
+
+def test_the_classes_of_voc_are_the_twenty_of_its_paper_in_alphabetical_order():
+    assert list(CLASSES) == sorted(CLASSES)  # Everingham et al., IJCV 2010, table 1
+    assert len(set(CLASSES)) == 20
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cub200", "voc2007"])
@@ -120,7 +128,6 @@ def test_the_classes_of_voc_are_those_of_its_lists():
         lists = [Path(name).stem for name in archive.namelist() if "/Main/" in name]
     names = {name.rpartition("_")[0] for name in lists if "_" in name}
     assert set(CLASSES) == names
-    assert list(CLASSES) == sorted(CLASSES)
 
 
 def test_the_ids_of_imagenet_are_timm_s_in_its_order():

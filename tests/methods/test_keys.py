@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -279,3 +281,29 @@ def test_a_method_s_key_changes_what_it_is_for_and_the_name_of_the_run(made, met
     assert ours.config_hash != theirs.config_hash
     assert ours.recipe_hash == theirs.recipe_hash
     assert ours.settings.get(key) != theirs.settings.get(key)
+
+
+FILES = [
+    (name, key)
+    for name, keys in KEYS.items()
+    for key, case in keys.items()
+    if Path(case.other).suffix in (".npy", ".pth", ".ckpt")
+]
+
+
+@pytest.mark.parametrize(("method", "key"), FILES)
+def test_a_file_that_a_method_uses_counts_by_its_content(made, method, key):
+    case = KEYS[method][key]
+    path = Path(case.other.replace("NAME", method))
+    copied = Path("copies") / path
+    copied.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, copied)
+
+    def named(place):
+        return identify_run(compose(f"{BASE} method={method} method.{key}={place}")).config_hash
+
+    first = named(path)
+    assert named(copied) == first
+    with copied.open("ab") as file:
+        file.write(b"more")
+    assert named(copied) != first
