@@ -6,6 +6,7 @@ Names are those of this package, of timm or of torchvision; the networks transla
 import dataclasses
 import hashlib
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from mixbench.schema import DataInfo, NetConfig
 
 log = logging.getLogger("mixbench")
 KEY = "net.weights"
+FORMATS = (".pth", ".pt", ".safetensors", ".onnx")  # of files that are exported
 _INSIDE = ("state_dict", "model", "module")  # where training scripts put the weights
 _CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 
@@ -160,21 +162,30 @@ def read_weights(path: Path, key: str = KEY) -> dict[str, Tensor]:
 
 
 def export_weights(folder: Path, path: Path) -> DataInfo:
-    """Write the weights of the network that a run tested, under timm's or torchvision's names.
+    """Write the network that a run tested: its weights, or all of it as ONNX.
+
+    Weights have timm's or torchvision's names.
 
     Args:
         folder: Folder of a finished run.
-        path: File to write, as safetensors if it is called so, else by torch.save.
+        path: File to write: ``.pth`` or ``.pt`` by torch.save, ``.safetensors``, or ``.onnx``.
 
     Returns:
         What the network was trained on, which says how its input is normalised.
 
     Raises:
-        UserError: If the run is not finished, its checkpoint cannot be read, or the file's folder
-            does not exist.
+        UserError: If the run is not finished, its checkpoint cannot be read, the file's folder
+            does not exist, its name has another ending, or what writes it is not installed.
     """
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path.name} says no format", "-o", f"end it in {', '.join(FORMATS)}")
     if not path.resolve().parent.is_dir():
         raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
+    if path.suffix == ".onnx":
+        net, info = load_network(str(folder), "export")
+        model = onnx_model(net.eval(), info)
+        write_bytes(path, lambda file: file.write(model))
+        return info
     content = read_checkpoint(finished(folder))
     facts = content["mixbench"]
     info = DataInfo(**_known(DataInfo, facts["info"]))
@@ -189,6 +200,41 @@ def export_weights(folder: Path, path: Path) -> DataInfo:
     else:
         write_bytes(path, lambda file: torch.save(state, file))
     return info
+
+
+def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
+    """A network as an ONNX model for batches of any size.
+
+    Args:
+        net: The network, in eval mode.
+        info: Size of its images.
+
+    Returns:
+        The model; ``input`` (B, C, H, W) is normalised, ``logits`` are (B, K).
+
+    Raises:
+        UserError: If what writes ONNX is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        todo = "pip install 'mixbench[onnx]', or end the name in .pth"
+        raise UserError(f"ONNX needs {error.name}, which is not installed", "-o", todo) from error
+    x = torch.zeros(2, info.channels, info.height, info.width)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own modules
+        program = torch.onnx.export(
+            net,
+            (x,),
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto.SerializeToString()
 
 
 def _file(path: Path, key: str = KEY) -> Path:
