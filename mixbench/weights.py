@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mixbench.backbones import NETS
 from mixbench.backbones.base import StagedNet
 from mixbench.checkpoints import BEST, LAST, check_shapes, read_checkpoint, read_plain
-from mixbench.errors import UserError
+from mixbench.errors import RunFailedError, UserError
 from mixbench.results.files import write_bytes
 from mixbench.results.identity import is_checkpoint
 from mixbench.results.record import read_record
@@ -214,6 +215,7 @@ def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
 
     Raises:
         UserError: If what writes ONNX is not installed.
+        RunFailedError: If the network is fixed to one size of batches.
     """
     try:
         import onnx  # noqa: F401
@@ -222,7 +224,8 @@ def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
         todo = "pip install 'mixbench[onnx]', or end the name in .pth"
         raise UserError(f"ONNX needs {error.name}, which is not installed", "-o", todo) from error
     x = torch.zeros(2, info.channels, info.height, info.width)
-    with warnings.catch_warnings():
+    # Fused attention has another memory layout than what the exporter takes it apart into.
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore")  # of the exporter's own modules
         program = torch.onnx.export(
             net,
@@ -234,6 +237,11 @@ def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
             verbose=False,
         )
     assert program is not None
+    shape = program.model.graph.inputs[0].shape
+    if shape is None or isinstance(
+        shape[0], int
+    ):  # the exporter has fallen back to the size that it was shown
+        raise RunFailedError(f"the network computes with batches of one size only", "export")
     return program.model_proto.SerializeToString()
 
 

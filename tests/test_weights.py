@@ -15,7 +15,7 @@ from mixbench.backbones import NETS
 from mixbench.backbones.swin import Swin
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.data import DATA
-from mixbench.errors import UserError
+from mixbench.errors import RunFailedError, UserError
 from mixbench.schema import DataInfo
 from mixbench.weights import export_weights, load_weights, onnx_model
 
@@ -251,6 +251,16 @@ def test_a_network_as_onnx_gives_its_own_logits_for_any_batch(name):
         torch.testing.assert_close(
             torch.from_numpy(found) / scale, expected / scale, rtol=0, atol=1e-4
         )
+
+
+class OneSize(torch.nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3] + torch.zeros(len(x), 1)
+
+
+def test_a_network_that_fixes_the_size_of_batches_is_not_written():
+    with pytest.raises(RunFailedError, match="batches of one size only"):
+        onnx_model(OneSize(), DataInfo(3, 4, 4))
 
 
 def test_without_what_writes_onnx_one_line_says_so(monkeypatch):
