@@ -149,9 +149,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "a picture of what a method makes of a batch, of a run's if its folder comes first"
     show = add("show", methods.show, text, overrides=True)
     show.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
-    export = add("export", weights.export, "the network's weights in timm's or torchvision's names")
+    text = "the network's weights in timm's or torchvision's names, or the network as ONNX"
+    export = add("export", weights.export, text)
     export.add_argument("run", metavar="RUN", help="folder or id of a finished run")
-    export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth")
+    text = "FILE.pth, .pt, .safetensors or .onnx"
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
     sets = add("data", data.data, "verify a data set, or fetch and decode it once")
     sets.add_argument("action", choices=("check", "prepare"))
     sets.add_argument("name", metavar="NAME")

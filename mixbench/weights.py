@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mixbench.backbones import NETS
 from mixbench.backbones.base import StagedNet
 from mixbench.checkpoints import BEST, LAST, check_shapes, read_checkpoint, read_plain
-from mixbench.errors import UserError
+from mixbench.errors import RunFailedError, UserError
 from mixbench.results.files import write_bytes
 from mixbench.results.identity import InputFile, any_seed, is_checkpoint
 from mixbench.results.record import read_record
@@ -27,6 +29,7 @@ from mixbench.schema import DataInfo, NetConfig
 
 log = logging.getLogger("mixbench")
 KEY = "net.weights"
+FORMATS = (".pth", ".pt", ".safetensors", ".onnx")  # of files that are exported
 _INSIDE = ("state_dict", "model", "module")  # where training scripts put the weights
 _CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 
@@ -201,21 +204,30 @@ def _read_safetensors(path: Path, key: str) -> dict[str, Tensor]:
 
 
 def export_weights(folder: Path, path: Path) -> DataInfo:
-    """Write the weights of the network that a run tested, under timm's or torchvision's names.
+    """Write the network that a run tested: its weights, or all of it as ONNX.
+
+    Weights have timm's or torchvision's names.
 
     Args:
         folder: Folder of a finished run.
-        path: File to write, as safetensors if it is called so, else by torch.save.
+        path: File to write: ``.pth`` or ``.pt`` by torch.save, ``.safetensors``, or ``.onnx``.
 
     Returns:
         What the network was trained on, which says how its input is normalised.
 
     Raises:
-        UserError: If the run is not finished, its checkpoint cannot be read, or the file's folder
-            does not exist.
+        UserError: If the run is not finished, its checkpoint cannot be read, the file's folder
+            does not exist, its name has another ending, or what writes it is not installed.
     """
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path.name} says no format", "-o", f"end it in {', '.join(FORMATS)}")
     if not path.resolve().parent.is_dir():
         raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
+    if path.suffix == ".onnx":
+        net, info = load_network(str(folder), "export")
+        model = onnx_model(net.eval(), info)
+        write_bytes(path, lambda file: file.write(model))
+        return info
     checkpoint = finished(folder)
     content = read_checkpoint(checkpoint)
     config, info = _trained(checkpoint, content)
@@ -229,6 +241,48 @@ def export_weights(folder: Path, path: Path) -> DataInfo:
     else:
         write_bytes(path, lambda file: torch.save(state, file))
     return info
+
+
+def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
+    """A network as an ONNX model for batches of any size.
+
+    Args:
+        net: The network, in eval mode.
+        info: Size of its images.
+
+    Returns:
+        The model; ``input`` (B, C, H, W) is normalised, ``logits`` are (B, K).
+
+    Raises:
+        UserError: If what writes ONNX is not installed.
+        RunFailedError: If the network is fixed to one size of batches.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        todo = "pip install 'mixbench[onnx]', or end the name in .pth"
+        raise UserError(f"ONNX needs {error.name}, which is not installed", "-o", todo) from error
+    x = torch.zeros(2, info.channels, info.height, info.width)
+    # Fused attention has another memory layout than what the exporter takes it apart into.
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.simplefilter("ignore")  # of the exporter's own modules
+        program = torch.onnx.export(
+            net,
+            (x,),
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    shape = program.model.graph.inputs[0].shape
+    if shape is None or isinstance(
+        shape[0], int
+    ):  # the exporter has fallen back to the size that it was shown
+        raise RunFailedError("the network computes with batches of one size only", "export")
+    return program.model_proto.SerializeToString()
 
 
 def weights_file(given: str, key: str = KEY) -> Path:
@@ -251,6 +305,8 @@ def weights_file(given: str, key: str = KEY) -> Path:
         raise UserError(
             f"no such file or folder: {path}", key, "give a file of weights or a finished run"
         )
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise UserError(f"neither file nor folder: {path}", key, "give a file of weights")
     return path
 
 

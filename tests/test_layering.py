@@ -107,7 +107,7 @@ THIRD_PARTY = {
     "ranks": {"torch"},
     "checkpoints": {"torch"},
     "compiling": {"torch"},
-    "weights": {"torch", "safetensors", "omegaconf"},
+    "weights": {"torch", "safetensors", "omegaconf", "onnx", "onnxscript"},
     "group": LIGHTNING,
     "assemble": LIGHTNING,
     "training": LIGHTNING,
@@ -139,7 +139,8 @@ THIRD_PARTY = {
 }
 # Packages that may only be imported inside the function that needs them.
 LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
-LAZY |= {"matplotlib", "nbclient", "nbformat", "pyarrow", "pyautoattack", "safetensors"}
+LAZY |= {"matplotlib", "nbclient", "nbformat", "onnx", "onnxscript", "pyarrow"}
+LAZY |= {"pyautoattack", "safetensors"}
 LAZY |= {"traitlets"}
 LAZY_IN = {
     "launch": {"torch"},

@@ -3,19 +3,23 @@
 import dataclasses
 import json
 import logging
+import sys
 
 import pytest
 import torch
-from small_nets import small_net
+from onnxruntime import InferenceSession
+from small_nets import SIZE, small_net
 
 from mixbench import cli, compose, run
 from mixbench.assemble import build, identify_run
+from mixbench.backbones import NETS
 from mixbench.backbones.swin import Swin
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.data import DATA
-from mixbench.errors import UserError
+from mixbench.errors import RunFailedError, UserError
 from mixbench.methods import METHODS
-from mixbench.weights import export_weights, load_network, load_weights
+from mixbench.schema import DataInfo
+from mixbench.weights import export_weights, load_network, load_weights, onnx_model
 
 
 def saved(content, path):
@@ -296,6 +300,14 @@ def test_a_finished_run_is_exported_and_started_from(tmp_path, runs, tiny, capsy
         assert all(torch.equal(state[name], value) for name, value in exported.items())
         assert len(state) == len(exported)
 
+    onnx = tmp_path / "net.onnx"
+    assert cli.main(["export", record.id, "-o", str(onnx)]) == 0
+    x = torch.rand(3, 3, 32, 32)
+    (logits,) = InferenceSession(onnx).run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        expected = method.net.eval()(x)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-4)
+
     kept = json.loads((runs / record.id / "record.json").read_text())
     (runs / record.id / "record.json").write_text(json.dumps(kept | {"status": "interrupted"}))
     assert cli.main(["export", record.id, "-o", str(path)]) == 2
@@ -307,6 +319,9 @@ def test_an_export_that_cannot_be_is_a_user_error(tmp_path, runs, capsys):
     assert "no record of a run" in capsys.readouterr().err
     with pytest.raises(UserError, match="no such folder"):
         export_weights(tmp_path, tmp_path / "no" / "net.pth")
+    for name in ("net.bin", "net", "net.ONNX"):
+        with pytest.raises(UserError, match=r"end it in .pth, .pt, .safetensors, .onnx"):
+            export_weights(tmp_path, tmp_path / name)
     assert list(tmp_path.glob("net*")) == []
 
 
@@ -334,3 +349,39 @@ def test_a_checkpoint_that_does_not_say_its_network_is_refused(tmp_path):
         torch.save(content | {"mixbench": {"format": 1} | facts}, path)
         with pytest.raises(UserError, match="does not say what its network is"):
             load_network(str(path), "method.teacher_ckpt")
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETS.names() if name != "resnet18"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", *SLOW])
+def test_a_network_as_onnx_gives_its_own_logits_for_any_batch(name):
+    net = small_net(name, **({"patch": 8} if name.startswith(("vit", "deit")) else {}))
+    net.load_state_dict(other(net) if name == "resnet18" else net.state_dict())
+    session = InferenceSession(onnx_model(net.eval(), DataInfo(4, SIZE, SIZE)))
+    assert [value.name for value in session.get_inputs()] == ["input"]
+    for rows in (1, 2, 5):
+        x = torch.randn(rows, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(rows))
+        (found,) = session.run(["logits"], {"input": x.numpy()})
+        with torch.no_grad():
+            expected = net(x)
+        scale = expected.abs().max().clamp(min=1)
+        torch.testing.assert_close(
+            torch.from_numpy(found) / scale, expected / scale, rtol=0, atol=1e-4
+        )
+
+
+class OneSize(torch.nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3] + torch.zeros(len(x), 1)
+
+
+def test_a_network_that_fixes_the_size_of_batches_is_not_written():
+    with pytest.raises(RunFailedError, match="batches of one size only"):
+        onnx_model(OneSize(), DataInfo(3, 4, 4))
+
+
+def test_without_what_writes_onnx_one_line_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"not installed(.|\n)*mixbench\[onnx\]"):
+        onnx_model(vit(), DataInfo(3, 16, 16))

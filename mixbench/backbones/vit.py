@@ -123,7 +123,7 @@ class Embed(nn.Module):
         if x.shape[2:] != self.size:
             raise ValueError(f"built for images of {self.size} pixels, got {tuple(x.shape[2:])}")
         h = self.proj(x).flatten(2).transpose(1, 2)
-        return torch.cat([self.cls_token.expand(len(h), -1, -1), h], dim=1) + self.pos_embed
+        return torch.cat([self.cls_token.expand(h.shape[0], -1, -1), h], dim=1) + self.pos_embed
 
     def spread(self, weight: Tensor) -> Tensor:
         """Shares on the grid (B, rows, columns) to shares of tokens; the class token has all."""

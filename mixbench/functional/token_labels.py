@@ -326,7 +326,7 @@ def join_windows(windows: Tensor, window: tuple[int, int], grid: tuple[int, int]
     (height, width), (rows, columns) = window, grid
     parts = (rows // height, columns // width)
     h = windows.unflatten(1, parts).unflatten(3, window).transpose(2, 3)
-    return h.reshape(len(h), rows, columns, *windows.shape[3:])
+    return h.reshape(h.shape[0], rows, columns, *windows.shape[3:])
 
 
 def _head_mean(attn: Tensor, ndim: int) -> Tensor:
