@@ -277,10 +277,9 @@ def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
             verbose=False,
         )
     assert program is not None
+    # The exporter falls back to the size that it was shown, without an error.
     shape = program.model.graph.inputs[0].shape
-    if shape is None or isinstance(
-        shape[0], int
-    ):  # the exporter has fallen back to the size that it was shown
+    if shape is None or isinstance(shape[0], int):
         raise RunFailedError("the network computes with batches of one size only", "export")
     return program.model_proto.SerializeToString()
 
