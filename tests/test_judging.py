@@ -226,6 +226,16 @@ def test_a_seed_that_was_rewritten_everywhere_but_in_the_checkpoint_is_found(fol
     assert "seed in config.yaml is recorded as 7 and comes out as 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("marks", [[], ["few steps", "chance", "large batch"]])
+def test_marks_that_were_rewritten_are_found(folder, marks):
+    record = read_record(folder)
+    assert "few steps" in record.marks
+    record.marks = marks
+    write_record(folder, record)
+    with pytest.raises(RunFailedError, match="marks is recorded as"):
+        verify_run(folder)
+
+
 def test_everything_that_was_rewritten_is_named_at_once(folder, capsys):
     record = read_record(folder)
     record.method, record.net, record.select = "cutmix", "resnet50", "val"

@@ -264,7 +264,7 @@ def test_the_loss_is_watched_without_reading_the_device_at_every_step(runs, monk
 
 
 # FAULTS row 35.
-def test_a_changed_configuration_is_refused_with_its_difference_or_recorded(runs, plant):
+def test_a_changed_configuration_is_refused_with_its_difference_or_recorded(runs, plant, caplog):
     plant(stopped_at(8, crash))
     with pytest.raises(RunFailedError):
         run(compose(WORDS))
@@ -285,6 +285,9 @@ def test_a_changed_configuration_is_refused_with_its_difference_or_recorded(runs
     assert record.config_hash not in (clean.config_hash, changed.config_hash)
     assert record.recipe_hash not in (clean.recipe_hash, changed.recipe_hash)
     assert verify_run(folder).record.verified is True
+    with caplog.at_level(logging.WARNING, "mixbench"):
+        assert run(compose(WORDS)).config_changes  # it has the name, and says what it is
+    assert "changed on the way" in caplog.text
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from mixbench import compose, run
+from mixbench import cli, compose, run
 from mixbench.launch import local
 from mixbench.launch.plan import expand
 from mixbench.metrics import Predictions
@@ -94,6 +94,27 @@ def test_a_plan_says_what_speaks_against_its_runs(runs, tiny):
     assert any("4 optimiser steps" in sentence for sentence in kept[0].doubts)
     longer = expand(["method=erm", *tiny, "epochs=40"])
     assert local._prepare(longer, False)[0][0].doubts == []
+
+
+class Planned:
+    """A launcher that only plans."""
+
+    def prepare(self, planned):
+        for number, each in enumerate(planned):
+            each.id, each.done = f"run{number}", number == 2
+            each.doubts = ["too short"] + ["too wide"] * (number == 1)
+        return planned
+
+    def duration(self, planned):
+        return 0.0
+
+
+def test_the_plan_is_printed_with_each_doubt_once(monkeypatch, capsys, runs, tiny):
+    monkeypatch.setattr("mixbench.commands.training._launcher", lambda args: Planned())
+    assert cli.main(["bench", "method=erm", "seeds=0,1,2", *tiny, "--dry-run"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert sum("too short (2 of 2 runs)" in line for line in told) == 1
+    assert sum("too wide (1 of 2 runs)" in line for line in told) == 1
 
 
 def test_every_mark_is_explained():

@@ -120,6 +120,7 @@ class LocalLauncher:
                     gpus = machine.take(run)
                     reader, process = self._start(run, folder, machine.shares(run, left), gpus)
                     active[reader] = run, process, gpus
+                assert active or elsewhere  # an empty machine has a place for any run
                 for ready in wait(list(active), LOOK_S if elsewhere else None):
                     assert isinstance(ready, Connection)
                     run, process, gpus = active.pop(ready)

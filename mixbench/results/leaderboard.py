@@ -55,6 +55,13 @@ class Row:
     records: list[Record] = field(default_factory=list, repr=False)  # by seed
     folders: list[Path] = field(default_factory=list, repr=False)
 
+    @property
+    def verified(self) -> str:
+        """``yes``, ``partly`` or ``no``, of the worst run; empty where one was not verified."""
+        found = {record.verified for record in self.records}
+        words = {False: "no", None: "", "partly": "partly", True: "yes"}
+        return next((word for value, word in words.items() if value in found), "")
+
 
 @dataclass
 class Group:

@@ -409,6 +409,7 @@ def _json(board: Leaderboard) -> dict[str, Any]:
                 "attacked": list(row.attacked),
                 "calibrated": row.calibrated,
                 "marks": row.marks,
+                "verified": row.verified,
                 "contrast": _contrast(group, row),
                 "metrics": {
                     name: {k: _finite(v) for k, v in vars(summary).items()}
@@ -486,6 +487,7 @@ def _csv(board: Leaderboard) -> str:
             line: dict[str, Any] = {key: safe_cell(text) for key, text in words.items()}
             line |= {"epochs": group.epochs, "n": len(row.seeds), "failed": row.failed}
             line["marks"] = safe_cell(in_words(row.marks, len(row.seeds)))
+            line["verified"] = row.verified
             line |= {"diverged": row.diverged, "reference": safe_cell(group.evidence.reference)}
             contrast = _contrast(group, row) or {}
             for key in ("difference", "p", "mdd", "separated"):

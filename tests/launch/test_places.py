@@ -130,11 +130,19 @@ def test_each_run_of_a_mixed_grid_is_started_with_what_it_needs(monkeypatch, tmp
     record = Record("x", "erm", "d", "n", "r", 0, 1, "last", "c", "r")
     monkeypatch.setattr(local, "read_record", lambda folder: record)
     monkeypatch.setattr(local.signal, "signal", lambda *args: None)
-    runs = [run("two", gpus=2), run("one", gpus=1), run("cpu", cores=2), run("old", gpus=4)]
+    runs = [run("two", gpus=2), run("one", gpus=1), run("all", gpus=3), run("cpu", cores=2)]
+    runs.append(run("old", gpus=4))
     runs[-1].done = True
     launcher = Told(Machine(cores=2, gpus=3))
     assert launcher.carry_out(runs, tmp_path).failures == {}
-    assert launcher.told == [("two", False, [0, 1]), ("one", False, [2]), ("cpu", True, [])]
+    expected = [("two", False, [0, 1]), ("one", False, [2]), ("cpu", True, [])]
+    assert launcher.told == [*expected, ("all", False, [0, 1, 2])]
+    # A run that is done takes no cores from the one that is not.
+    alone = Told(Machine(cores=2))
+    done = run("done")
+    done.done = True
+    alone.carry_out([run("left"), done], tmp_path)
+    assert alone.told == [("left", False, [])]
 
 
 def test_what_a_run_needs_is_read_from_its_own_configuration(monkeypatch, runs, tiny):

@@ -147,6 +147,24 @@ def test_what_verify_found_is_marked(add, tmp_path, verified, mark):
     assert board(tmp_path).groups[0].rows[0].marks == mark
 
 
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        ([True, True], "yes"),
+        ([True, "partly"], "partly"),
+        ([True, None], ""),
+        (["partly", False], "no"),
+        ([None, None], ""),
+    ],
+)
+def test_programs_read_the_worst_of_what_verify_found(add, tmp_path, found, shown):
+    for seed, verified in enumerate(found):
+        add("erm", seed, verified=verified)
+    (row,) = json.loads(render(board(tmp_path), "json"))["groups"][0]["rows"]
+    assert row["verified"] == shown
+    assert next(csv.DictReader(io.StringIO(render(board(tmp_path), "csv"))))["verified"] == shown
+
+
 def test_a_mark_of_a_newer_version_is_shown_as_it_is(add, tmp_path):
     add("erm", 0, marks=["novel", "novel"])
     assert "novel" in render(board(tmp_path), "table")
