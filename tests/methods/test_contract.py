@@ -157,6 +157,10 @@ class ScalarLam(Returns, lam=lambda mixed: mixed.lam[0]):
     pass
 
 
+class ShortLam(Returns, lam=lambda mixed: mixed.lam.expand(6)[:2]):
+    pass
+
+
 class PercentLam(Returns, lam=lambda mixed: 100 * mixed.lam + 1):
     pass
 
@@ -235,6 +239,7 @@ class OneShare(Returns):
         (UsesTrainer, "without a Trainer"),
         (FloatLam, "of their type"),
         (ScalarLam, "of their type"),
+        (ShortLam, "of their type"),
         (PercentLam, "of their type"),
         (ListPerm, "of their type"),
         (Int32Perm, "of their type"),

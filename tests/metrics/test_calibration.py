@@ -137,6 +137,10 @@ def test_log_odds_are_those_of_the_predicted_class():
     logits = torch.tensor([[math.log(0.5), math.log(0.2), math.log(0.3)]], dtype=torch.float64)
     assert calibration.log_odds(logits).item() == pytest.approx(0, abs=1e-15)
     inf = math.inf
+    three = torch.tensor([[0.1, 0.7, -0.3]])
+    a, b, c = three.double()[0].tolist()
+    exact = b - math.log(math.exp(a) + math.exp(c))
+    assert calibration.log_odds(three).item() == pytest.approx(exact, rel=1e-12)
     rows = [[0.0, -inf], [inf, 0.0], [-inf, -inf], [math.nan, 0.0], [0.0, math.nan]]
     found = calibration.log_odds(torch.tensor(rows)).tolist()
     assert found[0] == inf
