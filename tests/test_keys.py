@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -123,6 +124,20 @@ def own_rows(outcome: Outcome) -> int:
     return build(config, splits, world=config.world)[1].batches.batch_size
 
 
+def rare_class(outcome: Outcome) -> str:
+    """Whether a test set is used that lacks a class."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part, labels in (("train", [0, 1, 2]), ("test", [0, 1, 1])):
+            images = np.full((3, 8, 8), len(part), np.uint8)
+            np.savez(f"{folder}/{part}.npz", images=images, label=labels)
+        files = {part: f"{folder}/{part}.npz" for part in ("train", "test")}
+        config = dataclasses.replace(outcome.config.data, kind="pack", **files)
+        try:
+            return f"{len(DATA.get('pack')(config).load().test)} images"
+        except UserError as error:
+            return error.where
+
+
 def patience(outcome: Outcome) -> float:
     """Of a strategy that two processes would share."""
     parts: Any = SimpleNamespace(config=outcome.config, method=Method, group=Group(0, 2))
@@ -148,7 +163,7 @@ ATTACKED = "eval.suites=[adversarial] eval.attacks=[fgsm_8] eval.adv_n=8"
 
 COUNTED = {
     "method.name": Key("method=mixup"),
-    "data.kind": Key("data=pack data.train=a.npz data.test=a.npz data.name=digits"),
+    "data.kind": Key("data=pack data.train=a.npz data.test=b.npz data.name=digits"),
     "data.name": Key("data.name=other", seen=recorded("data")),
     "data.size": Key("data.size=16"),
     "data.resize": Key("data.resize=12", ZOO),
@@ -196,6 +211,7 @@ COUNTED = {
 }
 
 ASIDE = {
+    "data.classes": Key("data.classes=train", seen=rare_class, carried_out=False),
     "data.workers": Key("data.workers=1", seen=loader_workers),
     "trainer.accelerator": Key("trainer.accelerator=auto", seen=place_with_gpu),
     "trainer.threads": Key("trainer.threads=2", seen=called("torch", "threads"), bit_equal=False),
@@ -230,12 +246,12 @@ ASIDE = {
 # Keys that are paths: where files lie is aside, their content counts. Words with one content, with
 # the same elsewhere, and with another.
 PACK = (
-    "data=pack data.size=8 data.limit=8 batch_size=4 data.crop=0 data.train=a.npz data.test=a.npz"
+    "data=pack data.size=8 data.limit=8 batch_size=4 data.crop=0 data.train=a.npz data.test=b.npz"
 )
 CONTENT = {
     "data.root": (ZOO, "data.root=same/zoo", "data.root=other/zoo"),
     "data.train": (PACK, "data.train=same/a.npz", "data.train=other/a.npz"),
-    "data.test": (PACK, "data.test=same/a.npz", "data.test=other/a.npz"),
+    "data.test": (PACK, "data.test=same/b.npz", "data.test=other/b.npz"),
     "data.labels": (
         f"{PACK} data.labels=people.npz:fair",
         "data.labels=same.npz:fair",
@@ -279,8 +295,9 @@ def place(tmp_path_factory, digits_once):
     shutil.copy(
         root / "zoo" / "train" / "ant" / "1.png", root / "other" / "zoo" / "train" / "ant" / "0.png"
     )
-    for name, seed in (("a.npz", 0), ("same/a.npz", 0), ("other/a.npz", 1)):
-        write_pack(root / name, seed)
+    for name, seed in (("a.npz", 0), ("b.npz", 2)):
+        for folder, more in (("", 0), ("same", 0), ("other", 1)):
+            write_pack(root / folder / name, seed + more)
     labels = np.arange(8) % 2
     for name, fair in (("people", labels), ("same", labels), ("other", 1 - labels)):
         np.savez(root / f"{name}.npz", fair=fair)
