@@ -223,7 +223,10 @@ class _Side:
     def _read(self, name: str) -> np.ndarray:
         try:
             with Arrays(self.path) as archive:
-                return archive[name]
+                found = archive[name]
+            if not found.ndim:
+                raise ValueError(f"{name} is a single value, and one for each image is wanted")
+            return found
         except (OSError, ValueError) as error:
             raise _unreadable(self.path, error) from error
 

@@ -455,3 +455,12 @@ def test_the_constants_of_bc_plus_are_those_of_the_training_images(tmp_path):
     expected = channel_stats(images, subtract_image_mean=True)
     assert (info.residual_mean, info.residual_std) == expected
     assert info.mean != info.residual_mean
+
+
+@pytest.mark.parametrize("key", ["images", "label", "class_names", "bbox"])
+def test_a_single_value_in_place_of_an_array_is_refused(tmp_path, key):
+    good = {"images": random_pixels(2), "label": [0, 1], "class_names": ["a", "b"]}
+    np.savez(tmp_path / "a.npz", **good)
+    np.savez(tmp_path / "b.npz", **(good | {key: np.array(3)}))
+    with pytest.raises(UserError, match=f"{key} is a single value"):
+        pack(tmp_path / "a.npz", tmp_path / "b.npz").load()
