@@ -166,13 +166,13 @@ def _prepare(
         log.setLevel(logging.ERROR)
     if device.type == "cpu":
         torch.set_num_threads(config.trainer.threads)
+    check_choice(config)
     identity = identify_run(config)
     place = folder or runs_folder(config.run.dir) / identity.id
     earlier = earlier_record(place) if group.leads else None
     done = earlier is not None and earlier.status == "done"
     if group.share(done):
         return _finished(earlier or read_record(place), place)
-    check_choice(config)
     splits = DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
     check_fit(config, splits)
     method, data = build(config, splits, group.rank, group.world)

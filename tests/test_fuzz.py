@@ -46,7 +46,7 @@ NASTY += ["\x1b[31mred\x1b[0m", "a\nb", "\u202egnp", "\ud800", "=1+1", "![x](htt
 NASTY += [[], {}, [1, 2], {"a": {"b": []}}, [[[[[[1]]]]]], "nan", "inf", "1e400", *RAW]
 TOKENS = [b"\x00", b"\xff" * 8, b"\xef\xbb\xbf", b"\n---\n", b"*a", b"&a [*a, *a]", b"\t", b": "]
 TOKENS += [b"${oc.env:HOME}", b"!!python/object/apply:os.system [id]", b"{" * 2_000, b"- " * 2_000]
-KINDS = [("PNG", None), ("PNG", "P"), ("PNG", "1"), ("PNG", "I"), ("JPEG", None), ("JPEG", "CMYK")]
+KINDS = [("PNG", None), ("PNG", "P"), ("PNG", "1"), ("TIFF", "I"), ("JPEG", None), ("JPEG", "CMYK")]
 KINDS += [
     ("GIF", None),
     ("BMP", None),
@@ -322,7 +322,9 @@ def fuzz_pack(bench: Bench) -> None:
             odd += [np.array(["b'ant'"] * 3), np.zeros((count, 8, 8), dtype=np.float32)]
             np.savez(bad, **(pack | {key: draw.choice(odd)}))  # type: ignore[arg-type]
     odd_file(bad, draw)
-    train, test = draw.choice(((bad, good), (good, bad), (bad, bad)))
+    other = place / "other.npz"
+    np.savez(other, images=values.integers(0, 256, (6, 8, 8, 3), np.uint8), label=[0, 1, 2] * 2)
+    train, test = draw.choice(((bad, other), (other, bad)))
     bench.command("data", "check", "pack", f"data.train={train}", f"data.test={test}")
     words = [f"data.train={train}", f"data.test={test}", "data.on_corrupt=skip"]
     bench.command("data", "prepare", "pack", *words)

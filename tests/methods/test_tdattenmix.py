@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from making import twin
 from small_nets import small_net
 
 import mixbench.functional as mf
@@ -638,11 +639,12 @@ def test_the_picture_shows_maps_and_windows_in_both_kinds_of_batches(prob):
     assert picture.width > plain.width
 
 
-def photographs():
+def photographs(folder):
     """Two of ImageNet's photographs with their labels; noise where they are not at hand."""
     if not SAMPLE.exists():
         return torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8), torch.tensor([7, 900])
-    pack = DATA.get("pack")(DataConfig(kind="pack", train=str(SAMPLE), test=str(SAMPLE)))
+    test = str(twin(SAMPLE, folder))
+    pack = DATA.get("pack")(DataConfig(kind="pack", train=str(SAMPLE), test=test))
     return pack.load().test[Draw(torch.tensor([3, 40]), 0)][:2]
 
 
@@ -663,7 +665,7 @@ def test_photographs_pass_a_step_with_deit_and_an_absvit_in_the_published_layout
         partner="flip",
         prior="head",
     ).train()
-    images, labels = photographs()
+    images, labels = photographs(tmp_path)
     assert images.shape == (2, 3, 224, 224)
     x, targets = method.prepare(Batch(images, labels, torch.arange(2)))
     logits, mixed = method.predict(method.mix(x, targets))

@@ -11,6 +11,7 @@ from mixbench.results.identity import InputFile, any_seed, identify
 from mixbench.results.lock import LOCK, locked
 from mixbench.results.record import (
     RECORD,
+    SCHEMA,
     Record,
     earlier_record,
     read_record,
@@ -182,7 +183,7 @@ def test_a_damaged_record_is_unreadable_and_named(tmp_path, text):
 
 # FAULTS row 54: what the fields mean is no longer known.
 def test_a_record_of_a_newer_schema_is_unreadable_and_left_alone(tmp_path):
-    content = record(status="done").to_json() | {"schema": 2}
+    content = record(status="done").to_json() | {"schema": SCHEMA + 1}
     (tmp_path / RECORD).write_text(json.dumps(content))
     for use in (read_record, earlier_record, set_damaged_aside):
         with pytest.raises(UserError, match="newer version"):
