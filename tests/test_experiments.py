@@ -91,7 +91,7 @@ def test_a_file_is_read_up_to_its_limit_and_a_pipe_not_at_all(tmp_path):
         file.write(b"a: 1\n")
         file.truncate(10**11)  # takes no place on the disk
     tracemalloc.start()
-    with pytest.raises(UserError, match=str(MAX_BYTES)):
+    with pytest.raises(UserError, match=f"{MAX_BYTES:,}"):
         read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -116,8 +116,8 @@ def test_each_of_13_images_counts_once(found):
         alone = method.eval()(splits.test.images / 255)
     torch.testing.assert_close(alone, logits, rtol=1e-5, atol=1e-5)
     assert scores(alone, labels) == pytest.approx(record.metrics, rel=1e-5)
-    for name in ("top1", "top5"):  # numbers of images have no rounding
-        assert scores(alone, labels)[name] == record.metrics[name]
+    for name in ("top1", "top5"):  # Lightning hands scores on in single precision
+        assert np.float32(scores(alone, labels)[name]) == record.metrics[name]
 
 
 # FAULTS row 45.
@@ -130,7 +130,7 @@ def test_a_hold_out_that_two_processes_cannot_halve_chooses_the_epoch_of_one(fou
     holdout = read_predictions(folder / "predictions.npz").holdout
     assert holdout is not None
     assert len(holdout[2].unique()) == len(holdout[2]) == 13
-    assert record.metrics["val_top1"] == float(topk(*holdout[:2]))
+    assert record.metrics["val_top1"] == np.float32(topk(*holdout[:2]))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3])

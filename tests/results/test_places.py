@@ -74,7 +74,7 @@ def test_a_run_refuses_a_folder_with_links(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"samples\.png"):
         run(compose(f"{WORDS} wandb.mode=disabled"), folder=folder)
     answers = []
-    said = {"send": lambda self, found: answers.append(found), "fileno": lambda self: -1}
+    said = {"send": lambda self, found: answers.append(found), "fileno": lambda self: 1}
     answer = type("Answer", (), said)()
     monkeypatch.setattr("mixbench.launch.local.stop_when_alone", lambda alone: None)
     surroundings = dict(os.environ), str(tmp_path)
