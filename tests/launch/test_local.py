@@ -152,7 +152,8 @@ def test_what_another_process_leaves_decides_what_is_left_to_do(held, status, sa
     assert watch.gone
     lines, outcome = [], Outcome({})
     run = PlannedRun([], id="run")
-    found = LocalLauncher(lines.append)._left(1, run, folder.parent, 2, outcome)
-    assert found == [(1, run)] * left
+    place = "[1/2] run"
+    found = LocalLauncher(lines.append)._is_left(run, folder.parent, place, outcome)
+    assert found == bool(left)
     assert outcome.failures == failures
     assert [said in line for line in lines] == [True] * (said is not None)

@@ -77,10 +77,11 @@ def test_a_run_refuses_a_folder_with_links(tmp_path, monkeypatch):
     said = {"send": lambda self, found: answers.append(found), "fileno": lambda self: 1}
     answer = type("Answer", (), said)()
     monkeypatch.setattr("mixbench.launch.local.stop_when_alone", lambda alone: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # put back afterwards
     surroundings = dict(os.environ), str(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("signal.signal", lambda *given: None)
-    _run_child(surroundings, [], folder / "log.txt", False, None, answer)
+    _run_child(surroundings, [], folder / "log.txt", False, [], answer)
     assert answers[0][0] == 2
     assert "samples.png" in answers[0][1]
     assert target.read_text() == "kept"
