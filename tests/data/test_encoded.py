@@ -178,7 +178,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_hint(training, monkeypatch):
 
     monkeypatch.setattr(FileImages, "_decode", die)
     with pytest.raises(RunFailedError, match=r"exited unexpectedly.*\n.*\n.*data\.workers=2"):
-        run(compose(training))
+        run(compose([*training, "trainer.timeout=20"]))
 
 
 def test_statistics_of_files_are_those_of_what_evaluation_sees(folder):

@@ -14,7 +14,7 @@ from mixbench.results.compare import compare
 from mixbench.results.curves import read_cells, read_curves, write_curves
 from mixbench.results.epochs import curves_text
 from mixbench.results.leaderboard import build_leaderboard, find_runs
-from mixbench.results.record import RECORD, Record, write_record
+from mixbench.results.record import RECORD, Record, read_record, write_record
 from mixbench.results.table import (
     FORMATS,
     NONE,
@@ -553,11 +553,19 @@ def test_no_value_of_any_field_takes_the_other_runs_away(add, tmp_path):
     place = add("mixup", 2, 90.0, img_per_s=900.0)
     good = json.loads((place / RECORD).read_text())
     for name in good:
+        refusals = 0
         for value in HOSTILE:
             (place / RECORD).write_text(json.dumps(good | {name: value}))
+            try:
+                read_record(place)
+            except UserError:
+                refusals += 1
+                if refusals > 1:
+                    continue  # tables see of an unreadable record no more than that it is one
             shown = board(tmp_path)
-            texts = [render(shown, style) for style in FORMATS]
-            assert "erm" in texts[0]
+            assert "erm" in render(shown, "table")
+            for style in FORMATS:
+                render(shown, style)
             table_rows(shown)
             curves_text(shown, "table")
             comparison, *_ = compare(shown, "erm", "mixup", resamples=10)
