@@ -9,7 +9,7 @@ from mixbench.backbones import NETS
 from mixbench.errors import MixbenchError, UserError
 from mixbench.schema import DataInfo, NetConfig
 
-_TODO = "give a function or class of (NetConfig, DataInfo) that returns an nn.Module"
+_REMEDY = "give a function or class of (NetConfig, DataInfo) that returns an nn.Module"
 
 
 def build_net(config: NetConfig, info: DataInfo) -> Any:
@@ -33,15 +33,15 @@ def build_net(config: NetConfig, info: DataInfo) -> Any:
     try:
         inspect.signature(builder).bind(config, info)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{config.name} builds no network: {error}", where, _TODO) from error
+        raise UserError(f"{config.name} builds no network: {error}", where, _REMEDY) from error
     try:
         net = builder(config, info)
     except MixbenchError:
         raise
     except Exception as error:  # of somebody else's code
         what = f"{config.name} cannot be built: {type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(what, where, _TODO) from error
+        raise UserError(what, where, _REMEDY) from error
     if not isinstance(net, nn.Module):
         what = f"{config.name} returned {type(net).__name__} and no nn.Module"
-        raise UserError(what, where, _TODO)
+        raise UserError(what, where, _REMEDY)
     return net

@@ -17,7 +17,7 @@ from mixbench.errors import UserError
 
 MAX_CLASSES = 100_000  # without names; ImageNet-21k has 21,841
 SHOWN = 10  # classes named in a message
-_TODO = "number the classes 0, 1, 2, ..., or name the class of each image in text"
+_REMEDY = "number the classes 0, 1, 2, ..., or name the class of each image in text"
 
 
 class Labels(NamedTuple):
@@ -72,7 +72,7 @@ def stored_labels(values: np.ndarray, names: list[str], where: str, images: int)
         )
     if high >= MAX_CLASSES and not names:
         what = f"a label is {high}, which would make {high + 1:,} classes"
-        raise UserError(what, where, _TODO)
+        raise UserError(what, where, _REMEDY)
     return Labels(indices, names)
 
 
@@ -244,7 +244,7 @@ def _plain(values: np.ndarray, where: str, of: str = "labels") -> np.ndarray:
     try:
         return np.array([_text(v) if isinstance(v, bytes) else v for v in values.tolist()])
     except ValueError as error:  # rows of unequal lengths
-        raise UserError(f"{of} are neither numbers nor text: {error}", where, _TODO) from error
+        raise UserError(f"{of} are neither numbers nor text: {error}", where, _REMEDY) from error
 
 
 def _squeezed(values: np.ndarray, where: str, of: str = "labels") -> np.ndarray:
@@ -252,7 +252,7 @@ def _squeezed(values: np.ndarray, where: str, of: str = "labels") -> np.ndarray:
     kind = values.dtype.kind
     if kind not in "biufUS" or values.ndim not in ((1,) if kind in "US" else (1, 2)):
         what = f"{of} are {values.dtype} {values.shape}"
-        raise UserError(what, where, f"expected numbers or text (N,); {_TODO}")
+        raise UserError(what, where, f"expected numbers or text (N,); {_REMEDY}")
     return values
 
 
@@ -280,7 +280,7 @@ def _from_one_hot(values: np.ndarray, where: str) -> Tensor:
 
 
 def _refuse(
-    wrong: Any, values: np.ndarray | None, what: str, where: str, todo: str = _TODO
+    wrong: Any, values: np.ndarray | None, what: str, where: str, todo: str = _REMEDY
 ) -> None:
     """Raise if any entry is wrong, with how many and the first."""
     rows = np.flatnonzero(wrong)
