@@ -8,6 +8,7 @@ import io
 import lzma
 import math
 import struct
+import sys
 import tokenize
 import zipfile
 import zlib
@@ -16,7 +17,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from mixbench.archives import check_archive
+from mixbench.archives import check_members
 
 MAX_RATIO = 200  # unpacked to packed size; lists of file names reach about 20
 MAX_BYTES = 32 << 30  # unpacked, of a whole archive
@@ -46,7 +47,7 @@ class Arrays:
 
     def __init__(self, path: Path | str) -> None:
         path = Path(path)
-        self._packed, self._unpacked = _size(path), 0
+        self._path, self._packed, self._unpacked = path, _size(path), 0
         try:
             content = io.BytesIO(self._without_xz(path)) if path.suffix == ".xz" else path
             self._archive = zipfile.ZipFile(content)
@@ -73,6 +74,19 @@ class Arrays:
     def __exit__(self, *error: object) -> None:
         self._archive.close()
 
+    def check_whole(self) -> None:
+        """Refuse a file that has lost an array, or holds anything else; not for one within xz.
+
+        Raises:
+            UnreadableArraysError: If its list of members is not that of a file of arrays.
+        """
+        try:
+            check_members(self._path, self._archive)
+            if len(self._members) < len(self._archive.infolist()):
+                raise ValueError("it holds more than arrays")
+        except _FAULTS as error:
+            raise _unreadable(error) from error
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of an array, from its header alone.
 
@@ -96,14 +110,14 @@ class Arrays:
         member = self._members[name]
         if not header:
             self._unpacked += member.file_size
-        check_size(max(self._unpacked, member.file_size), self._packed)
+        check_size(max(self._unpacked, member.file_size), self._packed, member.file_size)
         try:
             with self._archive.open(member) as file:
                 shape = _checked_header(file, member.file_size, name)
             if header:
                 return shape
             with self._archive.open(member) as file:
-                array = np.lib.format.read_array(file, allow_pickle=False)
+                array = _checked_text(np.lib.format.read_array(file, allow_pickle=False))
                 file.read(1)  # zipfile compares the checksum where it comes to the end
                 return array
         except _FAULTS as error:
@@ -112,7 +126,7 @@ class Arrays:
     def _without_xz(self, path: Path) -> bytes:
         unpack = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
         content = unpack.decompress(path.read_bytes(), _limit(self._packed) + 1)
-        check_size(len(content), self._packed)
+        check_size(len(content), self._packed, 0)
         if not unpack.eof:
             raise EOFError("it is cut off")
         return content
@@ -157,7 +171,7 @@ def read_array(path: Path | str) -> np.ndarray:
         with path.open("rb") as file:
             _checked_header(file, size, path.name)
             file.seek(0)
-            return np.lib.format.read_array(file, allow_pickle=False)
+            return _checked_text(np.lib.format.read_array(file, allow_pickle=False))
     except _FAULTS as error:
         raise _unreadable(error) from error
 
@@ -176,20 +190,17 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         UnreadableArraysError: If it is no such file, or larger than it may be.
     """
     with Arrays(path) as stored:
-        arrays = {name: stored[name] for name in stored.names}
-    try:
-        check_archive(path)
-    except _FAULTS as error:
-        raise _unreadable(error) from error
-    return arrays
+        stored.check_whole()
+        return {name: stored[name] for name in stored.names}
 
 
-def check_size(unpacked: int, packed: int) -> None:
+def check_size(unpacked: int, packed: int, wanted: int | None = None) -> None:
     """Refuse to unpack what is larger than a file of arrays may be, or than the free memory.
 
     Args:
-        unpacked: Bytes that are wanted.
+        unpacked: Bytes of all that is unpacked from the file.
         packed: Bytes of the file.
+        wanted: Bytes that are not in memory yet; all of them if None.
 
     Raises:
         UnreadableArraysError: With both sizes.
@@ -201,23 +212,34 @@ def check_size(unpacked: int, packed: int) -> None:
             f"it unpacks from {_shown(packed)} to {_shown(unpacked)}, more than {MAX_RATIO} times "
             f"its size; {_KEEP}"
         )
-    free = free_memory()
-    if free is not None and unpacked > free:
+    free, wanted = free_memory(), unpacked if wanted is None else wanted
+    if free is not None and wanted > free:
         raise UnreadableArraysError(
-            f"it unpacks to {_shown(unpacked)}, and {_shown(free)} of memory are free"
+            f"it takes {_shown(wanted)} of memory, and {_shown(free)} are free"
         )
 
 
-def free_memory() -> int | None:
-    """Bytes of memory that this process can still have; None where the system does not tell."""
-    group = Path("/sys/fs/cgroup")
+def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Memory that this process can still have.
+
+    Args:
+        group: Where the system tells of the container.
+
+    Returns:
+        Bytes; None where the system does not tell.
+    """
     found = []
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
-        limit, used = ((group / f"memory.{name}").read_text("ascii") for name in ("max", "current"))
-        found.append(max(0, int(limit) - int(used)))
-    except (OSError, ValueError):  # another system, or no limit
+        limit, used, facts = (
+            (group / f"memory.{name}").read_text("ascii") for name in ("max", "current", "stat")
+        )
+        counts = dict(line.split() for line in facts.splitlines())
+        # Files that are cached count as used, and are given up on demand.
+        cached = sum(int(counts[f"{kind}_file"]) for kind in ("active", "inactive"))
+        found.append(max(0, int(limit) - int(used) + cached))
+    except (OSError, ValueError, KeyError):  # another system, or no limit
         pass
     return min(found, default=None)
 
@@ -255,6 +277,15 @@ def _checked_header(file: IO[bytes], size: int, name: str) -> tuple[int, ...]:
             f"its header claims {dtype} {shape}, {_shown(claimed)}; {name} holds {_shown(held)}"
         )
     return shape
+
+
+def _checked_text(array: np.ndarray) -> np.ndarray:
+    """The array, if its text is text: Python cannot hold what lies beyond Unicode."""
+    if array.dtype.kind == "U" and array.size:
+        codes = np.ascontiguousarray(array).view(np.uint8).view(array.dtype.byteorder + "u4")
+        if codes.max() > sys.maxunicode:
+            raise ValueError("it holds text that is no Unicode")
+    return array
 
 
 def _unreadable(error: object, before: str = "") -> UnreadableArraysError:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mixbench.archives import check_archive, is_archive
 from mixbench.errors import UserError
+from mixbench.results.files import open_regular
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 FORMAT = 1
@@ -86,6 +87,7 @@ def read_plain(path: Path, todo: str) -> Any:
         UserError: If it is missing, damaged, or holds anything that would have to be executed.
     """
     try:
+        open_regular(path).close()  # to open a pipe would wait for ever
         if is_archive(path):
             check_archive(path, stored=True)
         else:

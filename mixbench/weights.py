@@ -3,18 +3,15 @@
 Names are those of this package, of timm or of torchvision; the networks translate them.
 """
 
-import dataclasses
 import functools
 import hashlib
 import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -22,6 +19,7 @@ from mixbench.backbones import NETS
 from mixbench.backbones.base import StagedNet
 from mixbench.checkpoints import BEST, LAST, check_shapes, read_checkpoint, read_plain
 from mixbench.errors import RunFailedError, UserError
+from mixbench.results.fields import check_fields
 from mixbench.results.files import write_bytes
 from mixbench.results.identity import InputFile, any_seed, is_checkpoint
 from mixbench.results.record import read_record
@@ -171,8 +169,7 @@ def read_weights(path: Path, key: str = KEY) -> dict[str, Tensor]:
 
 def _read_torch(path: Path, key: str) -> dict[str, Tensor]:
     content = read_plain(path, f"give another file as {key}")
-    if isinstance(content, dict) and "mixbench" in content:
-        return _network(content["state_dict"])
+    ours = isinstance(content, dict) and "mixbench" in content
     for part in _INSIDE:
         if isinstance(content, dict) and isinstance(content.get(part), dict):
             content = content[part]
@@ -186,6 +183,8 @@ def _read_torch(path: Path, key: str) -> dict[str, Tensor]:
             str(path),
             "save model.state_dict() alone",
         )
+    if ours:
+        return _network(content)
     if all(name.startswith("module.") for name in content):
         return {name.removeprefix("module."): value for name, value in content.items()}
     return dict(content)
@@ -341,7 +340,7 @@ def _trained(path: Path, content: dict[str, Any]) -> tuple[NetConfig, DataInfo]:
     facts = content["mixbench"]
     try:
         return _known(NetConfig, facts["config"]["net"]), _known(DataInfo, facts["info"])
-    except (LookupError, TypeError, AttributeError, ValueError, OmegaConfBaseException) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         what = f"{path.name} does not say what its network is: {reason}"
         raise UserError(what, str(path), "use another checkpoint") from error
@@ -349,9 +348,10 @@ def _trained(path: Path, content: dict[str, Any]) -> tuple[NetConfig, DataInfo]:
 
 def _known(cls: Any, content: Mapping[str, Any]) -> Any:
     """A dataclass of the fields that it has; a newer version may have written more."""
-    names = {item.name for item in dataclasses.fields(cls)}
-    given = {name: value for name, value in content.items() if name in names}
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
+    hints = get_type_hints(cls)
+    given = {name: value for name, value in content.items() if name in hints}
+    check_fields(given, hints)
+    return cls(**given)
 
 
 def _safetensors() -> Any:

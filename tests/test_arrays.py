@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mixbench import arrays
-from mixbench.arrays import Arrays, UnreadableArraysError, read_array
+from mixbench.arrays import Arrays, UnreadableArraysError, load_arrays, read_array
 
 
 def saved(array, **options):
@@ -103,9 +103,46 @@ def test_a_file_that_unpacks_beyond_its_limits_is_refused_before_it_is_unpacked(
     with pytest.raises(UnreadableArraysError, match="more than 200 times"):
         Arrays(tmp_path / "b.npz.xz")
     monkeypatch.setattr(arrays, "free_memory", lambda: 3 << 20)
-    refused(tmp_path / "b.npz", "images", r"4\.0 MiB, and 3\.0 MiB of memory")
+    refused(tmp_path / "b.npz", "images", r"4\.0 MiB of memory, and 3\.0 MiB are free")
     monkeypatch.setattr(arrays, "MAX_BYTES", 2 << 20)
     refused(tmp_path / "b.npz", "images", r"4\.0 MiB, above 2\.0 MiB")
+
+
+def test_arrays_that_are_in_memory_are_not_asked_of_it_again(tmp_path, monkeypatch):
+    free = [10 << 20]
+    monkeypatch.setattr(arrays, "free_memory", lambda: free[0])
+    np.savez(tmp_path / "a.npz", images=np.zeros(6 << 20, np.uint8), labels=np.zeros(10))
+    with Arrays(tmp_path / "a.npz") as found:
+        free[0] -= found["images"].nbytes
+        assert len(found["labels"]) == 10
+
+
+def test_cached_files_are_free_memory_of_a_container(tmp_path):
+    stat = "anon 100\nactive_file 3000\ninactive_file 4000\n"
+    for name, text in (("max", "10000\n"), ("current", "9000\n"), ("stat", stat)):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert arrays.free_memory(tmp_path) == 10000 - 9000 + 7000
+    (tmp_path / "memory.max").write_text("max\n")  # no limit
+    assert (arrays.free_memory(tmp_path) or 0) > 1 << 20
+
+
+def test_text_beyond_unicode_is_refused(tmp_path):
+    names = np.array(["ant", "bee"])
+    names.view(np.uint32)[4] = 0x110000
+    np.savez(tmp_path / "a.npz", names=names)
+    np.save(tmp_path / "a.npy", names)
+    refused(tmp_path / "a.npz", "names", "no Unicode")
+    with pytest.raises(UnreadableArraysError, match="no Unicode"):
+        read_array(tmp_path / "a.npy")
+
+
+def test_stored_arrays_are_whole(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones(3), y=np.zeros(2))
+    assert sorted(load_arrays(tmp_path / "a.npz")) == ["x", "y"]
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("other.txt", "0" * 100)
+    with pytest.raises(UnreadableArraysError, match="more than arrays"):
+        load_arrays(tmp_path / "a.npz")
 
 
 def test_several_members_count_together(tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ THIRD_PARTY = {
     "ranks": {"torch"},
     "checkpoints": {"torch"},
     "compiling": {"torch"},
-    "weights": {"torch", "safetensors", "omegaconf", "onnx", "onnxscript"},
+    "weights": {"torch", "safetensors", "onnx", "onnxscript"},
     "group": LIGHTNING,
     "assemble": LIGHTNING,
     "training": LIGHTNING,

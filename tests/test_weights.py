@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import sys
 
 import pytest
@@ -15,10 +16,11 @@ from mixbench.assemble import build, identify_run
 from mixbench.backbones import NETS
 from mixbench.backbones.swin import Swin
 from mixbench.backbones.vit import VisionTransformer
+from mixbench.checkpoints import read_checkpoint
 from mixbench.data import DATA
 from mixbench.errors import RunFailedError, UserError
 from mixbench.methods import METHODS
-from mixbench.schema import DataInfo
+from mixbench.schema import DataInfo, NetConfig
 from mixbench.weights import export_weights, load_network, load_weights, onnx_model
 
 
@@ -345,10 +347,38 @@ def test_a_checkpoint_that_does_not_say_its_network_is_refused(tmp_path):
     path = tmp_path / "last.ckpt"
     content = {"state_dict": {}, "mixbench_step": 1, "loops": {}}
     content |= {"optimizer_states": [], "lr_schedulers": []}
-    for facts in ({}, {"config": {"net": {"width": "wide"}}, "info": {}}, {"config": 3}):
+    bad = [{}, {"config": {"net": {"width": "wide"}}, "info": {}}, {"config": 3}]
+    bad += [{"config": {"net": {}}, "info": {"num_classes": 2}}]
+    for facts in bad:
         torch.save(content | {"mixbench": {"format": 1} | facts}, path)
         with pytest.raises(UserError, match="does not say what its network is"):
             load_network(str(path), "method.teacher_ckpt")
+
+
+def test_text_of_a_checkpoint_is_never_looked_up_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "planted")
+    names = ["${oc.env:SECRET}", "b"]
+    info = {"num_classes": 2, "height": SIZE, "width": SIZE, "class_names": names}
+    facts = {"format": 1, "config": {"net": {"name": "resnet18"}}, "info": info}
+    state = NETS.get("resnet18")(NetConfig(name="resnet18"), DataInfo(2, SIZE, SIZE)).state_dict()
+    content = {"state_dict": {f"net.{name}": value for name, value in state.items()}}
+    content |= {"mixbench_step": 1, "loops": {}, "optimizer_states": [], "lr_schedulers": []}
+    torch.save(content | {"mixbench": facts}, tmp_path / "last.ckpt")
+    _, found = load_network(str(tmp_path / "last.ckpt"), "method.teacher_ckpt")
+    assert found.class_names == names
+
+
+@pytest.mark.parametrize("content", [{"mixbench": 1}, {"mixbench": 1, "state_dict": {"net.a": 3}}])
+def test_a_file_that_only_calls_itself_a_checkpoint_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="is no tensor"):
+        load_weights(small_net("resnet18"), str(tmp_path / "a.pth"))
+
+
+def test_a_pipe_in_place_of_a_checkpoint_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged: .*pipe"):
+        read_checkpoint(tmp_path / "last.ckpt")
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETS.names() if name != "resnet18"]

@@ -167,14 +167,14 @@ def joined_classes(train: Labels, test: Labels, take: str, where: str) -> tuple[
     if not test.names:
         others = [*names, *others[len(names) :]]
     present = [others[index] for index in test.indices.unique().tolist()]
-    unknown = [name for name in present if name not in set(names)]
+    place = {name: index for index, name in enumerate(names)}
+    unknown = [name for name in present if name not in place]
     if unknown:
         raise UserError(
             f"the test images have {len(unknown)} classes that training lacks: {listed(unknown)}",
             where,
             "use training and test images of the same data set",
         )
-    place = {name: index for index, name in enumerate(names)}
     if take == "both" or len(place) < len(names):
         raise UserError(
             f"training and test images have different classes: {_difference(train, test)}",
@@ -305,12 +305,12 @@ def _text(value: Any) -> str:
 
 
 def _difference(train: Labels, test: Labels) -> str:
-    names, others = train.classes, test.classes
+    names, others = dict.fromkeys(train.classes), dict.fromkeys(test.classes)
     if not test.names and train.names:
         return "the test images have no class names"
     parts = [
         f"{listed(only)} only in {part}"
         for part, own, other in (("training", names, others), ("test", others, names))
-        if (only := [name for name in own if name not in set(other)])
+        if (only := [name for name in own if name not in other])
     ]
     return "; ".join(parts) or "the same names in another order"

@@ -24,6 +24,10 @@ from torch import Tensor
 from mixbench.errors import UserError
 from mixbench.schema import DataConfig
 
+# Of damaged tags, which do no harm, and of large images, which _check_pixels refuses. Filters are
+# shared by the threads that decode, so that this cannot be said around one image.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 SHOWN = 5  # unreadable files named in a message
 TURNED = 0x0112  # EXIF tag of the orientation; above 4 width and height change places
 # Pillow knows these by their first bytes, and needs another program or plug-in to decode them.
@@ -193,18 +197,14 @@ def crop_box(
 @contextmanager
 def _only_oserror() -> Iterator[None]:
     """Around Pillow at work on foreign bytes, whose plug-ins raise whatever those lead them to."""
-    with warnings.catch_warnings():
-        # Of damaged tags, which do no harm, and of large images, which _check_pixels refuses: what
-        # becomes of a warning is not the decision of one thread.
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except UnidentifiedImageError as error:
-            raise OSError("not an image") from error
-        except OSError:
-            raise
-        except Exception as error:
-            raise OSError(str(error) or type(error).__name__) from error
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise OSError("not an image") from error
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(str(error) or type(error).__name__) from error
 
 
 def _opened(raw: bytes) -> tuple[Image.Image, int | None]:

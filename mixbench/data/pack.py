@@ -96,7 +96,8 @@ class Pack(DataSource):
         if self.parts() is not None:  # which say it themselves
             return content
         notices, unused = self._remarks
-        return content._replace(notices=notices, unused=unused)
+        every = list(dict.fromkeys([*content.notices, *notices]))
+        return content._replace(notices=every, unused=unused)
 
     @cached_property
     def _both(self) -> tuple[Part | ResidentImages, Part | ResidentImages, list[str]]:

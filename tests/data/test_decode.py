@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from mixbench.data.decode import (
     decode,
+    decode_all,
     decode_crop,
     formats,
     grey_values,
@@ -19,6 +21,7 @@ from mixbench.data.decode import (
     is_image,
     size_of,
 )
+from mixbench.schema import DataConfig
 
 RAMP = np.linspace(0, 1, 60).reshape(6, 10)
 
@@ -247,3 +250,10 @@ def test_a_deep_image_is_turned_and_fitted_as_others_are():
     expected = np.rot90((values / 257).round(), -1)
     assert np.array_equal(decode(file.getvalue())[..., 0], expected)
     assert decode(file.getvalue(), 4).shape == (4, 4, 3)
+
+
+def test_decoding_in_threads_leaves_the_filters_of_warnings_alone():
+    files = [encoded(RAMP.astype(np.uint8))] * 64
+    before = list(warnings.filters)
+    decode_all([str(row) for row in range(64)], lambda row: files[row], DataConfig())
+    assert warnings.filters == before
