@@ -17,6 +17,7 @@ from mixbench.data.images import Splits
 from mixbench.data.keyed import INIT, mix_seed
 from mixbench.data.maps import read_test_maps
 from mixbench.data.module import MixData
+from mixbench.data.source import DataSource
 from mixbench.errors import UserError
 from mixbench.evaluation.patches import Looking
 from mixbench.evaluation.suites import check_attacks, check_classes
@@ -27,12 +28,17 @@ from mixbench.schema import DataInfo, RunConfig, aside_keys
 from mixbench.weights import input_file, load_weights
 
 
-def identify_run(config: RunConfig, inputs: dict[str, InputFile] | None = None) -> Identity:
+def identify_run(
+    config: RunConfig,
+    inputs: dict[str, InputFile] | None = None,
+    source: DataSource | None = None,
+) -> Identity:
     """Id and hashes of a run.
 
     Args:
         config: A composed configuration.
         inputs: The files that it starts from, by key; looked up where they lie now if None.
+        source: Its data, whose files are then read once for all that asks for their hash.
 
     Returns:
         What :func:`mixbench.results.identity.identify` makes of it and of its data.
@@ -41,15 +47,14 @@ def identify_run(config: RunConfig, inputs: dict[str, InputFile] | None = None) 
         UserError: If the method cannot work with such data, before any of it is looked for.
     """
     check_task(config)
-    kind = DATA.get(config.data.kind)
-    source = kind(config.data)
+    data = DATA.get(config.data.kind)(config.data) if source is None else source
     defaults = to_plain(RunConfig(method=method_defaults(config)))
     return identify(
         to_plain(config),
         defaults,
         aside_keys(),
-        source.full_name,
-        source.identity(),
+        data.full_name,
+        data.identity(),
         input_files(config) if inputs is None else inputs,
     )
 

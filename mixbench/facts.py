@@ -116,7 +116,9 @@ def other_configuration(folder: Path, saved: dict[str, Any]) -> list[Mismatch]:
     """
     text, _ = experiments.read(folder / "config.yaml")
     known = dict(flatten(saved["config"]))
-    changed = differences(saved["config"], text, aside_keys() - {"seed", "recipe"})
+    # A file that a run starts from may lie elsewhere now; the record holds its content.
+    aside = aside_keys() - {"seed", "recipe"} | saved.get("inputs", {}).keys()
+    changed = differences(saved["config"], text, aside)
     return [
         Mismatch(f"{key} in config.yaml", written, value, LAST)
         for key, (value, written) in changed.items()
@@ -172,6 +174,17 @@ def _files_of_before(
         found = input_files(dataclasses.replace(config, net=net))
     except UserError as error:
         left |= dict.fromkeys(("id", *HASHES, "settings"), f"{error.where}: {error.what}")
+        return {}
+    # Checkpoints of other epochs, of runs without a record, and of mixers were named otherwise.
+    other = [
+        key
+        for key, file in found.items()
+        if key.endswith("mixer_ckpt")
+        or ("/" in file.name and (file.pooled == file.content or "/" in file.pooled))
+    ]
+    if other:
+        reason = f"{other[0]}: an older version named such a file in another way"
+        left |= dict.fromkeys(("id", *HASHES, "settings"), reason)
         return {}
     return {
         key: {"name": file.name, "content": file.pooled, "pooled": file.pooled}

@@ -224,7 +224,7 @@ def _other_marks(
 
 
 def _told(facts: list[Mismatch], scores: list[Mismatch]) -> str:
-    """All that is wrong: facts in full, and of the scores the worst."""
+    """All that is wrong: facts and the worst score in full, and the names of other scores."""
     told = [str(item) for item in facts]
     if scores:
         worst = max(scores, key=lambda item: _distance(item.recorded, item.found))

@@ -112,7 +112,8 @@ def resume(
     record = earlier_record(folder)
     if overrides and record is not None and record.status == "done":
         before = to_plain(compose([], base=path))
-        changed = differences(before, to_plain(config), aside_keys() - {"seed"})
+        aside = aside_keys() - {"seed"} | record.inputs.keys()
+        changed = differences(before, to_plain(config), aside)
         if changed:
             raise UserError(
                 f"{folder.name} is done, and {next(iter(changed))} would make it another run",
@@ -167,13 +168,14 @@ def _prepare(
     if device.type == "cpu":
         torch.set_num_threads(config.trainer.threads)
     check_choice(config)
-    identity = identify_run(config)
+    source = DATA.get(config.data.kind)(config.data)
+    identity = identify_run(config, source=source)
     place = folder or runs_folder(config.run.dir) / identity.id
     earlier = earlier_record(place) if group.leads else None
     done = earlier is not None and earlier.status == "done"
     if group.share(done):
         return _finished(earlier or read_record(place), place)
-    splits = DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
+    splits = source.load(holdout=config.select == "val")
     check_fit(config, splits)
     method, data = build(config, splits, group.rank, group.world)
     record = _new_record(config, identity, method, device)

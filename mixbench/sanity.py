@@ -2,7 +2,6 @@
 
 import torch
 
-from mixbench.data.keyed import KeyedBatches
 from mixbench.metrics import Predictions, mean_average_precision, topk
 from mixbench.results.marks import BATCH, CHANCE, MIN_STEPS, STEPS, WARMUP
 from mixbench.schema import RunConfig
@@ -33,10 +32,7 @@ def doubts(config: RunConfig, train_size: int) -> dict[str, str]:
             f"batch_size={config.batch_size} is more than the {train_size} training images: each "
             "epoch is a single step"
         )
-    batches = KeyedBatches(
-        train_size, config.batch_size, config.seed, 0, config.world, optim.accumulate
-    )
-    steps = config.epochs * len(batches) // optim.accumulate
+    steps = config.epochs * max(1, train_size // config.batch_size)
     if steps < MIN_STEPS:
         found[STEPS] = (
             f"training takes {steps} optimiser steps, fewer than {MIN_STEPS}: use more epochs or a "

@@ -12,7 +12,8 @@ from mixbench.errors import UserError
 
 def content() -> dict:
     state = {f"net.{name}": torch.arange(9.0) + place for place, name in enumerate("abc")}
-    facts = {"format": 1, "config": {}, "info": {}, "data": "", "epoch": 1, "batch": 0}
+    facts = {"format": 1, "config": {}, "info": {}, "data": "", "id": "x", "epoch": 1, "batch": 0}
+    facts |= {"curves": {}}
     return {
         "state_dict": state,
         "optimizer_states": [],

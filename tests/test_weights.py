@@ -343,14 +343,18 @@ def test_weights_that_are_not_finite_or_damaged_are_refused(tmp_path, suffix):
         load_weights(net, str(path))
 
 
+FACTS = {"format": 1, "config": {}, "info": {}, "data": "", "id": "x", "epoch": 1, "batch": 0}
+FACTS |= {"curves": {}}
+
+
 def test_a_checkpoint_that_does_not_say_its_network_is_refused(tmp_path):
     path = tmp_path / "last.ckpt"
     content = {"state_dict": {}, "mixbench_step": 1, "loops": {}}
     content |= {"optimizer_states": [], "lr_schedulers": []}
-    bad = [{}, {"config": {"net": {"width": "wide"}}, "info": {}}, {"config": 3}]
+    bad = [{"config": {}}, {"config": {"net": {"width": "wide"}}, "info": {}}, {"config": 3}]
     bad += [{"config": {"net": {}}, "info": {"num_classes": 2}}]
     for facts in bad:
-        torch.save(content | {"mixbench": {"format": 1} | facts}, path)
+        torch.save(content | {"mixbench": FACTS | facts}, path)
         with pytest.raises(UserError, match="does not say what its network is"):
             load_network(str(path), "method.teacher_ckpt")
 
@@ -359,7 +363,7 @@ def test_text_of_a_checkpoint_is_never_looked_up_elsewhere(tmp_path, monkeypatch
     monkeypatch.setenv("SECRET", "planted")
     names = ["${oc.env:SECRET}", "b"]
     info = {"num_classes": 2, "height": SIZE, "width": SIZE, "class_names": names}
-    facts = {"format": 1, "config": {"net": {"name": "resnet18"}}, "info": info}
+    facts = FACTS | {"config": {"net": {"name": "resnet18"}}, "info": info}
     state = NETS.get("resnet18")(NetConfig(name="resnet18"), DataInfo(2, SIZE, SIZE)).state_dict()
     content = {"state_dict": {f"net.{name}": value for name, value in state.items()}}
     content |= {"mixbench_step": 1, "loops": {}, "optimizer_states": [], "lr_schedulers": []}

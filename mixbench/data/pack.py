@@ -44,12 +44,17 @@ class Pack(DataSource):
         return self.config.name or existing(self.config.train, "data.train").stem
 
     def fingerprint(self) -> str:
-        """Hash of the files of both parts.
+        """Hash of the files of both parts; computed once.
 
         Raises:
             UserError: If they have one in common.
         """
-        train, test = ([_hash(file) for file in side.files] for side in self._sides)
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        known = {file: _hash(file) for side in self._sides for file in side.files}
+        train, test = ([known[file] for file in side.files] for side in self._sides)
         twice = [row for row, digest in enumerate(train) if digest in test]
         apart = self._sides[0].arrays != self._sides[1].arrays  # other arrays of one file
         if twice and not apart:

@@ -325,11 +325,12 @@ def _gaze_facts(config: EvalConfig, info: DataInfo, counts: Counts) -> dict[str,
 
 @contextmanager
 def _watched(model: Model) -> Iterator[list[Tensor]]:
-    """The numbers of outputs that are NaN, by batch."""
+    """The number of outputs that are NaN, as a single count on the device; empty before any."""
     lost: list[Tensor] = []
 
     def count(module: nn.Module, args: Any, logits: Any) -> None:
-        lost.append(logits.detach().isnan().any(dim=1).sum())
+        more = logits.detach().isnan().any(dim=1).sum()
+        lost[:] = [lost[0] + more] if lost else [more]
 
     if not isinstance(model, nn.Module):
         yield lost

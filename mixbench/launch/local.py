@@ -99,6 +99,8 @@ class LocalLauncher:
     def carry_out(self, runs: list[PlannedRun], folder: Path) -> Outcome:
         """Carry out the runs that are not done, as many at a time as the machine allows.
 
+        Those that another process is at work on are waited for.
+
         Args:
             runs: Prepared runs.
             folder: Folder of all runs.
@@ -255,6 +257,7 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
     notes: dict[str, None] = {}
     estimates: dict[str, float] = {}
     infos: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
     kept: list[PlannedRun] = []
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
@@ -265,7 +268,8 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
         check_choice(config)
         kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
-        identity = identify_run(config)
+        source = sources.setdefault(str(config.data), DATA.get(config.data.kind)(config.data))
+        identity = identify_run(config, source=source)
         planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
         place = runs_folder(config.run.dir) / identity.id
         try:
@@ -280,7 +284,7 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
         key = f"{config.data} {config.select}"
         if key not in infos:
             holdout = config.select == "val"
-            infos[key] = DATA.get(config.data.kind)(config.data).load(holdout=holdout).info
+            infos[key] = source.load(holdout=holdout).info
         planned.doubts = list(doubts(config, infos[key].train_size).values())
         if identity.row_hash not in estimates:
             estimates[identity.row_hash] = estimate_seconds(config, infos[key])
@@ -313,8 +317,6 @@ def _run_child(
         answer.send((0, ""))
     except BusyRunError as error:
         answer.send((BUSY, error.what))
-    except MixbenchError as error:
-        answer.send((error.exit_code, str(error)))
     except KeyboardInterrupt:
         answer.send((4, "interrupted"))
     except BaseException as error:

@@ -264,13 +264,14 @@ class SlurmLauncher:
 
 
 def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str]]:
-    from mixbench.assemble import check_choice, check_task, identify_run, misfit
+    from mixbench.assemble import check_choice, identify_run, misfit
     from mixbench.config import resolve_method
     from mixbench.data import DATA
     from mixbench.sanity import doubts
 
     notes: dict[str, None] = {}
     sizes: dict[str, int] = {}
+    sources: dict[str, Any] = {}
     kept: list[PlannedRun] = []
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
@@ -278,15 +279,14 @@ def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[
         if planned.optional and (reason := misfit(config)):
             notes[f"left out: {reason}"] = None
             continue
-        check_task(config)
         check_choice(config)
         kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
+        source = sources.setdefault(str(config.data), DATA.get(config.data.kind)(config.data))
+        identity = identify_run(config, source=source)
         key = f"{config.data} {config.select}"
         if key not in sizes:
-            source = DATA.get(config.data.kind)(config.data)
             sizes[key] = source.load(holdout=config.select == "val").info.train_size
-        identity = identify_run(config)
         planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
         try:
             planned.done = read_record(runs_folder(config.run.dir) / identity.id).status == "done"

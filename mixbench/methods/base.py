@@ -119,8 +119,8 @@ class Method(LightningModule):
     def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
         """Draw what was made of a batch (B, C, H, W); ``mixed`` is what ``mix`` returned.
 
-        Called without gradients and before the step, which must not notice it: buffers are put
-        back. The panels and sheets of :mod:`mixbench.pictures` suit all methods.
+        Called without gradients and before the step, which must not notice it; who calls it puts
+        buffers back. The panels and sheets of :mod:`mixbench.pictures` suit all methods.
         """
         notes = []
         if type(self).predict is not Method.predict and torch.equal(mixed.x, x):

@@ -166,9 +166,9 @@ def write_bytes(
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        before(path)
         if check := write_checks.get(path.parent.absolute()):
             check()
+        before(path)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

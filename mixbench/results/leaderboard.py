@@ -51,9 +51,13 @@ class Row:
     diverged: int = 0  # of those that failed
     attacked: tuple[int, ...] = ()  # images; of several sizes no mean is taken
     calibrated: bool = False  # no seed's ECE is more than chance makes of perfect calibration
-    marks: dict[str, int] = field(default_factory=dict)  # words of caution, by number of seeds
     records: list[Record] = field(default_factory=list, repr=False)  # by seed
     folders: list[Path] = field(default_factory=list, repr=False)
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """Words of caution, by number of seeds."""
+        return count_marks(self.records)
 
     @property
     def verified(self) -> str:
@@ -208,7 +212,8 @@ def _divide(methods: dict[tuple[str, str], list[Record]]) -> None:
     checkpoints do not.
     """
     for (method, row), records in list(methods.items()):
-        if len({record.seed for record in records}) < len(records):
+        seeds = [record.seed for record in records if record.status == "done"]
+        if len(set(seeds)) < len(seeds):
             del methods[method, row]
             for record in records:
                 methods.setdefault((method, f"{row} {record.config_hash}"), []).append(record)
@@ -250,7 +255,8 @@ def _group(
         row = _row(done, group.score, failed=len(records) - len(done))
         row.diverged = sum(record.status == "diverged" for record in records)
         if row_hash != done[0].row:  # told apart by what they start from
-            row.label += " from " + ", ".join(file["name"] for file in done[0].inputs.values())
+            names = (file.get("name", "?") for file in done[0].inputs.values())
+            row.label += f" from {', '.join(names)}"
         while row.label in values:  # same method and settings under another version's hash
             row.label += "'"
         values[row.label] = [record.metrics.get(group.score, math.nan) for record in done]
@@ -292,7 +298,6 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         failed=failed,
         shared_cores=any(record.shared_cores for record in done),
         records=done,
-        marks=count_marks(done),
         attacked=tuple(sorted(images for images in attacked if images)),
         calibrated=all(_at_floor(record.metrics) for record in done),
     )

@@ -8,11 +8,9 @@ when nothing has changed for as long as this process has watched.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
-import secrets
 import socket
 import stat
 import tempfile
@@ -73,7 +71,7 @@ def locked(folder: Path) -> Iterator[None]:
         UserError: If something else stands in the lock's place.
         InterruptedRunError: From what writes to the folder, once it was taken over.
     """
-    path, place, nonce = folder / LOCK, folder.absolute(), secrets.token_hex(8)
+    path, place, nonce = folder / LOCK, folder.absolute(), os.urandom(8).hex()
     handles = _acquire(path, nonce)
     ended = threading.Event()
     heart = threading.Thread(target=_beat, args=(handles[0], path, nonce, ended), daemon=True)
@@ -193,6 +191,8 @@ def _guard(handle: int, path: Path) -> int:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
+    import hashlib
+
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     place = Path(tempfile.gettempdir()) / f"mixbench-{os.getuid()}-{name}.lock"
     guard = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)

@@ -17,7 +17,7 @@ EXPLANATIONS = {
         "share of the largest class in the test set; with several labels per image, map against "
         "that of shuffled labels"
     ),
-    PARTLY: "mixbench verify could not compute every score again",
+    PARTLY: "mixbench verify could not compute every score or fact again",
     UNTRUE: "mixbench verify found that the record is not true",
 }
 

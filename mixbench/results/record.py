@@ -85,7 +85,8 @@ class Record:
     task: str = "supervised"  # or ssl: top1 is that of a classifier on frozen features
     family_hash: str = ""  # recipe_hash of any number of epochs
     row_hash: str = ""  # config_hash with the checkpoints that it starts from of any seed
-    inputs: dict[str, Any] = field(default_factory=dict)  # files that it starts from, by key
+    # Files that it starts from, by key: name, content, and what it is pooled as.
+    inputs: dict[str, dict[str, str]] = field(default_factory=dict)
     status: Status = "running"
     fidelity: str = "paper"
     settings: dict[str, Any] = field(default_factory=dict)  # method keys away from their default
@@ -336,19 +337,22 @@ def earlier_record(folder: Path) -> Record | None:
         return None
 
 
-def set_damaged_aside(folder: Path) -> None:
+def set_damaged_aside(folder: Path) -> Record | None:
     """Keep a damaged record under another name, so that a new one takes nothing away.
 
     Args:
         folder: A folder that this process holds the lock of.
+
+    Returns:
+        As :func:`earlier_record`.
+
+    Raises:
+        UserError: As :func:`earlier_record`.
     """
-    path = folder / RECORD
-    if not os.path.lexists(path):
-        return
-    try:
-        read_record(folder)
-    except DamagedRecordError:
+    record, path = earlier_record(folder), folder / RECORD
+    if record is None and os.path.lexists(path):
         path.replace(path.with_name(f"unreadable-{path.stat().st_mtime_ns}.json"))
+    return record
 
 
 def environment() -> dict[str, Any]:
