@@ -28,6 +28,7 @@ from mixbench.metrics.predictions import PREDICTIONS
 from mixbench.results.curves import read_curves
 from mixbench.results.lock import locked
 from mixbench.results.record import Record, read_record, write_record
+from mixbench.runner import resume
 from mixbench.schema import DataInfo, EvalConfig
 
 WORDS = ["data=digits", "data.limit=96", "net.width=4", "epochs=2", "batch_size=16", "lr=0.1"]
@@ -342,6 +343,29 @@ def test_a_run_that_started_from_a_file_verifies_without_it(finished, tmp_path):
     assert found.left["config_hash"] == f"net.weights: no such file or folder: {path}"
     assert cli.main(["export", str(finished), "-o", str(path)]) == 0
     assert verify_run(folder).record.verified is True
+
+
+def test_a_run_verifies_after_the_file_that_it_started_from_has_moved(finished, tmp_path):
+    path, moved = tmp_path / "net.pth", tmp_path / "moved.pth"
+    assert cli.main(["export", str(finished), "-o", str(path)]) == 0
+    words = [*WORDS, f"run.dir={tmp_path}", f"net.weights={path}", "epochs=1", "eval.suites=[]"]
+    record = run(compose(words))
+    folder = path.rename(moved) and tmp_path / record.id
+    rewritten(folder / "config.yaml", str(path), str(moved))
+    assert verify_run(folder).record.verified is True
+    assert resume(folder, [f"net.weights={moved}"]).status == "done"
+    torch.save(torch.load(moved, weights_only=True) | {}, moved)  # other bytes
+    rewritten(folder / "record.json", record.inputs["net.weights"]["content"], "sha256:0123")
+    with pytest.raises(RunFailedError, match="inputs"):
+        verify_run(folder)
+
+
+def test_a_checkpoint_without_its_facts_is_no_untrue_record(folder, capsys):
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    del checkpoint["mixbench"]["config"]
+    torch.save(checkpoint, folder / "last.ckpt")
+    assert cli.main(["verify", str(folder)]) == 2
+    assert "does not say its config" in capsys.readouterr().err
 
 
 def test_a_run_of_an_older_version_that_started_from_a_run_verifies(finished, tmp_path):

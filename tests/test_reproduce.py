@@ -123,7 +123,8 @@ def test_a_short_recipe_goes_the_whole_way_and_claims_nothing(
     command = ["reproduce", "mixup", "--data", "digits", "--net", "preactresnet18"]
     command += ["wandb.mode=disabled"]
     assert cli.main([*command, "--seeds", "0,1", "--budget", "1"]) == 0
-    said = capfd.readouterr().out
+    said, warned = capfd.readouterr()
+    assert "fewer than 100" in warned
     assert "99.9 top1, best epoch on the test set: nowhere; Ours" in said
     assert "prediction interval" in said
     assert "verdict              outside" in said

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from mixbench.commands.console import complain, say
-from mixbench.commands.training import duration
+from mixbench.commands.training import duration, say_doubts
 from mixbench.errors import UserError
 
 SHORT = "a short or changed recipe: this shows the way, and says nothing of the published figure"
@@ -63,7 +63,7 @@ def _carry_out(args: argparse.Namespace, runs: Any, config: Any) -> Any:
     """Carry out what is left, if that is allowed to cost what it costs."""
     from mixbench.launch.local import LocalLauncher
     from mixbench.reproduce import expected_seconds
-    from mixbench.results.record import runs_folder
+    from mixbench.results.record import make_runs_folder, runs_folder
 
     folder = runs_folder(config.run.dir)
     launcher = LocalLauncher(say, strict=args.strict)
@@ -77,9 +77,11 @@ def _carry_out(args: argparse.Namespace, runs: Any, config: Any) -> Any:
     left = [run for run in runs if not run.done]
     seconds = sum(run.seconds or 0 for run in left)
     say(_cost(len(left), seconds) if left else f"all {len(runs)} runs are done")
+    say_doubts(left)
     if not args.yes and seconds > 3600 * (args.budget or 0):
         say("nothing was started: add --yes, or a larger --budget HOURS")
         return folder, runs, None
+    make_runs_folder(folder)
     return folder, runs, launcher.carry_out(runs, folder)
 
 

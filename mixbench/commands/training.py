@@ -124,8 +124,7 @@ def _carry_out(
             state = f"about {duration(run.seconds)}"
         arm = f"{run.arm}: " if run.arm else ""
         say(f"[{number}/{len(runs)}] {arm}{run.id}: {state}")
-    for sentence, count in Counter(text for run in left for text in run.doubts).items():
-        complain(f"warning: {sentence} ({count} of {len(left)} runs)")
+    say_doubts(left)
     if left:
         seconds = launcher.duration(left)
         about = f", about {duration(seconds)} of training" if seconds else ""
@@ -145,6 +144,12 @@ def _carry_out(
         say("")
         say(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
     return outcome.exit_code(len(runs)), runs
+
+
+def say_doubts(runs: "list[PlannedRun]") -> None:
+    """Print why the training of runs cannot work, each reason once."""
+    for sentence, count in Counter(text for run in runs for text in run.doubts).items():
+        complain(f"warning: {sentence} ({count} of {len(runs)} runs)")
 
 
 def _launcher(args: argparse.Namespace) -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.results import lock
-from mixbench.results.files import write_text
+from mixbench.results.files import write_bytes, write_text
 from mixbench.results.lock import LOCK, BusyRunError, Watch, is_live, locked
 
 HERE = socket.gethostname()
@@ -284,7 +284,7 @@ def test_who_lost_the_lock_neither_writes_nor_removes_anything(tmp_path):
         write_text(file, "mine")
         path.write_text(lock_of(pid=7, nonce="another"))
         with pytest.raises(InterruptedRunError, match="taken over by process 7 on elsewhere"):
-            write_text(file, "late")
+            write_bytes(file, lambda new: new.write(b"late"), before=lambda old: old.unlink())
         (tmp_path / "other").mkdir()
         write_text(tmp_path / "other" / "file", "elsewhere")
     assert file.read_text() == "mine"

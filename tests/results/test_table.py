@@ -108,6 +108,27 @@ def test_runs_of_one_seed_from_several_checkpoints_are_never_averaged(add, tmp_p
     assert board(tmp_path).others == []
 
 
+def test_an_unfinished_run_of_a_seed_leaves_the_row_of_finished_ones_whole(add, tmp_path):
+    for seed in (0, 1):
+        hashes = {"config_hash": f"{seed}" * 16, "row_hash": "r"}
+        add("erm", seed, 80.0 + seed, **hashes, inputs=inputs(seed))
+    left = {"config_hash": "2" * 16, "row_hash": "r"}
+    add("erm", 0, 10.0, **left, inputs=inputs(2), status="interrupted")
+    (row,) = board(tmp_path).groups[0].rows
+    assert (row.seeds, row.summaries["top1"].mean, row.failed) == ([0, 1], 80.5, 1)
+
+
+@pytest.mark.parametrize("value", ["boom", {"net.weights": "boom"}, {"net.weights": {"name": 3}}])
+def test_inputs_of_another_form_make_a_record_unreadable(add, tmp_path, value):
+    add("erm", 0, 80.0)
+    place = add("mixup", 0, 81.0)
+    content = json.loads((place / RECORD).read_text())
+    (place / RECORD).write_text(json.dumps(content | {"inputs": value}))
+    found = board(tmp_path)
+    assert [row.label for row in found.groups[0].rows] == ["erm"]
+    assert "inputs" in found.others[0]
+
+
 @pytest.mark.parametrize("style", FORMATS)
 def test_marks_are_shown_and_explained_in_every_format(add, tmp_path, style):
     for seed in (0, 1):
