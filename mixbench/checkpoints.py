@@ -17,7 +17,7 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 FORMAT = 1
 log = logging.getLogger("mixbench")
 _KEYS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "mixbench", "mixbench_step")
-_FACTS = ("config", "info", "data", "id", "epoch", "batch", "curves")
+FACTS = ("config", "info", "data", "id", "epoch", "batch", "curves")
 _KINDS = {"state_dict": dict, "mixbench": dict, "mixbench_step": int}
 
 
@@ -54,7 +54,7 @@ def read_checkpoint(
             str(path),
             f"use the mixbench that wrote it, or {todo}",
         )
-    lacking = [key for key in _FACTS if key not in content["mixbench"]]
+    lacking = [key for key in FACTS if key not in content["mixbench"]]
     if lacking:
         what = f"{path.name} is no checkpoint of a run: it does not say its {lacking[0]}"
         raise UserError(what, str(path), todo)

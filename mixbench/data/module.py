@@ -1,5 +1,6 @@
 """The loaders of a run."""
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from mixbench.data.augment import augmented
 from mixbench.data.images import ImageSet, Splits
@@ -102,6 +104,8 @@ class MixData(LightningDataModule):
 
     def _loader(self, dataset: Dataset[Any], sampler: Any) -> DataLoader[Any]:
         workers = self.config.data.workers
+        if workers:
+            _notice_dead_workers()
         return DataLoader(
             dataset,
             batch_size=None,
@@ -113,3 +117,14 @@ class MixData(LightningDataModule):
             timeout=WORKER_TIMEOUT if workers else 0,
             pin_memory=workers > 0 and torch.cuda.is_available(),
         )
+
+
+def _notice_dead_workers() -> None:
+    """Let PyTorch handle SIGCHLD again.
+
+    It learns of dead workers by a handler that it sets once a process, and Lightning puts back
+    the handlers from before each fit: without this, a later loader waits for its timeout.
+    """
+    handler = signal.getsignal(signal.SIGCHLD) if sys.platform != "win32" else None
+    if getattr(handler, "__module__", None) != signal_handling.__name__:
+        signal_handling._SIGCHLD_handler_set = False

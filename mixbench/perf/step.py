@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mixbench.checkpoints import FORMAT, LAST
+from mixbench.checkpoints import FACTS, FORMAT, LAST
 from mixbench.data.images import Batch
 from mixbench.perf.input import smooth_images
 from mixbench.perf.peers import NOT_INSTALLED
@@ -111,8 +111,9 @@ def training_step(name: str, settings: dict[str, Any], shape: Shape, device: tor
         path = Path(folder) / LAST
         trained = _build(name, own, shape)
         _as_call(trained, shape, torch.device("cpu"))(0)
-        content = {"state_dict": trained.state_dict(), "mixbench": {"format": FORMAT}}
-        content |= {"optimizer_states": [], "lr_schedulers": [], "loops": {}, "mixbench_step": 1}
+        facts = dict.fromkeys(FACTS) | {"format": FORMAT}
+        content = {"state_dict": trained.state_dict(), "mixbench": facts, "mixbench_step": 1}
+        content |= {"optimizer_states": [], "lr_schedulers": [], "loops": {}}
         torch.save(content, path)
         method = _build(name, own | {"mixer_ckpt": str(path)}, shape)
     return _as_call(method, shape, device)

@@ -2,6 +2,7 @@ import io
 import os
 import random
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from making import encoded, photograph, source, write_folder
 from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop
 
+import mixbench.data.module as data_module
 from mixbench.config import compose
 from mixbench.data.decode import crop_box, decode, decode_crop, size_of
 from mixbench.data.encoded import FileImages, Part, read_part
@@ -172,13 +174,19 @@ def test_a_worker_that_meets_an_unreadable_file_ends_the_run_with_its_name(folde
     assert error.value.exit_code == 3
 
 
-def test_a_worker_that_dies_ends_the_run_with_a_hint(training, monkeypatch):
+def test_a_worker_that_dies_ends_each_run_of_a_process_at_once_and_with_a_hint(
+    training, monkeypatch
+):
     def die(*args):
         os.kill(os.getpid(), signal.SIGKILL)
 
+    run(compose(training))
     monkeypatch.setattr(FileImages, "_decode", die)
+    monkeypatch.setattr(data_module, "WORKER_TIMEOUT", 40)
+    begin = time.monotonic()
     with pytest.raises(RunFailedError, match=r"exited unexpectedly.*\n.*\n.*data\.workers=2"):
-        run(compose([*training, "trainer.timeout=20"]))
+        run(compose([*training, "seed=1"]))
+    assert time.monotonic() - begin < 40
 
 
 def test_statistics_of_files_are_those_of_what_evaluation_sees(folder):

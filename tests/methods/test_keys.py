@@ -18,7 +18,7 @@ from mixbench import compose
 from mixbench.assemble import build, identify_run
 from mixbench.backbones import NETS
 from mixbench.callbacks.probe import Probe
-from mixbench.checkpoints import FORMAT
+from mixbench.checkpoints import FACTS, FORMAT
 from mixbench.config import to_plain
 from mixbench.contract import CLASSES, SIZE, fit, sample_splits
 from mixbench.data.module import MixData
@@ -228,7 +228,7 @@ def trained(config: RunConfig) -> tuple[Method, dict[str, Any]]:
     method, _ = build(config, sample_splits(cast(Any, SimpleNamespace(info=info))))
     checkpoint = fit(method)._checkpoint_connector.dump_checkpoint()
     facts = {"format": FORMAT, "config": to_plain(config), "info": dataclasses.asdict(info)}
-    return method, checkpoint | {"mixbench": facts}
+    return method, checkpoint | {"mixbench": dict.fromkeys(FACTS) | facts}
 
 
 @pytest.fixture(scope="module")
