@@ -155,7 +155,11 @@ def leave() -> None:
 def _address_of_slurm(rank: int, world: int) -> None:
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-    slurm = SLURMEnvironment(auto_requeue=False)
+    try:
+        slurm = SLURMEnvironment(auto_requeue=False)
+    except RuntimeError as error:  # tasks that are not counted a machine
+        what = f"SLURM started {world} tasks without saying how many a machine"
+        raise UserError(what, "srun", "give --ntasks-per-node instead of --ntasks") from error
     os.environ.setdefault("MASTER_ADDR", slurm.main_address)
     os.environ.setdefault("MASTER_PORT", str(slurm.main_port))
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}

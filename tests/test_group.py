@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from mixbench.assemble import build, check_fit
 from mixbench.checkpoints import read_checkpoint
 from mixbench.data import DATA
 from mixbench.errors import UserError
-from mixbench.group import Group
+from mixbench.group import Group, join
 from mixbench.judging import evaluate_run, verify_run
 from mixbench.metrics import read_predictions, scores, topk
 from mixbench.results.record import read_record
@@ -294,3 +295,53 @@ def test_another_number_of_processes_than_asked_for_is_refused(runs, monkeypatch
         monkeypatch.setenv(key, value)
     with pytest.raises(UserError, match="3 processes were started and the run asks for 2"):
         run(compose("data=digits devices=2 wandb.mode=disabled"))
+
+
+JOINED = """
+import torch
+import torch.distributed as dist
+from mixbench.group import join, leave
+group = join(2, 60, on_gpu=False)
+total = torch.tensor([group.rank + 1.0])
+dist.all_reduce(total)
+print(group.rank, group.world, group.local_rank, total.item())
+leave()
+"""
+
+
+SLURM = {
+    **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "bench", "SLURM_NODEID": "0"},
+    **{"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_NODELIST": "127.0.0.1"},
+    **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+}
+
+
+def test_tasks_of_slurm_meet_by_what_it_says_of_them():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("TORCHELASTIC", "SLURM"))}
+    said = plain | SLURM | place | {"SLURM_NTASKS_PER_NODE": "2", "PYTHONPATH": str(HERE.parent)}
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOINED],
+            env=said | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        found = [task.communicate(timeout=120)[0].split() for task in tasks]
+    finally:
+        for task in tasks:
+            task.kill()
+    assert found == [["0", "2", "0", "3.0"], ["1", "2", "1", "3.0"]]
+
+
+def test_tasks_that_slurm_does_not_count_a_machine_are_refused_with_the_remedy(monkeypatch):
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
+    for key, value in SLURM.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match="--ntasks-per-node"):
+        join(2, 60, on_gpu=False)

@@ -351,8 +351,9 @@ def test_a_checkpoint_that_does_not_say_its_network_is_refused(tmp_path):
     path = tmp_path / "last.ckpt"
     content = {"state_dict": {}, "mixbench_step": 1, "loops": {}}
     content |= {"optimizer_states": [], "lr_schedulers": []}
-    bad = [{"config": {}}, {"config": {"net": {"width": "wide"}}, "info": {}}, {"config": 3}]
-    bad += [{"config": {"net": {}}, "info": {"num_classes": 2}}]
+    info = dataclasses.asdict(DataInfo(2, 8, 8))
+    bad = [{"config": {}}, {"config": {"net": {"width": "wide"}}, "info": info}, {"config": 3}]
+    bad += [{"config": {"net": {}}, "info": facts} for facts in ({}, info | {"num_classes": "2"})]
     for facts in bad:
         torch.save(content | {"mixbench": FACTS | facts}, path)
         with pytest.raises(UserError, match="does not say what its network is"):

@@ -215,7 +215,7 @@ def _opened(raw: bytes) -> tuple[Image.Image, int | None]:
     deep = ";16" in packing or ";12" in packing or image.mode[0] in "IF"
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
-        image = Image.fromarray(_scaled(np.asarray(image, dtype=np.float64), image.mode, packing))
+        image = Image.fromarray(_scaled(np.asarray(image), image.mode, packing))
     image = image.convert("RGB")
     return image, int(np.asarray(image).max()) if deep else None
 

@@ -301,6 +301,7 @@ def test_a_pack_whose_arrays_are_others_names_all_of_them(tmp_path):
         ([0, 1, 0, 1], {"class_names": np.array(["cat", "cat"])}, "more than once: cat"),
         ([0, 1, 0, 1], {"bbox": np.zeros((3, 4))}, r"bbox must be \(4, 4\), got float64 \(3, 4\)"),
         ([0, 1, 0, 1], {"bbox": np.full((4, 4), np.nan)}, "bbox holds NaN"),
+        ([0, 1, 0, 1], {"bbox": np.full((4, 4), "7")}, r"bbox must be \(4, 4\), got <U1"),
         ([0, 1, 0, 1], {"original_index": np.array([0, 1.5, 2, 3])}, "1 of 4 original_index"),
     ],
 )

@@ -181,7 +181,9 @@ def test_where_no_crop_fits_the_largest_of_an_allowed_shape_is_taken_in_the_midd
 
 def test_shares_and_ranges_are_those_asked_for():
     count = 20_000
-    draws = draw_view(count, 8, 8, generator=torch.Generator().manual_seed(0))
+    draws = draw_view(count, 32, 32, generator=torch.Generator().manual_seed(0))
+    areas = draws.boxes[:, 2:].prod(dim=1) / 32**2
+    assert 0.17 < areas.min() < 0.23
     shares = {"flips": 0.5, "jittered": 0.8, "grey": 0.2}
     for name, share in shares.items():
         error = (share * (1 - share) / count) ** 0.5
