@@ -49,7 +49,7 @@ def server(monkeypatch):
 
 
 def test_a_file_arrives_whole_and_leaves_no_part(server, tmp_path):
-    target = tmp_path / "new" / "file.zip"
+    target = tmp_path / "new" / "below" / "file.zip"
     download(server.url, target, MD5)
     assert target.read_bytes() == CONTENT
     assert not list(target.parent.glob("*.part"))
@@ -120,6 +120,14 @@ def test_without_a_network_nothing_is_tried_twice(tmp_path, monkeypatch):
         download("http://example.invalid/file", tmp_path / "file.zip", MD5)
     assert len(asked) == 1
     assert time.monotonic() - started < 5
+
+
+def test_what_the_disk_cannot_hold_is_not_begun(server, tmp_path, monkeypatch):
+    usage = module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT) - 1))
+    with pytest.raises(DownloadError, match=f"{len(CONTENT)} bytes are more than the disk"):
+        download(server.url, tmp_path / "file.zip", MD5)
+    assert not list(tmp_path.glob("file*"))
 
 
 def test_two_that_want_the_same_file_fetch_it_once(server, tmp_path):
