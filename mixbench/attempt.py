@@ -157,12 +157,22 @@ class Attempt:
         path = self.folder / LAST
         if not self.group.share(path.exists()):
             if self.earlier is not None:
-                self._accept(self._changed_since_start(), self.folder, allow_config_change)
+                changed = self._changed_since_start()
+                self._accept(changed, self.folder, allow_config_change, {})
                 log.info("%s has no checkpoint yet and starts from step 0", self.folder.name)
             return None
         checkpoint = read_checkpoint(path, way_back(path))
         facts = checkpoint["mixbench"]
-        self._accept(self._changed(facts), path, allow_config_change)
+        if (facts["epoch"], facts["batch"]) > (self.config.epochs, 0):
+            raise UserError(
+                f"epochs={self.config.epochs} is over: {path.name} has trained for longer",
+                str(path),
+                "give more epochs, or start a new run",
+            )
+        accepted = self.record.config_changes
+        # What no step of the checkpoint was trained under has changed nothing.
+        self.record.config_changes = dict(facts.get("config_changes", accepted))
+        self._accept(self._changed(facts), path, allow_config_change, accepted)
         check_shapes(path, checkpoint["state_dict"], self.method.state_dict())
         name, step = self.folder.name, checkpoint["mixbench_step"]
         if facts["epoch"] == self.config.epochs:
@@ -172,10 +182,24 @@ class Attempt:
         return checkpoint
 
     def _accept(
-        self, changed: dict[str, list[Any]], place: Path, allow_config_change: bool
+        self,
+        changed: dict[str, list[Any]],
+        place: Path,
+        allow_config_change: bool,
+        accepted: dict[str, list[Any]],
     ) -> None:
-        """Refuse to go on under another configuration, or record that it is another."""
-        if changed and not allow_config_change:
+        """Refuse to go on under another configuration, or record that it is another.
+
+        Args:
+            changed: Old and new value by key.
+            place: File or folder, for the message.
+            allow_config_change: Whether any other configuration may be.
+            accepted: Changes that an earlier attempt was allowed, as ``changed``.
+        """
+        known = all(
+            key in accepted and accepted[key][1] == new for key, (_, new) in changed.items()
+        )
+        if not known and not allow_config_change:
             shown = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in changed.items())
             raise UserError(
                 f"the configuration differs from that of the earlier attempt: {shown}",

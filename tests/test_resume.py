@@ -366,6 +366,37 @@ def test_several_changes_of_one_key_are_told_from_the_first_value_on(interrupted
     assert record.config_changes == {"lr": [before, 0.02]}
 
 
+def test_a_training_that_is_over_is_refused_before_anything_is_written(interrupted):
+    before = {path: path.read_bytes() for path in interrupted.iterdir() if path.is_file()}
+    del before[interrupted / "log.txt"]
+    saved = read_checkpoint(interrupted / LAST)["mixbench"]
+    assert (saved["epoch"], saved["batch"]) > (1, 0)
+    with pytest.raises(UserError, match="epochs(.|\n)*more epochs"):
+        resume(interrupted, "epochs=1", allow_config_change=True)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_change_that_no_step_was_trained_under_leaves_no_mark(interrupted, plant):
+    clean = identify_run(compose(WORDS))
+    trained = read_checkpoint(interrupted / LAST)["mixbench_step"]
+    plant(stopped_at(trained, crash))
+    with pytest.raises(RunFailedError):
+        resume(interrupted, "lr=0.01", allow_config_change=True)
+    plant(Method)
+    assert read_record(interrupted).config_changes["lr"][1] == 0.01
+    record = run(compose(WORDS))
+    assert record.config_changes == {}
+    assert (record.config_hash, record.recipe_hash) == (clean.config_hash, clean.recipe_hash)
+
+
+def test_an_accepted_change_need_not_be_allowed_again(interrupted, plant):
+    plant(stopped_at(read_checkpoint(interrupted / LAST)["mixbench_step"], crash))
+    with pytest.raises(RunFailedError):
+        resume(interrupted, "lr=0.01", allow_config_change=True)
+    plant(Method)
+    assert resume(interrupted).config_changes["lr"][1] == 0.01
+
+
 # FAULTS row 36.
 def test_workers_may_change_and_threads_are_noted(tmp_path, monkeypatch, plant):
     monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "whole"))

@@ -124,7 +124,9 @@ def test_without_a_network_nothing_is_tried_twice(tmp_path, monkeypatch):
 
 def test_what_the_disk_cannot_hold_is_not_begun(server, tmp_path, monkeypatch):
     usage = module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT) - 1))
+    monkeypatch.setattr(
+        module.shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT) - 1)
+    )
     with pytest.raises(DownloadError, match=f"{len(CONTENT)} bytes are more than the disk"):
         download(server.url, tmp_path / "file.zip", MD5)
     assert not list(tmp_path.glob("file*"))
