@@ -47,7 +47,9 @@ def test_every_value_is_shown_with_its_origin():
     assert shown["net.width"] == "experiments/recipe/digits.yaml"
     assert shown["data.flip"] == "experiments/data/digits.yaml"
     assert shown["method.box_rule"] == "default"
-    assert len(shown) == len(render(composed).splitlines())
+    lines = render(composed).splitlines()
+    assert len(shown) == len(lines)
+    assert len({line.rindex("  # ") for line in lines}) == 1
 
 
 def test_the_scientific_notation_without_a_dot_is_a_number():

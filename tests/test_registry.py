@@ -43,6 +43,15 @@ def test_module_and_attribute_work_without_registration(registry):
         registry.get("collections:Missing")
 
 
+def test_what_lacks_the_words_of_its_kind_or_is_no_class_is_refused():
+    registry = Registry("tool", {}, "mixbench.none", needs=("exists",))
+    assert registry.get("pathlib:Path")
+    with pytest.raises(UserError, match="no tool: it has no exists"):
+        registry.get("collections:OrderedDict")
+    with pytest.raises(UserError, match="os:path is no tool"):  # a module with that word
+        registry.get("os:path")
+
+
 @pytest.mark.parametrize("name", ["a b:c", "os;ls:x", ":x", "x:", "../x:y"])
 def test_what_is_no_module_path_is_an_unknown_name(registry, name):
     with pytest.raises(UserError, match="unknown tool"):

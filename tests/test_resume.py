@@ -371,7 +371,7 @@ def test_a_training_that_is_over_is_refused_before_anything_is_written(interrupt
     del before[interrupted / "log.txt"]
     saved = read_checkpoint(interrupted / LAST)["mixbench"]
     assert (saved["epoch"], saved["batch"]) > (1, 0)
-    with pytest.raises(UserError, match="epochs(.|\n)*more epochs"):
+    with pytest.raises(UserError, match=r"epochs(.|\n)*more epochs"):
         resume(interrupted, "epochs=1", allow_config_change=True)
     assert {path: path.read_bytes() for path in before} == before
 

@@ -40,11 +40,11 @@ def summarize(values: list[float]) -> Summary:
         values: One value per seed.
 
     Returns:
-        The summary; one seed has no deviation and no interval, and a value that is not finite
-        makes the mean not finite.
+        The summary; one seed has no deviation and no interval, and a value that is not finite, or
+        no value, makes the mean not finite.
     """
     n = len(values)
-    mean = math.fsum(values) / n if all(map(math.isfinite, values)) else math.nan
+    mean = math.fsum(values) / n if n and all(map(math.isfinite, values)) else math.nan
     if n < 2 or not math.isfinite(mean):
         return Summary(mean, None, None, None, n)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))

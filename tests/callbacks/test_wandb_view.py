@@ -564,6 +564,7 @@ def test_a_later_evaluation_arrives_in_the_group_of_the_run(judged, lines):
         (judged / "wandb").glob("offline-run-*"), key=lambda p: p.name[-3:] != "-a1"
     )
     assert first.name.endswith(f"{judged.name}-a1")
+    assert len(list(first.glob("files/media/images/samples*.png"))) == 1  # the run's own picture
     records = stored(judged, second.name)
     shown = opened(records)
     assert (shown.run_group, shown.display_name) == (judged.name, judged.name)

@@ -73,3 +73,4 @@ def test_one_more_run_falls_into_the_prediction_interval():
     expected = np.mean(values) - half, np.mean(values) + half
     assert prediction_interval([*values, math.nan]) == pytest.approx(expected)
     assert prediction_interval([94.0]) is None
+    assert prediction_interval([]) is None
