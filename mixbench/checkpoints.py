@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -93,18 +94,22 @@ def read_plain(path: Path, todo: str) -> Any:
     """
     try:
         open_regular(path).close()  # to open a pipe would wait for ever
-        if is_archive(path):
+        checked = is_archive(path)
+        if checked:
             check_archive(path, stored=True)
-        else:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not checked:
             log.info("%s has no checksums: whether it is damaged cannot be said", path.name)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return content
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path.name} holds more than tensors and plain values and is not read: "
-            f"{_first_line(error)}",
-            str(path),
-            todo,
-        ) from error
+        # PyTorch's own text advises to read the file in a way that executes what it holds.
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        reason = (
+            f"holds more than tensors and plain values: {named[1]}"
+            if named
+            else ("holds more than tensors and plain values, or was not written by torch.save")
+        )
+        raise UserError(f"{path.name} is not read: it {reason}", str(path), todo) from error
     except FileNotFoundError as error:
         raise UserError("no such checkpoint", str(path), todo) from error
     except Exception as error:  # what a damaged pickle makes of itself can raise anything

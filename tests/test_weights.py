@@ -138,7 +138,7 @@ class Touch:
 @pytest.mark.parametrize("suffix", ["pth", "ckpt"])
 def test_a_file_that_would_execute_something_is_refused(tmp_path, suffix):
     path = saved({"state_dict": Touch(tmp_path / "touched")}, tmp_path / f"net.{suffix}")
-    with pytest.raises(UserError, match="more than tensors and plain values and is not read"):
+    with pytest.raises(UserError, match=r"not read.*more than tensors.*io\.open"):
         load_weights(vit(), path)
     assert not (tmp_path / "touched").exists()
 
