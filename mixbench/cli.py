@@ -76,24 +76,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, command: Any, text: str, overrides: bool = False) -> Any:
+    def add(name: str, command: Any, text: str, overrides: str = "") -> Any:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(command=command)
         if overrides:
-            sub.add_argument("overrides", nargs="*", metavar="k=v", help="overrides")
+            first = overrides.rpartition(" ")[0]
+            what = f"{first}, then overrides" if first else "overrides"
+            sub.add_argument("overrides", nargs="*", metavar=overrides, help=what)
             sub.add_argument("--strict", action="store_true", help="refuse keys without effect")
         return sub
 
-    run = add("run", training.run, "one run", overrides=True)
+    run = add("run", training.run, "one run", overrides="k=v")
     run.add_argument("--show", action="store_true", help="print the configuration and stop")
     run.add_argument("--config", type=Path, metavar="FILE", help="start from a run's config.yaml")
     for name in ("--folder", "--shared-cores", "--allow-config-change"):  # between processes
         kind = {"type": Path} if name == "--folder" else {"action": "store_true"}
         run.add_argument(name, help=argparse.SUPPRESS, **kind)
-    again = add("resume", training.resume, "go on with an interrupted run", overrides=True)
+    again = add("resume", training.resume, "go on with an interrupted run", "RUN k=v")
     again.add_argument("--allow-config-change", action="store_true", help="let k=v change it")
-    bench = add("bench", training.bench, "a grid of runs, then the leaderboard", overrides=True)
-    plan = add("sweep", training.sweep, "an ablation plan, then its leaderboard", overrides=True)
+    bench = add("bench", training.bench, "a grid of runs, then the leaderboard", overrides="k=v")
+    plan = add("sweep", training.sweep, "an ablation plan, then its leaderboard", "PLAN k=v")
     text = "let the plan use this class of your own, module:Class; may be repeated"
     plan.add_argument("--trust", action="append", default=[], metavar="CLASS", help=text)
     for grid in (bench, plan):
@@ -110,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--budget", type=float, metavar="HOURS", help="train if it costs no more")
     again.add_argument("--strict", action="store_true", help="refuse keys without effect")
     text = "judge finished runs by more suites, and add the scores to their records"
-    judged = add("eval", judging.evaluate, text, overrides=True)
+    judged = add("eval", judging.evaluate, text, overrides="RUN... k=v")
     judged.add_argument(
         "--suite",
         metavar="a,b",
@@ -118,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         help=", ".join(SUITES) + "; else eval.suites; may be repeated",
     )
     text = "compute the scores of finished runs again from their weights and predictions"
-    add("verify", judging.verify, text, overrides=True)
+    add("verify", judging.verify, text, overrides="RUN... k=v")
     board = add("leaderboard", tables.leaderboard, "tables of finished runs")
     board.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
     text = "table, markdown, csv, json or latex"
@@ -147,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     info = add("info", names.info, "what is known of a method, data set, net or recipe")
     info.add_argument("name", metavar="NAME")
     text = "a picture of what a method makes of a batch, of a run's if its folder comes first"
-    show = add("show", methods.show, text, overrides=True)
+    show = add("show", methods.show, text, overrides="k=v")
     show.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
     text = "the network's weights in timm's or torchvision's names, or the network as ONNX"
     export = add("export", weights.export, text)

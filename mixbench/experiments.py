@@ -212,7 +212,9 @@ def _inspect_scalar(node: yaml.ScalarNode, where: str, notes: list[str]) -> None
     if node.style is not None:
         return
     if _WORDS.match(node.value) and node.tag.endswith(":bool"):
-        notes.append(f"{where}: YAML reads {node.value!r} as a truth value; quote it, or write true or false")
+        notes.append(
+            f"{where}: YAML reads {node.value!r} as a truth value; quote it, or write true or false"
+        )
     elif _OCTAL.match(node.value) and node.tag.endswith(":int"):
         value = int(node.value, 8)
         notes.append(f"{where}: YAML reads {node.value!r} as octal, {value}; drop the zero")
