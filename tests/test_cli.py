@@ -82,6 +82,7 @@ LIGHT = [
     (["run", "eval.suites=[ood]"], 2, "one of calibration, adversarial, occlusion"),
     (["run", "eval.adv_n=0"], 2, "eval.adv_n must be >= 1"),
     (["list", "metods"], 2, "nothing matches"),
+    (["list", "recipes", "cut"], 2, "*cut*"),
     (["info", "cutmx"], 2, "did you mean 'cutmix'?"),
     (["check", "cutmx"], 2, "did you mean 'cutmix'?"),
     (["nonsense"], 2, "invalid choice"),
