@@ -285,6 +285,9 @@ def _set(tree: Any, key: str, value: Any, origin: str, known: Iterable[str]) -> 
 def _assign(tree: Any, path: str, value: Any, key: str, origin: str) -> None:
     try:
         OmegaConf.update(tree, path, value, merge=False)
+        switch = isinstance(OmegaConf.select(tree, path), bool)
+        if switch and isinstance(value, int | float) and value not in (0, 1):
+            raise ValueError(value)  # which would be read as true
     except (OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
         wanted = _wanted(tree, path)
         raise UserError(f"{key}={value!r} has the wrong type", origin, f"give {wanted}") from error

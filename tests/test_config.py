@@ -1,3 +1,4 @@
+import contextlib
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from mixbench.config import (
     to_plain,
 )
 from mixbench.errors import UserError
+from mixbench.layers import flatten
 from mixbench.methods import METHODS
 from mixbench.schema import DataInfo, RunConfig, aside_keys
 
@@ -677,3 +679,24 @@ def test_a_choice_is_known_by_its_keys_and_not_by_their_defaults(tmp_path):
     again = compose("", base=path)
     assert again.method == config.method
     assert identify_run(again).id == other.id
+
+
+TEXTS = {
+    *("data.name", "data.root", "data.train", "data.test", "data.labels", "data.auto_augment"),
+    *("net.weights", "eval.saliency", "eval.gaze"),
+    *("run.dir", "run.notes", "wandb.project"),
+}
+
+
+@pytest.mark.parametrize("value", ["no-such-word", "-1", "-0.5", "nan", "inf"])
+def test_every_key_but_those_of_free_text_refuses_what_cannot_be(value):
+    keys = [key for key, _ in flatten(to_plain(compose(""))) if not key.startswith("method.")]
+    assert set(keys) > TEXTS
+
+    def refused(key):
+        with contextlib.suppress(UserError):
+            compose(f"data=digits {key}={value}")
+            return False
+        return True
+
+    assert [key for key in keys if not refused(key) and key not in TEXTS] == []
