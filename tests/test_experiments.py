@@ -8,6 +8,7 @@ import tracemalloc
 import pytest
 import yaml
 
+from mixbench import experiments
 from mixbench.errors import UserError
 from mixbench.experiments import MAX_BYTES, MAX_NODES, parse, read
 from mixbench.launch.sweep import read_sweep
@@ -43,6 +44,17 @@ def test_what_is_too_large_is_refused_before_it_is_read_to_its_end(text, events)
     with pytest.raises(UserError, match="too large or too deeply nested"):
         parse(text, "here")
     assert len(events) < 2.1 * MAX_NODES
+
+
+def test_a_name_never_leads_out_of_the_folder_of_its_group(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for group in ("data", "recipe"):
+        (tmp_path / "experiments" / group).mkdir(parents=True)
+    for name in ("data/own", "data/.own"):
+        (tmp_path / "experiments" / f"{name}.yaml").touch()
+    assert experiments.find("data", "own") is not None
+    assert experiments.find("data", ".own") is None
+    assert experiments.find("recipe", "../data/own") is None
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,18 @@ def test_a_run_without_a_checkpoint_is_not_begun_anew_as_another(runs, plant):
     assert record.config_hash != identify_run(compose([*WORDS, "lr=0.01"])).config_hash
 
 
+def test_weights_may_move_before_the_first_checkpoint(tmp_path, runs, plant, started):
+    _, own, _ = started
+    plant(stopped_at(0, crash))
+    words = [*WORDS, "seed=3"]
+    with pytest.raises(RunFailedError):
+        run(compose([*words, f"net.weights={own}"]))
+    plant(Method)
+    folder = next(path for path in runs.iterdir() if path.name.endswith("-s3"))
+    moved = own.rename(tmp_path / "moved.pth")
+    assert resume(folder, f"net.weights={moved}").config_changes == {}
+
+
 # FAULTS row 35.
 def test_a_changed_seed_is_refused(interrupted):
     with pytest.raises(UserError, match="seed: 0 -> 1"):

@@ -30,12 +30,20 @@ class Waves(Method):
         waves: int = 2  # crests
 '''
 
+PARTS += """
+
+class Coarse(Method):
+    @dataclass
+    class Config(Method.Config):
+        coarse: int = 2
+"""
+
 METHOD = '''
 from dataclasses import dataclass, field
 
 from elsewhere_of_text.parts import Outside
 from mixbench.methods.base import Method
-from PACKAGE.parts import Plain, Strength as Power, Waves
+from PACKAGE.parts import Coarse, Plain, Strength as Power, Waves
 
 raise AssertionError("imported")
 
@@ -57,6 +65,10 @@ class Above(Waves):
     @dataclass
     class Config(Waves.Config):
         above: bool = False
+
+
+class Both(Above, Coarse):
+    pass
 
 
 class Foreign(Method):
@@ -121,7 +133,10 @@ def test_fields_of_the_bases_come_behind_the_own_ones_which_win(package):
     assert f"{package.partition('.')[0]}.parts" not in sys.modules
 
 
-@pytest.mark.parametrize(("name", "keys"), [("Inherits", ["waves"]), ("Above", ["above", "waves"])])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("Inherits", ["waves"]), ("Above", ["above", "waves"]), ("Both", ["above", "waves"])],
+)
 def test_a_class_has_the_config_of_the_method_that_it_derives_from(package, name, keys):
     assert [item.name for item in config_fields(f"{package}:{name}")] == keys
     assert config_is_closed(f"{package}:{name}")

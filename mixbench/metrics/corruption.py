@@ -16,7 +16,7 @@ def mean_ce(errors: Tensor) -> Tensor:
     Returns:
         Scalar in the unit of the errors.
     """
-    return errors.mean(dim=1).mean()
+    return errors.mean()
 
 
 def mce(errors: Tensor, reference: Tensor) -> Tensor:

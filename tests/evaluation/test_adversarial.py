@@ -235,8 +235,18 @@ def test_attacks_compute_in_float32_and_leave_no_gradient(net):
     x, y, ids = images(8)
     for parameter in net.parameters():
         parameter.grad = None
+    types = set()
+
+    def seen(images):
+        logits = net(images)
+        types.add(logits.dtype)
+        return logits
+
     with torch.autocast("cpu", torch.bfloat16):
         inside = adv.carry_out(adv.ATTACKS["fgsm_8"], net, x, y, ids)
+        counts = adv.attack_counts(seen, [(x, y, ids)], ["fgsm_8", "pgd20_1"])
+    assert counts["n"] == 8
+    assert types == {torch.float32}
     with torch.no_grad():
         outside = adv.carry_out(adv.ATTACKS["fgsm_8"], net, x, y, ids)
     assert torch.equal(inside.x, outside.x)

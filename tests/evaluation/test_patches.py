@@ -1,3 +1,4 @@
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -122,6 +123,12 @@ def test_only_grids_that_divide_the_images_are_shuffled():
     assert found.keys() == {"n", "shuffle_2", "shuffle_4"}
     with pytest.raises(UserError, match="shuffle: no grid of 2, 4 or 8 patches divides 9 x 9"):
         judge("shuffle", brightest, [], info(9), EvalConfig(), Group())
+
+
+def test_grids_that_do_not_divide_the_width_are_refused():
+    flat = dataclasses.replace(info(16), width=20)
+    with pytest.raises(UserError, match="occlusion: a grid of 8 patches does not divide 20"):
+        judge("occlusion", brightest, [], flat, EvalConfig(), Group())
 
 
 def test_a_network_looks_at_normalised_images_for_their_true_class():

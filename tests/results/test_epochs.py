@@ -46,6 +46,14 @@ def add(tmp_path):
     return write
 
 
+def test_each_course_is_named_with_the_images_of_its_scores(add, tmp_path):
+    add("erm", 0, 10.0)
+    add("mixup", 0, 30.0, split="peek")
+    text = curves_text(board(tmp_path), "table")
+    said = [line for line in text.splitlines() if "scores of the" in line]
+    assert [("erm" in line, "mixup" in line) for line in said] == [(True, False), (False, True)]
+
+
 def board(tmp_path):
     return build_leaderboard(find_runs([tmp_path]))
 

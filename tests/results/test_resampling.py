@@ -103,6 +103,17 @@ def test_both_forms_of_the_image_bootstrap_agree():
     assert counted.high - counted.low == pytest.approx(2 * 1.96 * deviation, rel=0.05)
 
 
+def test_every_image_is_drawn():
+    rng = np.random.default_rng(2)
+    for place in (0, 150, 299):
+        a, b = rng.normal(0, 1e-3, (2, 300))  # all differences differ
+        b[place] = 300.0
+        for found in (bootstrap_images(a, b), bootstrap_both([a], [b])):
+            # It comes once in the mean, and at most 4 times in 97.5 % of the draws (Poisson).
+            assert 2 < found.high < 4.5
+            assert found.low < 0.5
+
+
 @pytest.mark.parametrize("kind", ["images", "both"])
 def test_intervals_cover_95_percent(kind):
     rng = np.random.default_rng(3)
