@@ -57,6 +57,12 @@ def test_a_name_never_leads_out_of_the_folder_of_its_group(tmp_path, monkeypatch
     assert experiments.find("recipe", "../data/own") is None
 
 
+def test_lists_of_thirty_levels_are_read_and_deeper_ones_refused():
+    assert parse("a: " + "[" * 30 + "]" * 30, "here")
+    with pytest.raises(UserError, match="too deeply nested"):
+        parse("a: " + "[" * 31 + "]" * 31, "here")
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [

@@ -228,6 +228,7 @@ IMPOSSIBLE = [
     {"metrics": {"top1": "90"}},
     {"metrics": {"top1": True}},
     {"metrics": {"top1": 250.0}},
+    {"metrics": {"top1": 100.0012}},
     {"metrics": {"val_top1": 100.1}},
     {"metrics": {"top1_median10": -1.0}},
     {"metrics": {"map": 250}},
@@ -255,7 +256,7 @@ def test_a_value_that_no_run_can_have_is_unreadable_and_named(tmp_path, change):
 
 def test_values_at_the_edge_of_what_can_be_are_read(tmp_path):
     edge = {"metrics": {"top1": 100.0, "nll": float("nan"), "nll_cf": float("inf"), "lin_gap": -9}}
-    edge["metrics"] |= {"map": 0, "ece": 0.0, "bias": -0.5, "novel": 1e30}
+    edge["metrics"] |= {"val_top1": 100.0009, "map": 0, "ece": 0.0, "bias": -0.5, "novel": 1e30}
     edge |= {"wall_s": 0, "seed": 2**63 - 1, "status": "diverged", "message": "m" * 5000}
     (tmp_path / RECORD).write_text(json.dumps(record().to_json() | edge))
     assert read_record(tmp_path).metrics["lin_gap"] == -9
