@@ -237,6 +237,18 @@ def test_the_protocol_stands_above_its_rows(add, tmp_path, style):
         assert "16" in next(csv.DictReader(io.StringIO(text)))["epochs"]
 
 
+def test_notes_name_the_hardware_and_machines_that_were_shared(add, tmp_path):
+    add("mixup", 0, device="some CPU")
+    add("mixup", 1, device="a GPU")
+    text = render(board(tmp_path), "table")
+    assert "hardware: a GPU, some CPU" in text
+    assert "shared the machine" not in text
+    add("cutmix", 0, device="a GPU", shared_cores=True)
+    assert "shared the machine" in render(board(tmp_path), "table")
+    add("erm", 0, data="other", device="")
+    assert render(board(tmp_path), "table").count("hardware:") == 1
+
+
 # FAULTS row 55: a seed counts once, whatever its folder and its id are called.
 def test_a_seed_that_is_there_twice_counts_once_and_is_listed(add, tmp_path):
     add("mixup", 0, 80.0, folder="first", attempts=[{"number": 1}])
