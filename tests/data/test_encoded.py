@@ -181,6 +181,7 @@ def test_a_worker_that_dies_ends_each_run_of_a_process_at_once_and_with_a_hint(
         os.kill(os.getpid(), signal.SIGKILL)
 
     run(compose(training))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # as Lightning leaves it after a first fit
     monkeypatch.setattr(FileImages, "_decode", die)
     monkeypatch.setattr(data_module, "WORKER_TIMEOUT", 40)
     begin = time.monotonic()
