@@ -25,6 +25,7 @@ from mixbench.data.images import Content, ResidentImages, corners, summed
 from mixbench.data.parquet import Shards, is_parquet, read_parquet
 from mixbench.data.source import DataSource, content_of, existing
 from mixbench.errors import UserError
+from mixbench.results.files import open_regular
 
 FILES = "data.train, data.test"
 LAYOUT = (
@@ -265,8 +266,12 @@ def _splits(names: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def _hash(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        what = f"{path.name} cannot be read: {error.strerror}"
+        raise UserError(what, str(path), "put the file itself there") from error
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
