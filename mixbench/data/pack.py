@@ -22,7 +22,7 @@ from mixbench.arrays import Arrays
 from mixbench.data.classes import Labels, class_names, joined_classes, stored_labels, whole_numbers
 from mixbench.data.encoded import Part
 from mixbench.data.images import Content, ResidentImages, corners, summed
-from mixbench.data.parquet import Shards, is_parquet, read_parquet
+from mixbench.data.parquet import Shards, files_of_set, is_parquet, read_parquet
 from mixbench.data.source import DataSource, content_of, existing
 from mixbench.errors import UserError
 from mixbench.results.files import open_regular
@@ -118,7 +118,7 @@ class Pack(DataSource):
 
     @property
     def _remarks(self) -> tuple[list[str], dict[str, int]]:
-        """What is read in place of test images, and what is not read at all."""
+        """What is read in place of all training or of test images, and what is not read at all."""
         train, test = self._sides
         together = train.path.resolve() == test.path.resolve()
         used = {train.split, test.split}
@@ -129,6 +129,11 @@ class Pack(DataSource):
             notices.append(f"the test images are those of the split {test.split}; there is no test")
         return notices, summed(*unused)
 
+        notices += [
+            f"{side.path.name} is one of {count} files; the others are not read"
+            for side in (train, test)
+            if side.path.is_file() and (count := files_of_set(side.path)) > 1
+        ]
     @cached_property
     def _sides(self) -> tuple["_Side", "_Side"]:
         """Where the training and the test images lie."""
