@@ -32,6 +32,8 @@ LAYOUT = (
     "images, or jpeg and offsets, with label; or train_images, train_labels, test_images and "
     "test_labels"
 )
+_BOUNDS = "jpeg holds all files end to end as uint8, offsets (N + 1,) their bounds in order"
+_PLACES = "give the place of each image in the set that the pack was taken from, counted from 0"
 _PLAIN = (("images", "label"), ("images", "labels"), ("jpeg", "label"), ("jpeg", "labels"))
 _DIVIDED = (("{}_images", "{}_labels"), ("{}_images", "{}_label"), ("x_{}", "y_{}"))
 
@@ -82,7 +84,7 @@ class Pack(DataSource):
     def original_rows(self) -> tuple[Tensor | None, Tensor | None]:
         """``original_index`` of both files; None where a file has none."""
         train, test = (
-            None if rows is None else whole_numbers(rows, str(side.path), "original_index")
+            None if rows is None else whole_numbers(rows, str(side.path), "original_index", _PLACES)
             for side in self._sides
             for rows in [side.array("original_index")]
         )
@@ -127,13 +129,13 @@ class Pack(DataSource):
         notices = []
         if test.split not in ("", "test"):
             notices.append(f"the test images are those of the split {test.split}; there is no test")
-        return notices, summed(*unused)
-
         notices += [
             f"{side.path.name} is one of {count} files; the others are not read"
             for side in (train, test)
             if side.path.is_file() and (count := files_of_set(side.path)) > 1
         ]
+        return notices, summed(*unused)
+
     @cached_property
     def _sides(self) -> tuple["_Side", "_Side"]:
         """Where the training and the test images lie."""
@@ -294,13 +296,13 @@ def _boxes(boxes: np.ndarray, labels: Tensor, where: str) -> Tensor:
 def _encoded(
     blob: np.ndarray, offsets: np.ndarray, path: Path, labels: Tensor, boxes: Tensor | None
 ) -> Part:
-    ends = whole_numbers(offsets, str(path), "offsets").tolist()
+    ends = whole_numbers(offsets, str(path), "offsets", _BOUNDS).tolist()
     ordered = all(first <= last for first, last in pairwise(ends))
     if blob.dtype != np.uint8 or blob.ndim != 1 or not ordered or ends[-1] > len(blob):
         raise UserError(
             f"jpeg {blob.dtype} {blob.shape} and offsets up to {max(ends)} do not belong together",
             str(path),
-            "jpeg holds all files end to end as uint8, offsets (N + 1,) their bounds in order",
+            _BOUNDS,
         )
 
     def load(row: int) -> bytes:

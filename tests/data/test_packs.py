@@ -323,6 +323,10 @@ def test_labels_of_parquet_files_are_read_by_the_rule_of_all(
         ([0, None, None], "2 of 3 labels are missing"),
         (["ant", None, "ant"], "1 of 3 labels are missing"),
         ([0, -1, -1], r"2 of 3 labels are negative \(the first: -1 of image 1\)"),
+        (
+            [[0], [0, 1], []],
+            r"unequal lengths(.|\n)*column label \(list<.*int64>(.|\n)*not supported",
+        ),
     ],
 )
 def test_labels_of_parquet_files_that_are_none_are_refused(tmp_path, labels, message):
@@ -400,6 +404,13 @@ def test_a_pack_whose_arrays_are_others_names_all_of_them(tmp_path):
         ([0, 1, 0, 1], {"bbox": np.full((4, 4), np.nan)}, "bbox holds NaN"),
         ([0, 1, 0, 1], {"bbox": np.full((4, 4), "7")}, r"bbox must be \(4, 4\), got <U1"),
         ([0, 1, 0, 1], {"original_index": np.array([0, 1.5, 2, 3])}, "1 of 4 original_index"),
+        (
+            [0, 1, 0, 1],
+            {"original_index": np.array([0, -1, 2, 3])},
+            "negative(.|\n)*give the place",
+        ),
+        (np.eye(4)[[0, 1, 2, 3]] + np.eye(4)[0], {}, "not one-hot(.|\n)*one class per image"),
+        ([[0, 0], [1, 1], [0, 0], [1, 0]], {}, "1 of 4 images have several(.|\n)*not supported"),
     ],
 )
 def test_a_pack_with_a_doubtful_array_is_refused(tmp_path, label, more, message):
@@ -418,14 +429,28 @@ def test_both_label_arrays_may_stand_there_if_they_agree(tmp_path):
 def test_offsets_that_are_no_bounds_of_files_are_refused(tmp_path, offsets):
     blob = np.frombuffer(encoded(random_pixels(1)[0]), np.uint8)
     np.savez(tmp_path / "a.npz", jpeg=blob, offsets=np.array(offsets), label=[0, 1])
-    with pytest.raises(UserError, match="offsets"):
+    with pytest.raises(UserError, match="offsets") as caught:
         pack(tmp_path / "a.npz").load()
+    assert "their bounds in order" in caught.value.todo
 
 
 def test_class_names_of_bytes_are_text(tmp_path):
     for names in (np.array([b"cat", b"ant"]), np.array(["b'cat'", "b'ant'"])):
         save(tmp_path / "a.npz", random_pixels(2), [1, 0], class_names=names)
         assert pack(tmp_path / "a.npz").load().info.class_names == ["cat", "ant"]
+
+
+def test_class_names_of_one_file_serve_both(tmp_path):
+    names = np.array(["cat", "ant", "bee"])
+    save(tmp_path / "a.npz", random_pixels(3), [1, 0, 2])
+    save(tmp_path / "b.npz", random_pixels(6)[3:], [2, 0, 1], class_names=names)
+    for train, test, labels in (("a", "b", [2, 0, 1]), ("b", "a", [1, 0, 2])):
+        splits = pack(tmp_path / f"{train}.npz", tmp_path / f"{test}.npz").load()
+        assert splits.info.class_names == ["cat", "ant", "bee"]
+        assert splits.test.labels.tolist() == labels
+    save(tmp_path / "c.npz", random_pixels(3), [1, 0, 3])
+    with pytest.raises(UserError, match="training images have no class names"):
+        pack(tmp_path / "c.npz", tmp_path / "b.npz").load()
 
 
 def test_a_test_set_without_a_rare_class_is_usable_where_training_tells_the_classes(tmp_path):
