@@ -527,6 +527,14 @@ def test_images_that_cannot_be_read_are_not_shared(tmp_path):
         np.savez(tmp_path / f"{name}.npz", jpeg=blob, offsets=offsets, label=[0, 1, 0, 1, 0])
     data = pack(tmp_path / "train.npz", tmp_path / "test.npz", "data.on_corrupt=skip")
     assert data.load().info.shared_images == 1
+    torn = encoded(random_pixels(9)[8])[:-30]  # its head is whole
+    for name, row in (("a", 0), ("b", 1)):
+        images = [{"bytes": raw} for raw in (torn, encoded(random_pixels(2)[row]))]
+        pq.write_table(pa.table({"image": images, "label": [0, row]}), tmp_path / f"{name}.parquet")
+    words = ("data.on_corrupt=skip", "data.classes=train")
+    assert (
+        pack(tmp_path / "b.parquet", tmp_path / "a.parquet", *words).load().info.shared_images == 0
+    )
 
 
 def test_training_and_test_images_of_two_sizes_need_one(tmp_path):
