@@ -20,8 +20,9 @@ from mixbench.results.record import Record
 from mixbench.schema import RunConfig, aside_keys
 
 HASHES = ("config_hash", "row_hash", "recipe_hash", "family_hash")
-# What records of older versions lack.
-ADDED = ("row_hash", "family_hash", "params", "params_train", "macs", "batch_size")
+# What records of older versions lack, and the value that they are read with.
+ADDED = {"row_hash": "", "family_hash": "", "params": 0, "params_train": 0, "macs": 0}
+ADDED |= {"batch_size": 0, "skipped_test": None}
 
 
 @dataclass
@@ -79,6 +80,7 @@ def run_facts(config: RunConfig, identity: Identity, method: Method) -> dict[str
         "train_size": info.train_size,
         "test_size": info.test_size,
         "skipped": info.skipped,
+        "skipped_test": info.skipped_test,
         "official": info.official,
         "label_noise": info.label_noise,
     }
@@ -152,7 +154,7 @@ def other_facts(
     wrong = []
     for name, value in expected.items():
         recorded = getattr(record, name)
-        unknown = recorded in ("", 0) and name in ADDED
+        unknown = name in ADDED and recorded == ADDED[name]
         if name not in left and not unknown and json.loads(json.dumps(value)) != recorded:
             wrong.append(Mismatch(name, recorded, value, "configuration, data and network"))
     trained = {"id": saved["id"], "data_hash": saved["data"], "epochs": saved["epoch"]}

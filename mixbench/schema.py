@@ -370,6 +370,7 @@ class DataInfo:
     train_size: int = 0
     test_size: int = 0
     skipped: int = 0  # unreadable images left out
+    skipped_test: int = 0  # of these, test images
     official: bool | None = None  # the files are the authors' own; None: not known
     label_noise: float | None = None  # share of training labels that data.labels changed
     notices: list[str] = field(default_factory=list)  # what a user should know, as sentences

@@ -16,21 +16,26 @@ def data(args: argparse.Namespace) -> int:
 
 
 def _check(source: object) -> int:
-    from mixbench.data.checks import inspect
+    from mixbench.data.checks import counted, inspect
 
     found = inspect(source)
     for fact in found.facts:
         say(fact)
     for problem in found.problems:
         complain(problem)
-    say(f"{len(found.problems)} problems" if found.problems else "no problem")
+    say(counted(len(found.problems), "problem") if found.problems else "no problem")
     return 3 if found.problems else 0
 
 
 def _prepare(source: object) -> int:
+    from mixbench.data.images import unused_line
     from mixbench.data.prepared import prepare
 
     path, content = prepare(source)
+    for notice in content.notices:
+        say(notice)
+    if content.unused:
+        say(unused_line(content.unused))
     say(f"{len(content.train)} training and {len(content.test)} test images are ready")
     if path is None:
         complain("nothing was kept; make the folder of MIXBENCH_DATA writable")

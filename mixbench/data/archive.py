@@ -19,6 +19,7 @@ from typing import IO, Any
 from mixbench.arrays import MAX_BYTES, MAX_RATIO
 from mixbench.data.tree import files_below, is_hidden, read_regular
 from mixbench.errors import UserError
+from mixbench.results.files import open_regular
 
 # What damaged archives lead their readers to.
 _FAULTS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error)
@@ -175,6 +176,7 @@ class ZipFiles(Files):
         pid = os.getpid()  # forked workers would move each other's place in one open file
         if pid not in self._handles:
             try:
+                open_regular(self.root).close()  # to open a pipe would wait for ever
                 self._handles[pid] = zipfile.ZipFile(self.root)
             except _FAULTS as error:
                 raise _unreadable(self.root, error) from error
@@ -195,7 +197,7 @@ class TarFiles(Files):
         super().__init__(root)
         self._content: dict[str, bytes | tuple[int, int]] = {}
         try:
-            with root.open("rb") as raw:
+            with open_regular(root) as raw:
                 packed = raw.read(262)[257:] != b"ustar"
             if packed:
                 with tarfile.open(root, "r|*") as archive:

@@ -10,8 +10,16 @@ from mixbench.data.classes import class_counts, class_notices
 from mixbench.data.decode import unreadable
 from mixbench.data.encoded import Part
 from mixbench.data.images import ResidentImages, summed, unused_line
-from mixbench.data.overlap import file_hashes, pixel_hashes, shared_line, shared_rows
+from mixbench.data.overlap import (
+    NOT_COMPARED,
+    file_hashes,
+    pixel_hashes,
+    shared_line,
+    shared_rows,
+)
 from mixbench.schema import DataConfig
+
+SPLITS = ("train", "test")
 
 
 @dataclass
@@ -22,71 +30,103 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts.
+
+    Args:
+        count: The number.
+        noun: In the singular.
+
+    Returns:
+        Such as ``1 image`` and ``2 images``.
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def inspect(source: Any) -> Findings:
-    """Count, decode and compare every image of a data set.
+    """Count, decode and compare every image of a data set, and add what a run says of it.
 
     Args:
         source: A :class:`mixbench.data.source.DataSource`.
 
     Returns:
-        What was found. Problems are images that cannot be read or have several sizes, fewer than
-        two classes, classes without images, and images that are in both splits.
+        What was found. Problems are what a run refuses: images that cannot be read or have several
+        sizes, and fewer than two classes; and images that are in both splits.
 
     Raises:
         UserError: If files are missing, or do not fit together; as a run refuses them.
     """
     found = Findings()
-    digest = source.fingerprint()
-    official = {True: "the authors' own files", False: "not the authors' files", None: "a copy"}
-    found.facts.append(f"{source.name}: {official[source.official]}, hash {digest[:16]}")
-    parts = source.parts()
+    digest, config = source.fingerprint(), source.config
+    origin = {True: "the authors' own files, ", False: "not the authors' files, ", None: ""}
+    parts, skip = source.parts(), config.on_corrupt == "skip"
     if parts is not None:
         train, test, names = parts
         notices, unused = train.notices + test.notices, summed(train.unused, test.unused)
-        looks = [_look_at_files(part) for part in (train, test)]
+        looks = [_look_at_files(part, skip) for part in (train, test)]
     else:
         content = source.read()
-        train, test, names = content.train, content.test, content.class_names
-        notices, unused = content.notices, content.unused
-        looks = [_look_at_pixels(part) for part in (train, test)]
-    found.facts += notices
+        names, notices, unused = content.class_names, content.notices, content.unused
+        looks = [_look_at_pixels(part) for part in (content.train, content.test)]
+    bad = [f"{split}: {why}" for split, look in zip(SPLITS, looks, strict=True) for why in look.bad]
+    found.problems += [] if skip else bad
+    _two_sizes(found, config, *looks)
+    labels, others = (look.labels for look in looks)
+    taken = sizes = [len(look.hashes) for look in looks]
+    if found.problems:  # a run would end before it says more
+        notices = [*notices, *class_notices(labels, others, names)]
+    else:
+        info = source.load().info
+        notices, unused = info.notices, info.unused
+        taken = [info.train_size, info.test_size]
+    shared = _leaks(found, *looks)
+    found.facts.append(f"{source.name}: {origin[source.official]}hash {digest[:16]}")
+    found.facts += [notice for notice in notices if notice not in (NOT_COMPARED, shared)]
+    found.facts += bad if skip else []
     found.facts += [unused_line(unused)] if unused else []
-    for split, part, look in zip(("train", "test"), (train, test), looks, strict=True):
-        found.facts.append(f"{split}: {len(look.hashes)} images, {_sizes(look.sizes)}")
-        _balance(found, split, part.labels, names)
-        found.problems += [f"{split}: {reason}" for reason in look.bad.values()]
-    found.problems += class_notices(train.labels, test.labels, names)
-    present = int((class_counts(train.labels, len(names)) > 0).sum())
+    for split, look in zip(SPLITS, looks, strict=True):
+        found.facts.append(f"{split}: {counted(len(look.hashes), 'image')}, {_sizes(look.sizes)}")
+        _balance(found, split, look.labels, names)
+    if taken != sizes:
+        found.facts.append(f"a run takes {taken[0]} training and {taken[1]} test images of these")
+    found.facts.append(shared)
+    present = int((class_counts(labels, len(names)) > 0).sum())
     if present < 2:
         what = f"{present} class with training images; training needs at least two"
         found.problems.append(what)
-    _two_sizes(found, source.config, *looks)
-    _leaks(found, *looks)
-    if not looks[0].bad:  # others are counted off by their place
-        source.training_labels(train.labels, names, 0)
     return found
 
 
 @dataclass
 class _Look:
-    """Names, hashes and sizes of the images of a split, and why some cannot be read."""
+    """Names, hashes, sizes and labels of the images of a split, and why some cannot be read."""
 
     names: list[str]
     hashes: list[bytes]
     sizes: Counter[tuple[int, int]]
-    bad: dict[int, str]
+    labels: Tensor
+    bad: list[str]
 
 
-def _look_at_files(part: Part) -> _Look:
-    hashes, found = file_hashes(part)
-    sizes = Counter(size for size in found if size is not None)
-    return _Look(list(part.names), hashes, sizes, unreadable(part.names, part.load))
+def _look_at_files(part: Part, skip: bool) -> _Look:
+    """All files, or without those that cannot be read."""
+    bad = unreadable(part.names, part.load)
+    hashes, sizes = file_hashes(part)
+    rows = [row for row in range(len(hashes)) if not (skip and row in bad)]
+    return _Look(
+        [part.names[row] for row in rows],
+        [hashes[row] for row in rows],
+        Counter(size for row in rows if (size := sizes[row]) is not None),
+        part.labels[rows],
+        list(bad.values()),
+    )
 
 
 def _look_at_pixels(part: ResidentImages) -> _Look:
     count, _, height, width = part.images.shape
     names = [f"image {row}" for row in range(count)]
-    return _Look(names, pixel_hashes(part), Counter({(width, height): count}), {})
+    sizes = Counter({(width, height): count})
+    return _Look(names, pixel_hashes(part), sizes, part.labels, [])
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> str:
@@ -108,10 +148,10 @@ def _balance(found: Findings, split: str, labels: Tensor, names: list[str]) -> N
         found.facts.append(f"{split}: {unknown} of {labels.numel()} labels are unknown")
     counts = class_counts(labels, len(names))
     low, high = int(counts.argmin()), int(counts.argmax())
-    found.facts.append(
-        f"{split}: {len(names)} classes with {int(counts[low])} ({names[low]}) to "
-        f"{int(counts[high])} ({names[high]}) images"
-    )
+    fewest, most = int(counts[low]), int(counts[high])
+    each = f"{fewest} ({names[low]}) to {most} ({names[high]}) images"
+    each = f"{counted(most, 'image')} each" if fewest == most else each
+    found.facts.append(f"{split}: {len(names)} classes with {each}")
 
 
 def _two_sizes(found: Findings, config: DataConfig, *looks: _Look) -> None:
@@ -121,11 +161,12 @@ def _two_sizes(found: Findings, config: DataConfig, *looks: _Look) -> None:
         found.problems.append(f"training and test images have {shown}")
 
 
-def _leaks(found: Findings, train: _Look, test: _Look) -> None:
+def _leaks(found: Findings, train: _Look, test: _Look) -> str:
+    """A line on what is in both splits; each such image is a problem."""
     places = dict(zip(reversed(train.hashes), reversed(train.names), strict=True))
     rows = shared_rows(train.hashes, test.hashes)
-    found.facts.append(shared_line(len(rows), len(test.names)))
     found.problems += [
         f"the test image {test.names[row]} is also the training image {places[test.hashes[row]]}"
         for row in rows
     ]
+    return shared_line(len(rows), len(test.names))

@@ -18,18 +18,35 @@ from mixbench.errors import UserError
 MAX_CLASSES = 100_000  # without names; ImageNet-21k has 21,841
 SHOWN = 10  # classes named in a message
 _REMEDY = "number the classes 0, 1, 2, ..., or name the class of each image in text"
+_MISSING = "give each image a label, or leave these images out"
+_SEVERAL = (
+    "packs have one class per image, and labels of several classes are not supported: give the "
+    "index of one (N,), or a row with a single 1"
+)
 
 
 class Labels(NamedTuple):
-    """Labels (N,) int64 of a file, and the names of their classes; empty where it has none."""
+    """Labels (N,) int64 of a file, and the names of their classes; empty where it has none.
+
+    ``columns`` is the number of classes where labels were one-hot rows, else 0. Names that come
+    ``from_text``, from the labels themselves, say nothing of the numbers of another file.
+    """
 
     indices: Tensor
     names: list[str]
+    columns: int = 0
+    from_text: bool = False
 
     @property
     def classes(self) -> list[str]:
-        """The names; numbers up to the largest label where there are none."""
-        return self.names or [str(index) for index in range(int(self.indices.max()) + 1)]
+        """The names; where there are none, a number for each column or up to the largest label."""
+        count = self.columns or int(self.indices.max()) + 1
+        return self.names or [str(index) for index in range(count)]
+
+    def fit(self, other: "Labels") -> bool:
+        """Whether the labels, which have no names, can be numbers of classes that others name."""
+        count = len(other.names)
+        return not other.from_text and self.columns in (0, count) and len(self.classes) <= count
 
 
 def stored_labels(values: np.ndarray, names: list[str], where: str, images: int) -> Labels:
@@ -56,12 +73,12 @@ def stored_labels(values: np.ndarray, names: list[str], where: str, images: int)
         return _from_text(texts(values), names, where)
     if values.ndim == 2:
         indices = _from_one_hot(values, where)
-        names = names or [str(index) for index in range(values.shape[1])]
-        if len(names) != values.shape[1]:
-            what = f"one-hot labels of {values.shape[1]} columns, and {len(names)} class names"
+        columns = values.shape[1]
+        if names and len(names) != columns:
+            what = f"one-hot labels of {columns} columns, and {len(names)} class names"
             raise UserError(what, where)
     else:
-        indices = whole_numbers(values, where)
+        indices, columns = whole_numbers(values, where), 0
     low, high = (int(end) for end in indices.aminmax())
     if names and high >= len(names):
         counted = low == 1 and high == len(names)
@@ -73,16 +90,19 @@ def stored_labels(values: np.ndarray, names: list[str], where: str, images: int)
     if high >= MAX_CLASSES and not names:
         what = f"a label is {high}, which would make {high + 1:,} classes"
         raise UserError(what, where, _REMEDY)
-    return Labels(indices, names)
+    return Labels(indices, names, columns)
 
 
-def whole_numbers(values: np.ndarray, where: str, of: str = "labels") -> Tensor:
+def whole_numbers(
+    values: np.ndarray, where: str, of: str = "labels", todo: str | None = None
+) -> Tensor:
     """Numbers that are whole and not negative.
 
     Args:
         values: (N,) numbers of any type, or (N, 1).
         where: File, for the message.
         of: Noun in the plural for them.
+        todo: What to do about others; as for labels if None.
 
     Returns:
         (N,) int64.
@@ -90,18 +110,19 @@ def whole_numbers(values: np.ndarray, where: str, of: str = "labels") -> Tensor:
     Raises:
         UserError: Otherwise, with how many are not and the first of them.
     """
-    values = _squeezed(_plain(np.asarray(values), where, of), where, of)
+    missing, todo = todo or _MISSING, todo or _REMEDY
+    values = _squeezed(_plain(np.asarray(values), where, of, missing), where, of, todo)
     if values.dtype.kind not in "biuf" or values.ndim != 1:
         what = f"{of} must be whole numbers (N,), got {values.dtype} {values.shape}"
-        raise UserError(what, where)
+        raise UserError(what, where, todo)
     if values.dtype.kind == "f":
-        _refuse(np.isnan(values), values, f"{of} are missing", where, _MISSING)
-        _refuse(values != np.floor(values), values, f"{of} are no whole numbers", where)
+        _refuse(np.isnan(values), values, f"{of} are missing", where, missing)
+        _refuse(values != np.floor(values), values, f"{of} are no whole numbers", where, todo)
     if values.dtype.kind != "b":
-        _refuse(values < 0, values, f"{of} are negative", where, _MISSING)
+        _refuse(values < 0, values, f"{of} are negative", where, missing)
     if values.dtype.kind in "uf":
         wide = values.astype(np.float64)  # rounds 2**63 - 1 up, which is no class either
-        _refuse(wide >= 2.0**63, values, f"{of} are out of range", where)
+        _refuse(wide >= 2.0**63, values, f"{of} are out of range", where, todo)
     return torch.from_numpy(values.astype(np.int64))
 
 
@@ -149,7 +170,8 @@ def joined_classes(train: Labels, test: Labels, take: str, where: str) -> tuple[
         train: Of the training images.
         test: Of the test images.
         take: Value of ``data.classes``: ``both`` have to name the same classes in the same order,
-            or those of ``train`` count and the test images may lack some.
+            or those of ``train`` count and the test images may lack some. Names of one file serve
+            both where the labels of the other are numbers that fit.
         where: Files or keys, for the message.
 
     Returns:
@@ -161,11 +183,18 @@ def joined_classes(train: Labels, test: Labels, take: str, where: str) -> tuple[
     names, others = train.classes, test.classes
     if names == others:
         return names, test.indices
-    if test.names and not train.names:
-        what = "the test images have class names, and the training images have none"
-        raise UserError(what, where, "name the classes in both files")
-    if not test.names:
-        others = [*names, *others[len(names) :]]
+    if bool(train.names) != bool(test.names):
+        named, bare = (train, test) if train.names else (test, train)
+        if bare.fit(named):
+            return named.names, test.indices
+        has, lacks = ("training", "test") if named is train else ("test", "training")
+        why = f"their {len(bare.classes)} numbers do not fit the {len(named.names)} names of the"
+        why = "there are no numbers for the names of the" if named.from_text else why
+        raise UserError(
+            f"the {lacks} images have no class names, and {why} {has} images",
+            where,
+            "name the classes in both files (class_names)",
+        )
     present = [others[index] for index in test.indices.unique().tolist()]
     place = {name: index for index, name in enumerate(names)}
     unknown = [name for name in present if name not in place]
@@ -230,52 +259,51 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
 
 
-_MISSING = "give each image a label, or leave these images out"
-
-
-def _plain(values: np.ndarray, where: str, of: str = "labels") -> np.ndarray:
+def _plain(values: np.ndarray, where: str, of: str = "labels", todo: str = _MISSING) -> np.ndarray:
     """Without Python objects: an array of numbers or of text."""
     if not values.size:
         raise UserError(f"there are no {of}", where)
     if values.dtype.kind != "O":
         return values
     missing = np.array([value is None for value in values.ravel()]).reshape(values.shape)
-    _refuse(missing, values, f"{of} are missing", where, _MISSING)
+    _refuse(missing, values, f"{of} are missing", where, todo)
     try:
         return np.array([_text(v) if isinstance(v, bytes) else v for v in values.tolist()])
-    except ValueError as error:  # rows of unequal lengths
-        raise UserError(f"{of} are neither numbers nor text: {error}", where, _REMEDY) from error
+    except ValueError as error:  # NumPy says it in words of its own
+        raise UserError(f"{of} are lists of unequal lengths", where, _SEVERAL) from error
 
 
-def _squeezed(values: np.ndarray, where: str, of: str = "labels") -> np.ndarray:
+def _squeezed(
+    values: np.ndarray, where: str, of: str = "labels", todo: str = _REMEDY
+) -> np.ndarray:
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
     kind = values.dtype.kind
     if kind not in "biufUS" or values.ndim not in ((1,) if kind in "US" else (1, 2)):
         what = f"{of} are {values.dtype} {values.shape}"
-        raise UserError(what, where, f"expected numbers or text (N,); {_REMEDY}")
+        raise UserError(what, where, f"expected numbers or text (N,); {todo}")
     return values
 
 
 def _from_text(values: list[str], names: list[str], where: str) -> Labels:
     empty = np.array([not value.strip() for value in values])
     _refuse(empty, None, "labels are missing", where, _MISSING)
-    names = names or sorted(set(values))
-    place = {name: index for index, name in enumerate(names)}
+    found = names or sorted(set(values))
+    place = {name: index for index, name in enumerate(found)}
     strange = sorted(set(values) - set(place))
     if strange:
         raise UserError(f"labels that are no class names: {listed(strange)}", where)
-    return Labels(torch.tensor([place[value] for value in values]), names)
+    return Labels(torch.tensor([place[value] for value in values]), found, from_text=not names)
 
 
 def _from_one_hot(values: np.ndarray, where: str) -> Tensor:
     if values.dtype.kind == "f":
         _refuse(np.isnan(values).any(axis=1), None, "labels are missing", where, _MISSING)
-    todo = "a label is one class; give its index (N,), or a row with a single 1"
     whole = ((values == 0) | (values == 1)).all(axis=1)
-    _refuse(~whole, None, f"rows of labels {values.shape} are not one-hot", where, todo)
+    _refuse(~whole, None, f"rows of labels {values.shape} are not one-hot", where, _SEVERAL)
     count = values.astype(np.int64).sum(axis=1)
+    # Before rows without a 1, which are no fault where an image may have several classes or none.
+    _refuse(count > 1, None, "images have several classes", where, _SEVERAL)
     _refuse(count == 0, None, "labels are missing: their rows hold no 1", where, _MISSING)
-    _refuse(count > 1, None, "images have several classes", where, todo)
     return torch.from_numpy(values.argmax(axis=1).astype(np.int64))
 
 
@@ -306,8 +334,6 @@ def _text(value: Any) -> str:
 
 def _difference(train: Labels, test: Labels) -> str:
     names, others = dict.fromkeys(train.classes), dict.fromkeys(test.classes)
-    if not test.names and train.names:
-        return "the test images have no class names"
     parts = [
         f"{listed(only)} only in {part}"
         for part, own, other in (("training", names, others), ("test", others, names))

@@ -249,11 +249,13 @@ class Decoded(NamedTuple):
     """A set of decoded images.
 
     ``images`` (M, 3, H, W) uint8 are those that could be read, ``rows`` (M,) their places among all
-    of them; ``dim`` is a sentence on 16-bit images that are almost black, empty where none is.
+    of them; ``bad`` are names and reasons of the others by their places; ``dim`` is a sentence on
+    16-bit images that are almost black, empty where none is.
     """
 
     images: Tensor
     rows: Tensor
+    bad: dict[int, str]
     dim: str
 
 
@@ -284,10 +286,10 @@ def decode_all(items: Sequence[str], load: Callable[[int], bytes], config: DataC
 
     with ThreadPoolExecutor(4) as pool:  # Pillow decodes outside the interpreter lock
         results = list(pool.map(attempt, range(len(items))))
-    bad = [result for result in results if isinstance(result, str)]
-    good = [row for row, result in enumerate(results) if not isinstance(result, str)]
+    bad = {row: result for row, result in enumerate(results) if isinstance(result, str)}
+    good = [row for row in range(len(results)) if row not in bad]
     if bad and (config.on_corrupt == "error" or not good):
-        raise corrupt(bad, len(items))
+        raise corrupt(list(bad.values()), len(items))
     decoded = [result for result in results if not isinstance(result, str)]
     pixels = [image for image, _ in decoded]
     sizes = {array.shape for array in pixels}
@@ -299,7 +301,7 @@ def decode_all(items: Sequence[str], load: Callable[[int], bytes], config: DataC
             "resize them with data.size=PIXELS",
         )
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return Decoded(images, torch.tensor(good), _dim([peak for _, peak in decoded]))
+    return Decoded(images, torch.tensor(good), bad, _dim([peak for _, peak in decoded]))
 
 
 def dim_sample(count: int, load: Callable[[int], bytes]) -> str:
@@ -365,12 +367,31 @@ def corrupt(bad: Sequence[str], count: int) -> UserError:
     Returns:
         One that names the first few.
     """
-    named = "; ".join(bad[:SHOWN]) + (" ..." if len(bad) > SHOWN else "")
     return UserError(
-        f"{len(bad)} of {count} images cannot be read: {named}",
+        f"{len(bad)} of {count} images cannot be read: {_first_few(bad)}",
         "data",
         "repair them, or leave them out with data.on_corrupt=skip; mixbench data check lists all",
     )
+
+
+def left_out(train: Sequence[str], test: Sequence[str]) -> str:
+    """What is to be said of images that cannot be read and are left out.
+
+    Args:
+        train: Name and reason of each training image.
+        test: The same of the test images.
+
+    Returns:
+        A sentence that names the first few.
+    """
+    return (
+        f"images that cannot be read are left out, {len(train)} for training and {len(test)} for "
+        f"the test: {_first_few([*test, *train])}"
+    )
+
+
+def _first_few(bad: Sequence[str]) -> str:
+    return "; ".join(bad[:SHOWN]) + (" ..." if len(bad) > SHOWN else "")
 
 
 def _reason(name: str, error: Exception) -> str:

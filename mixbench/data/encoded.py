@@ -48,7 +48,7 @@ class Part:
     hashes: Callable[[], list[bytes]] | None = None
 
 
-def read_part(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
+def read_part(part: Part, config: DataConfig) -> tuple[ImageSet, dict[int, str]]:
     """The image set of a split.
 
     Args:
@@ -56,7 +56,7 @@ def read_part(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
         config: With ``crop_area`` the files are read anew each time; otherwise once and for all.
 
     Returns:
-        The set, and the number of files that were left out.
+        The set, and names and reasons of the files that were left out, by row.
 
     Raises:
         UserError: As :func:`mixbench.data.decode.decode_all`.
@@ -129,22 +129,22 @@ class FileImages(ImageSet):
             ) from error
 
 
-def _decoded(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
-    images, rows, dim = decode_all(part.names, part.load, config)
+def _decoded(part: Part, config: DataConfig) -> tuple[ImageSet, dict[int, str]]:
+    images, rows, bad, dim = decode_all(part.names, part.load, config)
     _say(part, dim)
     boxes = None if part.boxes is None else part.boxes[rows]
-    return ResidentImages(images, part.labels[rows], boxes), len(part.names) - len(rows)
+    return ResidentImages(images, part.labels[rows], boxes), bad
 
 
-def _kept(part: Part, config: DataConfig) -> tuple[ImageSet, int]:
+def _kept(part: Part, config: DataConfig) -> tuple[ImageSet, dict[int, str]]:
     _say(part, dim_sample(len(part.names), part.load))
     if config.on_corrupt == "error":  # found when it is read, as reading all takes hours
-        return FileImages(part, config), 0
+        return FileImages(part, config), {}
     bad = unreadable(part.names, part.load)
     if len(bad) == len(part.names):
         raise corrupt(list(bad.values()), len(part.names))
     good = torch.tensor([row for row in range(len(part.names)) if row not in bad])
-    return FileImages(part, config, good), len(bad)
+    return FileImages(part, config, good), bad
 
 
 def _say(part: Part, notice: str) -> None:

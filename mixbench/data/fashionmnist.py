@@ -20,6 +20,7 @@ from mixbench.data.archive import Files, FolderFiles
 from mixbench.data.classes import stored_labels
 from mixbench.data.images import Content, ResidentImages, Stats
 from mixbench.data.originals import Original, OriginalSource
+from mixbench.data.tree import read_regular
 from mixbench.errors import UserError
 
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -100,7 +101,10 @@ class _Single(Files):
         """Its content."""
         if name != self.root.name:
             raise self._missing(name)
-        return self.root.read_bytes()
+        try:
+            return read_regular(self.root, None)
+        except OSError as error:
+            raise self._missing(name, error) from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mixbench.errors import UserError
+from mixbench.results.files import open_regular
 
 _HEAD = 4  # columns before the fixations
 
@@ -34,6 +35,7 @@ def read_fixations(path: Path) -> dict[int, Tensor]:
     found: dict[int, list[list[float]]] = defaultdict(list)
     opened = gzip.open if path.suffix == ".gz" else open
     try:
+        open_regular(path).close()  # to open a pipe would wait for ever
         with opened(path, "rt", encoding="utf-8", newline="") as file:
             for number, line in enumerate(csv.reader(file), 1):
                 try:

@@ -18,6 +18,7 @@ from mixbench.data.source import DataSource, existing
 from mixbench.data.tree import HIDDEN, MAX_BYTES, files_below, is_hidden, listed, read_regular
 from mixbench.errors import UserError
 
+LAYOUT = "train/<class>/* and val/<class>/* below data.root"
 OUTSIDE, CIRCLE = "file outside of the folders of classes", "link to a folder around it"
 
 
@@ -142,10 +143,12 @@ def class_files(root: Path, part: str, *, empty: bool = False) -> ClassFiles:
         UserError: If there is none, or a class without any.
     """
     folder, unused = root / part, Counter[str]()
+    if not folder.is_dir():
+        raise _no_folder(root, part)
     names: list[str] = []
     labels: list[int] = []
     classes: list[str] = []
-    folders, others = listed(folder) if folder.is_dir() else ([], [])
+    folders, others = listed(folder)
     unused.update(HIDDEN if is_hidden(name) else OUTSIDE for name in others)
     for name in folders:
         below, circles = files_below(folder / name)
@@ -163,10 +166,17 @@ def class_files(root: Path, part: str, *, empty: bool = False) -> ClassFiles:
     bare = [name for label, name in enumerate(classes) if label not in filled]
     if not names or (bare and not empty):
         what = f"no image in {', '.join(bare[:5])}" if bare else "no images found"
-        raise UserError(
-            what, str(folder), "expected train/<class>/* and val/<class>/* below data.root"
-        )
+        raise UserError(what, str(folder), f"expected {LAYOUT}")
     return ClassFiles(root, names, labels, classes, unused)
+
+
+def _no_folder(root: Path, part: str) -> UserError:
+    found = [name for name in listed(root)[0] if not is_hidden(name)]
+    what = f"there is no folder {part}; found {', '.join(found[:5]) or 'no folder'}"
+    if part == "val" and "test" in found:
+        todo = f"val holds the test images: rename test to val, or ln -s test {root / 'val'}"
+        return UserError(what, str(root), todo)
+    return UserError(what, str(root), f"expected {LAYOUT}")
 
 
 def why_unused(name: str) -> str:

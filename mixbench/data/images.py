@@ -145,13 +145,14 @@ class Splits:
 class Content(NamedTuple):
     """All that a data set holds: its images, class names, and what could not be read.
 
-    ``notices`` and ``unused`` are as in :class:`mixbench.schema.DataInfo`.
+    ``skipped`` counts the images of training and of the test that were left out. ``notices`` and
+    ``unused`` are as in :class:`mixbench.schema.DataInfo`.
     """
 
     train: ImageSet
     test: ImageSet
     class_names: list[str]
-    skipped: int = 0
+    skipped: tuple[int, int] = (0, 0)
     stats: "Stats | None" = None  # of all training images, where they are known already
     notices: Sequence[str] = ()
     unused: Mapping[str, int] = MappingProxyType({})

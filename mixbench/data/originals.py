@@ -15,6 +15,7 @@ from mixbench.data.place import data_folder
 from mixbench.data.source import DataSource
 from mixbench.data.tree import HIDDEN, MAX_BYTES, read_regular
 from mixbench.errors import UserError
+from mixbench.results.files import open_regular
 
 log = logging.getLogger("mixbench")
 
@@ -138,10 +139,14 @@ class OriginalSource(DataSource):
                 _add_folder(digest, files)
                 continue
             md5 = hashlib.md5(usedforsecurity=False)
-            with files.root.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-                    md5.update(chunk)
+            try:
+                with open_regular(files.root) as file:
+                    while chunk := file.read(1 << 20):
+                        digest.update(chunk)
+                        md5.update(chunk)
+            except OSError as error:
+                why = f"{files.root.name} cannot be read: {error.strerror}"
+                raise self._refusal(files.root, why) from error
             md5s.append(md5.hexdigest())
         return digest.hexdigest(), md5s
 

@@ -9,6 +9,11 @@ from mixbench.data.decode import size_of
 from mixbench.data.encoded import Part
 from mixbench.data.images import ResidentImages
 
+NOT_COMPARED = (
+    "test and training images are not compared, as they stay files; mixbench data check finds "
+    "those that are equal"
+)
+
 
 def file_hashes(part: Part) -> tuple[list[bytes], list[tuple[int, int] | None]]:
     """Hashes and sizes of image files.
@@ -88,3 +93,18 @@ def shared_line(shared: int, images: int) -> str:
         The line.
     """
     return f"{shared:,} of {images:,} test images are also training images"
+
+
+def shared_notices(shared: int | None, images: int) -> list[str]:
+    """What a run has to say of test images that are also training images.
+
+    Args:
+        shared: That many; None where they were not compared.
+        images: Test images.
+
+    Returns:
+        A sentence, or none.
+    """
+    if shared is None:
+        return [NOT_COMPARED]
+    return [shared_line(shared, images)] if shared else []

@@ -22,15 +22,18 @@ from mixbench.arrays import Arrays
 from mixbench.data.classes import Labels, class_names, joined_classes, stored_labels, whole_numbers
 from mixbench.data.encoded import Part
 from mixbench.data.images import Content, ResidentImages, corners, summed
-from mixbench.data.parquet import Shards, is_parquet, read_parquet
+from mixbench.data.parquet import Shards, files_of_set, is_parquet, read_parquet
 from mixbench.data.source import DataSource, content_of, existing
 from mixbench.errors import UserError
+from mixbench.results.files import open_regular
 
 FILES = "data.train, data.test"
 LAYOUT = (
     "images, or jpeg and offsets, with label; or train_images, train_labels, test_images and "
     "test_labels"
 )
+_BOUNDS = "jpeg holds all files end to end as uint8, offsets (N + 1,) their bounds in order"
+_PLACES = "give the place of each image in the set that the pack was taken from, counted from 0"
 _PLAIN = (("images", "label"), ("images", "labels"), ("jpeg", "label"), ("jpeg", "labels"))
 _DIVIDED = (("{}_images", "{}_labels"), ("{}_images", "{}_label"), ("x_{}", "y_{}"))
 
@@ -81,7 +84,7 @@ class Pack(DataSource):
     def original_rows(self) -> tuple[Tensor | None, Tensor | None]:
         """``original_index`` of both files; None where a file has none."""
         train, test = (
-            None if rows is None else whole_numbers(rows, str(side.path), "original_index")
+            None if rows is None else whole_numbers(rows, str(side.path), "original_index", _PLACES)
             for side in self._sides
             for rows in [side.array("original_index")]
         )
@@ -117,7 +120,7 @@ class Pack(DataSource):
 
     @property
     def _remarks(self) -> tuple[list[str], dict[str, int]]:
-        """What is read in place of test images, and what is not read at all."""
+        """What is read in place of all training or of test images, and what is not read at all."""
         train, test = self._sides
         together = train.path.resolve() == test.path.resolve()
         used = {train.split, test.split}
@@ -126,6 +129,11 @@ class Pack(DataSource):
         notices = []
         if test.split not in ("", "test"):
             notices.append(f"the test images are those of the split {test.split}; there is no test")
+        notices += [
+            f"{side.path.name} is one of {count} files; the others are not read"
+            for side in (train, test)
+            if side.path.is_file() and (count := files_of_set(side.path)) > 1
+        ]
         return notices, summed(*unused)
 
     @cached_property
@@ -265,8 +273,12 @@ def _splits(names: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def _hash(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        what = f"{path.name} cannot be read: {error.strerror}"
+        raise UserError(what, str(path), "put the file itself there") from error
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -284,13 +296,13 @@ def _boxes(boxes: np.ndarray, labels: Tensor, where: str) -> Tensor:
 def _encoded(
     blob: np.ndarray, offsets: np.ndarray, path: Path, labels: Tensor, boxes: Tensor | None
 ) -> Part:
-    ends = whole_numbers(offsets, str(path), "offsets").tolist()
+    ends = whole_numbers(offsets, str(path), "offsets", _BOUNDS).tolist()
     ordered = all(first <= last for first, last in pairwise(ends))
     if blob.dtype != np.uint8 or blob.ndim != 1 or not ordered or ends[-1] > len(blob):
         raise UserError(
             f"jpeg {blob.dtype} {blob.shape} and offsets up to {max(ends)} do not belong together",
             str(path),
-            "jpeg holds all files end to end as uint8, offsets (N + 1,) their bounds in order",
+            _BOUNDS,
         )
 
     def load(row: int) -> bytes:

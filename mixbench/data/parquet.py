@@ -6,19 +6,22 @@ the classes stand in the metadata of the file.
 
 import json
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mixbench.arrays import check_size
-from mixbench.data.classes import Labels, class_names, stored_labels
+from mixbench.data.classes import Labels, class_names, listed, stored_labels
 from mixbench.data.encoded import Part
 from mixbench.data.tree import check_regular
 from mixbench.errors import UserError
 
 ROWS = 256  # of one piece, which holds 2 GiB at most
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
+SHOWN = 5  # missing files named in a message
+_SHARD = re.compile(r"(.*?)(\d+)-of-(\d+).*")  # train-00000-of-00002.parquet
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -29,6 +32,12 @@ _SPLITS = {
 def is_parquet(path: Path) -> bool:
     """Whether a path names a Parquet file, or a folder that holds some."""
     return path.suffix == ".parquet" or (path.is_dir() and any(path.glob("**/*.parquet")))
+
+
+def files_of_set(path: Path) -> int:
+    """How many files the set has that a Parquet file belongs to, by the name of the file."""
+    found = _SHARD.fullmatch(path.name) if path.suffix == ".parquet" else None
+    return int(found[3]) if found else 1
 
 
 class Shards:
@@ -49,10 +58,10 @@ class Shards:
         self.path = path
         self.by_split: dict[str, list[Path]] = {}
         self.hidden = 0
-        if path.is_file():
+        if not path.is_dir():
             self.by_split[""] = [path]
             return
-        for file in sorted(path.glob("**/*.parquet")):
+        for file in sorted(file for file in path.glob("**/*.parquet") if not file.is_dir()):
             inner = file.relative_to(path)
             if any(name.startswith(".") for name in inner.parts):
                 self.hidden += 1
@@ -69,12 +78,13 @@ class Shards:
             Split and files; all files, and an empty word, where no name tells a split.
 
         Raises:
-            UserError: If there are other splits only.
+            UserError: If there are other splits only, or some of its files are missing.
         """
-        if set(self.by_split) == {""}:
-            return "", self.by_split[""]
-        for split in ("train",) if part == "train" else ("test", "validation"):
+        splits = ("train",) if part == "train" else ("test", "validation")
+        for split in ("",) if set(self.by_split) == {""} else splits:
             if split in self.by_split:
+                if self.path.is_dir():  # a single file is what was asked for
+                    _check_whole(self.by_split[split])
                 return split, self.by_split[split]
         found = ", ".join(split for split in self.by_split if split) or "hidden ones only"
         raise UserError(
@@ -110,12 +120,13 @@ def read_parquet(path: Path, files: list[Path]) -> tuple[Part, Labels]:
         schema: Any = pq.read_schema(files[0])
         image = _column(schema.names, IMAGE_COLUMNS, path)
         label = _column(schema.names, LABEL_COLUMNS, path)
+        classes = _one_layout(pq, files, image, label)
         _check_size(pq, files)
         table: Any = pa.concat_tables([_table(file, [image, label]) for file in files])
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        what = f"not readable as Parquet: {str(error).splitlines()[0]}"
+        what = f"not readable as Parquet: {str(error).splitlines()[0].rstrip(':')}"
         raise UserError(what, str(path)) from error
     try:
         raw = table[image]  # in pieces, as one cannot hold more than 2 GiB
@@ -127,8 +138,9 @@ def read_parquet(path: Path, files: list[Path]) -> tuple[Part, Labels]:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{image} and {label} are not images and labels", str(path)) from error
-    names = class_names(np.array(_class_names(schema.metadata or {}, label), str), str(path))
-    found = stored_labels(values, names, f"{path}, {label}", len(raw))
+    names = class_names(np.array(classes, str), str(path))
+    where = f"{path}, column {label} ({table[label].type})"
+    found = stored_labels(values, names, where, len(raw))
 
     def load(row: int) -> bytes:
         return raw[row].as_py() or b""
@@ -145,6 +157,56 @@ def _table(file: Path, columns: list[str]) -> Any:
     with pq.ParquetFile(file) as opened:
         schema = pa.schema([field for field in opened.schema_arrow if field.name in columns])
         return pa.Table.from_batches(opened.iter_batches(ROWS, columns=columns), schema)
+
+
+def _check_whole(files: list[Path]) -> None:
+    """Refuse files of which others are missing, by the numbers in their names."""
+    sets: dict[tuple[Path, str], list[re.Match[str]]] = {}
+    for file in files:
+        if shard := _SHARD.fullmatch(file.name):
+            sets.setdefault((file.parent, shard[1]), []).append(shard)
+    for (folder, name), shards in sets.items():
+        numbers, count = {int(shard[2]) for shard in shards}, int(shards[0][3])
+        if len(shards) > count or any(int(shard[3]) != count for shard in shards):
+            what = f"Parquet files of several sets lie together: {listed([s[0] for s in shards])}"
+            raise UserError(what, str(folder), "keep the files of one set")
+        first = int(count in numbers)  # some count from 1
+        wanted = range(first, first + count)
+        there = sum(number in wanted for number in numbers)
+        if there < count:
+            lost = islice((number for number in wanted if number not in numbers), SHOWN)
+            named = [f"{name}{number:0{len(shards[0][2])}}-of-{shards[0][3]}" for number in lost]
+            more = " ..." if count - there > SHOWN else ""
+            what = f"{there} of {count} Parquet files are there; missing: {', '.join(named)}{more}"
+            raise UserError(what, str(folder), "download the others")
+
+
+def _one_layout(pq: Any, files: list[Path], image: str, label: str) -> list[str]:
+    """The class names of files, whose columns have to be of the same types."""
+    first, named = {}, {}
+    for file in files:
+        schema = pq.read_schema(file)
+        fields = {name: schema.field(name) for name in (image, label) if name in schema.names}
+        types = {name: str(field.type) for name, field in fields.items()}
+        first = first or types
+        if types != first:
+            differing = [
+                f"{name} is {types.get(name, 'missing')} and not {first[name]}"
+                for name in first
+                if types.get(name) != first[name]
+            ]
+            raise UserError(
+                f"Parquet files have different columns: {', '.join(differing)}, as in "
+                f"{files[0].name}",
+                str(file),
+                "use files of one data set",
+            )
+        classes = _class_names(schema.metadata or {}, label)
+        named = named or classes
+        if classes and classes != named:
+            what = f"the class names are not those of {files[0].name}"
+            raise UserError(what, f"{file}, column {label}", "use files of one data set")
+    return list(named)
 
 
 def _split_of(file: Path) -> str:

@@ -22,7 +22,7 @@ from mixbench.results.files import write_bytes
 
 log = logging.getLogger("mixbench")
 
-VERSION = 2  # of the layout and of the decoding
+VERSION = 3  # of the layout and of the decoding
 KEYS = ("size", "resize", "crop_area", "on_corrupt", "classes")
 
 
@@ -63,7 +63,7 @@ def prepared(source: Any) -> Content | None:
                 _part(archive, "train"),
                 _part(archive, "test"),
                 facts["class_names"],
-                facts["skipped"],
+                tuple(facts["skipped"]),
                 stats,
                 facts["notices"],
                 facts["unused"],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mixbench.data.classes import class_notices
-from mixbench.data.decode import is_image
+from mixbench.data.decode import is_image, left_out
 from mixbench.data.encoded import Part, read_part
 from mixbench.data.images import (
     HOLDOUT_LIMIT,
@@ -23,13 +23,7 @@ from mixbench.data.images import (
     summed,
 )
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
-from mixbench.data.overlap import (
-    file_hashes,
-    hashed_on_the_way,
-    pixel_hashes,
-    shared_line,
-    shared_rows,
-)
+from mixbench.data.overlap import hashed_on_the_way, pixel_hashes, shared_notices, shared_rows
 from mixbench.data.prepared import prepared
 from mixbench.errors import UserError
 from mixbench.schema import DataConfig, DataInfo
@@ -131,19 +125,19 @@ class DataSource(ABC):
             )
         if train.shape != test.shape:
             raise _two_sizes(train.shape, test.shape)
-        notices = [*notices, *_shared_notices(shared, len(test))]
+        notices = [*notices, *shared_notices(shared, len(test))]
         whole = len(train)
         keep = len(train)
         if config.train_fraction < 1:
             keep = max(1, round(keep * config.train_fraction))
         # Subsets and hold-outs hold the same images whichever labels are trained on.
         rows = stratified(train.labels, min(keep, config.limit or keep))
-        labels = self.training_labels(train.labels, class_names, skipped)[rows]
+        labels = self.training_labels(train.labels, class_names, skipped[0])[rows]
         train = train.subset(rows)
         noise = None if self.config.labels is None else _unequal(labels, train.labels)
         rows = stratified(test.labels, min(len(test), config.limit or len(test)))
         places = None
-        if not skipped:
+        if not skipped[1]:
             places = self._places(1, len(test))
             places = rows if places is None else places[rows]
         test, test_rows = test.subset(rows), rows
@@ -179,18 +173,20 @@ class DataSource(ABC):
             name=self.full_name,
             train_size=len(train),
             test_size=len(test),
-            skipped=skipped,
+            skipped=sum(skipped),
+            skipped_test=skipped[1],
             official=self.official,
             label_noise=noise,
             notices=notices,
             unused=dict(unused),
             shared_images=shared,
         )
-        return Splits(train, test, info, val, places, lambda: self._test_names(test_rows, skipped))
+        names = (lambda: None) if skipped[1] else lambda: self._test_names(test_rows)
+        return Splits(train, test, info, val, places, names)
 
-    def _test_names(self, rows: Tensor, skipped: int) -> list[str] | None:
+    def _test_names(self, rows: Tensor) -> list[str] | None:
         """Names of the files of the test images at ``rows``, if each image is a file of its own."""
-        parts = None if skipped else self.parts()
+        parts = self.parts()
         if parts is None:
             return None
         names = [str(parts[1].names[row]) for row in rows.tolist()]
@@ -202,7 +198,7 @@ class DataSource(ABC):
         Args:
             own: Labels of all training images.
             class_names: Of the data set.
-            skipped: Images that were left out.
+            skipped: Training images that were left out.
 
         Returns:
             As many labels.
@@ -214,7 +210,7 @@ class DataSource(ABC):
             return own
         if skipped:
             raise UserError(
-                f"{skipped} images were left out, and the others can no longer be counted off",
+                f"{skipped} training images are left out, and the others cannot be counted off",
                 "data.labels",
                 "repair them, or do without data.on_corrupt=skip",
             )
@@ -260,31 +256,39 @@ def content_of(
     Raises:
         UserError: As :func:`mixbench.data.encoded.read_part`.
     """
-    (train_set, skipped, hashes), (test_set, more, others) = (
-        _read(part, config) if isinstance(part, Part) else (part, 0, None) for part in (train, test)
+    (train_set, bad, hashes), (test_set, bad_test, others) = (
+        _read(part, config) if isinstance(part, Part) else (part, [], None)
+        for part in (train, test)
     )
     shared = None
     if hashes is not None and others is not None:
         shared = len(shared_rows(hashes, others))
     parts = [part for part in (train, test) if isinstance(part, Part)]
+    notices = [notice for part in parts for notice in part.notices]
+    if bad or bad_test:
+        notices.append(left_out(bad, bad_test))
     return Content(
         train_set,
         test_set,
         class_names,
-        skipped + more,
-        notices=[notice for part in parts for notice in part.notices],
+        (len(bad), len(bad_test)),
+        notices=notices,
         unused=summed(*(part.unused for part in parts)),
         shared_images=shared,
     )
 
 
-def _read(part: Part, config: DataConfig) -> tuple[ImageSet, int, list[bytes] | None]:
-    """Images of files, how many were left out, and hashes of the files where they are at hand."""
-    if config.crop_area is not None:
-        return *read_part(part, config), part.hashes() if part.hashes else None
-    part, hashes = hashed_on_the_way(part)
-    images, skipped = read_part(part, config)
-    return images, skipped, file_hashes(part)[0] if skipped else hashes
+def _read(part: Part, config: DataConfig) -> tuple[ImageSet, list[str], list[bytes] | None]:
+    """Images of files, what was left out and why, and hashes of files where they are at hand."""
+    hashes = None
+    if config.crop_area is None:
+        part, hashes = hashed_on_the_way(part)
+    elif part.hashes is not None:
+        hashes = part.hashes()
+    images, bad = read_part(part, config)
+    if hashes is not None:
+        hashes = [b"" if row in bad else digest for row, digest in enumerate(hashes)]
+    return images, list(bad.values()), hashes
 
 
 def _two_sizes(*shapes: tuple[int, int, int]) -> UserError:
@@ -294,15 +298,6 @@ def _two_sizes(*shapes: tuple[int, int, int]) -> UserError:
         "data",
         "resize them with data.size=PIXELS",
     )
-
-
-def _shared_notices(shared: int | None, images: int) -> list[str]:
-    if shared is None:
-        return [
-            "test and training images are not compared, as they stay files; mixbench data check "
-            "finds those that are equal"
-        ]
-    return [shared_line(shared, images)] if shared else []
 
 
 def _unequal(first: Tensor, second: Tensor) -> float:

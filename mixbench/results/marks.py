@@ -6,6 +6,7 @@ from mixbench.results.record import Record
 
 CHANGED, WARMUP, BATCH, STEPS = "changed", "long warm-up", "large batch", "few steps"
 CHANCE, PARTLY, UNTRUE = "chance", "partly verified", "not true"
+UNREADABLE = "test images missing"
 MIN_STEPS = 100  # optimiser steps below which nothing is learned that a comparison could use
 EXPLANATIONS = {
     CHANGED: "the configuration was changed on the way (resume --allow-config-change)",
@@ -16,6 +17,10 @@ EXPLANATIONS = {
         "not above chance by a one-sided test at 5 %: exact binomial test of top1 against the "
         "share of the largest class in the test set; with several labels per image, map against "
         "that of shuffled labels"
+    ),
+    UNREADABLE: (
+        "test images that cannot be read are left out (data.on_corrupt=skip), so that the scores "
+        "are those of another test set"
     ),
     PARTLY: "mixbench verify could not compute every score or fact again",
     UNTRUE: "mixbench verify found that the record is not true",
@@ -32,6 +37,7 @@ def marks_of(record: Record) -> list[str]:
         Those that it was given, and those that follow from its record.
     """
     found = list(record.marks)
+    found += [UNREADABLE] if record.skipped_test else []
     found += [CHANGED] if record.config_changes else []
     found += [UNTRUE] if record.verified is False else []
     found += [PARTLY] if record.verified == "partly" else []

@@ -114,6 +114,7 @@ class Record:
     train_size: int = 0
     test_size: int = 0
     skipped: int = 0  # unreadable images left out
+    skipped_test: int | None = None  # of these, test images; None: not known
     official: bool | None = None  # the data files are the authors' own; None: not known
     label_noise: float | None = None  # share of training labels that data.labels changed
     notices: list[str] = field(default_factory=list)  # what a user should know of the data

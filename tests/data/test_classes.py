@@ -31,8 +31,8 @@ def stored(values, names=(), images=None):
         (np.array([True, False, True]), [1, 0, 1], []),
         (np.array([[2], [0], [1]]), [2, 0, 1], []),
         (np.array([["b"], ["a"], ["b"]]), [1, 0, 1], ["a", "b"]),
-        (EYE[[2, 0, 1]], [2, 0, 1], ["0", "1", "2"]),
-        (EYE[[1, 1]].astype(bool), [1, 1], ["0", "1", "2"]),
+        (EYE[[2, 0, 1]], [2, 0, 1], []),
+        (EYE[[1, 1]].astype(bool), [1, 1], []),
         (np.array(["cat", "ant", "cat"]), [1, 0, 1], ["ant", "cat"]),
         (np.array([b"cat", b"b\xc3\xa9e", b"cat"]), [1, 0, 1], ["bée", "cat"]),
         (np.array(["b'cat'", "b'ant'", 'b"cat"']), [1, 0, 1], ["ant", "cat"]),
@@ -52,7 +52,7 @@ def test_class_names_of_the_file_give_texts_and_columns_their_numbers():
     assert (found.indices.tolist(), found.names) == ([1, 0], ["cat", "ant"])
     assert stored(EYE, "abc").names == ["a", "b", "c"]
     assert stored([0, 2], "abc").classes == ["a", "b", "c"]
-    assert stored([0, 2]).classes == ["0", "1", "2"]
+    assert stored([0, 2]).classes == stored(EYE[[0, 1]]).classes == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,8 @@ def test_class_names_of_the_file_give_texts_and_columns_their_numbers():
         (EYE, "ab", "3 columns, and 2 class names"),
         ([[1, 0], [0, 0], [1, 0]], "", r"1 of 3 labels are missing.*image 1\)"),
         ([[1, 0], [1, 1]], "", r"1 of 2 images have several classes \(the first: of image 1\)"),
+        ([[0, 0], [1, 1]], "", r"several classes(.|\n)*several classes are not supported"),
+        (np.array([[0], [1, 2]], object), "", r"lists of unequal lengths(.|\n)*not supported"),
         ([[1, 0], [0.3, 0.7]], "", r"1 of 2 rows of labels \(2, 2\) are not one-hot"),
         ([[1, 0], [np.nan, 0]], "", "1 of 2 labels are missing"),
         (np.zeros((2, 3, 4)), "", r"labels are float64 \(2, 3, 4\)"),
@@ -100,6 +102,17 @@ def test_whole_numbers_are_exact_and_say_what_they_are():
         whole_numbers(np.array([0.5, 1]), "f", "offsets")
     with pytest.raises(UserError, match=r"must be whole numbers \(N,\), got <U1"):
         whole_numbers(np.array(["1"]), "f")
+
+
+@pytest.mark.parametrize(
+    "values", [[-1, 2], [0.5, 1], [np.nan, 1], [2.0**63, 1], ["1", "2"], [[0, 1]]]
+)
+def test_the_remedy_for_numbers_is_that_of_what_they_are(values):
+    with pytest.raises(UserError) as caught:
+        whole_numbers(np.array(values), "f", "offsets", "give bounds in order")
+    assert "give bounds in order" in caught.value.todo
+    assert "label" not in str(caught.value)
+    assert "class" not in str(caught.value)
 
 
 def test_repeated_class_names_are_refused_unless_ids_tell_them_apart():
@@ -130,7 +143,6 @@ def test_classes_of_two_files_that_agree_stay_as_they_are():
         (labels([0, 1, 2], "abc"), labels([0, 1], "ac"), ["a", "b", "c"], [0, 2]),
         (labels([0, 1], "ab"), labels([0, 1], "ba"), ["a", "b"], [1, 0]),
         (labels([0, 1, 2]), labels([1, 0]), ["0", "1", "2"], [1, 0]),
-        (labels([0, 1, 2], "abc"), labels([1, 2]), ["a", "b", "c"], [1, 2]),
         (labels([0, 1], "ab"), labels([0], "abz"), ["a", "b"], [0]),
     ],
 )
@@ -147,13 +159,42 @@ def test_classes_of_training_alone_count_where_asked_for(train, test, names, ind
     [
         (labels([0, 1], "ab"), labels([0, 2], "abz"), "1 classes that training lacks: z"),
         (labels([0, 1]), labels([3, 2]), "2 classes that training lacks: 2, 3"),
-        (labels([0, 1], "ab"), labels([0, 2]), "1 classes that training lacks: 2"),
-        (labels([0, 1]), labels([0, 1], "ab"), "training images have none"),
     ],
 )
 def test_a_test_class_that_training_lacks_is_always_refused(train, test, unknown, take):
     with pytest.raises(UserError, match=unknown):
         joined_classes(train, test, take, "f")
+
+
+@pytest.mark.parametrize("take", ["both", "train"])
+@pytest.mark.parametrize(
+    "bare",
+    [labels([0, 2, 1]), labels([1, 0]), stored(EYE[[1, 0]])],
+    ids=["all", "some", "one-hot"],
+)
+def test_names_of_one_file_serve_both_where_the_labels_of_the_other_fit(bare, take):
+    named = labels([2, 0], "cab")
+    names, indices = joined_classes(named, bare, take, "f")
+    assert (names, indices.tolist()) == (["c", "a", "b"], bare.indices.tolist())
+    names, indices = joined_classes(bare, named, take, "f")
+    assert (names, indices.tolist()) == (["c", "a", "b"], [2, 0])
+
+
+@pytest.mark.parametrize("take", ["both", "train"])
+@pytest.mark.parametrize(
+    ("named", "bare"),
+    [
+        (labels([0, 1], "ab"), labels([0, 2])),
+        (labels([0, 1, 2, 3], "abcd"), stored(EYE[[1, 0]])),
+        (stored(["cat", "ant"]), labels([0, 1])),
+    ],
+    ids=["out of range", "other columns", "text"],
+)
+def test_a_file_without_names_that_does_not_fit_those_of_the_other_is_named(named, bare, take):
+    for train, test, lacks in ((named, bare, "test"), (bare, named, "training")):
+        with pytest.raises(UserError, match=f"the {lacks} images have no class names") as caught:
+            joined_classes(train, test, take, "f")
+        assert "class_names" in caught.value.todo
 
 
 def test_names_that_occur_twice_cannot_be_matched():

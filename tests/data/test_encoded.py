@@ -295,7 +295,7 @@ def numbered():
 def test_subsets_of_subsets_hand_out_pixels_labels_and_boxes_of_one_file(numbered, crop_area):
     config = DataConfig(size=8, crop_area=crop_area)
     whole, skipped = read_part(numbered, config)
-    assert (type(whole), skipped) == ((FileImages if crop_area else ResidentImages), 0)
+    assert (type(whole), skipped) == ((FileImages if crop_area else ResidentImages), {})
     images = whole.subset(torch.tensor([2, 4, 6, 8, 10])).subset(torch.tensor([3, 0, 4]))
     assert images.labels.tolist() == [8, 2, 10]
     assert images.boxes is not None
@@ -321,9 +321,10 @@ def test_a_file_that_is_left_out_takes_its_label_and_box_along(numbered, crop_ar
     good = numbered.load
     numbered.load = lambda i: b"torn" if i in (0, 5) else good(i)
     config = DataConfig(size=8, crop_area=crop_area, on_corrupt="skip")
-    images, skipped = read_part(numbered, config)
+    images, bad = read_part(numbered, config)
     left = [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
-    assert skipped == 2
+    assert [*bad] == [0, 5]
+    assert "5.png" in bad[5]
     assert images.labels.tolist() == left
     assert images.boxes is not None
     assert images.boxes[:, 0, 0].tolist() == left

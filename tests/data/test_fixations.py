@@ -1,4 +1,5 @@
 import gzip
+import os
 
 import pytest
 import torch
@@ -47,6 +48,9 @@ def test_a_line_that_is_no_scan_path_is_named(tmp_path, line):
 def test_a_missing_or_damaged_file_is_one_clear_error(tmp_path):
     with pytest.raises(UserError, match="cannot read"):
         read_fixations(tmp_path / "none.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match="a pipe stands in place of a file"):
+        read_fixations(tmp_path / "pipe.csv")
     (tmp_path / "half.csv.gz").write_bytes(gzip.compress(LINES.encode() * 99)[:-20])
     with pytest.raises(UserError, match="cannot read"):
         read_fixations(tmp_path / "half.csv.gz")

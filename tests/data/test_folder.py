@@ -193,6 +193,18 @@ def test_a_folder_of_test_images_beside_val_is_said_not_to_be_used(zoo):
     assert any(str(zoo / "test") in notice for notice in source(*words(zoo)).load().info.notices)
 
 
+def test_a_test_folder_in_place_of_val_is_named_with_the_way_to_use_it(zoo):
+    (zoo / "val").rename(zoo / "test")
+    with pytest.raises(UserError, match=r"no folder val; found test, train") as caught:
+        source(*words(zoo)).load()
+    assert f"ln -s test {zoo / 'val'}" in caught.value.todo
+    (zoo / "val").symlink_to("test")
+    assert len(source(*words(zoo)).load().test) == 4
+    (zoo / "train").rename(zoo / "Train")
+    with pytest.raises(UserError, match=r"no folder train; found Train(.|\n)*expected train/"):
+        source(*words(zoo)).load()
+
+
 def test_a_class_with_hidden_files_alone_has_no_image(zoo):
     (zoo / "train/cow").mkdir()
     (zoo / "train/cow/._0.png").write_bytes(photograph(0))

@@ -167,6 +167,16 @@ def test_a_file_of_another_hash_is_not_official_and_its_own_hash_is_kept(tmp_pat
     assert twin.load().info.official is True
 
 
+@pytest.mark.parametrize("name", ["cifar10", "fashionmnist", "tinyimagenet", "voc2007"])
+def test_a_pipe_in_place_of_an_archive_is_refused_at_once(name, data_folder):
+    data_folder.mkdir()
+    for original in DATA.get(name).originals:
+        os.mkfifo(data_folder / original.file)
+    for use in (source(f"data={name}").fingerprint, source(f"data={name}").load):
+        with pytest.raises(UserError, match=r"a pipe|not a regular file"):
+            use()
+
+
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashionmnist", "tinyimagenet"])
 def test_without_data_and_network_one_message_says_what_to_put_where(name, data_folder):
     with pytest.raises(UserError, match=f"{name} is not there") as error:

@@ -167,6 +167,103 @@ def test_files_of_other_splits_are_counted_and_a_missing_split_is_named(tmp_path
         source("data=pack", f"data.train={place}").load()
 
 
+def shards(place, *names):
+    """One Parquet file of two images for each name, no two alike."""
+    pixels = random_pixels(2 * len(names))
+    for number, name in enumerate(names):
+        shard(place / f"{name}.parquet", pixels[2 * number :][:2], [0, 1])
+    return source("data=pack", f"data.train={place}")
+
+
+@pytest.mark.parametrize(
+    ("names", "there", "missing"),
+    [
+        (["train-00000-of-00003", "test-0"], "1 of 3", ["train-00001-of-00003", "train-00002-of"]),
+        (["train-0", "test-1-of-3", "test-2-of-3"], "2 of 3", ["test-0-of-3"]),
+        (["train-0", "validation-1-of-2"], "1 of 2", ["validation-0-of-2"]),
+        (["train/00001-of-00002", "test/0"], "1 of 2", ["00000-of-00002"]),
+        (["a/train-0-of-1", "b/train-0-of-2", "test-0"], "1 of 2", ["train-1-of-2"]),
+        (["train-7-of-9", "test-0"], "1 of 9", [f"train-{n}-of-9" for n in range(5)]),
+    ],
+)
+def test_a_set_of_which_files_are_missing_is_refused_with_their_names(
+    tmp_path, names, there, missing
+):
+    data = shards(tmp_path / "set", *names)
+    for use in (data.fingerprint, data.load):
+        with pytest.raises(UserError, match=f"{there} Parquet files are there") as caught:
+            use()
+        assert all(name in caught.value.what for name in missing)
+        assert caught.value.what.count("-of-") == len(missing)
+        assert "download" in caught.value.todo
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train-0-of-3", "train-1-of-5", "test-0"],
+        ["train-0-of-2", "train-0-of-2-ab12", "train-1-of-2", "test-0"],
+    ],
+)
+def test_files_of_several_sets_are_refused(tmp_path, names):
+    with pytest.raises(UserError, match="several sets lie together: train-0-of"):
+        shards(tmp_path / "set", *names).load()
+
+
+def test_a_set_is_whole_whatever_stands_around_its_numbers(tmp_path):
+    names = [
+        "train-0-of-2-ab12",
+        "train-1-of-2-cd34",
+        "b/train-1-of-1",
+        "test-0-of-1",
+        "dev-0-of-9",
+    ]
+    assert len(shards(tmp_path / "set", *names).load().train) == 6
+    names = ["train-1-of-2", "train-2-of-2", "test-0"]
+    assert len(shards(tmp_path / "from one", *names).load().train) == 4
+
+
+def test_one_file_of_a_set_is_read_where_it_is_named_and_said(tmp_path):
+    shards(tmp_path, "train-0-of-3", "test-0-of-1")
+    notices = pack(tmp_path / "train-0-of-3.parquet", tmp_path / "test-0-of-1.parquet").load()
+    (notice,) = notices.info.notices
+    assert "train-0-of-3.parquet is one of 3 files" in notice
+
+
+def test_what_stands_in_place_of_a_parquet_file_is_refused_at_once(tmp_path):
+    data = shards(tmp_path / "set", "train-0", "test-0")
+    os.mkfifo(tmp_path / "set/train-1.parquet")
+    with pytest.raises(UserError, match=r"train-1\.parquet cannot be read: a pipe"):
+        data.fingerprint()
+    with pytest.raises(UserError, match="not a regular file"):
+        data.read()
+    alone = pack(tmp_path / "set/train-1.parquet", tmp_path / "set/test-0.parquet")
+    with pytest.raises(UserError, match=r"train-1\.parquet cannot be read: a pipe"):
+        alone.fingerprint()
+    os.unlink(tmp_path / "set/train-1.parquet")
+    shard(tmp_path / "set/train-1.parquet/part-0.parquet", random_pixels(1), [0])
+    with_folder = source("data=pack", f"data.train={tmp_path / 'set'}")
+    assert len(with_folder.load().train) == 3  # Spark makes such folders
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"labels": ["ant", "bee"]}, "label is string and not int64, as in train-0"),
+        ({"labels": [0, 1], "column": "labels"}, "label is missing and not int64"),
+        ({"labels": [0, 1], "names": ["bee", "ant"]}, "class names are not those of train-0"),
+    ],
+)
+def test_files_of_other_columns_or_classes_are_named_with_the_difference(tmp_path, other, message):
+    pixels, labels = random_pixels(4), other.pop("labels")
+    shard(tmp_path / "set/train-0.parquet", pixels[:2], [0, 1], names=["ant", "bee"])
+    shard(tmp_path / "set/train-1.parquet", pixels[2:], labels, **other)
+    shard(tmp_path / "set/test-0.parquet", random_pixels(5)[4:], [0], names=["ant", "bee"])
+    with pytest.raises(UserError, match=message) as caught:
+        source("data=pack", f"data.train={tmp_path / 'set'}").load()
+    assert "train-1.parquet" in caught.value.where
+
+
 def test_files_whose_names_tell_no_split_are_all_read(tmp_path):
     pixels = random_pixels(6)
     for number in range(3):
@@ -226,6 +323,10 @@ def test_labels_of_parquet_files_are_read_by_the_rule_of_all(
         ([0, None, None], "2 of 3 labels are missing"),
         (["ant", None, "ant"], "1 of 3 labels are missing"),
         ([0, -1, -1], r"2 of 3 labels are negative \(the first: -1 of image 1\)"),
+        (
+            [[0], [0, 1], []],
+            r"unequal lengths(.|\n)*column label \(list<.*int64>(.|\n)*not supported",
+        ),
     ],
 )
 def test_labels_of_parquet_files_that_are_none_are_refused(tmp_path, labels, message):
@@ -303,6 +404,13 @@ def test_a_pack_whose_arrays_are_others_names_all_of_them(tmp_path):
         ([0, 1, 0, 1], {"bbox": np.full((4, 4), np.nan)}, "bbox holds NaN"),
         ([0, 1, 0, 1], {"bbox": np.full((4, 4), "7")}, r"bbox must be \(4, 4\), got <U1"),
         ([0, 1, 0, 1], {"original_index": np.array([0, 1.5, 2, 3])}, "1 of 4 original_index"),
+        (
+            [0, 1, 0, 1],
+            {"original_index": np.array([0, -1, 2, 3])},
+            "negative(.|\n)*give the place",
+        ),
+        (np.eye(4)[[0, 1, 2, 3]] + np.eye(4)[0], {}, "not one-hot(.|\n)*one class per image"),
+        ([[0, 0], [1, 1], [0, 0], [1, 0]], {}, "1 of 4 images have several(.|\n)*not supported"),
     ],
 )
 def test_a_pack_with_a_doubtful_array_is_refused(tmp_path, label, more, message):
@@ -321,14 +429,28 @@ def test_both_label_arrays_may_stand_there_if_they_agree(tmp_path):
 def test_offsets_that_are_no_bounds_of_files_are_refused(tmp_path, offsets):
     blob = np.frombuffer(encoded(random_pixels(1)[0]), np.uint8)
     np.savez(tmp_path / "a.npz", jpeg=blob, offsets=np.array(offsets), label=[0, 1])
-    with pytest.raises(UserError, match="offsets"):
+    with pytest.raises(UserError, match="offsets") as caught:
         pack(tmp_path / "a.npz").load()
+    assert "their bounds in order" in caught.value.todo
 
 
 def test_class_names_of_bytes_are_text(tmp_path):
     for names in (np.array([b"cat", b"ant"]), np.array(["b'cat'", "b'ant'"])):
         save(tmp_path / "a.npz", random_pixels(2), [1, 0], class_names=names)
         assert pack(tmp_path / "a.npz").load().info.class_names == ["cat", "ant"]
+
+
+def test_class_names_of_one_file_serve_both(tmp_path):
+    names = np.array(["cat", "ant", "bee"])
+    save(tmp_path / "a.npz", random_pixels(3), [1, 0, 2])
+    save(tmp_path / "b.npz", random_pixels(6)[3:], [2, 0, 1], class_names=names)
+    for train, test, labels in (("a", "b", [2, 0, 1]), ("b", "a", [1, 0, 2])):
+        splits = pack(tmp_path / f"{train}.npz", tmp_path / f"{test}.npz").load()
+        assert splits.info.class_names == ["cat", "ant", "bee"]
+        assert splits.test.labels.tolist() == labels
+    save(tmp_path / "c.npz", random_pixels(3), [1, 0, 3])
+    with pytest.raises(UserError, match="training images have no class names"):
+        pack(tmp_path / "c.npz", tmp_path / "b.npz").load()
 
 
 def test_a_test_set_without_a_rare_class_is_usable_where_training_tells_the_classes(tmp_path):
@@ -405,6 +527,14 @@ def test_images_that_cannot_be_read_are_not_shared(tmp_path):
         np.savez(tmp_path / f"{name}.npz", jpeg=blob, offsets=offsets, label=[0, 1, 0, 1, 0])
     data = pack(tmp_path / "train.npz", tmp_path / "test.npz", "data.on_corrupt=skip")
     assert data.load().info.shared_images == 1
+    torn = encoded(random_pixels(9)[8])[:-30]  # its head is whole
+    for name, row in (("a", 0), ("b", 1)):
+        images = [{"bytes": raw} for raw in (torn, encoded(random_pixels(2)[row]))]
+        pq.write_table(pa.table({"image": images, "label": [0, row]}), tmp_path / f"{name}.parquet")
+    words = ("data.on_corrupt=skip", "data.classes=train")
+    assert (
+        pack(tmp_path / "b.parquet", tmp_path / "a.parquet", *words).load().info.shared_images == 0
+    )
 
 
 def test_training_and_test_images_of_two_sizes_need_one(tmp_path):
