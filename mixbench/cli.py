@@ -152,6 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "the network's weights in timm's or torchvision's names, or the network as ONNX"
     export = add("export", weights.export, text)
     export.add_argument("run", metavar="RUN", help="folder or id of a finished run")
+    text = "names of your own code in it, such as net=module:Class"
+    export.add_argument("overrides", nargs="*", metavar="k=v", help=text)
     text = "FILE.pth, .pt, .safetensors or .onnx"
     export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
     sets = add("data", data.data, "verify a data set, or fetch and decode it once")

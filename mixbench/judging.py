@@ -16,7 +16,7 @@ from mixbench.callbacks.probe import neighbours
 from mixbench.callbacks.suites import say_outcome
 from mixbench.callbacks.wandb_view import has_view, show_evaluation
 from mixbench.checkpoints import BEST, LAST, check_shapes, read_checkpoint
-from mixbench.config import compose, to_plain
+from mixbench.config import compose_again, to_plain
 from mixbench.data import DATA
 from mixbench.data.images import Batch
 from mixbench.data.module import MixData
@@ -426,7 +426,7 @@ def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | 
     path = folder / "config.yaml"
     read_record(folder)  # says that there is no run, rather than no configuration
     words = list(overrides) + ([f"eval.suites=[{','.join(suites)}]"] if suites is not None else [])
-    before, config = compose([], base=path), compose(words, base=path)
+    before, config = compose_again(path, words)
     changed = differences(to_plain(before), to_plain(config), aside_keys() - {"seed"})
     if changed:
         raise UserError(

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import logging
+import re
 import shutil
 
 import numpy as np
@@ -142,6 +143,42 @@ def test_an_evaluation_changes_nothing_that_was_trained(folder):
         evaluate_run(folder, ["eval.suites=[ood]"])
     with pytest.raises(UserError, match="names one twice"):
         evaluate_run(folder, ["eval.attacks=[fgsm_8,fgsm_8]"])
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Folder of a run of a method and a network that are in no registry."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_mix.py").write_text(
+        "from mixbench.methods.mixup import Mixup\n\n\nclass OwnMix(Mixup):\n    pass\n"
+    )
+    words = ["data=digits", "data.limit=32", "epochs=1", "batch_size=16", "wandb.mode=disabled"]
+    words += ["eval.suites=[]", f"run.dir={tmp_path / 'runs'}"]
+    return tmp_path / "runs" / run(compose([*words, *OWN])).id
+
+
+OWN = ["method=own_mix:OwnMix", "net=small_nets:narrow_vit"]
+READ = {
+    "verify": ["verify"],
+    "eval": ["eval", "--suite", "linearity", "eval.adv_n=4"],
+    "resume": ["resume", "trainer.threads=1"],
+    "show": ["show", "-o", "drawn.png"],
+    "export": ["export", "-o", "net.onnx"],
+}
+
+
+def test_code_of_a_run_is_imported_by_every_command_where_it_is_typed_and_nowhere_else(own, capsys):
+    for command, *words in READ.values():
+        assert cli.main([command, str(own), *words]) == 2, command
+        assert re.search(r"to do: add (method=own_mix|net=small_nets)", capsys.readouterr().err)
+    for command, *words in READ.values():
+        assert cli.main([command, str(own), *words, *OWN]) == 0, command
+    assert cli.main(["export", str(own), "-o", "net.onnx", "net=mixup"]) == 2
+    assert "net changes nothing of an export" in capsys.readouterr().err
+    record = read_record(own)
+    assert record.verified is None  # judged after it
+    assert "lin_gap" in record.metrics
 
 
 def test_other_data_are_refused(folder):
