@@ -193,14 +193,10 @@ def _finished(record: Record, folder: Path) -> Record:
 def _new_record(
     config: RunConfig, identity: Identity, method: Method, device: torch.device
 ) -> Record:
-    info = method.info
     return Record(
         **run_facts(config, identity, method),
         device=f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name(),
         device_count=config.world,
         threads=config.trainer.threads,
-        notices=info.notices,
-        unused=info.unused,
-        shared_images=info.shared_images,
         **environment(),
     )

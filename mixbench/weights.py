@@ -111,9 +111,7 @@ def load_weights(net: torch.nn.Module, given: str) -> None:
     net.load_state_dict(state)
 
 
-def load_network(
-    given: str, key: str, trusted: Collection[str] = ()
-) -> tuple[StagedNet, DataInfo]:
+def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[StagedNet, DataInfo]:
     """The trained network of a run.
 
     Args:
