@@ -148,7 +148,8 @@ def evaluate_run(
             for name in names if network is not None else ():
                 outcome = network.outcome(name, config.eval)  # type: ignore[union-attr]
                 say_outcome(name, outcome)
-                enter(name, outcome, record.metrics, record.evaluations)
+                for line in enter(name, outcome, record.metrics, record.evaluations):
+                    log.warning("%s", line)
                 record.verified, record.unverified = None, {}
                 write_record(folder, record)  # what is found stays, if a later suite is stopped
                 found |= outcome.scores

@@ -94,10 +94,14 @@ def test_a_later_evaluation_finds_what_the_run_itself_found(finished, folder):
     assert record.evaluations["adversarial"]["attacks"] == ["fgsm_8", "pgd20_1"]
 
 
-def test_other_suites_and_attacks_are_added(folder):
-    record = evaluate_run(
-        folder, ["eval.attacks=[fgsm_4]", "eval.adv_n=null"], ["adversarial", "occlusion"]
-    )
+def test_other_suites_and_attacks_are_added(folder, caplog):
+    with caplog.at_level(logging.WARNING, "mixbench"):
+        record = evaluate_run(
+            folder, ["eval.attacks=[fgsm_4]", "eval.adv_n=null"], ["adversarial", "occlusion"]
+        )
+    (line,) = [line for line in caplog.messages if "replaces" in line]
+    assert line.startswith("adversarial replaces fgsm_8, pgd20_1 of")
+    assert "images 20 -> 96" in line
     assert record.metrics["adv_n"] == 96
     assert record.metrics.keys() >= {"fgsm_4", "occ_auc", "occ_0", "occ_90"}
     # What was attacked on other images is no column beside it any more.
@@ -108,13 +112,31 @@ def test_other_suites_and_attacks_are_added(folder):
     assert record.evaluations["occlusion"]["images"] == 96
 
 
-def test_attacks_on_the_same_images_stand_side_by_side(folder):
+def test_attacks_on_the_same_images_stand_side_by_side(folder, caplog):
     before = read_record(folder)
-    record = evaluate_run(folder, ["eval.attacks=[fgsm_4]"], ["adversarial"])
+    with caplog.at_level(logging.WARNING, "mixbench"):
+        record = evaluate_run(folder, ["eval.attacks=[fgsm_4]"], ["adversarial"])
+    assert not any("replaces" in line for line in caplog.messages)
     assert record.metrics.items() >= before.metrics.items()
     assert "fgsm_4" in record.metrics
     assert record.evaluations["adversarial"]["attacks"] == ["fgsm_8", "pgd20_1", "fgsm_4"]
     assert "fgsm_4" in verify_run(folder)[1]
+
+
+@pytest.mark.parametrize(
+    ("suite", "first", "second", "line"),
+    [
+        ("linearity", "eval.adv_n=20", "eval.adv_n=10", "replaces lin_gap of .*images 20 -> 10"),
+        ("salience", "eval.saliency=null", "eval.saliency={}", "occ_salient_auc.*saliency own ->"),
+    ],
+)
+def test_scores_of_other_settings_are_replaced_aloud(folder, caplog, suite, first, second, line):
+    with caplog.at_level(logging.WARNING, "mixbench"):
+        for words in (first, first, second):
+            assert not any("replaces" in told for told in caplog.messages)
+            evaluate_run(folder, [words.format(folder)], [suite])
+    assert re.search(line, "\n".join(caplog.messages))
+    assert verify_run(folder).record.verified is True
 
 
 def test_calibration_is_computed_from_the_predictions_alone(folder):
