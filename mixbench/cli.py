@@ -131,8 +131,10 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--wandb", action="store_true", help="also log it to W&B as a table")
     pair = add("compare", tables.compare, "two methods side by side, from their records alone")
     pair.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
-    pair.add_argument("--mine", required=True, metavar="A", help="a method, row or run")
-    text = "what it is compared with"
+    pair.add_argument(
+        "--mine", required=True, metavar="A", help="a method, a row, or a run's id or folder"
+    )
+    text = "what it is compared with, named likewise"
     pair.add_argument("--with", dest="other", required=True, metavar="B", help=text)
     text = "points that do not matter: also test whether the two are equivalent"
     pair.add_argument("--margin", type=float, metavar="POINTS", help=text)

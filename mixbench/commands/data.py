@@ -3,6 +3,7 @@
 import argparse
 
 from mixbench.commands.console import complain, say
+from mixbench.words import counted
 
 
 def data(args: argparse.Namespace) -> int:
@@ -23,7 +24,7 @@ def _check(source: object) -> int:
         say(fact)
     for problem in found.problems:
         complain(problem)
-    say(f"{len(found.problems)} problems" if found.problems else "no problem")
+    say(counted(len(found.problems), "problem") if found.problems else "no problem")
     return 3 if found.problems else 0
 
 
@@ -31,7 +32,8 @@ def _prepare(source: object) -> int:
     from mixbench.data.prepared import prepare
 
     path, content = prepare(source)
-    say(f"{len(content.train)} training and {len(content.test)} test images are ready")
+    tests = counted(len(content.test), "test image")
+    say(f"{len(content.train):,} training and {tests} are ready")
     if path is None:
         complain("nothing was kept; make the folder of MIXBENCH_DATA writable")
         return 3

@@ -12,6 +12,7 @@ from mixbench.data.encoded import Part
 from mixbench.data.images import ResidentImages, summed, unused_line
 from mixbench.data.overlap import file_hashes, pixel_hashes, shared_line, shared_rows
 from mixbench.schema import DataConfig
+from mixbench.words import counted
 
 
 @dataclass
@@ -52,7 +53,7 @@ def inspect(source: Any) -> Findings:
     found.facts += notices
     found.facts += [unused_line(unused)] if unused else []
     for split, part, look in zip(("train", "test"), (train, test), looks, strict=True):
-        found.facts.append(f"{split}: {len(look.hashes)} images, {_sizes(look.sizes)}")
+        found.facts.append(f"{split}: {counted(len(look.hashes), 'image')}, {_sizes(look.sizes)}")
         _balance(found, split, part.labels, names)
         found.problems += [f"{split}: {reason}" for reason in look.bad.values()]
     found.problems += class_notices(train.labels, test.labels, names)
@@ -109,7 +110,7 @@ def _balance(found: Findings, split: str, labels: Tensor, names: list[str]) -> N
     counts = class_counts(labels, len(names))
     low, high = int(counts.argmin()), int(counts.argmax())
     found.facts.append(
-        f"{split}: {len(names)} classes with {int(counts[low])} ({names[low]}) to "
+        f"{split}: {counted(len(names), 'class')} with {int(counts[low])} ({names[low]}) to "
         f"{int(counts[high])} ({names[high]}) images"
     )
 
