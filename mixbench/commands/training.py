@@ -150,7 +150,7 @@ def _carry_out(
 def say_doubts(runs: "list[PlannedRun]") -> None:
     """Print why the training of runs cannot work, each reason once."""
     for sentence, count in Counter(text for run in runs for text in run.doubts).items():
-        complain(f"warning: {sentence} ({count} of {counted(len(runs), 'run')})")
+        complain(f"warning: {sentence} ({count} of {len(runs)} runs)")
 
 
 def _launcher(args: argparse.Namespace) -> Any:

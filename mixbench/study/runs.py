@@ -122,7 +122,7 @@ def _carry_out(runs: list[PlannedRun], say: Callable[[str], None]) -> list[Path]
     launcher = LocalLauncher(say)
     runs = launcher.prepare(runs)
     done = sum(run.done for run in runs)
-    say(f"{counted(len(runs), 'run')}, {done} done already")
+    say(f"{counted(len(runs), 'run')}, {done} of them done already")
     before = signal.getsignal(signal.SIGTERM)
     try:
         outcome = launcher.carry_out(runs, folder)
@@ -133,7 +133,5 @@ def _carry_out(runs: list[PlannedRun], say: Callable[[str], None]) -> list[Path]
     if outcome.failures:
         failed = ", ".join(outcome.failures)
         todo = f"read {folder}/<id>/log.txt"
-        raise RunFailedError(
-            f"{len(outcome.failures)} of {counted(len(runs), 'run')} failed", failed, todo
-        )
+        raise RunFailedError(f"{len(outcome.failures)} of {len(runs)} runs failed", failed, todo)
     return [folder / run.id for run in runs]
