@@ -26,7 +26,7 @@ from mixbench.config import to_plain
 from mixbench.data.images import unused_line
 from mixbench.data.module import MixData
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError
-from mixbench.facts import blended_hashes
+from mixbench.facts import bit_exact, blended_hashes
 from mixbench.group import Group
 from mixbench.logs import PrintableFormatter
 from mixbench.methods.base import Method
@@ -284,7 +284,7 @@ class Attempt:
                 "machine": machine,
             }
         )
-        record.resumed_bit_exact = _bit_exact(attempts, changed=bool(record.config_changes))
+        record.resumed_bit_exact = bit_exact(attempts, changed=bool(record.config_changes))
         self._started = self._noted = time.monotonic()
         if not self.group.leads:
             return
@@ -400,22 +400,6 @@ class Attempt:
 
 def _file_in_words(file: dict[str, str]) -> str | None:
     return f"{file['name']} ({file['content']})" if file else None
-
-
-def _bit_exact(attempts: list[dict[str, Any]], changed: bool) -> bool | None:
-    """Whether all attempts since step 0 computed alike; None where there was one only.
-
-    GPU kernels that add in any order compute alike only by chance.
-    """
-    starts = [n for n, attempt in enumerate(attempts) if attempt.get("from_step", 0) == 0]
-    if not starts:  # what came before is not known
-        return False
-    chain = attempts[starts[-1] :]
-    if len(chain) == 1:
-        return None
-    first = chain[0].get("machine", {})
-    alike = all(known.get("machine") == first for known in chain)
-    return alike and not changed and bool(first.get("deterministic"))
 
 
 def _finite(record: Record, method: Method) -> bool:

@@ -133,8 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--wandb", action="store_true", help="also log it to W&B as a table")
     pair = add("compare", tables.compare, "two methods side by side, from their records alone")
     pair.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
-    pair.add_argument("--mine", required=True, metavar="A", help="a method, row or run")
-    text = "what it is compared with"
+    pair.add_argument(
+        "--mine", required=True, metavar="A", help="a method, a row, or a run's id or folder"
+    )
+    text = "what it is compared with, named likewise"
     pair.add_argument("--with", dest="other", required=True, metavar="B", help=text)
     text = "points that do not matter: also test whether the two are equivalent"
     pair.add_argument("--margin", type=float, metavar="POINTS", help=text)
@@ -154,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "the network's weights in timm's or torchvision's names, or the network as ONNX"
     export = add("export", weights.export, text)
     export.add_argument("run", metavar="RUN", help="folder or id of a finished run")
+    text = "names of your own code in it, such as net=module:Class"
+    export.add_argument("overrides", nargs="*", metavar="k=v", help=text)
     text = "FILE.pth, .pt, .safetensors or .onnx"
     export.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
     sets = add("data", data.data, "verify a data set, or fetch and decode it once")

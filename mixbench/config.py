@@ -67,6 +67,25 @@ def compose(
     return composed.config
 
 
+def compose_again(path: Path, overrides: str | Sequence[str] = "") -> tuple[RunConfig, RunConfig]:
+    """The configuration that a run was carried out with, and what overrides make of it.
+
+    Code that the file names is trusted in both where an override names it, too.
+
+    Args:
+        path: The run's ``config.yaml``.
+        overrides: As for :func:`compose`.
+
+    Returns:
+        Both configurations, which may be equal.
+
+    Raises:
+        UserError: As :func:`compose`.
+    """
+    typed = list(code_names(split_overrides(overrides)).values())
+    return compose(typed, base=path), compose(overrides, base=path)
+
+
 def compose_text(
     overrides: str | Sequence[str] = "", *, strict: bool = False, base: Path | None = None
 ) -> Composed:

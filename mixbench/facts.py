@@ -23,6 +23,11 @@ HASHES = ("config_hash", "row_hash", "recipe_hash", "family_hash")
 # What records of older versions lack, and the value that they are read with.
 ADDED = {"row_hash": "", "family_hash": "", "params": 0, "params_train": 0, "macs": 0}
 ADDED |= {"batch_size": 0, "skipped_test": None}
+MISSING = "missing"  # what is recorded of a score that somebody has taken out
+# What the data says of itself when it is read.
+SEEN = ("notices", "unused", "shared_images")
+MACHINE = {"device": "device", "device_count": "devices", "threads": "threads"}
+MACHINE |= {"compiled": "compiled", "commit": "commit"}  # fields of a record by those of an attempt
 
 
 @dataclass
@@ -39,7 +44,8 @@ class Mismatch:
             f"{value:.8g}" if isinstance(value, float) else str(value)
             for value in (self.recorded, self.found)
         )
-        return f"{self.name} is recorded as {recorded} and comes out as {found} from {self.source}"
+        known = MISSING if self.recorded is MISSING else f"recorded as {recorded}"
+        return f"{self.name} is {known} and comes out as {found} from {self.source}"
 
 
 def run_facts(config: RunConfig, identity: Identity, method: Method) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def run_facts(config: RunConfig, identity: Identity, method: Method) -> dict[str
         "skipped_test": info.skipped_test,
         "official": info.official,
         "label_noise": info.label_noise,
-    }
+    } | {name: getattr(info, name) for name in SEEN}
 
 
 def blended_hashes(facts: dict[str, Any], changes: dict[str, Any]) -> dict[str, str]:
@@ -97,6 +103,29 @@ def blended_hashes(facts: dict[str, Any], changes: dict[str, Any]) -> dict[str, 
         Other hashes by field.
     """
     return {name: blended(facts[name], changes) for name in HASHES}
+
+
+def bit_exact(attempts: list[dict[str, Any]], changed: bool) -> bool | None:
+    """Whether all attempts since step 0 computed alike.
+
+    GPU kernels that add in any order compute alike only by chance.
+
+    Args:
+        attempts: As the record lists them.
+        changed: Whether the configuration was changed on the way.
+
+    Returns:
+        None where there was one only.
+    """
+    starts = [n for n, attempt in enumerate(attempts) if attempt.get("from_step", 0) == 0]
+    if not starts:  # what came before is not known
+        return False
+    chain = attempts[starts[-1] :]
+    if len(chain) == 1:
+        return None
+    first = chain[0].get("machine", {})
+    alike = all(known.get("machine") == first for known in chain)
+    return alike and not changed and bool(first.get("deterministic"))
 
 
 def other_configuration(folder: Path, saved: dict[str, Any]) -> list[Mismatch]:
@@ -149,6 +178,10 @@ def other_facts(
     inputs = {key: InputFile(**file) for key, file in files.items()}
     expected = run_facts(config, identify_run(config, inputs), method)
     expected |= {"config_changes": changes, "inputs": files if named else {}}
+    for name in SEEN:  # what lies beside the images may change; an older version did not look
+        recorded = getattr(record, name)
+        if saved["info"].get(name, recorded) == recorded:
+            expected[name] = recorded
     if changes:  # the id is that of the configuration at the start
         expected |= blended_hashes(expected, changes) | {"id": saved["id"]}
     wrong = []
@@ -164,7 +197,24 @@ def other_facts(
         for name, value in trained.items()
         if name not in names and getattr(record, name) != value
     ]
+    told = _told_by_attempts(record.attempts, bool(changes))
+    wrong += [
+        Mismatch(name, getattr(record, name), value, "its attempts")
+        for name, value in told.items()
+        if getattr(record, name) != value
+    ]
+    if record.resumed_bit_exact and "resumed_bit_exact" not in told:
+        left["resumed_bit_exact"] = "not every attempt says on what machine it ran"
     return wrong, left
+
+
+def _told_by_attempts(attempts: list[dict[str, Any]], changed: bool) -> dict[str, Any]:
+    """What attempts say of the machine, as far as they do; older versions noted less."""
+    machines = [attempt["machine"] for attempt in attempts if "machine" in attempt]
+    if not attempts or len(machines) < len(attempts):
+        return {}
+    found = {name: machines[-1][key] for name, key in MACHINE.items() if key in machines[-1]}
+    return found | {"resumed_bit_exact": bit_exact(attempts, changed)}
 
 
 def _files_of_before(

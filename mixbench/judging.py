@@ -16,7 +16,7 @@ from mixbench.callbacks.probe import neighbours
 from mixbench.callbacks.suites import say_outcome
 from mixbench.callbacks.wandb_view import has_view, show_evaluation
 from mixbench.checkpoints import BEST, LAST, check_shapes, read_checkpoint
-from mixbench.config import compose, to_plain
+from mixbench.config import compose_again, to_plain
 from mixbench.data import DATA
 from mixbench.data.images import Batch
 from mixbench.data.module import MixData
@@ -25,7 +25,7 @@ from mixbench.evaluation.adversarial import ATTACKS
 from mixbench.evaluation.autoattack import PACKAGE, available
 from mixbench.evaluation.patches import OWN
 from mixbench.evaluation.suites import COUNTED, Outcome, check_classes, draws, enter, judge, unfit
-from mixbench.facts import Mismatch, other_configuration, other_facts
+from mixbench.facts import MISSING, Mismatch, other_configuration, other_facts
 from mixbench.group import Group
 from mixbench.methods.base import Method
 from mixbench.methods.contrast import Contrast
@@ -148,7 +148,8 @@ def evaluate_run(
             for name in names if network is not None else ():
                 outcome = network.outcome(name, config.eval)  # type: ignore[union-attr]
                 say_outcome(name, outcome)
-                enter(name, outcome, record.metrics, record.evaluations)
+                for line in enter(name, outcome, record.metrics, record.evaluations):
+                    log.warning("%s", line)
                 record.verified, record.unverified = None, {}
                 write_record(folder, record)  # what is found stays, if a later suite is stopped
                 found |= outcome.scores
@@ -187,14 +188,15 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
         record = read_record(folder)
         saved = read_checkpoint(folder / LAST)["mixbench"]
         facts, scores, place = other_configuration(folder, saved), [], record.device
+        remedy = f"restore {'config.yaml' if facts else 'what was changed'}"
         if not facts:  # else nothing could be built again
             checkpoint = folder / (BEST if config.select == "val" else LAST)
             true = dataclasses.replace(record, data_hash=saved["data"], select=config.select)
             network = rebuild(folder, checkpoint, config, true)
             facts, left = other_facts(record, saved, config, network.method)
             facts += _other_marks(folder, record, saved, network)
-            compared, scores = _compare(folder, record, network, config.eval)
-            left |= {n: _why_not(n, record) for n in record.metrics if n not in compared}
+            compared, scores, lacking = _compare(folder, record, network, config.eval)
+            left |= lacking | {n: _why_not(n, record) for n in record.metrics if n not in compared}
             place = _device_name(network.device)
         wrong = bool(facts or scores)
         record.verified = False if wrong else "partly" if left else True
@@ -205,7 +207,7 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
         raise RunFailedError(
             f"{folder.name} does not verify: {_told(facts, scores)}{where}",
             str(folder),
-            "its files were changed or mixed up: carry the run out anew",
+            f"its files were changed or mixed up: {remedy} as it was, or carry the run out anew",
         )
     return Verified(record, compared, left)
 
@@ -278,8 +280,7 @@ def _show(folder: Path, record: Record, config: RunConfig, scores: dict[str, flo
         if config.wandb.mode != "disabled":
             log.info("%s has no view in W&B: the scores are in the record only", folder.name)
         return
-    path = folder / "metrics.csv"
-    rows = read_curves(path)[0] if path.exists() else []
+    rows = _curves(folder)
     line = show_evaluation(
         folder,
         run_id=record.id,
@@ -295,21 +296,34 @@ def _show(folder: Path, record: Record, config: RunConfig, scores: dict[str, flo
 
 def _compare(
     folder: Path, record: Record, network: Network, config: EvalConfig
-) -> tuple[list[str], list[Mismatch]]:
+) -> tuple[list[str], list[Mismatch], dict[str, str]]:
+    """Names of scores that were compared, what differs, and why others could not be compared."""
     found, extra = _tested(network)
     stored = read_predictions(folder / PREDICTIONS)
     whole = stored.logits.shape[1] <= FULL_PRECISION_CLASSES
     tolerance = EXACT if whole else ROUNDED
+    tested = found.scores()
     sources = {
-        "its weights": found.scores() | extra | _holdout_scores(found),
+        "its weights": tested | extra | _holdout_scores(found),
         "its predictions": stored.scores() | _holdout_scores(stored),
         "its curves": _curve_scores(folder, record),
     }
+    # What the record must hold; an older version knew fewer scores.
+    needed = {"map" if "map" in tested else "top1", *_logged_scores(folder)}
+    needed |= {*record.evaluations.get("adversarial", {}).get("attacks", ())}
     compared: dict[str, None] = {}
     wrong: list[Mismatch] = []
+    lacking: dict[str, str] = {}
 
-    def check(name: str, value: float, source: str, allowed: float) -> None:
-        known = record.metrics[name]
+    def check(name: str, value: float, source: str, allowed: float, suite: str = "") -> None:
+        known = record.metrics.get(name)
+        if known is None:
+            if name in needed:
+                wrong.append(Mismatch(name, MISSING, value, source))
+            else:
+                remedy = f"; mixbench eval RUN --suite {suite}" if suite else ""
+                lacking[name] = f"the record lacks it{remedy}"
+            return
         differs = not _distance(known, value) <= allowed
         if differs and record.schema == 1 and name in ORDERED:
             return
@@ -318,8 +332,8 @@ def _compare(
             wrong.append(Mismatch(name, known, value, source))
 
     for source, scores in sources.items():
-        for name in scores.keys() & record.metrics.keys():
-            check(name, scores[name], source, tolerance)
+        for name, value in scores.items():
+            check(name, value, source, tolerance, "calibration" if name in tested else "")
     wrong += [
         Mismatch(f"{name} of the test images", "others", "these", "its data")
         for name in ("labels", "ids")
@@ -332,14 +346,19 @@ def _compare(
         if not as_then.attacks and facts.get("attacks"):
             continue  # none of them can be carried out here
         again = network.outcome(name, as_then)
-        for key in again.scores.keys() & record.metrics.keys():
+        for key, value in again.scores.items():
             allowed = tolerance
             if key.removesuffix("_acc") in ATTACKS:
                 # The sign of a tiny gradient may turn with the order in which a machine adds.
                 points = max(FLIPPED, 100 / again.facts["images"])
-                allowed = points / max(1.0, abs(record.metrics[key])) + EXACT
-            check(key, again.scores[key], "its weights", allowed)
-    return list(compared), wrong
+                allowed = points / max(1.0, abs(record.metrics.get(key, 0.0))) + EXACT
+            check(key, value, "its weights", allowed, name)
+        wrong += [
+            Mismatch(f"{key} of {name}", facts[key], value, "its data")
+            for key, value in again.facts.items()
+            if type(value) is int and facts.get(key, value) != value
+        ]
+    return list(compared), wrong, lacking
 
 
 def _check_fit(folder: Path, names: Iterable[str], method: Method, config: EvalConfig) -> None:
@@ -364,8 +383,7 @@ def _holdout_scores(predictions: Predictions) -> dict[str, float]:
 
 def _curve_scores(folder: Path, record: Record) -> dict[str, float]:
     """What ``metrics.csv`` says of the choice of an epoch."""
-    path = folder / "metrics.csv"
-    rows = read_curves(path)[0] if path.exists() else []
+    rows = _curves(folder)
     found: dict[str, float] = {}
     for score in ("top1", "map"):
         curve = [row[key] for row in rows if (key := f"val/{score}") in row]
@@ -374,6 +392,17 @@ def _curve_scores(folder: Path, record: Record) -> dict[str, float]:
             found |= {f"val_{score}": best, "best_epoch": float(curve.index(best))}
         found |= columns(test_curve(rows, score, record.epochs) or [], score)
     return found
+
+
+def _logged_scores(folder: Path) -> set[str]:
+    """Scores that the run's own test has found."""
+    names = {name for row in _curves(folder) for name in row if name.startswith("test/")}
+    return {name.removeprefix("test/") for name in names}
+
+
+def _curves(folder: Path) -> list[dict[str, float]]:
+    path = folder / "metrics.csv"
+    return read_curves(path)[0] if path.exists() else []
 
 
 def _why_not(name: str, record: Record) -> str:
@@ -404,7 +433,11 @@ def _as_carried_out(config: EvalConfig, facts: dict[str, Any]) -> EvalConfig:
     looking = facts.get("saliency")
     looking = None if looking == OWN else config.saliency or looking
     return dataclasses.replace(
-        config, attacks=attacks, adv_n=facts["images"], gaze=maps, saliency=looking
+        config,
+        attacks=attacks,
+        adv_n=facts.get("images", config.adv_n),
+        gaze=maps,
+        saliency=looking,
     )
 
 
@@ -426,7 +459,7 @@ def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | 
     path = folder / "config.yaml"
     read_record(folder)  # says that there is no run, rather than no configuration
     words = list(overrides) + ([f"eval.suites=[{','.join(suites)}]"] if suites is not None else [])
-    before, config = compose([], base=path), compose(words, base=path)
+    before, config = compose_again(path, words)
     changed = differences(to_plain(before), to_plain(config), aside_keys() - {"seed"})
     if changed:
         raise UserError(

@@ -22,6 +22,7 @@ from mixbench.results.files import write_text
 from mixbench.results.lock import BusyRunError, locked
 from mixbench.results.record import read_record, write_record
 from mixbench.stop import LAUNCHED, stop_when_alone
+from mixbench.words import counted
 
 GRACE = 60  # seconds that ranks get to save once they are told to stop
 _LOST = (
@@ -134,7 +135,7 @@ def root_cause(notes: Path, exit_codes: dict[int, int], world: int) -> MixbenchE
     told = _told(notes)
     killed = {rank: -code for rank, code in exit_codes.items() if code < 0 and rank not in told}
     first = [note for note in told.values() if not _follows(note)]
-    others = f" ({world - 1} other{'s' if world > 2 else ''} stopped with it)" if world > 1 else ""
+    others = f" ({counted(world - 1, 'other')} stopped with it)" if world > 1 else ""
     folder = next((note["folder"] for note in told.values() if note["folder"]), "")
     if first:
         note = min(first, key=lambda note: note["time"])

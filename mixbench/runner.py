@@ -17,7 +17,7 @@ from mixbench.assemble import (
     training_device,
 )
 from mixbench.attempt import Attempt
-from mixbench.config import compose, to_plain
+from mixbench.config import compose_again, to_plain
 from mixbench.data import DATA
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.facts import run_facts
@@ -108,12 +108,11 @@ def resume(
     path = folder / "config.yaml"
     if not path.exists():
         raise UserError("no run to go on with", str(folder), "name a folder below runs/")
-    config = compose(overrides, base=path)
+    before, config = compose_again(path, overrides)
     record = earlier_record(folder)
-    if overrides and record is not None and record.status == "done":
-        before = to_plain(compose([], base=path))
+    if record is not None and record.status == "done":
         aside = aside_keys() - {"seed"} | record.inputs.keys()
-        changed = differences(before, to_plain(config), aside)
+        changed = differences(to_plain(before), to_plain(config), aside)
         if changed:
             raise UserError(
                 f"{folder.name} is done, and {next(iter(changed))} would make it another run",
@@ -194,14 +193,10 @@ def _finished(record: Record, folder: Path) -> Record:
 def _new_record(
     config: RunConfig, identity: Identity, method: Method, device: torch.device
 ) -> Record:
-    info = method.info
     return Record(
         **run_facts(config, identity, method),
         device=f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name(),
         device_count=config.world,
         threads=config.trainer.threads,
-        notices=info.notices,
-        unused=info.unused,
-        shared_images=info.shared_images,
         **environment(),
     )

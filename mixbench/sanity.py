@@ -5,6 +5,7 @@ import torch
 from mixbench.metrics import Predictions, mean_average_precision, topk
 from mixbench.results.marks import BATCH, CHANCE, MIN_STEPS, STEPS, WARMUP
 from mixbench.schema import RunConfig
+from mixbench.words import counted
 
 LEVEL = 0.05  # chance that a network that has learned nothing is not marked
 SHUFFLES = round(1 / LEVEL) - 1  # the score and these are ranked: a test at that level
@@ -29,14 +30,14 @@ def doubts(config: RunConfig, train_size: int) -> dict[str, str]:
         )
     if config.batch_size > train_size:
         found[BATCH] = (
-            f"batch_size={config.batch_size} is more than the {train_size} training images: each "
-            "epoch is a single step"
+            f"batch_size={config.batch_size} is more than "
+            f"{counted(train_size, 'training image')}: each epoch is a single step"
         )
     steps = config.epochs * max(1, train_size // config.batch_size)
     if steps < MIN_STEPS:
         found[STEPS] = (
-            f"training takes {steps} optimiser steps, fewer than {MIN_STEPS}: use more epochs or a "
-            "smaller batch_size"
+            f"training takes {counted(steps, 'optimiser step')}, fewer than {MIN_STEPS}: use "
+            "more epochs or a smaller batch_size"
         )
     return found
 

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -111,12 +111,13 @@ def load_weights(net: torch.nn.Module, given: str) -> None:
     net.load_state_dict(state)
 
 
-def load_network(given: str, key: str) -> tuple[StagedNet, DataInfo]:
+def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[StagedNet, DataInfo]:
     """The trained network of a run.
 
     Args:
         given: A checkpoint of a run, or the folder of a finished one.
         key: Config key that it is the value of.
+        trusted: Names of code that stand on the command line.
 
     Returns:
         The network, and what it was trained on.
@@ -127,11 +128,13 @@ def load_network(given: str, key: str) -> tuple[StagedNet, DataInfo]:
     path = weights_file(given, key)
     content = read_checkpoint(path)
     config, info = _trained(path, content)
-    if ":" in config.name and not config.name.startswith("timm:"):  # no file may name code
+    if NETS.names_code(config.name) and config.name not in trusted:  # no file may name code
         raise UserError(
             f"the run has a network of its own, {config.name}",
             f"{key}={given}",
-            "use a run with a registered network",
+            f"add net={config.name} to the command if you trust it"
+            if key == "export"
+            else "use a run with a registered network",
         )
     net = NETS.get(config.name)(config, info)
     state = _network(content["state_dict"])
@@ -202,7 +205,7 @@ def _read_safetensors(path: Path, key: str) -> dict[str, Tensor]:
         raise UserError(f"{path.name} is damaged: {reason}", f"{key}={path}", todo) from error
 
 
-def export_weights(folder: Path, path: Path) -> DataInfo:
+def export_weights(folder: Path, path: Path, trusted: Collection[str] = ()) -> DataInfo:
     """Write the network that a run tested: its weights, or all of it as ONNX.
 
     Weights have timm's or torchvision's names.
@@ -210,6 +213,7 @@ def export_weights(folder: Path, path: Path) -> DataInfo:
     Args:
         folder: Folder of a finished run.
         path: File to write: ``.pth`` or ``.pt`` by torch.save, ``.safetensors``, or ``.onnx``.
+        trusted: Names of code that stand on the command line; ONNX needs that of a network.
 
     Returns:
         What the network was trained on, which says how its input is normalised.
@@ -223,7 +227,7 @@ def export_weights(folder: Path, path: Path) -> DataInfo:
     if not path.resolve().parent.is_dir():
         raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
     if path.suffix == ".onnx":
-        net, info = load_network(str(folder), "export")
+        net, info = load_network(str(folder), "export", trusted)
         model = onnx_model(net.eval(), info)
         write_bytes(path, lambda file: file.write(model))
         return info

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import logging
+import re
 import shutil
 
 import numpy as np
@@ -93,10 +94,14 @@ def test_a_later_evaluation_finds_what_the_run_itself_found(finished, folder):
     assert record.evaluations["adversarial"]["attacks"] == ["fgsm_8", "pgd20_1"]
 
 
-def test_other_suites_and_attacks_are_added(folder):
-    record = evaluate_run(
-        folder, ["eval.attacks=[fgsm_4]", "eval.adv_n=null"], ["adversarial", "occlusion"]
-    )
+def test_other_suites_and_attacks_are_added(folder, caplog):
+    with caplog.at_level(logging.WARNING, "mixbench"):
+        record = evaluate_run(
+            folder, ["eval.attacks=[fgsm_4]", "eval.adv_n=null"], ["adversarial", "occlusion"]
+        )
+    (line,) = [line for line in caplog.messages if "replaces" in line]
+    assert line.startswith("adversarial replaces fgsm_8, pgd20_1 of")
+    assert "images 20 -> 96" in line
     assert record.metrics["adv_n"] == 96
     assert record.metrics.keys() >= {"fgsm_4", "occ_auc", "occ_0", "occ_90"}
     # What was attacked on other images is no column beside it any more.
@@ -107,13 +112,31 @@ def test_other_suites_and_attacks_are_added(folder):
     assert record.evaluations["occlusion"]["images"] == 96
 
 
-def test_attacks_on_the_same_images_stand_side_by_side(folder):
+def test_attacks_on_the_same_images_stand_side_by_side(folder, caplog):
     before = read_record(folder)
-    record = evaluate_run(folder, ["eval.attacks=[fgsm_4]"], ["adversarial"])
+    with caplog.at_level(logging.WARNING, "mixbench"):
+        record = evaluate_run(folder, ["eval.attacks=[fgsm_4]"], ["adversarial"])
+    assert not any("replaces" in line for line in caplog.messages)
     assert record.metrics.items() >= before.metrics.items()
     assert "fgsm_4" in record.metrics
     assert record.evaluations["adversarial"]["attacks"] == ["fgsm_8", "pgd20_1", "fgsm_4"]
     assert "fgsm_4" in verify_run(folder)[1]
+
+
+@pytest.mark.parametrize(
+    ("suite", "first", "second", "line"),
+    [
+        ("linearity", "eval.adv_n=20", "eval.adv_n=10", "replaces lin_gap of .*images 20 -> 10"),
+        ("salience", "eval.saliency=null", "eval.saliency={}", "occ_salient_auc.*saliency own ->"),
+    ],
+)
+def test_scores_of_other_settings_are_replaced_aloud(folder, caplog, suite, first, second, line):
+    with caplog.at_level(logging.WARNING, "mixbench"):
+        for words in (first, first, second):
+            assert not any("replaces" in told for told in caplog.messages)
+            evaluate_run(folder, [words.format(folder)], [suite])
+    assert re.search(line, "\n".join(caplog.messages))
+    assert verify_run(folder).record.verified is True
 
 
 def test_calibration_is_computed_from_the_predictions_alone(folder):
@@ -142,6 +165,42 @@ def test_an_evaluation_changes_nothing_that_was_trained(folder):
         evaluate_run(folder, ["eval.suites=[ood]"])
     with pytest.raises(UserError, match="names one twice"):
         evaluate_run(folder, ["eval.attacks=[fgsm_8,fgsm_8]"])
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Folder of a run of a method and a network that are in no registry."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_mix.py").write_text(
+        "from mixbench.methods.mixup import Mixup\n\n\nclass OwnMix(Mixup):\n    pass\n"
+    )
+    words = ["data=digits", "data.limit=32", "epochs=1", "batch_size=16", "wandb.mode=disabled"]
+    words += ["eval.suites=[]", f"run.dir={tmp_path / 'runs'}"]
+    return tmp_path / "runs" / run(compose([*words, *OWN])).id
+
+
+OWN = ["method=own_mix:OwnMix", "net=small_nets:narrow_vit"]
+READ = {
+    "verify": ["verify"],
+    "eval": ["eval", "--suite", "linearity", "eval.adv_n=4"],
+    "resume": ["resume", "trainer.threads=1"],
+    "show": ["show", "-o", "drawn.png"],
+    "export": ["export", "-o", "net.onnx"],
+}
+
+
+def test_code_of_a_run_is_imported_by_every_command_where_it_is_typed_and_nowhere_else(own, capsys):
+    for command, *words in READ.values():
+        assert cli.main([command, str(own), *words]) == 2, command
+        assert re.search(r"to do: add (method=own_mix|net=small_nets)", capsys.readouterr().err)
+    for command, *words in READ.values():
+        assert cli.main([command, str(own), *words, *OWN]) == 0, command
+    assert cli.main(["export", str(own), "-o", "net.onnx", "net=mixup"]) == 2
+    assert "net changes nothing of an export" in capsys.readouterr().err
+    record = read_record(own)
+    assert record.verified is None  # judged after it
+    assert "lin_gap" in record.metrics
 
 
 def test_other_data_are_refused(folder):
@@ -214,6 +273,7 @@ def test_a_configuration_that_is_not_the_checkpoint_s_is_found(folder, capsys):
     assert cli.main(["verify", str(folder)]) == 3
     error = capsys.readouterr().err
     assert "lr in config.yaml is recorded as 0.2 and comes out as 0.1" in error
+    assert "restore config.yaml" in error
     assert read_record(folder).verified is False
 
 
@@ -286,8 +346,18 @@ CHANGED = {
     "skipped_test": 1,
     "official": True,
     "label_noise": 0.1,
+    "notices": ["a fine data set"],
+    "unused": {"hidden file": 3},
+    "shared_images": 7,
     "config_changes": {"lr": [0.1, 0.2]},
+    "device": "H100",
+    "device_count": 8,
+    "threads": 64,
+    "compiled": True,
+    "commit": "0" * 12,
+    "resumed_bit_exact": True,
 }
+ATTEMPT = {"device", "device_count", "threads", "compiled", "commit", "resumed_bit_exact"}
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -302,19 +372,18 @@ def test_a_fact_that_was_rewritten_is_found(rebuilt, name):
 def test_every_fact_that_can_be_computed_is_held_against_the_record(rebuilt):
     record, _, config, method = rebuilt
     known = run_facts(config, identify_run(config), method)
-    assert CHANGED.keys() == {*known, "config_changes"}
+    assert CHANGED.keys() == {*known, "config_changes", *ATTEMPT}
     fresh = Record(**known)
     other = {item.name for item in dataclasses.fields(Record)} - CHANGED.keys()
     same = [name for name in CHANGED if getattr(record, name) == getattr(fresh, name)]
-    assert set(same) == CHANGED.keys()
+    assert set(same) >= CHANGED.keys() - ATTEMPT
     assert other == LATER  # what only the run itself could tell
 
 
 # Results, how they came about, and what was measured.
-LATER = {"status", "metrics", "evaluations", "schema", "commit", "versions", "device", "extra"}
-LATER |= {"device_count", "threads", "compiled", "shared_cores", "wall_s", "img_per_s", "ms_step"}
-LATER |= {"dataloader_wait_pct", "peak_mem_gb", "gpu_hours", "attempts", "resumed_bit_exact"}
-LATER |= {"verified", "unverified", "message", "marks", "notices", "unused", "shared_images"}
+LATER = {"status", "metrics", "evaluations", "schema", "versions", "extra", "shared_cores"}
+LATER |= {"wall_s", "img_per_s", "ms_step", "dataloader_wait_pct", "peak_mem_gb", "gpu_hours"}
+LATER |= {"attempts", "verified", "unverified", "message", "marks"}
 
 
 def test_a_run_of_an_older_version_verifies_without_the_facts_that_it_lacks(rebuilt):
@@ -323,6 +392,72 @@ def test_a_run_of_an_older_version_verifies_without_the_facts_that_it_lacks(rebu
     lacking = {"row_hash": "", "family_hash": "", "params": 0, "macs": 0, "batch_size": 0}
     lacking["skipped_test"] = None
     assert other_facts(dataclasses.replace(record, **lacking), old, *true) == ([], {})
+    # It looked for nothing in its data, and noted nothing of the machine of an attempt.
+    seen = ("notices", "unused", "shared_images")
+    info = {key: value for key, value in saved["info"].items() if key not in seen}
+    lacking |= {"shared_images": None, "attempts": [{"number": 1, "from_step": 0}]}
+    older = dataclasses.replace(record, **lacking)
+    assert record.shared_images == 0
+    assert other_facts(older, old | {"info": info}, *true) == ([], {})
+    wrong, left = other_facts(
+        dataclasses.replace(older, resumed_bit_exact=True), old | {"info": info}, *true
+    )
+    assert (wrong, list(left)) == ([], ["resumed_bit_exact"])
+
+
+def test_a_file_that_came_to_lie_beside_the_images_makes_no_untrue_record(rebuilt):
+    record, saved, *true = rebuilt
+    then = {"unused": {"hidden file": 2}, "notices": ["2 files were left out"]}
+    saved = saved | {"info": saved["info"] | then}
+    assert other_facts(dataclasses.replace(record, **then), saved, *true) == ([], {})
+    wrong, _ = other_facts(dataclasses.replace(record, unused={"hidden file": 1}), saved, *true)
+    assert [item.name for item in wrong] == ["unused"]
+
+
+def test_a_resumed_run_is_bit_exact_only_if_its_attempts_computed_alike(rebuilt):
+    record, *true = rebuilt
+    (first,) = record.attempts
+    second = first | {"number": 2, "from_step": 6}
+    alike = dataclasses.replace(record, attempts=[first, second], resumed_bit_exact=True)
+    assert other_facts(alike, *true) == ([], {})
+    elsewhere = first | {"machine": first["machine"] | {"torch": "1.0"}}
+    wrong, _ = other_facts(dataclasses.replace(alike, attempts=[elsewhere, second]), *true)
+    assert [(item.name, item.found) for item in wrong] == [("resumed_bit_exact", False)]
+
+
+@pytest.mark.parametrize("name", ["top1", "nll_cf", "T", "fgsm_8", "pgd20_1_acc", "adv_n"])
+def test_a_score_that_was_taken_out_is_named(folder, capsys, name):
+    record = read_record(folder)
+    del record.metrics[name]
+    write_record(folder, record)
+    assert cli.main(["verify", str(folder)]) == 3
+    assert f"{name} is missing and comes out as" in capsys.readouterr().err
+
+
+def test_without_curves_and_attacks_the_main_score_alone_must_be_there(folder):
+    (folder / "metrics.csv").unlink()
+    record = read_record(folder)
+    del record.metrics["nll_cf"]
+    write_record(folder, record)
+    found = verify_run(folder)
+    assert found.record.verified == "partly"
+    assert list(found.left) == ["nll_cf"]
+    assert "--suite calibration" in found.left["nll_cf"]
+    evaluate_run(folder, [], ["calibration"])
+    assert verify_run(folder).record.verified is True
+    record.metrics.pop("top1")
+    write_record(folder, record)
+    with pytest.raises(RunFailedError, match="top1 is missing"):
+        verify_run(folder)
+
+
+@pytest.mark.parametrize("name", ["of", "seed"])
+def test_how_a_suite_was_carried_out_is_held_against_the_record(folder, name):
+    record = read_record(folder)
+    record.evaluations["adversarial"][name] += 1
+    write_record(folder, record)
+    with pytest.raises(RunFailedError, match=f"{name} of adversarial is recorded as"):
+        verify_run(folder)
 
 
 def test_a_run_that_started_from_a_file_verifies_without_it(finished, tmp_path):
@@ -541,11 +676,13 @@ def test_attacks_that_nothing_is_known_of_are_named(folder, monkeypatch):
         "pgd10_4": "the record does not say how it was carried out",
     }
     assert {"fgsm_8", "sat_pct"} <= set(compared)
-    record.metrics = {"top1": record.metrics["top1"], "autoattack_8": 100.0, "adv_n": 20.0}
+    others = record.metrics.keys() & ATTACKED - {"adv_n"}
+    record.metrics = {k: v for k, v in record.metrics.items() if k not in others}
+    del record.metrics["autoattack_8_acc"], record.metrics["pgd10_4"]
     record.evaluations["adversarial"]["attacks"] = ["autoattack_8"]
     write_record(folder, record)
     _, compared, left = verify_run(folder)
-    assert compared == ["top1"]
+    assert "top1" in compared
     assert set(left) == {"autoattack_8", "adv_n"}
 
 

@@ -14,6 +14,7 @@ LEVELS = {
     "errors": -1,  # what every other room may raise
     "archives": -1,
     "paths": -1,
+    "words": -1,
     "logs": 0,
     "functional": 0,
     "arrays": 0,

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mixbench.data.module import MixData
-from mixbench.evaluation.suites import COUNTED, Outcome, draws, judge, unfit
+from mixbench.evaluation.suites import COUNTED, Outcome, draws, is_headline, judge, unfit
 from mixbench.group import Group
 from mixbench.schema import EvalConfig
 
@@ -59,7 +59,7 @@ def say_outcome(name: str, outcome: Outcome) -> None:
         outcome: What it has found.
     """
     facts = outcome.facts
-    shown = [f"{key} {value:.2f}" for key, value in outcome.scores.items() if _worth(key)]
+    shown = [f"{key} {value:.2f}" for key, value in outcome.scores.items() if is_headline(key)]
     log.info(
         "%s on %d of %d images: %s (%.1f s)",
         name,
@@ -70,9 +70,3 @@ def say_outcome(name: str, outcome: Outcome) -> None:
     )
     for warning in outcome.warnings:
         log.warning("%s", warning)
-
-
-def _worth(key: str) -> bool:
-    """Whether a score is no complement or part of another one."""
-    part = key.startswith("occ_") and not key.endswith("_auc")
-    return not (part or key.endswith("_acc") or key == "adv_n")

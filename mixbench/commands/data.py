@@ -3,6 +3,7 @@
 import argparse
 
 from mixbench.commands.console import complain, say
+from mixbench.words import counted
 
 
 def data(args: argparse.Namespace) -> int:
@@ -16,7 +17,7 @@ def data(args: argparse.Namespace) -> int:
 
 
 def _check(source: object) -> int:
-    from mixbench.data.checks import counted, inspect
+    from mixbench.data.checks import inspect
 
     found = inspect(source)
     for fact in found.facts:
@@ -36,7 +37,8 @@ def _prepare(source: object) -> int:
         say(notice)
     if content.unused:
         say(unused_line(content.unused))
-    say(f"{len(content.train)} training and {len(content.test)} test images are ready")
+    tests = counted(len(content.test), "test image")
+    say(f"{len(content.train):,} training and {tests} are ready")
     if path is None:
         complain("nothing was kept; make the folder of MIXBENCH_DATA writable")
         return 3

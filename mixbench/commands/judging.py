@@ -6,6 +6,7 @@ from pathlib import Path
 from mixbench.commands.console import complain, say, talk
 from mixbench.errors import MixbenchError, UserError
 from mixbench.schema import SUITES
+from mixbench.words import counted
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -54,7 +55,8 @@ def verify(args: argparse.Namespace) -> int:
             code = max(code, error.exit_code)
             continue
         partly = "partly verified" if found.left else "verified"
-        say(f"{folder.name}: {partly}, {len(found.compared)} scores come out as recorded")
+        scores = counted(len(found.compared), "score")
+        say(f"{folder.name}: {partly}, with {scores} as recorded")
         for name, why in found.left.items():
             say(f"  not verified: {name}, as {why}")
     return code

@@ -6,6 +6,7 @@ from typing import Any
 from mixbench.commands.console import complain, say
 from mixbench.commands.training import duration, say_doubts
 from mixbench.errors import UserError
+from mixbench.words import counted
 
 SHORT = "a short or changed recipe: this shows the way, and says nothing of the published figure"
 
@@ -76,7 +77,7 @@ def _carry_out(args: argparse.Namespace, runs: Any, config: Any) -> Any:
     runs = launcher.prepare(runs)
     left = [run for run in runs if not run.done]
     seconds = sum(run.seconds or 0 for run in left)
-    say(_cost(len(left), seconds) if left else f"all {len(runs)} runs are done")
+    say(_cost(len(left), seconds) if left else "every run is done")
     say_doubts(left)
     if not args.yes and seconds > 3600 * (args.budget or 0):
         say("nothing was started: add --yes, or a larger --budget HOURS")
@@ -86,7 +87,8 @@ def _carry_out(args: argparse.Namespace, runs: Any, config: Any) -> Any:
 
 
 def _cost(count: int, seconds: float) -> str:
-    return f"cost: {count} runs, about {duration(seconds)} of training in all on this machine"
+    runs = counted(count, "run")
+    return f"cost: {runs}, about {duration(seconds)} of training in all on this machine"
 
 
 def _records(folder: Any, ids: list[str]) -> list[Any]:

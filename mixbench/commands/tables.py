@@ -1,7 +1,9 @@
 """Tables of finished runs: ``leaderboard`` and ``compare``."""
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 from mixbench.commands.console import complain
 from mixbench.errors import UserError
@@ -58,10 +60,24 @@ def compare(args: argparse.Namespace) -> int:
         raise UserError(
             f"unknown format {args.format!r}", "--format", f"choose one of: {', '.join(styles)}"
         )
-    board = build_leaderboard(find_runs(args.runs or [runs_folder()]))
-    found = compare(board, args.mine, args.other, margin=args.margin)
+    (mine, ours), (other, others) = map(_named_run, (args.mine, args.other))
+    named = [folder for folder in (ours, others) if folder is not None]
+    # The row and the table of a run are made of all runs that lie beside it.
+    places = [folder.absolute().parent for folder in named] or [runs_folder()]
+    board = build_leaderboard(find_runs([*args.runs, *named] if args.runs else places))
+    found = compare(board, mine, other, margin=args.margin)
     if args.format == "json":
         sys.stdout.write(comparisons_json(found))
     else:
         sys.stdout.write("\n".join(comparison_text(item, args.format) for item in found))
     return 0
+
+
+def _named_run(name: str) -> tuple[str, Path | None]:
+    """The id and the folder of a run that is named by either; of a method or row just its name."""
+    from mixbench.results.record import RECORD, read_record, run_folder
+
+    folder = run_folder(name)
+    if not os.path.lexists(folder / RECORD):
+        return name, None
+    return read_record(folder).id, folder

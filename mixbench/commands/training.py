@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mixbench.commands.console import complain, say, talk
 from mixbench.errors import UserError
 from mixbench.stop import LAUNCHED
+from mixbench.words import counted
 
 if TYPE_CHECKING:
     from mixbench.launch.plan import PlannedRun
@@ -93,7 +94,7 @@ def sweep(args: argparse.Namespace) -> int:
         if code:
             return code
     if args.dry_run and plan.needs:
-        say(f"then: {plan.name}, {len(plan.runs)} runs")
+        say(f"then: {plan.name}, {counted(len(plan.runs), 'run')}")
         return 0
     return _carry_out(fill_in(plan, done), args)[0]
 

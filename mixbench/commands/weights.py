@@ -3,6 +3,7 @@
 import argparse
 
 from mixbench.commands.console import say
+from mixbench.errors import UserError
 
 
 def export(args: argparse.Namespace) -> int:
@@ -11,9 +12,15 @@ def export(args: argparse.Namespace) -> int:
 
     folder = run_folder(args.run)
     read_record(folder)  # says at once that there is none, before torch is loaded
+    from mixbench.layers import code_names, split_overrides
     from mixbench.weights import export_weights
 
-    info = export_weights(folder, args.output)
+    pairs = split_overrides(args.overrides)
+    trusted = code_names(pairs)
+    if idle := [key for key, value in pairs if value not in trusted]:
+        todo = "leave it out; only names of your own code, such as net=module:Class, can be given"
+        raise UserError(f"{idle[0]} changes nothing of an export", "export", todo)
+    info = export_weights(folder, args.output, trusted)
     say(f"written: {args.output}")
     say(f"its input: {info.height}x{info.width} pixels in [0, 1], less {_numbers(info.mean)},")
     say(f"divided by {_numbers(info.std)}")

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mixbench.data.classes import class_counts, class_notices
 from mixbench.data.decode import unreadable
-from mixbench.data.encoded import Part
-from mixbench.data.images import ResidentImages, summed, unused_line
+from mixbench.data.encoded import FileImages, Part
+from mixbench.data.images import ImageSet, ResidentImages, summed, unused_line
 from mixbench.data.overlap import (
     NOT_COMPARED,
     file_hashes,
@@ -18,6 +18,7 @@ from mixbench.data.overlap import (
     shared_rows,
 )
 from mixbench.schema import DataConfig
+from mixbench.words import counted
 
 SPLITS = ("train", "test")
 
@@ -28,19 +29,6 @@ class Findings:
 
     facts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-
-
-def counted(count: int, noun: str) -> str:
-    """A number and what it counts.
-
-    Args:
-        count: The number.
-        noun: In the singular.
-
-    Returns:
-        Such as ``1 image`` and ``2 images``.
-    """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def inspect(source: Any) -> Findings:
@@ -63,11 +51,11 @@ def inspect(source: Any) -> Findings:
     if parts is not None:
         train, test, names = parts
         notices, unused = train.notices + test.notices, summed(train.unused, test.unused)
-        looks = [_look_at_files(part, skip) for part in (train, test)]
+        looks = [_look(part, skip) for part in (train, test)]
     else:
         content = source.read()
         names, notices, unused = content.class_names, content.notices, content.unused
-        looks = [_look_at_pixels(part) for part in (content.train, content.test)]
+        looks = [_look(part, skip) for part in (content.train, content.test)]
     bad = [f"{split}: {why}" for split, look in zip(SPLITS, looks, strict=True) for why in look.bad]
     found.problems += [] if skip else bad
     _two_sizes(found, config, *looks)
@@ -108,6 +96,12 @@ class _Look:
     bad: list[str]
 
 
+def _look(part: Part | ImageSet, skip: bool) -> _Look:
+    if isinstance(part, FileImages):
+        part = part.part
+    return _look_at_files(part, skip) if isinstance(part, Part) else _look_at_pixels(part)
+
+
 def _look_at_files(part: Part, skip: bool) -> _Look:
     """All files, or without those that cannot be read."""
     bad = unreadable(part.names, part.load)
@@ -122,7 +116,8 @@ def _look_at_files(part: Part, skip: bool) -> _Look:
     )
 
 
-def _look_at_pixels(part: ResidentImages) -> _Look:
+def _look_at_pixels(part: ImageSet) -> _Look:
+    assert isinstance(part, ResidentImages)
     count, _, height, width = part.images.shape
     names = [f"image {row}" for row in range(count)]
     sizes = Counter({(width, height): count})
@@ -151,7 +146,7 @@ def _balance(found: Findings, split: str, labels: Tensor, names: list[str]) -> N
     fewest, most = int(counts[low]), int(counts[high])
     each = f"{fewest} ({names[low]}) to {most} ({names[high]}) images"
     each = f"{counted(most, 'image')} each" if fewest == most else each
-    found.facts.append(f"{split}: {len(names)} classes with {each}")
+    found.facts.append(f"{split}: {counted(len(names), 'class')} with {each}")
 
 
 def _two_sizes(found: Findings, config: DataConfig, *looks: _Look) -> None:

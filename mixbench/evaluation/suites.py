@@ -36,6 +36,7 @@ from mixbench.schema import DataInfo, EvalConfig
 
 CHUNK = 64  # images that a network sees together
 SEED = 0  # of subsets, random starts, patterns and partners: the same for every run
+SETTINGS = ("images", "of", "seed", "maps", "saliency")  # facts that scores side by side share
 UNIT = 1 << 40  # distances are added up as whole numbers of 1 / UNIT, so that no order matters
 Counts = dict[str, int]
 
@@ -203,33 +204,53 @@ def judge(
 
 def enter(
     name: str, outcome: Outcome, metrics: dict[str, float], evaluations: dict[str, Any]
-) -> None:
+) -> list[str]:
     """Add an outcome to a record.
 
-    Scores that the suite has found on other images before are removed, as columns of one record
-    must tell of the same images.
+    Attacks that were judged before on the same images stay beside the new ones. Scores that a suite
+    has found under other settings are replaced, as columns of one record must tell of the same
+    images.
 
     Args:
         name: Name of the suite.
         outcome: What it has found.
         metrics: Scores of the record.
         evaluations: Facts of the record, by suite.
+
+    Returns:
+        Sentences on what is replaced, and on what attacks say of each other.
     """
-    facts = dict(outcome.facts)
-    earlier = evaluations.get(name, {})
+    facts, earlier, told = dict(outcome.facts), evaluations.get(name, {}), []
     attacks = [attack for attack in earlier.get("attacks", ()) if attack not in facts["attacks"]]
-    if all(earlier.get(key) == facts[key] for key in ("images", "of", "seed")):
-        if attacks:
-            facts["attacks"] = attacks + facts["attacks"]
-            known = {k: v for k, v in earlier.get("autoattack", {}).items() if k in attacks}
-            if known:
-                facts["autoattack"] = known | facts.get("autoattack", {})
-    else:
+    changed = [key for key in SETTINGS if earlier and earlier.get(key) != facts.get(key)]
+    if changed:
+        scores = earlier.get("attacks") or filter(is_headline, outcome.scores)
+        if replaced := ", ".join(score for score in scores if score in metrics):
+            pairs = ", ".join(f"{key} {earlier.get(key)} -> {facts.get(key)}" for key in changed)
+            told.append(f"{name} replaces {replaced} of other settings ({pairs})")
         for attack in attacks:
             metrics.pop(attack, None)
             metrics.pop(f"{attack}_acc", None)
+    elif attacks:
+        facts["attacks"] = attacks + facts["attacks"]
+        known = {k: v for k, v in earlier.get("autoattack", {}).items() if k in attacks}
+        if known:
+            facts["autoattack"] = known | facts.get("autoattack", {})
     metrics |= outcome.scores
+    if attacks and not changed:
+        rates = {attack: metrics[attack] for attack in facts["attacks"] if attack in metrics}
+        before = [*earlier.get("warnings", ()), *outcome.warnings]
+        told += [sign for sign in masking_warnings(rates) if sign not in before]
+        if warnings := list(dict.fromkeys([*before, *told])):
+            facts["warnings"] = warnings
     evaluations[name] = facts
+    return told
+
+
+def is_headline(score: str) -> bool:
+    """Whether a score is no complement or part of another one."""
+    part = score.startswith("occ_") and not score.endswith("_auc")
+    return not (part or score.endswith("_acc") or score == "adv_n")
 
 
 def linearity_counts(

@@ -12,7 +12,7 @@ from mixbench.errors import UserError, near_match
 from mixbench.results.contrasts import detectable, equivalent, pool, t_p
 from mixbench.results.costs import machine
 from mixbench.results.harm import class_changes
-from mixbench.results.leaderboard import ATTACKED, PATCHES, Group, Leaderboard, Row
+from mixbench.results.leaderboard import ATTACKED, PATCHES, Group, Leaderboard, Row, gaps
 from mixbench.results.marks import mark_notes
 from mixbench.results.outputs import check_outputs
 from mixbench.results.record import Record
@@ -24,6 +24,7 @@ from mixbench.results.resampling import (
     paired,
 )
 from mixbench.results.stats import LEVEL, Summary, summarize, t_quantile
+from mixbench.words import counted
 
 PREDICTIONS = "predictions.npz"
 SCORES = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts")
@@ -117,7 +118,13 @@ def compare(
         a, b = (_find(group, name) for name in (mine, other))
         if a is not None and b is not None:
             if a is b:
-                raise UserError(f"{mine} and {other} are one row: {a.label}", "compare")
+                others = ", ".join(row.label for row in group.rows if row is not a) or "none yet"
+                raise UserError(
+                    f"{mine} and {other} are one row: {a.label}",
+                    "compare",
+                    f"give a method, row or run of another row ({others}); mixbench leaderboard "
+                    "shows how the seeds of a row spread",
+                )
             found.append(_compared(group, a, b, margin, resamples))
     if not found:
         for name in (mine, other):
@@ -133,9 +140,8 @@ def compare(
 def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int) -> Comparison:
     lines = []
     for name in SCORES:
-        rows = group.rows
-        if name in (*ATTACKED, "sat_pct"):  # rates of other images do not compare
-            rows = [row for row in rows if row.attacked == a.attacked]
+        # Scores of other images do not compare.
+        rows = [row for row in group.rows if row.images(name) == a.images(name)]
         values = {row.label: _scores(row, name) for row in (*rows, a)}
         values.setdefault(b.label, [])
         if all(values[row.label] for row in (a, b)):
@@ -152,8 +158,14 @@ def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int
         comparison.notes.append("costs are left out: they were measured on different machines")
     elif any(record.shared_cores for row in (a, b) for record in row.records):
         comparison.notes.append("costs were measured while other runs shared the machine")
-    if a.attacked != b.attacked and a.attacked and b.attacked:
-        comparison.notes.append("attacks are left out: they were carried out on other images")
+    other = [
+        name
+        for name in SCORES
+        if a.images(name) != b.images(name) and _scores(a, name) and _scores(b, name)
+    ]
+    if other:
+        comparison.notes.append(f"left out, as they are of other images: {', '.join(other)}")
+    comparison.notes += [note for row in (a, b) for note in gaps(row, SCORES)]
     _count_failures(comparison, a, b)
     comparison.notes += mark_notes((row.label, row.marks, len(row.seeds)) for row in (a, b))
     return comparison
@@ -196,9 +208,10 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
     if single and p < 1 - LEVEL:
         verdict = "they seem to differ, but one of them has a single seed"
     say(
-        f"{group.score}, variance pooled over {len(pooled.means)} rows ({pooled.df} degrees of "
-        f"freedom): {difference:+.2f} [{difference - critical * error:+.2f}, "
-        f"{difference + critical * error:+.2f}], p = {p:.3g}: {verdict}"
+        f"{group.score}, variance pooled over {counted(len(pooled.means), 'row')} "
+        f"({counted(pooled.df, 'degree')} of freedom): {difference:+.2f} "
+        f"[{difference - critical * error:+.2f}, {difference + critical * error:+.2f}], "
+        f"p = {p:.3g}: {verdict}"
     )
     say(f"detectable difference (80 % power): {mdd:.2f}")
     shared = sorted(set(a.seeds) & set(b.seeds))
@@ -276,7 +289,8 @@ def _by_class(
     lost = [item for item in changes if item.change < 0]
     surely = [item for item in changes if item.high < 0]
     worst = min(changes, key=lambda item: item.change)
-    name = " ".join(names.get(worst.label, "").split()) or f"class {worst.label}"
+    name = " ".join(names.get(worst.label, "").split()) or str(worst.label)
+    name = f"class {name}" if name.isdecimal() else name
     comparison.numbers["classes"] = {
         "n": len(changes),
         "lose": len(lost),
@@ -286,10 +300,11 @@ def _by_class(
     }
     single = len(mine) == len(other) == 1
     comparison.notes.append(
-        f"by class: {len(lost)} of {len(changes)} lose accuracy, {len(surely)} beyond chance; "
+        f"by class: {len(lost)} of {len(changes)} {'loses' if len(lost) == 1 else 'lose'} "
+        f"accuracy, {len(surely)} beyond chance; "
         f"{'the most' if lost else 'the least gain'} {name}, {worst.change:+.2f} "
-        f"[{worst.low:+.2f}, {worst.high:+.2f}] on {worst.images:,} images (95 % intervals for all "
-        f"classes at once{'; says nothing of seeds' if single else ''})"
+        f"[{worst.low:+.2f}, {worst.high:+.2f}] on {counted(worst.images, 'image')} "
+        f"(95 % intervals for all classes at once{'; says nothing of seeds' if single else ''})"
     )
 
 
@@ -297,7 +312,7 @@ def _count_failures(comparison: Comparison, a: Row, b: Row) -> None:
     for row in (a, b):
         if row.failed:
             kinds = f", {row.diverged} of them diverged" if row.diverged else ""
-            comparison.notes.append(f"{row.label}: {row.failed} runs are not done{kinds}")
+            comparison.notes.append(f"{row.label}: {counted(row.failed, 'run')} in no mean{kinds}")
 
 
 def _hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
@@ -379,7 +394,7 @@ def _check_known(board: Leaderboard, name: str) -> None:
 
 def _scores(row: Row, name: str) -> list[float]:
     """Values by seed; nothing where a run lacks them, or rates are of several sets of images."""
-    if name in (*ATTACKED, "sat_pct") and len(row.attacked) > 1:
+    if len(row.images(name)) > 1:
         return []
     if any(name not in record.metrics for record in row.records):
         return []

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mixbench.results.contrasts import Contrast, compare_with, inseparable_from_best
+from mixbench.words import counted
 
 BASELINE = "erm"
 DOUBTFUL = 0.05  # p of equal variances below which their pool is questionable
@@ -97,8 +98,8 @@ def sentences(evidence: Evidence, score: str) -> list[str]:
             f"{evidence.mdd:.2f}; not distinguishable does not mean equal"
         )
         lines.append(
-            f"test: Dunnett's, variance pooled over the rows ({evidence.df} degrees of freedom)"
-            + _variances(evidence.levene)
+            f"test: Dunnett's, variance pooled over the rows "
+            f"({counted(evidence.df, 'degree')} of freedom)" + _variances(evidence.levene)
         )
     if evidence.diverged:
         named = ", ".join(f"{count} of {name}" for name, count in evidence.diverged.items())

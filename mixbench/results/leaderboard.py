@@ -15,6 +15,7 @@ from mixbench.results.marks import count_marks
 from mixbench.results.record import RECORD, Record, read_record
 from mixbench.results.selection import COLUMNS as SELECTIONS
 from mixbench.results.stats import Summary, summarize
+from mixbench.words import counted
 
 METRICS = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts", "aece")
 METRICS += ("brier", "bias", "top1_knn")
@@ -30,6 +31,8 @@ PATCHES = (
     "shuffle_8",
 )
 METRICS += (*ATTACKED, *PATCHES, "lin_gap", "gaze_inconsistency", "gaze_centre")
+# Suites that look at a number of images that may be another in each run, by their scores.
+SAMPLED = dict.fromkeys((*ATTACKED, "sat_pct"), "adversarial") | {"lin_gap": "linearity"}
 COSTS = ("img_per_s", "peak_mem_gb", "gpu_hours", "wall_s")
 # Chosen on the test set, to compare with published figures: shown, never ranked by.
 PEEKED = tuple(f"{score}_{name}" for score in ("top1", "map") for name in SELECTIONS)
@@ -58,6 +61,13 @@ class Row:
     def marks(self) -> dict[str, int]:
         """Words of caution, by number of seeds."""
         return count_marks(self.records)
+
+    def images(self, score: str) -> set[int | None]:
+        """Numbers of images that its runs have a score of; of several no mean is taken.
+
+        None stands for a run that does not say; a score of all test images has none of them.
+        """
+        return _images(self.records, SAMPLED[score]) if score in SAMPLED else set()
 
     @property
     def verified(self) -> str:
@@ -95,8 +105,8 @@ class Group:
         task = "" if self.task == "supervised" else f"task {self.task} · "
         return (
             f"{self.data} · {self.net} · {task}recipe {self.recipe} ({self.recipe_hash[:8]}) · "
-            f"{self.epochs} epochs · select {self.select} · "
-            f"{self.sizes[0]:,} training and {self.sizes[1]:,} test images"
+            f"{counted(self.epochs, 'epoch')} · select {self.select} · "
+            f"{self.sizes[0]:,} training and {counted(self.sizes[1], 'test image')}"
         )
 
 
@@ -128,12 +138,13 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     Raises:
         UserError: If a path does not exist.
     """
-    found: set[Path] = set()
+    found: dict[Path, Path] = {}  # a folder may be named in several ways
     for path in paths:
         if not path.is_dir():
             raise UserError("no such folder of runs", str(path), "run `mixbench bench` first")
-        found |= {folder for folder in (path, *path.iterdir()) if _has_record(folder)}
-    return sorted(found)
+        for folder in filter(_has_record, (path, *path.iterdir())):
+            found.setdefault(folder.resolve(), folder)
+    return sorted(found.values())
 
 
 def _has_record(folder: Path) -> bool:
@@ -150,8 +161,9 @@ def _has_record(folder: Path) -> bool:
 def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
     """Read records and average them over seeds.
 
-    Runs that are not done are counted and listed, never averaged. Of two records with one id, or of
-    one method, configuration and seed, the later attempt counts.
+    Runs that are not done, or lack the score of their table, are counted and listed, never
+    averaged. Of two records with one id, or of one method, configuration and seed, the later
+    attempt counts.
 
     Args:
         folders: Folders of runs.
@@ -194,6 +206,14 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         elif bad := _not_finite(record.metrics):
             others.append(f"{record.id}: {', '.join(bad)} not finite, so that its row has no mean")
     for methods in groups.values():
+        every = [record for members in methods.values() for record in members]
+        score = _score(every)
+        others += [
+            f"{record.id}: done, but its record has no {score}; "
+            f"mixbench eval {records[record.id][1]} --suite calibration adds it"
+            for record in every
+            if record.status == "done" and not _counts(record, score)
+        ]
         _divide(methods)
     rows: list[tuple[str, str, list[Record]]] = []
     built = [
@@ -217,6 +237,17 @@ def _divide(methods: dict[tuple[str, str], list[Record]]) -> None:
             del methods[method, row]
             for record in records:
                 methods.setdefault((method, f"{row} {record.config_hash}"), []).append(record)
+
+
+def _score(records: Iterable[Record]) -> str:
+    """What the rows of a group are ranked by."""
+    scored = {name for record in records for name in record.metrics}
+    return "map" if "map" in scored and "top1" not in scored else "top1"
+
+
+def _counts(record: Record, score: str) -> bool:
+    """Whether a run is averaged over seeds."""
+    return record.status == "done" and score in record.metrics
 
 
 def _not_finite(metrics: dict[str, float]) -> list[str]:
@@ -245,11 +276,10 @@ def _group(
         devices=sorted({record.device for record in every if record.device}),
         task=first.task,
     )
-    scored = {name for record in every for name in record.metrics}
-    group.score = "map" if "map" in scored and "top1" not in scored else "top1"
+    group.score = _score(every)
     values: dict[str, list[float]] = {}
     for (_, row_hash), records in methods.items():
-        done = sorted((r for r in records if r.status == "done"), key=lambda r: r.seed)
+        done = sorted((r for r in records if _counts(r, group.score)), key=lambda r: r.seed)
         if not done:
             continue
         row = _row(done, group.score, failed=len(records) - len(done))
@@ -281,11 +311,9 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         for name in (*METRICS, *PEEKED)
         if name == score or any(name in record.metrics for record in done)
     }
-    attacked = {record.evaluations.get("adversarial", {}).get("images") for record in done}
-    if len(attacked) > 1:  # rates of other images, or of fewer runs, make no mean
-        summaries |= {name: summarize([math.nan]) for name in ATTACKED if name in summaries}
-    if len({record.evaluations.get("linearity", {}).get("images") for record in done}) > 1:
-        summaries |= {name: summarize([math.nan]) for name in ("lin_gap",) if name in summaries}
+    for name, suite in SAMPLED.items():  # scores of other images, or of fewer runs, make no mean
+        if name in summaries and len(_images(done, suite)) > 1:
+            summaries[name] = summarize([math.nan])
     for name in COSTS:
         values = [value for record in done if (value := getattr(record, name)) is not None]
         if values:
@@ -298,9 +326,44 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         failed=failed,
         shared_cores=any(record.shared_cores for record in done),
         records=done,
-        attacked=tuple(sorted(images for images in attacked if images)),
+        attacked=tuple(sorted(filter(None, _images(done, "adversarial")))),
         calibrated=all(_at_floor(record.metrics) for record in done),
     )
+
+
+def gaps(row: Row, names: Iterable[str]) -> list[str]:
+    """Why a row has no mean of scores that some of its runs have.
+
+    Args:
+        row: The row.
+        names: Scores.
+
+    Returns:
+        A sentence for each reason.
+    """
+    partly, mixed = defaultdict(list), defaultdict(list)
+    for name in names:
+        having = tuple(name in record.metrics for record in row.records)
+        images = row.images(name)
+        if any(having) and not all(having):
+            partly[having].append(name)
+        elif any(having) and len(images) > 1:
+            known = sorted(filter(None, images))
+            mixed[", ".join(map(str, [*known, *["unknown"] * (None in images)]))].append(name)
+    found = [
+        f"{row.label}: {sum(having)} of {len(having)} runs {'has' if sum(having) == 1 else 'have'} "
+        f"{', '.join(scores)}"
+        for having, scores in partly.items()
+    ]
+    return found + [
+        f"{row.label}: no mean of {', '.join(scores)}, as its runs were judged on different "
+        f"numbers of images ({shown})"
+        for shown, scores in mixed.items()
+    ]
+
+
+def _images(records: Iterable[Record], suite: str) -> set[int | None]:
+    return {record.evaluations.get(suite, {}).get("images") for record in records}
 
 
 def _at_floor(metrics: dict[str, float]) -> bool:

@@ -264,7 +264,7 @@ def run_folder(name: str) -> Path:
         The folder; it may not exist.
     """
     path = Path(name)
-    return runs_folder() / name if not path.is_dir() and path.name == name else path
+    return runs_folder() / name if not os.path.isdir(name) and path.name == name else path
 
 
 def write_record(folder: Path, record: Record) -> None:

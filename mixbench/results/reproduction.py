@@ -11,6 +11,7 @@ from mixbench.results.literature import UNKNOWN, Figure
 from mixbench.results.record import Record
 from mixbench.results.selection import CHOICES, chosen, test_curve
 from mixbench.results.stats import prediction_interval, summarize
+from mixbench.words import counted
 
 INSIDE, OUTSIDE, ONE_SEED = "inside", "outside", "one seed: no verdict"
 NOT_COMPARABLE = "not comparable"
@@ -101,9 +102,14 @@ def compare(
         if value is not None:
             values[record.seed] = value
             continue
+        if not needs_peek(figure):
+            reasons.append(f"seed {record.seed}: its record has no finite {figure.score}")
+            continue
         window = CHOICES[figure.select][1] if figure.select in CHOICES else None
         if window is not None and record.epochs < window:
-            reasons.append(f"seed {record.seed}: {record.epochs} epochs, {window} are looked at")
+            reasons.append(
+                f"seed {record.seed}: {counted(record.epochs, 'epoch')}, {window} are looked at"
+            )
         else:
             reasons.append(f"seed {record.seed}: its run has no {figure.select} of peek=true")
     return Reproduction(figure, values, reasons)
@@ -151,7 +157,7 @@ def published(figure: Figure) -> str:
     if figure.comparable != figure.value:
         value += f" = {figure.comparable:g} {figure.score}"
     facts = [value, figure.choice]
-    facts += [f"{figure.epochs} epochs"] if figure.epochs else []
+    facts += [counted(figure.epochs, "epoch")] if figure.epochs else []
     facts += [f"n={figure.n}"] if figure.n else []
     facts += [figure.setting] if figure.setting else []
     return f"{', '.join(facts)}: {figure.source}; {figure.title}"

@@ -13,7 +13,17 @@ from mixbench.errors import UserError, printable
 from mixbench.results.compare import Comparison, Line
 from mixbench.results.costs import CostTable
 from mixbench.results.evidence import sentences, verdict
-from mixbench.results.leaderboard import ATTACKED, COLUMNS, PATCHES, PEEKED, Group, Leaderboard, Row
+from mixbench.results.leaderboard import (
+    ATTACKED,
+    COLUMNS,
+    COSTS,
+    PATCHES,
+    PEEKED,
+    Group,
+    Leaderboard,
+    Row,
+    gaps,
+)
 from mixbench.results.literature import Figure
 from mixbench.results.marks import explained, in_words, mark_notes
 from mixbench.results.selection import CHOICES
@@ -211,6 +221,9 @@ def _text(group: Group, style: str) -> str:
             "for every seed (95 %)"
         )
     notes += _attack_notes(group, names)
+    notes += [
+        note for row in group.rows for note in gaps(row, [n for n in names if n not in COSTS])
+    ]
     if any(row.shared_cores for row in group.rows):
         notes.append("img_per_s: measured while other runs shared the machine")
     notes += explained(mark for row in group.rows for mark in row.marks)
@@ -308,9 +321,6 @@ def _attack_notes(group: Group, names: list[str]) -> list[str]:
     notes = [f"{', '.join(shown)}: error rates in percent on {told} of the test images"]
     if len(sizes) > 1:
         notes[0] += ", which do not compare"
-    mixed = [row.label for row in group.rows if len(row.attacked) > 1]
-    if mixed:
-        notes.append(f"no mean of attacks on several sizes: {', '.join(mixed)}")
     return notes
 
 

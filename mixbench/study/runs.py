@@ -14,6 +14,7 @@ from mixbench.layers import flatten
 from mixbench.results.curves import read_curves
 from mixbench.results.record import read_record, runs_folder
 from mixbench.study.table import Table
+from mixbench.words import counted
 
 
 def bench(words: Sequence[str], say: Callable[[str], None]) -> list[Path]:
@@ -121,7 +122,7 @@ def _carry_out(runs: list[PlannedRun], say: Callable[[str], None]) -> list[Path]
     launcher = LocalLauncher(say)
     runs = launcher.prepare(runs)
     done = sum(run.done for run in runs)
-    say(f"{len(runs)} runs, {done} of them done already")
+    say(f"{counted(len(runs), 'run')}, {done} of them done already")
     before = signal.getsignal(signal.SIGTERM)
     try:
         outcome = launcher.carry_out(runs, folder)

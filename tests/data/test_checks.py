@@ -174,3 +174,21 @@ def test_a_missing_data_set_is_a_user_error(zoo, capsys):
     assert "imagenet is not there" in capsys.readouterr().err
     assert main(["data", "check", "imagnet"]) == 2
     assert "did you mean 'imagenet'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["data.crop_area=0.2", "data.size=16"]])
+def test_stored_pixels_and_encoded_images_may_stand_side_by_side(tmp_path, more):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels[:4], label=[0, 1, 0, 1])
+    blobs = [encoded(image) for image in pixels[4:]]
+    offsets = np.cumsum([0, *map(len, blobs)])
+    jpeg = np.frombuffer(b"".join(blobs), np.uint8)
+    np.savez(tmp_path / "b.npz", jpeg=jpeg, offsets=offsets, label=[0, 1])
+    files = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    for train, test in (files, files[::-1]):
+        words = ["data=pack", f"data.train={train}", f"data.test={test}", *more]
+        found = inspect(source(*words))
+        assert found.problems == []
+        counts = (4, 2) if train == files[0] else (2, 4)
+        for split, count in zip(("train", "test"), counts, strict=True):
+            assert f"{split}: {count} images, 16x16 pixels" in found.facts

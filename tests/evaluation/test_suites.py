@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mixbench.data.images import Batch
-from mixbench.evaluation.suites import draws, judge
+from mixbench.evaluation.suites import Outcome, draws, enter, judge
 from mixbench.group import Group
 from mixbench.schema import DataInfo, EvalConfig
 
@@ -44,3 +44,29 @@ def test_outputs_that_are_no_numbers_leave_no_score(name):
     assert kept == ({"adv_n"} if name == "adversarial" else set())
     assert "not numbers" in broken.facts["warnings"][0]
     assert broken.facts["images"] == sound.facts["images"]
+
+
+def attacked(name, rate, images=40, **facts):
+    facts = {"images": images, "of": 40, "seed": 0, "attacks": [name], "seconds": 1.0} | facts
+    return Outcome({"adv_n": float(images), name: rate, f"{name}_acc": 100 - rate}, facts)
+
+
+def test_an_attack_that_is_added_is_held_against_those_before():
+    metrics, evaluations = {}, {}
+    assert enter("adversarial", attacked("pgd10_8", 50.0), metrics, evaluations) == []
+    (sign,) = enter("adversarial", attacked("fgsm_8", 60.0), metrics, evaluations)
+    assert sign.startswith("pgd10_8 fails on 50.0 %")
+    facts = evaluations["adversarial"]
+    assert facts["attacks"] == ["pgd10_8", "fgsm_8"]
+    assert facts["warnings"] == [sign]
+    assert enter("adversarial", attacked("fgsm_4", 40.0), metrics, evaluations) == []
+    assert evaluations["adversarial"]["warnings"] == [sign]
+
+
+def test_attacks_on_other_images_take_the_place_of_those_before():
+    metrics, evaluations = {"top1": 80.0}, {}
+    enter("adversarial", attacked("fgsm_8", 60.0), metrics, evaluations)
+    (told,) = enter("adversarial", attacked("fgsm_4", 50.0, images=20), metrics, evaluations)
+    assert "fgsm_8" in told
+    assert metrics == {"top1": 80.0, "adv_n": 20.0, "fgsm_4": 50.0, "fgsm_4_acc": 50.0}
+    assert evaluations["adversarial"]["attacks"] == ["fgsm_4"]

@@ -221,6 +221,10 @@ def test_classes_without_names_have_numbers(pair, tmp_path):
     found = compared(tmp_path)
     assert found.numbers["classes"]["worst"]["name"] == "class 1"
     assert any("the most class 1, -40.00" in note for note in found.notes)
+    named(pair, ["0", "1", "2"])
+    assert any("the most class 1, -40.00" in note for note in compared(tmp_path).notes)
+    turned = compared(tmp_path, "erm", "mixup")
+    assert any("the least gain class 2" in note for note in turned.notes)
 
 
 def test_harm_over_seeds_counts_what_seeds_change(add, tmp_path):
@@ -338,7 +342,25 @@ def test_attacks_are_compared_on_the_same_images_only(add, tmp_path):
     assert any(line.name == "fgsm_8" for line in compared(tmp_path).lines)
     found = compared(tmp_path, "cutmix")
     assert not any(line.name == "fgsm_8" for line in found.lines)
-    assert any("attacks are left out" in note for note in found.notes)
+    assert any("left out" in note and "fgsm_8" in note for note in found.notes)
+
+
+def test_gaps_are_compared_on_the_same_pairs_only_and_a_score_of_some_runs_is_counted(
+    add, tmp_path
+):
+    def paired(images):
+        facts = {"linearity": {"images": images}}
+        return {"evaluations": facts, "metrics": {"top1": 80.0, "lin_gap": 6.0}}
+
+    add("erm", 0, 80.0, **paired(48))
+    add("mixup", 0, 80.0, **paired(48))
+    assert any(line.name == "lin_gap" for line in compared(tmp_path).lines)
+    add("cutmix", 0, 80.0, **paired(360))
+    found = compared(tmp_path, "cutmix")
+    assert not any(line.name == "lin_gap" for line in found.lines)
+    assert any("left out" in note and "lin_gap" in note for note in found.notes)
+    add("cutmix", 1, 80.0)
+    assert any("cutmix: 1 of 2 runs has lin_gap" in n for n in compared(tmp_path, "cutmix").notes)
 
 
 def test_rows_are_found_by_method_label_or_run(add, tmp_path):
@@ -356,8 +378,9 @@ def test_rows_are_found_by_method_label_or_run(add, tmp_path):
         compared(tmp_path, "mixpu")
     assert error.value.todo
     assert "rows: " in error.value.todo
-    with pytest.raises(UserError, match="one row: mixup"):
+    with pytest.raises(UserError, match="one row: mixup") as error:
         compared(tmp_path, "mixup", "mixups0")
+    assert "(cutmix a=1, cutmix a=1 b=2, mixup alpha=0.2, erm)" in error.value.todo
     with pytest.raises(UserError, match="margin must be > 0"):
         compared(tmp_path, margin=-1.0)
 
@@ -372,7 +395,29 @@ def test_protocols_are_never_mixed(add, tmp_path):
 def test_diverged_runs_are_counted(add, tmp_path):
     fill(add)
     add("mixup", 3, 10.0, status="diverged")
-    assert any("mixup: 1 runs are not done, 1 of them" in n for n in compared(tmp_path).notes)
+    assert any("mixup: 1 run in no mean, 1 of them" in n for n in compared(tmp_path).notes)
+
+
+def test_the_command_takes_folders_and_ids(add, tmp_path, capsys, monkeypatch):
+    fill(add)
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
+
+    def rows(mine, other, *runs):
+        words = ["compare", *runs, "--mine", mine, "--with", other, "--format", "json"]
+        assert cli.main(words) == 0
+        (found,) = json.loads(capsys.readouterr().out)
+        return found["mine"], found["with"], found["lines"]["top1"]["mine"]["n"]
+
+    relative = f"{tmp_path.name}/mixups0"
+    assert rows(relative, str(tmp_path / "erms1")) == ("mixup", "erm", 3)
+    assert rows("mixups0", "erm") == ("mixup", "erm", 3)
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "none"))
+    assert rows(relative, "erm") == ("mixup", "erm", 3)
+    # Of runs that are named, with no folder of others, each is its row.
+    assert rows(relative, str(tmp_path / "erms1"), relative) == ("mixup", "erm", 1)
+    assert cli.main(["compare", "--mine", relative, "--with", str(tmp_path / "mixups1")]) == 2
+    assert "one row: mixup" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("style", ["table", "markdown", "latex", "json"])

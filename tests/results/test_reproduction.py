@@ -113,6 +113,13 @@ def test_a_run_that_did_not_look_gives_no_best_epoch(tmp_path, three):
     assert found.verdict in report(found)[-1]
 
 
+def test_a_run_without_the_score_is_named(tmp_path, three):
+    bare, folder = record(tmp_path / "bare", 7, 90.0)
+    del bare.metrics["top1"]
+    verdict = compare(figure(select="last"), [*three, (bare, folder)], {}).verdict
+    assert "seed 7: its record has no finite top1" in verdict
+
+
 def test_the_report_says_everything_once(three):
     lines = report(compare(figure(94.0, epochs=200, n=10, setting="with care"), three, {}))
     assert lines[0].endswith("94 top1, last epoch, 200 epochs, n=10, with care: README; A paper")

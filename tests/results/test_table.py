@@ -4,7 +4,9 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from scipy.stats import nct
@@ -465,7 +467,58 @@ def test_attacks_on_other_images_are_not_averaged(add, tmp_path):
     assert "75.00" not in text
     assert "60.00" in text
     assert "on 64 or 128 of the test images, which do not compare" in text
-    assert "no mean of attacks on several sizes: erm" in text
+    assert re.search(r"erm: no mean of fgsm_8, .* different numbers of images \(64, 128\)", text)
+
+
+def test_a_score_that_only_some_runs_have_is_counted(add, tmp_path):
+    add("erm", 0, metrics={"top1": 90.0, "occ_auc": 50.0, "lin_gap": 5.0})
+    add("erm", 1, metrics={"top1": 90.0, "nll": 0.5})
+    add("mixup", 0, metrics={"top1": 90.0, "occ_auc": 50.0})
+    text = render(board(tmp_path))
+    assert "erm: 1 of 2 runs has occ_auc, lin_gap" in text
+    assert "mixup: " not in text
+
+
+@pytest.mark.parametrize("metrics", [{}, {"nll": 0.5, "ece": 0.1}])
+def test_a_finished_run_without_its_main_score_is_listed_and_the_others_are_averaged(
+    add, tmp_path, metrics
+):
+    add("erm", 0, 90.0)
+    add("erm", 1, 92.0)
+    lacking = add("erm", 2, metrics=metrics)
+    add("mixup", 0, metrics=metrics)  # a row of its own, of which nothing is left
+    found = board(tmp_path)
+    (row,) = found.groups[0].rows
+    assert (row.seeds, row.failed, row.summaries["top1"].mean) == ([0, 1], 1, 91.0)
+    line = next(line for line in found.others if line.startswith(lacking.name))
+    assert "no top1" in line
+    assert f"mixbench eval {lacking} --suite calibration" in line
+    assert len(found.others) == 2
+    content = json.loads((lacking / RECORD).read_text())
+    del content["metrics"]
+    (lacking / RECORD).write_text(json.dumps(content))
+    assert board(tmp_path).groups[0].rows[0].seeds == [0, 1]
+
+
+def test_without_its_main_score_a_run_of_several_labels_is_listed(add, tmp_path):
+    add("erm", 0, metrics={"map": 50.0})
+    add("erm", 1, metrics={"cf1": 50.0})
+    found = board(tmp_path)
+    assert found.groups[0].rows[0].seeds == [0]
+    assert "has no map" in found.others[0]
+
+
+def test_one_of_anything_is_in_the_singular(add, tmp_path):
+    add("erm", 0, epochs=1, train_size=2, test_size=1)
+    title = board(tmp_path).groups[0].title
+    assert "1 epoch \N{MIDDLE DOT}" in title
+    assert title.endswith("2 training and 1 test image")
+
+
+def test_a_folder_that_is_named_twice_counts_once(add, tmp_path, monkeypatch):
+    folder = add("erm", 0)
+    monkeypatch.chdir(tmp_path)
+    assert find_runs([tmp_path, Path(), Path(folder.name)]) == [folder]
 
 
 def test_gaps_of_other_pairs_are_not_averaged(add, tmp_path):
@@ -478,6 +531,7 @@ def test_gaps_of_other_pairs_are_not_averaged(add, tmp_path):
     means = {row.label: row.summaries["lin_gap"].mean for row in group.rows}
     assert math.isnan(means["erm"])
     assert means["mixup"] == 20.0
+    assert re.search(r"erm: no mean of lin_gap, .*\(9, 64\)", render(board(tmp_path)))
 
 
 def test_latex_is_escaped_and_bold(add, tmp_path):
