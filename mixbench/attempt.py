@@ -102,7 +102,7 @@ class Attempt:
                 self._follow(set_damaged_aside(self.folder))
             if self.group.share(self.record.status == "done"):
                 log.info("%s was finished by another process meanwhile", self.folder.name)
-                return self.record if leads else read_record(self.folder)
+                return read_record(self.folder)
             checkpoint = self._checkpoint(allow_config_change)
             self._begin(checkpoint)
             try:

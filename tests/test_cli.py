@@ -13,7 +13,7 @@ from mixbench import cli
 from mixbench.commands import names
 from mixbench.contract import RULES
 from mixbench.results.curves import write_curves
-from mixbench.results.record import Record, write_record
+from mixbench.results.record import Record, read_record, write_record
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -312,6 +312,8 @@ def test_a_bench_ranks_skips_what_is_done_and_reports_what_failed(tmp_path, monk
     assert first.stdout.count(": done in ") == 4
     rows = [line for line in first.stdout.splitlines() if line.startswith(("cutmix ", "erm "))]
     assert [row.split()[:2] for row in rows] == [["cutmix", "2"], ["erm", "2"]]
+    shared = {read_record(path).shared_cores for path in (tmp_path / "runs").iterdir()}
+    assert shared == {len(os.sched_getaffinity(0)) > 1}
 
     shown = make("leaderboard", env=env)
     assert [row in shown.stdout for row in rows] == [True, True]
