@@ -700,3 +700,9 @@ def test_every_key_but_those_of_free_text_refuses_what_cannot_be(value):
         return True
 
     assert [key for key in keys if not refused(key) and key not in TEXTS] == []
+
+
+def test_the_gaze_suite_needs_its_maps():
+    assert compose("eval.suites=[gaze] eval.gaze=maps.npy").eval.gaze == "maps.npy"
+    with pytest.raises(UserError, match=r"eval\.gaze=FILE"):
+        compose("eval.suites=[gaze]")

@@ -68,6 +68,17 @@ def test_a_slow_method_stands_beside_longer_runs_of_the_others():
     assert table.evidence.reference == "erm"
 
 
+def test_tables_come_in_the_order_of_their_data():
+    rows = [
+        row(method, 10, [90.0, 90.2], speed=speed, data=data)
+        for data in ("b", "c", "a")
+        for method, speed in (("erm", 1000.0), ("samix", 400.0))
+    ]
+    longer = [row("erm", 25, [92.0, 92.2], data=data) for data in ("a", "b", "c")]
+    found = equal_cost([*rows, *longer])
+    assert [table.title.split(" · ")[0] for table in found] == ["a", "b", "c"]
+
+
 def test_marks_stand_below_a_table_at_equal_cost():
     found = equal_cost(
         [
