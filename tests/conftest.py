@@ -1,9 +1,17 @@
 import functools
+import gc
 import logging
 import os
 
 import pytest
 import torch
+
+
+def pytest_collection_finish():
+    """What was collected stays to the end: looking whether it is garbage would only cost time."""
+    gc.collect()
+    gc.freeze()
+
 
 TINY = ["data=digits", "data.limit=128", "net.width=4", "epochs=1", "batch_size=32"]
 TINY += ["eval.suites=[calibration]"]

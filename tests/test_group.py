@@ -1,6 +1,7 @@
 """Several processes that train together: one group is started and checked in turn."""
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from mixbench.assemble import build, check_fit
 from mixbench.checkpoints import read_checkpoint
 from mixbench.data import DATA
 from mixbench.errors import UserError
-from mixbench.group import Group, join
+from mixbench.group import Group, join, leave
 from mixbench.judging import evaluate_run, verify_run
 from mixbench.metrics import read_predictions, scores, topk
 from mixbench.results.record import read_record
@@ -297,16 +298,16 @@ def test_another_number_of_processes_than_asked_for_is_refused(runs, monkeypatch
         run(compose("data=digits devices=2 wandb.mode=disabled"))
 
 
-JOINED = """
-import torch
-import torch.distributed as dist
-from mixbench.group import join, leave
-group = join(2, 60, on_gpu=False)
-total = torch.tensor([group.rank + 1.0])
-dist.all_reduce(total)
-print(group.rank, group.world, group.local_rank, total.item())
-leave()
-"""
+def join_as_task(said, answers):
+    """Meet the other task, and add up a number with it."""
+    for key in [key for key in os.environ if key.startswith(("TORCHELASTIC", "SLURM"))]:
+        del os.environ[key]
+    os.environ |= said
+    group = join(2, 60, on_gpu=False)
+    total = torch.tensor([group.rank + 1.0])
+    torch.distributed.all_reduce(total)
+    answers.put((group.rank, group.world, group.local_rank, total.item()))
+    leave()
 
 
 SLURM = {
@@ -320,23 +321,24 @@ def test_tasks_of_slurm_meet_by_what_it_says_of_them():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-    plain = {k: v for k, v in os.environ.items() if not k.startswith(("TORCHELASTIC", "SLURM"))}
-    said = plain | SLURM | place | {"SLURM_NTASKS_PER_NODE": "2", "PYTHONPATH": str(HERE.parent)}
+    said = SLURM | place | {"SLURM_NTASKS_PER_NODE": "2"}
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
     tasks = [
-        subprocess.Popen(
-            [sys.executable, "-c", JOINED],
-            env=said | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
+        context.Process(
+            target=join_as_task,
+            args=(said | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}, answers),
         )
         for rank in (0, 1)
     ]
     try:
-        found = [task.communicate(timeout=120)[0].split() for task in tasks]
+        for task in tasks:
+            task.start()
+        found = [answers.get(timeout=60) for _ in tasks]
     finally:
         for task in tasks:
             task.kill()
-    assert found == [["0", "2", "0", "3.0"], ["1", "2", "1", "3.0"]]
+    assert sorted(found) == [(0, 2, 0, 3.0), (1, 2, 1, 3.0)]
 
 
 def test_tasks_that_slurm_does_not_count_a_machine_are_refused_with_the_remedy(monkeypatch):

@@ -13,7 +13,7 @@ from mixbench.errors import UserError
 from mixbench.evaluation import adversarial as adv
 from mixbench.evaluation import autoattack as auto
 from mixbench.evaluation.keys import keys
-from mixbench.evaluation.suites import check_attacks, check_classes, draws, enter, judge
+from mixbench.evaluation.suites import Outcome, check_attacks, check_classes, draws, enter, judge
 from mixbench.group import Group
 from mixbench.judging import evaluate_run, verify_run
 from mixbench.schema import DataInfo, EvalConfig
@@ -308,7 +308,7 @@ def test_facts_of_earlier_attacks_on_the_same_images_are_kept():
     def outcome(name, images=10):
         facts = {"images": images, "of": 10, "seed": 0, "attacks": [name]}
         facts["autoattack"] = {name: {"errors": {"clean": 1.0}}}
-        return dataclasses.make_dataclass("O", ["scores", "facts"])({name: 1.0}, facts)
+        return Outcome({name: 1.0}, facts, [])
 
     metrics, evaluations = {}, {}
     for name in ("autoattack_8", "square_8"):

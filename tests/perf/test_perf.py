@@ -55,8 +55,6 @@ FACTS = {
 def small(monkeypatch):
     """As little work as shows what is concluded."""
     monkeypatch.setattr(transport, "REFERENCE_ITERATIONS", 400)
-    with timing.one_thread():
-        yield
 
 
 @pytest.fixture
