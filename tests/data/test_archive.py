@@ -55,6 +55,7 @@ def test_all_kinds_of_places_give_the_same_files(tmp_path, kind):
     assert [path.name for path in tmp_path.iterdir()] == [place.name]  # nothing is unpacked
 
 
+# FAULTS row 63.
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a\\..\\evil", "C:/evil"])
 @pytest.mark.parametrize("kind", ["zip", "tgz", "tar"])
 def test_names_that_lead_out_of_an_archive_are_refused(tmp_path, kind, name):
@@ -69,6 +70,7 @@ def test_names_that_lead_out_of_an_archive_are_refused(tmp_path, kind, name):
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
 
+# FAULTS row 63.
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
 )
@@ -86,6 +88,7 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
         open_files(path)
 
 
+# FAULTS row 63.
 @pytest.mark.parametrize("kind", ["zip", "tgz"])
 def test_an_archive_that_unpacks_to_an_absurd_size_is_refused_unread(tmp_path, kind):
     zeros = b"\0" * (MAX_RATIO * (1 << 16) + 1)

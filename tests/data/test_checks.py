@@ -27,6 +27,7 @@ def test_a_sound_folder_has_facts_and_no_problem(zoo, capsys):
     assert out.endswith("no problem\n")
 
 
+# FAULTS rows 14 and 19.
 def test_all_corrupt_files_and_leaks_are_listed_at_once(zoo, capsys):
     broken = {"ant/0.png": b"", "ant/1.png": b"<html>", "bee/5.png": None}
     for name, content in broken.items():

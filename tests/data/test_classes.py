@@ -153,6 +153,7 @@ def test_classes_of_training_alone_count_where_asked_for(train, test, names, ind
         joined_classes(train, test, "both", "f")
 
 
+# FAULTS row 18.
 @pytest.mark.parametrize("take", ["both", "train"])
 @pytest.mark.parametrize(
     ("train", "test", "unknown"),
@@ -202,6 +203,7 @@ def test_names_that_occur_twice_cannot_be_matched():
         joined_classes(labels([0, 1, 2], "aab"), labels([2], "baa"), "train", "f")
 
 
+# FAULTS row 18.
 def test_classes_without_an_image_are_named_with_their_part():
     def said(train, test, names):
         return class_notices(torch.tensor(train), torch.tensor(test), names)

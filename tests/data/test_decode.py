@@ -131,6 +131,7 @@ def test_dark_images_of_eight_bits_are_not_taken_for_deep_ones(tmp_path):
     assert not any("black" in notice for notice in info.notices)
 
 
+# FAULTS row 15.
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [("1", "PNG"), ("L", "BMP"), ("LA", "PNG"), ("P", "GIF"), ("PA", "TIFF"), ("RGB", "WEBP"),

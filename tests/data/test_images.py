@@ -164,6 +164,7 @@ def test_a_pack_of_jpegs_is_decoded_and_its_fingerprint_is_its_content(tmp_path,
     assert source(*words).fingerprint() != data.fingerprint()
 
 
+# FAULTS row 14.
 def test_unreadable_images_are_named_or_left_out_and_counted(tmp_path, pixels):
     blobs = [jpeg(image, kind="PNG") for image in pixels]
     blobs[5], blobs[7] = b"", b"<html>not found</html>"
@@ -249,6 +250,7 @@ def test_an_image_folder_is_read_by_sorted_class(tmp_path, pixels):
         source(*words).load()
 
 
+# FAULTS row 15.
 def test_one_rule_turns_every_mode_into_rgb(pixels):
     image = pixels[0]
     grey = image[..., 0]

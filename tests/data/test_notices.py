@@ -115,6 +115,7 @@ def test_places_of_test_images_are_known_where_training_images_alone_are_left_ou
     assert splits.test_names() == [f"{n}.png" for n in range(4)]
 
 
+# FAULTS row 14.
 def test_a_run_without_some_test_images_is_marked_in_tables(torn, runs):
     words = f"{SKIP} net.width=4 epochs=1 batch_size=4 eval.suites=[] wandb.mode=disabled"
     record = run(compose(words))
