@@ -32,6 +32,7 @@ from mixbench.logs import PrintableFormatter
 from mixbench.methods.base import Method
 from mixbench.metrics import read_predictions
 from mixbench.metrics.predictions import PREDICTIONS
+from mixbench.optim import renew
 from mixbench.results.files import check_place, open_log, remove_leftovers, write_text
 from mixbench.results.identity import differences
 from mixbench.results.lock import locked
@@ -172,7 +173,11 @@ class Attempt:
         accepted = self.record.config_changes
         # What no step of the checkpoint was trained under has changed nothing.
         self.record.config_changes = dict(facts.get("config_changes", accepted))
-        self._accept(self._changed(facts), path, allow_config_change, accepted)
+        changed = self._changed(facts)
+        self._accept(changed, path, allow_config_change, accepted)
+        self._check_optimizer(changed, path)
+        (state,), (clock,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+        renew(state, clock, self.method.configure_optimizers())
         check_shapes(path, checkpoint["state_dict"], self.method.state_dict())
         name, step = self.folder.name, checkpoint["mixbench_step"]
         if facts["epoch"] == self.config.epochs:
@@ -211,6 +216,19 @@ class Attempt:
             known[key] = [known[key][0] if key in known else old, new]
         if known:
             self._blend()
+
+    def _check_optimizer(self, changed: dict[str, list[Any]], path: Path) -> None:
+        """Refuse changes under which the state in a checkpoint is that of another optimiser."""
+        average = changed.get("optim.ema", [0, 0])
+        found = [key for key in ("optim.name", "optim.decay_all") if key in changed]
+        found += ["optim.ema"] * ((average[0] is None) != (average[1] is None))
+        if found:
+            old, new = changed[found[0]]
+            raise UserError(
+                f"{path.name} holds the state of training with {found[0]}={old}, not {new}",
+                str(path),
+                "undo the change, or start a new run",
+            )
 
     def _changed(self, facts: dict[str, Any]) -> dict[str, list[Any]]:
         """What decides a run and was another in an earlier attempt.

@@ -59,6 +59,29 @@ def build_optimizer(
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
 
 
+def renew(state: dict[str, Any], clock: dict[str, Any], configured: dict[str, Any]) -> None:
+    """Give a saved optimiser and schedule the settings that are configured now.
+
+    Beside momenta and the number of steps, their states hold the settings of the run that saved
+    them, which would win over those of a run that goes on otherwise.
+
+    Args:
+        state: State dict of the optimiser; it is changed.
+        clock: State dict of its schedule; it is changed.
+        configured: Optimiser and schedule as a method configures them, with the same groups.
+    """
+    fresh, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    clock["base_lrs"] = list(scheduler.base_lrs)
+    factors = [factor(clock["last_epoch"]) for factor in scheduler.lr_lambdas]
+    clock["_last_lr"] = [
+        base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)
+    ]
+    for saved, group, lr in zip(
+        state["param_groups"], fresh.param_groups, clock["_last_lr"], strict=True
+    ):
+        saved |= {key: value for key, value in group.items() if key != "params"} | {"lr": lr}
+
+
 def schedule(
     config: OptimConfig, lr: float, min_lr: float, total_steps: int, epochs: int
 ) -> Callable[[int], float]:

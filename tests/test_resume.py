@@ -290,6 +290,54 @@ def test_a_changed_configuration_is_refused_with_its_difference_or_recorded(runs
     assert "changed on the way" in caplog.text
 
 
+@pytest.mark.parametrize("change", ["lr=0.01", "optim.weight_decay=0.1", "optim.momentum=0.5"])
+def test_an_accepted_change_is_trained_with_as_if_it_had_been_so_from_that_step_on(
+    tmp_path, monkeypatch, plant, interrupted, change
+):
+    step = read_checkpoint(interrupted / LAST)["mixbench_step"]
+    resume(interrupted, change, allow_config_change=True)
+    found = read_checkpoint(interrupted / LAST)
+
+    # The same training by hand: settings are changed in the optimiser when that step begins.
+    changed = compose([*WORDS, change])
+
+    class Changes(Method):
+        def on_train_batch_start(self, batch, batch_idx):
+            if self.step == step:
+                fresh = replacement.configure_optimizers()
+                scheduler = self.lr_schedulers()
+                scheduler.base_lrs = fresh["lr_scheduler"]["scheduler"].base_lrs
+                for group, new in zip(
+                    self.optimizers().param_groups, fresh["optimizer"].param_groups, strict=True
+                ):
+                    rest = {key: value for key, value in new.items() if key != "params"}
+                    group |= rest | {"lr": new["initial_lr"] * scheduler.lr_lambdas[0](step)}
+            return super().on_train_batch_start(batch, batch_idx)
+
+    splits = DATA.get("digits")(changed.data).load()
+    replacement, _ = build(changed, splits)
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "by-hand"))
+    plant(Changes)
+    record = run(compose(WORDS))
+    expected = read_checkpoint(tmp_path / "by-hand" / record.id / LAST)
+    for name, value in expected["state_dict"].items():
+        assert torch.equal(found["state_dict"][name], value), name
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "plain"))
+    plant(Method)
+    record = run(compose(WORDS))
+    plain = read_checkpoint(tmp_path / "plain" / record.id / LAST)["state_dict"]
+    assert not torch.equal(found["state_dict"]["net.head.fc.weight"], plain["net.head.fc.weight"])
+
+
+@pytest.mark.parametrize("change", ["optim.name=adamw", "optim.decay_all=true", "optim.ema=0.9"])
+def test_the_state_of_another_optimiser_is_refused_before_anything_is_written(interrupted, change):
+    before = (interrupted / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match=change.partition("=")[0]):
+        resume(interrupted, change, allow_config_change=True)
+    assert (interrupted / "config.yaml").read_bytes() == before
+    assert resume(interrupted).config_changes == {}
+
+
 @pytest.fixture
 def started(tmp_path, runs, plant):
     """A run that started from weights and stopped in its second epoch, and other weights."""
