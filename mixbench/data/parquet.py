@@ -58,6 +58,7 @@ class Shards:
         self.path = path
         self.by_split: dict[str, list[Path]] = {}
         self.hidden = 0
+        self._folders: dict[str, set[Path]] = {}
         if not path.is_dir():
             self.by_split[""] = [path]
             return
@@ -66,7 +67,9 @@ class Shards:
             if any(name.startswith(".") for name in inner.parts):
                 self.hidden += 1
             else:
-                self.by_split.setdefault(_split_of(inner), []).append(file)
+                split, folder = _split_of(inner)
+                self.by_split.setdefault(split, []).append(file)
+                self._folders.setdefault(split, set()).add(folder)
 
     def chosen(self, part: str) -> tuple[str, list[Path]]:
         """Files of the training or of the test images.
@@ -84,6 +87,7 @@ class Shards:
         for split in ("",) if set(self.by_split) == {""} else splits:
             if split in self.by_split:
                 if self.path.is_dir():  # a single file is what was asked for
+                    self._check_one_set(split, part)
                     _check_whole(self.by_split[split])
                 return split, self.by_split[split]
         found = ", ".join(split for split in self.by_split if split) or "hidden ones only"
@@ -92,6 +96,16 @@ class Shards:
             str(self.path),
             f"give data.{part}= the folder or the file of these images",
         )
+
+    def _check_one_set(self, split: str, part: str) -> None:
+        """Refuse a split in several folders, such as those of several configurations."""
+        folders = sorted(map(str, self._folders[split]))
+        if len(folders) > 1:
+            raise UserError(
+                f"Parquet files of several sets lie together: {split} is in {listed(folders)}",
+                str(self.path),
+                f"give data.{part}= the folder of one of them",
+            )
 
 
 def read_parquet(path: Path, files: list[Path]) -> tuple[Part, Labels]:
@@ -209,12 +223,13 @@ def _one_layout(pq: Any, files: list[Path], image: str, label: str) -> list[str]
     return list(named)
 
 
-def _split_of(file: Path) -> str:
-    for name in (file.name, *reversed(file.parts[:-1])):
-        for word in re.split(r"[^a-z]+", name.lower()):
+def _split_of(file: Path) -> tuple[str, Path]:
+    """Split of a file, by the nearest word that tells it, and the folder of all of that split."""
+    for place in (file, *file.parents):
+        for word in re.split(r"[^a-z]+", place.name.lower()):
             if word in _SPLITS:
-                return _SPLITS[word]
-    return ""
+                return _SPLITS[word], file.parent if place == file else place
+    return "", Path()
 
 
 def _check_size(pq: Any, files: list[Path]) -> None:

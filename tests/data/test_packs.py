@@ -182,7 +182,6 @@ def shards(place, *names):
         (["train-0", "test-1-of-3", "test-2-of-3"], "2 of 3", ["test-0-of-3"]),
         (["train-0", "validation-1-of-2"], "1 of 2", ["validation-0-of-2"]),
         (["train/00001-of-00002", "test/0"], "1 of 2", ["00000-of-00002"]),
-        (["a/train-0-of-1", "b/train-0-of-2", "test-0"], "1 of 2", ["train-1-of-2"]),
         (["train-7-of-9", "test-0"], "1 of 9", [f"train-{n}-of-9" for n in range(5)]),
     ],
 )
@@ -210,15 +209,35 @@ def test_files_of_several_sets_are_refused(tmp_path, names):
         shards(tmp_path / "set", *names).load()
 
 
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (["x/train-0-of-1", "y/train-0-of-1", "test-0"], ("train is in x, y", "data.train=")),
+        (["train-0", "x/test-0-of-1", "y/test-0-of-1"], ("test is in x, y", "data.test=")),
+        (["a/train/0", "b/train/0", "test/0"], ("train is in a/train, b/train", "data.train=")),
+        (["train-0-of-1", "x/train-0-of-1", "test-0"], ("train is in ., x", "data.train=")),
+    ],
+)
+def test_a_split_in_several_folders_is_refused_by_their_names(tmp_path, names, folders):
+    with pytest.raises(UserError) as caught:
+        shards(tmp_path / "set", *names).load()
+    assert folders[0] in caught.value.what
+    assert folders[1] in caught.value.todo
+
+
+def test_a_split_of_one_folder_may_have_others_below_it(tmp_path):
+    names = ["data/train/a/0", "data/train/b/0", "data/test/0"]
+    assert len(shards(tmp_path / "set", *names).load().train) == 4
+
+
 def test_a_set_is_whole_whatever_stands_around_its_numbers(tmp_path):
     names = [
         "train-0-of-2-ab12",
         "train-1-of-2-cd34",
-        "b/train-1-of-1",
         "test-0-of-1",
         "dev-0-of-9",
     ]
-    assert len(shards(tmp_path / "set", *names).load().train) == 6
+    assert len(shards(tmp_path / "set", *names).load().train) == 4
     names = ["train-1-of-2", "train-2-of-2", "test-0"]
     assert len(shards(tmp_path / "from one", *names).load().train) == 4
 
