@@ -126,6 +126,11 @@ def evaluate_run(
     """
     config = _configured(folder, overrides, suites)
     names = [name for name in config.eval.suites if name in COUNTED]
+    if suites is None and any(word.startswith("eval.attacks=") for word in overrides):
+        names += ["adversarial"] if "adversarial" not in names else []
+    if not names and not config.eval.suites:
+        todo = f"name one: mixbench eval {folder} --suite adversarial"
+        raise UserError("no suite is asked for, as eval.suites is empty", str(folder), todo)
     check_place(folder)
     with locked(folder):
         checkpoint = finished(folder)

@@ -21,7 +21,7 @@ from mixbench.data.images import Batch
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation import autoattack
 from mixbench.evaluation.suites import judge, unfit
-from mixbench.facts import other_facts, run_facts
+from mixbench.facts import ADDED, other_facts, run_facts
 from mixbench.group import Group
 from mixbench.judging import evaluate_run, rebuild, verify_run
 from mixbench.metrics import read_predictions
@@ -389,11 +389,12 @@ LATER |= {"attempts", "verified", "unverified", "message", "marks"}
 def test_a_run_of_an_older_version_verifies_without_the_facts_that_it_lacks(rebuilt):
     record, saved, *true = rebuilt
     old = {key: value for key, value in saved.items() if key not in ("inputs", "config_changes")}
+    old["info"] = {key: value for key, value in saved["info"].items() if key != "skipped_test"}
     lacking = {"row_hash": "", "family_hash": "", "params": 0, "macs": 0, "batch_size": 0}
     lacking["skipped_test"] = None
     assert other_facts(dataclasses.replace(record, **lacking), old, *true) == ([], {})
     # It looked for nothing in its data, and noted nothing of the machine of an attempt.
-    seen = ("notices", "unused", "shared_images")
+    seen = ("notices", "unused", "shared_images", "skipped_test")
     info = {key: value for key, value in saved["info"].items() if key not in seen}
     lacking |= {"shared_images": None, "attempts": [{"number": 1, "from_step": 0}]}
     older = dataclasses.replace(record, **lacking)
@@ -403,6 +404,27 @@ def test_a_run_of_an_older_version_verifies_without_the_facts_that_it_lacks(rebu
         dataclasses.replace(older, resumed_bit_exact=True), old | {"info": info}, *true
     )
     assert (wrong, list(left)) == ([], ["resumed_bit_exact"])
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_a_fact_that_was_taken_out_is_not_taken_for_that_of_an_older_version(rebuilt, name):
+    record, *true = rebuilt
+    wrong, _ = other_facts(dataclasses.replace(record, **{name: ADDED[name]}), *true)
+    assert [item.name for item in wrong] == [name]
+
+
+def test_attempts_that_were_taken_out_or_renumbered_are_noticed(rebuilt):
+    record, *true = rebuilt
+    (first,) = record.attempts
+    second = first | {"number": 2, "from_step": 6}
+    whole = dataclasses.replace(record, attempts=[first, second], resumed_bit_exact=True)
+    assert other_facts(whole, *true) == ([], {})
+    wrong, left = other_facts(dataclasses.replace(whole, attempts=[second]), *true)
+    assert "numbers of attempts" in [item.name for item in wrong]
+    moved = dataclasses.replace(record, attempts=[second | {"number": 1}], resumed_bit_exact=False)
+    assert "attempts" in other_facts(moved, *true)[1]
+    wrong, left = other_facts(dataclasses.replace(record, attempts=[]), *true)
+    assert (wrong, list(left)) == ([], ["attempts"])
 
 
 def test_a_file_that_came_to_lie_beside_the_images_makes_no_untrue_record(rebuilt):
@@ -829,3 +851,11 @@ def test_maps_without_any_gaze_are_refused(tmp_path, folder):
     np.save(tmp_path / "maps.npy", np.zeros((96, 8, 8)))
     with pytest.raises(UserError, match="none of 96 mixed images shows any gaze"):
         evaluate_run(folder, [f"eval.gaze={tmp_path / 'maps.npy'}"], ["gaze"])
+
+
+def test_attacks_that_are_typed_are_carried_out_whatever_the_run_was_judged_by(tmp_path):
+    record = run(compose([*WORDS, f"run.dir={tmp_path}", "eval.suites=[]", "epochs=1"]))
+    folder = tmp_path / record.id
+    with pytest.raises(UserError, match=r"no suite(.|\n)*--suite"):
+        evaluate_run(folder)
+    assert evaluate_run(folder, ["eval.attacks=[fgsm_4]", "eval.adv_n=8"]).metrics["adv_n"] == 8

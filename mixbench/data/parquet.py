@@ -228,7 +228,7 @@ def _split_of(file: Path) -> tuple[str, Path]:
     for place in (file, *file.parents):
         for word in re.split(r"[^a-z]+", place.name.lower()):
             if word in _SPLITS:
-                return _SPLITS[word], file.parent if place == file else place
+                return _SPLITS[word], place.parent if place.suffix == ".parquet" else place
     return "", Path()
 
 
