@@ -331,7 +331,10 @@ def _to_object(tree: Any, origins: dict[str, str]) -> Any:
     try:
         return OmegaConf.to_object(tree)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        text = str(error.__cause__ or error).splitlines()[0]
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):  # it knows better where
+            raise cause from None
+        text = str(cause).splitlines()[0]
         key = next((k for k in sorted(origins, key=len, reverse=True) if k in text), "")
         short = key.removeprefix("method.")
         key = key or next((k for k in origins if short and k.endswith(short)), "")

@@ -642,7 +642,7 @@ def test_the_file_of_choice_is_the_switch_of_deit_and_its_keys_of_others_are_lef
         (f"{CHOICE} method.mixupp.alpha=1", "unknown method 'mixupp'; did you mean 'mixup'"),
         (f"{CHOICE} method.mixup.alpha.x=1", "unknown key method.mixup.alpha.x"),
         (f"{CHOICE} method.member=[erm]", "unknown key method.member of method choice; did you"),
-        ("method=choice method.members=[os:getcwd]", "is no registered name"),
+        ("method=choice method.members=[os:getcwd]", "method.members=['os:getcwd']"),
         ("method=choice method.members=[erm,nothing]", "unknown method 'nothing'"),
         ("method=cutmix method.mixup.alpha=1", "unknown key method.mixup.alpha of method cutmix"),
         ("method=cutmix method.alpha=0.5 method.alpha.x=1", "has the wrong type"),

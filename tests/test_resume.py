@@ -398,7 +398,8 @@ def test_weights_may_move_before_the_first_checkpoint(tmp_path, runs, plant, sta
     plant(Method)
     folder = next(path for path in runs.iterdir() if path.name.endswith("-s3"))
     moved = own.rename(tmp_path / "moved.pth")
-    assert resume(folder, f"net.weights={moved}").config_changes == {}
+    record = resume(folder, [f"net.weights={moved}", "lr=0.01"], allow_config_change=True)
+    assert record.config_changes.keys() == {"lr"}
 
 
 # FAULTS row 35.

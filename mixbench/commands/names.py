@@ -29,7 +29,7 @@ def list_names(args: argparse.Namespace) -> int:
     if pattern != "*" and not any(found.values()):
         every = [name for kind in kinds for name in _names(kind, "*")]
         hint = near_match(pattern, [*KINDS, *every])
-        if any(pattern in name for name in every):
+        if pattern and any(pattern in name for name in every):
             hint = f"write '*{pattern}*' for the names that hold it"
         raise UserError(f"nothing matches {pattern!r}", "list", hint or "try mixbench list")
     column = max((len(name) for names in found.values() for name in names), default=0) + 4

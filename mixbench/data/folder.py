@@ -176,6 +176,8 @@ def _no_folder(root: Path, part: str) -> UserError:
     if part == "val" and "test" in found:
         todo = f"val holds the test images: rename test to val, or ln -s test {root / 'val'}"
         return UserError(what, str(root), todo)
+    if any(root.glob("*.parquet")):
+        return UserError(what, str(root), f"read Parquet files with data=pack data.train={root}")
     return UserError(what, str(root), f"expected {LAYOUT}")
 
 

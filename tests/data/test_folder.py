@@ -193,6 +193,13 @@ def test_a_folder_of_test_images_beside_val_is_said_not_to_be_used(zoo):
     assert any(str(zoo / "test") in notice for notice in source(*words(zoo)).load().info.notices)
 
 
+def test_a_folder_of_parquet_files_is_said_to_be_a_pack(tmp_path):
+    (tmp_path / "train-0.parquet").touch()
+    with pytest.raises(UserError) as caught:
+        source(*words(tmp_path)).load()
+    assert f"data=pack data.train={tmp_path}" in caught.value.todo
+
+
 def test_a_test_folder_in_place_of_val_is_named_with_the_way_to_use_it(zoo):
     (zoo / "val").rename(zoo / "test")
     with pytest.raises(UserError, match=r"no folder val; found test, train") as caught:
