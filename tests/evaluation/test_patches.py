@@ -207,3 +207,22 @@ def test_what_cannot_look_is_refused_before_training(finished, tmp_path):
 
     with pytest.raises(UserError, match="shows no map of its own; give eval"):
         judge("salience", Blind(), [spots()], INFO, EvalConfig(suites=["salience"]), Group())
+
+
+@pytest.mark.parametrize(
+    ("provides", "classes", "shows"),
+    [
+        ({"maps"}, INFO.num_classes, True),
+        ({"maps"}, INFO.num_classes + 1, False),
+        ({"attention"}, INFO.num_classes + 1, True),
+        (set(), INFO.num_classes, False),
+    ],
+)
+def test_a_network_shows_attention_or_a_map_for_each_class_of_the_data(provides, classes, shows):
+    head = SimpleNamespace(fc=SimpleNamespace(weight=torch.zeros(classes, 3)))
+    model = SimpleNamespace(net=SimpleNamespace(provides=frozenset(provides), head=head))
+    if shows:
+        assert patches.Looking(None, model, INFO).size == (INFO.height, INFO.width)
+        return
+    with pytest.raises(ValueError, match=r"eval\.saliency=RUN"):
+        patches.Looking(None, model, INFO)
