@@ -176,8 +176,12 @@ class Attempt:
         changed = self._changed(facts)
         self._accept(changed, path, allow_config_change, accepted)
         self._check_optimizer(changed, path)
-        (state,), (clock,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
-        renew(state, clock, self.method.configure_optimizers())
+        try:
+            (state,), (clock,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+            renew(state, clock, self.method.configure_optimizers())
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            what = f"{path.name} does not hold the state of this run's optimiser"
+            raise UserError(what, str(path), way_back(path)) from error
         check_shapes(path, checkpoint["state_dict"], self.method.state_dict())
         name, step = self.folder.name, checkpoint["mixbench_step"]
         if facts["epoch"] == self.config.epochs:

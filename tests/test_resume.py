@@ -547,6 +547,17 @@ def test_a_checkpoint_that_cannot_be_trusted_is_refused(
     assert run(compose(WORDS)).status == "done"
 
 
+@pytest.mark.parametrize(
+    "states", [[], [3], [{}], [{"param_groups": []}], [{"param_groups": [3, 4]}]], ids=str
+)
+def test_a_checkpoint_without_the_state_of_the_optimiser_is_refused(interrupted, states):
+    content = read_checkpoint(interrupted / LAST)
+    torch.save(content | {"optimizer_states": states}, interrupted / LAST)
+    with pytest.raises(UserError, match="state of this run's optimiser") as error:
+        run(compose(WORDS))
+    assert PREVIOUS in str(error.value)
+
+
 def test_a_checkpoint_of_another_format_or_shape_is_never_loaded_in_part(interrupted):
     path = interrupted / LAST
     content = read_checkpoint(path)
