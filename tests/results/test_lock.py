@@ -207,6 +207,7 @@ from pathlib import Path
 from mixbench.results.lock import locked
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:
+        os.write(1, b"x")
         os.close(1)
         time.sleep(60)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -219,8 +220,9 @@ def test_a_worker_that_outlives_its_run_keeps_no_lock(tmp_path):
         stdout=subprocess.PIPE,
         process_group=0,
     )
-    assert process.wait(60) == -signal.SIGKILL
     try:
+        assert process.wait(60) == -signal.SIGKILL
+        assert process.stdout.read(1) == b"x"  # the worker has begun
         with locked(tmp_path):
             pass
     finally:
