@@ -164,17 +164,18 @@ class Attempt:
             return None
         checkpoint = read_checkpoint(path, way_back(path))
         facts = checkpoint["mixbench"]
-        if (facts["epoch"], facts["batch"]) > (self.config.epochs, 0):
-            raise UserError(
-                f"epochs={self.config.epochs} is over: {path.name} has trained for longer",
-                str(path),
-                "give more epochs, or start a new run",
-            )
         accepted = self.record.config_changes
         # What no step of the checkpoint was trained under has changed nothing.
         self.record.config_changes = dict(facts.get("config_changes", accepted))
         changed = self._changed(facts)
         self._accept(changed, path, allow_config_change, accepted)
+        if changed and (facts["epoch"], facts["batch"]) >= (self.config.epochs, 0):
+            raise UserError(
+                f"no step is left to train under the change: with epochs={self.config.epochs}, "
+                f"{path.name} is trained",
+                str(path),
+                "undo the change, give more epochs, or start a new run",
+            )
         self._check_optimizer(changed, path)
         try:
             (state,), (clock,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]

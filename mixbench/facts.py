@@ -22,10 +22,10 @@ from mixbench.schema import RunConfig, aside_keys
 HASHES = ("config_hash", "row_hash", "recipe_hash", "family_hash")
 # What records of older versions lack, and the value that they are read with.
 ADDED = {"row_hash": "", "family_hash": "", "params": 0, "params_train": 0, "macs": 0}
-ADDED |= {"batch_size": 0, "skipped_test": None}
+ADDED |= {"batch_size": 0}
 MISSING = "missing"  # what is recorded of a score that somebody has taken out
 # What the data says of itself when it is read.
-SEEN = ("notices", "unused", "shared_images")
+SEEN = ("notices", "unused", "shared_images", "skipped_test")
 MACHINE = {"device": "device", "device_count": "devices", "threads": "threads"}
 MACHINE |= {"compiled": "compiled", "commit": "commit"}  # fields of a record by those of an attempt
 
@@ -86,7 +86,6 @@ def run_facts(config: RunConfig, identity: Identity, method: Method) -> dict[str
         "train_size": info.train_size,
         "test_size": info.test_size,
         "skipped": info.skipped,
-        "skipped_test": info.skipped_test,
         "official": info.official,
         "label_noise": info.label_noise,
     } | {name: getattr(info, name) for name in SEEN}
@@ -187,8 +186,7 @@ def other_facts(
     wrong = []
     for name, value in expected.items():
         recorded = getattr(record, name)
-        older = "skipped_test" not in saved["info"] if name == "skipped_test" else not named
-        unknown = older and name in ADDED and recorded == ADDED[name]
+        unknown = not named and name in ADDED and recorded == ADDED[name]
         if name not in left and not unknown and json.loads(json.dumps(value)) != recorded:
             wrong.append(Mismatch(name, recorded, value, "configuration, data and network"))
     trained = {"id": saved["id"], "data_hash": saved["data"], "epochs": saved["epoch"]}

@@ -47,6 +47,8 @@ from mixbench.sanity import chance, doubts
 from mixbench.schema import EvalConfig, RunConfig, aside_keys
 from mixbench.weights import finished
 
+# Suites that a typed key is for.
+IMPLIED = {"eval.attacks": "adversarial", "eval.gaze": "gaze", "eval.saliency": "salience"}
 log = logging.getLogger("mixbench")
 EXACT, ROUNDED = 1e-6, 1e-3  # tolerance relative to the larger of the value and 1
 Outputs = tuple[Tensor, Tensor, Tensor]  # logits (N, K), labels, ids
@@ -126,8 +128,8 @@ def evaluate_run(
     """
     config = _configured(folder, overrides, suites)
     names = [name for name in config.eval.suites if name in COUNTED]
-    if suites is None and any(word.startswith("eval.attacks=") for word in overrides):
-        names += ["adversarial"] if "adversarial" not in names else []
+    typed = {word.partition("=")[0] for word in overrides} if suites is None else set()
+    names += [name for key, name in IMPLIED.items() if key in typed and name not in names]
     if not names and not config.eval.suites:
         todo = f"name one: mixbench eval {folder} --suite adversarial"
         raise UserError("no suite is asked for, as eval.suites is empty", str(folder), todo)

@@ -389,14 +389,13 @@ LATER |= {"attempts", "verified", "unverified", "message", "marks"}
 def test_a_run_of_an_older_version_verifies_without_the_facts_that_it_lacks(rebuilt):
     record, saved, *true = rebuilt
     old = {key: value for key, value in saved.items() if key not in ("inputs", "config_changes")}
-    old["info"] = {key: value for key, value in saved["info"].items() if key != "skipped_test"}
     lacking = {"row_hash": "", "family_hash": "", "params": 0, "macs": 0, "batch_size": 0}
-    lacking["skipped_test"] = None
     assert other_facts(dataclasses.replace(record, **lacking), old, *true) == ([], {})
     # It looked for nothing in its data, and noted nothing of the machine of an attempt.
     seen = ("notices", "unused", "shared_images", "skipped_test")
     info = {key: value for key, value in saved["info"].items() if key not in seen}
-    lacking |= {"shared_images": None, "attempts": [{"number": 1, "from_step": 0}]}
+    lacking |= {"shared_images": None, "skipped_test": None}
+    lacking |= {"attempts": [{"number": 1, "from_step": 0}]}
     older = dataclasses.replace(record, **lacking)
     assert record.shared_images == 0
     assert other_facts(older, old | {"info": info}, *true) == ([], {})
@@ -406,24 +405,33 @@ def test_a_run_of_an_older_version_verifies_without_the_facts_that_it_lacks(rebu
     assert (wrong, list(left)) == ([], ["resumed_bit_exact"])
 
 
-@pytest.mark.parametrize("name", ADDED)
+@pytest.mark.parametrize("name", [*ADDED, "skipped_test"])
 def test_a_fact_that_was_taken_out_is_not_taken_for_that_of_an_older_version(rebuilt, name):
     record, *true = rebuilt
-    wrong, _ = other_facts(dataclasses.replace(record, **{name: ADDED[name]}), *true)
+    wrong, _ = other_facts(dataclasses.replace(record, **{name: ADDED.get(name)}), *true)
     assert [item.name for item in wrong] == [name]
 
 
-def test_attempts_that_were_taken_out_or_renumbered_are_noticed(rebuilt):
+@pytest.fixture
+def resumed(rebuilt):
+    """The record as if its run had gone on once, and what it is held against."""
     record, *true = rebuilt
     (first,) = record.attempts
-    second = first | {"number": 2, "from_step": 6}
-    whole = dataclasses.replace(record, attempts=[first, second], resumed_bit_exact=True)
+    attempts = [first, first | {"number": 2, "from_step": 6}]
+    whole = dataclasses.replace(record, attempts=attempts, resumed_bit_exact=True)
     assert other_facts(whole, *true) == ([], {})
+    return whole, *true
+
+
+def test_attempts_that_were_taken_out_or_renumbered_are_noticed(resumed):
+    whole, *true = resumed
+    _, second = whole.attempts
     wrong, left = other_facts(dataclasses.replace(whole, attempts=[second]), *true)
     assert "numbers of attempts" in [item.name for item in wrong]
-    moved = dataclasses.replace(record, attempts=[second | {"number": 1}], resumed_bit_exact=False)
+    moved = dataclasses.replace(whole, attempts=[second | {"number": 1}], resumed_bit_exact=False)
     assert "attempts" in other_facts(moved, *true)[1]
-    wrong, left = other_facts(dataclasses.replace(record, attempts=[]), *true)
+    none = dataclasses.replace(whole, attempts=[], resumed_bit_exact=None)
+    wrong, left = other_facts(none, *true)
     assert (wrong, list(left)) == ([], ["attempts"])
 
 
@@ -436,12 +444,9 @@ def test_a_file_that_came_to_lie_beside_the_images_makes_no_untrue_record(rebuil
     assert [item.name for item in wrong] == ["unused"]
 
 
-def test_a_resumed_run_is_bit_exact_only_if_its_attempts_computed_alike(rebuilt):
-    record, *true = rebuilt
-    (first,) = record.attempts
-    second = first | {"number": 2, "from_step": 6}
-    alike = dataclasses.replace(record, attempts=[first, second], resumed_bit_exact=True)
-    assert other_facts(alike, *true) == ([], {})
+def test_a_resumed_run_is_bit_exact_only_if_its_attempts_computed_alike(resumed):
+    alike, *true = resumed
+    first, second = alike.attempts
     elsewhere = first | {"machine": first["machine"] | {"torch": "1.0"}}
     wrong, _ = other_facts(dataclasses.replace(alike, attempts=[elsewhere, second]), *true)
     assert [(item.name, item.found) for item in wrong] == [("resumed_bit_exact", False)]
@@ -859,3 +864,5 @@ def test_attacks_that_are_typed_are_carried_out_whatever_the_run_was_judged_by(t
     with pytest.raises(UserError, match=r"no suite(.|\n)*--suite"):
         evaluate_run(folder)
     assert evaluate_run(folder, ["eval.attacks=[fgsm_4]", "eval.adv_n=8"]).metrics["adv_n"] == 8
+    looking = evaluate_run(folder, [f"eval.saliency={folder}"])
+    assert "occ_salient_auc" in looking.metrics

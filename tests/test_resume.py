@@ -432,9 +432,27 @@ def test_a_training_that_is_over_is_refused_before_anything_is_written(interrupt
     del before[interrupted / "log.txt"]
     saved = read_checkpoint(interrupted / LAST)["mixbench"]
     assert (saved["epoch"], saved["batch"]) > (1, 0)
-    with pytest.raises(UserError, match=r"epochs(.|\n)*more epochs"):
+    with pytest.raises(UserError, match=r"no step(.|\n)*more epochs"):
         resume(interrupted, "epochs=1", allow_config_change=True)
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("change", ["lr=0.01", "epochs=1"])
+def test_a_change_under_which_nothing_is_left_to_train_is_refused(runs, plant, change):
+    class Stops(Method):
+        def on_test_start(self):
+            crash()
+
+    words = [*WORDS, "epochs=2"]
+    plant(Stops)
+    with pytest.raises(RunFailedError):
+        run(compose(words))
+    plant(Method)
+    folder = place(runs)
+    with pytest.raises(UserError, match="no step is left"):
+        resume(folder, change, allow_config_change=True)
+    assert resume(folder).config_changes == {}
+    assert verify_run(folder).record.verified is True
 
 
 def test_a_change_that_no_step_was_trained_under_leaves_no_mark(interrupted, plant):
