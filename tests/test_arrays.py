@@ -187,9 +187,10 @@ def test_what_is_no_file_of_arrays_says_what_it_is(tmp_path):
 
 
 def test_a_flipped_bit_is_noticed(tmp_path):
-    content = bytearray(
-        packed(tmp_path / "a.npz", zipfile.ZIP_STORED, x=saved(np.ones(64))).read_bytes()
-    )
+    whole = packed(tmp_path / "whole.npz", zipfile.ZIP_STORED, x=saved(np.ones(64)))
+    with Arrays(whole) as found:
+        assert found["x"].tolist() == [1.0] * 64
+    content = bytearray(whole.read_bytes())
     content[content.index(b"NUMPY") + 300] ^= 1
     (tmp_path / "a.npz").write_bytes(content)
     refused(tmp_path / "a.npz", "x", "CRC")
