@@ -611,12 +611,15 @@ def test_no_cell_of_text_begins_a_formula(add, tmp_path, sign):
     assert {line["method"] for line in lines} == {safe, "other"}
 
 
-# FAULTS row 66.
+# FAULTS rows 65 and 66.
 def test_hostile_text_stays_text(add, tmp_path):
     add("=cmd()|x<script>", 0, settings={"a": "*"})
+    add("erm", 0, net="<img src=x onerror=alert(1)>![a](http://b)")
     assert "'=cmd()" in render(board(tmp_path), "csv")
     text = render(board(tmp_path), "markdown")
     assert "<script>" not in text
+    assert "<img" not in text
+    assert "![a](" not in text
     assert "\\|" in text
 
 
