@@ -69,7 +69,7 @@ leaderboard: $(STAMP) ## tables of the runs in runs/
 	@$(PY) -m mixbench leaderboard
 
 notebooks: $(STAMP) ## execute all notebooks; the copies go to runs/notebooks/
-	@$(PY) -m mixbench.study
+	@$(PY) -m mixbench.notebook
 
 lint: $(STAMP) ## ruff and pyright
 	@$(VENV)/bin/ruff check .

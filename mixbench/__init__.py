@@ -14,11 +14,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "build_method": "mixbench.methods.build",
-    "compose": "mixbench.config",
+    "compose": "mixbench.config.compose",
     "functional": "mixbench.functional",
     "list_methods": "mixbench.methods",
     "register": "mixbench.methods",
-    "run": "mixbench.runner",
+    "run": "mixbench.training.run",
 }
 __all__ = [
     "__version__",
@@ -32,10 +32,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mixbench import functional
-    from mixbench.config import compose
+    from mixbench.config.compose import compose
     from mixbench.methods import list_methods, register
     from mixbench.methods.build import build_method
-    from mixbench.runner import run
+    from mixbench.training.run import run
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,8 @@
-"""The errors that reach a user, each with what happened, where, and what to do."""
+"""Messages that reach a user: errors with what happened, where, and what to do; lines of logs."""
 
 import difflib
 import errno
+import logging
 import os
 from collections.abc import Iterable
 
@@ -142,3 +143,25 @@ def printable(text: str) -> str:
         else sign.encode("unicode_escape").decode()
         for sign in text
     )
+
+
+class PrintableFormatter(logging.Formatter):
+    """One line per message, whatever names and messages of strangers stand in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line; a traceback follows it on lines of its own."""
+        return printable(super().formatMessage(record))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    Args:
+        number: How many.
+        noun: In the singular; its plural ends in s, or in es after an s.
+
+    Returns:
+        Such as ``1 image``, ``1,000 images`` and ``3 classes``.
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"

@@ -1,13 +1,13 @@
 """Named objects that are imported when they are asked for, not when they are listed."""
 
 import fnmatch
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from typing import Any, TypeVar
 
 from mixbench.errors import UserError, explain, near_match
-from mixbench.paths import add_working_directory
 
 T = TypeVar("T")
 
@@ -168,6 +168,16 @@ class Registry:
             return self.table
         plugins = {entry.name: entry.value for entry in metadata.entry_points(group=self.group)}
         return {**plugins, **self.table}
+
+
+def add_working_directory() -> None:
+    """Look in the working directory too, behind everything else."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
 
 
 def _is_path(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Checks that need several processes, carried out by all ranks of one group in turn.
 
-Started by tests/test_group.py through torchrun; rank 0 writes what was found as JSON.
+Started by tests/distributed/test_process_group.py through torchrun; rank 0 writes what was found as
+JSON.
 """
 
 import dataclasses
@@ -19,20 +20,20 @@ from lightning.pytorch.callbacks import Checkpoint
 from small_nets import narrow_vit
 from torch import nn
 
-import mixbench.runner
-import mixbench.training
+import mixbench.training.fit
+import mixbench.training.run
 from mixbench import compose, run
-from mixbench.assemble import build
 from mixbench.backbones import NETS
 from mixbench.backbones.base import Head, StagedNet
 from mixbench.backbones.vit import VisionTransformer
-from mixbench.callbacks.checkpoint import AtomicCheckpointIO
 from mixbench.data import DATA
+from mixbench.distributed.process_group import join
 from mixbench.errors import InterruptedRunError, RunFailedError
-from mixbench.group import join
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
-from mixbench.results.record import read_record
+from mixbench.records.record import read_record
+from mixbench.training.build import build
+from mixbench.training.callbacks.checkpoint import AtomicCheckpointIO
 
 WORDS = (
     "data=digits data.limit=96 net.width=4 epochs=2 batch_size=16 wandb.mode=disabled devices=2 "
@@ -67,13 +68,13 @@ def plain_training(config, rank=0, world=1, group=None):
     config = dataclasses.replace(config, net=dataclasses.replace(config.net, name="plain"))
     splits = DATA.get("digits")(config.data).load()
     method, data = build(config, splits, rank, world)
-    mixbench.training.PRECISIONS["fp32"] = "64-true"
-    parts = mixbench.training.Parts(
+    mixbench.training.fit.PRECISIONS["fp32"] = "64-true"
+    parts = mixbench.training.fit.Parts(
         config, Path("unused"), method, data, torch.device("cpu"), group or join(1, 60, False)
     )
-    trainer = mixbench.training._trainer(parts, [], [Checkpoint()], AtomicCheckpointIO())
+    trainer = mixbench.training.fit._trainer(parts, [], [Checkpoint()], AtomicCheckpointIO())
     trainer.fit(method, datamodule=data)
-    mixbench.training.PRECISIONS["fp32"] = "32-true"
+    mixbench.training.fit.PRECISIONS["fp32"] = "32-true"
     return {name: value.double() for name, value in method.net.state_dict().items()}
 
 
@@ -449,7 +450,7 @@ def main(place: Path) -> None:
     rank = int(os.environ["RANK"])
     faulthandler.dump_traceback_later(LIMIT - 20, exit=True)  # where a rank waits for another
     join(2, 40, False)
-    mixbench.runner.leave = lambda: None  # the group serves all checks
+    mixbench.training.run.leave = lambda: None  # the group serves all checks
     torch.set_num_threads(1)
     found = {}
     for check in CHECKS:

@@ -14,10 +14,11 @@ import torch
 from mixbench import compose, run
 from mixbench.errors import RunFailedError
 from mixbench.methods import METHODS
-from mixbench.results.record import read_record
+from mixbench.methods.base import Method
+from mixbench.records.record import read_record
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["mixbench.runner"])
+_context.set_forkserver_preload(["mixbench.training.run"])
 
 # What may differ between a run that was killed and one that was not.
 OWN = {
@@ -171,3 +172,34 @@ def crash_and_go_on(words: str, root: Path, monkeypatch, step: int, name: str = 
         outcomes.append(outcome(root / kind))
     assert len(record.attempts) == 2
     return *outcomes, record
+
+
+class Slow(Method):
+    """Takes its time for each step, and says in which it is."""
+
+    def training_step(self, batch, batch_idx):
+        folder = Path(self.trainer.default_root_dir)
+        (folder / "step").write_text(str(self.step))
+        if self.step >= 6:
+            time.sleep(0.4)
+        return super().training_step(batch, batch_idx)
+
+
+class KilledWhileSaving(Method):
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        if self.step == 6:
+            checkpoint["trap"] = KillsItsPickler()
+
+
+class KillsItsPickler:
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FillsTheDisk(Method):
+    def after_step(self):
+        if self.step == 6:
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 from PIL import Image
 
-from mixbench.config import compose
+from mixbench.config.compose import compose
 from mixbench.data import DATA
 
 

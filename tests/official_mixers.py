@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 import mixbench.functional as mf
 from mixbench.backbones.base import Head, StagedNet
+from mixbench.config.schema import DataInfo
 from mixbench.methods import METHODS
-from mixbench.methods.learnedmix import LearnedMix
+from mixbench.methods.samix.base import LearnedMix
 from mixbench.nn.mixer import AutoMixer, Mixer
-from mixbench.schema import DataInfo
 
 # Names under which the file states tolerances; gradients have those without a name.
 FLOAT, GRADIENT = "float32", ""

@@ -2,7 +2,7 @@
 
 from mixbench.backbones import NETS
 from mixbench.backbones.vit import VisionTransformer
-from mixbench.schema import DataInfo, NetConfig
+from mixbench.config.schema import DataInfo, NetConfig
 
 SIZE = 32
 WIDTHS = {"preactresnet18": 4, "resnet18": 8, "resnet50": 8}

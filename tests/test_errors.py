@@ -4,9 +4,8 @@ import logging
 
 import pytest
 
-from mixbench.commands.console import complain, say
-from mixbench.errors import UserError, printable
-from mixbench.logs import PrintableFormatter
+from mixbench.cli.console import complain, say
+from mixbench.errors import PrintableFormatter, UserError, counted, printable
 
 
 @pytest.mark.parametrize(
@@ -50,3 +49,17 @@ def test_the_console_and_a_log_show_no_control_characters(capsys, caplog):
     except ValueError as error:
         record.exc_info = (ValueError, error, error.__traceback__)
     assert "\n" in PrintableFormatter("%(message)s").format(record)  # a traceback keeps its lines
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "shown"),
+    [
+        (0, "image", "0 images"),
+        (1, "optimiser step", "1 optimiser step"),
+        (1, "class", "1 class"),
+        (3, "class", "3 classes"),
+        (1000, "epoch", "1,000 epochs"),
+    ],
+)
+def test_a_noun_follows_its_number(number, noun, shown):
+    assert counted(number, noun) == shown

@@ -25,9 +25,10 @@ import pytest
 import torch
 from making import encoded, photograph, write_folder
 
-from mixbench import cli, compose, experiments, run
-from mixbench.results import lock
-from mixbench.results.record import read_record
+from mixbench import cli, compose, run
+from mixbench.config import yaml_files
+from mixbench.records import lock
+from mixbench.records.record import read_record
 
 pytestmark = pytest.mark.slow
 
@@ -284,7 +285,7 @@ def fuzz_yaml(bench: Bench) -> None:
     if kind == "config":
         seeds = [bench.good / "config.yaml"]
     else:
-        seeds = sorted((experiments.folders()[-1] / "sweep").glob("*.yaml"))
+        seeds = sorted((yaml_files.folders()[-1] / "sweep").glob("*.yaml"))
     path.write_bytes(mutate_bytes(draw.choice(seeds).read_bytes(), draw))
     odd_file(path, draw)
     if kind == "config":

@@ -6,10 +6,10 @@ import torch
 
 import mixbench.functional as mf
 from mixbench import compose, run
-from mixbench.contract import sample_method, sample_splits
-from mixbench.data.keyed import Draw
+from mixbench.data.sampling import Draw
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
+from mixbench.testing.contract import sample_method, sample_splits
 
 pytestmark = [
     pytest.mark.gpu,

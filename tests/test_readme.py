@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
 
 from mixbench import cli
-from mixbench.contract import check_method
-from mixbench.results.record import read_record
+from mixbench.cli.parser import _parser
+from mixbench.records.record import read_record
+from mixbench.testing.contract import check_method
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SMALL = ["data.limit=64", "net.width=4", "epochs=1", "batch_size=16", "wandb.mode=disabled"]
 SMALL += ["eval.suites=[calibration]"]
@@ -77,7 +78,7 @@ def test_every_command_works(workplace, words, runs, capsys, plain_wandb):
 def test_every_bench_composes(workplace, words):
     from mixbench.launch.plan import expand
 
-    assert expand(cli._parser().parse_args(words).overrides)
+    assert expand(_parser().parse_args(words).overrides)
 
 
 def test_the_make_commands_name_targets_that_exist():

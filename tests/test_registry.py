@@ -2,8 +2,8 @@ import importlib.metadata
 
 import pytest
 
+from mixbench.config.names import CORE, METHODS
 from mixbench.errors import UserError
-from mixbench.methods import CORE, METHODS
 from mixbench.registry import Registry
 
 

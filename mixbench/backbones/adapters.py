@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mixbench.backbones.base import Head, StagedNet
 from mixbench.backbones.vit import check_patch
+from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError, near_match
-from mixbench.schema import DataInfo, NetConfig
 
 MAPS, GRIDS, TOKENS = "maps", "grids", "tokens"  # (B, C, H, W); (B, H, W, C); (B, T, D)
 STAGES = 4

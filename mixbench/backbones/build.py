@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from mixbench.backbones import NETS
+from mixbench.config.names import NETS
+from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import MixbenchError, UserError
-from mixbench.schema import DataInfo, NetConfig
 
 _REMEDY = "give a function or class of (NetConfig, DataInfo) that returns an nn.Module"
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixbench.backbones.base import Head, StagedNet
 from mixbench.backbones.resnet import ResNet, conv, init_he
-from mixbench.schema import DataInfo, NetConfig
+from mixbench.config.schema import DataInfo, NetConfig
 
 
 class PreActBlock(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixbench.backbones.base import Head, StagedNet
+from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError
-from mixbench.schema import DataInfo, NetConfig
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:

@@ -21,11 +21,11 @@ from mixbench.backbones.attention import (
 )
 from mixbench.backbones.base import Head
 from mixbench.backbones.vit import check_patch
+from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError
 from mixbench.functional.token_labels import join_windows as join
 from mixbench.functional.token_labels import merge_weights
 from mixbench.functional.token_labels import split_windows as split
-from mixbench.schema import DataInfo, NetConfig
 
 LARGEST_WINDOW = 7
 APART = -100.0  # score between tokens that only the shift made neighbours, as the authors have it

@@ -23,8 +23,8 @@ from mixbench.backbones.attention import (
     resample,
 )
 from mixbench.backbones.base import Head
+from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError
-from mixbench.schema import DataInfo, NetConfig
 
 STAGES = 4
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from mixbench.config.schema import DataConfig
 from mixbench.data.classes import class_counts, class_notices
-from mixbench.data.decode import unreadable
-from mixbench.data.encoded import FileImages, Part
+from mixbench.data.files.decode import unreadable
+from mixbench.data.files.encoded import FileImages, Part
 from mixbench.data.images import ImageSet, ResidentImages, summed, unused_line
 from mixbench.data.overlap import (
     NOT_COMPARED,
@@ -17,8 +18,7 @@ from mixbench.data.overlap import (
     shared_line,
     shared_rows,
 )
-from mixbench.schema import DataConfig
-from mixbench.words import counted
+from mixbench.errors import counted
 
 SPLITS = ("train", "test")
 

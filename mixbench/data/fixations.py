@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mixbench.errors import UserError
-from mixbench.results.files import open_regular
+from mixbench.files import open_regular
 
 _HEAD = 4  # columns before the fixations
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mixbench.data.keyed import Draw
-from mixbench.schema import DataInfo
+from mixbench.config.schema import DataInfo
+from mixbench.data.sampling import Draw
 
 HOLDOUT_LIMIT = 5_000
 SPLIT_SEED = 0  # hold-outs and subsets are the same for all methods and seeds
@@ -146,7 +146,7 @@ class Content(NamedTuple):
     """All that a data set holds: its images, class names, and what could not be read.
 
     ``skipped`` counts the images of training and of the test that were left out. ``notices`` and
-    ``unused`` are as in :class:`mixbench.schema.DataInfo`.
+    ``unused`` are as in :class:`mixbench.config.schema.DataInfo`.
     """
 
     train: ImageSet

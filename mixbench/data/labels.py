@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixbench.arrays import Arrays
 from mixbench.data.classes import whole_numbers
+from mixbench.data.files.arrays import Arrays
 from mixbench.errors import UserError, near_match
 
 KEY, CLEAN, WORD = "data.labels", "clean_label", "_label"

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from mixbench.arrays import Arrays, is_single, read_array
-from mixbench.data.decode import grey_values, is_image
+from mixbench.config.schema import DataConfig
+from mixbench.data.augment.batches import crop_flip, draw_crop_flip
+from mixbench.data.files.arrays import Arrays, is_single, read_array
+from mixbench.data.files.decode import grey_values, is_image
+from mixbench.data.files.tree import is_hidden, read_regular
 from mixbench.data.images import Batch, ImageSet, Splits
-from mixbench.data.keyed import Draw
-from mixbench.data.transforms import crop_flip, draw_crop_flip
-from mixbench.data.tree import is_hidden, read_regular
+from mixbench.data.sampling import Draw
 from mixbench.errors import UserError
-from mixbench.schema import DataConfig
 
 LAYOUT = "a .npy file, or an .npz file with `maps`: (N, h, w) numbers >= 0, one map per image"
 

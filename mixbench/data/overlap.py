@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from mixbench.data.decode import size_of
-from mixbench.data.encoded import Part
+from mixbench.data.files.decode import size_of
+from mixbench.data.files.encoded import Part
 from mixbench.data.images import ResidentImages
 
 NOT_COMPARED = (

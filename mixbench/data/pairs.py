@@ -5,7 +5,7 @@ from torch.utils.data import Dataset
 
 import mixbench.functional as mf
 from mixbench.data.images import Batch, ImageSet
-from mixbench.data.keyed import Draw
+from mixbench.data.sampling import Draw
 
 
 class OtherClassPairs(Dataset[Batch]):

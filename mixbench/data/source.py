@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mixbench.config.schema import DataConfig, DataInfo
 from mixbench.data.classes import class_notices
-from mixbench.data.decode import is_image, left_out
-from mixbench.data.encoded import Part, read_part
+from mixbench.data.files.cache import prepared
+from mixbench.data.files.decode import is_image, left_out
+from mixbench.data.files.encoded import Part, read_part
 from mixbench.data.images import (
     HOLDOUT_LIMIT,
     Content,
@@ -24,9 +26,7 @@ from mixbench.data.images import (
 )
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
 from mixbench.data.overlap import hashed_on_the_way, pixel_hashes, shared_notices, shared_rows
-from mixbench.data.prepared import prepared
 from mixbench.errors import UserError
-from mixbench.schema import DataConfig, DataInfo
 
 
 class DataSource(ABC):
@@ -248,13 +248,13 @@ def content_of(
         train: Files or pixels of the training images.
         test: The same of the test images.
         class_names: Of both.
-        config: As for :func:`mixbench.data.encoded.read_part`.
+        config: As for :func:`mixbench.data.files.encoded.read_part`.
 
     Returns:
         The content, with what it says of itself.
 
     Raises:
-        UserError: As :func:`mixbench.data.encoded.read_part`.
+        UserError: As :func:`mixbench.data.files.encoded.read_part`.
     """
     (train_set, bad, hashes), (test_set, bad_test, others) = (
         _read(part, config) if isinstance(part, Part) else (part, [], None)

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixbench.config.schema import DataInfo
+from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch
-from mixbench.data.transforms import to_float
 from mixbench.errors import UserError
 from mixbench.evaluation import occlusion
 from mixbench.evaluation.adversarial import Model
 from mixbench.evaluation.keys import orders
 from mixbench.nn.looking import check_own_map, own_map, resized
-from mixbench.schema import DataInfo
-from mixbench.weights import load_network
+from mixbench.records.weights import load_network
 
 OWN = "own"  # where the judged network itself looks
 RANDOM, SALIENT, NONSALIENT = "occ", "occ_salient", "occ_nonsalient"

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixbench.config.schema import DataInfo, EvalConfig
+from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch
-from mixbench.data.keyed import Draw
-from mixbench.data.transforms import to_float
+from mixbench.data.sampling import Draw
+from mixbench.distributed.process_group import Group
 from mixbench.errors import UserError, near_match
 from mixbench.evaluation import linearity, occlusion, patches
 from mixbench.evaluation.adversarial import (
@@ -31,8 +33,6 @@ from mixbench.evaluation.adversarial import (
 from mixbench.evaluation.autoattack import FEWEST, PACKAGE, check_installed, targets
 from mixbench.evaluation.gaze import gaze_counts, gaze_order, gaze_scores
 from mixbench.evaluation.keys import subset
-from mixbench.group import Group
-from mixbench.schema import DataInfo, EvalConfig
 
 CHUNK = 64  # images that a network sees together
 SEED = 0  # of subsets, random starts, patterns and partners: the same for every run

@@ -16,14 +16,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from mixbench.distributed.signals import stop_when_alone, unread
+from mixbench.distributed.spawn import shield_children
 from mixbench.errors import MixbenchError, RunFailedError, UserError, explain
+from mixbench.files import open_log
 from mixbench.launch.places import Machine
 from mixbench.launch.plan import PlannedRun
-from mixbench.paths import shield_children
-from mixbench.results.files import open_log
-from mixbench.results.lock import BusyRunError, Watch
-from mixbench.results.record import Record, read_record, runs_folder
-from mixbench.stop import stop_when_alone, unread
+from mixbench.records.lock import BusyRunError, Watch
+from mixbench.records.record import Record, read_record, runs_folder
 
 Surroundings = tuple[dict[str, str], str]  # environment and working directory
 
@@ -61,7 +61,7 @@ class LocalLauncher:
     def __init__(self, say: Callable[[str], None], *, strict: bool = False) -> None:
         self.say, self.strict = say, strict
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["mixbench.runner"])
+        self.context.set_forkserver_preload(["mixbench.training.run"])
         shield_children()
         self.machine = Machine()
 
@@ -242,16 +242,16 @@ def _prepare_child(
 def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str], Machine]:
     import torch
 
-    from mixbench.assemble import (
+    from mixbench.config.compose import compose_text, resolve_method
+    from mixbench.config.names import DATA
+    from mixbench.training.build import (
         check_choice,
         estimate_seconds,
         identify_run,
         misfit,
         training_device,
     )
-    from mixbench.config import compose_text, resolve_method
-    from mixbench.data import DATA
-    from mixbench.sanity import doubts
+    from mixbench.training.sanity import doubts
 
     torch.set_num_threads(1)
     notes: dict[str, None] = {}
@@ -310,8 +310,8 @@ def _run_child(
         with open_log(log) as file:
             os.dup2(file.fileno(), sys.stdout.fileno())
             os.dup2(file.fileno(), sys.stderr.fileno())
-        from mixbench.config import compose
-        from mixbench.runner import run
+        from mixbench.config.compose import compose
+        from mixbench.training.run import run
 
         run(compose(words), shared_cores=shared)
         answer.send((0, ""))

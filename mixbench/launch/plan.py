@@ -3,10 +3,10 @@
 import itertools
 from dataclasses import dataclass, field
 
-from mixbench.config import compose_text
+from mixbench.config.compose import compose_text
+from mixbench.config.names import CORE, METHODS
+from mixbench.config.overrides import COMMAND_LINE, split_overrides
 from mixbench.errors import UserError
-from mixbench.layers import COMMAND_LINE, split_overrides
-from mixbench.methods import CORE, METHODS
 
 AXES = ("data", "net", "recipe", "method")  # keys that take several values, outermost first
 

@@ -25,15 +25,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixbench.config import compose_text
+from mixbench.config.compose import compose_text
+from mixbench.distributed.spawn import shield_children
 from mixbench.errors import MixbenchError, UserError
+from mixbench.files import write_text
 from mixbench.launch.local import Outcome
 from mixbench.launch.plan import PlannedRun
 from mixbench.launch.slurm_options import parameters
 from mixbench.launch.slurm_task import Task
-from mixbench.paths import shield_children
-from mixbench.results.files import write_text
-from mixbench.results.record import read_record, runs_folder
+from mixbench.records.record import read_record, runs_folder
 
 TURNS = 1000  # time limits that one run may use up
 TASKS = "tasks.json"
@@ -264,10 +264,10 @@ class SlurmLauncher:
 
 
 def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str]]:
-    from mixbench.assemble import check_choice, identify_run, misfit
-    from mixbench.config import resolve_method
-    from mixbench.data import DATA
-    from mixbench.sanity import doubts
+    from mixbench.config.compose import resolve_method
+    from mixbench.config.names import DATA
+    from mixbench.training.build import check_choice, identify_run, misfit
+    from mixbench.training.sanity import doubts
 
     notes: dict[str, None] = {}
     sizes: dict[str, int] = {}

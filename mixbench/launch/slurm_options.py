@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from mixbench.config import compose_text
+from mixbench.config.compose import compose_text
 from mixbench.errors import UserError, near_match
 from mixbench.launch.plan import PlannedRun
 

@@ -53,9 +53,9 @@ class Task:
 
 
 def _carry_out(words: list[str]) -> None:
-    from mixbench.assemble import training_device
-    from mixbench.config import compose
-    from mixbench.runner import run
+    from mixbench.config.compose import compose
+    from mixbench.training.build import training_device
+    from mixbench.training.run import run
 
     config = compose(words)
     given = int(os.environ.get("SLURM_CPUS_ON_NODE", 0))

@@ -19,12 +19,18 @@ from typing import Any
 
 import yaml
 
-from mixbench import experiments
-from mixbench.config import compose_text
+from mixbench.config import yaml_files
+from mixbench.config.compose import compose_text
+from mixbench.config.overrides import (
+    code_names,
+    flatten,
+    refuse_code,
+    refuse_place,
+    split_overrides,
+)
 from mixbench.errors import UserError, near_match
 from mixbench.launch.plan import PlannedRun
-from mixbench.layers import code_names, flatten, refuse_code, refuse_place, split_overrides
-from mixbench.results.record import runs_folder
+from mixbench.records.record import runs_folder
 
 KEYS = ("base", "grid", "arms", "seeds", "after")
 CHECKPOINT = "last.ckpt"
@@ -68,7 +74,7 @@ def read_sweep(
     path = _find(name)
     if path.stem in within:
         raise UserError(f"plans need each other: {' -> '.join([*within, path.stem])}", str(path))
-    content, _ = experiments.read(path)
+    content, _ = yaml_files.read(path)
     unknown = [key for key in content if key not in KEYS]
     if unknown:
         hint = near_match(unknown[0], KEYS) or f"its keys are {', '.join(KEYS)}"
@@ -152,9 +158,9 @@ def _find(name: str) -> Path:
         if not path.is_file():
             raise UserError("no such plan", name, "name a plan of experiments/sweep, or its file")
         return path
-    found = experiments.find("sweep", name)
+    found = yaml_files.find("sweep", name)
     if found is None:
-        known = experiments.names("sweep")
+        known = yaml_files.names("sweep")
         hint = near_match(name, known) or f"there are: {', '.join(known) or 'none'}"
         raise UserError(f"unknown plan {name!r}", "sweep", hint)
     return found
@@ -191,7 +197,7 @@ def _axis(key: str, values: Any, path: Path) -> list[str]:
 
 def _seeds(given: str | None, values: Any, path: Path) -> list[int]:
     if given is not None:
-        values, _ = experiments.parse(f"[{given}]", "seeds")
+        values, _ = yaml_files.parse(f"[{given}]", "seeds")
     whole = isinstance(values, list) and all(type(seed) is int and seed >= 0 for seed in values)
     if not whole or not values or len(set(values)) < len(values):
         raise UserError(

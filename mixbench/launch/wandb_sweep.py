@@ -5,10 +5,10 @@ from typing import Any
 
 import yaml
 
-from mixbench import experiments
+from mixbench.config import yaml_files
+from mixbench.config.overrides import split_overrides
 from mixbench.errors import UserError
 from mixbench.launch.plan import PlannedRun
-from mixbench.layers import split_overrides
 
 _HEAD = """\
 # 1. wandb sweep THIS_FILE      prints the sweep's id
@@ -59,5 +59,5 @@ def _parameter(texts: list[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """A number where the agent writes it as it was given (1e-3 would come back as 0.001)."""
-    value, _ = experiments.parse(text, "command line")
+    value, _ = yaml_files.parse(text, "command line")
     return value if isinstance(value, int | float) and str(value) == text else text

@@ -18,15 +18,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
 import mixbench.functional as mf
+from mixbench.config.schema import DataInfo, RunConfig
+from mixbench.data.augment.batches import crop_flip, draw_crop_flip, draw_erasing, erase, to_float
 from mixbench.data.images import Batch
-from mixbench.data.keyed import GLOBAL, SAMPLE, SHARED, mix_seed, seed_torch
-from mixbench.data.transforms import crop_flip, draw_crop_flip, draw_erasing, erase, to_float
+from mixbench.data.sampling import GLOBAL, SAMPLE, SHARED, mix_seed, seed_torch
 from mixbench.methods import register
-from mixbench.methods.predicted import after_predict
+from mixbench.methods.pictures.predicted import after_predict
 from mixbench.methods.watch import LossWatch
-from mixbench.optim import build_optimizer, decay_groups, schedule
+from mixbench.nn.optim import build_optimizer, decay_groups, schedule
 from mixbench.pictures.sheet import mixed_sheet
-from mixbench.schema import DataInfo, RunConfig
 
 __all__ = ["Method", "register"]
 CRITERIA = {"multiclass": mf.soft_cross_entropy, "multilabel": mf.soft_binary_cross_entropy}

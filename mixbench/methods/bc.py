@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import mixbench.functional as mf
+from mixbench.config.schema import one_of
 from mixbench.data.pairs import OtherClassPairs
 from mixbench.methods.base import Method, register
-from mixbench.schema import one_of
 
 
 @register("bc")

@@ -6,10 +6,10 @@ from typing import Any
 from torch import nn
 
 from mixbench.backbones.build import build_net
+from mixbench.config.names import METHODS
+from mixbench.config.schema import DataInfo, NetConfig, RunConfig
 from mixbench.errors import UserError, near_match
-from mixbench.methods import METHODS
 from mixbench.methods.base import Method
-from mixbench.schema import DataInfo, NetConfig, RunConfig
 
 
 def build_method(

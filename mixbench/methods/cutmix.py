@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 import mixbench.functional as mf
+from mixbench.config.schema import one_of, positive, share
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.methods.base import Method, register
-from mixbench.schema import one_of, positive, share
 
 
 @register("cutmix")

@@ -8,9 +8,9 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
+from mixbench.config.schema import one_of, positive
 from mixbench.methods.base import Method, register
-from mixbench.methods.views import draw_features
-from mixbench.schema import one_of, positive
+from mixbench.methods.pictures.features import draw_features
 
 LOSSES = {"ce": mf.soft_cross_entropy, "bce_softmax": mf.softmax_binary_cross_entropy}
 

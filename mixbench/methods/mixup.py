@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import mixbench.functional as mf
+from mixbench.config.schema import one_of, positive, share
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.methods.base import Method, register
-from mixbench.schema import one_of, positive, share
 
 
 @register("mixup")

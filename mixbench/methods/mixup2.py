@@ -7,8 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 import mixbench.functional as mf
+from mixbench.config.schema import positive
 from mixbench.methods.base import Method, register
-from mixbench.schema import positive
 
 CLEAN, MIX = "clean", "mix"
 

@@ -1,7 +1,7 @@
 """Partners that a batch may be too odd for."""
 
+from mixbench.config.schema import RunConfig
 from mixbench.errors import UserError
-from mixbench.schema import RunConfig
 
 
 def check_even(partner: str, run: RunConfig) -> None:

@@ -27,7 +27,6 @@ from mixbench.metrics.gaze import (
     gaze_lam,
 )
 from mixbench.metrics.multilabel import F1, f1_scores, mean_average_precision, multilabel_scores
-from mixbench.metrics.predictions import Predictions, read_predictions, write_predictions
 from mixbench.metrics.stored import Score, StoredLogits
 from mixbench.metrics.temperature import cross_fit, fit_temperature, stratified_halves
 
@@ -35,7 +34,6 @@ __all__ = [
     "F1",
     "Floor",
     "Inconsistency",
-    "Predictions",
     "Reliability",
     "Score",
     "StoredLogits",
@@ -63,12 +61,10 @@ __all__ = [
     "nll",
     "ood_score",
     "overconfidence_error",
-    "read_predictions",
     "reliability",
     "rmsce",
     "scores",
     "signed_bias",
     "stratified_halves",
     "topk",
-    "write_predictions",
 ]

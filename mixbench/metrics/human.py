@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixbench.arrays import Arrays
+from mixbench.data.files.arrays import Arrays
 from mixbench.errors import UserError
 
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mixbench.data.augment.batches import crop_flip, draw_crop_flip, to_float
 from mixbench.data.images import ResidentImages
-from mixbench.data.keyed import SAMPLE, KeyedBatches, mix_seed
-from mixbench.data.transforms import crop_flip, draw_crop_flip, to_float
+from mixbench.data.sampling import SAMPLE, KeyedBatches, mix_seed
 from mixbench.perf.report import Row, Rule
 from mixbench.perf.timing import Budget, interleave
 

@@ -11,7 +11,7 @@ from mixbench.perf import input as input_part
 from mixbench.perf import mix, photographs, step, transport
 from mixbench.perf.report import FAIL, conditions, gates, to_json, to_markdown, write
 from mixbench.perf.timing import Budget, keep_freed_memory, one_thread
-from mixbench.results.record import runs_folder
+from mixbench.records.record import runs_folder
 
 MODULES = (mix, transport, input_part, photographs, step)
 PARTS = tuple(dict.fromkeys(module.PART for module in MODULES))

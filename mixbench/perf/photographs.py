@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mixbench.data.encoded import FileImages, Part
-from mixbench.data.keyed import SAMPLE, KeyedBatches, mix_seed
-from mixbench.data.transforms import crop_flip, draw_crop_flip, to_float
+from mixbench.config.schema import DataConfig
+from mixbench.data.augment.batches import crop_flip, draw_crop_flip, to_float
+from mixbench.data.files.encoded import FileImages, Part
+from mixbench.data.sampling import SAMPLE, KeyedBatches, mix_seed
 from mixbench.perf.input import MEAN, PART, SEED, STD, per_batch
 from mixbench.perf.peers import NOT_INSTALLED
 from mixbench.perf.report import Row, Rule
 from mixbench.perf.timing import Budget, interleave
-from mixbench.schema import DataConfig
 
 BASE = "PIL, in process"  # as of the other input paths: ratios refer to the row of the shape
 FILES, WORKER = "files, mixbench", "files, one worker, mixbench"

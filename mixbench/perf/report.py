@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from mixbench.files import write_text
 from mixbench.perf.timing import Budget, median, quartiles, ratio, waits
-from mixbench.results.files import write_text
-from mixbench.results.record import cpu_name, environment
+from mixbench.records.record import cpu_name, environment
 
 SCHEMA = 1
 PASS, FAIL, SKIPPED = "pass", "FAIL", "skipped"

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mixbench.checkpoints import FACTS, FORMAT, LAST
+from mixbench.config.schema import DataConfig, DataInfo, NetConfig, RunConfig
 from mixbench.data.images import Batch
 from mixbench.perf.input import smooth_images
 from mixbench.perf.peers import NOT_INSTALLED
 from mixbench.perf.report import Row, Rule
 from mixbench.perf.timing import Budget, interleave, repeated
-from mixbench.schema import DataConfig, DataInfo, NetConfig, RunConfig
+from mixbench.records.checkpoints import FACTS, FORMAT, LAST
 
 PART, BASE = "P4", "erm"
 CLASSES = 10

@@ -17,12 +17,12 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.cifar import preactresnet18
-from mixbench.data.transforms import to_float
+from mixbench.config.schema import DataInfo, NetConfig
+from mixbench.data.augment.batches import to_float
 from mixbench.perf.input import MEAN, STD, smooth_images
 from mixbench.perf.peers import NOT_INSTALLED, Variant, load_file, on_its_device, tried
 from mixbench.perf.report import Limit, Row, Rule
 from mixbench.perf.timing import Budget, interleave, repeated
-from mixbench.schema import DataInfo, NetConfig
 
 PART, BASE = "P2", "broadcast loop"
 COMPAT, SCALED, SHORT = "compat, mixbench", "scaled, mixbench", "scaled 50, mixbench"

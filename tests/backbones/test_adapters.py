@@ -6,8 +6,8 @@ from small_nets import small_net
 
 from mixbench import compose, run
 from mixbench.backbones.adapters import FAMILIES
-from mixbench.compat import provided
 from mixbench.errors import UserError
+from mixbench.training.requirements import provided
 
 NAMES = {
     "resnet10t": (32, {}),

@@ -4,8 +4,8 @@ from torch import nn
 
 from mixbench import cli
 from mixbench.backbones.build import build_net
+from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError
-from mixbench.schema import DataInfo, NetConfig
 
 MODULE = """
 import torch

@@ -6,7 +6,7 @@ from torch import nn
 
 from mixbench.backbones import NETS
 from mixbench.backbones.cifar import PreActResNet
-from mixbench.schema import DataInfo, NetConfig
+from mixbench.config.schema import DataInfo, NetConfig
 
 
 def net(width=4, final_norm=True, classes=10, channels=3):

@@ -5,7 +5,7 @@ import torch
 from small_nets import SIZE, small_net
 
 from mixbench.backbones import NETS
-from mixbench.schema import DataInfo, NetConfig
+from mixbench.config.schema import DataInfo, NetConfig
 
 EVERY = NETS.names()
 

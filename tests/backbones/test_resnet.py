@@ -4,8 +4,8 @@ from small_nets import small_net
 from torch import nn
 
 from mixbench.backbones import NETS
+from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError
-from mixbench.schema import DataInfo, NetConfig
 
 
 def parameters(module):

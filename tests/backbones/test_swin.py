@@ -5,8 +5,8 @@ from small_nets import small_net
 from mixbench.backbones import NETS
 from mixbench.backbones.attention import Capture
 from mixbench.backbones.swin import Swin, WindowAttention, join, split
+from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError
-from mixbench.schema import DataInfo, NetConfig
 
 TIMM = "swin_tiny_patch4_window7_224"
 

@@ -5,9 +5,9 @@ from small_nets import small_net
 from mixbench.backbones import NETS
 from mixbench.backbones.attention import Capture, DropPath
 from mixbench.backbones.vit import VisionTransformer
+from mixbench.config.schema import DataInfo, NetConfig, OptimConfig
 from mixbench.errors import UserError
-from mixbench.optim import decay_groups
-from mixbench.schema import DataInfo, NetConfig, OptimConfig
+from mixbench.nn.optim import decay_groups
 
 NAMES = {name: f"{name}_patch16_224" for name in ("vit_tiny", "deit_tiny", "deit_small")}
 

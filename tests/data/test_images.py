@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 from making import twin
+from paths import SHARED
 from PIL import Image
 
-from mixbench.config import compose
+from mixbench.config.compose import compose
 from mixbench.data import DATA
-from mixbench.data.decode import decode
+from mixbench.data.files.decode import decode
 from mixbench.data.images import HOLDOUT_LIMIT, channel_stats, stratified
 from mixbench.errors import UserError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+IMAGES = SHARED / "data"
 
 
 def source(*words):
@@ -279,9 +280,9 @@ def test_a_decompression_bomb_is_refused():
         decode(png)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real image packs are not beside the checkout")
+@pytest.mark.skipif(not IMAGES.is_dir(), reason="the real image packs are not beside the checkout")
 def test_the_cifar10_pack_holds_the_complete_test_split(tmp_path):
-    path = SHARED / "cifar10_test10k.npz"
+    path = IMAGES / "cifar10_test10k.npz"
     splits = source("data=pack", f"data.train={path}", f"data.test={twin(path, tmp_path)}").load()
     assert len(splits.test) == 10_000
     assert splits.test.labels.bincount().tolist() == [1000] * 10

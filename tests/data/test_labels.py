@@ -1,21 +1,21 @@
 """Training labels from elsewhere."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from making import source, twin
+from paths import SHARED
 
 from mixbench import compose, run
-from mixbench.assemble import identify_run
 from mixbench.errors import UserError
-from mixbench.judging import verify_run
-from mixbench.results.curves import read_curves
+from mixbench.records.curves import read_curves
+from mixbench.training.build import identify_run
+from mixbench.training.reevaluate import verify_run
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+IMAGES = SHARED / "data"
+
 shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the real image data is not beside the checkout"
+    not IMAGES.is_dir(), reason="the real image data is not beside the checkout"
 )
 ORDER = np.array([7, 0, 5, 3, 2, 6])  # places of the pack's images in the original ten
 
@@ -124,7 +124,7 @@ def test_a_run_is_named_after_its_labels_and_known_by_their_content(place):
 
 
 def test_a_prepared_set_keeps_its_own_labels(place):
-    from mixbench.data.prepared import prepare
+    from mixbench.data.files.cache import prepare
 
     plain = packed(place).load().train.labels
     prepare(packed(place, people(place)))
@@ -194,8 +194,8 @@ def test_a_pack_with_too_few_places_is_refused(place):
 def test_the_labels_of_cifar_10n_belong_to_the_images_of_the_pack(name, share):
     from mixbench.data.labels import labels_of, read_labels
 
-    other = read_labels(f"{SHARED / 'cifar10n_labels.npz'}:{name}")
-    with np.load(SHARED / "cifar10_train30k.npz") as pack:
+    other = read_labels(f"{IMAGES / 'cifar10n_labels.npz'}:{name}")
+    with np.load(IMAGES / "cifar10_train30k.npz") as pack:
         labels, rows = (torch.from_numpy(pack[key].astype(np.int64)) for key in KEYS)
         taken = labels_of(other, labels, rows, pack["class_names"].tolist())
     assert float((taken != labels).float().mean()) == pytest.approx(share, abs=0.01)

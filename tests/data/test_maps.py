@@ -4,11 +4,11 @@ import torch
 from making import encoded, source, write_folder
 from PIL import Image
 
-from mixbench.assemble import build
-from mixbench.config import compose
+from mixbench.config.compose import compose
+from mixbench.config.schema import DataConfig
 from mixbench.data import DATA
+from mixbench.data.augment.batches import crop_flip, draw_crop_flip
 from mixbench.data.images import ResidentImages
-from mixbench.data.keyed import Draw
 from mixbench.data.maps import (
     MappedImages,
     check_count,
@@ -17,9 +17,9 @@ from mixbench.data.maps import (
     read_maps,
     read_test_maps,
 )
-from mixbench.data.transforms import crop_flip, draw_crop_flip
+from mixbench.data.sampling import Draw
 from mixbench.errors import UserError
-from mixbench.schema import DataConfig
+from mixbench.training.build import build
 
 
 def images(count=4):

@@ -10,13 +10,13 @@ from mixbench import compose, run
 from mixbench.cli import main
 from mixbench.data import DATA
 from mixbench.data.checks import inspect
-from mixbench.data.encoded import Part
-from mixbench.data.prepared import prepare
+from mixbench.data.files.cache import prepare
+from mixbench.data.files.encoded import Part
 from mixbench.data.source import DataSource
-from mixbench.judging import verify_run
-from mixbench.results.leaderboard import build_leaderboard, find_runs
-from mixbench.results.marks import UNREADABLE, marks_of
-from mixbench.results.table import render
+from mixbench.leaderboard.render import render
+from mixbench.leaderboard.rows import build_leaderboard, find_runs
+from mixbench.records.marks import UNREADABLE, marks_of
+from mixbench.training.reevaluate import verify_run
 
 SAID = "Three images of the training set are upside down."
 

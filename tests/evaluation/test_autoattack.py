@@ -8,15 +8,15 @@ from making import twin
 from pyautoattack import AutoAttack
 
 from mixbench import cli, compose, run
+from mixbench.config.schema import DataInfo, EvalConfig
 from mixbench.data.images import Batch
+from mixbench.distributed.process_group import Group
 from mixbench.errors import UserError
 from mixbench.evaluation import adversarial as adv
 from mixbench.evaluation import autoattack as auto
 from mixbench.evaluation.keys import keys
 from mixbench.evaluation.suites import Outcome, check_attacks, check_classes, draws, enter, judge
-from mixbench.group import Group
-from mixbench.judging import evaluate_run, verify_run
-from mixbench.schema import DataInfo, EvalConfig
+from mixbench.training.reevaluate import evaluate_run, verify_run
 
 EPS = 4 / 255
 FEW = {"eps": EPS, "steps": 10, "queries": 30}

@@ -1,19 +1,18 @@
-from pathlib import Path
-
 import pytest
 import torch
+from paths import SHARED
 
 import mixbench.functional as mf
-from mixbench.contract import SIZE, sample_method, sample_splits
 from mixbench.data.fixations import read_fixations
 from mixbench.data.images import Batch
-from mixbench.data.keyed import Draw
 from mixbench.data.maps import MappedImages
+from mixbench.data.sampling import Draw
 from mixbench.evaluation.gaze import GROUP, gaze_counts, gaze_order, gaze_scores
 from mixbench.methods import METHODS
 from mixbench.metrics import centre_gaussian, density_maps, gaze_inconsistency
+from mixbench.testing.contract import SIZE, sample_method, sample_splits
 
-CUB = Path(__file__).resolve().parents[3] / "shared/data/cub_gha_fixations_first300.csv.gz"
+CUB = SHARED / "data" / "cub_gha_fixations_first300.csv.gz"
 MASKED = [name for name in METHODS.names() if not sample_method(METHODS.get(name)).maskless]
 
 

@@ -3,13 +3,13 @@ import torch
 import torch.nn.functional as F
 
 from mixbench import compose, run
+from mixbench.config.schema import SUITES, DataInfo, EvalConfig
 from mixbench.data.images import Batch
+from mixbench.distributed.process_group import Group
 from mixbench.errors import UserError
 from mixbench.evaluation.linearity import LAMS, linearity_gaps, partners
 from mixbench.evaluation.suites import CHUNK, draws, judge, unfit
-from mixbench.group import Group
-from mixbench.judging import evaluate_run, verify_run
-from mixbench.schema import SUITES, DataInfo, EvalConfig
+from mixbench.training.reevaluate import evaluate_run, verify_run
 
 INFO = DataInfo(num_classes=4, height=4, width=4, test_size=150, name="noise")
 

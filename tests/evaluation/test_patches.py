@@ -9,15 +9,15 @@ from making import twin
 
 from mixbench import compose, run
 from mixbench.backbones import NETS
+from mixbench.config.schema import DataInfo, EvalConfig, NetConfig
 from mixbench.data.images import Batch
+from mixbench.distributed.process_group import Group
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation import patches
 from mixbench.evaluation.suites import judge
-from mixbench.group import Group
-from mixbench.judging import evaluate_run, verify_run
 from mixbench.nn.looking import own_map
-from mixbench.results.record import read_record, write_record
-from mixbench.schema import DataInfo, EvalConfig, NetConfig
+from mixbench.records.record import read_record, write_record
+from mixbench.training.reevaluate import evaluate_run, verify_run
 
 GREY = 128 / 255
 WORDS = ["data=digits", "data.limit=64", "net.width=4", "epochs=1", "batch_size=16", "lr=0.1"]

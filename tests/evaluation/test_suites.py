@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from mixbench.config.schema import DataInfo, EvalConfig
 from mixbench.data.images import Batch
+from mixbench.distributed.process_group import Group
 from mixbench.evaluation.suites import Outcome, draws, enter, judge
-from mixbench.group import Group
-from mixbench.schema import DataInfo, EvalConfig
 
 INFO = DataInfo(num_classes=3, height=8, width=8, test_size=40, name="noise")
 

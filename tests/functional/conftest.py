@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from mixbench.backbones.cifar import preactresnet18
-from mixbench.schema import DataInfo, NetConfig
+from mixbench.config.schema import DataInfo, NetConfig
 
 
 class Compiled:

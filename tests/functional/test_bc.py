@@ -4,8 +4,8 @@ from scipy import stats
 from torch import Generator, Tensor, nn
 
 import mixbench.functional as mf
+from mixbench.config.schema import DataInfo
 from mixbench.methods.build import build_method
-from mixbench.schema import DataInfo
 
 NEXT = torch.tensor([1, 2, 3, 0])  # every input gets another one as partner
 LABELS = torch.tensor([2, 0, 3, 0, 2, 2, 3])  # no image of class 1

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from paths import SHARED
 from torch import Tensor
 
 RESULTS = ("expect_", "derived_")  # beginnings of keys to compare
@@ -95,7 +96,7 @@ def golden_path(name: str) -> Path:
     """Where a golden file lies; what may not be copied is read beside the checkout."""
     given = os.environ.get("MIXBENCH_GOLDEN")
     here = Path(given) if given else Path(__file__).parent
-    beside = Path(__file__).resolve().parents[3] / "shared" / "golden"
+    beside = SHARED / "golden"
     path = here / f"{name}.npz"
     return path if given or path.exists() else beside / path.name
 

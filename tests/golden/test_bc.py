@@ -3,9 +3,9 @@ import torch
 from torch import Tensor, nn
 
 import mixbench.functional as mf
-from mixbench.data.transforms import crop_flip, to_float
+from mixbench.config.schema import DataInfo
+from mixbench.data.augment.batches import crop_flip, to_float
 from mixbench.methods.build import build_method
-from mixbench.schema import DataInfo
 
 GOLDEN = "bc"
 NOT_COMPARED: dict[str, str] = {}

@@ -5,8 +5,8 @@ import torch
 
 import mixbench.functional as mf
 from mixbench.backbones.cifar import PreActResNet
+from mixbench.config.schema import DataInfo
 from mixbench.methods.build import build_method
-from mixbench.schema import DataInfo
 
 GOLDEN = "manifold_mixup"
 NOT_COMPARED: dict[str, str] = {}

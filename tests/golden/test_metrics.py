@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from mixbench import metrics
 from mixbench.evaluation.adversarial import fgsm, input_gradient, pgd
 from mixbench.metrics.corruption import mce, mean_ce, relative_mce
-from mixbench.results import contrasts, resampling
+from mixbench.stats import bootstrap, dunnett
 
 GOLDEN = "metrics"
 _TIES = "torch-uncertainty sorts equal confidences in no fixed order; compared where none are equal"
@@ -158,20 +158,20 @@ def test_attacks_equal_torchattacks(case):
 @pytest.mark.cases("stats")
 def test_statistics_follow_the_definitions(case):
     a, b = case["a"].tolist(), case["b"].tolist()
-    test = resampling.paired_t(a, b)
+    test = bootstrap.paired_t(a, b)
     case.compare("expect_mean_diff", scalar(test.difference), "stats")
     case.compare("expect_sd_diff", scalar(test.sd), "stats")
     case.compare("expect_ci95_t", scalar([test.low, test.high]), "stats")
     case.compare("expect_p_ttest", scalar(test.p), "stats")
-    flips = resampling.sign_flip([y - x for x, y in zip(a, b, strict=True)])
+    flips = bootstrap.sign_flip([y - x for x, y in zip(a, b, strict=True)])
     case.compare("expect_p_signflip", scalar(flips), "stats")
     right = case["correct_a"].numpy(), case["correct_b"].numpy()
-    case.compare("expect_mcnemar_exact_p", scalar(resampling.mcnemar(*right)), "stats")
+    case.compare("expect_mcnemar_exact_p", scalar(bootstrap.mcnemar(*right)), "stats")
     rows = case["boot_idx"].long().numpy()
-    interval = resampling.bootstrap_images(*right, rows=rows)
+    interval = bootstrap.bootstrap_images(*right, rows=rows)
     case.compare("expect_boot_ci95", scalar([interval.low, interval.high]), "stats")
     (raw,) = re.findall(r"\[.*\]", case.file.meta["keys"]["stats/expect_holm"])
-    case.compare("expect_holm", scalar(contrasts.holm(json.loads(raw))), "stats")
+    case.compare("expect_holm", scalar(dunnett.holm(json.loads(raw))), "stats")
 
 
 @pytest.mark.cases("corr")

@@ -11,8 +11,8 @@ from official_mixers import (
 )
 from torch import nn
 
+from mixbench.config.schema import DataInfo
 from mixbench.methods import METHODS
-from mixbench.schema import DataInfo
 
 GOLDEN = "samix_train"
 NOT_COMPARED: dict[str, str] = {}

@@ -6,9 +6,9 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.vit import VisionTransformer
+from mixbench.config.schema import DataInfo, RunConfig
 from mixbench.methods import METHODS
 from mixbench.nn.absvit import AbSViT
-from mixbench.schema import DataInfo, RunConfig
 
 GOLDEN = "tdattenmix"
 NOT_COMPARED: dict[str, str] = {}

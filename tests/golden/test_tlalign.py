@@ -6,8 +6,8 @@ from golden_vit import golden_vit
 
 import mixbench.functional as mf
 from mixbench.backbones.attention import Capture
+from mixbench.config.schema import DataInfo
 from mixbench.methods.build import build_method
-from mixbench.schema import DataInfo
 
 GOLDEN = "tlalign"
 NOT_COMPARED: dict[str, str] = {}

@@ -3,8 +3,8 @@ import torch
 from golden_vit import golden_vit
 
 import mixbench.functional as mf
+from mixbench.config.schema import DataInfo
 from mixbench.methods.build import build_method
-from mixbench.schema import DataInfo
 
 GOLDEN = "transmix"
 NOT_COMPARED: dict[str, str] = {}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mixbench.checkpoints import read_checkpoint
 from mixbench.launch.local import LocalLauncher, Outcome
 from mixbench.launch.plan import PlannedRun, expand
-from mixbench.results.lock import Watch
-from mixbench.results.record import Record, read_record, write_record
+from mixbench.records.checkpoints import read_checkpoint
+from mixbench.records.lock import Watch
+from mixbench.records.record import Record, read_record, write_record
 
 
 def record(**changes):
@@ -122,7 +122,7 @@ def held(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     code = "import sys, time; from pathlib import Path\n"
-    code += "from mixbench.results.lock import locked\n"
+    code += "from mixbench.records.lock import locked\n"
     code += "with locked(Path(sys.argv[1])):\n    print(flush=True); sys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

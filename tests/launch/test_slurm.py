@@ -16,7 +16,7 @@ from mixbench.launch.plan import PlannedRun, expand
 from mixbench.launch.slurm import SlurmLauncher
 from mixbench.launch.slurm_options import parameters, read_options
 from mixbench.launch.slurm_task import Task
-from mixbench.results.record import read_record
+from mixbench.records.record import read_record
 
 pytest.importorskip("submitit")
 

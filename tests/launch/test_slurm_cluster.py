@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from mixbench import compose, run
-from mixbench.checkpoints import read_checkpoint
 from mixbench.errors import UserError
 from mixbench.launch.plan import expand
 from mixbench.launch.slurm import SlurmLauncher
-from mixbench.results.record import read_record
+from mixbench.records.checkpoints import read_checkpoint
+from mixbench.records.record import read_record
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 SETTINGS = """

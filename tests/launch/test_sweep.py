@@ -6,15 +6,15 @@ import torch
 import yaml
 
 from mixbench import cli
-from mixbench.assemble import build
-from mixbench.checkpoints import read_checkpoint
-from mixbench.config import compose
+from mixbench.config.compose import compose
+from mixbench.config.overrides import split_overrides
+from mixbench.config.yaml_files import folders
 from mixbench.data import DATA
 from mixbench.errors import UserError
-from mixbench.experiments import folders
 from mixbench.launch.sweep import fill_in, read_sweep
-from mixbench.layers import split_overrides
-from mixbench.results.record import read_record
+from mixbench.records.checkpoints import read_checkpoint
+from mixbench.records.record import read_record
+from mixbench.training.build import build
 
 PLAN = {
     "base": {"method": "cutmix", "data": "digits", "epochs": 2, "optim": {"clip": 1.0}},
@@ -157,7 +157,7 @@ def test_plans_that_come_with_the_package_can_be_read():
 def test_a_plan_runs_what_it_needs_first_and_ranks_its_own(plan, tmp_path, capsys, monkeypatch):
     (tmp_path / "warm_start.py").write_text(
         "from dataclasses import dataclass\n"
-        "from mixbench.checkpoints import read_checkpoint\n"
+        "from mixbench.records.checkpoints import read_checkpoint\n"
         "from mixbench.methods.base import Method\n"
         "from pathlib import Path\n"
         "class WarmStart(Method):\n"

@@ -3,10 +3,10 @@ import itertools
 import pytest
 import yaml
 
+from mixbench.config.overrides import split_overrides
 from mixbench.errors import UserError
 from mixbench.launch.plan import expand
 from mixbench.launch.wandb_sweep import sweep_file
-from mixbench.layers import split_overrides
 
 WORDS = [
     "method=erm,cutmix",

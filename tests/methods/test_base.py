@@ -7,16 +7,16 @@ from torch import nn
 
 import mixbench.functional as mf
 from mixbench import build_method
-from mixbench.callbacks.samples import draw_batch
-from mixbench.contract import fit, sample_batch, sample_method, sample_splits
+from mixbench.config.schema import DataConfig, OptimConfig
+from mixbench.data.augment.batches import draw_crop_flip, draw_erasing
 from mixbench.data.images import Batch
-from mixbench.data.keyed import Draw
-from mixbench.data.transforms import draw_crop_flip, draw_erasing
+from mixbench.data.sampling import Draw
 from mixbench.errors import UserError
 from mixbench.methods import METHODS, base
 from mixbench.methods.base import Method
 from mixbench.pictures import sheet
-from mixbench.schema import DataConfig, OptimConfig
+from mixbench.testing.contract import fit, sample_batch, sample_method, sample_splits
+from mixbench.training.callbacks.samples import draw_batch
 
 
 def batch_of(method, rows=6):
@@ -142,8 +142,8 @@ def test_bc_uses_the_kl_divergence_and_bc_plus_its_own_normalisation():
 
 
 def test_bc_keeps_its_normalisation_in_the_checkpoint():
+    from mixbench.config.schema import DataInfo
     from mixbench.methods.bc import BC
-    from mixbench.schema import DataInfo
 
     info = DataInfo(4, 8, 8, residual_mean=[0.1, 0.2, 0.3], residual_std=[0.4, 0.5, 0.6])
     state = BC(nn.Identity(), info, BC.Config(plus=True)).state_dict()

@@ -15,18 +15,18 @@ import torch
 from small_nets import narrow_vit
 
 from mixbench import compose
-from mixbench.assemble import build, identify_run
 from mixbench.backbones import NETS
-from mixbench.callbacks.probe import Probe
-from mixbench.checkpoints import FACTS, FORMAT
-from mixbench.config import to_plain
-from mixbench.contract import CLASSES, SIZE, fit, sample_splits
-from mixbench.data.module import MixData
+from mixbench.config.compose import to_plain
+from mixbench.config.schema import DataInfo, RunConfig
+from mixbench.data.loaders import MixData
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.nn.absvit import AbSViT
-from mixbench.results.identity import Identity
-from mixbench.schema import DataInfo, RunConfig
+from mixbench.records.checkpoints import FACTS, FORMAT
+from mixbench.records.identity import Identity
+from mixbench.testing.contract import CLASSES, SIZE, fit, sample_splits
+from mixbench.training.build import build, identify_run
+from mixbench.training.callbacks.probe import Probe
 
 BASE = (
     "data=digits net.width=4 epochs=1 batch_size=12 lr=0.05 optim.schedule=cosine data.crop=2 "

@@ -6,11 +6,11 @@ from small_nets import SIZE, small_net
 
 from mixbench import compose, run
 from mixbench.backbones import NETS
-from mixbench.compat import provided
-from mixbench.contract import BATCH, CLASSES, sample_batch
+from mixbench.config.schema import DataConfig, DataInfo, RunConfig
 from mixbench.methods import METHODS
-from mixbench.optim import build_optimizer
-from mixbench.schema import DataConfig, DataInfo, RunConfig
+from mixbench.nn.optim import build_optimizer
+from mixbench.testing.contract import BATCH, CLASSES, sample_batch
+from mixbench.training.requirements import provided
 
 QUICK = [
     ("cutmix", "vit_tiny"),

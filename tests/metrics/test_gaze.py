@@ -1,14 +1,14 @@
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from paths import SHARED
 
 import mixbench.functional as mf
 from mixbench.data.fixations import read_fixations
 from mixbench.metrics import centre_gaussian, density_maps, gaze_inconsistency, gaze_lam
 
-CUB = Path(__file__).resolve().parents[3] / "shared/data/cub_gha_fixations_first300.csv.gz"
+CUB = SHARED / "data" / "cub_gha_fixations_first300.csv.gz"
 
 
 def halves(size=8):

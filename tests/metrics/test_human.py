@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paths import SHARED
 
 from mixbench.errors import UserError
 from mixbench.metrics.human import (
@@ -16,7 +17,7 @@ from mixbench.metrics.human import (
     read_human,
 )
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "cifar10h.npz"
+HUMAN = SHARED / "data" / "cifar10h.npz"
 
 
 def test_the_cross_entropy_is_that_of_its_definition():
@@ -102,15 +103,15 @@ def test_files_without_answers_are_refused(tmp_path, content, message):
         read_human(tmp_path / "missing.npz")
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="CIFAR-10H is not beside the checkout")
+@pytest.mark.skipif(not HUMAN.is_file(), reason="CIFAR-10H is not beside the checkout")
 def test_cifar_10h_is_about_the_images_of_the_test_pack():
-    human = read_human(SHARED)
-    with np.load(SHARED.with_name("cifar10_test10k.npz")) as pack:
+    human = read_human(HUMAN)
+    with np.load(HUMAN.with_name("cifar10_test10k.npz")) as pack:
         labels, rows = (torch.from_numpy(pack[key]).long() for key in ("label", "original_index"))
     assert human.counts.shape == (10000, 10)
     logits = 5 * torch.nn.functional.one_hot(labels, 10).float()
     found = human_scores(logits, labels, rows, human)
-    with np.load(SHARED) as raw:
+    with np.load(HUMAN) as raw:
         probs = raw["counts"] / raw["counts"].sum(1, keepdims=True)
     norm = math.log(math.exp(5) + 9)
     direct = np.mean(norm - 5 * probs[np.arange(10000), labels.numpy()])

@@ -73,9 +73,8 @@ SCORES = {
 # What is drawn for the rows in the order of their ids, in which StoredLogits gives them.
 SEEDED = {"cross_fit", "ece_floor", "scores", "stratified_halves"}
 OF_NO_PREDICTIONS = {
-    "F1", "Floor", "Inconsistency", "Predictions", "Reliability", "Score", "StoredLogits",
-    "centre_gaussian", "density_maps", "gaze_lam", "ood_score", "read_predictions",
-    "write_predictions",
+    "F1", "Floor", "Inconsistency", "Reliability", "Score", "StoredLogits",
+    "centre_gaussian", "density_maps", "gaze_lam", "ood_score",
 }  # fmt: skip
 
 

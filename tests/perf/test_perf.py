@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-import mixbench.checkpoints as checkpoints
+import mixbench.records.checkpoints as checkpoints
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.perf import input as input_part

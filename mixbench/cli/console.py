@@ -1,0 +1,64 @@
+"""Lines for the terminal."""
+
+import codecs
+import io
+import logging
+import sys
+
+from mixbench.errors import PrintableFormatter, printable
+
+# Signs of our own in the letters that every terminal has.
+_PLAIN = {
+    "\N{EN DASH}": "-",
+    "\N{EM DASH}": "-",
+    "\N{PLUS-MINUS SIGN}": "+-",
+    "\N{DAGGER}": "+",
+    "\N{WARNING SIGN}": "!",
+    "\N{MULTIPLICATION SIGN}": "x",
+    "\N{MIDDLE DOT}": "-",
+    "\N{RIGHTWARDS ARROW}": "->",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{BOX DRAWINGS LIGHT HORIZONTAL}": "-",
+}
+
+
+def print_anywhere() -> None:
+    """Let no sign that a terminal cannot show end a command."""
+    codecs.register_error("mixbench", _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mixbench")
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    known = (
+        _PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs
+    )
+    return "".join(known), error.end
+
+
+def say(text: str) -> None:
+    """Print a result at once."""
+    sys.stdout.write(f"{_shown(text)}\n")
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """Print what is not a result."""
+    sys.stderr.write(f"mixbench: {_shown(text)}\n")
+    sys.stderr.flush()
+
+
+def talk() -> None:
+    """Print what runs log."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("mixbench").setLevel(logging.INFO)
+
+
+def _shown(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))

@@ -1,0 +1,74 @@
+"""Finished runs, judged again: ``eval`` and ``verify``."""
+
+import argparse
+from pathlib import Path
+
+from mixbench.cli.console import complain, say, talk
+from mixbench.config.schema import SUITES
+from mixbench.errors import MixbenchError, UserError, counted
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Judge finished runs by suites, and add what is found to their records."""
+    folders, words = _runs("eval", args.overrides)
+    suites = None
+    if args.suite is not None:
+        suites = [name.strip() for name in ",".join(args.suite).split(",")]
+        for name in suites:
+            if name not in SUITES:
+                raise UserError(f"no suite {name!r}", "--suite", f"choose of: {', '.join(SUITES)}")
+    from mixbench.training.reevaluate import evaluate_run
+
+    talk()
+    worst: MixbenchError | None = None
+    for folder in folders:
+        try:
+            record = evaluate_run(folder, words, suites)
+        except MixbenchError as error:
+            if len(folders) == 1:
+                raise
+            worst = worst or error
+            complain(str(error))
+            continue
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+        say(f"{record.id}  {shown}")
+    if worst is not None:
+        return 5 if len(folders) > 1 else worst.exit_code
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Compute the records of finished runs again from their checkpoints and predictions."""
+    folders, words = _runs("verify", args.overrides)
+    from mixbench.training.reevaluate import verify_run
+
+    talk()
+    code = 0
+    for folder in folders:
+        try:
+            found = verify_run(folder, words)
+        except MixbenchError as error:
+            if len(folders) == 1:
+                raise
+            complain(str(error))
+            code = max(code, error.exit_code)
+            continue
+        partly = "partly verified" if found.left else "verified"
+        scores = counted(len(found.compared), "score")
+        say(f"{folder.name}: {partly}, with {scores} as recorded")
+        for name, why in found.left.items():
+            say(f"  not verified: {name}, as {why}")
+    return code
+
+
+def _runs(command: str, words: list[str]) -> tuple[list[Path], list[str]]:
+    """Folders that are named before the overrides."""
+    from mixbench.records.record import read_record, run_folder
+
+    named = [word for word in words if "=" not in word or Path(word).is_dir()]
+    if not named:
+        raise UserError("no run is named", command, f"write mixbench {command} RUN ... [k=v ...]")
+    folders = [run_folder(name) for name in named]
+    for folder in folders:
+        read_record(folder)  # said at once, before torch is loaded
+    return folders, [word for word in words if word not in named]

@@ -1,0 +1,31 @@
+"""Weights of a finished run for other programs: ``export``."""
+
+import argparse
+
+from mixbench.cli.console import say
+from mixbench.errors import UserError
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the weights of the network that was tested."""
+    from mixbench.records.record import read_record, run_folder
+
+    folder = run_folder(args.run)
+    read_record(folder)  # says at once that there is none, before torch is loaded
+    from mixbench.config.overrides import code_names, split_overrides
+    from mixbench.records.weights import export_weights
+
+    pairs = split_overrides(args.overrides)
+    trusted = code_names(pairs)
+    if idle := [key for key, value in pairs if value not in trusted]:
+        todo = "leave it out; only names of your own code, such as net=module:Class, can be given"
+        raise UserError(f"{idle[0]} changes nothing of an export", "export", todo)
+    info = export_weights(folder, args.output, trusted)
+    say(f"written: {args.output}")
+    say(f"its input: {info.height}x{info.width} pixels in [0, 1], less {_numbers(info.mean)},")
+    say(f"divided by {_numbers(info.std)}")
+    return 0
+
+
+def _numbers(values: list[float]) -> str:
+    return f"({', '.join(f'{value:.4g}' for value in values)})"

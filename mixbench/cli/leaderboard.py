@@ -1,0 +1,83 @@
+"""Tables of finished runs: ``leaderboard`` and ``compare``."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from mixbench.cli.console import complain
+from mixbench.errors import UserError
+
+
+def leaderboard(args: argparse.Namespace) -> int:
+    """Print rows over seeds."""
+    from mixbench.leaderboard.render import FORMATS, literature_table, render
+    from mixbench.leaderboard.rows import build_leaderboard, find_runs
+    from mixbench.records.record import runs_folder
+
+    if args.format not in FORMATS:
+        raise UserError(
+            f"unknown format {args.format!r}", "--format", f"choose one of: {', '.join(FORMATS)}"
+        )
+    if args.literature and args.format not in ("table", "markdown"):
+        raise UserError(
+            "published figures stand beside tables only",
+            "--literature",
+            "use --format table or markdown",
+        )
+    board = build_leaderboard(find_runs(args.runs or [runs_folder()]))
+    if args.curve:
+        from mixbench.leaderboard.epochs import curves_text
+
+        sys.stdout.write(curves_text(board, args.format))
+        return 0
+    sys.stdout.write(render(board, args.format))
+    if args.literature:
+        from mixbench.leaderboard.literature import figures
+
+        sets = {group.data for group in board.groups}
+        found = [figure for figure in figures() if figure.data in sets]
+        sys.stdout.write("\n" + literature_table(found, args.format))
+    if args.wandb:
+        from mixbench.config.schema import WandbConfig
+        from mixbench.leaderboard.wandb_table import log_table
+
+        folder = runs_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        complain(log_table(board, project=WandbConfig().project, folder=folder, mode=None))
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Print two methods side by side."""
+    from mixbench.leaderboard.compare import compare
+    from mixbench.leaderboard.render import comparison_text, comparisons_json
+    from mixbench.leaderboard.rows import build_leaderboard, find_runs
+    from mixbench.records.record import runs_folder
+
+    styles = ("table", "markdown", "latex", "json")
+    if args.format not in styles:
+        raise UserError(
+            f"unknown format {args.format!r}", "--format", f"choose one of: {', '.join(styles)}"
+        )
+    (mine, ours), (other, others) = map(_named_run, (args.mine, args.other))
+    named = [folder for folder in (ours, others) if folder is not None]
+    # The row and the table of a run are made of all runs that lie beside it.
+    places = [folder.absolute().parent for folder in named] or [runs_folder()]
+    board = build_leaderboard(find_runs([*args.runs, *named] if args.runs else places))
+    found = compare(board, mine, other, margin=args.margin)
+    if args.format == "json":
+        sys.stdout.write(comparisons_json(found))
+    else:
+        sys.stdout.write("\n".join(comparison_text(item, args.format) for item in found))
+    return 0
+
+
+def _named_run(name: str) -> tuple[str, Path | None]:
+    """The id and the folder of a run that is named by either; of a method or row just its name."""
+    from mixbench.records.record import RECORD, read_record, run_folder
+
+    folder = run_folder(name)
+    if not os.path.lexists(folder / RECORD):
+        return name, None
+    return read_record(folder).id, folder

@@ -1,0 +1,102 @@
+"""A published figure again: ``reproduce``."""
+
+import argparse
+from typing import Any
+
+from mixbench.cli.console import complain, say
+from mixbench.cli.run import duration, say_doubts
+from mixbench.errors import UserError, counted
+
+SHORT = "a short or changed recipe: this shows the way, and says nothing of the published figure"
+
+
+def reproduce(args: argparse.Namespace) -> int:
+    """Run the official recipe of a published figure, or say what it costs."""
+    from mixbench.config.compose import compose_text, resolve_method
+    from mixbench.config.names import DATA, METHODS, NETS
+    from mixbench.launch.plan import expand, seeds_note
+
+    for registry, name in ((METHODS, args.method), (DATA, args.data), (NETS, args.net)):
+        registry.check(name)
+    if args.budget is not None and not args.budget >= 0:
+        raise UserError(f"--budget {args.budget} must be >= 0", "reproduce", "give hours")
+    from mixbench.launch.reproduce import candidates, changes, choose, official_words
+    from mixbench.leaderboard.reproduction import compare, published, report
+
+    found = candidates(args.method, args.data, args.net)
+    figure = choose(found, args.figure)
+    for number, each in enumerate(found, 1):
+        if len(found) > 1:
+            mark = "*" if each is figure else " "
+            say(f"{mark} --figure {number}: {published(each)}")
+    words = [*official_words(figure), *args.overrides]
+    if not any(word.startswith(("seed=", "seeds=")) for word in words):
+        words.append(f"seeds={args.seeds}")
+    runs = expand(words, strict=args.strict)
+    if note := seeds_note(words):
+        say(note)
+    composed = resolve_method(compose_text(runs[0].words, strict=args.strict), strict=args.strict)
+    for note in composed.notes:
+        complain(f"warning: {note}")
+    changed = changes(figure, composed.config)
+    say(f"published: {published(figure)}")
+    say(f"recipe: {figure.recipe} {' '.join(figure.overrides)}".rstrip())
+    if changed:
+        say(SHORT)
+    folder, runs, outcome = _carry_out(args, runs, composed.config)
+    if outcome is None:
+        return 0
+    if outcome.interrupted:
+        complain("interrupted; the same command goes on with what is left")
+        return outcome.exit_code(len(runs))
+    done = _records(folder, [run.id for run in runs])
+    if done:
+        say("")
+        for line in report(compare(figure, done, changed)):
+            say(line)
+    return outcome.exit_code(len(runs))
+
+
+def _carry_out(args: argparse.Namespace, runs: Any, config: Any) -> Any:
+    """Carry out what is left, if that is allowed to cost what it costs."""
+    from mixbench.launch.local import LocalLauncher
+    from mixbench.launch.reproduce import expected_seconds
+    from mixbench.records.record import make_runs_folder, runs_folder
+
+    folder = runs_folder(config.run.dir)
+    launcher = LocalLauncher(say, strict=args.strict)
+    if not args.yes and args.budget is None:
+        seconds = expected_seconds(config)  # without looking for the data
+        if seconds is not None:
+            say(_cost(len(runs), seconds * len(runs)))
+            say("nothing was started: add --yes, or --budget HOURS to go on where it costs no more")
+            return folder, runs, None
+    runs = launcher.prepare(runs)
+    left = [run for run in runs if not run.done]
+    seconds = sum(run.seconds or 0 for run in left)
+    say(_cost(len(left), seconds) if left else "every run is done")
+    say_doubts(left)
+    if not args.yes and seconds > 3600 * (args.budget or 0):
+        say("nothing was started: add --yes, or a larger --budget HOURS")
+        return folder, runs, None
+    make_runs_folder(folder)
+    return folder, runs, launcher.carry_out(runs, folder)
+
+
+def _cost(count: int, seconds: float) -> str:
+    runs = counted(count, "run")
+    return f"cost: {runs}, about {duration(seconds)} of training in all on this machine"
+
+
+def _records(folder: Any, ids: list[str]) -> list[Any]:
+    from mixbench.records.record import read_record
+
+    found = []
+    for name in ids:
+        try:
+            record = read_record(folder / name)
+        except UserError:
+            continue
+        if record.status == "done":
+            found.append((record, folder / name))
+    return found

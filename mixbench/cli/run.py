@@ -1,0 +1,181 @@
+"""Runs and grids of runs: ``run``, ``resume``, ``bench``."""
+
+import argparse
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from mixbench.cli.console import complain, say, talk
+from mixbench.distributed.signals import LAUNCHED
+from mixbench.errors import UserError, counted
+
+if TYPE_CHECKING:
+    from mixbench.launch.plan import PlannedRun
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out one run."""
+    from mixbench.config.compose import compose_text, render, resolve_method
+    from mixbench.config.overrides import COMMAND_LINE, refuse_place
+
+    composed = compose_text(args.overrides, strict=args.strict, base=args.config)
+    if composed.origins["run.dir"] != COMMAND_LINE and args.folder is None:
+        refuse_place([("run.dir", composed.config.run.dir)], composed.origins["run.dir"])
+    composed = resolve_method(composed, strict=args.strict)
+    for note in composed.notes:
+        complain(f"warning: {note}")
+    if args.show:
+        say(render(composed))
+        return 0
+    from mixbench.training.run import run
+
+    talk()
+    record = run(
+        composed.config,
+        shared_cores=args.shared_cores,
+        folder=args.folder,
+        allow_config_change=args.allow_config_change,
+    )
+    _say_scores(record)
+    return 0
+
+
+def resume(args: argparse.Namespace) -> int:
+    """Go on with a run."""
+    from mixbench.records.record import read_record, run_folder
+
+    if not args.overrides or "=" in args.overrides[0]:
+        raise UserError("no run is named", "resume", "write mixbench resume RUN [k=v ...]")
+    name, *words = args.overrides
+    folder = run_folder(name)
+    if folder.is_dir() and not words and read_record(folder).status == "done":
+        say(f"{folder.name} is done already")
+        return 0
+    from mixbench.training.run import resume
+
+    talk()
+    record = resume(folder, words, allow_config_change=args.allow_config_change)
+    _say_scores(record)
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Carry out a grid of runs and rank them."""
+    from mixbench.launch.plan import expand, seeds_note
+
+    runs = expand(args.overrides, strict=args.strict)
+    if note := seeds_note(args.overrides):
+        say(note)
+    return _carry_out(runs, args)[0]
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Carry out an ablation plan, the plans that it needs first."""
+    from mixbench.launch.plan import seeds_note
+    from mixbench.launch.sweep import fill_in, read_sweep
+
+    if not args.overrides or "=" in args.overrides[0]:
+        raise UserError("no plan is named", "sweep", "write mixbench sweep PLAN.yaml [k=v ...]")
+    name, *words = args.overrides
+    plan = read_sweep(name, words, strict=args.strict, trusted=args.trust)
+    if note := seeds_note(words):
+        say(note)
+    if plan.needs and args.to_wandb:
+        raise UserError(
+            "a plan that needs other runs cannot be written as one sweep",
+            name,
+            "carry out what it needs first, and give its file as an override",
+        )
+    done: dict[str, list[PlannedRun]] = {}
+    for key, need in plan.needs.items():
+        say(f"first, for {key}: {need.name}")
+        code, done[key] = _carry_out(need.runs, args)
+        if code:
+            return code
+    if args.dry_run and plan.needs:
+        say(f"then: {plan.name}, {counted(len(plan.runs), 'run')}")
+        return 0
+    return _carry_out(fill_in(plan, done), args)[0]
+
+
+def _carry_out(
+    runs: "list[PlannedRun]", args: argparse.Namespace
+) -> "tuple[int, list[PlannedRun]]":
+    from mixbench.config.compose import compose_text
+    from mixbench.leaderboard.render import render
+    from mixbench.leaderboard.rows import build_leaderboard, find_runs
+    from mixbench.records.record import make_runs_folder, runs_folder
+
+    config = compose_text(runs[0].words).config
+    if args.to_wandb:
+        from mixbench.files import write_text
+        from mixbench.launch.wandb_sweep import sweep_file
+
+        write_text(args.to_wandb, sweep_file(runs, project=config.wandb.project))
+        say(f"written: {args.to_wandb}; next: wandb sweep {args.to_wandb}")
+        return 0, runs
+    folder = runs_folder(config.run.dir)
+    launcher = _launcher(args)
+    runs = launcher.prepare(runs)
+    left = [run for run in runs if not run.done]
+    for number, run in enumerate(runs, 1):
+        state = "done" if run.done else "to do"
+        if run.seconds is not None and not run.done:
+            state = f"about {duration(run.seconds)}"
+        arm = f"{run.arm}: " if run.arm else ""
+        say(f"[{number}/{len(runs)}] {arm}{run.id}: {state}")
+    say_doubts(left)
+    if left:
+        seconds = launcher.duration(left)
+        about = f", about {duration(seconds)} of training" if seconds else ""
+        say(f"{len(left)} to do{about}")
+        say(f"logs: {folder}/<id>/log.txt")
+    if args.dry_run:
+        return 0, runs
+    make_runs_folder(folder)
+    outcome = launcher.carry_out(runs, folder)
+    if args.no_wait and args.launcher == "slurm":
+        return 0, runs
+    if outcome.interrupted:
+        goes_on = {"local": "goes on with what is left", "slurm": "waits for the jobs again"}
+        complain(f"interrupted; the same command {goes_on[args.launcher]}")
+    elif folder.is_dir():
+        hashes = {run.recipe_hash for run in runs}
+        say("")
+        say(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
+    return outcome.exit_code(len(runs)), runs
+
+
+def say_doubts(runs: "list[PlannedRun]") -> None:
+    """Print why the training of runs cannot work, each reason once."""
+    for sentence, count in Counter(text for run in runs for text in run.doubts).items():
+        complain(f"warning: {sentence} ({count} of {len(runs)} runs)")
+
+
+def _launcher(args: argparse.Namespace) -> Any:
+    if args.launcher == "local":
+        from mixbench.launch.local import LocalLauncher
+
+        if args.slurm or args.no_wait:
+            raise UserError("--slurm and --no-wait need SLURM", "bench", "add --launcher slurm")
+        return LocalLauncher(say, strict=args.strict)
+    from mixbench.launch.slurm import SlurmLauncher
+    from mixbench.launch.slurm_options import read_options
+
+    return SlurmLauncher(
+        say, strict=args.strict, options=read_options(args.slurm), wait=not args.no_wait
+    )
+
+
+def _say_scores(record: Any) -> None:
+    if os.environ.get("RANK", "0") != "0" or LAUNCHED in os.environ:
+        return  # said once: by the leading process, or by the one that started it
+    scores = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+    say(f"{record.id}  {scores}")
+
+
+def duration(seconds: float) -> str:
+    """A time in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""Configurations: their keys, and where values come from."""

@@ -1,0 +1,415 @@
+"""From a few words to a complete, checked :class:`RunConfig`.
+
+The grammar is Hydra's: ``group=name`` picks ``experiments/<group>/<name>.yaml`` and ``a.b=c`` sets
+a key. Later layers win: schema, data, net, method, recipe, command line.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mixbench.config import yaml_files
+from mixbench.config.names import METHODS
+from mixbench.config.overrides import (
+    COMMAND_LINE,
+    DEFAULT,
+    NAMES,
+    code_names,
+    file_layers,
+    flatten,
+    refuse_code,
+    refuse_place,
+    saved_layer,
+    split_overrides,
+)
+from mixbench.config.schema import CONDITIONAL, RunConfig
+from mixbench.config.source import config_fields, config_is_closed
+from mixbench.errors import UserError, near_match
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, ImportError)
+
+
+@dataclass
+class Composed:
+    """A configuration with the origin of each of its values."""
+
+    config: RunConfig
+    origins: dict[str, str]
+    notes: list[str] = field(default_factory=list)  # warnings; errors under --strict
+
+
+def compose(
+    overrides: str | Sequence[str] = "", *, strict: bool = False, base: Path | None = None
+) -> RunConfig:
+    """Build a complete configuration, the method's own keys included.
+
+    Args:
+        overrides: Words such as ``method=cutmix data=digits method.alpha=0.5 seed=1``, as one
+            string or a list.
+        strict: Refuse keys that have no effect instead of warning.
+        base: A resolved configuration, as a run leaves it in ``config.yaml``, to start from.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        UserError: On an unknown name or key, a wrong type, or a value out of range.
+    """
+    composed = resolve_method(compose_text(overrides, strict=strict, base=base), strict=strict)
+    for note in composed.notes:
+        warnings.warn(note, stacklevel=2)
+    return composed.config
+
+
+def compose_again(path: Path, overrides: str | Sequence[str] = "") -> tuple[RunConfig, RunConfig]:
+    """The configuration that a run was carried out with, and what overrides make of it.
+
+    Code that the file names is trusted in both where an override names it, too.
+
+    Args:
+        path: The run's ``config.yaml``.
+        overrides: As for :func:`compose`.
+
+    Returns:
+        Both configurations, which may be equal.
+
+    Raises:
+        UserError: As :func:`compose`.
+    """
+    typed = list(code_names(split_overrides(overrides)).values())
+    return compose(typed, base=path), compose(overrides, base=path)
+
+
+def compose_text(
+    overrides: str | Sequence[str] = "", *, strict: bool = False, base: Path | None = None
+) -> Composed:
+    """Build a configuration as far as possible without importing the method.
+
+    Args:
+        overrides: As for :func:`compose`.
+        strict: Refuse keys that have no effect.
+        base: A resolved configuration, as a run leaves it, in place of the experiment files.
+
+    Returns:
+        Configuration in which ``method`` holds the name and the keys given, unchecked.
+
+    Raises:
+        UserError: On an unknown name or key outside ``method``, a wrong type or range.
+    """
+    picks: dict[str, str] = {}
+    given: list[tuple[str, Any]] = []
+    notes: list[str] = []
+    for key, text in split_overrides(overrides):
+        if key in yaml_files.GROUPS:
+            picks[key] = text
+            continue
+        if key in NAMES.values():
+            group = key.split(".")[0]
+            raise UserError(f"{key} is picked by name", COMMAND_LINE, f"write {group}=NAME")
+        value, surprises = yaml_files.parse(text, f"{COMMAND_LINE}, {key}")
+        notes += surprises
+        given.append((key, value))
+    layers = list(file_layers(picks, notes)) if base is None else [saved_layer(base, picks)]
+    typed = code_names([*picks.items(), *given])
+    for origin, items in layers:
+        refuse_code(items, origin, typed)
+        if base is None:
+            refuse_place(items, origin)
+    layers.append((COMMAND_LINE, given))
+
+    tree = OmegaConf.structured(RunConfig)
+    known = dict(flatten(OmegaConf.to_container(tree)))
+    origins = dict.fromkeys(known, DEFAULT)
+    for origin, items in layers:
+        for key, value in items:
+            _set(tree, key, value, origin, known)
+            origins[key] = origin
+    if base is None:
+        origins |= {NAMES[group]: COMMAND_LINE for group in picks}
+    config = _to_object(tree, origins)
+    composed = Composed(config, origins, notes)
+    composed.notes += _ineffective(config, [key for key, _ in given])
+    _check_method_keys(composed)
+    if strict and composed.notes:
+        raise UserError(composed.notes[0], "--strict", "remove it")
+    return composed
+
+
+def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
+    """Import the method and check its own keys.
+
+    Args:
+        composed: Result of :func:`compose_text`.
+        strict: Refuse keys that have no effect.
+
+    Returns:
+        The same with every key of the method filled in.
+
+    Raises:
+        UserError: On an unknown key of the method, a wrong type, or a value out of range.
+    """
+    settings = dict(composed.config.method)
+    name = settings.pop("name")
+    origins = {k: v for k, v in composed.origins.items() if not k.startswith("method.")}
+    origins["method.name"] = composed.origins.get("method.name", DEFAULT)
+    found = Composed(composed.config, origins, list(composed.notes))
+    nested, has_members = _nested(METHODS.get(name).Config, settings)
+    own = _own(name, "method", settings, composed.origins, found)
+    for member in own["members"] if has_members else ():
+        prefix = f"method.{member}"
+        own[member] = _own(member, prefix, nested.pop(member, {}), composed.origins, found)
+    for member, keys in nested.items():
+        given = [f"method.{member}.{key}" for key in keys]
+        found.notes += [  # a file may hold keys of members that were left out
+            f"{key} has no effect, as {member} is not among method.members"
+            for key in given
+            if composed.origins.get(key) == COMMAND_LINE
+        ]
+    found.config = dataclasses.replace(composed.config, method={"name": name, **own})
+    if origins.get("task", DEFAULT) == DEFAULT and METHODS.get(name).tasks == {"ssl"}:
+        found.config = dataclasses.replace(found.config, task="ssl")
+        origins["task"] = f"method {name}"
+        given = [key for key, origin in origins.items() if origin == COMMAND_LINE]
+        found.notes += [n for n in _ineffective(found.config, given) if n not in found.notes]
+    if strict and found.notes:
+        raise UserError(found.notes[0], "--strict", "remove it")
+    return found
+
+
+def _nested(cls: Any, settings: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Take keys of members, by member, out of a method's settings, if it has members."""
+    if "members" not in [item.name for item in dataclasses.fields(cls)]:
+        return {}, False
+    names = [key for key, value in settings.items() if isinstance(value, dict)]
+    return {name: settings.pop(name) for name in names}, True
+
+
+def _own(
+    name: str, prefix: str, settings: dict[str, Any], given: dict[str, str], found: Composed
+) -> dict[str, Any]:
+    """All keys of a method, checked; origins and notes are added to what was found."""
+    cls = METHODS.get(name).Config
+    fields = [item.name for item in dataclasses.fields(cls)]
+    tree = OmegaConf.structured(cls)
+    origins = {f"{prefix}.{key}": DEFAULT for key in fields}
+    for key, value in settings.items():
+        origin = given.get(f"{prefix}.{key}", COMMAND_LINE)
+        if key not in fields:
+            found.notes.append(_foreign_key(name, key, fields, origin, prefix))
+            continue
+        _assign(tree, key, value, f"{prefix}.{key}", origin)
+        origins[f"{prefix}.{key}"] = origin
+    found.origins |= origins
+    return dataclasses.asdict(_to_object(tree, origins))
+
+
+def method_settings(config: RunConfig) -> dict[str, Any]:
+    """The method's own keys without its name.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        Keyword arguments of the method's ``Config``.
+    """
+    own = {key: value for key, value in config.method.items() if key != "name"}
+    members = {name: own.pop(name) for name in _members(config)}
+    return own | ({"settings": members} if members else {})
+
+
+def method_defaults(config: RunConfig) -> dict[str, Any]:
+    """Defaults of the method's own keys, and of those of its members.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        The keys as they stand in ``config.method``, without the name.
+    """
+    own = dataclasses.asdict(METHODS.get(config.method["name"]).Config())
+    return own | {n: dataclasses.asdict(METHODS.get(n).Config()) for n in _members(config)}
+
+
+def _members(config: RunConfig) -> list[str]:
+    """Members of a choice, by what is nested."""
+    return [key for key, value in config.method.items() if isinstance(value, dict)]
+
+
+def to_plain(config: RunConfig) -> dict[str, Any]:
+    """A configuration as plain dicts, lists and scalars.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        Nested dict, fit for YAML, JSON and checkpoints.
+    """
+    return dataclasses.asdict(config)
+
+
+def render(composed: Composed) -> str:
+    """A configuration as YAML lines, each value with the place it came from.
+
+    Args:
+        composed: A configuration with origins.
+
+    Returns:
+        Text of several lines.
+    """
+    plain = to_plain(composed.config)
+    lines = [f"{key}: {_show(value)}" for key, value in flatten(plain)]
+    width = min(max(map(len, lines)), 60)
+    keys = [key for key, _ in flatten(plain)]
+    sources = [composed.origins.get(key, DEFAULT) for key in keys]
+    return "\n".join(
+        f"{line:<{width}}  # {source}" for line, source in zip(lines, sources, strict=True)
+    )
+
+
+def _show(value: Any) -> str:
+    text = OmegaConf.to_yaml(OmegaConf.create({"v": value}))[2:].strip()
+    return text if "\n" not in text else str(value)
+
+
+def _set(tree: Any, key: str, value: Any, origin: str, known: Iterable[str]) -> None:
+    head, _, rest = key.partition(".")
+    if head == "method":
+        member, _, own = rest.partition(".")
+        if not member or "." in own:
+            todo = "write method.<key>, or method.<member>.<key> for one of several methods"
+            raise UserError(f"unknown key {key}", origin, todo)
+        if own:
+            before = tree.method.get(member)
+            value = {**(before if isinstance(before, DictConfig) else {}), own: value}
+        tree.method[member] = value
+        return
+    if key not in known:
+        groups = {name.split(".")[0] for name in known if "." in name}
+        if key in groups:
+            raise UserError(f"{key} is a group of keys", origin, f"set one of {key}.<key>")
+        # A group is picked by its own word; its name as a key is refused.
+        valid = [*NAMES, *(name for name in known if name not in NAMES.values())]
+        hint = near_match(key, [*valid, *([f"method.{rest}"] if rest else [])])
+        what = f"unknown key {key}" + (f"; {hint}" if hint else "")
+        raise UserError(what, origin, "mixbench run --show prints every key")
+    _assign(tree, key, value, key, origin)
+
+
+def _assign(tree: Any, path: str, value: Any, key: str, origin: str) -> None:
+    try:
+        OmegaConf.update(tree, path, value, merge=False)
+        switch = isinstance(OmegaConf.select(tree, path), bool)
+        if switch and isinstance(value, int | float) and value not in (0, 1):
+            raise ValueError(value)  # which would be read as true
+    except (OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
+        wanted = _wanted(tree, path)
+        raise UserError(f"{key}={value!r} has the wrong type", origin, f"give {wanted}") from error
+
+
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
+def _wanted(tree: Any, path: str) -> str:
+    parent, _, leaf = path.rpartition(".")
+    cls: Any = OmegaConf.get_type(OmegaConf.select(tree, parent) if parent else tree)
+    for item in dataclasses.fields(cls):
+        if item.name == leaf:
+            text = item.type.__name__ if isinstance(item.type, type) else str(item.type)
+            optional = " or null" if "None" in text else ""
+            text = text.replace(" | None", "")
+            return _WORDS.get(text, f"a {text}") + optional
+    return "another value"
+
+
+def _to_object(tree: Any, origins: dict[str, str]) -> Any:
+    try:
+        return OmegaConf.to_object(tree)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):  # it knows better where
+            raise cause from None
+        text = str(cause).splitlines()[0]
+        key = next((k for k in sorted(origins, key=len, reverse=True) if k in text), "")
+        short = key.removeprefix("method.")
+        key = key or next((k for k in origins if short and k.endswith(short)), "")
+        todo = f"correct {key}" if key else "correct the value"
+        raise UserError(text, origins.get(key, "configuration"), todo) from error
+
+
+def _ineffective(config: RunConfig, keys: Iterable[str]) -> list[str]:
+    plain, keys = dict(flatten(to_plain(config))), set(keys)
+    return [
+        f"{key} has no effect while {decider}={plain[decider]}"
+        for key, decider, values in CONDITIONAL
+        if key in keys and plain[decider] not in values
+    ]
+
+
+def _check_method_keys(composed: Composed) -> None:
+    """Refuse a mistyped key of a method already here, where its source text names all its keys."""
+    name = composed.config.method["name"]
+    source = METHODS.source(name)
+    try:
+        if source is None or not config_is_closed(source):
+            return
+        fields = [item.name for item in config_fields(source)]
+    except _UNREADABLE:
+        return  # importing it will say why
+    for key, value in composed.config.method.items():
+        if isinstance(value, dict) and "members" in fields:
+            _check_member_keys(key, value, composed.origins)
+        elif isinstance(value, dict) and key not in fields:
+            path = f"method.{key}.{next(iter(value), '')}".rstrip(".")
+            todo = "method keys are flat: method.<key>; only a choice has method.<member>.<key>"
+            where = composed.origins.get(path, COMMAND_LINE)
+            raise UserError(f"unknown key {path} of method {name}", where, todo)
+        elif key not in ("name", *fields):
+            _foreign_key(name, key, fields, composed.origins.get(f"method.{key}", COMMAND_LINE))
+
+
+def _check_member_keys(member: str, settings: dict[str, Any], origins: dict[str, str]) -> None:
+    METHODS.check(member)
+    known = known_method_keys(member)
+    for key in settings if known else ():
+        if key not in known:
+            prefix = f"method.{member}"
+            origin = origins.get(f"{prefix}.{key}", COMMAND_LINE)
+            _foreign_key(member, key, known, origin, prefix)
+
+
+def _foreign_key(
+    name: str, key: str, fields: list[str], origin: str, prefix: str = "method"
+) -> str:
+    """Tell a key of another method, which has no effect here, from a mistyped one."""
+    hint = near_match(key, fields)
+    others = {word for other in METHODS.table if other != name for word in known_method_keys(other)}
+    if key in others:
+        return f"{prefix}.{key} has no effect for method {name}"
+    listed = ", ".join(fields) or "none"
+    raise UserError(
+        f"unknown key {prefix}.{key} of method {name}" + (f"; {hint}" if hint else ""),
+        origin,
+        f"its keys: {listed}",
+    )
+
+
+def known_method_keys(name: str) -> list[str]:
+    """Keys of a method, read from its source text without importing it.
+
+    Args:
+        name: A registered name, or ``module:Class``.
+
+    Returns:
+        Names of its ``Config`` fields; empty where the source cannot be found.
+    """
+    source = METHODS.source(name)
+    try:
+        return [] if source is None else [item.name for item in config_fields(source)]
+    except _UNREADABLE:
+        return []

@@ -1,0 +1,1 @@
+"""Augmentation of images, of whole batches, and the views of learning without labels."""

@@ -1,0 +1,198 @@
+"""Image folders: ``train/<class>/**`` and ``val/<class>/**`` below ``data.root``."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from mixbench.data.classes import Labels, joined_classes
+from mixbench.data.files.decode import is_image
+from mixbench.data.files.encoded import Part
+from mixbench.data.files.hashes import content_hashes
+from mixbench.data.files.tree import HIDDEN, MAX_BYTES, files_below, is_hidden, listed, read_regular
+from mixbench.data.source import DataSource, existing
+from mixbench.errors import UserError
+
+LAYOUT = "train/<class>/* and val/<class>/* below data.root"
+OUTSIDE, CIRCLE = "file outside of the folders of classes", "link to a folder around it"
+
+
+@dataclass
+class ClassFiles:
+    """Image files with their classes.
+
+    Attributes:
+        root: Folder of the data set.
+        names: Paths of the files relative to it, with ``/``.
+        labels: Class index of each.
+        classes: Names of the classes.
+        unused: Number of other files, by the reason why they are not used.
+    """
+
+    root: Path
+    names: list[str]
+    labels: list[int]
+    classes: list[str]
+    unused: Counter[str]
+
+    @cached_property
+    def hashes(self) -> list[bytes]:
+        """SHA-256 of each file."""
+        return content_hashes(self.root, self.names, MAX_BYTES)
+
+    def part(self, labels: torch.Tensor | None = None) -> Part:
+        """The files as one split, with ``labels`` (N,) in place of their own."""
+        paths = [os.path.join(self.root, name) for name in self.names]
+        return Part(
+            paths,
+            lambda row: read_regular(paths[row]),
+            torch.tensor(self.labels) if labels is None else labels,
+            unused=dict(self.unused),
+            hashes=lambda: self.hashes,
+        )
+
+
+class Folder(DataSource):
+    """``data=folder data.root=FOLDER [data.size=PIXELS]``; ``val`` is the test set."""
+
+    @property
+    def name(self) -> str:
+        """The given name, else the folder's own."""
+        return self.config.name or self.root.resolve().name
+
+    @property
+    def root(self) -> Path:
+        """The folder of ``train`` and ``val``."""
+        return existing(self.config.root, "data.root")
+
+    def fingerprint(self) -> str:
+        """Hash of the names and contents of all images; computed once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint_of(self.splits)
+
+    @cached_property
+    def splits(self) -> tuple[ClassFiles, ClassFiles]:
+        """The files of both parts."""
+        lack = self.config.classes == "train"
+        return class_files(self.root, "train"), class_files(self.root, "val", empty=lack)
+
+    def parts(self) -> tuple[Part, Part, list[str]]:
+        """Both parts; classes are the sorted folder names of ``train``."""
+        train, val = self.splits
+        parts = train.part(), val.part(labels_of_val(train, val, self.config.classes))
+        if (self.root / "test").is_dir():
+            parts[1].notices.append(f"val is the test set: {self.root / 'test'} is not used")
+        return *parts, train.classes
+
+
+def fingerprint_of(splits: Sequence[ClassFiles]) -> str:
+    """Hash of files that are named after their classes, or of which a list says the class.
+
+    Args:
+        splits: The parts of a data set.
+
+    Returns:
+        SHA-256 over the name, the class and the content of each, in order.
+    """
+    digest = hashlib.sha256()
+    for split in splits:
+        for name, label, content in zip(split.names, split.labels, split.hashes, strict=True):
+            words = (os.fsencode(name), split.classes[label].encode(errors="surrogateescape"))
+            digest.update(b"\0".join((*words, content.hex().encode())) + b"\n")
+    return digest.hexdigest()
+
+
+def labels_of_val(train: ClassFiles, val: ClassFiles, take: str) -> torch.Tensor:
+    """Labels of the test images as indices of the classes of training.
+
+    Args:
+        train: Training images.
+        val: Test images.
+        take: Value of ``data.classes``.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        UserError: If their classes differ, as :func:`mixbench.data.classes.joined_classes`.
+    """
+    own, others = (Labels(torch.tensor(part.labels), part.classes) for part in (train, val))
+    return joined_classes(own, others, take, str(train.root))[1]
+
+
+def class_files(root: Path, part: str, *, empty: bool = False) -> ClassFiles:
+    """Images of a folder with one folder per class, at any depth below it.
+
+    Args:
+        root: Folder of the data set.
+        part: Name of the folder in it.
+        empty: Whether a class may have no image.
+
+    Returns:
+        The images, class by class in the order of names.
+
+    Raises:
+        UserError: If there is none, or a class without any.
+    """
+    folder, unused = root / part, Counter[str]()
+    if not folder.is_dir():
+        raise _no_folder(root, part)
+    names: list[str] = []
+    labels: list[int] = []
+    classes: list[str] = []
+    folders, others = listed(folder)
+    unused.update(HIDDEN if is_hidden(name) else OUTSIDE for name in others)
+    for name in folders:
+        below, circles = files_below(folder / name)
+        unused += Counter({CIRCLE: circles})
+        if is_hidden(name):
+            unused[HIDDEN] += len(below)
+            continue
+        reasons = [why_unused(file) for file in below]
+        unused.update(filter(None, reasons))
+        images = [file for file, why in zip(below, reasons, strict=True) if not why]
+        names += [f"{part}/{name}/{file}" for file in images]
+        labels += [len(classes)] * len(images)
+        classes.append(name)
+    filled = set(labels)
+    bare = [name for label, name in enumerate(classes) if label not in filled]
+    if not names or (bare and not empty):
+        what = f"no image in {', '.join(bare[:5])}" if bare else "no images found"
+        raise UserError(what, str(folder), f"expected {LAYOUT}")
+    return ClassFiles(root, names, labels, classes, unused)
+
+
+def _no_folder(root: Path, part: str) -> UserError:
+    found = [name for name in listed(root)[0] if not is_hidden(name)]
+    what = f"there is no folder {part}; found {', '.join(found[:5]) or 'no folder'}"
+    if part == "val" and "test" in found:
+        todo = f"val holds the test images: rename test to val, or ln -s test {root / 'val'}"
+        return UserError(what, str(root), todo)
+    if any(root.glob("*.parquet")):
+        return UserError(what, str(root), f"read Parquet files with data=pack data.train={root}")
+    return UserError(what, str(root), f"expected {LAYOUT}")
+
+
+def why_unused(name: str) -> str:
+    """The reason why a file among images is not used.
+
+    Args:
+        name: Its path below the folder of its class.
+
+    Returns:
+        The reason, empty for an image.
+    """
+    if is_hidden(name):
+        return HIDDEN
+    if is_image(name):
+        return ""
+    suffix = os.path.splitext(name)[1].lower()
+    return f"unusual suffix {suffix}" if suffix else "file without a suffix"

@@ -1,0 +1,1 @@
+"""Files of images and arrays: found, fetched, checked, decoded and kept."""

@@ -1,0 +1,141 @@
+"""Decoded data sets on disk, so that a set of many files is decoded once.
+
+A prepared set is one uncompressed ``.npz`` in ``prepared/`` below the folder of all data sets,
+named after the content of the originals and the keys that shape the pixels. It is used wherever it
+is there, and nothing depends on it: where it cannot be written or read, the originals serve.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixbench.data.files.arrays import Arrays
+from mixbench.data.files.location import data_folder, turn
+from mixbench.data.images import Content, ImageSet, ResidentImages, Stats, image_stats
+from mixbench.files import write_bytes
+
+log = logging.getLogger("mixbench")
+
+VERSION = 3  # of the layout and of the decoding
+KEYS = ("size", "resize", "crop_area", "on_corrupt", "classes")
+
+
+def prepared_path(source: Any) -> Path:
+    """File of a prepared set; it need not exist.
+
+    Args:
+        source: A :class:`mixbench.data.source.DataSource`.
+
+    Returns:
+        Path below the folder of all data sets.
+    """
+    shaped = [getattr(source.config, key) for key in KEYS]
+    text = json.dumps([VERSION, source.config.kind, source.fingerprint(), shaped])
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return data_folder() / "prepared" / f"{source.config.kind}-{key}.npz"
+
+
+def prepared(source: Any) -> Content | None:
+    """Read a prepared set.
+
+    Args:
+        source: A :class:`mixbench.data.source.DataSource`.
+
+    Returns:
+        Its content; None if it was not prepared, or its file is of no use.
+    """
+    path = prepared_path(source)
+    if not path.is_file():
+        return None
+    try:
+        with Arrays(path) as archive:
+            facts = json.loads(str(archive["facts"]))
+            stats = Stats(**facts["stats"])
+            if "train_images" not in archive:  # only facts of files that stay files
+                return source.read()._replace(stats=stats)
+            content = Content(
+                _part(archive, "train"),
+                _part(archive, "test"),
+                facts["class_names"],
+                tuple(facts["skipped"]),
+                stats,
+                facts["notices"],
+                facts["unused"],
+                facts["shared_images"],
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("the prepared set %s is of no use and left aside: %s", path, error)
+        return None
+    return content
+
+
+def prepare(source: Any) -> tuple[Path | None, Content]:
+    """Decode a data set and keep the result, unless that has been done.
+
+    Of sets that are read file by file only the statistics are kept.
+
+    Args:
+        source: A :class:`mixbench.data.source.DataSource`.
+
+    Returns:
+        The file, None where it cannot be written; and the content.
+    """
+    path = prepared_path(source)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with turn(path):  # a second process waits here and then reads
+            content = prepared(source)
+            if content is None:
+                content = _with_stats(source, source.read())
+                write_bytes(
+                    path, lambda file: np.savez(file, allow_pickle=False, **_arrays(content))
+                )
+        return path, content
+    except OSError as error:
+        log.warning(
+            "%s cannot be written (%s); runs decode the originals", path, error.strerror or error
+        )
+        # A full disk has no room for a part of it either.
+        with contextlib.suppress(OSError):
+            path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
+        return None, source.read()
+
+
+def _with_stats(source: Any, content: Content) -> Content:
+    stats = image_stats(content.train.sample())
+    if source.constants is not None:
+        stats = stats._replace(mean=source.constants.mean, std=source.constants.std)
+    return content._replace(stats=stats)
+
+
+def _arrays(content: Content) -> dict[str, np.ndarray]:
+    facts = {
+        "class_names": content.class_names,
+        "skipped": content.skipped,
+        "stats": content.stats._asdict() if content.stats else None,
+        "notices": list(content.notices),
+        "unused": dict(content.unused),
+        "shared_images": content.shared_images,
+    }
+    arrays = {"facts": np.array(json.dumps(facts))}
+    for name, part in (("train", content.train), ("test", content.test)):
+        if isinstance(part, ResidentImages):
+            arrays |= {f"{name}_images": part.images.numpy(), f"{name}_labels": part.labels.numpy()}
+            if part.boxes is not None:
+                arrays[f"{name}_boxes"] = part.boxes.numpy()
+    return arrays
+
+
+def _part(archive: Any, name: str) -> ImageSet:
+    boxes = f"{name}_boxes"
+    return ResidentImages(
+        torch.from_numpy(archive[f"{name}_images"]),
+        torch.from_numpy(archive[f"{name}_labels"]),
+        torch.from_numpy(archive[boxes]) if boxes in archive else None,
+    )

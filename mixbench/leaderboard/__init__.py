@@ -1,0 +1,1 @@
+"""Records of finished runs as rows, comparisons and tables."""

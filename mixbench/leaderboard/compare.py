@@ -1,0 +1,410 @@
+"""Two methods side by side, from records and stored predictions alone."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixbench.data.files.arrays import load_arrays
+from mixbench.errors import UserError, counted, near_match
+from mixbench.leaderboard.costs import machine
+from mixbench.leaderboard.rows import ATTACKED, PATCHES, Group, Leaderboard, Row, gaps
+from mixbench.records.marks import mark_notes
+from mixbench.records.outputs import check_outputs
+from mixbench.records.record import Record
+from mixbench.stats.bootstrap import (
+    RESAMPLES,
+    bootstrap_both,
+    bootstrap_images,
+    mcnemar,
+    paired,
+)
+from mixbench.stats.class_changes import class_changes
+from mixbench.stats.dunnett import detectable, equivalent, pool, t_p
+from mixbench.stats.intervals import LEVEL, Summary, summarize, t_quantile
+
+PREDICTIONS = "predictions.npz"
+SCORES = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts")
+SCORES += ("aece_cf", "brier", "brier_cf", "bias", "oe", "T", "aurc", *ATTACKED, "sat_pct")
+SCORES += (*PATCHES, "lin_gap", "gaze_inconsistency", "gaze_centre")
+COSTS = ("img_per_s", "ms_step", "peak_mem_gb", "gpu_hours", "wall_s", "params", "params_train")
+COSTS += ("macs",)
+
+
+@dataclass
+class Line:
+    """A score or a cost of two methods.
+
+    Attributes:
+        name: What it is.
+        mine: Of the first method; None where a run lacks it.
+        other: Of the second.
+        difference: Mean of the first less that of the second; NaN where one lacks it.
+        low: End of its 95 % interval, of one comparison with the variance of all rows of the table
+            pooled; NaN without two seeds of any.
+        high: Its other end.
+        cost: Whether it is a cost, which is compared by its ratio.
+    """
+
+    name: str
+    mine: Summary | None
+    other: Summary | None
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    cost: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """The first mean over the second."""
+        if self.mine is None or self.other is None or not self.other.mean:
+            return math.nan
+        return self.mine.mean / self.other.mean
+
+
+@dataclass
+class Comparison:
+    """Two rows of a table.
+
+    Attributes:
+        title: What they have in common.
+        mine: Label of the first method.
+        other: Label of the second.
+        score: What they are compared by.
+        lines: All scores and costs that both might have.
+        notes: What follows from them, in sentences.
+        numbers: The same for programs.
+    """
+
+    title: str
+    mine: str
+    other: str
+    score: str
+    lines: list[Line]
+    notes: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+def compare(
+    board: Leaderboard,
+    mine: str,
+    other: str,
+    *,
+    margin: float | None = None,
+    resamples: int = RESAMPLES,
+) -> list[Comparison]:
+    """Compare two methods wherever both were carried out alike.
+
+    Args:
+        board: The leaderboard.
+        mine: A method, a row of the leaderboard, or the id of a run in it.
+        other: What it is compared with.
+        margin: Difference of the score that does not matter, to test for equivalence.
+        resamples: Of each bootstrap.
+
+    Returns:
+        One comparison per table that holds both.
+
+    Raises:
+        UserError: If there is no such row, more than one, or no table with both.
+    """
+    if margin is not None and not margin > 0:
+        raise UserError(f"the margin must be > 0, got {margin:g}", "--margin", "give points")
+    found = []
+    for group in board.groups:
+        a, b = (_find(group, name) for name in (mine, other))
+        if a is not None and b is not None:
+            if a is b:
+                others = ", ".join(row.label for row in group.rows if row is not a) or "none yet"
+                raise UserError(
+                    f"{mine} and {other} are one row: {a.label}",
+                    "compare",
+                    f"give a method, row or run of another row ({others}); mixbench leaderboard "
+                    "shows how the seeds of a row spread",
+                )
+            found.append(_compared(group, a, b, margin, resamples))
+    if not found:
+        for name in (mine, other):
+            _check_known(board, name)
+        raise UserError(
+            f"no table holds both {mine} and {other}",
+            "compare",
+            "carry them out with the same data, net, recipe, epochs and selection",
+        )
+    return found
+
+
+def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int) -> Comparison:
+    lines = []
+    for name in SCORES:
+        # Scores of other images do not compare.
+        rows = [row for row in group.rows if row.images(name) == a.images(name)]
+        values = {row.label: _scores(row, name) for row in (*rows, a)}
+        values.setdefault(b.label, [])
+        if all(values[row.label] for row in (a, b)):
+            lines.append(_line(name, {k: v for k, v in values.items() if v}, a.label, b.label))
+    same = {machine(record) for row in (a, b) for record in row.records}
+    for name in COSTS if len(same) == 1 else ():
+        spent = [_costs(row, name) for row in (a, b)]
+        if all(spent):
+            lines.append(Line(name, summarize(spent[0]), summarize(spent[1]), cost=True))
+    comparison = Comparison(group.title, a.label, b.label, group.score, lines)
+    _test(comparison, group, a, b, margin)
+    _resample(comparison, a, b, resamples)
+    if len(same) > 1:
+        comparison.notes.append("costs are left out: they were measured on different machines")
+    elif any(record.shared_cores for row in (a, b) for record in row.records):
+        comparison.notes.append("costs were measured while other runs shared the machine")
+    other = [
+        name
+        for name in SCORES
+        if a.images(name) != b.images(name) and _scores(a, name) and _scores(b, name)
+    ]
+    if other:
+        comparison.notes.append(f"left out, as they are of other images: {', '.join(other)}")
+    comparison.notes += [note for row in (a, b) for note in gaps(row, SCORES)]
+    _count_failures(comparison, a, b)
+    comparison.notes += mark_notes((row.label, row.marks, len(row.seeds)) for row in (a, b))
+    return comparison
+
+
+def _line(name: str, values: dict[str, list[float]], a: str, b: str) -> Line:
+    mine, other = summarize(values[a]), summarize(values[b])
+    line = Line(name, mine, other, mine.mean - other.mean)
+    pooled = pool(values)
+    if pooled.df and a in pooled.means and b in pooled.means and math.isfinite(line.difference):
+        half = t_quantile(pooled.df) * pooled.error(a, b)
+        line.low, line.high = line.difference - half, line.difference + half
+    return line
+
+
+def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | None) -> None:
+    """The default test of the score, the detectable difference, pairs and equivalence."""
+    seeds = {row.label: _scores(row, group.score) for row in group.rows}
+    seeds = {label: values for label, values in seeds.items() if values}
+    pooled, say = pool(seeds), comparison.notes.append
+    if not {a.label, b.label} <= pooled.means.keys() or not pooled.df:
+        say("one seed of each supports no claim about the methods, only about these two networks")
+        return
+    difference = pooled.means[a.label] - pooled.means[b.label]
+    error = pooled.error(a.label, b.label)
+    critical = t_quantile(pooled.df)
+    p = t_p(difference / error, pooled.df) if error else float(difference == 0)
+    mdd = detectable(critical, pooled.df) * error
+    comparison.numbers |= {
+        "difference": difference,
+        "low": difference - critical * error,
+        "high": difference + critical * error,
+        "p": p,
+        "df": pooled.df,
+        "detectable_difference": mdd,
+        "separated": p < 1 - LEVEL,
+    }
+    single = min(pooled.counts[a.label], pooled.counts[b.label]) == 1
+    verdict = "they differ" if p < 1 - LEVEL else "not distinguishable, which is not equal"
+    if single and p < 1 - LEVEL:
+        verdict = "they seem to differ, but one of them has a single seed"
+    say(
+        f"{group.score}, variance pooled over {counted(len(pooled.means), 'row')} "
+        f"({counted(pooled.df, 'degree')} of freedom): {difference:+.2f} "
+        f"[{difference - critical * error:+.2f}, {difference + critical * error:+.2f}], "
+        f"p = {p:.3g}: {verdict}"
+    )
+    say(f"detectable difference (80 % power): {mdd:.2f}")
+    shared = sorted(set(a.seeds) & set(b.seeds))
+    if len(shared) > 2:
+        x, y = (dict(zip(row.seeds, _scores(row, group.score), strict=True)) for row in (b, a))
+        pairs = [(x[seed], y[seed]) for seed in shared]
+        if all(math.isfinite(value) for pair in pairs for value in pair):
+            _pairs(comparison, *map(list, zip(*pairs, strict=True)))
+    if margin is not None:
+        tost, equal = equivalent(seeds, a.label, b.label, margin)
+        comparison.numbers |= {"margin": margin, "tost_p": tost, "equivalent": equal}
+        words = "equivalent" if equal else "not shown to be equivalent"
+        say(f"{words} within {margin:g} (TOST p = {tost:.3g})")
+
+
+def _pairs(comparison: Comparison, x: list[float], y: list[float]) -> None:
+    test, say = paired(x, y), comparison.notes.append
+    comparison.numbers["seed_correlation"] = test.correlation
+    shown = "unknown" if math.isnan(test.correlation) else f"{test.correlation:.2f}"
+    if not test.used:
+        say(f"correlation of seeds {shown}: no paired test")
+        return
+    comparison.numbers["paired_p"] = test.p
+    flips = "" if math.isnan(test.sign_flip) else f", sign-flip p = {test.sign_flip:.3g}"
+    say(
+        f"correlation of seeds {shown}, paired t: [{test.low:+.2f}, {test.high:+.2f}], "
+        f"p = {test.p:.3g}{flips}"
+    )
+
+
+def _resample(comparison: Comparison, a: Row, b: Row, resamples: int) -> None:
+    """Bootstraps over the stored predictions, in points of top1."""
+    say = comparison.notes.append
+    if comparison.score != "top1":
+        say(f"no bootstrap: {comparison.score} is no mean over images")
+        return
+    try:
+        mine, other = _hits(a), _hits(b)
+    except UserError as error:
+        say(f"no bootstrap: {error.what} ({error.where})")
+        return
+    if mine[0].shape[1] != other[0].shape[1] or not all(
+        np.array_equal(x, y) for x, y in zip(mine[1:3], other[1:3], strict=True)
+    ):
+        say("no bootstrap: the two were not tested on the same images")
+        return
+    _by_class(comparison, mine[0], other[0], mine[1], dict(enumerate(mine[3] or other[3])))
+    x, y = 100.0 * other[0], 100.0 * mine[0]
+    if len(x) == len(y) == 1:
+        images = bootstrap_images(x[0], y[0], resamples=resamples)
+        p = mcnemar(x[0], y[0])
+        comparison.numbers |= {"images": vars(images), "mcnemar_p": p}
+        say(
+            f"these two networks on new images (bootstrap): {images.difference:+.2f} "
+            f"[{images.low:+.2f}, {images.high:+.2f}], McNemar p = {p:.3g}; says nothing of seeds"
+        )
+        return
+    both = bootstrap_both(x, y, resamples=resamples)
+    comparison.numbers["images_and_seeds"] = vars(both)
+    say(
+        f"on new images and new seeds (two-level bootstrap, too narrow with few seeds): "
+        f"{both.difference:+.2f} [{both.low:+.2f}, {both.high:+.2f}]"
+    )
+
+
+def _by_class(
+    comparison: Comparison,
+    mine: np.ndarray,
+    other: np.ndarray,
+    labels: np.ndarray,
+    names: dict[int, str],
+) -> None:
+    """Which classes lose accuracy, and whether the worst does beyond chance."""
+    changes = class_changes(mine, other, labels)
+    lost = [item for item in changes if item.change < 0]
+    surely = [item for item in changes if item.high < 0]
+    worst = min(changes, key=lambda item: item.change)
+    name = " ".join(names.get(worst.label, "").split()) or str(worst.label)
+    name = f"class {name}" if name.isdecimal() else name
+    comparison.numbers["classes"] = {
+        "n": len(changes),
+        "lose": len(lost),
+        "lose_beyond_chance": len(surely),
+        "worst": vars(worst) | {"name": name},
+        "changes": [vars(item) | {"name": names.get(item.label, "")} for item in changes],
+    }
+    single = len(mine) == len(other) == 1
+    comparison.notes.append(
+        f"by class: {len(lost)} of {len(changes)} {'loses' if len(lost) == 1 else 'lose'} "
+        f"accuracy, {len(surely)} beyond chance; "
+        f"{'the most' if lost else 'the least gain'} {name}, {worst.change:+.2f} "
+        f"[{worst.low:+.2f}, {worst.high:+.2f}] on {counted(worst.images, 'image')} "
+        f"(95 % intervals for all classes at once{'; says nothing of seeds' if single else ''})"
+    )
+
+
+def _count_failures(comparison: Comparison, a: Row, b: Row) -> None:
+    for row in (a, b):
+        if row.failed:
+            kinds = f", {row.diverged} of them diverged" if row.diverged else ""
+            comparison.notes.append(f"{row.label}: {counted(row.failed, 'run')} in no mean{kinds}")
+
+
+def _hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Whether each run is right on each image (runs, images), labels, ids, names of classes."""
+    hits, known, names = [], None, []
+    for folder in row.folders:
+        logits, labels, ids, stored = _stored(folder / PREDICTIONS)
+        names = names or stored
+        if known is not None and not all(map(np.array_equal, known, (labels, ids))):
+            raise UserError("its runs were not tested on the same images", str(folder))
+        known = labels, ids
+        # Of equal logits the lower class; what is not a number is no hit.
+        own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        hits.append((logits.argmax(axis=1) == labels) & ~np.isnan(own))
+    if known is None:
+        raise UserError("no run", row.label)
+    return np.array(hits), *known, names
+
+
+def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits (N, K), labels (N,) and ids (N,) of the test set, without torch.
+
+    Args:
+        path: ``predictions.npz`` of a run.
+
+    Returns:
+        The arrays, logits in float32.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    logits, labels, ids, _ = _stored(path)
+    return logits, labels, ids
+
+
+def _stored(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """As :func:`read_arrays`, with the names of the classes where they are stored."""
+    try:
+        arrays = load_arrays(path)
+        logits, labels, ids = (arrays[name] for name in ("logits", "labels", "ids"))
+        check_outputs(logits, labels, ids)
+    except FileNotFoundError as error:
+        raise UserError("no predictions are stored", str(path), "mixbench eval RUN") from error
+    except KeyError as error:
+        raise UserError(f"unreadable predictions: no {error}", str(path)) from error
+    except ValueError as error:
+        raise UserError(f"unreadable predictions: {error}", str(path)) from error
+    if labels.ndim != 1:
+        raise UserError("predictions with several labels per image", str(path))
+    names = map(str, arrays.get("class_names", np.array([])).ravel().tolist())
+    return logits.astype(np.float32), labels, ids, list(names)
+
+
+def _find(group: Group, name: str) -> Row | None:
+    for row in group.rows:
+        if row.label == name or any(record.id == name for record in row.records):
+            return row
+    found = [row for row in group.rows if row.records and row.records[0].method == name]
+    if len(found) > 1:
+        labels = "; ".join(row.label for row in found)
+        raise UserError(f"{name} has several rows: {labels}", "compare", "name one of them")
+    return found[0] if found else None
+
+
+def _check_known(board: Leaderboard, name: str) -> None:
+    labels = [row.label for group in board.groups for row in group.rows]
+    methods = [row.records[0].method for group in board.groups for row in group.rows]
+    ids = [record.id for group in board.groups for row in group.rows for record in row.records]
+    if name in (*labels, *methods, *ids):
+        return
+    hint = near_match(name, labels)
+    known = ", ".join(dict.fromkeys(labels)) or "none"
+    raise UserError(
+        f"no finished run of {name!r}" + (f"; {hint}" if hint else ""),
+        "compare",
+        f"rows: {known}",
+    )
+
+
+def _scores(row: Row, name: str) -> list[float]:
+    """Values by seed; nothing where a run lacks them, or rates are of several sets of images."""
+    if len(row.images(name)) > 1:
+        return []
+    if any(name not in record.metrics for record in row.records):
+        return []
+    return [float(record.metrics[name]) for record in row.records]
+
+
+def _costs(row: Row, name: str) -> list[float]:
+    values = [_cost(record, name) for record in row.records]
+    return [] if any(value is None for value in values) else [v for v in values if v is not None]
+
+
+def _cost(record: Record, name: str) -> float | None:
+    value = getattr(record, name)
+    return float(value) if value else None

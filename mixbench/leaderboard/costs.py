@@ -1,0 +1,167 @@
+"""Methods at equal cost: for a slow one, what others reach in the time that it takes.
+
+Equal epochs are the budget of a leaderboard. A method whose step costs more has seen more
+computation for it, so that longer runs of the others stand beside it here.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mixbench.leaderboard.evidence import BASELINE, Evidence, weigh
+from mixbench.records.marks import count_marks
+from mixbench.records.record import Record
+from mixbench.stats.intervals import Summary, summarize
+
+SLOW = 1.3  # cost of a step, relative to the baseline, from which on equal epochs favour a method
+NEAR = 0.15  # runs whose cost differs by no more than this share count as equally long
+SHORTEST, LONGEST = 1e-12, 1e12  # hours; ratios of other costs mean nothing
+
+
+@dataclass
+class CostRow:
+    """A method at some number of epochs."""
+
+    label: str
+    epochs: int
+    seeds: list[int]
+    values: list[float]
+    hours: float
+    step: float | None  # cost of an epoch relative to the baseline's
+    marks: dict[str, int] = field(default_factory=dict)  # words of caution, by number of seeds
+
+    @property
+    def summary(self) -> Summary:
+        """Mean and interval over seeds."""
+        return summarize(self.values)
+
+
+@dataclass
+class CostTable:
+    """A slow method and what costs as much."""
+
+    place: tuple[str, str, str]  # data, network, selection
+    title: str
+    score: str
+    unit: str
+    rows: list[CostRow]
+    evidence: Evidence = field(default_factory=Evidence)
+    note: str = ""
+
+
+def hours(record: Record) -> float | None:
+    """What a run has cost.
+
+    Args:
+        record: Its record.
+
+    Returns:
+        GPU hours with all stages of the training; on a CPU hours of training at the measured
+        speed. None where neither is known.
+    """
+    if record.gpu_hours is not None:
+        return record.gpu_hours
+    if not record.img_per_s:
+        return None
+    return record.epochs * record.train_size / record.img_per_s / 3600
+
+
+def equal_cost(rows: Iterable[tuple[str, str, list[Record]]]) -> list[CostTable]:
+    """Tables for methods whose step costs more than 1.3 times the baseline's.
+
+    Args:
+        rows: Label, score and finished runs of each row of a leaderboard, all groups together.
+
+    Returns:
+        One table per slow row; none where no cost is known or nothing is slow. Runs are compared
+        on the same machine with the same precision, batch and threads only.
+    """
+    places: dict[tuple[Any, ...], list[tuple[CostRow, Record]]] = defaultdict(list)
+    scores: dict[tuple[Any, ...], str] = {}
+    for label, score, records in rows:
+        row, first = _row(label, score, records), records[0]
+        if row is None:
+            continue
+        key = (first.data, first.net, first.select, first.family_hash or first.recipe)
+        key += machine(first)
+        places[key].append((row, first))
+        scores[key] = score
+    tables = []
+    for key, members in sorted(places.items(), key=lambda item: str(item[0])):
+        tables += _tables(members, scores[key])
+    return tables
+
+
+def _tables(members: list[tuple[CostRow, Record]], score: str) -> list[CostTable]:
+    bases = {row.epochs: row for row, _ in members if row.label == BASELINE}
+    if not bases:
+        return []
+    longest = bases[max(bases)]
+    for row, _ in members:
+        base = bases.get(row.epochs, longest)
+        row.step = (row.hours / row.epochs) / (base.hours / base.epochs)
+    tables = []
+    for slow, record in members:
+        if slow.step is None or slow.step <= SLOW:
+            continue
+        chosen: dict[str, CostRow] = {}
+        for row, _ in members:
+            distance = abs(row.hours / slow.hours - 1)
+            known = chosen.get(row.label)
+            nearer = known is None or distance < abs(known.hours / slow.hours - 1)
+            if row.label != slow.label and distance <= NEAR and nearer:
+                chosen[row.label] = row
+        rows = sorted([slow, *chosen.values()], key=lambda row: (-row.summary.mean, row.label))
+        unit = "CPU hours" if record.gpu_hours is None else "GPU hours"
+        table = CostTable(
+            (record.data, record.net, record.select),
+            f"{record.data} \N{MIDDLE DOT} {record.net} \N{MIDDLE DOT} select {record.select} "
+            f"\N{MIDDLE DOT} at the cost of {slow.label}: {slow.hours:.3g} {unit}, "
+            f"within {100 * NEAR:.0f} %",
+            score,
+            unit,
+            rows,
+            weigh({row.label: row.values for row in rows}, {}),
+        )
+        if BASELINE not in chosen:
+            epochs = round(slow.hours / (longest.hours / longest.epochs))
+            table.note = f"no run of {BASELINE} costs as much; train it with epochs={epochs}"
+        tables.append(table)
+    return tables
+
+
+def _row(label: str, score: str, records: list[Record]) -> CostRow | None:
+    costs = [hours(record) for record in records]
+    known = [cost for cost in costs if cost and SHORTEST < cost < LONGEST]
+    if len(known) < len(records) or len({machine(record) for record in records}) > 1:
+        return None
+    return CostRow(
+        label=label,
+        epochs=records[0].epochs,
+        seeds=[record.seed for record in records],
+        values=[record.metrics.get(score, float("nan")) for record in records],
+        hours=sum(known) / len(known),
+        step=None,
+        marks=count_marks(records),
+    )
+
+
+def machine(record: Record) -> tuple[Any, ...]:
+    """What the speed of a run depends on beside its method; costs compare only where it is equal.
+
+    Args:
+        record: Its record.
+
+    Returns:
+        Plain values.
+    """
+    return (
+        record.device,
+        record.device_count,
+        record.precision,
+        record.batch_size,
+        record.threads,
+        record.compiled,
+        record.shared_cores,
+    )

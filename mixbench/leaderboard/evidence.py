@@ -1,0 +1,114 @@
+"""What the seeds of a table support: differences, what could not be seen, and what stands out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mixbench.errors import counted
+from mixbench.stats.dunnett import Contrast, compare_with, inseparable_from_best
+
+BASELINE = "erm"
+DOUBTFUL = 0.05  # p of equal variances below which their pool is questionable
+
+
+@dataclass
+class Evidence:
+    """The default test of a table.
+
+    Attributes:
+        reference: The row that all others are compared with: plain training, else the best one.
+        contrasts: Difference of each other row from it.
+        best: The best row and all rows that the test does not separate from it.
+        mdd: Largest of the smallest true differences that would be found with 80 % power.
+        df: Degrees of freedom of the common deviation.
+        levene: p of equal variances; NaN where it cannot be said.
+        diverged: Runs that diverged, by row; they are in no mean and no test.
+    """
+
+    reference: str = ""
+    contrasts: dict[str, Contrast] = field(default_factory=dict)
+    best: set[str] = field(default_factory=set)
+    mdd: float = math.nan
+    df: int = 0
+    levene: float = math.nan
+    diverged: dict[str, int] = field(default_factory=dict)
+
+
+def weigh(seeds: Mapping[str, Sequence[float]], diverged: Mapping[str, int]) -> Evidence:
+    """Test a table.
+
+    Args:
+        seeds: Values of each row, one per seed, larger is better.
+        diverged: Runs of each row that diverged.
+
+    Returns:
+        The evidence; no contrast where fewer than two rows have two seeds, all finite.
+    """
+    counted = {name: count for name, count in diverged.items() if count}
+    usable = {name: v for name, v in seeds.items() if len(v) > 1 and all(map(math.isfinite, v))}
+    if len(usable) < 2:
+        return Evidence(best=inseparable_from_best(usable), diverged=counted)
+    means = {name: math.fsum(values) / len(values) for name, values in usable.items()}
+    reference = BASELINE if BASELINE in usable else max(means, key=lambda name: means[name])
+    table = compare_with(usable, reference)
+    return Evidence(
+        reference=reference,
+        contrasts=table.contrasts,
+        best=inseparable_from_best(usable),
+        mdd=table.mdd,
+        df=table.pooled.df,
+        levene=table.pooled.levene,
+        diverged=counted,
+    )
+
+
+def verdict(evidence: Evidence, label: str) -> str:
+    """A row against the reference, in words.
+
+    Args:
+        evidence: Of its table.
+        label: The row.
+
+    Returns:
+        The difference with its p, ``not distinguishable``, or nothing where it was not tested.
+    """
+    contrast = evidence.contrasts.get(label)
+    if contrast is None:
+        return "reference" if label == evidence.reference else ""
+    if not contrast.separated:
+        return "not distinguishable"
+    p = "p < 0.001" if contrast.p < 0.001 else f"p = {contrast.p:.3f}"
+    return f"{contrast.difference:+.2f}, {p}"
+
+
+def sentences(evidence: Evidence, score: str) -> list[str]:
+    """What has to stand under a table.
+
+    Args:
+        evidence: Of the table.
+        score: What its rows were tested by.
+
+    Returns:
+        Lines.
+    """
+    lines = []
+    if evidence.contrasts:
+        lines.append(
+            f"detectable difference of {score} from {evidence.reference} (80 % power): "
+            f"{evidence.mdd:.2f}; not distinguishable does not mean equal"
+        )
+        lines.append(
+            f"test: Dunnett's, variance pooled over the rows "
+            f"({counted(evidence.df, 'degree')} of freedom)" + _variances(evidence.levene)
+        )
+    if evidence.diverged:
+        named = ", ".join(f"{count} of {name}" for name, count in evidence.diverged.items())
+        lines.append(f"diverged, in no mean and no test: {named}")
+    return lines
+
+
+def _variances(p: float) -> str:
+    if math.isnan(p):
+        return ""
+    doubt = ", which makes a common variance doubtful" if p < DOUBTFUL else ""
+    return f"; equal variances: Levene p = {p:.2f}{doubt}"

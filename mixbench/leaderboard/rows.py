@@ -1,0 +1,373 @@
+"""Records to rows over seeds, grouped by what may be compared."""
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mixbench.errors import UserError, counted
+from mixbench.leaderboard.costs import CostTable, equal_cost
+from mixbench.leaderboard.evidence import Evidence, weigh
+from mixbench.records.marks import count_marks
+from mixbench.records.record import RECORD, Record, read_record
+from mixbench.records.selection import COLUMNS as SELECTIONS
+from mixbench.stats.intervals import Summary, summarize
+
+METRICS = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts", "aece")
+METRICS += ("brier", "bias", "top1_knn")
+ATTACKED = ("fgsm_8", "fgsm_4", "pgd10_4", "pgd10_8", "pgd20_1", "pgd20_2", "pgd20_4_puzzlemix")
+ATTACKED += ("apgd_ce_4", "apgd_ce_8", "autoattack_1", "autoattack_2", "autoattack_4")
+ATTACKED += ("autoattack_8", "square_4", "square_8")
+PATCHES = (
+    "occ_auc",
+    "occ_salient_auc",
+    "occ_nonsalient_auc",
+    "shuffle_2",
+    "shuffle_4",
+    "shuffle_8",
+)
+METRICS += (*ATTACKED, *PATCHES, "lin_gap", "gaze_inconsistency", "gaze_centre")
+# Suites that look at a number of images that may be another in each run, by their scores.
+SAMPLED = dict.fromkeys((*ATTACKED, "sat_pct"), "adversarial") | {"lin_gap": "linearity"}
+COSTS = ("img_per_s", "peak_mem_gb", "gpu_hours", "wall_s")
+# Chosen on the test set, to compare with published figures: shown, never ranked by.
+PEEKED = tuple(f"{score}_{name}" for score in ("top1", "map") for name in SELECTIONS)
+COLUMNS = (*METRICS, *PEEKED, *COSTS)  # in the order of tables
+SMOKE_TESTS = ("digits",)
+
+
+@dataclass
+class Row:
+    """A method with its settings, over its seeds."""
+
+    label: str
+    fidelity: str
+    seeds: list[int]
+    summaries: dict[str, Summary]
+    failed: int = 0
+    marked: bool = False  # best, or not separated from the best
+    shared_cores: bool = False
+    diverged: int = 0  # of those that failed
+    attacked: tuple[int, ...] = ()  # images; of several sizes no mean is taken
+    calibrated: bool = False  # no seed's ECE is more than chance makes of perfect calibration
+    records: list[Record] = field(default_factory=list, repr=False)  # by seed
+    folders: list[Path] = field(default_factory=list, repr=False)
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """Words of caution, by number of seeds."""
+        return count_marks(self.records)
+
+    def images(self, score: str) -> set[int | None]:
+        """Numbers of images that its runs have a score of; of several no mean is taken.
+
+        None stands for a run that does not say; a score of all test images has none of them.
+        """
+        return _images(self.records, SAMPLED[score]) if score in SAMPLED else set()
+
+    @property
+    def verified(self) -> str:
+        """``yes``, ``partly`` or ``no``, of the worst run; empty where one was not verified."""
+        found = {record.verified for record in self.records}
+        words = {False: "no", None: "", "partly": "partly", True: "yes"}
+        return next((word for value, word in words.items() if value in found), "")
+
+
+@dataclass
+class Group:
+    """Rows that may be compared: same data, network, recipe and selection."""
+
+    data: str
+    net: str
+    recipe: str
+    recipe_hash: str
+    select: str
+    epochs: int
+    sizes: tuple[int, int]
+    devices: list[str]
+    task: str = "supervised"
+    rows: list[Row] = field(default_factory=list)
+    score: str = "top1"  # what rows are ranked by
+    evidence: Evidence = field(default_factory=Evidence)
+
+    @property
+    def smoke_test(self) -> bool:
+        """Whether the data is too easy to rank methods on."""
+        return self.data in SMOKE_TESTS
+
+    @property
+    def title(self) -> str:
+        """What the rows have in common, in one line."""
+        task = "" if self.task == "supervised" else f"task {self.task} · "
+        return (
+            f"{self.data} · {self.net} · {task}recipe {self.recipe} ({self.recipe_hash[:8]}) · "
+            f"{counted(self.epochs, 'epoch')} · select {self.select} · "
+            f"{self.sizes[0]:,} training and {counted(self.sizes[1], 'test image')}"
+        )
+
+
+@dataclass
+class Leaderboard:
+    """Groups of rows, and the runs that are in none."""
+
+    groups: list[Group]
+    others: list[str] = field(default_factory=list)  # one line per run that is not averaged
+    costs: list[CostTable] = field(default_factory=list)
+
+    def only(self, recipe_hashes: set[str]) -> "Leaderboard":
+        """The groups of some recipes; the runs in no group stay listed."""
+        kept = [group for group in self.groups if group.recipe_hash in recipe_hashes]
+        titles = {(group.data, group.net, group.select) for group in kept}
+        costs = [table for table in self.costs if table.place in titles]
+        return Leaderboard(kept, self.others, costs)
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Folders of runs at or directly below the given paths.
+
+    Args:
+        paths: Folders of runs, or of collections of runs.
+
+    Returns:
+        Sorted folders that hold a record.
+
+    Raises:
+        UserError: If a path does not exist.
+    """
+    found: dict[Path, Path] = {}  # a folder may be named in several ways
+    for path in paths:
+        if not path.is_dir():
+            raise UserError("no such folder of runs", str(path), "run `mixbench bench` first")
+        for folder in filter(_has_record, (path, *path.iterdir())):
+            found.setdefault(folder.resolve(), folder)
+    return sorted(found.values())
+
+
+def _has_record(folder: Path) -> bool:
+    """Whether there is one, be it one that cannot be read."""
+    try:
+        os.lstat(folder / RECORD)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # a folder that may not be looked into
+        return folder.is_dir()
+    return True
+
+
+def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
+    """Read records and average them over seeds.
+
+    Runs that are not done, or lack the score of their table, are counted and listed, never
+    averaged. Of two records with one id, or of one method, configuration and seed, the later
+    attempt counts.
+
+    Args:
+        folders: Folders of runs.
+
+    Returns:
+        The leaderboard.
+    """
+    others: list[str] = []
+    records: dict[str, tuple[Record, Path]] = {}
+    seeds: dict[tuple[Any, ...], str] = {}  # id by what no second run may repeat
+    for folder in folders:
+        try:
+            record = read_record(folder)
+        except UserError as error:
+            others.append(f"{folder.name}: unreadable ({error.what})")
+            continue
+        key = (record.config_hash, record.recipe_hash, record.method, record.data, record.net)
+        key = (*key, record.select, record.epochs, record.seed)
+        known = records.get(record.id) or records.get(seeds.get(key, ""))
+        if known is None:
+            records[record.id], seeds[key] = (record, folder), record.id
+            continue
+        older, newer = sorted([known, (record, folder)], key=lambda pair: _age(pair[0]))
+        what = f"record of {record.id}"
+        if known[0].id != record.id:
+            what = f"run of {record.method} with seed {record.seed}"
+        others.append(f"{older[1]}: another {what}, the later attempt counts")
+        del records[known[0].id]
+        records[newer[0].id], seeds[key] = newer, newer[0].id
+
+    groups: dict[tuple[Any, ...], dict[tuple[str, str], list[Record]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for record, _ in records.values():
+        key = (record.data, record.net, record.recipe_hash, record.select, record.epochs)
+        groups[key][record.method, record.row].append(record)
+        if record.status != "done":
+            reason = f" ({record.message.splitlines()[0]})" if record.message else ""
+            others.append(f"{record.id}: {record.status}{reason}")
+        elif bad := _not_finite(record.metrics):
+            others.append(f"{record.id}: {', '.join(bad)} not finite, so that its row has no mean")
+    for methods in groups.values():
+        every = [record for members in methods.values() for record in members]
+        score = _score(every)
+        others += [
+            f"{record.id}: done, but its record has no {score}; "
+            f"mixbench eval {records[record.id][1]} --suite calibration adds it"
+            for record in every
+            if record.status == "done" and not _counts(record, score)
+        ]
+        _divide(methods)
+    rows: list[tuple[str, str, list[Record]]] = []
+    built = [
+        _group(methods, rows) for _, methods in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    kept = [group for group in built if group.rows]
+    for row in (row for group in kept for row in group.rows):
+        row.folders = [records[record.id][1] for record in row.records]
+    return Leaderboard(kept, sorted(others), equal_cost(rows))
+
+
+def _divide(methods: dict[tuple[str, str], list[Record]]) -> None:
+    """Take apart rows in which runs of one seed start from several checkpoints.
+
+    Runs that start each from the checkpoint of their own seed make one row; those that compare
+    checkpoints do not.
+    """
+    for (method, row), records in list(methods.items()):
+        seeds = [record.seed for record in records if record.status == "done"]
+        if len(set(seeds)) < len(seeds):
+            del methods[method, row]
+            for record in records:
+                methods.setdefault((method, f"{row} {record.config_hash}"), []).append(record)
+
+
+def _score(records: Iterable[Record]) -> str:
+    """What the rows of a group are ranked by."""
+    scored = {name for record in records for name in record.metrics}
+    return "map" if "map" in scored and "top1" not in scored else "top1"
+
+
+def _counts(record: Record, score: str) -> bool:
+    """Whether a run is averaged over seeds."""
+    return record.status == "done" and score in record.metrics
+
+
+def _not_finite(metrics: dict[str, float]) -> list[str]:
+    return [k for k in (*METRICS, *PEEKED) if not math.isfinite(metrics.get(k, 0.0))]
+
+
+def _age(record: Record) -> tuple[bool, int, str]:
+    started = record.attempts[-1].get("started", "") if record.attempts else ""
+    return record.status == "done", len(record.attempts), str(started)
+
+
+def _group(
+    methods: dict[tuple[str, str], list[Record]], rows: list[tuple[str, str, list[Record]]]
+) -> Group:
+    every = [record for records in methods.values() for record in records]
+    first = every[0]
+    recipes = sorted({record.recipe for record in every})
+    group = Group(
+        data=first.data,
+        net=first.net,
+        recipe="/".join(recipes),
+        recipe_hash=first.recipe_hash,
+        select=first.select,
+        epochs=first.epochs,
+        sizes=(first.train_size, first.test_size),
+        devices=sorted({record.device for record in every if record.device}),
+        task=first.task,
+    )
+    group.score = _score(every)
+    values: dict[str, list[float]] = {}
+    for (_, row_hash), records in methods.items():
+        done = sorted((r for r in records if _counts(r, group.score)), key=lambda r: r.seed)
+        if not done:
+            continue
+        row = _row(done, group.score, failed=len(records) - len(done))
+        row.diverged = sum(record.status == "diverged" for record in records)
+        if row_hash != done[0].row:  # told apart by what they start from
+            names = (file.get("name", "?") for file in done[0].inputs.values())
+            row.label += f" from {', '.join(names)}"
+        while row.label in values:  # same method and settings under another version's hash
+            row.label += "'"
+        values[row.label] = [record.metrics.get(group.score, math.nan) for record in done]
+        group.rows.append(row)
+        if not group.smoke_test:
+            rows.append((row.label, group.score, done))
+    group.evidence = weigh(values, {row.label: row.diverged for row in group.rows})
+    if group.smoke_test:
+        group.rows.sort(key=lambda row: row.label)
+        return group
+    group.rows.sort(key=lambda row: (-_rankable(row.summaries[group.score].mean), row.label))
+    for row in group.rows:
+        row.marked = row.label in group.evidence.best
+    return group
+
+
+def _row(done: list[Record], score: str, failed: int) -> Row:
+    first = done[0]
+    settings = " ".join(f"{key}={value}" for key, value in sorted(first.settings.items()))
+    summaries = {
+        name: summarize([record.metrics.get(name, math.nan) for record in done])
+        for name in (*METRICS, *PEEKED)
+        if name == score or any(name in record.metrics for record in done)
+    }
+    for name, suite in SAMPLED.items():  # scores of other images, or of fewer runs, make no mean
+        if name in summaries and len(_images(done, suite)) > 1:
+            summaries[name] = summarize([math.nan])
+    for name in COSTS:
+        values = [value for record in done if (value := getattr(record, name)) is not None]
+        if values:
+            summaries[name] = summarize(values)
+    return Row(
+        label=f"{first.method} {settings}".strip(),
+        fidelity=first.fidelity,
+        seeds=[record.seed for record in done],
+        summaries=summaries,
+        failed=failed,
+        shared_cores=any(record.shared_cores for record in done),
+        records=done,
+        attacked=tuple(sorted(filter(None, _images(done, "adversarial")))),
+        calibrated=all(_at_floor(record.metrics) for record in done),
+    )
+
+
+def gaps(row: Row, names: Iterable[str]) -> list[str]:
+    """Why a row has no mean of scores that some of its runs have.
+
+    Args:
+        row: The row.
+        names: Scores.
+
+    Returns:
+        A sentence for each reason.
+    """
+    partly, mixed = defaultdict(list), defaultdict(list)
+    for name in names:
+        having = tuple(name in record.metrics for record in row.records)
+        images = row.images(name)
+        if any(having) and not all(having):
+            partly[having].append(name)
+        elif any(having) and len(images) > 1:
+            known = sorted(filter(None, images))
+            mixed[", ".join(map(str, [*known, *["unknown"] * (None in images)]))].append(name)
+    found = [
+        f"{row.label}: {sum(having)} of {len(having)} runs {'has' if sum(having) == 1 else 'have'} "
+        f"{', '.join(scores)}"
+        for having, scores in partly.items()
+    ]
+    return found + [
+        f"{row.label}: no mean of {', '.join(scores)}, as its runs were judged on different "
+        f"numbers of images ({shown})"
+        for shown, scores in mixed.items()
+    ]
+
+
+def _images(records: Iterable[Record], suite: str) -> set[int | None]:
+    return {record.evaluations.get(suite, {}).get("images") for record in records}
+
+
+def _at_floor(metrics: dict[str, float]) -> bool:
+    return metrics.get("ece", math.nan) <= metrics.get("ece_floor_95", math.nan)
+
+
+def _rankable(value: float) -> float:
+    return value if math.isfinite(value) else -math.inf

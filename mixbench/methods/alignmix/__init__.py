@@ -1,0 +1,1 @@
+"""AlignMix, and the autoencoder that may be trained along with it."""

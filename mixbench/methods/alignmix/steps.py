@@ -1,0 +1,196 @@
+"""Where in a network AlignMix mixes, and with which plan."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+import mixbench.functional as mf
+from mixbench.backbones.base import pick_layers
+from mixbench.config.schema import at_least, one_of, positive
+from mixbench.errors import UserError
+from mixbench.functional.align import PLANS, check_finite
+from mixbench.functional.sinkhorn import FINALIZE, OFFICIAL_STOP, SOLVERS
+from mixbench.functional.transport import COST_SCALES
+from mixbench.methods.alignmix.autoencoder import CLEAN, Autoencoding
+
+EMBED = "embed"  # the pooled vector, where nothing can be aligned
+
+
+class Place(NamedTuple):
+    """Layer and side of a step, and the plan (B, r, r) once it was used."""
+
+    layer: int | str
+    side: int
+    plan: Tensor | None = None
+
+
+class Alignment(Autoencoding.Config):
+    """Checks the settings of AlignMix and carries out a step with them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        cfg: Any = self
+        positive("method.alpha", cfg.alpha)
+        positive("method.eps", cfg.eps)
+        at_least("method.iters", cfg.iters, 1)
+        one_of("method.solver", cfg.solver, SOLVERS)
+        one_of("method.stop", cfg.stop, ("fixed", "official"))
+        one_of("method.cost_scale", cfg.cost_scale, COST_SCALES)
+        one_of("method.finalize", cfg.finalize, FINALIZE)
+        one_of("method.plan", cfg.plan, PLANS)
+        one_of("method.post_align", cfg.post_align, ("none", "bn_relu"))
+        one_of("method.fast_path", cfg.fast_path, ("auto", "none"))
+        if cfg.stop == "official" and cfg.solver != "compat":
+            raise ValueError("method.stop=official needs method.solver=compat")
+        wrong = [layer for layer in cfg.layers if layer != EMBED and type(layer) is not int]
+        if wrong or not cfg.layers or list(cfg.layers).count(EMBED) > 1:
+            raise ValueError(
+                f"method.layers must list whole numbers or {EMBED}, at least one and each once, "
+                f"got {list(cfg.layers)}"
+            )
+        if list(cfg.sides) not in ([0], [1], [0, 1]):
+            raise ValueError(f"method.sides must be [0], [1] or [0, 1], got {list(cfg.sides)}")
+        weights = cfg.layer_weights
+        if weights is not None and not (
+            len(weights) == len(cfg.layers)
+            and all(weight >= 0 for weight in weights)
+            and 0 < sum(weights) < math.inf
+        ):
+            raise ValueError(
+                f"method.layer_weights must give each of {len(cfg.layers)} layers a finite share "
+                f">= 0, not all of them 0, got {list(weights)}"
+            )
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """A network that can be cut, into maps where positions are aligned or images decoded."""
+        cfg: Any = self
+        maps = cfg.ae or set(cfg.layers) - {0, EMBED}
+        return frozenset({"stages", "maps"} if maps else {"stages"})
+
+    @property
+    def fidelity(self) -> str:
+        """Official with the settings of the authors' code; what cannot matter may differ."""
+        cfg: Any = self
+        plain = (cfg.solver, cfg.cost_scale, cfg.finalize, cfg.plan, cfg.post_align)
+        same = plain == ("compat", "none", "none", "transport", "none")
+        drawn = (list(cfg.layers), cfg.layer_weights, list(cfg.sides)) == ([0, -1], None, [0, 1])
+        plain = same and drawn and cfg.iters == 100 and not cfg.ae
+        return "official-verified" if plain else "variant"
+
+    def prepare(self, net: Any) -> list[int | str]:
+        """Layers of this network, counted from the front, and the last norm if it is asked for.
+
+        Args:
+            net: The network; ``post_align`` gives its head a normalisation of its own.
+
+        Returns:
+            The layers to draw from.
+
+        Raises:
+            UserError: If a layer is not there, or the head normalises already.
+        """
+        cfg: Any = self
+        numbers = [layer for layer in cfg.layers if layer != EMBED]
+        # A network that cannot be cut is refused for `embed` alone, too.
+        found = iter(pick_layers(net, numbers or [-1], "method.layers"))
+        if cfg.post_align == "bn_relu":
+            if not isinstance(net.head.norm, nn.Identity) or net.final_norm:
+                raise UserError(
+                    "the network normalises its last features already",
+                    "method.post_align=bn_relu",
+                    "add net.final_norm=false",
+                )
+            channels = net.channels[-1]
+            net.head.norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        return [layer if layer == EMBED else next(found) for layer in cfg.layers]
+
+    def draw(self, layers: list[int | str], generator: Generator) -> Place:
+        """Draw where a step mixes.
+
+        Args:
+            layers: Layers to draw from, as :meth:`prepare` gives them.
+            generator: Random source that all ranks share.
+
+        Returns:
+            Layer and side; ``clean`` in the place of a layer for a step of the autoencoder.
+        """
+        cfg: Any = self
+        clean = self.draw_clean(generator)
+        weights = torch.tensor(cfg.layer_weights or [1.0] * len(layers))
+        layer = layers[int(torch.multinomial(weights, 1, generator=generator))]
+        side = cfg.sides[mf.draw_side(generator) % len(cfg.sides)]
+        return Place(CLEAN if clean else layer, side)
+
+    def run(
+        self,
+        net: Any,
+        batch: mf.Mixed,
+        generator: Generator,
+        *,
+        look: bool = False,
+    ) -> tuple[Tensor, mf.Mixed]:
+        """Forward pass that mixes at a place.
+
+        Args:
+            net: The network.
+            batch: (B, C, H, W) normalised images, (B, K) labels, (1,) or (B,) weight of the own
+                row, (B,) partners, and the :class:`Place`.
+            generator: Random source of the controls.
+            look: Look at the values that are mixed, which waits for the device.
+
+        Returns:
+            Logits (B, K), and the mixed batch with the plan that was used.
+
+        Raises:
+            ValueError: If ``look`` is set and what is mixed holds NaN or infinity.
+        """
+        cfg: Any = self
+        x, targets, lam, perm, place = batch
+        last = len(net.stages)
+        stop = last if place.layer == EMBED else int(place.layer)
+        h = net.forward_stages(x, stop=stop)
+        if place.layer == EMBED:
+            h = net.head.pool(net.head.norm(h))
+        if look:
+            check_finite(h)
+        if place.layer in (0, EMBED):
+            mixed = mf.mixup(h, targets, lam=lam, perm=perm)
+            rest = net.head.fc if place.layer == EMBED else net
+            return rest(mixed.x), mixed._replace(aux=place)
+        pooled = place.layer == last and isinstance(net.head.norm, nn.Identity)
+        mixed = mf.alignmix(
+            h,
+            targets,
+            lam=lam,
+            perm=perm,
+            side=place.side,
+            plan=cfg.plan,
+            only_mean=pooled and cfg.fast_path == "auto",
+            generator=generator,
+            eps=cfg.eps,
+            iters=cfg.iters,
+            solver=cfg.solver,
+            stop=OFFICIAL_STOP if cfg.stop == "official" else None,
+            cost_scale=cfg.cost_scale,
+            finalize=cfg.finalize,
+        )
+        logits = net.head(net.forward_stages(mixed.x, start=stop))
+        return logits, mixed._replace(aux=place._replace(plan=mixed.aux.plan))
+
+    @staticmethod
+    def describe(place: Any) -> dict[str, Tensor]:
+        """Figures of the plan of a step, if it had one.
+
+        Args:
+            place: Where the step mixed.
+
+        Returns:
+            ``row_error``, the mean distance of row sums from 1, and ``plan_entropy`` in nats.
+        """
+        if not isinstance(place, Place) or place.plan is None:
+            return {}
+        rows, _ = mf.marginal_error(place.plan)
+        return {"row_error": rows.mean(), "plan_entropy": mf.plan_entropy(place.plan).mean()}

@@ -1,0 +1,1 @@
+"""One of several methods for each batch."""

@@ -1,0 +1,1 @@
+"""MoCo v2, and SAMix without labels on it."""

@@ -1,0 +1,74 @@
+"""Pictures of methods whose labels come from attention, written to be a method's ``picture``."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import mixbench.functional as mf
+from mixbench.methods.base import Method
+from mixbench.methods.tokenlabels.base import Pasted
+from mixbench.pictures.positions import heat, tinted, with_box
+from mixbench.pictures.sheet import Panel, enlarge, label_text, mixed_sheet, pairs, sheet
+
+
+def draw_tokens(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
+    """Labels of tokens before the first layer and behind the last, under the box."""
+    titles = "labels of tokens, before", "after all layers"
+    note = (
+        "Colours give the partner's share in the label of each token, from 0 (dark) to 1 (pale), "
+        "before the first layer and behind the last. The last label is the target: that of the "
+        "class token, or the mean over all tokens where there is none."
+    )
+    return _draw(self, x, targets, mixed, [*titles, note], relative=False)
+
+
+def draw_attention(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
+    """Tokens that count as pasted, and what the class token looks at, under the box."""
+    titles = "tokens that count as pasted", "attention of the class"
+    note = (
+        "The last map is what the class token looks at in the last block (without a class token, "
+        "what all tokens look at), from nothing (dark) to the most in the image (pale). The last "
+        "label is the target: by area, and by the attention inside and outside of the box."
+    )
+    return _draw(self, x, targets, mixed, [*titles, note], relative=True)
+
+
+@torch.no_grad()
+def _draw(
+    method: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed, texts: list[str], relative: bool
+) -> Image.Image:
+    pixels, made, names = method.to_pixels(x), method.to_pixels(mixed.x), method.info.names
+    if not isinstance(mixed.aux, Pasted):
+        shown = mixed._replace(x=made)
+        return mixed_sheet(pixels, targets, shown, names, ["No box was drawn for this batch."])
+    buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]
+    _, after = method.predict(mixed)
+    for buffer, before in buffers:  # a network may write down statistics of what it sees
+        buffer.copy_(before)
+    assert mixed.perm is not None
+    by_area = mf.mix_targets(targets, mixed.perm, mixed.aux.area)
+    tokens, boxes = after.aux.weight, mixed.aux.box.expand(len(x), -1)
+    if tokens.ndim == 2:  # in a row, behind the class token
+        tokens = tokens[:, method.net.prefix :].unflatten(1, method.net.grid(x))
+    size, grid = (x.shape[2], x.shape[3]), (tokens.shape[1], tokens.shape[2])
+    pasted = mf.pasted_tokens(boxes, size, grid)
+    rows = []
+    for own, other in pairs(mixed.perm):
+        box = boxes[own].tolist()
+        most = tokens[own].max().clamp(min=1e-12) if relative else 1
+        maps = [
+            with_box(enlarge(tinted(made[own], heat(m).flatten(1).t(), grid)), box, size)
+            for m in (pasted[own], tokens[own] / most)
+        ]
+        rows.append(
+            [
+                Panel("image", pixels[own], label_text(targets[own], names)),
+                Panel("partner", pixels[other], label_text(targets[other], names)),
+                Panel("mixed, by area", made[own], label_text(by_area[own], names)),
+                Panel(texts[0], maps[0]),
+                Panel(texts[1], maps[1], label_text(after.targets[own], names)),
+            ]
+        )
+    return sheet(rows, texts[2:])

@@ -1,0 +1,1 @@
+"""AutoMix and SAMix: a network that is trained along draws the masks."""

@@ -1,0 +1,38 @@
+"""AutoMix as a trainable method."""
+
+from dataclasses import dataclass
+
+from mixbench.methods.base import register
+from mixbench.methods.samix.base import LearnedMix
+from mixbench.methods.samix.config import Teaching
+from mixbench.nn.mixer import AutoMixer
+
+
+@register("automix")
+class AutoMix(LearnedMix):
+    """Mix with masks that a network learns along the way; the parent of SAMix.
+
+    Paper: Liu et al., "AutoMix: Unveiling the Power of Mixup for Stronger Classifiers", ECCV 2022,
+    arXiv:2103.13027. Official code: Westlake-AI/openmixup. Masks come from
+    :class:`mixbench.nn.mixer.AutoMixer`. What is tested, the controls and the deviations are those
+    of SAMix, see :class:`mixbench.methods.samix.samix.SAMix`.
+    Cost: 3.0, two passes of the network, two of the teacher, and the mixer.
+    """
+
+    @dataclass
+    class Config(Teaching):
+        """Settings of AutoMix."""
+
+        upsampling: str = "nearest"  # of the mask; official: nearest
+        mask_loss: str = "L1"  # official: L1
+        lam_concat: bool = False  # tell the mixer the weight; official: not on CIFAR and Tiny
+
+    def build_mixer(self, channels: int) -> AutoMixer:
+        """The mixer of AutoMix."""
+        cfg = self.config
+        return AutoMixer(
+            channels,
+            lam_concat=cfg.lam_concat,
+            dropout=cfg.dropout,
+            upsampling=cfg.upsampling,
+        )

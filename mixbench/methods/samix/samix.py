@@ -1,0 +1,43 @@
+"""SAMix as a trainable method."""
+
+from dataclasses import dataclass
+
+from mixbench.methods.base import register
+from mixbench.methods.samix.base import LearnedMix
+from mixbench.methods.samix.config import Teaching
+from mixbench.nn.mixer import NO_RESCALE, Mixer
+
+
+@register("samix")
+class SAMix(LearnedMix):
+    """Mix with masks that a network learns along the way; see :class:`mixbench.nn.mixer.Mixer`.
+
+    Paper: Li et al., "Boosting Discriminative Visual Representation Learning with
+    Scenario-Agnostic Mixup", arXiv:2111.15454. Official code: Westlake-AI/openmixup.
+    What is tested: the teacher, an average of the weights, with the head for clean images, fixed
+    before the run; the authors report the better of two heads. A step passes the network twice and
+    sums two cross-entropies, so that its controls are ``method=erm optim.ema=0.999``,
+    ``method=cutmix optim.ema=0.999`` and ``method=mixup2 optim.ema=0.999``.
+    Deviations: a short memory of the teacher at first (``ema_warmup``), without which it is near
+    chance after a few hundred steps; ``mask_adjust`` uses the weight of the images that it adjusts
+    (``official_bugs: true`` the other). ``eta`` does nothing to the loss that was released;
+    ``mixer_loss: pair_eta`` is our reading of the paper. With ``mixer_ckpt`` it is SAMix^P, a
+    reconstruction: the released code of it raises an error.
+    Cost: 3.0, two passes of the network, two of the teacher, and the mixer.
+    """
+
+    @dataclass
+    class Config(Teaching):
+        """Settings of SAMix."""
+
+        lam_k: float = -1.0  # k of the weight's rescaling, 0 to 10; -1: none
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.lam_k != NO_RESCALE and not 0 <= self.lam_k <= 10:
+                raise ValueError(f"method.lam_k must lie in [0, 10] or be -1, got {self.lam_k}")
+
+    def build_mixer(self, channels: int) -> Mixer:
+        """The mixer of SAMix."""
+        cfg = self.config
+        return Mixer(channels, rescale=cfg.lam_k, dropout=cfg.dropout, upsampling=cfg.upsampling)

@@ -1,0 +1,1 @@
+"""TL-Align and TransMix: pasted boxes whose label weights the network decides."""

@@ -1,0 +1,116 @@
+"""Optimisers and learning-rate schedules by name."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixbench.config.schema import OptimConfig
+
+
+def decay_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Trainable parameters with and without weight decay.
+
+    Args:
+        module: A network.
+        config: Reads ``decay_all``.
+
+    Returns:
+        One group of weights, and one of biases, normalisation parameters and what the network
+        lists in ``no_decay``, without decay; everything in one group under ``decay_all``. Empty
+        groups are left out.
+    """
+    exempt = getattr(module, "no_decay", frozenset())
+    decayed, others = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim > 1 and name.rpartition(".")[2] not in exempt
+            (decayed if config.decay_all or plain else others).append(parameter)
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], config: OptimConfig, lr: float
+) -> torch.optim.Optimizer:
+    """The optimiser of a recipe over a method's parameter groups.
+
+    Args:
+        groups: Groups that may carry their own ``lr``, ``weight_decay`` and ``momentum``; what is
+            absent comes from the recipe. ``min_lr`` is read by the schedule.
+        config: The recipe's optimiser.
+        lr: The recipe's peak learning rate.
+
+    Returns:
+        SGD or AdamW.
+    """
+    decay = config.weight_decay
+    if config.name == "adamw":
+        groups = [
+            {**{k: v for k, v in group.items() if k != "momentum"}}
+            | {"betas": (group.get("momentum", config.momentum), 0.999)}
+            for group in groups
+        ]
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=decay)
+    momentum = config.momentum
+    nesterov = config.nesterov and momentum > 0
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+
+
+def renew(state: dict[str, Any], clock: dict[str, Any], configured: dict[str, Any]) -> None:
+    """Give a saved optimiser and schedule the settings that are configured now.
+
+    Beside momenta and the number of steps, their states hold the settings of the run that saved
+    them, which would win over those of a run that goes on otherwise.
+
+    Args:
+        state: State dict of the optimiser; it is changed.
+        clock: State dict of its schedule; it is changed.
+        configured: Optimiser and schedule as a method configures them, with the same groups.
+    """
+    fresh, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    clock["base_lrs"] = list(scheduler.base_lrs)
+    factors = [factor(clock["last_epoch"]) for factor in scheduler.lr_lambdas]
+    clock["_last_lr"] = [
+        base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)
+    ]
+    for saved, group, lr in zip(
+        state["param_groups"], fresh.param_groups, clock["_last_lr"], strict=True
+    ):
+        saved |= {key: value for key, value in group.items() if key != "params"} | {"lr": lr}
+
+
+def schedule(
+    config: OptimConfig, lr: float, min_lr: float, total_steps: int, epochs: int
+) -> Callable[[int], float]:
+    """Factor on the peak learning rate at every optimiser step.
+
+    Args:
+        config: Reads ``schedule``, ``milestones``, ``gamma`` and ``warmup_epochs``.
+        lr: Peak learning rate of the group.
+        min_lr: Learning rate at which cosine and onecycle end.
+        total_steps: Optimiser steps of the whole run.
+        epochs: Epochs of the whole run.
+
+    Returns:
+        A function of the steps done so far.
+    """
+    warmup = round(total_steps * config.warmup_epochs / epochs)
+    if config.schedule == "onecycle" and config.warmup_epochs == 0:
+        warmup = round(0.3 * total_steps)
+    drops = [round(total_steps * share) for share in config.milestones]
+    floor = min_lr / lr
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if config.schedule == "constant":
+            return 1.0
+        if config.schedule == "step":
+            return config.gamma ** sum(step >= drop for drop in drops)
+        done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+
+    return factor

@@ -1,0 +1,102 @@
+"""Marks of runs whose scores need a word of caution, as a table shows and explains them."""
+
+from collections.abc import Iterable, Mapping
+
+from mixbench.records.record import Record
+
+CHANGED, WARMUP, BATCH, STEPS = "changed", "long warm-up", "large batch", "few steps"
+CHANCE, PARTLY, UNTRUE = "chance", "partly verified", "not true"
+UNREADABLE = "test images missing"
+MIN_STEPS = 100  # optimiser steps below which nothing is learned that a comparison could use
+EXPLANATIONS = {
+    CHANGED: "the configuration was changed on the way (resume --allow-config-change)",
+    WARMUP: "the warm-up is as long as training or longer, so that the learning rate never falls",
+    BATCH: "batch_size is larger than the training set, so that a step takes all of it",
+    STEPS: f"fewer than {MIN_STEPS} optimiser steps",
+    CHANCE: (
+        "not above chance by a one-sided test at 5 %: exact binomial test of top1 against the "
+        "share of the largest class in the test set; with several labels per image, map against "
+        "that of shuffled labels"
+    ),
+    UNREADABLE: (
+        "test images that cannot be read are left out (data.on_corrupt=skip), so that the scores "
+        "are those of another test set"
+    ),
+    PARTLY: "mixbench verify could not compute every score or fact again",
+    UNTRUE: "mixbench verify found that the record is not true",
+}
+
+
+def marks_of(record: Record) -> list[str]:
+    """Marks of a run.
+
+    Args:
+        record: Its record.
+
+    Returns:
+        Those that it was given, and those that follow from its record.
+    """
+    found = list(record.marks)
+    found += [UNREADABLE] if record.skipped_test else []
+    found += [CHANGED] if record.config_changes else []
+    found += [UNTRUE] if record.verified is False else []
+    found += [PARTLY] if record.verified == "partly" else []
+    return list(dict.fromkeys(found))
+
+
+def count_marks(records: Iterable[Record]) -> dict[str, int]:
+    """Marks of a row of a table.
+
+    Args:
+        records: Its runs.
+
+    Returns:
+        Number of runs by mark.
+    """
+    found: dict[str, int] = {}
+    for record in records:
+        for mark in marks_of(record):
+            found[mark] = found.get(mark, 0) + 1
+    return found
+
+
+def in_words(marks: Mapping[str, int], runs: int) -> str:
+    """Marks of a row in one cell.
+
+    Args:
+        marks: Number of runs by mark.
+        runs: Number of runs of the row.
+
+    Returns:
+        The marks, with their number where it is not that of all runs.
+    """
+    return ", ".join(
+        mark if count == runs else f"{mark} ({count} of {runs})" for mark, count in marks.items()
+    )
+
+
+def explained(marks: Iterable[str]) -> list[str]:
+    """What marks mean, each once.
+
+    Args:
+        marks: Marks of all rows of a table.
+
+    Returns:
+        A note for each; a mark of a newer version has none.
+    """
+    found = dict.fromkeys(marks)
+    return [f"{mark}: {EXPLANATIONS[mark]}" for mark in found if mark in EXPLANATIONS]
+
+
+def mark_notes(rows: Iterable[tuple[str, Mapping[str, int], int]]) -> list[str]:
+    """Marks of rows below a table that has no column for them, and what they mean.
+
+    Args:
+        rows: Label, marks and number of runs of each row.
+
+    Returns:
+        Sentences.
+    """
+    marked = [row for row in rows if row[1]]
+    named = [f"{label}: {in_words(marks, runs)}" for label, marks, runs in marked]
+    return named + explained(mark for _, marks, _ in marked for mark in marks)

@@ -1,0 +1,368 @@
+"""Weights that a network starts from, and weights for other programs.
+
+Names are those of this package, of timm or of torchvision; the networks translate them.
+"""
+
+import functools
+import hashlib
+import logging
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mixbench.backbones.base import StagedNet
+from mixbench.config.names import NETS
+from mixbench.config.schema import DataInfo, NetConfig
+from mixbench.errors import RunFailedError, UserError
+from mixbench.files import write_bytes
+from mixbench.records.checkpoints import BEST, LAST, check_shapes, read_checkpoint, read_plain
+from mixbench.records.fields import check_fields
+from mixbench.records.identity import InputFile, any_seed, is_checkpoint
+from mixbench.records.record import read_record
+
+log = logging.getLogger("mixbench")
+KEY = "net.weights"
+FORMATS = (".pth", ".pt", ".safetensors", ".onnx")  # of files that are exported
+_INSIDE = ("state_dict", "model", "module")  # where training scripts put the weights
+_CLASSIFIER = ("head.fc.weight", "head.fc.bias")
+
+
+def input_file(given: str, key: str = KEY) -> InputFile:
+    """What a file counts as in the identity of a run that starts from it, or uses it.
+
+    Args:
+        given: A file, or the folder of a finished run.
+        key: Config key that it is the value of.
+
+    Returns:
+        Name and content of the file, and what it is pooled as.
+
+    Raises:
+        UserError: If there is no such file or finished run.
+    """
+    path = weights_file(given, key)
+    try:
+        facts = path.stat()
+        content = _content(path, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", f"{key}={given}") from error
+    place = path.absolute()
+    if not is_checkpoint(str(place)):
+        return InputFile(path.name, content, content)
+    return InputFile(f"{place.parent.name}/{path.name}", content, _pooled(place, content))
+
+
+@functools.lru_cache(maxsize=256)  # a plan names one file for many runs
+def _content(path: Path, *_version: int) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _pooled(checkpoint: Path, content: str) -> str:
+    """The finished run of any seed; the content where no record says that it is finished."""
+    try:
+        record = read_record(checkpoint.parent)
+    except UserError:
+        return content
+    return any_seed(str(checkpoint), record.row) if record.status == "done" else content
+
+
+def load_weights(net: torch.nn.Module, given: str) -> None:
+    """Start a network from weights; only the classifier may be another.
+
+    Args:
+        net: The network; its classifier stays as it is drawn where the number of classes differs.
+        given: Value of ``net.weights``: a file, or the folder of a finished run.
+
+    Raises:
+        UserError: If the file cannot be read as plain weights, or names or shapes differ.
+    """
+    if not isinstance(net, StagedNet):
+        raise UserError(
+            f"{type(net).__name__} does not say how its weights are named",
+            KEY,
+            "derive it from mixbench.backbones.base.StagedNet, or load them in its function",
+        )
+    path = weights_file(given)
+    wanted = net.state_dict()
+    read = net.own_names(read_weights(path))
+    state = net.adapted(read)
+    changed = [name for name in state if state[name].shape != read[name].shape]
+    if changed:
+        log.info("%s: %d tables of positions are interpolated", path.name, len(changed))
+    for name, value in wanted.items():  # not in files from before torch counted batches
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, value)
+    weight = state.get(_CLASSIFIER[0])
+    if weight is not None and weight.ndim == 2 and len(weight) != len(wanted[_CLASSIFIER[0]]):
+        state |= {name: wanted[name] for name in _CLASSIFIER}
+        log.info(
+            "%s: its classifier of %d classes is replaced by a new one of %d",
+            path.name,
+            len(weight),
+            len(wanted[_CLASSIFIER[0]]),
+        )
+    check_shapes(path, net.published(state), net.published(wanted))
+    net.load_state_dict(state)
+
+
+def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[StagedNet, DataInfo]:
+    """The trained network of a run.
+
+    Args:
+        given: A checkpoint of a run, or the folder of a finished one.
+        key: Config key that it is the value of.
+        trusted: Names of code that stand on the command line.
+
+    Returns:
+        The network, and what it was trained on.
+
+    Raises:
+        UserError: If there is none, it cannot be read, or its network is no registered one.
+    """
+    path = weights_file(given, key)
+    content = read_checkpoint(path)
+    config, info = _trained(path, content)
+    if NETS.names_code(config.name) and config.name not in trusted:  # no file may name code
+        raise UserError(
+            f"the run has a network of its own, {config.name}",
+            f"{key}={given}",
+            f"add net={config.name} to the command if you trust it"
+            if key == "export"
+            else "use a run with a registered network",
+        )
+    net = NETS.get(config.name)(config, info)
+    state = _network(content["state_dict"])
+    check_shapes(path, state, net.state_dict())
+    net.load_state_dict(state)
+    return net, info
+
+
+def read_weights(path: Path, key: str = KEY) -> dict[str, Tensor]:
+    """Read the weights of a network from a file.
+
+    Args:
+        path: A checkpoint of a run, or a state dict, alone or as training scripts wrap it, written
+            by torch.save or as safetensors.
+        key: Config key that it is the value of.
+
+    Returns:
+        Weights as the file names them, without the prefix of a method or of DDP.
+
+    Raises:
+        UserError: If it is damaged, holds more than tensors and plain values, or no weights.
+    """
+    found = (
+        _read_safetensors(path, key) if path.suffix == ".safetensors" else _read_torch(path, key)
+    )
+    for name, value in found.items():
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(
+                f"{path.name} is damaged: {name} holds values that are not finite",
+                f"{key}={path}",
+                f"give another file as {key}",
+            )
+    return found
+
+
+def _read_torch(path: Path, key: str) -> dict[str, Tensor]:
+    content = read_plain(path, f"give another file as {key}")
+    ours = isinstance(content, dict) and "mixbench" in content
+    for part in _INSIDE:
+        if isinstance(content, dict) and isinstance(content.get(part), dict):
+            content = content[part]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path.name} holds no weights by name", str(path))
+    wrong = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise UserError(
+            f"{path.name} is no state dict: {wrong[0]} is no tensor",
+            str(path),
+            "save model.state_dict() alone",
+        )
+    if ours:
+        return _network(content)
+    if all(name.startswith("module.") for name in content):
+        return {name.removeprefix("module."): value for name, value in content.items()}
+    return dict(content)
+
+
+def _read_safetensors(path: Path, key: str) -> dict[str, Tensor]:
+    log.info("%s has no checksums: whether it is damaged cannot be said", path.name)
+    try:
+        return _safetensors().load_file(path)
+    except UserError:
+        raise
+    except Exception as error:  # its own errors derive from Exception alone
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        todo = f"give another file as {key}"
+        raise UserError(f"{path.name} is damaged: {reason}", f"{key}={path}", todo) from error
+
+
+def export_weights(folder: Path, path: Path, trusted: Collection[str] = ()) -> DataInfo:
+    """Write the network that a run tested: its weights, or all of it as ONNX.
+
+    Weights have timm's or torchvision's names.
+
+    Args:
+        folder: Folder of a finished run.
+        path: File to write: ``.pth`` or ``.pt`` by torch.save, ``.safetensors``, or ``.onnx``.
+        trusted: Names of code that stand on the command line; ONNX needs that of a network.
+
+    Returns:
+        What the network was trained on, which says how its input is normalised.
+
+    Raises:
+        UserError: If the run is not finished, its checkpoint cannot be read, the file's folder
+            does not exist, its name has another ending, or what writes it is not installed.
+    """
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path.name} says no format", "-o", f"end it in {', '.join(FORMATS)}")
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
+    if path.suffix == ".onnx":
+        net, info = load_network(str(folder), "export", trusted)
+        model = onnx_model(net.eval(), info)
+        write_bytes(path, lambda file: file.write(model))
+        return info
+    checkpoint = finished(folder)
+    content = read_checkpoint(checkpoint)
+    config, info = _trained(checkpoint, content)
+    state = _network(content["state_dict"])
+    if ":" not in config.name:  # no file may name code to import; such a network has own names
+        with torch.device("meta"):
+            state = NETS.get(config.name)(config, info).published(state)
+    if path.suffix == ".safetensors":
+        data = _safetensors().save({name: t.contiguous() for name, t in state.items()})
+        write_bytes(path, lambda file: file.write(data))
+    else:
+        write_bytes(path, lambda file: torch.save(state, file))
+    return info
+
+
+def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
+    """A network as an ONNX model for batches of any size.
+
+    Args:
+        net: The network, in eval mode.
+        info: Size of its images.
+
+    Returns:
+        The model; ``input`` (B, C, H, W) is normalised, ``logits`` are (B, K).
+
+    Raises:
+        UserError: If what writes ONNX is not installed.
+        RunFailedError: If the network is fixed to one size of batches.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        todo = "pip install 'mixbench[onnx]', or end the name in .pth"
+        raise UserError(f"ONNX needs {error.name}, which is not installed", "-o", todo) from error
+    x = torch.zeros(2, info.channels, info.height, info.width)
+    # Fused attention has another memory layout than what the exporter takes it apart into.
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.simplefilter("ignore")  # of the exporter's own modules
+        program = torch.onnx.export(
+            net,
+            (x,),
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    # The exporter falls back to the size that it was shown, without an error.
+    shape = program.model.graph.inputs[0].shape
+    if shape is None or isinstance(shape[0], int):
+        raise RunFailedError("the network computes with batches of one size only", "export")
+    return program.model_proto.SerializeToString()
+
+
+def weights_file(given: str, key: str = KEY) -> Path:
+    """The file that a configuration names.
+
+    Args:
+        given: A file, or the folder of a finished run.
+        key: Config key that it is the value of.
+
+    Returns:
+        The file, or the checkpoint that the run was tested with.
+
+    Raises:
+        UserError: If there is no such file or finished run.
+    """
+    path = Path(given)
+    if path.is_dir():
+        return finished(path)
+    if not path.exists():
+        raise UserError(
+            f"no such file or folder: {path}", key, "give a file of weights or a finished run"
+        )
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise UserError(f"neither file nor folder: {path}", key, "give a file of weights")
+    return path
+
+
+def finished(folder: Path) -> Path:
+    """The checkpoint that a finished run was tested with.
+
+    Args:
+        folder: Folder of the run.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If there is no run or it is not finished.
+    """
+    record = read_record(folder)
+    if record.status != "done":
+        raise UserError(
+            f"{folder.name} is not finished but {record.status}",
+            str(folder),
+            f"finish it with mixbench resume {folder}",
+        )
+    return folder / (BEST if record.select == "val" else LAST)
+
+
+def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "net."
+    return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
+
+
+def _trained(path: Path, content: dict[str, Any]) -> tuple[NetConfig, DataInfo]:
+    """The network of a checkpoint, and what it was trained on."""
+    facts = content["mixbench"]
+    try:
+        return _known(NetConfig, facts["config"]["net"]), _known(DataInfo, facts["info"])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        what = f"{path.name} does not say what its network is: {reason}"
+        raise UserError(what, str(path), "use another checkpoint") from error
+
+
+def _known(cls: Any, content: Mapping[str, Any]) -> Any:
+    """A dataclass of the fields that it has; a newer version may have written more."""
+    hints = get_type_hints(cls)
+    given = {name: value for name, value in content.items() if name in hints}
+    check_fields(given, hints)
+    return cls(**given)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            "safetensors is not installed", KEY, "pip install safetensors, or use a .pth file"
+        ) from error
+    return safetensors.torch

@@ -1,0 +1,1 @@
+"""Intervals, tests and bootstraps; nothing here knows of runs."""

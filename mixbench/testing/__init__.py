@@ -1,0 +1,1 @@
+"""Checks that any method has to pass, and what they are carried out on."""

@@ -1,0 +1,434 @@
+"""The rules that every method keeps, as checks that run on any of them.
+
+``mixbench check METHOD`` runs them on a plug-in; the test suite runs them on all built-in ones.
+"""
+
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from PIL import Image
+from torch import Tensor
+
+from mixbench.backbones.cifar import PreActResNet
+from mixbench.backbones.vit import VisionTransformer
+from mixbench.config.names import METHODS
+from mixbench.config.schema import DataConfig, DataInfo, OptimConfig, RunConfig
+from mixbench.data.images import Batch, ResidentImages, Splits
+from mixbench.data.loaders import MixData
+from mixbench.data.sampling import Draw
+from mixbench.functional import Mixed, one_hot
+from mixbench.methods.base import Method
+from mixbench.training.callbacks.progress import quiet_lightning
+from mixbench.training.callbacks.samples import draw_batch
+
+CLASSES, SIZE, BATCH = 4, 16, 6
+
+
+class BrokenRuleError(AssertionError):
+    """A rule that a method does not keep."""
+
+
+@dataclass
+class Result:
+    """Outcome of one check."""
+
+    rule: str
+    error: str = ""  # empty: kept
+
+
+def check_method(name: str | type[Method]) -> list[Result]:
+    """Run every check on a method with its default settings.
+
+    Args:
+        name: Registered name, ``module:Class``, or the class.
+
+    Returns:
+        One result per rule.
+
+    Raises:
+        UserError: If the name is unknown or cannot be imported.
+    """
+    cls = METHODS.get(name) if isinstance(name, str) else name
+    results = []
+    for rule in RULES:
+        torch.manual_seed(0)
+        try:
+            rule(cls)
+            error = ""
+        except Exception as failure:
+            error = f"{type(failure).__name__}: {failure}".splitlines()[0]
+            if isinstance(failure, BrokenRuleError):
+                error = str(failure)
+        results.append(Result((rule.__doc__ or rule.__name__).strip().rstrip("."), error))
+    return results
+
+
+def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Method:
+    """A method around a small network, for checks and tests.
+
+    Args:
+        cls: The method's class.
+        epochs: Epochs of the run it is told of.
+        **settings: Its own keys.
+
+    Returns:
+        The method in training mode.
+    """
+    info = DataInfo(CLASSES, SIZE, SIZE, residual_mean=[0.0] * 3, residual_std=[1.0] * 3)
+    run = RunConfig(
+        method={"name": "checked"},
+        data=DataConfig(crop=2),
+        optim=OptimConfig(schedule="constant"),
+        epochs=epochs,
+        batch_size=BATCH,
+        lr=0.05,
+    )
+    config = cls.Config(**settings)
+    net = PreActResNet((1, 1, 1, 1), 4, CLASSES)
+    if "attention" in config.requires:
+        net = VisionTransformer(16, 4, 2, 4, (SIZE, SIZE), CLASSES)
+    return cls(net, info, config, run, total_steps=4 * epochs).train()
+
+
+def sample_splits(method: Method) -> Splits:
+    """Random images of every class, for checks and tests.
+
+    Args:
+        method: The method that will see them.
+
+    Returns:
+        Training and test set of 24 images each.
+    """
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (24, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(24) % CLASSES
+    return Splits(ResidentImages(images, labels), ResidentImages(images, labels), method.info)
+
+
+def fit(method: Method, **options: Any) -> Trainer:
+    """Train a method for the epochs of its own configuration, quietly and without files.
+
+    Args:
+        method: The method.
+        **options: Passed to the Trainer.
+
+    Returns:
+        The Trainer.
+    """
+    quiet_lightning()
+    data = MixData(sample_splits(method), method.run, method.wrap_dataset)
+    method.total_steps = method.run.epochs * data.steps_per_epoch
+    trainer = Trainer(
+        max_epochs=method.run.epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        **options,
+    )
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(method, datamodule=data)
+    return trainer
+
+
+def sample_batch(rows: int = BATCH, height: int = SIZE, width: int = SIZE) -> tuple[Tensor, Tensor]:
+    """A normalised random batch with one-hot targets.
+
+    Args:
+        rows: Batch size.
+        height: Image height in pixels.
+        width: Image width in pixels.
+
+    Returns:
+        Images and targets.
+    """
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(rows, 3, height, width, generator=generator)
+    return x, one_hot(torch.arange(rows) % CLASSES, CLASSES)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise BrokenRuleError(message)
+
+
+def _mixed_targets(mixed: Mixed) -> list[Tensor]:
+    return list(mixed.targets.values()) if isinstance(mixed.targets, dict) else [mixed.targets]
+
+
+def _step(method: Method, x: Tensor, targets: Tensor) -> Tensor:
+    return _finish(method, method.mix(x, targets))
+
+
+def _finish(method: Method, mixed: Mixed) -> Tensor:
+    logits, mixed = method.predict(mixed)
+    terms = method.loss(logits, mixed)
+    return sum(terms.values(), start=torch.zeros(())) if isinstance(terms, dict) else terms
+
+
+def _require_tensors(value: Any, name: str, *, ndim: int) -> None:
+    """Refuse what is neither a floating tensor nor a dict of some by name."""
+    for key, item in value.items() if isinstance(value, dict) else [("", value)]:
+        label = f"{name}[{key!r}]" if isinstance(value, dict) else name
+        kind = f"{item.dtype}" if isinstance(item, Tensor) else type(item).__name__
+        floating = isinstance(item, Tensor) and item.is_floating_point()
+        _require(floating, f"{label} is {kind}, expected a tensor of floating type")
+        _require(item.ndim == ndim, f"{label} has shape {tuple(item.shape)}, expected {ndim} axes")
+
+
+def _require_fields(mixed: Mixed, rows: int, hook: str) -> None:
+    _require(isinstance(mixed, Mixed), f"{hook} returned {type(mixed).__name__}, expected Mixed")
+    _require_tensors(mixed.x, f"{hook}: x", ndim=4)
+    _require_tensors(mixed.targets, f"{hook}: targets", ndim=2)
+    lam, perm = mixed.lam, mixed.perm
+    if lam is not None:
+        _require_tensors(lam, f"{hook}: lam", ndim=1)
+        _require(len(lam) in (1, rows), f"{hook}: lam has {len(lam)} values for {rows} rows")
+        inside = bool(((lam >= 0) & (lam <= 1)).all())
+        _require(inside, f"{hook}: lam must lie in [0, 1], got {lam.tolist()}")
+    if perm is not None:
+        kind = f"{perm.dtype}" if isinstance(perm, Tensor) else type(perm).__name__
+        whole = isinstance(perm, Tensor) and perm.dtype == torch.int64
+        _require(whole, f"{hook}: perm is {kind}, expected a tensor of int64")
+        inside = perm.shape == (rows,) and bool(((perm >= 0) & (perm < rows)).all())
+        _require(inside, f"{hook}: perm must hold {rows} rows, got {perm.tolist()}")
+
+
+def hooks_return_their_types(cls: type[Method]) -> None:
+    """x, targets, lam, perm, logits, loss and diagnostics are tensors of their type and shape."""
+    method = sample_method(cls)
+    x, targets = sample_batch()
+    for place in range(5):  # a method may mix some batches only
+        method.reseed(0, place)
+        mixed = method.mix(x, targets)
+        _require_fields(mixed, BATCH, "mix")
+        logits, mixed = method.predict(mixed)
+        _require_tensors(logits, "logits", ndim=2)
+        _require_fields(mixed, BATCH, "predict")
+        _require_tensors(method.loss(logits, mixed), "loss", ndim=0)
+        found = method.diagnostics(mixed)
+        _require(isinstance(found, dict), f"diagnostics are {type(found).__name__}, expected dict")
+        _require_tensors(found, "diagnostics", ndim=0)
+
+
+def batches_can_be_drawn(cls: type[Method]) -> None:
+    """A batch can be drawn, prepare leaves it as it is, and visible gives shares of pixels."""
+    method = sample_method(cls)
+    batch = sample_splits(method).train[Draw(torch.arange(BATCH), 3)]
+    kept = batch.images.clone(), batch.labels.clone()
+    shown = draw_batch(method, batch)
+    _require(isinstance(shown, Image.Image), f"picture returned {type(shown).__name__}")
+    same = torch.equal(batch.images, kept[0]) and torch.equal(batch.labels, kept[1])
+    _require(same, "a step wrote into the images or labels of the data set")
+    if method.maskless:
+        return
+    perm = torch.arange(BATCH).roll(1)
+    x, mixed = method.eval().trial(batch.images, batch.labels, perm, 0)
+    shares = method.visible(x, mixed) if mixed.lam is not None else None
+    if shares is not None:
+        for share in shares:
+            _require_tensors(share, "visible", ndim=3)
+            share.expand(BATCH, SIZE, SIZE)
+
+
+def mix_returns_soft_targets(cls: type[Method]) -> None:
+    """Mix returns finite inputs and soft targets (rows, classes)."""
+    method = sample_method(cls)
+    x, targets = sample_batch()
+    mixed = method.mix(x, targets)
+    for soft in _mixed_targets(mixed):
+        shape = tuple(soft.shape)
+        _require(soft.ndim == 2 and shape[1] == CLASSES, f"targets have shape {shape}")
+        _require(bool(torch.isfinite(soft).all()), "targets are not finite")
+    _require(bool(torch.isfinite(mixed.x).all()), "mixed inputs are not finite")
+
+
+def labels_sum_to_one(cls: type[Method]) -> None:
+    """Labels of each row sum to 1 after mix and predict."""
+    if "multiclass" not in cls.tasks:
+        return
+    method = sample_method(cls)
+    x, targets = sample_batch()
+    for _ in range(5):
+        _, mixed = method.predict(method.mix(x, targets))
+        for soft in _mixed_targets(mixed):
+            worst = (soft.sum(1) - 1).abs().max().item()
+            _require(worst < 1e-4, f"labels sum to 1 +- {worst:.2g}")
+            _require(soft.min().item() >= -1e-6, "a label weight is negative")
+
+
+def inputs_stay_as_they_are(cls: type[Method]) -> None:
+    """A step does not change the batch that it is given."""
+    method = sample_method(cls)
+    x, targets = sample_batch()
+    kept = x.clone(), targets.clone()
+    mixed = method.mix(x, targets)
+    _require(torch.equal(x, kept[0]) and torch.equal(targets, kept[1]), "mix wrote into its input")
+    _finish(method, mixed)
+    same = torch.equal(x, kept[0]) and torch.equal(targets, kept[1])
+    _require(same, "predict or loss wrote into the batch")
+
+
+def same_seed_same_batch(cls: type[Method]) -> None:
+    """Equal (seed, epoch, batch) give equal steps, and mix does not use the global generator."""
+    method = sample_method(cls)
+    x, targets = sample_batch()
+    state = torch.random.get_rng_state()
+    mixes, losses = [], []
+    start = {name: value.clone() for name, value in method.state_dict().items()}
+    for _ in range(2):
+        method.load_state_dict(start)  # statistics of the first step may decide the second
+        method.reseed(1, 2)
+        mixed = method.mix(x, targets)
+        mixes.append(mixed.x)
+        losses.append(_finish(method, mixed))
+        torch.rand(1)
+    torch.random.set_rng_state(state)
+    _require(torch.equal(*mixes), "two mixes with equal keys differ")
+    _require(torch.equal(*losses), "two losses with equal keys differ")
+    method.mix(x, targets)
+    _require(torch.equal(torch.random.get_rng_state(), state), "mix drew from the global generator")
+
+
+def any_batch(cls: type[Method]) -> None:
+    """Batches of 1, 2, 3 and 5 rows and images that are not square."""
+    method = sample_method(cls)
+    for rows, height, width in ((1, SIZE, SIZE), (2, SIZE, SIZE), (3, 16, 24), (5, 24, 16)):
+        x, targets = sample_batch(rows, height, width)
+        mixed = method.mix(x, targets)
+        _require(bool(torch.isfinite(mixed.x).all()), f"not finite at {rows} x {height} x {width}")
+        _require(mixed.x.shape[2:] == (height, width), f"shape {tuple(mixed.x.shape)}")
+
+
+def reduced_precision(cls: type[Method]) -> None:
+    """A bfloat16 batch stays bfloat16 and close to the float32 one."""
+    method = sample_method(cls)
+    x, targets = sample_batch()
+    method.reseed(0, 0)
+    wide = method.mix(x, targets).x
+    method.reseed(0, 0)
+    narrow = method.mix(x.bfloat16(), targets).x
+    _require(narrow.dtype == torch.bfloat16, f"bfloat16 became {narrow.dtype}")
+    gap = (narrow.float() - wide).abs().max().item()
+    _require(gap < 0.05, f"bfloat16 and float32 differ by {gap:.2g}")
+
+
+def evaluation_is_plain(cls: type[Method]) -> None:
+    """In eval mode mix is the identity, and neither it nor forward draws a random number."""
+    method = sample_method(cls).eval()
+    x, targets = sample_batch()
+    method.reseed(0, 0)
+    before = [g.get_state() for g in (method.generator, method.shared_generator)]
+    state = torch.random.get_rng_state()
+    mixed = method.mix(x, targets)
+    _require(torch.equal(mixed.x, x) and torch.equal(mixed.targets, targets), "mix is active")
+    with torch.no_grad():
+        first, second = method(x), method(x)
+    _require_tensors(first, "the output of forward", ndim=2)
+    _require(first.shape == (BATCH, CLASSES), f"forward returned {tuple(first.shape)}")
+    _require(torch.equal(first, second), "two evaluations of one batch differ")
+    after = [g.get_state() for g in (method.generator, method.shared_generator)]
+    same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    _require(same and torch.equal(state, torch.random.get_rng_state()), "a random number was drawn")
+
+
+def gradients_reach_the_network(cls: type[Method]) -> None:
+    """The loss is a finite scalar and every trainable parameter of the network gets a gradient."""
+    method = sample_method(cls)
+    loss = _step(method, *sample_batch())
+    _require(loss.ndim == 0 and bool(torch.isfinite(loss)), "the loss is no finite scalar")
+    loss.backward()
+    missing = [n for n, p in method.net.named_parameters() if p.requires_grad and p.grad is None]
+    if not method.find_unused_parameters:
+        _require(not missing, f"no gradient for {', '.join(missing[:3])}")
+
+
+def each_parameter_in_one_group(cls: type[Method]) -> None:
+    """Every trainable parameter is in exactly one parameter group, and no frozen one in any."""
+    method = sample_method(cls)
+    grouped = [id(p) for group in method.param_groups() for p in group["params"]]
+    trainable = {id(p): n for n, p in method.named_parameters() if p.requires_grad}
+    _require(len(grouped) == len(set(grouped)), "a parameter is in two groups")
+    missing = [name for key, name in trainable.items() if key not in set(grouped)]
+    _require(not missing, f"in no group: {', '.join(missing[:3])}")
+    _require(set(grouped) <= set(trainable), "a frozen parameter is in a group")
+
+
+def trains_under_lightning(cls: type[Method]) -> None:
+    """Two epochs under a Trainer give finite weights that differ from the first."""
+    method = sample_method(cls, epochs=2)
+    before = [p.clone() for p in method.net.parameters()]
+    fit(method)
+    after = list(method.net.parameters())
+    _require(all(bool(torch.isfinite(p).all()) for p in after), "weights are not finite")
+    pairs = zip(before, after, strict=True)
+    _require(any(not torch.equal(a, b) for a, b in pairs), "no weight changed")
+    _require(method.step == method.total_steps, f"{method.step} of {method.total_steps} steps")
+
+
+def checkpoint_holds_plain_types(cls: type[Method]) -> None:
+    """A checkpoint loads with weights_only and gives the same predictions."""
+    method = sample_method(cls)
+    trainer = fit(method)
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    torch.manual_seed(9)
+    copy = sample_method(cls)
+    copy.load_state_dict(loaded["state_dict"])
+    x, _ = sample_batch()
+    with torch.no_grad():
+        same = torch.equal(method.eval()(x), copy.eval()(x))
+    _require(same, "predictions changed over a checkpoint")
+
+
+def hooks_need_no_trainer(cls: type[Method]) -> None:
+    """prepare, mix, predict and loss work without a Trainer."""
+    method = sample_method(cls)
+    images = sample_splits(method).train
+    dataset = method.wrap_dataset(images)
+    batch = dataset[Draw(torch.arange(BATCH), 3)]
+    _require(isinstance(batch, Batch), "wrap_dataset gives no Batch")
+    method.reseed(0, 0)
+    loss = _step(method, *method.prepare(batch))
+    _require(bool(torch.isfinite(loss)), "the loss is not finite")
+
+
+def settings_are_plain(cls: type[Method]) -> None:
+    """Settings are plain values that survive a round trip through the configuration."""
+    from omegaconf import OmegaConf
+
+    tree = OmegaConf.structured(cls.Config)
+    _require(asdict(OmegaConf.to_object(tree)) == asdict(cls.Config()), "settings changed")  # type: ignore[call-overload]
+
+
+RULES: list[Callable[[type[Method]], None]] = [
+    settings_are_plain,
+    hooks_return_their_types,
+    mix_returns_soft_targets,
+    labels_sum_to_one,
+    inputs_stay_as_they_are,
+    same_seed_same_batch,
+    any_batch,
+    reduced_precision,
+    evaluation_is_plain,
+    gradients_reach_the_network,
+    each_parameter_in_one_group,
+    hooks_need_no_trainer,
+    batches_can_be_drawn,
+    trains_under_lightning,
+    checkpoint_holds_plain_types,
+]

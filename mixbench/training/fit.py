@@ -1,0 +1,245 @@
+"""Training and testing by the Lightning Trainer, set up so that nothing depends on its defaults."""
+
+import contextlib
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+
+from mixbench.config.compose import to_plain
+from mixbench.config.schema import RunConfig
+from mixbench.data.loaders import MixData
+from mixbench.distributed.process_group import Group
+from mixbench.distributed.signals import StopSignals
+from mixbench.evaluation.suites import enter
+from mixbench.methods.base import Method
+from mixbench.records.checkpoints import BEST, LAST, read_checkpoint
+from mixbench.records.record import Record
+from mixbench.records.redaction import scrubbed
+from mixbench.records.selection import columns, test_curve
+from mixbench.tracking.view import wandb_logger
+from mixbench.training.callbacks.average import EMA
+from mixbench.training.callbacks.buffers import OneSetOfBuffers
+from mixbench.training.callbacks.checkpoint import AtomicCheckpointIO, KeepCheckpoints
+from mixbench.training.callbacks.curves import CurveLogger
+from mixbench.training.callbacks.peek import Peek
+from mixbench.training.callbacks.probe import Probe, keep_classifier
+from mixbench.training.callbacks.progress import Bar, PlainProgress
+from mixbench.training.callbacks.samples import Samples
+from mixbench.training.callbacks.scores import Scores
+from mixbench.training.callbacks.suites import Suites
+from mixbench.training.callbacks.throughput import Throughput
+
+log = logging.getLogger("mixbench")
+HURRY = 5.0  # seconds for W&B when a run must end
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+@dataclass
+class Parts:
+    """What a run consists of."""
+
+    config: RunConfig
+    folder: Path
+    method: Method
+    data: MixData
+    device: torch.device
+    group: Group
+
+
+def precision_context(config: RunConfig, device: torch.device) -> Any:
+    """The context in which training computes.
+
+    Args:
+        config: Reads ``precision``.
+        device: Where it computes.
+
+    Returns:
+        Autocast to bfloat16, or nothing.
+    """
+    if config.precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def fit_and_test(
+    parts: Parts,
+    record: Record,
+    signals: StopSignals,
+    checkpoint: dict[str, Any] | None,
+    note: Callable[[int, int], None],
+) -> None:
+    """Train, select, test once, and leave files and figures.
+
+    Args:
+        parts: The run.
+        record: Receives metrics and speed.
+        signals: What is asked from outside.
+        checkpoint: Where to go on, None for step 0.
+        note: Called after each checkpoint with the epochs and steps done.
+
+    Raises:
+        Stopped: If a signal ended training; a checkpoint is written.
+        Diverged: If the loss is not finite.
+    """
+    config, folder, method, data = parts.config, parts.folder, parts.method, parts.data
+    curves = CurveLogger(folder / "metrics.csv")
+    score = "map" if method.info.task == "multilabel" else "top1"
+    monitor = f"val/{score}" if config.select == "val" else None
+    scores, samples = Scores(), Samples(folder / "samples.png")
+    suites = Suites(config.eval, data, parts.group)
+    speed = Throughput(
+        config.epochs * len(data.batches), data.batches.batch_size * parts.group.world
+    )
+    facts = {
+        "config": scrubbed(to_plain(config)),
+        "info": dataclasses.asdict(method.info),
+        "id": record.id,
+        "data": record.data_hash,
+        "inputs": record.inputs,
+        "config_changes": record.config_changes,
+    }
+    keeper = KeepCheckpoints(
+        folder,
+        facts,
+        signals,
+        parts.group,
+        curves,
+        monitor=monitor,
+        every=config.trainer.ckpt_steps,
+        saved=note,
+    )
+    wandb = None
+    if parts.group.leads:
+        wandb = wandb_logger(
+            folder,
+            run_id=record.id,
+            attempt=len(record.attempts),
+            mode=config.wandb.mode,
+            project=config.wandb.project,
+            config=to_plain(config),
+            tags=config.run.tags,
+            notes=config.run.notes,
+        )
+    loggers: list[Logger] = [curves, *([wandb] if wandb else [])] if parts.group.leads else []
+    callbacks: list[Callback] = [EMA(config.optim.ema)] if config.optim.ema is not None else []
+    callbacks.append(OneSetOfBuffers(parts.group))
+    callbacks += [Peek(around=list(callbacks))] if config.peek else []
+    callbacks += [scores, speed, samples, suites, keeper]
+    if config.task == "ssl":  # in front of what is evaluated, with the buffers that are
+        callbacks.insert(callbacks.index(scores), Probe(data))
+    loaded = {folder / LAST: checkpoint} if checkpoint else {}
+    trained = False
+    if checkpoint is not None:
+        place = checkpoint["mixbench"]
+        curves.go_on_from(place["curves"])
+        data.batches.start_at(place["epoch"], place["batch"])
+        trained = place["epoch"] == config.epochs
+    try:
+        io = AtomicCheckpointIO(config.trainer.ckpt_required, loaded)
+        trainer = _trainer(parts, loggers, callbacks, io)
+        if trained and checkpoint is not None:
+            method.load_state_dict(checkpoint["state_dict"])
+            method.step = checkpoint["mixbench_step"]
+            keeper.load_state_dict(checkpoint["callbacks"][keeper.state_key])
+        else:
+            start = folder / LAST if checkpoint is not None else None
+            trainer.fit(method, datamodule=data, ckpt_path=start, weights_only=True)
+        if monitor is not None:
+            method.load_state_dict(read_checkpoint(folder / BEST)["state_dict"])
+            record.metrics |= {f"val_{score}": keeper.best, "best_epoch": keeper.best_epoch}
+            suites.active = False
+            with scores.on_holdout():  # under the weights that were chosen
+                loader = data.val_dataloader()
+                trainer.test(method, dataloaders=loader, verbose=False, weights_only=True)
+            suites.active = True
+        trainer.test(method, datamodule=data, verbose=False, weights_only=True)
+        if config.task == "ssl" and monitor is None and parts.group.leads:
+            keep_classifier(folder / LAST, method, io)  # with a monitor, each epoch's has its own
+        if wandb and samples.path.exists():
+            wandb.log_image("samples", [str(samples.path)])
+    except BaseException:
+        if wandb:
+            wandb.close(HURRY)
+        raise
+    if wandb:
+        wandb.close()
+    if parts.group.leads:
+        scores.save(folder / "predictions.npz", method.info.class_names)
+    tested = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    record.metrics |= {key.removeprefix("test/"): value for key, value in tested.items()}
+    if config.peek and parts.group.leads:
+        rows = [curves.rows[step] for step in sorted(curves.rows)]
+        looked = test_curve(rows, score, config.epochs)
+        if looked is None:
+            log.warning("peek: an earlier attempt did not look at the test set after each epoch")
+        record.metrics |= columns(looked or [], score)
+    for name, outcome in suites.outcomes.items():
+        enter(name, outcome, record.metrics, record.evaluations)
+    for key, value in speed.results(parts.device).items():
+        if value is not None:
+            setattr(record, key, value)
+
+
+def _trainer(
+    parts: Parts, loggers: list[Logger], callbacks: list[Callback], io: AtomicCheckpointIO
+) -> Trainer:
+    config, world = parts.config, parts.group.world
+    on_terminal = sys.stdout.isatty() and parts.group.leads
+    trainer = Trainer(
+        max_epochs=config.epochs,
+        accelerator=parts.device.type,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=_strategy(parts),
+        precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
+        accumulate_grad_batches=config.optim.accumulate,
+        deterministic=True if config.trainer.deterministic else None,
+        gradient_clip_val=config.optim.clip,
+        logger=loggers or False,
+        log_every_n_steps=1,  # the method itself decides when it logs
+        callbacks=[*callbacks, Bar() if on_terminal else PlainProgress()],
+        plugins=[io, _environment(world)],
+        enable_checkpointing=True,  # by the callback that is given
+        enable_progress_bar=on_terminal,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=None if config.select == "val" else 0,
+        use_distributed_sampler=False,
+        default_root_dir=parts.folder,
+    )
+    if world > 1:
+        # Lightning would ask rank 0 for its signals at every step and wait for the device; here
+        # the processes agree through KeepCheckpoints.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def _strategy(parts: Parts) -> Any:
+    if parts.group.world == 1:
+        return "auto"
+    return DDPStrategy(
+        find_unused_parameters=parts.method.find_unused_parameters,
+        gradient_as_bucket_view=True,
+        timeout=timedelta(seconds=parts.config.trainer.timeout),
+    )
+
+
+def _environment(world: int) -> ClusterEnvironment:
+    """Where ranks come from, said outright; Lightning's guess would also set signal handlers."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if world > 1 else LightningEnvironment()

@@ -1,0 +1,497 @@
+"""Finished runs, judged again: more suites for a record, and proof that a record is true."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mixbench.config.compose import compose_again, to_plain
+from mixbench.config.names import DATA
+from mixbench.config.schema import EvalConfig, RunConfig, aside_keys
+from mixbench.data.images import Batch
+from mixbench.data.loaders import MixData
+from mixbench.distributed.process_group import Group
+from mixbench.errors import MixbenchError, RunFailedError, UserError
+from mixbench.evaluation.adversarial import ATTACKS
+from mixbench.evaluation.autoattack import PACKAGE, available
+from mixbench.evaluation.patches import OWN
+from mixbench.evaluation.suites import COUNTED, Outcome, check_classes, draws, enter, judge, unfit
+from mixbench.files import check_place
+from mixbench.methods.base import Method
+from mixbench.methods.moco.base import Contrast
+from mixbench.metrics import mean_average_precision, topk
+from mixbench.records.checkpoints import BEST, LAST, check_shapes, read_checkpoint
+from mixbench.records.curves import read_curves
+from mixbench.records.identity import differences
+from mixbench.records.lock import locked
+from mixbench.records.predictions import (
+    FULL_PRECISION_CLASSES,
+    PREDICTIONS,
+    Predictions,
+    read_predictions,
+    write_predictions,
+)
+from mixbench.records.record import SCHEMA, Record, cpu_name, read_record, write_record
+from mixbench.records.selection import COLUMNS, columns, test_curve
+from mixbench.records.weights import finished
+from mixbench.tracking.view import has_view, show_evaluation
+from mixbench.training.build import build, check_choice, training_device
+from mixbench.training.callbacks.probe import neighbours
+from mixbench.training.callbacks.suites import say_outcome
+from mixbench.training.facts import MISSING, Mismatch, other_configuration, other_facts
+from mixbench.training.sanity import chance, doubts
+
+# Suites that a typed key is for.
+IMPLIED = {"eval.attacks": "adversarial", "eval.gaze": "gaze", "eval.saliency": "salience"}
+log = logging.getLogger("mixbench")
+EXACT, ROUNDED = 1e-6, 1e-3  # tolerance relative to the larger of the value and 1
+Outputs = tuple[Tensor, Tensor, Tensor]  # logits (N, K), labels, ids
+ORDERED = ("aurc", "augrc", "aece", "aece_cf", "aece_ts")  # schema 1 took ties as the files came
+FLIPPED = 0.5  # percent of the images whose attack may end otherwise on another machine
+
+
+class Verified(NamedTuple):
+    """A record that comes out as it was written, as far as it could be computed again.
+
+    Attributes:
+        record: The record; ``verified`` is true, or ``partly`` if a score or a fact is left.
+        compared: Names of the scores that were compared.
+        left: Why each of the others was not, by its name.
+    """
+
+    record: Record
+    compared: list[str]
+    left: dict[str, str]
+
+
+@dataclass
+class Network:
+    """A finished run's network, where it computes, with its data."""
+
+    method: Method
+    data: MixData
+    device: torch.device
+
+    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches of a loader, on the device."""
+        for batch in loader:
+            yield self.method.transfer_batch_to_device(batch, self.device, 0)
+
+    def outputs(self, loader: Iterable[Batch]) -> tuple[Outputs, dict[str, Tensor]]:
+        """What the network says, and logits of other heads by name."""
+        found: list[Any] = []
+        with torch.no_grad():
+            for index, batch in enumerate(self.batches(loader)):
+                found.append(self.method.test_step(batch, index))
+        logits, y, ids = (
+            torch.cat([part[key] for part in found]).cpu() for key in ("logits", "y", "ids")
+        )
+        names = found[0]["extra"]
+        extra = {n: torch.cat([part["extra"][n] for part in found]).cpu() for n in names}
+        return (logits, y, ids), extra
+
+    def outcome(self, name: str, config: EvalConfig) -> Outcome:
+        """Carry out a suite."""
+        group = Group()
+        rows = draws(name, config, self.data.splits.test.labels, group)
+        images = self.data.test_part(rows, config.gaze if name == "gaze" else None)
+        part = self.batches(images)
+        outcome = judge(name, self.method, part, self.method.info, config, group)
+        outcome.facts["device"] = _device_name(self.device)
+        return outcome
+
+
+def evaluate_run(
+    folder: Path, overrides: Sequence[str] = (), suites: Sequence[str] | None = None
+) -> Record:
+    """Judge the network of a finished run, and add the scores to its record and to W&B.
+
+    A run that has no view in W&B gets none.
+
+    Args:
+        folder: Folder of the run.
+        overrides: Keys that change how it is judged, such as ``eval.adv_n=1000``, or where.
+        suites: Names of suites in place of ``eval.suites``.
+
+    Returns:
+        The record, as it is on disk now.
+
+    Raises:
+        UserError: If the run is not finished, its files cannot be read, an override would change
+            what was trained, or a suite does not fit the data.
+    """
+    config = _configured(folder, overrides, suites)
+    names = [name for name in config.eval.suites if name in COUNTED]
+    typed = {word.partition("=")[0] for word in overrides} if suites is None else set()
+    names += [name for key, name in IMPLIED.items() if key in typed and name not in names]
+    if not names and not config.eval.suites:
+        todo = f"name one: mixbench eval {folder} --suite adversarial"
+        raise UserError("no suite is asked for, as eval.suites is empty", str(folder), todo)
+    check_place(folder)
+    with locked(folder):
+        checkpoint = finished(folder)
+        record = read_record(folder)
+        calibration = "calibration" in config.eval.suites
+        lost = calibration and not (folder / PREDICTIONS).exists()
+        network = rebuild(folder, checkpoint, config, record) if names or lost else None
+        if network is not None:
+            _check_fit(folder, names, network.method, config.eval)
+            if lost:
+                write_predictions(folder / PREDICTIONS, _tested(network)[0])
+        found: dict[str, float] = {}
+        if calibration:
+            found = read_predictions(folder / PREDICTIONS).scores()
+            record.metrics |= found
+            record.verified, record.unverified = None, {}  # of other scores
+            record.schema = SCHEMA
+            write_record(folder, record)
+        try:
+            for name in names if network is not None else ():
+                outcome = network.outcome(name, config.eval)  # type: ignore[union-attr]
+                say_outcome(name, outcome)
+                for line in enter(name, outcome, record.metrics, record.evaluations):
+                    log.warning("%s", line)
+                record.verified, record.unverified = None, {}
+                write_record(folder, record)  # what is found stays, if a later suite is stopped
+                found |= outcome.scores
+        except MixbenchError:
+            _show(folder, record, config, found)
+            raise
+        _show(folder, record, config, found)
+    return record
+
+
+def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
+    """Compute the record of a finished run again.
+
+    What the run is, from its checkpoint, its configuration and its data; its scores from weights,
+    predictions and curves. The result is written to the record as ``verified``.
+
+    Args:
+        folder: Folder of the run.
+        overrides: Keys that change where it is computed.
+
+    Returns:
+        The record, the names of the scores that were compared, and why others were not.
+
+    Raises:
+        UserError: If the run is not finished or its files cannot be read.
+        RunFailedError: If a score or a fact differs.
+    """
+    config = _configured(folder, overrides, None)
+    # The record says what was carried out, which need not be what was asked for first.
+    config.eval = dataclasses.replace(config.eval, suites=[], attacks=[])
+    check_place(folder)
+    compared: list[str] = []
+    left: dict[str, str] = {}
+    with locked(folder):
+        finished(folder)
+        record = read_record(folder)
+        saved = read_checkpoint(folder / LAST)["mixbench"]
+        facts, scores, place = other_configuration(folder, saved), [], record.device
+        remedy = f"restore {'config.yaml' if facts else 'what was changed'}"
+        if not facts:  # else nothing could be built again
+            checkpoint = folder / (BEST if config.select == "val" else LAST)
+            true = dataclasses.replace(record, data_hash=saved["data"], select=config.select)
+            network = rebuild(folder, checkpoint, config, true)
+            facts, left = other_facts(record, saved, config, network.method)
+            facts += _other_marks(folder, record, saved, network)
+            compared, scores, lacking = _compare(folder, record, network, config.eval)
+            left |= lacking | {n: _why_not(n, record) for n in record.metrics if n not in compared}
+            place = _device_name(network.device)
+        wrong = bool(facts or scores)
+        record.verified = False if wrong else "partly" if left else True
+        record.unverified = left
+        write_record(folder, record)
+    if wrong:
+        where = "" if place == record.device else f" (recorded on {record.device}, now on {place})"
+        raise RunFailedError(
+            f"{folder.name} does not verify: {_told(facts, scores)}{where}",
+            str(folder),
+            f"its files were changed or mixed up: {remedy} as it was, or carry the run out anew",
+        )
+    return Verified(record, compared, left)
+
+
+def _other_marks(
+    folder: Path, record: Record, saved: dict[str, Any], network: Network
+) -> list[Mismatch]:
+    """Words of caution that the record lacks or has too many; older versions gave none."""
+    if "inputs" not in saved:
+        return []
+    size = len(network.data.splits.train)
+    found = doubts(network.data.config, size) | chance(read_predictions(folder / PREDICTIONS))
+    if sorted(found) == sorted(record.marks):
+        return []
+    return [Mismatch("marks", record.marks, list(found), "its predictions and configuration")]
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are the same; NaN, an object that VOC calls difficult, equals itself."""
+    return first.shape == second.shape and torch.allclose(first, second, 0, 0, equal_nan=True)
+
+
+def _told(facts: list[Mismatch], scores: list[Mismatch]) -> str:
+    """All that is wrong: facts and the worst score in full, and the names of other scores."""
+    told = [str(item) for item in facts]
+    if scores:
+        worst = max(scores, key=lambda item: _distance(item.recorded, item.found))
+        others = dict.fromkeys(item.name for item in scores if item.name != worst.name)
+        told.append(str(worst))
+        told += [f"these differ, too: {', '.join(others)}"] if others else []
+    return "; ".join(told)
+
+
+def rebuild(folder: Path, checkpoint: Path, config: RunConfig, record: Record) -> Network:
+    """The network that a run was tested with, in eval mode.
+
+    Args:
+        folder: Folder of the run.
+        checkpoint: Its weights.
+        config: Its configuration.
+        record: Its record.
+
+    Returns:
+        The network.
+
+    Raises:
+        UserError: If the data are no longer those that it was trained on, or the weights do not
+            fit.
+    """
+    device = training_device(config)
+    if device.type == "cpu":
+        torch.set_num_threads(config.trainer.threads)
+    check_choice(config)
+    source = DATA.get(config.data.kind)(config.data)
+    if source.identity() != record.data_hash:
+        raise UserError(
+            f"the data are not those that {folder.name} was trained on: "
+            f"{record.data_hash} then, {source.identity()} now",
+            "data.root",
+            "give the same files",
+        )
+    splits = source.load(holdout=config.select == "val")
+    method, data = build(config, splits)
+    state, wanted = read_checkpoint(checkpoint)["state_dict"], method.state_dict()
+    check_shapes(checkpoint, state, wanted)
+    method.load_state_dict(state)
+    return Network(method.to(device).eval(), data, device)
+
+
+def _show(folder: Path, record: Record, config: RunConfig, scores: dict[str, float]) -> None:
+    """Send scores to W&B where the run has a view there."""
+    if not scores:
+        return
+    if not has_view(folder):
+        if config.wandb.mode != "disabled":
+            log.info("%s has no view in W&B: the scores are in the record only", folder.name)
+        return
+    rows = _curves(folder)
+    line = show_evaluation(
+        folder,
+        run_id=record.id,
+        mode=config.wandb.mode,
+        project=config.wandb.project,
+        scores=scores,
+        facts=record.evaluations,
+        place=rows[-1] if rows else {},
+    )
+    if line:
+        log.info("%s", line)
+
+
+def _compare(
+    folder: Path, record: Record, network: Network, config: EvalConfig
+) -> tuple[list[str], list[Mismatch], dict[str, str]]:
+    """Names of scores that were compared, what differs, and why others could not be compared."""
+    found, extra = _tested(network)
+    stored = read_predictions(folder / PREDICTIONS)
+    whole = stored.logits.shape[1] <= FULL_PRECISION_CLASSES
+    tolerance = EXACT if whole else ROUNDED
+    tested = found.scores()
+    sources = {
+        "its weights": tested | extra | _holdout_scores(found),
+        "its predictions": stored.scores() | _holdout_scores(stored),
+        "its curves": _curve_scores(folder, record),
+    }
+    # What the record must hold; an older version knew fewer scores.
+    needed = {"map" if "map" in tested else "top1", *_logged_scores(folder)}
+    needed |= {*record.evaluations.get("adversarial", {}).get("attacks", ())}
+    compared: dict[str, None] = {}
+    wrong: list[Mismatch] = []
+    lacking: dict[str, str] = {}
+
+    def check(name: str, value: float, source: str, allowed: float, suite: str = "") -> None:
+        known = record.metrics.get(name)
+        if known is None:
+            if name in needed:
+                wrong.append(Mismatch(name, MISSING, value, source))
+            else:
+                remedy = f"; mixbench eval RUN --suite {suite}" if suite else ""
+                lacking[name] = f"the record lacks it{remedy}"
+            return
+        differs = not _distance(known, value) <= allowed
+        if differs and record.schema == 1 and name in ORDERED:
+            return
+        compared[name] = None
+        if differs:
+            wrong.append(Mismatch(name, known, value, source))
+
+    for source, scores in sources.items():
+        for name, value in scores.items():
+            check(name, value, source, tolerance, "calibration" if name in tested else "")
+    wrong += [
+        Mismatch(f"{name} of the test images", "others", "these", "its data")
+        for name in ("labels", "ids")
+        if not _equal(getattr(stored, name), getattr(found, name))
+    ]
+    for name, facts in record.evaluations.items():
+        if name not in COUNTED:  # of a newer version
+            continue
+        as_then = _as_carried_out(config, facts)
+        if not as_then.attacks and facts.get("attacks"):
+            continue  # none of them can be carried out here
+        again = network.outcome(name, as_then)
+        for key, value in again.scores.items():
+            allowed = tolerance
+            if key.removesuffix("_acc") in ATTACKS:
+                # The sign of a tiny gradient may turn with the order in which a machine adds.
+                points = max(FLIPPED, 100 / again.facts["images"])
+                allowed = points / max(1.0, abs(record.metrics.get(key, 0.0))) + EXACT
+            check(key, value, "its weights", allowed, name)
+        wrong += [
+            Mismatch(f"{key} of {name}", facts[key], value, "its data")
+            for key, value in again.facts.items()
+            if type(value) is int and facts.get(key, value) != value
+        ]
+    return list(compared), wrong, lacking
+
+
+def _check_fit(folder: Path, names: Iterable[str], method: Method, config: EvalConfig) -> None:
+    for name in names:
+        if why := unfit(name, method.info, method):
+            raise UserError(
+                f"no {name} suite for {folder.name}: {why}", "--suite", f"leave {name} out"
+            )
+        if name == "adversarial":
+            check_classes(config.attacks, method.info)
+
+
+def _holdout_scores(predictions: Predictions) -> dict[str, float]:
+    """What the epoch was chosen by."""
+    if predictions.holdout is None:
+        return {}
+    logits, labels, _ = predictions.holdout
+    if labels.ndim == 2:
+        return {"val_map": float(mean_average_precision(logits, labels))}
+    return {"val_top1": float(topk(logits, labels))}
+
+
+def _curve_scores(folder: Path, record: Record) -> dict[str, float]:
+    """What ``metrics.csv`` says of the choice of an epoch."""
+    rows = _curves(folder)
+    found: dict[str, float] = {}
+    for score in ("top1", "map"):
+        curve = [row[key] for row in rows if (key := f"val/{score}") in row]
+        if record.select == "val" and len(curve) == record.epochs:
+            best = max(curve)
+            found |= {f"val_{score}": best, "best_epoch": float(curve.index(best))}
+        found |= columns(test_curve(rows, score, record.epochs) or [], score)
+    return found
+
+
+def _logged_scores(folder: Path) -> set[str]:
+    """Scores that the run's own test has found."""
+    names = {name for row in _curves(folder) for name in row if name.startswith("test/")}
+    return {name.removeprefix("test/") for name in names}
+
+
+def _curves(folder: Path) -> list[dict[str, float]]:
+    path = folder / "metrics.csv"
+    return read_curves(path)[0] if path.exists() else []
+
+
+def _why_not(name: str, record: Record) -> str:
+    """Why a score was not computed again."""
+    if name in ORDERED:
+        return "several predictions are equally sure; mixbench eval RUN --suite calibration"
+    attack = name.removesuffix("_acc")
+    carried_out = record.evaluations.get("adversarial", {}).get("attacks", ())
+    if attack in ATTACKS and attack not in carried_out:
+        return "the record does not say how it was carried out"
+    if attack in (*ATTACKS, "sat_pct", "adv_n"):
+        return f"{PACKAGE} is not installed"
+    if any(name == f"{score}_{column}" for score in ("top1", "map") for column in COLUMNS):
+        return "metrics.csv lacks the test score of an epoch (peek/top1)"
+    if name == "best_epoch" or name.startswith("val_"):
+        return "metrics.csv lacks the hold-out's score of an epoch, or there is no hold-out"
+    return "this version does not know it"
+
+
+def _possible(attack: str) -> bool:
+    return attack in ATTACKS and (ATTACKS[attack].kind != "autoattack" or available())
+
+
+def _as_carried_out(config: EvalConfig, facts: dict[str, Any]) -> EvalConfig:
+    """The settings of a suite that the record tells of."""
+    attacks = [name for name in facts.get("attacks", config.attacks) if _possible(name)]
+    maps = config.gaze or facts.get("maps")  # where they lie now, or lay then
+    looking = facts.get("saliency")
+    looking = None if looking == OWN else config.saliency or looking
+    return dataclasses.replace(
+        config,
+        attacks=attacks,
+        adv_n=facts.get("images", config.adv_n),
+        gaze=maps,
+        saliency=looking,
+    )
+
+
+def _tested(network: Network) -> tuple[Predictions, dict[str, float]]:
+    """Outputs of the test set and the hold-out, and accuracies of other heads."""
+    method = network.method
+    if isinstance(method, Contrast):
+        method.bank = neighbours(method, network.data)
+    main, extra = network.outputs(network.data.test_dataloader())
+    holdout = None
+    if network.data.splits.val is not None:
+        holdout = network.outputs(network.data.val_dataloader())[0]
+    scores = {f"top1_{name}": float(topk(logits, main[1])) for name, logits in extra.items()}
+    return Predictions(*main, holdout, tuple(method.info.class_names)), scores
+
+
+def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | None) -> RunConfig:
+    """The run's configuration with another way to judge it."""
+    path = folder / "config.yaml"
+    read_record(folder)  # says that there is no run, rather than no configuration
+    words = list(overrides) + ([f"eval.suites=[{','.join(suites)}]"] if suites is not None else [])
+    before, config = compose_again(path, words)
+    changed = differences(to_plain(before), to_plain(config), aside_keys() - {"seed"})
+    if changed:
+        raise UserError(
+            f"{next(iter(changed))} says what was trained, and that is over",
+            str(path),
+            "give keys of eval, trainer.accelerator, trainer.threads or data.root",
+        )
+    # One process, and no file that the weights once came from.
+    return dataclasses.replace(
+        config, devices=1, num_nodes=1, net=dataclasses.replace(config.net, weights=None)
+    )
+
+
+def _distance(a: Any, b: Any) -> float:
+    if isinstance(a, str):
+        return math.inf
+    if math.isnan(a) and math.isnan(b):
+        return 0.0
+    return abs(a - b) / max(1.0, abs(a))
+
+
+def _device_name(device: torch.device) -> str:
+    return f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name()

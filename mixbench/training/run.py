@@ -1,0 +1,202 @@
+"""One run from configuration to record: the only place where all rooms meet."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from mixbench.config.compose import compose_again, to_plain
+from mixbench.config.names import DATA
+from mixbench.config.overrides import code_names, flatten
+from mixbench.config.schema import RunConfig, aside_keys
+from mixbench.distributed.process_group import Group, join, leave, rank_of_environment
+from mixbench.distributed.signals import StopSignals
+from mixbench.distributed.spawn import follow_launcher, start_ranks
+from mixbench.errors import InterruptedRunError, UserError
+from mixbench.methods.base import Method
+from mixbench.records.identity import Identity, differences
+from mixbench.records.record import (
+    Record,
+    cpu_name,
+    earlier_record,
+    environment,
+    read_record,
+    runs_folder,
+)
+from mixbench.training.attempt import Attempt
+from mixbench.training.build import (
+    build,
+    check_choice,
+    check_fit,
+    identify_run,
+    training_device,
+)
+from mixbench.training.facts import run_facts
+
+log = logging.getLogger("mixbench")
+
+
+def run(
+    config: RunConfig,
+    *,
+    shared_cores: bool = False,
+    folder: Path | None = None,
+    allow_config_change: bool = False,
+) -> Record:
+    """Carry out a run, go on with one that was interrupted, or return the record of a finished one.
+
+    Args:
+        config: A configuration as :func:`mixbench.compose` returns it.
+        shared_cores: Other runs use the machine at the same time; its speed is marked so.
+        folder: Folder of the run; named after the configuration if None.
+        allow_config_change: Go on with another configuration than the checkpoint's, and record it.
+
+    Returns:
+        The record, as ``record.json`` in the run's folder holds it.
+
+    Raises:
+        UserError: If the configuration, the data, the machine or an earlier checkpoint do not
+            fit; nothing was started.
+        RunFailedError: If training fails or its weights are not finite.
+        InterruptedRunError: If it was stopped from outside; the same call goes on with it.
+    """
+    if config.world > 1 and rank_of_environment() is None:
+        return _run_on_devices(config, shared_cores, folder, allow_config_change)
+    device = training_device(config)
+    with StopSignals() as signals:
+        follow_launcher()
+        group = join(config.world, config.trainer.timeout, device.type == "cuda")
+        try:
+            attempt = _prepare(config, group, device, folder)
+            if isinstance(attempt, Record):
+                leave()
+                return attempt
+            attempt.record.shared_cores = shared_cores
+            record = attempt.carry_out(signals, allow_config_change)
+            leave()  # not after an error: another process may be gone
+        except KeyboardInterrupt as stop:  # before there was anything to save
+            if group.leads:
+                signals.hand_on()
+            raise InterruptedRunError("interrupted", todo="give the same command again") from stop
+        except InterruptedRunError:
+            if group.leads:
+                signals.hand_on()
+            raise
+    return record
+
+
+def resume(
+    folder: Path, overrides: str | Sequence[str] = "", *, allow_config_change: bool = False
+) -> Record:
+    """Go on with a run from what its folder holds.
+
+    Args:
+        folder: Folder of the run.
+        overrides: Keys to change; those that decide what is computed only if that is allowed.
+        allow_config_change: Allow it, and record it.
+
+    Returns:
+        The record, as of :func:`run`.
+
+    Raises:
+        MixbenchError: As :func:`run`; UserError if the folder holds no run.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise UserError("no run to go on with", str(folder), "name a folder below runs/")
+    before, config = compose_again(path, overrides)
+    record = earlier_record(folder)
+    if record is not None and record.status == "done":
+        aside = aside_keys() - {"seed"} | record.inputs.keys()
+        changed = differences(to_plain(before), to_plain(config), aside)
+        if changed:
+            raise UserError(
+                f"{folder.name} is done, and {next(iter(changed))} would make it another run",
+                str(folder),
+                "start a new run with mixbench run",
+            )
+    return run(config, folder=folder, allow_config_change=allow_config_change)
+
+
+def _run_on_devices(
+    config: RunConfig, shared_cores: bool, folder: Path | None, allow_config_change: bool
+) -> Record:
+    """Start one process per device, each of which calls :func:`run`."""
+    if config.num_nodes > 1:
+        raise UserError(
+            f"num_nodes={config.num_nodes}, and no other machine is known",
+            "num_nodes",
+            f"start it on each machine with torchrun --nnodes={config.num_nodes} "
+            f"--nproc-per-node={config.devices} ... -m mixbench run ...",
+        )
+    training_device(config)
+    with tempfile.TemporaryDirectory(prefix="mixbench-") as place:
+        path = Path(place) / "config.yaml"
+        plain = to_plain(config)
+        path.write_text(OmegaConf.to_yaml(plain), encoding="utf-8")
+        words = ["run", "--config", str(path), *code_names(flatten(plain)).values()]
+        words += [f"run.dir={json.dumps(config.run.dir)}"] if config.run.dir else []
+        words += ["--shared-cores"] * shared_cores
+        words += ["--allow-config-change"] * allow_config_change
+        words += ["--folder", str(folder)] if folder else []
+        with StopSignals() as signals:
+            try:
+                start_ranks(words, config.devices)
+            except InterruptedRunError as error:
+                signals.install()  # the agent has set its own
+                signals.received = error.signal or signals.received
+                signals.hand_on()
+                raise
+            except KeyboardInterrupt as stop:
+                signals.hand_on()
+                todo = "give the same command again"
+                raise InterruptedRunError("interrupted", todo=todo) from stop
+    return read_record(folder or runs_folder(config.run.dir) / identify_run(config).id)
+
+
+def _prepare(
+    config: RunConfig, group: Group, device: torch.device, folder: Path | None
+) -> "Attempt | Record":
+    """Read and build everything, without a trace on disk as long as something may not fit."""
+    if not group.leads:
+        log.setLevel(logging.ERROR)
+    if device.type == "cpu":
+        torch.set_num_threads(config.trainer.threads)
+    check_choice(config)
+    source = DATA.get(config.data.kind)(config.data)
+    identity = identify_run(config, source=source)
+    place = folder or runs_folder(config.run.dir) / identity.id
+    earlier = earlier_record(place) if group.leads else None
+    done = earlier is not None and earlier.status == "done"
+    if group.share(done):
+        return _finished(earlier or read_record(place), place)
+    splits = source.load(holdout=config.select == "val")
+    check_fit(config, splits)
+    method, data = build(config, splits, group.rank, group.world)
+    record = _new_record(config, identity, method, device)
+    return Attempt(config, group, device, place, record, method, data)
+
+
+def _finished(record: Record, folder: Path) -> Record:
+    """The record of a run that is done already, with a word on what it stands for."""
+    log.info("%s is done already", folder.name)
+    if record.config_changes:
+        keys = ", ".join(record.config_changes)
+        log.warning("its configuration was changed on the way, so that it is no other's: %s", keys)
+    return record
+
+
+def _new_record(
+    config: RunConfig, identity: Identity, method: Method, device: torch.device
+) -> Record:
+    return Record(
+        **run_facts(config, identity, method),
+        device=f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name(),
+        device_count=config.world,
+        threads=config.trainer.threads,
+        **environment(),
+    )

@@ -1,0 +1,709 @@
+import contextlib
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from paths import ROOT
+
+from mixbench.config import yaml_files
+from mixbench.config.compose import (
+    compose,
+    compose_text,
+    method_defaults,
+    method_settings,
+    render,
+    resolve_method,
+    to_plain,
+)
+from mixbench.config.overrides import flatten
+from mixbench.config.schema import DataInfo, RunConfig, aside_keys
+from mixbench.errors import UserError
+from mixbench.methods import METHODS
+from mixbench.training.build import identify_run
+
+
+def assert_refused(words, match):
+    with pytest.raises(UserError, match=match) as error:
+        compose(words)
+    return str(error.value)
+
+
+def test_layers_win_in_their_order():
+    config = compose("method=cutmix data=digits epochs=3 method.alpha=0.5 optim.clip=1")
+    assert config.method["alpha"] == 0.5
+    assert config.net.width == 16  # the recipe `digits` over the network's file
+    assert config.epochs == 3  # the command line over the recipe
+    assert config.data.flip is False  # the data file over the schema
+    assert config.optim.clip == 1.0
+
+
+def test_every_value_is_shown_with_its_origin():
+    composed = resolve_method(compose_text("method=cutmix method.alpha=0.5 lr=1e-2"))
+    shown = {line.split(":")[0]: line.split("  # ")[-1] for line in render(composed).splitlines()}
+    assert shown["method.alpha"] == "command line"
+    assert shown["method.name"] == "command line"
+    assert shown["lr"] == "command line"
+    assert shown["net.width"] == "experiments/recipe/digits.yaml"
+    assert shown["data.flip"] == "experiments/data/digits.yaml"
+    assert shown["method.box_rule"] == "default"
+    lines = render(composed).splitlines()
+    assert len(shown) == len(lines)
+    assert len({line.rindex("  # ") for line in lines}) == 1
+
+
+def test_the_scientific_notation_without_a_dot_is_a_number():
+    assert compose("lr=1e-2").lr == 0.01
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_composes_to_plain_values(name):
+    config = compose(["method=" + name, "data=digits"])
+    assert yaml.safe_load(yaml.safe_dump(to_plain(config))) == to_plain(config)
+    assert method_defaults(config).keys() == config.method.keys() - {"name"}
+
+
+@pytest.mark.parametrize("recipe", yaml_files.names("recipe"))
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_recipe_fits_every_method(recipe, method):
+    config = compose([f"recipe={recipe}", f"method={method}", "data=digits"])
+    assert config.recipe == recipe
+    assert config.epochs > 0
+
+
+def test_the_official_recipes_hold_the_published_settings():
+    mixup = compose("method=mixup recipe=mixup_cifar")
+    assert (mixup.epochs, mixup.batch_size, mixup.lr) == (200, 128, 0.1)
+    assert (mixup.optim.weight_decay, mixup.optim.nesterov) == (1e-4, False)
+    assert (mixup.optim.decay_all, mixup.optim.milestones) == (True, [0.5, 0.75])
+    cutmix = compose("method=cutmix recipe=cutmix_cifar")
+    assert (cutmix.epochs, cutmix.batch_size, cutmix.lr) == (300, 64, 0.25)
+    assert (cutmix.method["prob"], cutmix.optim.weight_decay) == (0.5, 1e-4)
+    bc = compose("method=bc recipe=bc_cifar")
+    assert (bc.epochs, bc.batch_size, bc.optim.milestones) == (250, 128, [0.4, 0.6, 0.8])
+    assert (bc.method["pairing"], bc.data.pad) == ("dataset", "mean")
+    manifold = compose("method=manifoldmixup recipe=manifoldmixup_cifar")
+    assert (manifold.epochs, manifold.batch_size, manifold.data.crop) == (2000, 100, 2)
+    assert (manifold.optim.weight_decay, manifold.optim.nesterov) == (1e-4, True)
+    assert manifold.optim.milestones == [0.25, 0.5, 0.75]
+    assert manifold.net.final_norm is False
+    own = {"alpha": 2.0, "layers": [0, 1, 2], "loss": "bce_softmax"}
+    assert manifold.method == {"name": "manifoldmixup", **own}
+    wide = compose("method=manifoldmixup recipe=manifoldmixup_wrn")
+    assert (wide.epochs, wide.optim.milestones, wide.data.crop) == (400, [0.5, 0.75], 2)
+    assert wide.method == manifold.method
+    tiny = compose("method=manifoldmixup recipe=manifoldmixup_tinyimagenet")
+    assert (tiny.epochs, tiny.optim.milestones, tiny.data.crop) == (2000, [0.5, 0.75], 4)
+    assert tiny.method == {**manifold.method, "alpha": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epochs", "batch_size", "milestones", "nesterov", "final_norm"),
+    [
+        ("alignmix_cifar", 2000, 128, [0.25, 0.5, 0.75], False, False),
+        ("alignmix_wrn", 2000, 128, [0.25, 0.5, 0.75], False, True),
+        ("alignmix_tinyimagenet", 1200, 256, [0.5, 0.75], False, False),
+        ("alignmix_imagenet", 300, 1024, [0.25, 0.5, 0.75], True, True),
+    ],
+)
+def test_the_recipes_of_alignmix_hold_the_settings_of_its_authors(
+    recipe, epochs, batch_size, milestones, nesterov, final_norm
+):
+    config = compose(f"method=alignmix recipe={recipe}")
+    assert (config.epochs, config.batch_size, config.lr) == (epochs, batch_size, 0.1)
+    assert config.optim.schedule == "step"
+    assert (config.optim.milestones, config.optim.gamma) == (milestones, 0.1)
+    assert (config.optim.momentum, config.optim.nesterov) == (0.9, nesterov)
+    assert (config.optim.weight_decay, config.optim.decay_all) == (1e-4, True)
+    assert config.net.final_norm is final_norm
+    own = {"alpha": 2.0, "layers": [0, -1], "eps": 0.1, "iters": 100, "solver": "compat"}
+    own |= {"stop": "fixed", "cost_scale": "none", "finalize": "none", "plan": "transport"}
+    assert own.items() <= config.method.items()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epochs", "batch_size", "lr", "optimizer", "decay", "min_lr", "warmup"),
+    [
+        ("tiny400", 400, 100, 0.2, "sgd", 1e-4, 0, 0),
+        ("imagenet100", 100, 256, 0.1, "sgd", 1e-4, 0, 0),
+        ("deit300", 300, 1024, 1e-3, "adamw", 0.05, 1e-5, 5),
+        ("deit_cifar100", 200, 100, 1e-3, "adamw", 0.05, 1e-6, 20),
+        ("finetune_cub", 200, 16, 1e-3, "sgd", 5e-4, 0, 0),
+    ],
+)
+def test_the_recipes_of_the_benchmarks_hold_their_settings(
+    recipe, epochs, batch_size, lr, optimizer, decay, min_lr, warmup
+):
+    config = compose(f"recipe={recipe}")
+    assert (config.epochs, config.batch_size, config.lr) == (epochs, batch_size, lr)
+    optim = config.optim
+    assert (optim.schedule, optim.name, optim.weight_decay) == ("cosine", optimizer, decay)
+    assert (optim.min_lr, optim.warmup_epochs) == (min_lr, warmup)
+    assert optim.name == "adamw" or (optim.momentum, optim.nesterov) == (0.9, False)
+    assert optim.label_smoothing == (0.1 if "deit" in recipe else 0)
+
+
+@pytest.mark.parametrize("recipe", ["tlalign_deit", "transmix_deit", "deit300"])
+def test_the_recipes_of_transformers_hold_the_settings_of_their_authors(recipe):
+    method = "cutmix" if recipe == "deit300" else recipe.partition("_")[0]
+    config = compose(f"method={method} net=deit_small recipe={recipe}")
+    assert (config.epochs, config.batch_size, config.lr) == (300, 1024, 1e-3)
+    optim = config.optim
+    assert (optim.name, optim.schedule, optim.min_lr) == ("adamw", "cosine", 1e-5)
+    assert optim.label_smoothing == 0.1
+    assert (config.net.drop_path, config.data.auto_augment) == (0.1, "rand-m9-mstd0.5-inc1")
+    ours = {"transmix": (0.03, 20, 0.99996, 0.0)}
+    found = (optim.weight_decay, optim.warmup_epochs, optim.ema, config.data.erasing)
+    assert found == ours.get(method, (0.05, 5, None, 0.25))
+    mixing = (config.method.get("alpha"), config.method.get("mixup_alpha"))
+    assert mixing == {"tlalign": (1.0, 0.0), "transmix": (1.0, 0.8)}.get(method, (1.0, None))
+    deit = compose(f"method=choice net=deit_small recipe={recipe}").method
+    assert (deit["members"], deit["probs"]) == (["mixup", "cutmix"], [0.5, 0.5])
+    assert (deit["mixup"]["alpha"], deit["cutmix"]["alpha"]) == (0.8, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe", "size"),
+    [
+        *(("cifar10", "cifar200", None), ("cifar100", "cifar200", None)),
+        *(("tinyimagenet", "tiny400", None), ("imagenet", "imagenet100", 224)),
+        *(("cub200", "finetune_cub", 224), ("voc2007", "quick", 224)),
+    ],
+)
+def test_each_data_set_brings_its_recipe_and_its_size(data, recipe, size):
+    config = compose(f"data={data}")
+    assert compose(f"data={data} recipe={recipe}").epochs == config.epochs
+    assert (config.data.kind, config.data.size) == (data, size)
+    assert (config.data.crop_area is None) == (size is None)
+    assert config.data.resize == (256 if size else None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "training", "mixer", "own"),
+    [
+        ("samix_cifar100", (400, 100, 0.1, 0.05, 1e-4), (None, None, None), (3, 0.25, 0.5, 0.0)),
+        (
+            "samix_cifar100_wrn",
+            (400, 100, 0.03, 1e-3, 1e-3),
+            (0.03, None, 0.0),
+            (2, 0.25, 0.5, 0.0),
+        ),
+        ("samix_tinyimagenet", (400, 100, 0.2, 0.05, 1e-4), (0.1, 1e-3, None), (3, -1.0, 0.5, 0.0)),
+        ("samix_imagenet", (100, 256, 0.1, 0.0, 1e-4), (0.1, 1e-3, None), (3, -1.0, 1.0, 0.1)),
+        ("samix_finegrained", (200, 16, 1e-3, 0.0, 5e-4), (0.01, 5e-4, None), (3, 1.0, 1.0, 0.1)),
+    ],
+)
+def test_the_recipes_of_samix_hold_the_settings_of_its_authors(recipe, training, mixer, own):
+    for method in ("samix", "automix"):
+        config = compose(f"method={method} recipe={recipe}")
+        optim, keys = config.optim, method_settings(config)
+        found = (config.epochs, config.batch_size, config.lr, optim.min_lr, optim.weight_decay)
+        assert found == training
+        assert (optim.schedule, optim.momentum, optim.nesterov) == ("cosine", 0.9, False)
+        assert tuple(keys[f"mixer_{key}"] for key in ("lr", "min_lr", "momentum")) == mixer
+        large = recipe in ("samix_imagenet", "samix_finegrained")
+        assert keys["ema_end"] == (0.99999 if large else 0.999999)
+        assert keys["mask_anneal"] == ("official" if large else "constant")
+        assert keys["ema_warmup"] is False
+        assert METHODS.get(method).Config(**keys).fidelity == "official-verified"
+        if method == "samix":
+            assert tuple(keys[key] for key in ("layer", "lam_k", "eta", "dropout")) == own
+        else:
+            assert (keys["layer"], keys["dropout"]) == (own[0], own[3])
+            assert keys["lam_concat"] is large
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lr", "layer", "upsampling", "mixer_lr"),
+    [
+        ("samix_deit", 7.5e-4, 2, "nearest", None),
+        ("samix_swin", 5e-4, 4, "nearest", None),
+        ("samix_convnext", 1e-3, 3, "bilinear", 7.5e-4),
+    ],
+)
+def test_the_recipes_of_samix_for_transformers_hold_the_settings_of_its_authors(
+    recipe, lr, layer, upsampling, mixer_lr
+):
+    for method in ("samix", "automix"):
+        config = compose(f"method={method} recipe={recipe}")
+        optim, keys = config.optim, method_settings(config)
+        assert (config.epochs, config.batch_size, config.lr) == (200, 100, lr)
+        assert (optim.name, optim.weight_decay, optim.clip) == ("adamw", 0.05, 20)
+        assert (optim.warmup_epochs, optim.min_lr, optim.label_smoothing) == (20, 1e-4, 0.1)
+        assert (keys["layer"], keys["dropout"], keys["mixer_lr"]) == (layer, 0.1, mixer_lr)
+        assert (keys["ema_end"], keys["ema_hold"], keys["mixer_min_lr"]) == (0.99996, 0.25, 1e-4)
+        assert keys["mask_anneal"] == "official"
+        assert keys["upsampling"] == (upsampling if method == "samix" else "nearest")
+        assert keys["lam_k" if method == "samix" else "lam_concat"] in (-1.0, True)
+        assert METHODS.get(method).Config(**keys).fidelity == "official-verified"
+
+
+# configs/cifar.sh, tiny_img.sh and imagenet-1k.sh of the authors, whose rates are for 512 images.
+@pytest.mark.parametrize(
+    ("recipe", "training", "optimizer", "decay", "rate"),
+    [
+        ("tdattenmix_cifar", (800, 200), "sgd", 1e-4, 0.1),
+        ("tdattenmix_tinyimagenet", (400, 200), "sgd", 1e-4, 0.2),
+        ("tdattenmix_imagenet", (300, 512), "adamw", 0.05, 5e-4),
+    ],
+)
+def test_the_recipes_of_tdattenmix_hold_the_settings_of_its_scripts(
+    recipe, training, optimizer, decay, rate
+):
+    config = compose(f"method=tdattenmix recipe={recipe}")
+    optim, data = config.optim, config.data
+    assert (config.epochs, config.batch_size) == training
+    assert config.lr == pytest.approx(rate * config.batch_size / 512, rel=2e-3)
+    assert (optim.name, optim.schedule, optim.weight_decay) == (optimizer, "cosine", decay)
+    assert (optim.warmup_epochs, optim.min_lr, optim.label_smoothing) == (5, 1e-5, 0.1)
+    assert optim.nesterov is True
+    small = recipe == "tdattenmix_tinyimagenet"
+    assert (data.auto_augment is None, data.crop_area) == (small, 0.08 if small else None)
+    assert (config.net.drop_path, data.size) == ((0.1, None) if optimizer == "adamw" else (0, 224))
+    theirs = {"label_ratio": "official", "partner": "flip"}
+    assert theirs.items() <= config.method.items()
+
+
+@pytest.mark.parametrize("method", ["moco", "mocosamix"])
+@pytest.mark.parametrize(
+    ("recipe", "batch_size", "lr", "decay", "groups"),
+    [("moco_cifar", 512, 0.06, 5e-4, 8), ("moco_imagenet", 256, 0.03, 1e-4, 2)],
+)
+def test_the_recipes_of_moco_hold_the_settings_of_its_authors(
+    method, recipe, batch_size, lr, decay, groups
+):
+    config = compose(f"method={method} recipe={recipe}")
+    optim = config.optim
+    assert (config.task, config.epochs, config.batch_size) == ("ssl", 200, batch_size)
+    assert (config.lr, optim.weight_decay, optim.decay_all) == (lr, decay, True)
+    assert (optim.schedule, optim.min_lr, optim.momentum) == ("cosine", 0, 0.9)
+    assert optim.nesterov is False
+    assert config.method["bn_groups"] == groups
+
+
+# FAULTS rows 1 and 2.
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("method=cutmx", "unknown method 'cutmx'; did you mean 'cutmix'"),
+        ("data=digit", "unknown data set 'digit'; did you mean 'digits'"),
+        ("net=preactresnet", "unknown net 'preactresnet'; did you mean 'preactresnet18'"),
+        ("recipe=quik", "unknown recipe 'quik'; did you mean 'quick'"),
+        ("optim.name=sdg", "optim.name must be one of sgd, adamw, got 'sdg'"),
+        ("optim.schedule=cos", "optim.schedule must be one of"),
+        ("select=best", "select must be one of last, val"),
+        ("select=best_test", "would choose on the test set"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_right_list(words, match):
+    assert_refused(words, match)
+
+
+# FAULTS row 3.
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("method=mixup method.alhpa=0.2", "unknown key method.alhpa .* did you mean 'alpha'"),
+        ("optim.momentm=0.2", "unknown key optim.momentm; did you mean 'optim.momentum'"),
+        ("epoch=3", "unknown key epoch; did you mean 'epochs'"),
+        ("methd=cutmix", "unknown key methd; did you mean 'method'"),
+        ("recpie=quick", "unknown key recpie; did you mean 'recipe'"),
+        ("methd.alpha=1", "unknown key methd.alpha; did you mean 'method.alpha'"),
+        ("dta.limit=9", "unknown key dta.limit; did you mean 'data.limit'"),
+        ("optim=sgd", "optim is a group of keys"),
+        ("method.name=cutmix", "method.name is picked by name"),
+        ("data.kind=pack", "data.kind is picked by name"),
+        ("method.a.b=1", "method keys are flat"),
+    ],
+)
+def test_a_mistyped_key_is_refused_with_the_nearest(words, match):
+    assert_refused(words, match)
+
+
+# FAULTS row 4.
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("method=mixup method.alpha=abc", "method.alpha='abc' has the wrong type"),
+        ("seed=1.5", "seed=1.5 has the wrong type"),
+        ("epochs=[1]", r"epochs=\[1\] has the wrong type"),
+        ("data.flip=maybe", "data.flip='maybe' has the wrong type"),
+        ("optim.milestones=0.5", "optim.milestones=0.5 has the wrong type"),
+        ("net.width={a: 1}", "net.width=.* has the wrong type"),
+    ],
+)
+def test_a_wrong_type_is_refused_with_key_value_and_expected_type(words, match):
+    text = assert_refused([*words.split(" ", 1)] if "{" not in words else [words], match)
+    assert "to do: give " in text
+
+
+# FAULTS row 5.
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("method=mixup method.alpha=0", "method.alpha must be > 0"),
+        ("method=mixup method.alpha=-1", "method.alpha must be > 0"),
+        ("method=mixup method.alpha=.nan", "method.alpha must be > 0 and finite, got nan"),
+        ("method=cutmix method.alpha=.inf", "method.alpha must be > 0 and finite, got inf"),
+        ("method=cutmix method.prob=1.5", r"method.prob must lie in \[0, 1\]"),
+        ("method=cutmix method.minmax=[0.5,0.2]", "method.minmax must be"),
+        ("method=mixup method.partner=best", "method.partner must be one of"),
+        ("method=manifoldmixup method.alpha=0", "method.alpha must be > 0"),
+        ("method=manifoldmixup method.loss=mse", "method.loss must be one of ce, bce_softmax"),
+        ("method=bc method.pairing=all", "method.pairing must be one of batch, dataset"),
+        ("epochs=-1", "epochs must be >= 1"),
+        ("epochs=0", "epochs must be >= 1"),
+        ("lr=.nan", "lr must be > 0 and finite"),
+        ("batch_size=0", "batch_size must be >= 1"),
+        ("optim.label_smoothing=2", "optim.label_smoothing must lie"),
+        ("optim.weight_decay=-0.1", "optim.weight_decay must be >= 0"),
+        ("optim.accumulate=3", "must be a multiple of optim.accumulate"),
+        ("net.width=0", "net.width must be >= 1"),
+        ("data.limit=0", "data.limit must be >= 1"),
+        ("trainer.threads=0", "trainer.threads must be >= 1"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_the_range(words, match):
+    text = assert_refused(words, match)
+    assert "where: command line" in text
+    assert "to do: correct " in text
+
+
+BOMB = "".join(
+    f"{new}: &{new} [*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+# FAULTS rows 6, 60 and 61.
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("epochs: 3\nlr: 0.1\nepochs: 4\n", r"bad.yaml:3"),
+        ("epochs: 3\n\tlr: 0.1\n", r"bad.yaml:2"),
+        ("", "the file is empty"),
+        ("# only a comment\n", "the file is empty"),
+        ("- a\n- b\n", "found a list"),
+        ("just text\n", "found a single value"),
+        ("lr: ${epochs}\n", r"bad.yaml:1"),
+        ("lr: ${oc.env:HOME}\n", "references are not supported"),
+        ("a: &a [*a]\n", "bad.yaml"),
+        ("lr: !!python/object/apply:os.system [ls]\n", "is not allowed"),
+        ("lr: {lr: [1\n", "not valid YAML"),
+        ("? [a]\n: 1\n", "a key must be a word"),
+        ("a: &a [1,1,1,1,1,1,1,1,1]\n" + BOMB, "YAML too large or too deeply nested"),
+        ("a: " + "[" * 40 + "]" * 40, "YAML too large or too deeply nested"),
+    ],
+)
+def test_a_bad_file_is_refused_with_file_and_line(tmp_path, monkeypatch, text, match):
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/recipe/bad.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert "bad.yaml" in assert_refused("recipe=bad", match)
+
+
+@pytest.mark.parametrize(
+    ("group", "text"),
+    [
+        ("method", "name: os:system"),
+        ("data", "kind: pack"),
+        ("net", "name: other"),
+        ("recipe", "net: {name: other}"),
+        ("recipe", "per_method: {mixup: {name: 'os:system'}}"),
+        ("recipe", "method: {alpha: 2}"),
+        ("data", "default_recipe: [quick]"),
+    ],
+)
+def test_no_file_picks_a_name(tmp_path, monkeypatch, group, text):
+    monkeypatch.chdir(tmp_path)
+    names = {"method": "mixup", "data": "digits", "net": "preactresnet18", "recipe": "quick"}
+    path = Path("experiments") / group / f"{names[group]}.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    words = [f"{key}={name}" for key, name in names.items() if key != "recipe" or key == group]
+    message = assert_refused(words, "cannot be set by a file|under `per_method`|is no name")
+    assert f"experiments/{group}/" in message
+
+
+def test_a_growing_yaml_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/recipe/bomb.yaml")
+    path.parent.mkdir(parents=True)
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    path.write_text("\n".join(lines))
+    assert_refused("recipe=bomb", "too large")
+
+
+def test_surprising_yaml_values_warn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/recipe/odd.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text("epochs: 010\ndata:\n  flip: yes\n")
+    composed = compose_text("recipe=odd")
+    assert composed.config.epochs == 8
+    assert composed.config.data.flip is True
+    notes = "\n".join(composed.notes)
+    assert "experiments/recipe/odd.yaml:1" in notes
+    assert "as octal, 8" in notes
+    assert "experiments/recipe/odd.yaml:3" in notes
+    path.write_text("on: yes\n")
+    assert_refused("recipe=odd", "unknown key on")
+
+
+def test_a_recipe_in_the_working_directory_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/recipe/digits.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text("epochs: 77\n")
+    assert compose("data=digits").epochs == 77
+    assert compose("recipe=quick").epochs == 16  # still found in the package
+
+
+# FAULTS row 8.
+def test_a_key_without_effect_warns_and_is_an_error_under_strict():
+    with pytest.warns(UserWarning, match=r"method\.alpha has no effect for method erm"):
+        compose("method=erm method.alpha=0.5")
+    with pytest.raises(UserError, match=r"method\.alpha has no effect"):
+        compose("method=erm method.alpha=0.5", strict=True)
+    with pytest.warns(UserWarning, match=r"optim\.gamma has no effect while optim.schedule=cosine"):
+        compose("recipe=cifar200 optim.gamma=0.5")
+    with pytest.raises(UserError, match=r"optim\.nesterov has no effect"):
+        compose("optim.name=adamw optim.nesterov=true", strict=True)
+
+
+def test_method_files_may_differ_by_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("experiments/method/mixup.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text("alpha: 1.0\nper_data:\n  digits:\n    alpha: 0.2\n")
+    assert compose("method=mixup data=digits").method["alpha"] == 0.2
+    assert compose("method=mixup data=pack").method["alpha"] == 1.0
+
+
+def test_each_layer_of_files_wins_over_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "method/mixup": "alpha: 0.1\nprob: 0.1\npartner: flip\nper_data:\n  digits: {prob: 0.2}\n",
+        "recipe/mine": "net: {width: 9}\ndata: {crop: 3}\nper_method:\n  mixup: {alpha: 0.3}\n",
+        "net/preactresnet18": "width: 7\nfinal_norm: false\n",
+        "data/digits": "crop: 1\npad: mean\ndefault_recipe: mine\n",
+    }.items():
+        path = Path(f"experiments/{name}.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    config = compose("method=mixup data=digits method.fold=true")
+    # The recipe over the method's file, whose part for the data is over the rest of it.
+    own = {"alpha": 0.3, "prob": 0.2, "partner": "flip", "fold": True, "per_sample": False}
+    assert config.method == {"name": "mixup", **own}
+    assert (config.net.width, config.net.final_norm) == (9, False)
+    assert (config.data.crop, config.data.pad) == (3, "mean")
+    last = compose("method=mixup data=digits method.alpha=0.4 net.width=8 data.crop=2")
+    assert (last.method["alpha"], last.net.width, last.data.crop) == (0.4, 8, 2)
+
+
+@pytest.mark.parametrize(
+    "word", ["foo", "=1", "a..b=1", "a b=1", "--x", "1a=2", "seed=", "seed= ", "a=b=c", "é=1"]
+)
+def test_what_is_no_override_is_refused(word):
+    with pytest.raises(UserError):
+        compose([word])
+
+
+def test_the_wheel_carries_every_experiment_file(tmp_path):
+    root = ROOT
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=root, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    files = [path.relative_to(root / "experiments") for path in root.glob("experiments/*/*.yaml")]
+    assert {path.parent.name for path in files} == {*yaml_files.GROUPS, "sweep", "literature"}
+    assert {f"mixbench/_experiments/{path.as_posix()}" for path in files} <= packed
+
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    listed = subprocess.run(
+        [sys.executable, "-m", "mixbench", "list", "recipes"],
+        cwd=tmp_path / "site",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "mixup_cifar" in listed.stdout
+
+
+def test_paths_seeds_and_machine_take_no_part_in_the_identity():
+    aside = aside_keys()
+    assert {"seed", "data.root", "data.workers", "trainer.threads", "run.dir", "devices"} <= aside
+    assert not {"lr", "epochs", "data.crop", "select", "optim.clip", "net.width"} & aside
+
+
+def test_the_schema_defaults_are_valid():
+    assert RunConfig().epochs == 200
+    assert DataInfo(10, 32, 32).task == "multiclass"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A resolved configuration as a run leaves it."""
+    import yaml
+
+    path = tmp_path / "config.yaml"
+
+    def write(words, **changes):
+        content = to_plain(compose(words))
+        for key, value in changes.items():
+            group, _, leaf = key.partition("__")
+            content[group][leaf] = value
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def test_a_saved_configuration_comes_back_and_takes_overrides(saved):
+    words = "method=cutmix data=digits method.alpha=0.3 epochs=7 optim.milestones=[0.3,0.6] seed=2"
+    path = saved(words)
+    assert compose("", base=path) == compose(words)
+    assert compose("lr=0.5", base=path) == compose(f"{words} lr=0.5")
+    assert compose("method=cutmix data=digits", base=path) == compose(words)
+
+
+def test_a_saved_configuration_cannot_be_turned_into_another(saved):
+    with pytest.raises(UserError, match="method=mixup differs from cutmix"):
+        compose("method=mixup", base=saved("method=cutmix"))
+
+
+# FAULTS row 62.
+@pytest.mark.parametrize("key", ["method__name", "net__name", "data__kind"])
+def test_a_saved_configuration_cannot_name_code_to_import(saved, key):
+    path = saved("method=cutmix", **{key: "os:system"})
+    with pytest.raises(UserError, match="names code to import, os:system"):
+        compose("", base=path)
+
+
+def test_a_saved_configuration_may_name_a_network_of_a_family_or_nothing_unknown(saved):
+    path = saved("method=cutmix", net__name="timm:resnet18")
+    assert compose("", base=path).net.name == "timm:resnet18"
+    with pytest.raises(UserError, match="unknown method"):
+        compose("", base=saved("method=cutmix", method__name="nothing"))
+
+
+@pytest.mark.parametrize("text", ["", "lr: 0.1\n", "- 1\n", "lr: ${oc.env:HOME}\n"])
+def test_what_is_no_configuration_is_refused(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError):
+        compose("", base=path)
+
+
+# Keys of members.
+
+
+CHOICE = "method=choice method.members=[mixup,bc]"
+
+
+def test_keys_of_members_stand_below_the_member():
+    words = f"{CHOICE} method.mixup.alpha=0.3 method.mixup.partner=flip method.probs=[1,3]"
+    composed = resolve_method(compose_text(words))
+    method = composed.config.method
+    assert (method["members"], method["probs"]) == (["mixup", "bc"], [1.0, 3.0])
+    assert (method["mixup"]["alpha"], method["mixup"]["partner"]) == (0.3, "flip")
+    assert method["mixup"]["fold"] is False
+    assert method["bc"] == {"plus": False, "pairing": "batch"}
+    assert "cutmix" not in method
+    assert composed.notes == []
+    lines = {line.split(":")[0]: line.split("  # ")[-1] for line in render(composed).splitlines()}
+    assert lines["method.mixup.alpha"] == "command line"
+    assert lines["method.mixup.fold"] == lines["method.bc.plus"] == "default"
+    config = METHODS.get("choice").Config(**method_settings(composed.config))
+    assert config.of["mixup"].alpha == 0.3
+    assert config.of["bc"] == METHODS.get("bc").Config()
+
+
+def test_the_file_of_choice_is_the_switch_of_deit_and_its_keys_of_others_are_left_alone():
+    method = compose("method=choice").method
+    assert method["members"] == ["mixup", "cutmix"]
+    assert method["probs"] is None  # equal shares, of any number of members
+    assert (method["mixup"]["alpha"], method["cutmix"]["alpha"]) == (0.8, 1.0)
+    composed = resolve_method(compose_text("method=choice method.members=[erm,bc]"), strict=True)
+    assert set(composed.config.method) == {"name", "members", "probs", "erm", "bc"}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (f"{CHOICE} method.mixup.alhpa=1", "unknown key method.mixup.alhpa of method mixup; did"),
+        (f"{CHOICE} method.mixup.alpha=x", "method.mixup.alpha='x' has the wrong type"),
+        (f"{CHOICE} method.mixup.alpha=-1", "alpha must be > 0"),
+        (f"{CHOICE} method.mixupp.alpha=1", "unknown method 'mixupp'; did you mean 'mixup'"),
+        (f"{CHOICE} method.mixup.alpha.x=1", "unknown key method.mixup.alpha.x"),
+        (f"{CHOICE} method.member=[erm]", "unknown key method.member of method choice; did you"),
+        ("method=choice method.members=[os:getcwd]", "method.members=['os:getcwd']"),
+        ("method=choice method.members=[erm,nothing]", "unknown method 'nothing'"),
+        ("method=cutmix method.mixup.alpha=1", "unknown key method.mixup.alpha of method cutmix"),
+        ("method=cutmix method.alpha=0.5 method.alpha.x=1", "has the wrong type"),
+        ("method=choice method.probs=[1]", "must give each of 2 members a share"),
+    ],
+)
+def test_keys_that_no_member_has_are_refused(words, text):
+    assert_refused(words, re.escape(text))
+
+
+def test_a_key_of_a_method_that_is_not_drawn_has_no_effect_and_strict_refuses_it():
+    words = f"{CHOICE} method.cutmix.alpha=0.5"
+    told = "method.cutmix.alpha has no effect, as cutmix is not among method.members"
+    assert resolve_method(compose_text(words)).notes == [told]
+    with pytest.raises(UserError, match="cutmix is not among"):
+        resolve_method(compose_text(words), strict=True)
+
+
+def test_a_choice_is_known_by_its_keys_and_not_by_their_defaults(tmp_path):
+    def identity(words):
+        return identify_run(compose(f"data=digits {words}"))
+
+    plain = identity(CHOICE)
+    assert identity(f"{CHOICE} method.bc.plus=false").id == plain.id
+    other = identity(f"{CHOICE} method.bc.pairing=dataset")
+    assert other.id != plain.id
+    assert other.recipe_hash == plain.recipe_hash
+    assert other.settings["bc.pairing"] == "dataset"
+    assert not [key for key in plain.settings if key.startswith("bc.")]
+
+    path = tmp_path / "config.yaml"
+    config = compose(f"{CHOICE} method.bc.pairing=dataset data=digits")
+    path.write_text(yaml.safe_dump(to_plain(config)))
+    again = compose("", base=path)
+    assert again.method == config.method
+    assert identify_run(again).id == other.id
+
+
+TEXTS = {
+    *("data.name", "data.root", "data.train", "data.test", "data.labels", "data.auto_augment"),
+    *("net.weights", "eval.saliency", "eval.gaze"),
+    *("run.dir", "run.notes", "wandb.project"),
+}
+
+
+@pytest.mark.parametrize("value", ["no-such-word", "-1", "-0.5", "nan", "inf"])
+def test_every_key_but_those_of_free_text_refuses_what_cannot_be(value):
+    keys = [key for key, _ in flatten(to_plain(compose(""))) if not key.startswith("method.")]
+    assert set(keys) > TEXTS
+
+    def refused(key):
+        with contextlib.suppress(UserError):
+            compose(f"data=digits {key}={value}")
+            return False
+        return True
+
+    assert [key for key in keys if not refused(key) and key not in TEXTS] == []
+
+
+def test_the_gaze_suite_needs_its_maps():
+    assert compose("eval.suites=[gaze] eval.gaze=maps.npy").eval.gaze == "maps.npy"
+    with pytest.raises(UserError, match=r"eval\.gaze=FILE"):
+        compose("eval.suites=[gaze]")

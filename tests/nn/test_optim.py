@@ -1,0 +1,126 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mixbench.config.schema import SCHEDULES, OptimConfig
+from mixbench.methods import METHODS
+from mixbench.nn.optim import build_optimizer, decay_groups, schedule
+from mixbench.testing.contract import sample_method
+
+
+def factors(total=100, epochs=10, lr=0.1, min_lr=0.0, **settings):
+    factor = schedule(OptimConfig(**settings), lr, min_lr, total, epochs)
+    return [factor(step) for step in range(total + 1)]
+
+
+def test_cosine_falls_from_one_to_the_floor():
+    values = factors(schedule="cosine", min_lr=0.01)
+    assert values[0] == 1
+    assert values[50] == pytest.approx(0.55)
+    assert values[100] == pytest.approx(0.1)
+    assert values == sorted(values, reverse=True)
+
+
+def test_steps_drop_at_the_milestones():
+    values = factors(schedule="step", milestones=[0.5, 0.75], gamma=0.1)
+    assert values[49] == 1
+    assert values[50] == pytest.approx(0.1)
+    assert values[74] == pytest.approx(0.1)
+    assert values[75] == pytest.approx(0.01)
+
+
+def test_warm_up_rises_in_a_line_and_then_follows_the_schedule():
+    values = factors(schedule="constant", warmup_epochs=2)
+    assert values[:3] == pytest.approx([0.05, 0.1, 0.15])
+    assert values[19] == values[20] == 1
+
+
+def test_onecycle_rises_for_thirty_percent_and_ends_at_the_floor():
+    values = factors(schedule="onecycle")
+    assert values.index(max(values)) in (29, 30)
+    assert values[29] == 1
+    assert values[-1] == pytest.approx(0)
+    assert factors(schedule="onecycle", warmup_epochs=1)[9] == 1
+
+
+@pytest.mark.parametrize("name", ["cosine", "step", "onecycle", "constant"])
+def test_every_factor_is_finite_even_for_a_single_step(name):
+    for total in (1, 2, 3):
+        values = factors(total=total, epochs=1, schedule=name, warmup_epochs=1.0)
+        assert all(math.isfinite(v) and v >= 0 for v in values)
+
+
+def test_biases_and_normalisation_are_spared_decay_unless_asked():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+    module[2].bias.requires_grad_(False)
+    groups = decay_groups(module, OptimConfig())
+    assert [len(group["params"]) for group in groups] == [2, 3]
+    assert groups[1]["weight_decay"] == 0
+    whole = decay_groups(module, OptimConfig(decay_all=True))
+    assert [len(group["params"]) for group in whole] == [5]
+
+
+def test_groups_keep_their_own_values_and_take_the_rest_from_the_recipe():
+    a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    config = OptimConfig(weight_decay=1e-4, momentum=0.8)
+    groups = [{"params": [a]}, {"params": [b], "lr": 0.5, "momentum": 0.0, "weight_decay": 0.0}]
+    sgd = build_optimizer(groups, config, lr=0.1)
+    assert isinstance(sgd, torch.optim.SGD)
+    first, second = sgd.param_groups
+    assert (first["lr"], first["momentum"], first["weight_decay"]) == (0.1, 0.8, 1e-4)
+    assert (second["lr"], second["momentum"], second["weight_decay"]) == (0.5, 0.0, 0.0)
+    assert first["nesterov"] is True
+    config = OptimConfig(name="adamw", weight_decay=0.05)
+    adamw = build_optimizer([{"params": [a]}, {"params": [b], "momentum": 0.5}], config, lr=1e-3)
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert [g["betas"] for g in adamw.param_groups] == [(0.9, 0.999), (0.5, 0.999)]
+
+
+# Eight steps in four epochs, two of them of warm-up, at lr 0.8; the last is where a ninth would be.
+BY_HAND = {
+    "constant": [0.4, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8],
+    "step": [0.4, 0.8, 0.8, 0.8, 0.08, 0.08, 0.008, 0.008, 0.008],
+    # 0.2 + 0.3 * (1 + cos(30 degrees * n)) for n = 0 ... 6
+    "cosine": [0.4, 0.8, 0.8, 0.759808, 0.65, 0.5, 0.35, 0.240192, 0.2],
+    "onecycle": [0.4, 0.8, 0.8, 0.759808, 0.65, 0.5, 0.35, 0.240192, 0.2],
+}
+
+
+def rates(steps, epochs, lr, **settings):
+    """Learning rates of both groups of a run, as its own optimiser and schedule set them."""
+    method = sample_method(METHODS.get("erm"), epochs=epochs)
+    method.run = dataclasses.replace(method.run, lr=lr, optim=OptimConfig(**settings))
+    method.total_steps = steps
+    parts = method.configure_optimizers()
+    optimizer, scheduler = parts["optimizer"], parts["lr_scheduler"]["scheduler"]
+    assert parts["lr_scheduler"]["interval"] == "step"
+    found = []
+    for _ in range(steps + 1):
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert first == second
+        found.append(first)
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_learning_rate_of_every_step_is_that_computed_by_hand(name):
+    found = rates(8, 4, 0.8, schedule=name, warmup_epochs=1, min_lr=0.2)
+    assert found == pytest.approx(BY_HAND[name], abs=1e-6)
+
+
+def test_without_warm_up_a_schedule_begins_at_its_peak_and_onecycle_rises_by_itself():
+    plain = rates(4, 2, 0.8, schedule="cosine", min_lr=0.0)
+    assert plain == pytest.approx([0.8, 0.682843, 0.4, 0.117157, 0.0], abs=1e-6)
+    rising = rates(10, 2, 0.9, schedule="onecycle", min_lr=0.1)  # three steps up, seven down
+    assert rising[:4] == pytest.approx([0.3, 0.6, 0.9, 0.9])
+    assert rising[10] == pytest.approx(0.1)
+
+
+def test_a_milestone_inside_the_warm_up_counts_once_the_ramp_is_over():
+    found = rates(8, 4, 0.8, schedule="step", milestones=[0.125], warmup_epochs=1)
+    assert found[:4] == pytest.approx([0.4, 0.8, 0.08, 0.08])

@@ -1,0 +1,266 @@
+from typing import ClassVar
+
+import pytest
+import torch
+
+import mixbench.functional as mf
+from mixbench.methods import METHODS
+from mixbench.methods.base import Method
+from mixbench.testing.contract import RULES, check_method
+
+VARIANTS = {
+    "alignmix": [
+        {"layers": [3], "solver": "scaled"},
+        {"layers": ["embed"]},
+        {"plan": "shuffled"},
+        {"ae": True, "ae_clean": 1.0},
+    ],
+    "automix": [{"lam_concat": True}, {"switch_off": 0.0}],
+    "samix": [
+        {"lam_k": 0.25, "mask_adjust": 1.0, "dropout": 0.1},
+        {"layer": 1, "mixer_loss": "pair_eta", "ema_warmup": False},
+        {"mixer_loss": "bce_eta", "eta": 0.5, "mask_anneal": "official"},
+    ],
+    "moco": [{"blur": 1.0, "jitter": 1.0}],
+    "mocosamix": [
+        {"lam_k": 0.25, "dropout": 0.1, "official_bugs": True},
+        {"mixer_loss": "bce", "aux_weight": 0.5, "layer": 1},
+    ],
+    "tdattenmix": [
+        {"switch_prob": 1.0, "label_ratio": "official", "map_norm": "sum"},
+        {"switch_prob": 1.0, "attention": "random", "partner": "derange"},
+        {"switch_prob": 1.0, "dst_tie": "random", "min_ratio": 0.0, "max_ratio": 1.0},
+    ],
+    "mixup": [{"per_sample": True}, {"partner": "derange"}, {"fold": True}],
+    "cutmix": [{"per_sample": True}, {"box_rule": "inside"}, {"minmax": [0.2, 0.8]}],
+    "bc": [{"plus": True}],
+    "manifoldmixup": [{"layers": [0, -1]}, {"loss": "bce_softmax"}],
+}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_registered_method_keeps_the_contract(name, rule):
+    rule(METHODS.get(name))
+    assert rule.__doc__
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [(name, s) for name, many in VARIANTS.items() for s in many]
+)
+def test_variants_keep_the_rules_of_mixing(name, settings):
+    cls = METHODS.get(name)
+    config = type("Config", (cls.Config,), {})
+    changed = type(cls.__name__, (cls,), {"Config": lambda **given: config(**settings, **given)})
+    by_name = {rule.__name__: rule for rule in RULES}
+    for rule in (
+        "mix_returns_soft_targets",
+        "labels_sum_to_one",
+        "same_seed_same_batch",
+        "any_batch",
+        "reduced_precision",
+        "evaluation_is_plain",
+        "each_parameter_in_one_group",
+    ):
+        by_name[rule](changed)
+    assert config(**settings) != cls.Config()
+
+
+class IntegerTargets(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x, targets.argmax(1))
+
+
+class HeavyLabels(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x, 1.5 * targets)
+
+
+class WritesInput(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x.mul_(2), targets)
+
+
+class GlobalRandom(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x + torch.randn_like(x), targets)
+
+
+class DrawsUnkeyed(Method):
+    def predict(self, mixed):
+        if not hasattr(self, "own"):
+            self.own = torch.Generator()
+        return self.net(mixed.x) * torch.rand((), generator=self.own), mixed
+
+
+class WritesInPredict(Method):
+    def predict(self, mixed):
+        return self.net(mixed.x.mul_(2)), mixed
+
+
+class NeedsSquare(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x.transpose(2, 3), targets)
+
+
+class Float32Only(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x.float(), targets)
+
+
+class RandomForward(Method):
+    def forward(self, x):
+        return super().forward(x + 0.1 * torch.randn_like(x))
+
+
+class ForgetsAGroup(Method):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.extra = torch.nn.Linear(2, 2)
+
+
+class DetachesLoss(Method):
+    def predict(self, mixed):
+        return self.net(mixed.x).detach().requires_grad_(), mixed
+
+
+class ObjectInCheckpoint(Method):
+    def on_save_checkpoint(self, checkpoint):
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["own"] = ForgetsAGroup
+
+
+class UsesTrainer(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.Mixed(x * (1 + self.trainer.current_epoch), targets)
+
+
+class Returns(Method):
+    """Mixup whose record has another field."""
+
+    changes: ClassVar = {}
+
+    def __init_subclass__(cls, **changes):
+        super().__init_subclass__()
+        cls.changes = changes
+
+    def mix(self, x, targets, **decisions):
+        mixed = mf.mixup(x, targets, generator=self.generator, **decisions)
+        return mixed._replace(**{key: change(mixed) for key, change in self.changes.items()})
+
+
+class FloatLam(Returns, lam=lambda mixed: 0.3):
+    pass
+
+
+class ScalarLam(Returns, lam=lambda mixed: mixed.lam[0]):
+    pass
+
+
+class ShortLam(Returns, lam=lambda mixed: mixed.lam.expand(6)[:2]):
+    pass
+
+
+class PercentLam(Returns, lam=lambda mixed: 100 * mixed.lam + 1):
+    pass
+
+
+class ListPerm(Returns, perm=lambda mixed: mixed.perm.tolist()):
+    pass
+
+
+class Int32Perm(Returns, perm=lambda mixed: mixed.perm.int()):
+    pass
+
+
+class PermOutside(Returns, perm=lambda mixed: mixed.perm + 1):
+    pass
+
+
+class NumpyTargets(Returns, targets=lambda mixed: mixed.targets.numpy()):
+    pass
+
+
+class WholeTargets(Returns, targets=lambda mixed: mixed.targets.round().long()):
+    pass
+
+
+class ListTargets(Returns, targets=lambda mixed: mixed.targets.tolist()):
+    pass
+
+
+class FloatTerm(Method):
+    def loss(self, logits, mixed):
+        return {"ce": super().loss(logits, mixed), "extra": 0.5}
+
+
+class FloatDiagnostics(Method):
+    def diagnostics(self, mixed):
+        return {"share": 0.5}
+
+
+class WiderHead(Method):
+    def forward(self, x):
+        return torch.nn.functional.pad(super().forward(x), (0, 1))
+
+
+class WritesImages(Method):
+    def prepare(self, batch):
+        batch.images.clamp_(max=100)
+        return super().prepare(batch)
+
+
+class NoPicture(Method):
+    def picture(self, x, targets, mixed):
+        return x
+
+
+class OneShare(Returns):
+    def visible(self, x, mixed):
+        return mixed.lam, mixed.lam
+
+
+# FAULTS row 69: the broken rule is named.
+@pytest.mark.parametrize(
+    ("cls", "rule"),
+    [
+        (IntegerTargets, "soft targets"),
+        (HeavyLabels, "sum to 1"),
+        (WritesInput, "does not change the batch"),
+        (WritesInPredict, "does not change the batch"),
+        (GlobalRandom, "global generator"),
+        (DrawsUnkeyed, "equal steps"),
+        (NeedsSquare, "not square"),
+        (Float32Only, "bfloat16"),
+        (RandomForward, "eval mode"),
+        (ForgetsAGroup, "exactly one parameter group"),
+        (DetachesLoss, "gets a gradient"),
+        (ObjectInCheckpoint, "checkpoint"),
+        (UsesTrainer, "without a Trainer"),
+        (FloatLam, "of their type"),
+        (ScalarLam, "of their type"),
+        (ShortLam, "of their type"),
+        (PercentLam, "of their type"),
+        (ListPerm, "of their type"),
+        (Int32Perm, "of their type"),
+        (PermOutside, "of their type"),
+        (NumpyTargets, "of their type"),
+        (WholeTargets, "of their type"),
+        (ListTargets, "of their type"),
+        (FloatTerm, "of their type"),
+        (FloatDiagnostics, "of their type"),
+        (WiderHead, "eval mode"),
+        (WritesImages, "can be drawn"),
+        (NoPicture, "can be drawn"),
+        (OneShare, "can be drawn"),
+    ],
+)
+def test_a_broken_method_fails_the_rule_that_it_breaks(cls, rule):
+    failed = [result.rule for result in check_method(cls) if result.error]
+    assert any(rule in name for name in failed), failed
+
+
+def test_the_wrong_field_is_named():
+    errors = {result.error for result in check_method(FloatLam)}
+    assert "mix: lam is float, expected a tensor of floating type" in errors
+    assert not [result for result in check_method(Returns) if result.error]
