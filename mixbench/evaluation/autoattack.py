@@ -82,11 +82,12 @@ def autoattack(
         raise ValueError(f"unknown attack {unknown[0]!r}, choose of: {', '.join(STANDARD)}")
 
     def logits(pixels: Tensor) -> Tensor:
-        with torch.autocast(pixels.device.type, enabled=False):
-            return model(pixels.float()).float()
+        return model(pixels.float()).float()
 
     on_gpu = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(on_gpu), _frozen(model), torch.no_grad():
+    # The package multiplies matrices of its own, which autocast would round as well.
+    wide = torch.autocast(x.device.type, enabled=False)
+    with torch.random.fork_rng(on_gpu), _frozen(model), torch.no_grad(), wide:
         clean = logits(x)
         classes = clean.shape[1]
         if classes < FEWEST and set(attacks) & set(TARGETED):
