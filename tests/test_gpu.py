@@ -6,7 +6,7 @@ import torch
 
 import mixbench.functional as mf
 from mixbench import compose, run
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.testing.contract import sample_method, sample_splits
@@ -78,7 +78,7 @@ def test_a_training_step_never_waits_for_the_device(name, forbid_waiting):
     for step in range(2):
         if step == 1:  # the first one loads kernels and may wait
             forbid_waiting()
-        batch = images[Draw(torch.arange(6), step)]
+        batch = images[BatchIndex(torch.arange(6), step)]
         method.reseed(0, step)
         logits, mixed = method.predict(method.mix(*method.prepare(batch)))
         terms = method.loss(logits, mixed)

@@ -143,31 +143,6 @@ def test_an_upward_import_is_found(monkeypatch):
     assert "training" in found[1]
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "methods").glob("*.py")), ids=place)
-def test_a_method_file_fits_on_a_page(path):
-    lines = len(path.read_text().splitlines())
-    longer = {
-        "base": 345,
-        "bc": 90,
-        "alignment": 200,
-        "learnedmix": 240,
-        "views": 210,
-        "contrast": 215,
-        "contrasting": 95,
-        "mocosamix": 175,
-        "agreeing": 90,
-        "attending": 190,
-        "tdattenmix": 170,
-        "topdown": 130,
-        "choice": 150,
-        "choosing": 120,
-        "guiding": 90,
-        "pasting": 110,
-    }
-    limit = longer.get(path.stem, 80)
-    assert lines <= limit, f"{path.name} has {lines} lines"
-
-
 def test_no_room_but_methods_branches_on_a_method_name():
     names = {"bc", "cutmix", "manifoldmixup", "mixup"}  # erm is the default of several settings
     for path in FILES:

@@ -43,7 +43,7 @@ def reproduce(args: argparse.Namespace) -> int:
     say(f"recipe: {figure.recipe} {' '.join(figure.overrides)}".rstrip())
     if changed:
         say(SHORT)
-    folder, runs, outcome = _carry_out(args, runs, composed.config)
+    folder, runs, outcome = _launch(args, runs, composed.config)
     if outcome is None:
         return 0
     if outcome.interrupted:
@@ -57,7 +57,7 @@ def reproduce(args: argparse.Namespace) -> int:
     return outcome.exit_code(len(runs))
 
 
-def _carry_out(args: argparse.Namespace, runs: Any, config: Any) -> Any:
+def _launch(args: argparse.Namespace, runs: Any, config: Any) -> Any:
     """Carry out what is left, if that is allowed to cost what it costs."""
     from mixbench.launch.local import LocalLauncher
     from mixbench.launch.reproduce import expected_seconds
@@ -80,7 +80,7 @@ def _carry_out(args: argparse.Namespace, runs: Any, config: Any) -> Any:
         say("nothing was started: add --yes, or a larger --budget HOURS")
         return folder, runs, None
     make_runs_folder(folder)
-    return folder, runs, launcher.carry_out(runs, folder)
+    return folder, runs, launcher.launch(runs, folder)
 
 
 def _cost(count: int, seconds: float) -> str:

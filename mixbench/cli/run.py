@@ -66,7 +66,7 @@ def bench(args: argparse.Namespace) -> int:
     runs = expand(args.overrides, strict=args.strict)
     if note := seeds_note(args.overrides):
         say(note)
-    return _carry_out(runs, args)[0]
+    return _launch(runs, args)[0]
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -89,18 +89,16 @@ def sweep(args: argparse.Namespace) -> int:
     done: dict[str, list[PlannedRun]] = {}
     for key, need in plan.needs.items():
         say(f"first, for {key}: {need.name}")
-        code, done[key] = _carry_out(need.runs, args)
+        code, done[key] = _launch(need.runs, args)
         if code:
             return code
     if args.dry_run and plan.needs:
         say(f"then: {plan.name}, {counted(len(plan.runs), 'run')}")
         return 0
-    return _carry_out(fill_in(plan, done), args)[0]
+    return _launch(fill_in(plan, done), args)[0]
 
 
-def _carry_out(
-    runs: "list[PlannedRun]", args: argparse.Namespace
-) -> "tuple[int, list[PlannedRun]]":
+def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, list[PlannedRun]]":
     from mixbench.config.compose import compose_text
     from mixbench.leaderboard.render import render
     from mixbench.leaderboard.rows import build_leaderboard, find_runs
@@ -133,7 +131,7 @@ def _carry_out(
     if args.dry_run:
         return 0, runs
     make_runs_folder(folder)
-    outcome = launcher.carry_out(runs, folder)
+    outcome = launcher.launch(runs, folder)
     if args.no_wait and args.launcher == "slurm":
         return 0, runs
     if outcome.interrupted:

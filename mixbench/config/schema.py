@@ -1,7 +1,7 @@
 """The configuration of a run: its keys, types, defaults and value checks.
 
-Fields marked with :func:`aside` say how or where a run is carried out, not what is computed; they
-take no part in its identity. A method's own keys are the ``Config`` of its class.
+Fields marked with :func:`not_in_identity` say how or where a run is carried out, not what is
+computed. A method's own keys are the ``Config`` of its class.
 """
 
 import math
@@ -39,7 +39,7 @@ def at_least(key: str, value: float, low: float) -> None:
         raise ValueError(f"{key} must be >= {low} and finite, got {value}")
 
 
-def share(key: str, value: float) -> None:
+def in_unit_interval(key: str, value: float) -> None:
     """Require a value in [0, 1].
 
     Args:
@@ -68,7 +68,7 @@ def one_of(key: str, value: str, options: Iterable[str]) -> None:
         raise ValueError(f"{key} must be one of {', '.join(options)}, got {value!r}")
 
 
-def aside(default: Any = None, **kwargs: Any) -> Any:
+def not_in_identity(default: Any = None, **kwargs: Any) -> Any:
     """A dataclass field that takes no part in a run's identity.
 
     Args:
@@ -89,11 +89,15 @@ class DataConfig:
 
     kind: str = "digits"  # registered data set, picked by `data=`
     name: str = ""  # shown name; empty: the kind, or the file's stem for pack and folder
-    root: str | None = aside()  # folder or archive to read; else MIXBENCH_DATA, else download
-    train: str | None = aside()  # pack: file of the training images
-    test: str | None = aside()  # pack: file of the test images
-    labels: str | None = aside()  # other training labels, FILE.npz:SET; their content counts
-    classes: str = aside("both")  # whose classes count: train: test images may lack some
+    root: str | None = (
+        not_in_identity()
+    )  # folder or archive to read; else MIXBENCH_DATA, else download
+    train: str | None = not_in_identity()  # pack: file of the training images
+    test: str | None = not_in_identity()  # pack: file of the test images
+    labels: str | None = (
+        not_in_identity()
+    )  # other training labels, FILE.npz:SET; their content counts
+    classes: str = not_in_identity("both")  # whose classes count: train: test images may lack some
     size: int | None = None  # resize every image to this many pixels squared
     resize: int | None = None  # shorter side before the centre is cut to data.size; null: the same
     crop_area: float | None = None  # random resized crops of at least this share, read from files
@@ -109,7 +113,7 @@ class DataConfig:
     limit: int | None = None  # use at most this many training and as many test images
     val_fraction: float = 0.1  # hold-out for select=val, at most 5,000 images
     on_corrupt: str = "error"  # unreadable image: error, or skip and count
-    workers: int = aside(0)  # loader processes; data resident in memory needs none
+    workers: int = not_in_identity(0)  # loader processes; data resident in memory needs none
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -119,21 +123,21 @@ class DataConfig:
                 raise ValueError("data.resize needs data.size, the side that is cut out")
             at_least("data.resize", self.resize, self.size)
         if self.crop_area is not None:
-            share("data.crop_area", self.crop_area)
+            in_unit_interval("data.crop_area", self.crop_area)
             positive("data.crop_area", self.crop_area)
             if self.size is None:
                 raise ValueError("data.crop_area needs data.size, the side of the crops in pixels")
         at_least("data.crop", self.crop, 0)
         one_of("data.pad", self.pad, ("black", "mean"))
-        share("data.jitter", self.jitter)
-        share("data.erasing", self.erasing)
+        in_unit_interval("data.jitter", self.jitter)
+        in_unit_interval("data.erasing", self.erasing)
         at_least("data.lighting", self.lighting, 0)
         at_least("data.repeats", self.repeats, 1)
-        share("data.train_fraction", self.train_fraction)
+        in_unit_interval("data.train_fraction", self.train_fraction)
         positive("data.train_fraction", self.train_fraction)
         if self.limit is not None:
             at_least("data.limit", self.limit, 1)
-        share("data.val_fraction", self.val_fraction)
+        in_unit_interval("data.val_fraction", self.val_fraction)
         one_of("data.classes", self.classes, ("both", "train"))
         one_of("data.on_corrupt", self.on_corrupt, ("error", "skip"))
         at_least("data.workers", self.workers, 0)
@@ -201,17 +205,17 @@ class OptimConfig:
     def __post_init__(self) -> None:
         one_of("optim.name", self.name, OPTIMIZERS)
         one_of("optim.schedule", self.schedule, SCHEDULES)
-        share("optim.momentum", self.momentum)
+        in_unit_interval("optim.momentum", self.momentum)
         at_least("optim.weight_decay", self.weight_decay, 0)
         for milestone in self.milestones:
-            share("optim.milestones", milestone)
+            in_unit_interval("optim.milestones", milestone)
         positive("optim.gamma", self.gamma)
         at_least("optim.warmup_epochs", self.warmup_epochs, 0)
         at_least("optim.min_lr", self.min_lr, 0)
         if self.clip is not None:
             positive("optim.clip", self.clip)
         at_least("optim.accumulate", self.accumulate, 1)
-        share("optim.label_smoothing", self.label_smoothing)
+        in_unit_interval("optim.label_smoothing", self.label_smoothing)
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"optim.ema must lie between 0 and 1, got {self.ema}")
 
@@ -220,15 +224,23 @@ class OptimConfig:
 class TrainerConfig:
     """How the machine is used."""
 
-    accelerator: str = aside("auto")  # auto, cpu or gpu
-    threads: int = aside(1)  # CPU threads of a run; results are bit-equal only at equal counts
-    log_every: int = aside(50)  # steps between logged training values and checks of the loss
+    accelerator: str = not_in_identity("auto")  # auto, cpu or gpu
+    threads: int = not_in_identity(
+        1
+    )  # CPU threads of a run; results are bit-equal only at equal counts
+    log_every: int = not_in_identity(
+        50
+    )  # steps between logged training values and checks of the loss
     channels_last: bool = True  # memory layout of images and convolutions
-    deterministic: bool = aside(False)  # GPU kernels that add in a fixed order; slower
-    compile: bool = aside(False)  # compile each stage of the network for training
-    ckpt_steps: int | None = aside()  # also save every so many steps; each epoch is saved anyway
-    ckpt_required: bool = aside(True)  # stop if a checkpoint cannot be written; false: go on
-    timeout: float = aside(300.0)  # seconds after which a silent process counts as dead
+    deterministic: bool = not_in_identity(False)  # GPU kernels that add in a fixed order; slower
+    compile: bool = not_in_identity(False)  # compile each stage of the network for training
+    ckpt_steps: int | None = (
+        not_in_identity()
+    )  # also save every so many steps; each epoch is saved anyway
+    ckpt_required: bool = not_in_identity(
+        True
+    )  # stop if a checkpoint cannot be written; false: go on
+    timeout: float = not_in_identity(300.0)  # seconds after which a silent process counts as dead
 
     def __post_init__(self) -> None:
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
@@ -246,11 +258,19 @@ SUITES = ("calibration", "adversarial", "occlusion", "salience", "shuffle", "lin
 class EvalConfig:
     """What a trained network is judged by after its test; ``mixbench eval`` can do it later."""
 
-    suites: list[str] = aside(default_factory=lambda: ["calibration", "adversarial"])
-    attacks: list[str] = aside(default_factory=lambda: ["fgsm_8", "pgd20_1"])  # adversarial: names
-    adv_n: int | None = aside(512)  # images of a fixed random subset to attack or pair; null: all
-    saliency: str | None = aside()  # salience: finished run that looks; null: the network itself
-    gaze: str | None = aside()  # gaze: .npy or .npz of a map per test image, or a folder of maps
+    suites: list[str] = not_in_identity(default_factory=lambda: ["calibration", "adversarial"])
+    attacks: list[str] = not_in_identity(
+        default_factory=lambda: ["fgsm_8", "pgd20_1"]
+    )  # adversarial: names
+    adv_n: int | None = not_in_identity(
+        512
+    )  # images of a fixed random subset to attack or pair; null: all
+    saliency: str | None = (
+        not_in_identity()
+    )  # salience: finished run that looks; null: the network itself
+    gaze: str | None = (
+        not_in_identity()
+    )  # gaze: .npy or .npz of a map per test image, or a folder of maps
 
     def __post_init__(self) -> None:
         for key, value in (("eval.suites", self.suites), ("eval.attacks", self.attacks)):
@@ -270,9 +290,9 @@ class EvalConfig:
 class RunSection:
     """Where a run is kept and what it is called."""
 
-    dir: str | None = aside()  # folder of all runs; else MIXBENCH_RUNS, else runs/
-    tags: list[str] = aside(default_factory=list)
-    notes: str = aside("")
+    dir: str | None = not_in_identity()  # folder of all runs; else MIXBENCH_RUNS, else runs/
+    tags: list[str] = not_in_identity(default_factory=list)
+    notes: str = not_in_identity("")
 
 
 @dataclass
@@ -280,9 +300,9 @@ class WandbConfig:
     """The view of a run in W&B."""
 
     mode: str | None = (
-        aside()
+        not_in_identity()
     )  # online, offline or disabled; empty: WANDB_MODE, else online with a key
-    project: str = aside("mixbench")
+    project: str = not_in_identity("mixbench")
 
     def __post_init__(self) -> None:
         if self.mode is not None:
@@ -306,16 +326,18 @@ class RunConfig:
     run: RunSection = field(default_factory=RunSection)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     task: str = "supervised"  # or ssl: labels serve only to judge the features afterwards
-    recipe: str = aside("default")  # its values are what counts
-    seed: int = aside(0)
+    recipe: str = not_in_identity("default")  # its values are what counts
+    seed: int = not_in_identity(0)
     epochs: int = 200
     batch_size: int = 128  # over all devices and accumulated micro-batches
     lr: float = 0.1  # peak learning rate
     precision: str = "fp32"  # fp32, or bf16 for automatic mixed precision
-    devices: int = aside(1)  # per machine, one process each
-    num_nodes: int = aside(1)  # machines
+    devices: int = not_in_identity(1)  # per machine, one process each
+    num_nodes: int = not_in_identity(1)  # machines
     select: str = "last"  # epoch that is tested: the last, or the best on the hold-out
-    peek: bool = aside(False)  # also log the test score of every epoch; nothing is chosen by it
+    peek: bool = not_in_identity(
+        False
+    )  # also log the test score of every epoch; nothing is chosen by it
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
@@ -399,7 +421,7 @@ CONDITIONAL: Sequence[tuple[str, str, tuple[Any, ...]]] = (
 )
 
 
-def aside_keys(cls: Any = RunConfig, prefix: str = "") -> set[str]:
+def keys_not_in_identity(cls: Any = RunConfig, prefix: str = "") -> set[str]:
     """Dotted keys that take no part in a run's identity.
 
     Args:
@@ -407,13 +429,13 @@ def aside_keys(cls: Any = RunConfig, prefix: str = "") -> set[str]:
         prefix: Path of the class in the configuration.
 
     Returns:
-        The keys marked with :func:`aside`.
+        The keys marked with :func:`not_in_identity`.
     """
     found: set[str] = set()
     for item in fields(cls):
         nested = item.default_factory
         if is_dataclass(nested):
-            found |= aside_keys(nested, f"{prefix}{item.name}.")
+            found |= keys_not_in_identity(nested, f"{prefix}{item.name}.")
         elif not item.metadata.get("identity", True):
             found.add(f"{prefix}{item.name}")
     return found

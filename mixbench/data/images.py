@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixbench.config.schema import DataInfo
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 
 HOLDOUT_LIMIT = 5_000
 SPLIT_SEED = 0  # hold-outs and subsets are the same for all methods and seeds
@@ -60,7 +60,7 @@ class ImageSet(Dataset[Batch], ABC):
         """Channels, height and width of the images that are handed out."""
 
     @abstractmethod
-    def __getitem__(self, draw: Draw) -> Batch: ...
+    def __getitem__(self, draw: BatchIndex) -> Batch: ...
 
     @abstractmethod
     def sample(self) -> Tensor:
@@ -101,7 +101,7 @@ class ResidentImages(ImageSet):
         _, channels, height, width = self.images.shape
         return channels, height, width
 
-    def __getitem__(self, draw: Draw) -> Batch:
+    def __getitem__(self, draw: BatchIndex) -> Batch:
         rows = draw.indices.to(self.images.device, non_blocking=True)
         # Copies whole images, on the CPU 20 times faster than indexing.
         images, labels = (t.index_select(0, rows) for t in (self.images, self.labels))

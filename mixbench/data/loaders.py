@@ -14,7 +14,7 @@ from mixbench.config.schema import RunConfig
 from mixbench.data.augment.images import augmented
 from mixbench.data.images import ImageSet, Splits
 from mixbench.data.maps import MappedImages, read_test_maps
-from mixbench.data.sampling import Draw, KeyedBatches, OrderedBatches
+from mixbench.data.sampling import BatchIndex, KeyedBatches, OrderedBatches
 
 EVAL_BATCH = 256
 WORKER_TIMEOUT = 300  # seconds without a batch after which a worker counts as stuck
@@ -77,7 +77,7 @@ class MixData(LightningDataModule):
         """The training images as evaluation sees them, each once."""
         return self._evaluation(self.splits.train)
 
-    def test_part(self, draws: list[Draw], maps: str | None = None) -> DataLoader[Any]:
+    def test_part(self, draws: list[BatchIndex], maps: str | None = None) -> DataLoader[Any]:
         """Some of the test images.
 
         Args:

@@ -16,7 +16,7 @@ from mixbench.data.files.arrays import Arrays, is_single, read_array
 from mixbench.data.files.decode import grey_values, is_image
 from mixbench.data.files.tree import is_hidden, read_regular
 from mixbench.data.images import Batch, ImageSet, Splits
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 
 LAYOUT = "a .npy file, or an .npz file with `maps`: (N, h, w) numbers >= 0, one map per image"
@@ -204,7 +204,7 @@ class MappedImages(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> Batch:
+    def __getitem__(self, draw: BatchIndex) -> Batch:
         batch = self.images[draw]
         if batch.ids.device != self.maps.device:
             self.maps = self.maps.to(batch.ids.device)

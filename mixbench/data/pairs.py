@@ -5,7 +5,7 @@ from torch.utils.data import Dataset
 
 import mixbench.functional as mf
 from mixbench.data.images import Batch, ImageSet
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 
 
 class OtherClassPairs(Dataset[Batch]):
@@ -24,7 +24,7 @@ class OtherClassPairs(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> Batch:
+    def __getitem__(self, draw: BatchIndex) -> Batch:
         generator = torch.Generator().manual_seed(draw.seed)
         pairs = mf.draw_other_class_pairs(self.labels, len(draw.indices), generator)
-        return self.images[Draw(pairs.flatten(), draw.seed, crop_seed=draw.seed)]
+        return self.images[BatchIndex(pairs.flatten(), draw.seed, crop_seed=draw.seed)]

@@ -48,7 +48,7 @@ def seed_torch(seed: int, device: torch.device) -> None:
         torch.cuda.default_generators[index].manual_seed(seed)
 
 
-class Draw(NamedTuple):
+class BatchIndex(NamedTuple):
     """The rows of one batch: (B,) indices, and a seed for what the data set itself draws.
 
     ``crop_seed`` keys what is drawn for each image, whatever batch or process it is in; None asks
@@ -78,7 +78,7 @@ class Draw(NamedTuple):
         return [mix_seed(base, row, *stream) for base, row in zip(bases, rows, strict=True)]
 
 
-class KeyedBatches(Sampler[Draw]):
+class KeyedBatches(Sampler[BatchIndex]):
     """Batches of a fresh permutation per epoch, the same for equal (seed, epoch).
 
     Every optimiser step takes the next ``batch_size`` images of the permutation, divided among
@@ -134,13 +134,13 @@ class KeyedBatches(Sampler[Draw]):
     def __len__(self) -> int:
         return self.total // (self.batch_size * self.world * self.accumulate) * self.accumulate
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[BatchIndex]:
         order = self._order(self.epoch)
         first = self._start if self.epoch == self._start_epoch else 0
         for batch in range(first, len(self)):
             yield self._draw(order, self.epoch, batch)
 
-    def draw(self, epoch: int, batch: int) -> Draw:
+    def draw(self, epoch: int, batch: int) -> BatchIndex:
         """One batch, as iterating gives it.
 
         Args:
@@ -160,16 +160,16 @@ class KeyedBatches(Sampler[Draw]):
     def _repeated(self, order: Tensor) -> Tensor:
         return order[: -(-self.total // self.repeats)].repeat_interleave(self.repeats)[: self.total]
 
-    def _draw(self, order: Tensor, epoch: int, batch: int) -> Draw:
+    def _draw(self, order: Tensor, epoch: int, batch: int) -> BatchIndex:
         start = (batch * self.world + self.rank) * self.batch_size
         seed = mix_seed(DATA, self.seed, epoch, batch, self.rank)
         crop_seed = mix_seed(CROP, self.seed, epoch)
         places = torch.arange(start, start + self.batch_size)
         shown = None if self.repeats == 1 else places % self.repeats
-        return Draw(order[places], seed, crop_seed, shown)
+        return BatchIndex(order[places], seed, crop_seed, shown)
 
 
-class OrderedBatches(Sampler[Draw]):
+class OrderedBatches(Sampler[BatchIndex]):
     """All rows once and in order, for evaluation; the last batch may be smaller.
 
     Processes take turns by row and nothing is padded, except that a process without any row
@@ -189,6 +189,6 @@ class OrderedBatches(Sampler[Draw]):
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[BatchIndex]:
         for rows in self.rows.split(self.batch_size):
-            yield Draw(rows, 0)
+            yield BatchIndex(rows, 0)

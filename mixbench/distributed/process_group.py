@@ -10,7 +10,7 @@ import torch.distributed as dist
 from mixbench.errors import UserError
 
 
-class Group:
+class ProcessGroup:
     """One process alone, or one rank of several.
 
     Args:
@@ -24,11 +24,11 @@ class Group:
         self._pending: tuple[Any, torch.Tensor] | None = None
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The leading process's value.
 
         Args:
@@ -43,7 +43,7 @@ class Group:
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
-    def agree(self, vote: int) -> int:
+    def all_reduce_max(self, vote: int) -> int:
         """The largest vote of all processes.
 
         Args:
@@ -58,7 +58,7 @@ class Group:
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return int(votes)
 
-    def total(self, counts: dict[str, int]) -> dict[str, int]:
+    def all_reduce_sum(self, counts: dict[str, int]) -> dict[str, int]:
         """Sums over all processes.
 
         Args:
@@ -73,7 +73,7 @@ class Group:
         dist.all_reduce(sums)
         return dict(zip(counts, sums.tolist(), strict=True))
 
-    def agree_later(self, vote: int) -> int:
+    def all_reduce_max_later(self, vote: int) -> int:
         """The largest vote of the call before this one; nothing waits for the present votes.
 
         Alone, there is nobody to wait for and the present vote counts.
@@ -111,7 +111,7 @@ def rank_of_environment() -> tuple[int, int, int] | None:
     return None
 
 
-def join(world: int, timeout: float, on_gpu: bool) -> Group:
+def join(world: int, timeout: float, on_gpu: bool) -> ProcessGroup:
     """Meet the other processes of a run.
 
     Args:
@@ -134,7 +134,7 @@ def join(world: int, timeout: float, on_gpu: bool) -> Group:
             "set devices to the processes per machine and num_nodes to the machines",
         )
     if world == 1:
-        return Group()
+        return ProcessGroup()
     if on_gpu:
         torch.cuda.set_device(local_rank)
     if not dist.is_initialized():
@@ -143,7 +143,7 @@ def join(world: int, timeout: float, on_gpu: bool) -> Group:
         # gloo carries what the host decides: agreeing on it never waits for a GPU.
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    return Group(rank, world, local_rank)
+    return ProcessGroup(rank, world, local_rank)
 
 
 def leave() -> None:

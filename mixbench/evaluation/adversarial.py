@@ -270,7 +270,7 @@ def saturated(logits: Tensor, y: Tensor) -> Tensor:
     return cross_entropy(logits.float(), y) == 0
 
 
-def carry_out(
+def run_attack(
     attack: Attack, model: Model, x: Tensor, y: Tensor, ids: Tensor, seed: int = 0
 ) -> Attacked:
     """Attack a batch.
@@ -395,7 +395,7 @@ def attack_counts(
         counts["n"] += len(y)
         counts["saturated"] += int(saturated(_logits(model, x), y).sum())
         for name in chosen:
-            found = carry_out(ATTACKS[name], model, x, y, ids, seed)
+            found = run_attack(ATTACKS[name], model, x, y, ids, seed)
             counts[name] += int(found.fooled.sum())
             if found.stage is not None:
                 for number, part in enumerate(_parts(ATTACKS[name])):

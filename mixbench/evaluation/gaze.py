@@ -62,8 +62,8 @@ def _group(model: Any, batch: Batch, part: slice, seed: int) -> dict[str, int]:
     images, ids, maps = batch.images[part], batch.ids[part], batch.maps
     assert maps is not None
     perm = torch.arange(len(ids), device=images.device).roll(1)
-    x, mixed = model.trial(images, batch.labels[part], perm, seed, int(ids[0]))
-    shares = None if mixed.lam is None else model.visible(x, mixed)
+    x, mixed = model.mix_for_evaluation(images, batch.labels[part], perm, seed, int(ids[0]))
+    shares = None if mixed.lam is None else model.pixel_weights(x, mixed)
     if shares is None or mixed.lam is None:  # this batch was left as it is
         return {}
     size = (x.shape[2], x.shape[3])

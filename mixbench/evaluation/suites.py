@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mixbench.config.schema import DataInfo, EvalConfig
 from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch
-from mixbench.data.sampling import Draw
-from mixbench.distributed.process_group import Group
+from mixbench.data.sampling import BatchIndex
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError, near_match
 from mixbench.evaluation import linearity, occlusion, patches
 from mixbench.evaluation.adversarial import (
@@ -120,12 +120,14 @@ def unfit(name: str, info: DataInfo, method: Any = None) -> str:
     """
     if name in _SUITES and info.task != "multiclass":
         return f"it {_SUITES[name].needs}, and {info.name} is {info.task}"
-    if name == "gaze" and method is not None and method.maskless:
-        return f"gaze needs a mask over pixels; {method.run.method['name']}: {method.maskless}"
+    if name == "gaze" and method is not None and method.no_mask_reason:
+        return (
+            f"gaze needs a mask over pixels; {method.run.method['name']}: {method.no_mask_reason}"
+        )
     return ""
 
 
-def draws(name: str, config: EvalConfig, labels: Tensor, group: Group) -> list[Draw]:
+def draws(name: str, config: EvalConfig, labels: Tensor, group: ProcessGroup) -> list[BatchIndex]:
     """The images that a suite looks at, in chunks; processes take turns.
 
     Args:
@@ -145,7 +147,7 @@ def draws(name: str, config: EvalConfig, labels: Tensor, group: Group) -> list[D
         chunks = _SUITES[name].chunks(rows, labels.cpu())
     except ValueError as error:
         raise UserError(f"{name}: {error}", "eval.suites", f"leave {name} out") from error
-    return [Draw(rows, 0) for rows in chunks[group.rank :: group.world]]
+    return [BatchIndex(rows, 0) for rows in chunks[group.rank :: group.world]]
 
 
 def judge(
@@ -154,7 +156,7 @@ def judge(
     batches: Iterable[Batch],
     info: DataInfo,
     config: EvalConfig,
-    group: Group,
+    group: ProcessGroup,
 ) -> Outcome:
     """Carry out a suite.
 
@@ -182,7 +184,7 @@ def judge(
             _watched(model) as lost,
         ):
             counts = suite.count(model, batches, info, config)
-        counts = group.total(counts | {_LOST: sum(map(int, lost))})
+        counts = group.all_reduce_sum(counts | {_LOST: sum(map(int, lost))})
         useless = counts.pop(_LOST)
         scores = suite.scores(counts)
     except UserError:

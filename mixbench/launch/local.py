@@ -96,7 +96,7 @@ class LocalLauncher:
             self.say(f"warning: {note}")
         return prepared
 
-    def carry_out(self, runs: list[PlannedRun], folder: Path) -> Outcome:
+    def launch(self, runs: list[PlannedRun], folder: Path) -> Outcome:
         """Carry out the runs that are not done, as many at a time as the machine allows.
 
         Those that another process is at work on are waited for.
@@ -248,7 +248,7 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
         check_choice,
         estimate_seconds,
         identify_run,
-        misfit,
+        incompatibility,
         training_device,
     )
     from mixbench.training.sanity import doubts
@@ -262,7 +262,7 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
         config = composed.config
-        if planned.optional and (reason := misfit(config)):
+        if planned.optional and (reason := incompatibility(config)):
             notes[f"left out: {reason}"] = None
             continue
         check_choice(config)

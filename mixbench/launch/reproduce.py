@@ -7,7 +7,7 @@ from typing import Any
 
 from mixbench.config.compose import compose, to_plain
 from mixbench.config.names import NETS
-from mixbench.config.schema import DataConfig, DataInfo, RunConfig, aside_keys
+from mixbench.config.schema import DataConfig, DataInfo, RunConfig, keys_not_in_identity
 from mixbench.errors import UserError
 from mixbench.leaderboard.literature import Figure, figures
 from mixbench.leaderboard.reproduction import needs_peek, published
@@ -91,7 +91,7 @@ def changes(figure: Figure, config: RunConfig) -> dict[str, list[Any]]:
         UserError: If something that the recipe needs is not given.
     """
     plain, official = to_plain(config), to_plain(compose(official_words(figure)))
-    found = differences(official, plain, aside_keys())
+    found = differences(official, plain, keys_not_in_identity())
     for key in figure.needs:
         if key not in found:
             raise UserError(

@@ -124,7 +124,7 @@ class SlurmLauncher:
         """Not known, as this machine is not the one that trains."""
         return 0.0
 
-    def carry_out(self, runs: list[PlannedRun], folder: Path) -> Outcome:
+    def launch(self, runs: list[PlannedRun], folder: Path) -> Outcome:
         """Submit the runs that are not done and not in the queue already, and wait for all.
 
         Args:
@@ -266,7 +266,7 @@ class SlurmLauncher:
 def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str]]:
     from mixbench.config.compose import resolve_method
     from mixbench.config.names import DATA
-    from mixbench.training.build import check_choice, identify_run, misfit
+    from mixbench.training.build import check_choice, identify_run, incompatibility
     from mixbench.training.sanity import doubts
 
     notes: dict[str, None] = {}
@@ -276,7 +276,7 @@ def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
         config = composed.config
-        if planned.optional and (reason := misfit(config)):
+        if planned.optional and (reason := incompatibility(config)):
             notes[f"left out: {reason}"] = None
             continue
         check_choice(config)

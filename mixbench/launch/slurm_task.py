@@ -25,7 +25,7 @@ class Task:
                 whether the task comes back.
         """
         try:
-            _carry_out(words)
+            _run(words)
         except InterruptedRunError as error:
             sys.stdout.write(f"{error}\n")
             raise SystemExit(error.exit_code) from error
@@ -52,7 +52,7 @@ class Task:
         return DelayedSubmission(self, words)
 
 
-def _carry_out(words: list[str]) -> None:
+def _run(words: list[str]) -> None:
     from mixbench.config.compose import compose
     from mixbench.training.build import training_device
     from mixbench.training.run import run

@@ -151,7 +151,7 @@ class Method(LightningModule):
         """Scalars worth a curve, computed only on steps that are logged."""
         return {} if mixed.lam is None else {"lam": mixed.lam.float().mean()}
 
-    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor] | None:
+    def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor] | None:
         """What a mixed batch shows of the batch ``x`` (B, C, H, W) and of its partners.
 
         Two shares in [0, 1] of shape (B or 1, H or 1, W or 1), each over the pixels of the image
@@ -161,9 +161,11 @@ class Method(LightningModule):
         return None
 
     @property
-    def maskless(self) -> str:
-        """Why :meth:`visible` has nothing to tell, in a few words; empty if it has."""
-        return "" if type(self).visible is not Method.visible else "it does not mix pixels"
+    def no_mask_reason(self) -> str:
+        """Why :meth:`pixel_weights` has nothing to tell, in a few words; empty if it has."""
+        return (
+            "" if type(self).pixel_weights is not Method.pixel_weights else "it does not mix pixels"
+        )
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups, each with its own ``lr``, ``min_lr`` or ``weight_decay`` if needed."""
@@ -215,7 +217,7 @@ class Method(LightningModule):
         return self.mix(*self.prepare(batch))
 
     @torch.no_grad()
-    def trial(
+    def mix_for_evaluation(
         self, images: Tensor, labels: Tensor, perm: Tensor, *key: int
     ) -> tuple[Tensor, mf.Mixed]:
         """Mix images (B, C, H, W) uint8 as evaluation sees them; no layer leaves its mode.

@@ -74,7 +74,7 @@ class BC(Method):
             decisions["perm"] = torch.arange(len(x) // 2, len(x))
         return mf.bc(x, targets, plus=self.config.plus, generator=self.generator, **decisions)
 
-    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+    def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """The weight of every pixel; that of BC+ is not the label's."""
         return mf.even_shares(mixed.aux)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.config.schema import one_of, positive, share
+from mixbench.config.schema import in_unit_interval, one_of, positive
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.methods.base import Method, register
@@ -37,7 +37,7 @@ class CutMix(Method):
 
         def __post_init__(self) -> None:
             positive("method.alpha", self.alpha)
-            share("method.prob", self.prob)
+            in_unit_interval("method.prob", self.prob)
             one_of("method.partner", self.partner, PARTNER_RULES)
             one_of("method.box_rule", self.box_rule, BOX_RULES)
             ends = self.minmax
@@ -52,7 +52,7 @@ class CutMix(Method):
             plain = not self.per_sample and self.partner == "random" and self.minmax is None
             return "official-verified" if plain and self.box_rule == "official" else "variant"
 
-    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+    def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """All outside of the box, and all inside of it."""
         return mf.box_shares(mixed.aux, (x.shape[2], x.shape[3]))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.config.schema import one_of, positive, share
+from mixbench.config.schema import in_unit_interval, one_of, positive
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.methods.base import Method, register
 
@@ -35,7 +35,7 @@ class Mixup(Method):
 
         def __post_init__(self) -> None:
             positive("method.alpha", self.alpha)
-            share("method.prob", self.prob)
+            in_unit_interval("method.prob", self.prob)
             one_of("method.partner", self.partner, PARTNER_RULES)
 
         @property
@@ -44,7 +44,7 @@ class Mixup(Method):
             plain = not self.per_sample and not self.fold and self.partner == "random"
             return "official-verified" if plain and self.prob == 1 else "variant"
 
-    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+    def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """Its weight of every pixel."""
         return mf.even_shares(cast(Tensor, mixed.lam))
 

@@ -49,7 +49,7 @@ class Mixup2(Method):
             return super().predict(mixed)
         return {CLEAN: self.net(mixed.aux), MIX: self.net(mixed.x)}, mixed
 
-    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+    def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """Its weight of every pixel."""
         return mf.even_shares(cast(Tensor, mixed.lam))
 

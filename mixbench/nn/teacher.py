@@ -86,7 +86,7 @@ def freeze(module: nn.Module) -> None:
             part.track_running_stats = False
 
 
-class Aside(nn.Module):
+class UnregisteredModule(nn.Module):
     """A network that is used and moves along, but is no part of what is trained or saved.
 
     Its owner has no parameters of it: none to decay, average, reduce between processes or write to
@@ -103,7 +103,7 @@ class Aside(nn.Module):
         module.eval().requires_grad_(False)
         self.__dict__["module"] = module  # past registration
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Aside":
+    def _apply(self, fn: Any, recurse: bool = True) -> "UnregisteredModule":
         self.module._apply(fn, recurse)
         return super()._apply(fn, recurse)
 

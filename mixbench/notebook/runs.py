@@ -31,7 +31,7 @@ def bench(words: Sequence[str], say: Callable[[str], None]) -> list[Path]:
         RunFailedError: If a run failed; the others are done.
         InterruptedRunError: If it was stopped; the same call goes on.
     """
-    return _carry_out(expand(_unattacked(words)), say)
+    return _launch(expand(_unattacked(words)), say)
 
 
 def sweep(name: str, words: Sequence[str], say: Callable[[str], None]) -> list[Path]:
@@ -53,7 +53,7 @@ def sweep(name: str, words: Sequence[str], say: Callable[[str], None]) -> list[P
     plan = read_sweep(name, _unattacked(words))
     if plan.needs:
         raise UserError("the plan needs another one first", name, f"use mixbench sweep {name}")
-    return _carry_out(plan.runs, say)
+    return _launch(plan.runs, say)
 
 
 def scores(folders: Sequence[Path], keys: Sequence[str], curves: Sequence[str] = ()) -> Table:
@@ -116,7 +116,7 @@ def _unattacked(words: Sequence[str]) -> list[str]:
     return [*words, *([] if given else ["eval.suites=[calibration]"])]
 
 
-def _carry_out(runs: list[PlannedRun], say: Callable[[str], None]) -> list[Path]:
+def _launch(runs: list[PlannedRun], say: Callable[[str], None]) -> list[Path]:
     folder = runs_folder(compose(runs[0].words).run.dir)
     launcher = LocalLauncher(say)
     runs = launcher.prepare(runs)
@@ -124,7 +124,7 @@ def _carry_out(runs: list[PlannedRun], say: Callable[[str], None]) -> list[Path]
     say(f"{counted(len(runs), 'run')}, {done} of them done already")
     before = signal.getsignal(signal.SIGTERM)
     try:
-        outcome = launcher.carry_out(runs, folder)
+        outcome = launcher.launch(runs, folder)
     finally:
         signal.signal(signal.SIGTERM, before)
     if outcome.interrupted:

@@ -21,7 +21,7 @@ from mixbench.config.names import METHODS
 from mixbench.config.schema import DataConfig, DataInfo, OptimConfig, RunConfig
 from mixbench.data.images import Batch, ResidentImages, Splits
 from mixbench.data.loaders import MixData
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.functional import Mixed, one_hot
 from mixbench.methods.base import Method
 from mixbench.training.callbacks.progress import quiet_lightning
@@ -223,22 +223,22 @@ def hooks_return_their_types(cls: type[Method]) -> None:
 
 
 def batches_can_be_drawn(cls: type[Method]) -> None:
-    """A batch can be drawn, prepare leaves it as it is, and visible gives shares of pixels."""
+    """A batch has a picture, prepare leaves it as it is, and pixel_weights lie over the pixels."""
     method = sample_method(cls)
-    batch = sample_splits(method).train[Draw(torch.arange(BATCH), 3)]
+    batch = sample_splits(method).train[BatchIndex(torch.arange(BATCH), 3)]
     kept = batch.images.clone(), batch.labels.clone()
     shown = draw_batch(method, batch)
     _require(isinstance(shown, Image.Image), f"picture returned {type(shown).__name__}")
     same = torch.equal(batch.images, kept[0]) and torch.equal(batch.labels, kept[1])
     _require(same, "a step wrote into the images or labels of the data set")
-    if method.maskless:
+    if method.no_mask_reason:
         return
     perm = torch.arange(BATCH).roll(1)
-    x, mixed = method.eval().trial(batch.images, batch.labels, perm, 0)
-    shares = method.visible(x, mixed) if mixed.lam is not None else None
+    x, mixed = method.eval().mix_for_evaluation(batch.images, batch.labels, perm, 0)
+    shares = method.pixel_weights(x, mixed) if mixed.lam is not None else None
     if shares is not None:
         for share in shares:
-            _require_tensors(share, "visible", ndim=3)
+            _require_tensors(share, "pixel_weights", ndim=3)
             share.expand(BATCH, SIZE, SIZE)
 
 
@@ -400,7 +400,7 @@ def hooks_need_no_trainer(cls: type[Method]) -> None:
     method = sample_method(cls)
     images = sample_splits(method).train
     dataset = method.wrap_dataset(images)
-    batch = dataset[Draw(torch.arange(BATCH), 3)]
+    batch = dataset[BatchIndex(torch.arange(BATCH), 3)]
     _require(isinstance(batch, Batch), "wrap_dataset gives no Batch")
     method.reseed(0, 0)
     loss = _step(method, *method.prepare(batch))

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 from mixbench.backbones.base import StagedNet
 from mixbench.config import yaml_files
 from mixbench.config.compose import to_plain
-from mixbench.config.schema import RunConfig, aside_keys
+from mixbench.config.schema import RunConfig, keys_not_in_identity
 from mixbench.data.images import unused_line
 from mixbench.data.loaders import MixData
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.distributed.signals import Stopped, StopSignals
 from mixbench.errors import (
     InterruptedRunError,
@@ -74,7 +74,7 @@ class Attempt:
     """
 
     config: RunConfig
-    group: Group
+    group: ProcessGroup
     device: torch.device
     folder: Path
     record: Record
@@ -82,7 +82,7 @@ class Attempt:
     data: MixData
     earlier: Record | None = None
 
-    def carry_out(self, signals: StopSignals, allow_config_change: bool) -> Record:
+    def run(self, signals: StopSignals, allow_config_change: bool) -> Record:
         """Train from where the last attempt was saved, test, and record how it ended.
 
         Args:
@@ -95,7 +95,7 @@ class Attempt:
         Raises:
             MixbenchError: If it did not get done.
         """
-        leads = self.group.leads
+        leads = self.group.is_main
         if leads:
             check_place(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ class Attempt:
                 stack.enter_context(_logged_to(self.folder / "log.txt"))
                 remove_leftovers(self.folder)
                 self._follow(set_damaged_aside(self.folder))
-            if self.group.share(self.record.status == "done"):
+            if self.group.broadcast(self.record.status == "done"):
                 log.info("%s was finished by another process meanwhile", self.folder.name)
                 return read_record(self.folder)
             checkpoint = self._checkpoint(allow_config_change)
@@ -160,7 +160,7 @@ class Attempt:
     def _checkpoint(self, allow_config_change: bool) -> dict[str, Any] | None:
         """The last checkpoint, if there is one and it belongs to this configuration."""
         path = self.folder / LAST
-        if not self.group.share(path.exists()):
+        if not self.group.broadcast(path.exists()):
             if self.earlier is not None:
                 changed = self._changed_since_start()
                 self._accept(changed, self.folder, allow_config_change, {})
@@ -253,7 +253,7 @@ class Attempt:
         """
         before, now = facts.get("inputs", {}), self.record.inputs
         hashed = {**before, **now} if "inputs" in facts else {}
-        aside = aside_keys() - {"seed"} | hashed.keys()
+        aside = keys_not_in_identity() - {"seed"} | hashed.keys()
         changed = differences(facts["config"], scrubbed(to_plain(self.config)), aside)
         for key in hashed:
             old, new = before.get(key, {}), now.get(key, {})
@@ -313,7 +313,7 @@ class Attempt:
         )
         record.resumed_bit_exact = bit_exact(attempts, changed=bool(record.config_changes))
         self._started = self._noted = time.monotonic()
-        if not self.group.leads:
+        if not self.group.is_main:
             return
         self._mark(doubts(self.config, len(self.data.splits.train)))
         text = OmegaConf.to_yaml(scrubbed(to_plain(self.config)))
@@ -346,7 +346,7 @@ class Attempt:
         now = time.monotonic()
         attempt = self.record.attempts[-1]
         attempt |= {"epochs": epoch, "steps": step, "wall_s": now - self._started}
-        if self.group.leads and now - self._noted > RECORD_EVERY:
+        if self.group.is_main and now - self._noted > RECORD_EVERY:
             self._noted = now
             with contextlib.suppress(OSError):
                 write_record(self.folder, self.record)
@@ -358,7 +358,7 @@ class Attempt:
         if self.device.type == "cuda":
             judged = sum(facts["seconds"] for facts in record.evaluations.values())
             record.gpu_hours = (record.wall_s - judged) * record.device_count / 3600
-        if not self.group.leads:
+        if not self.group.is_main:
             return
         try:
             write_record(self.folder, record)
@@ -378,7 +378,7 @@ class Attempt:
             return self._named(error)
         record.status = "failed"
         record.message = f"{type(error).__name__}: {error}"
-        where = self.folder / (TRACEBACK if self.group.leads else f"rank{self.group.rank}.txt")
+        where = self.folder / (TRACEBACK if self.group.is_main else f"rank{self.group.rank}.txt")
         with contextlib.suppress(OSError):
             write_text(where, traceback.format_exc())
         what = f"{self.folder.name} failed: {record.message.splitlines()[0]}"
@@ -420,7 +420,7 @@ class Attempt:
                 content[key] = None if value is None else value.tolist()
         except Exception as cause:
             content["note"] = f"the batch cannot be mixed again: {cause}"
-        name = REPLAY if self.group.leads else f"rank{self.group.rank}-{REPLAY}"
+        name = REPLAY if self.group.is_main else f"rank{self.group.rank}-{REPLAY}"
         with contextlib.suppress(OSError):
             write_text(self.folder / name, json.dumps(content) + "\n")
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mixbench.backbones.build import build_net
 from mixbench.config.compose import method_defaults, method_settings, to_plain
 from mixbench.config.names import DATA, METHODS
-from mixbench.config.schema import DataInfo, RunConfig, aside_keys
+from mixbench.config.schema import DataInfo, RunConfig, keys_not_in_identity
 from mixbench.data.augment.images import operations
 from mixbench.data.images import Splits
 from mixbench.data.loaders import MixData
@@ -51,7 +51,7 @@ def identify_run(
     return identify(
         to_plain(config),
         defaults,
-        aside_keys(),
+        keys_not_in_identity(),
         data.full_name,
         data.identity(),
         input_files(config) if inputs is None else inputs,
@@ -143,7 +143,7 @@ def check_choice(config: RunConfig) -> None:
     check_pair(name, METHODS.get(name).Config(**method_settings(config)), config.net.name)
 
 
-def misfit(config: RunConfig) -> str:
+def incompatibility(config: RunConfig) -> str:
     """Why a method cannot be trained with its network and data; empty if it can.
 
     Args:

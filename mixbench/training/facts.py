@@ -11,7 +11,7 @@ from typing import Any
 
 from mixbench.config import yaml_files
 from mixbench.config.overrides import flatten
-from mixbench.config.schema import RunConfig, aside_keys
+from mixbench.config.schema import RunConfig, keys_not_in_identity
 from mixbench.errors import UserError
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import LAST
@@ -147,7 +147,7 @@ def other_configuration(folder: Path, saved: dict[str, Any]) -> list[Mismatch]:
     text, _ = yaml_files.read(folder / "config.yaml")
     known = dict(flatten(saved["config"]))
     # A file that a run starts from may lie elsewhere now; the record holds its content.
-    aside = aside_keys() - {"seed", "recipe"} | saved.get("inputs", {}).keys()
+    aside = keys_not_in_identity() - {"seed", "recipe"} | saved.get("inputs", {}).keys()
     changed = differences(saved["config"], text, aside)
     return [
         Mismatch(f"{key} in config.yaml", written, value, LAST)

@@ -22,7 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from mixbench.config.compose import to_plain
 from mixbench.config.schema import RunConfig
 from mixbench.data.loaders import MixData
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.distributed.signals import StopSignals
 from mixbench.evaluation.suites import enter
 from mixbench.methods.base import Method
@@ -57,7 +57,7 @@ class Parts:
     method: Method
     data: MixData
     device: torch.device
-    group: Group
+    group: ProcessGroup
 
 
 def precision_context(config: RunConfig, device: torch.device) -> Any:
@@ -123,7 +123,7 @@ def fit_and_test(
         saved=note,
     )
     wandb = None
-    if parts.group.leads:
+    if parts.group.is_main:
         wandb = wandb_logger(
             folder,
             run_id=record.id,
@@ -134,7 +134,7 @@ def fit_and_test(
             tags=config.run.tags,
             notes=config.run.notes,
         )
-    loggers: list[Logger] = [curves, *([wandb] if wandb else [])] if parts.group.leads else []
+    loggers: list[Logger] = [curves, *([wandb] if wandb else [])] if parts.group.is_main else []
     callbacks: list[Callback] = [EMA(config.optim.ema)] if config.optim.ema is not None else []
     callbacks.append(OneSetOfBuffers(parts.group))
     callbacks += [Peek(around=list(callbacks))] if config.peek else []
@@ -167,7 +167,7 @@ def fit_and_test(
                 trainer.test(method, dataloaders=loader, verbose=False, weights_only=True)
             suites.active = True
         trainer.test(method, datamodule=data, verbose=False, weights_only=True)
-        if config.task == "ssl" and monitor is None and parts.group.leads:
+        if config.task == "ssl" and monitor is None and parts.group.is_main:
             keep_classifier(folder / LAST, method, io)  # with a monitor, each epoch's has its own
         if wandb and samples.path.exists():
             wandb.log_image("samples", [str(samples.path)])
@@ -177,11 +177,11 @@ def fit_and_test(
         raise
     if wandb:
         wandb.close()
-    if parts.group.leads:
+    if parts.group.is_main:
         scores.save(folder / "predictions.npz", method.info.class_names)
     tested = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     record.metrics |= {key.removeprefix("test/"): value for key, value in tested.items()}
-    if config.peek and parts.group.leads:
+    if config.peek and parts.group.is_main:
         rows = [curves.rows[step] for step in sorted(curves.rows)]
         looked = test_curve(rows, score, config.epochs)
         if looked is None:
@@ -198,7 +198,7 @@ def _trainer(
     parts: Parts, loggers: list[Logger], callbacks: list[Callback], io: AtomicCheckpointIO
 ) -> Trainer:
     config, world = parts.config, parts.group.world
-    on_terminal = sys.stdout.isatty() and parts.group.leads
+    on_terminal = sys.stdout.isatty() and parts.group.is_main
     trainer = Trainer(
         max_epochs=config.epochs,
         accelerator=parts.device.type,

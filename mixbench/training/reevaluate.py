@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mixbench.config.compose import compose_again, to_plain
 from mixbench.config.names import DATA
-from mixbench.config.schema import EvalConfig, RunConfig, aside_keys
+from mixbench.config.schema import EvalConfig, RunConfig, keys_not_in_identity
 from mixbench.data.images import Batch
 from mixbench.data.loaders import MixData
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import MixbenchError, RunFailedError, UserError
 from mixbench.evaluation.adversarial import ATTACKS
 from mixbench.evaluation.autoattack import PACKAGE, available
@@ -98,7 +98,7 @@ class Network:
 
     def outcome(self, name: str, config: EvalConfig) -> Outcome:
         """Carry out a suite."""
-        group = Group()
+        group = ProcessGroup()
         rows = draws(name, config, self.data.splits.test.labels, group)
         images = self.data.test_part(rows, config.gaze if name == "gaze" else None)
         part = self.batches(images)
@@ -472,7 +472,7 @@ def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | 
     read_record(folder)  # says that there is no run, rather than no configuration
     words = list(overrides) + ([f"eval.suites=[{','.join(suites)}]"] if suites is not None else [])
     before, config = compose_again(path, words)
-    changed = differences(to_plain(before), to_plain(config), aside_keys() - {"seed"})
+    changed = differences(to_plain(before), to_plain(config), keys_not_in_identity() - {"seed"})
     if changed:
         raise UserError(
             f"{next(iter(changed))} says what was trained, and that is over",

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from mixbench.config.compose import compose_again, to_plain
 from mixbench.config.names import DATA
 from mixbench.config.overrides import code_names, flatten
-from mixbench.config.schema import RunConfig, aside_keys
-from mixbench.distributed.process_group import Group, join, leave, rank_of_environment
+from mixbench.config.schema import RunConfig, keys_not_in_identity
+from mixbench.distributed.process_group import ProcessGroup, join, leave, rank_of_environment
 from mixbench.distributed.signals import StopSignals
 from mixbench.distributed.spawn import follow_launcher, start_ranks
 from mixbench.errors import InterruptedRunError, UserError
@@ -76,14 +76,14 @@ def run(
                 leave()
                 return attempt
             attempt.record.shared_cores = shared_cores
-            record = attempt.carry_out(signals, allow_config_change)
+            record = attempt.run(signals, allow_config_change)
             leave()  # not after an error: another process may be gone
         except KeyboardInterrupt as stop:  # before there was anything to save
-            if group.leads:
+            if group.is_main:
                 signals.hand_on()
             raise InterruptedRunError("interrupted", todo="give the same command again") from stop
         except InterruptedRunError:
-            if group.leads:
+            if group.is_main:
                 signals.hand_on()
             raise
     return record
@@ -111,7 +111,7 @@ def resume(
     before, config = compose_again(path, overrides)
     record = earlier_record(folder)
     if record is not None and record.status == "done":
-        aside = aside_keys() - {"seed"} | record.inputs.keys()
+        aside = keys_not_in_identity() - {"seed"} | record.inputs.keys()
         changed = differences(to_plain(before), to_plain(config), aside)
         if changed:
             raise UserError(
@@ -159,10 +159,10 @@ def _run_on_devices(
 
 
 def _prepare(
-    config: RunConfig, group: Group, device: torch.device, folder: Path | None
+    config: RunConfig, group: ProcessGroup, device: torch.device, folder: Path | None
 ) -> "Attempt | Record":
     """Read and build everything, without a trace on disk as long as something may not fit."""
-    if not group.leads:
+    if not group.is_main:
         log.setLevel(logging.ERROR)
     if device.type == "cpu":
         torch.set_num_threads(config.trainer.threads)
@@ -170,9 +170,9 @@ def _prepare(
     source = DATA.get(config.data.kind)(config.data)
     identity = identify_run(config, source=source)
     place = folder or runs_folder(config.run.dir) / identity.id
-    earlier = earlier_record(place) if group.leads else None
+    earlier = earlier_record(place) if group.is_main else None
     done = earlier is not None and earlier.status == "done"
-    if group.share(done):
+    if group.broadcast(done):
         return _finished(earlier or read_record(place), place)
     splits = source.load(holdout=config.select == "val")
     check_fit(config, splits)

@@ -20,7 +20,7 @@ from mixbench.config.compose import (
     to_plain,
 )
 from mixbench.config.overrides import flatten
-from mixbench.config.schema import DataInfo, RunConfig, aside_keys
+from mixbench.config.schema import DataInfo, RunConfig, keys_not_in_identity
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.training.build import identify_run
@@ -537,7 +537,7 @@ def test_the_wheel_carries_every_experiment_file(tmp_path):
 
 
 def test_paths_seeds_and_machine_take_no_part_in_the_identity():
-    aside = aside_keys()
+    aside = keys_not_in_identity()
     assert {"seed", "data.root", "data.workers", "trainer.threads", "run.dir", "devices"} <= aside
     assert not {"lr", "epochs", "data.crop", "select", "optim.clip", "net.width"} & aside
 

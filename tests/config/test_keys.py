@@ -27,9 +27,9 @@ import mixbench.training.attempt
 import mixbench.training.fit
 from mixbench import compose, run
 from mixbench.config.overrides import flatten
-from mixbench.config.schema import CONDITIONAL, RunConfig, aside_keys
+from mixbench.config.schema import CONDITIONAL, RunConfig, keys_not_in_identity
 from mixbench.data import DATA
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import read_checkpoint
@@ -140,7 +140,7 @@ def rare_class(outcome: Outcome) -> str:
 
 def patience(outcome: Outcome) -> float:
     """Of a strategy that two processes would share."""
-    parts: Any = SimpleNamespace(config=outcome.config, method=Method, group=Group(0, 2))
+    parts: Any = SimpleNamespace(config=outcome.config, method=Method, group=ProcessGroup(0, 2))
     return _strategy(parts)._timeout.total_seconds()
 
 
@@ -377,7 +377,7 @@ def test_every_key_of_the_schema_stands_in_one_table():
     tables = [COUNTED, ASIDE, CONTENT, SPECIAL]
     listed = [key for table in tables for key in table]
     assert sorted(listed) == sorted(known)
-    assert {*ASIDE, *CONTENT, "seed"} == aside_keys()
+    assert {*ASIDE, *CONTENT, "seed"} == keys_not_in_identity()
 
 
 @pytest.mark.parametrize("key", COUNTED)

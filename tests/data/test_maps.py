@@ -17,7 +17,7 @@ from mixbench.data.maps import (
     read_maps,
     read_test_maps,
 )
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.training.build import build
 
@@ -29,9 +29,9 @@ def images(count=4):
 
 def test_every_image_brings_its_own_map():
     maps = torch.arange(4.0)[:, None, None].expand(4, 2, 2)
-    batch = MappedImages(images(), maps)[Draw(torch.tensor([3, 1, 1]), 0)]
+    batch = MappedImages(images(), maps)[BatchIndex(torch.tensor([3, 1, 1]), 0)]
     assert torch.equal(batch.maps[:, 0, 0], batch.images[:, 0, 0, 0].float())
-    assert images()[Draw(torch.tensor([0]), 0)].maps is None
+    assert images()[BatchIndex(torch.tensor([0]), 0)].maps is None
 
 
 def test_maps_of_another_number_are_refused_with_the_keys_that_leave_images_out():
@@ -221,14 +221,14 @@ def test_maps_follow_random_resized_crops_and_mirrors(hilly, workers, size):
 
 
 def test_other_sets_bring_no_crops_and_evaluation_none():
-    assert images()[Draw(torch.tensor([0]), 0, crop_seed=5)].crops is None
+    assert images()[BatchIndex(torch.tensor([0]), 0, crop_seed=5)].crops is None
 
 
 def test_evaluation_shows_no_drawn_part(hilly):
     words = ["data=folder", f"data.root={hilly / 'data'}", "data.size=24", "data.crop_area=0.1"]
     splits = source(*words).load()
-    assert splits.test[Draw(torch.arange(2), 0)].crops is None
-    assert splits.train[Draw(torch.arange(2), 0, crop_seed=1)].crops is not None
+    assert splits.test[BatchIndex(torch.arange(2), 0)].crops is None
+    assert splits.train[BatchIndex(torch.arange(2), 0, crop_seed=1)].crops is not None
 
 
 def test_parts_of_fine_maps_are_means_of_what_they_cover():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mixbench.data.sampling import Draw, KeyedBatches, OrderedBatches, mix_seed
+from mixbench.data.sampling import BatchIndex, KeyedBatches, OrderedBatches, mix_seed
 
 
 def rows(sampler):
@@ -85,8 +85,10 @@ def test_repeated_images_follow_each_other_in_an_epoch_as_long_as_without(total,
 
 
 def test_each_showing_has_a_seed_of_its_own_and_the_first_that_of_an_epoch_without():
-    once = Draw(torch.tensor([4, 9]), 0, crop_seed=5)
-    thrice = Draw(torch.tensor([4, 4, 4, 9]), 0, crop_seed=5, shown=torch.tensor([0, 1, 2, 0]))
+    once = BatchIndex(torch.tensor([4, 9]), 0, crop_seed=5)
+    thrice = BatchIndex(
+        torch.tensor([4, 4, 4, 9]), 0, crop_seed=5, shown=torch.tensor([0, 1, 2, 0])
+    )
     known, seeds = once.image_seeds([4, 9]), thrice.image_seeds([4, 4, 4, 9])
     assert [seeds[0], seeds[3]] == known
     assert len({*seeds, *thrice.image_seeds([4, 4, 4, 9], 1)}) == 8

@@ -17,7 +17,7 @@ from paths import ROOT
 
 from mixbench import compose, run
 from mixbench.data import DATA
-from mixbench.distributed.process_group import Group, join, leave
+from mixbench.distributed.process_group import ProcessGroup, join, leave
 from mixbench.errors import UserError
 from mixbench.metrics import scores, topk
 from mixbench.records.checkpoints import read_checkpoint
@@ -259,11 +259,11 @@ def test_another_number_of_devices_goes_on_and_is_marked(found, tmp_path, monkey
 
 
 def test_alone_nothing_is_exchanged():
-    group = Group()
-    assert group.leads
-    assert group.share("mine") == "mine"
-    assert group.agree(2) == 2
-    assert group.agree_later(1) == 1
+    group = ProcessGroup()
+    assert group.is_main
+    assert group.broadcast("mine") == "mine"
+    assert group.all_reduce_max(2) == 2
+    assert group.all_reduce_max_later(1) == 1
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_attacks_stay_in_the_ball_and_in_the_picture(net, kind, loss):
     x, y, ids = images()
     x[0], x[1] = 0, 1  # at the border of the picture
     attack = adv.Attack(EPS, EPS / 4, 12, kind=kind, losses=(loss,))
-    found = adv.carry_out(attack, net, x, y, ids)
+    found = adv.run_attack(attack, net, x, y, ids)
     assert (found.x - x).abs().max() <= EPS + 1e-6
     assert 0 <= found.x.min() <= found.x.max() <= 1
     clean = net(x).argmax(1) != y
@@ -146,20 +146,20 @@ def test_apgd_checks_its_step_ever_more_often(steps, places):
 def test_starts_belong_to_the_image_and_not_to_its_batch(net):
     x, y, ids = images()
     attack = adv.ATTACKS["pgd10_8"]
-    whole = adv.carry_out(attack, net, x, y, ids)
+    whole = adv.run_attack(attack, net, x, y, ids)
     for rows in torch.randperm(24, generator=torch.Generator().manual_seed(1)).split(5):
-        part = adv.carry_out(attack, net, x[rows], y[rows], ids[rows])
+        part = adv.run_attack(attack, net, x[rows], y[rows], ids[rows])
         assert torch.equal(part.fooled, whole.fooled[rows])
         close = torch.isclose(part.x, whole.x[rows], rtol=0, atol=1e-6)
         assert close.float().mean() > 0.995
     one_step = dataclasses.replace(attack, steps=0)
-    start = adv.carry_out(one_step, net, x, y, ids).x
+    start = adv.run_attack(one_step, net, x, y, ids).x
     assert (start - x).max() > 0.9 * attack.eps
     assert (start - x).min() < -0.9 * attack.eps
-    assert not torch.equal(start, adv.carry_out(one_step, net, x, y, ids, seed=1).x)
-    assert not torch.equal(start, adv.carry_out(one_step, net, x, y, ids + 1).x)
+    assert not torch.equal(start, adv.run_attack(one_step, net, x, y, ids, seed=1).x)
+    assert not torch.equal(start, adv.run_attack(one_step, net, x, y, ids + 1).x)
     still = dataclasses.replace(one_step, random_start=False)
-    assert torch.equal(adv.carry_out(still, net, x, y, ids).x, x)
+    assert torch.equal(adv.run_attack(still, net, x, y, ids).x, x)
 
 
 def test_a_network_that_is_too_sure_hides_from_cross_entropy_only(net):
@@ -169,16 +169,16 @@ def test_a_network_that_is_too_sure_hides_from_cross_entropy_only(net):
         return 1e5 * net(pixels)
 
     attack = adv.Attack(EPS, EPS / 4, 10, random_start=False, losses=("ce",))
-    hidden = adv.carry_out(attack, sure, x, y, ids)
+    hidden = adv.run_attack(attack, sure, x, y, ids)
     right = net(x).argmax(1) == y
     assert torch.equal(hidden.saturated, right)
     assert torch.equal(hidden.x[right], x[right])  # no gradient, no step
-    both = adv.carry_out(dataclasses.replace(attack, losses=("ce", "margin")), sure, x, y, ids)
+    both = adv.run_attack(dataclasses.replace(attack, losses=("ce", "margin")), sure, x, y, ids)
     assert both.fooled.sum() > hidden.fooled.sum()
     assert (both.fooled | ~hidden.fooled).all()  # the worse of the two for each image
     assert torch.equal(sure(both.x).argmax(1) != y, both.fooled)  # and its picture
     turned = dataclasses.replace(attack, losses=("margin", "ce"))
-    assert torch.equal(adv.carry_out(turned, sure, x, y, ids).fooled, both.fooled)
+    assert torch.equal(adv.run_attack(turned, sure, x, y, ids).fooled, both.fooled)
     found = adv.attack_scores(sure, [(x, y, ids)], ["pgd20_2"])
     assert found["sat_pct"] == pytest.approx(100 * right.float().mean().item())
 
@@ -244,12 +244,12 @@ def test_attacks_compute_in_float32_and_leave_no_gradient(net):
         return logits
 
     with torch.autocast("cpu", torch.bfloat16):
-        inside = adv.carry_out(adv.ATTACKS["fgsm_8"], net, x, y, ids)
+        inside = adv.run_attack(adv.ATTACKS["fgsm_8"], net, x, y, ids)
         counts = adv.attack_counts(seen, [(x, y, ids)], ["fgsm_8", "pgd20_1"])
     assert counts["n"] == 8
     assert types == {torch.float32}
     with torch.no_grad():
-        outside = adv.carry_out(adv.ATTACKS["fgsm_8"], net, x, y, ids)
+        outside = adv.run_attack(adv.ATTACKS["fgsm_8"], net, x, y, ids)
     assert torch.equal(inside.x, outside.x)
     assert all(parameter.grad is None for parameter in net.parameters())
     assert not inside.x.requires_grad
@@ -264,6 +264,6 @@ def test_bad_attacks_are_refused(net):
     with pytest.raises(ValueError, match="ce, margin"):
         adv.fgsm(net, x, y, eps=EPS, loss="mse")
     with pytest.raises(ValueError, match="fgsm, pgd, apgd or autoattack"):
-        adv.carry_out(adv.Attack(EPS, kind="fab"), net, x, y, ids)
+        adv.run_attack(adv.Attack(EPS, kind="fab"), net, x, y, ids)
     with pytest.raises(ValueError, match="eps must be > 0"):
-        adv.carry_out(adv.Attack(0.0), net, x, y, ids)
+        adv.run_attack(adv.Attack(0.0), net, x, y, ids)

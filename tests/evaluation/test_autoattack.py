@@ -10,7 +10,7 @@ from pyautoattack import AutoAttack
 from mixbench import cli, compose, run
 from mixbench.config.schema import DataInfo, EvalConfig
 from mixbench.data.images import Batch
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError
 from mixbench.evaluation import adversarial as adv
 from mixbench.evaluation import autoattack as auto
@@ -162,7 +162,7 @@ def test_the_number_of_processes_changes_no_rate(net, monkeypatch):
     x, y, ids = images(150)
 
     def counts(rank, world):
-        chunks = draws("adversarial", EvalConfig(adv_n=None), y, Group(rank, world))
+        chunks = draws("adversarial", EvalConfig(adv_n=None), y, ProcessGroup(rank, world))
         parts = [(x[d.indices], y[d.indices], ids[d.indices]) for d in chunks]
         return adv.attack_counts(net, parts, ["autoattack_4", "fgsm_4"])
 
@@ -253,7 +253,7 @@ def test_masked_gradients_are_found_by_the_search_of_the_suite():
     info = DataInfo(num_classes=4, height=4, width=4, test_size=6, name="flat")
     batches = [Batch(pixels, torch.zeros(6, dtype=torch.long), torch.arange(6))]
     config = EvalConfig(attacks=["square_8", "pgd10_8"])
-    outcome = judge("adversarial", steps, batches, info, config, Group())
+    outcome = judge("adversarial", steps, batches, info, config, ProcessGroup())
     assert outcome.scores["square_8"] == 100
     assert any("black-box search" in warning for warning in outcome.facts["warnings"])
 

@@ -6,14 +6,14 @@ import mixbench.functional as mf
 from mixbench.data.fixations import read_fixations
 from mixbench.data.images import Batch
 from mixbench.data.maps import MappedImages
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.evaluation.gaze import GROUP, gaze_counts, gaze_order, gaze_scores
 from mixbench.methods import METHODS
 from mixbench.metrics import centre_gaussian, density_maps, gaze_inconsistency
 from mixbench.testing.contract import SIZE, sample_method, sample_splits
 
 CUB = SHARED / "data" / "cub_gha_fixations_first300.csv.gz"
-MASKED = [name for name in METHODS.names() if not sample_method(METHODS.get(name)).maskless]
+MASKED = [name for name in METHODS.names() if not sample_method(METHODS.get(name)).no_mask_reason]
 
 
 def made(name, **settings):
@@ -34,7 +34,7 @@ def parts(batch, size):
 
 def trial(method, batch, key=0):
     perm = torch.arange(len(batch.ids)).roll(1)
-    return method.trial(batch.images, batch.labels, perm, key)
+    return method.mix_for_evaluation(batch.images, batch.labels, perm, key)
 
 
 def test_every_method_that_mixes_pixels_tells_which():
@@ -42,9 +42,11 @@ def test_every_method_that_mixes_pixels_tells_which():
         "automix", "bc", "choice", "cutmix", "mixup", "mixup2", "samix", "tdattenmix", "tlalign",
         "transmix",
     }  # fmt: skip
-    assert made("mocosamix").maskless == made("moco").maskless == "it has no labels to mix"
+    assert (
+        made("mocosamix").no_mask_reason == made("moco").no_mask_reason == "it has no labels to mix"
+    )
     for name in ("erm", "alignmix", "manifoldmixup"):
-        assert made(name).maskless == "it does not mix pixels"
+        assert made(name).no_mask_reason == "it does not mix pixels"
 
 
 @pytest.mark.parametrize("name", MASKED)
@@ -53,7 +55,9 @@ def test_the_shares_make_the_mixed_image(name):
     for key in range(6):
         method = made(name)
         x, mixed = trial(method, batch, key)
-        own, partner = (share.expand(10, SIZE, SIZE)[:, None] for share in method.visible(x, mixed))
+        own, partner = (
+            share.expand(10, SIZE, SIZE)[:, None] for share in method.pixel_weights(x, mixed)
+        )
         assert torch.equal(mixed.perm, torch.arange(10).roll(1))
         if name == "tdattenmix" and mixed.aux is not None:
             # The window moves: what is left of the image, and what all windows brought.
@@ -70,7 +74,7 @@ def test_bc_plus_shows_images_by_loudness_and_not_by_label():
     batch = images(6)
     method = made("bc", plus=True)
     x, mixed = trial(method, batch)
-    own, partner = method.visible(x, mixed)
+    own, partner = method.pixel_weights(x, mixed)
     assert not torch.allclose(own.flatten(), mixed.lam)
     blend = own[:, None] * x + partner[:, None] * x[mixed.perm]
     scale = (own.square() + partner.square()).sqrt()[:, None]
@@ -104,7 +108,7 @@ def test_the_label_is_the_one_that_the_network_decides(name):
     for key in range(4):
         x, mixed = trial(method, batch, key)
         area = mixed.aux.area
-        own, _ = method.visible(x, mixed)
+        own, _ = method.pixel_weights(x, mixed)
         torch.testing.assert_close(own.mean((1, 2)).expand(6), area)
         boxed = 0 < area[0] < 1
         assert bool(((mixed.lam - area).abs() > 1e-4).any()) is bool(boxed)
@@ -120,9 +124,9 @@ def test_the_counts_are_the_measure_over_all_pairs(name):
     values, middle, lams = [], [], []
     for part in parts(batch, GROUP):
         perm = torch.arange(len(part.ids)).roll(1)
-        x, mixed = method.trial(part.images, part.labels, perm, 3, int(part.ids[0]))
+        x, mixed = method.mix_for_evaluation(part.images, part.labels, perm, 3, int(part.ids[0]))
         shape = (len(perm), SIZE, SIZE)
-        own, partner = (share.expand(shape) for share in method.visible(x, mixed))
+        own, partner = (share.expand(shape) for share in method.pixel_weights(x, mixed))
         lam = mixed.lam.expand(len(perm))
         centre = centre_gaussian((SIZE, SIZE)).expand(shape)
         found = gaze_inconsistency(part.maps, part.maps[perm], own, lam, partner)
@@ -228,7 +232,7 @@ def test_fixations_of_birds_tell_methods_apart():
     maps = density_maps(fixations, (28, 28)).float()
     splits = sample_splits(made("cutmix"))
     rows = torch.arange(96) % len(splits.test)
-    pixels = splits.test[Draw(rows, 0)]
+    pixels = splits.test[BatchIndex(rows, 0)]
     batch = pixels._replace(ids=torch.arange(96), maps=maps)
     scores = {n: gaze_scores(gaze_counts(made(n), [batch], 0)) for n in ("mixup", "cutmix")}
     assert scores["mixup"]["gaze_inconsistency"] < 1e-4
@@ -240,5 +244,5 @@ def test_fixations_of_birds_tell_methods_apart():
 def test_a_set_brings_the_maps_of_its_rows():
     splits = sample_splits(made("cutmix"))
     maps = torch.arange(24.0)[:, None, None].expand(24, 4, 4)
-    batch = MappedImages(splits.test, maps)[Draw(torch.tensor([5, 2]), 0)]
+    batch = MappedImages(splits.test, maps)[BatchIndex(torch.tensor([5, 2]), 0)]
     assert batch.maps[:, 0, 0].tolist() == [5, 2]

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mixbench import compose, run
 from mixbench.config.schema import SUITES, DataInfo, EvalConfig
 from mixbench.data.images import Batch
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError
 from mixbench.evaluation.linearity import LAMS, linearity_gaps, partners
 from mixbench.evaluation.suites import CHUNK, draws, judge, unfit
@@ -33,9 +33,9 @@ def by_hand(model, a, b, lam):
 def outcome(noise, config=None, group=None, rows=None):
     images, labels, model = noise
     config = config or EvalConfig(adv_n=None)
-    chunks = draws("linearity", config, labels, group or Group()) if rows is None else rows
+    chunks = draws("linearity", config, labels, group or ProcessGroup()) if rows is None else rows
     batches = [Batch(images[d.indices], labels[d.indices], d.indices) for d in chunks]
-    return judge("linearity", model, batches, INFO, config, Group())
+    return judge("linearity", model, batches, INFO, config, ProcessGroup())
 
 
 def test_the_gap_is_the_formula(noise):
@@ -100,7 +100,7 @@ def test_one_class_gives_no_pair():
     with pytest.raises(ValueError, match="pairs need two"):
         partners(torch.zeros(5, dtype=torch.long), torch.arange(5))
     with pytest.raises(UserError, match="all images are of one class") as error:
-        draws("linearity", EvalConfig(), torch.ones(5, dtype=torch.long), Group())
+        draws("linearity", EvalConfig(), torch.ones(5, dtype=torch.long), ProcessGroup())
     assert error.value.todo == "leave linearity out"
 
 
@@ -122,7 +122,7 @@ def test_processes_share_pairs_and_change_nothing(noise):
     config = EvalConfig(adv_n=None)
 
     def counts(rank, world):
-        chunks = draws("linearity", config, labels, Group(rank, world))
+        chunks = draws("linearity", config, labels, ProcessGroup(rank, world))
         batches = [Batch(images[d.indices], labels[d.indices], d.indices) for d in chunks]
         return _SUITES["linearity"].count(model, batches, INFO, config)
 
@@ -134,8 +134,8 @@ def test_processes_share_pairs_and_change_nothing(noise):
 
 def test_a_subset_has_the_pairs_of_the_whole(noise):
     _, labels, _ = noise
-    few = draws("linearity", EvalConfig(adv_n=20), labels, Group())
-    every = draws("linearity", EvalConfig(adv_n=None), labels, Group())
+    few = draws("linearity", EvalConfig(adv_n=20), labels, ProcessGroup())
+    every = draws("linearity", EvalConfig(adv_n=None), labels, ProcessGroup())
     assert [len(draw.indices) for draw in few] == [40]
 
     def pairs(draw):

@@ -11,7 +11,7 @@ from mixbench import compose, run
 from mixbench.backbones import NETS
 from mixbench.config.schema import DataInfo, EvalConfig, NetConfig
 from mixbench.data.images import Batch
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation import patches
 from mixbench.evaluation.suites import judge
@@ -122,13 +122,13 @@ def test_only_grids_that_divide_the_images_are_shuffled():
     found = patches.shuffled(brightest, [spots(size=12)], info(12), 0)
     assert found.keys() == {"n", "shuffle_2", "shuffle_4"}
     with pytest.raises(UserError, match="shuffle: no grid of 2, 4 or 8 patches divides 9 x 9"):
-        judge("shuffle", brightest, [], info(9), EvalConfig(), Group())
+        judge("shuffle", brightest, [], info(9), EvalConfig(), ProcessGroup())
 
 
 def test_grids_that_do_not_divide_the_width_are_refused():
     flat = dataclasses.replace(info(16), width=20)
     with pytest.raises(UserError, match="occlusion: a grid of 8 patches does not divide 20"):
-        judge("occlusion", brightest, [], flat, EvalConfig(), Group())
+        judge("occlusion", brightest, [], flat, EvalConfig(), ProcessGroup())
 
 
 def test_a_network_looks_at_normalised_images_for_their_true_class():
@@ -206,7 +206,7 @@ def test_what_cannot_look_is_refused_before_training(finished, tmp_path):
         net = torch.nn.Flatten()
 
     with pytest.raises(UserError, match="shows no map of its own; give eval"):
-        judge("salience", Blind(), [spots()], INFO, EvalConfig(suites=["salience"]), Group())
+        judge("salience", Blind(), [spots()], INFO, EvalConfig(suites=["salience"]), ProcessGroup())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from torch import nn
 
 from mixbench.config.schema import DataInfo, EvalConfig
 from mixbench.data.images import Batch
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.evaluation.suites import Outcome, draws, enter, judge
 
 INFO = DataInfo(num_classes=3, height=8, width=8, test_size=40, name="noise")
@@ -31,11 +31,11 @@ def test_outputs_that_are_no_numbers_leave_no_score(name):
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (40, 3, 8, 8), generator=generator, dtype=torch.uint8)
     labels, config = torch.arange(40) % 3, EvalConfig(attacks=["fgsm_8"])
-    chunks = draws(name, config, labels, Group())
+    chunks = draws(name, config, labels, ProcessGroup())
 
     def outcome(limit: float):
         batches = [Batch(images[d.indices], labels[d.indices], d.indices) for d in chunks]
-        return judge(name, Network(limit), batches, INFO, config, Group())
+        return judge(name, Network(limit), batches, INFO, config, ProcessGroup())
 
     sound, broken = outcome(0), outcome(0.5)
     assert all(math.isfinite(value) for value in sound.scores.values())

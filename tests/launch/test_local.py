@@ -39,7 +39,7 @@ def test_runs_follow_the_environment_and_the_folder_of_the_moment(tmp_path, monk
         launcher = LocalLauncher(print)
         runs = launcher.prepare(expand(["method=erm", *tiny]))
         assert not runs[0].done
-        assert not launcher.carry_out(runs, Path(f"{name}-runs")).failures
+        assert not launcher.launch(runs, Path(f"{name}-runs")).failures
         assert (tmp_path / name / f"{name}-runs" / runs[0].id / "record.json").exists()
 
 

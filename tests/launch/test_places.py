@@ -134,14 +134,14 @@ def test_each_run_of_a_mixed_grid_is_started_with_what_it_needs(monkeypatch, tmp
     runs.append(run("old", gpus=4))
     runs[-1].done = True
     launcher = Told(Machine(cores=2, gpus=3))
-    assert launcher.carry_out(runs, tmp_path).failures == {}
+    assert launcher.launch(runs, tmp_path).failures == {}
     expected = [("two", False, [0, 1]), ("one", False, [2]), ("cpu", True, [])]
     assert launcher.told == [*expected, ("all", False, [0, 1, 2])]
     # A run that is done takes no cores from the one that is not.
     alone = Told(Machine(cores=2))
     done = run("done")
     done.done = True
-    alone.carry_out([run("left"), done], tmp_path)
+    alone.launch([run("left"), done], tmp_path)
     assert alone.told == [("left", False, [])]
 
 

@@ -177,7 +177,7 @@ def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
     plan = launcher.prepare(expand(["method=erm,mixup", *tiny]))
     assert all(run.id and run.recipe_hash and not run.done for run in plan)
     plan += [PlannedRun(["method=erm", "data=folder", "data.root=missing"], id="no-data")]
-    outcome = launcher.carry_out(plan, runs)
+    outcome = launcher.launch(plan, runs)
     assert outcome.failures == {"no-data": 2}
     assert outcome.exit_code(3) == 5
     for run in plan[:2]:
@@ -197,14 +197,14 @@ def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
 def test_a_task_that_vanishes_fails_and_one_that_is_done_after_all_does_not(fake, runs, tiny):
     (fake / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
     lines = []
-    outcome = Quick(lines.append).carry_out(planned("method=erm"), runs)
+    outcome = Quick(lines.append).launch(planned("method=erm"), runs)
     assert outcome.failures == {"method=erm": 3}
     assert "job 7 has left the queue without a result; see" in lines[-1]
 
     from mixbench import compose, run
 
     record = run(compose(tiny))
-    outcome = Quick(lines.append).carry_out([PlannedRun(tiny, id=record.id)], runs)
+    outcome = Quick(lines.append).launch([PlannedRun(tiny, id=record.id)], runs)
     assert outcome.failures == {}
 
 
@@ -233,7 +233,7 @@ def test_ctrl_c_ends_the_waiting_and_the_next_command_waits_for_the_same_job(fak
                 threading.Timer(1.0, signal.pthread_kill, (main, 2)).start()
 
         for _ in range(2):
-            outcome = Quick(say).carry_out(planned("method=erm"), runs)
+            outcome = Quick(say).launch(planned("method=erm"), runs)
             assert outcome.interrupted
             assert outcome.exit_code(1) == 4
             assert "scancel 7" in lines[-1]
@@ -247,7 +247,7 @@ def test_ctrl_c_ends_the_waiting_and_the_next_command_waits_for_the_same_job(fak
 def test_without_waiting_the_job_is_named_and_how_to_see_it(fake, runs):
     (fake / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
     lines = []
-    outcome = Quick(lines.append, wait=False).carry_out(planned("method=erm"), runs)
+    outcome = Quick(lines.append, wait=False).launch(planned("method=erm"), runs)
     assert outcome.failures == {}
     assert lines[0].startswith("SLURM job 7")
     assert "mixbench leaderboard" in lines[1]
@@ -268,7 +268,7 @@ def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(fake, runs):
 def test_a_refusal_of_slurm_is_passed_on(fake, runs):
     (fake / "refuse").replace(fake / "sbatch")
     with pytest.raises(UserError, match="invalid partition specified: x"):
-        Quick(print, options={"partition": "x"}).carry_out(planned("method=erm"), runs)
+        Quick(print, options={"partition": "x"}).launch(planned("method=erm"), runs)
 
 
 class Local(Quick):
@@ -285,6 +285,6 @@ def test_submitits_local_executor_carries_out_a_run(runs, tiny):
     lines = []
     launcher = Local(lines.append)
     plan = launcher.prepare(expand(["method=mixup", *tiny]))
-    assert launcher.carry_out(plan, runs).failures == {}, lines
+    assert launcher.launch(plan, runs).failures == {}, lines
     assert read_record(runs / plan[0].id).status == "done"
     assert "done in" in lines[-1]

@@ -220,7 +220,7 @@ def test_runs_that_lose_their_node_end_as_if_they_had_not(cluster, runs, tmp_pat
 
     harms = [partial(harm, *item) for item in enumerate((requeue, send("USR2"), send("USR1")))]
     with in_background(*harms):
-        outcome = launcher.carry_out(plan, runs)
+        outcome = launcher.launch(plan, runs)
     told = "\n".join(lines)
     logs = "\n".join(path.read_text() for path in (runs / "slurm").glob("*.out"))
     assert outcome.failures == {}, f"{told}\n{logs}"
@@ -256,7 +256,7 @@ def test_a_second_command_waits_for_the_same_jobs_and_a_third_takes_up_what_was_
         return launcher, launcher.prepare(expand(["method=erm", "seeds=0,1", *words]))
 
     first, plan = start(wait=False)
-    assert first.carry_out(plan, runs).failures == {}
+    assert first.launch(plan, runs).failures == {}
     jobs = sorted(first.queue())
     assert len(jobs) == 2
 
@@ -270,7 +270,7 @@ def test_a_second_command_waits_for_the_same_jobs_and_a_third_takes_up_what_was_
 
     second, _ = start()
     with in_background(harm):
-        outcome = second.carry_out(plan, runs)
+        outcome = second.launch(plan, runs)
     assert f"2 in the queue already: {jobs[0].partition('_')[0]}" in lines
     told = "\n".join(lines)
     assert outcome.failures == {plan[1].id: 3}, told
@@ -279,7 +279,7 @@ def test_a_second_command_waits_for_the_same_jobs_and_a_third_takes_up_what_was_
 
     third, plan = start()
     assert [planned.done for planned in plan] == [True, False]
-    assert third.carry_out(plan, runs).failures == {}, lines
+    assert third.launch(plan, runs).failures == {}, lines
     for planned in plan:
         record = read_record(runs / planned.id)
         assert record.status == "done"
@@ -303,7 +303,7 @@ def test_a_run_on_two_devices_that_nears_its_time_limit_comes_back(cluster, runs
         limit(job, 20)
 
     with in_background(harm):
-        outcome = launcher.carry_out(plan, runs)
+        outcome = launcher.launch(plan, runs)
     logs = "\n".join(path.read_text() for path in (runs / "slurm").glob("*.out"))
     assert outcome.failures == {}, logs
     assert "Caught signal SIGUSR2" in logs

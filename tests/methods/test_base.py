@@ -10,7 +10,7 @@ from mixbench import build_method
 from mixbench.config.schema import DataConfig, OptimConfig
 from mixbench.data.augment.batches import draw_crop_flip, draw_erasing
 from mixbench.data.images import Batch
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.methods import METHODS, base
 from mixbench.methods.base import Method
@@ -21,7 +21,7 @@ from mixbench.training.callbacks.samples import draw_batch
 
 def batch_of(method, rows=6):
     images = sample_splits(method).train
-    return method.wrap_dataset(images)[Draw(torch.arange(rows), 3)]
+    return method.wrap_dataset(images)[BatchIndex(torch.arange(rows), 3)]
 
 
 def test_a_method_is_usable_in_three_lines():
@@ -303,7 +303,7 @@ def test_the_picture_never_shows_an_image_as_mixed_that_is_not(
 
     monkeypatch.setattr(base, "mixed_sheet", note)
     method = sample_method(cls)
-    batch = sample_splits(method).train[Draw(torch.arange(6), 3)]
+    batch = sample_splits(method).train[BatchIndex(torch.arange(6), 3)]
     before = {key: value.clone() for key, value in method.state_dict().items()}
     draw_batch(method, batch)
     assert all(torch.equal(before[key], value) for key, value in method.state_dict().items())

@@ -8,7 +8,7 @@ from mixbench.errors import UserError
 from mixbench.nn.absvit import AbSViT, similarity, stand_out
 from mixbench.nn.imagenet import WNIDS
 from mixbench.nn.priors import choose_prior, wnid_rows
-from mixbench.nn.teacher import Aside, looking
+from mixbench.nn.teacher import UnregisteredModule, looking
 
 OTHERS = [f"n{number:08}" for number in range(1000)]
 
@@ -109,7 +109,9 @@ def test_size_and_heads_are_read_off_the_weights():
 
 
 def test_a_network_aside_moves_along_and_is_no_part_of_its_owner():
-    owner = nn.Sequential(nn.Linear(2, 2), Aside(nn.Sequential(nn.Linear(2, 3), nn.Dropout())))
+    owner = nn.Sequential(
+        nn.Linear(2, 2), UnregisteredModule(nn.Sequential(nn.Linear(2, 3), nn.Dropout()))
+    )
     assert len(list(owner.parameters())) == len(owner.state_dict()) == 2
     inner = owner[1].module
     owner.double().train()

@@ -216,7 +216,7 @@ class NoPicture(Method):
 
 
 class OneShare(Returns):
-    def visible(self, x, mixed):
+    def pixel_weights(self, x, mixed):
         return mixed.lam, mixed.lam
 
 

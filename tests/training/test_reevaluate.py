@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from mixbench import cli, compose, run
 from mixbench.config.schema import DataInfo, EvalConfig
 from mixbench.data.images import Batch
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation import autoattack
 from mixbench.evaluation.suites import judge, unfit
@@ -725,7 +725,7 @@ def test_a_masked_gradient_is_said_and_recorded(caplog):
     config = EvalConfig(attacks=["fgsm_8", "pgd10_8"])
     batches = [Batch(images, torch.zeros(40, dtype=torch.long), torch.arange(40))]
     with caplog.at_level(logging.INFO, "mixbench"):
-        outcome = judge("adversarial", blind, batches, info, config, Group())
+        outcome = judge("adversarial", blind, batches, info, config, ProcessGroup())
         say_outcome("adversarial", outcome)
     assert outcome.scores["fgsm_8"] == 100
     assert outcome.scores["pgd10_8"] == 0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mixbench.config.schema import DataConfig
 from mixbench.data.images import Batch, ImageSet
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -54,7 +54,7 @@ class AugmentedImages(ImageSet):
         """Of the images that are changed."""
         return self.images.shape
 
-    def __getitem__(self, draw: Draw) -> Batch:
+    def __getitem__(self, draw: BatchIndex) -> Batch:
         batch = self.images[draw]
         if draw.crop_seed is None:
             return batch

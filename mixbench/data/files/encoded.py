@@ -17,7 +17,7 @@ from mixbench.data.files.decode import (
     unreadable,
 )
 from mixbench.data.images import Batch, ImageSet, ResidentImages
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UnreadableImageError, UserError
 
 Crop = tuple[float, float, float, float]  # top, left, bottom, right as shares of the sides
@@ -88,7 +88,7 @@ class FileImages(ImageSet):
         assert self.config.size is not None
         return 3, self.config.size, self.config.size
 
-    def __getitem__(self, draw: Draw) -> Batch:
+    def __getitem__(self, draw: BatchIndex) -> Batch:
         indices = draw.indices.cpu()
         rows = self.rows[indices].tolist()
         whole = draw.crop_seed is None
@@ -103,7 +103,7 @@ class FileImages(ImageSet):
         """Evenly spaced images, as evaluation sees them."""
         count = min(len(self), SAMPLE_SIZE)
         try:
-            return self[Draw(torch.arange(count) * len(self) // count, 0)].images
+            return self[BatchIndex(torch.arange(count) * len(self) // count, 0)].images
         except UnreadableImageError as error:  # nothing was started yet
             raise UserError(error.what, error.where, error.todo) from error
 

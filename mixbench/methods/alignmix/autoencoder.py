@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
-from mixbench.config.schema import at_least, share
+from mixbench.config.schema import at_least, in_unit_interval
 from mixbench.methods.base import Method
 from mixbench.nn.decoder import Decoder
 from mixbench.nn.optim import decay_groups
@@ -41,7 +41,7 @@ class Autoencoding(Method):
         ae_weight: float = 1.0  # of ae: weight of the mean squared error
 
         def __post_init__(self) -> None:
-            share("method.ae_clean", self.ae_clean)
+            in_unit_interval("method.ae_clean", self.ae_clean)
             at_least("method.ae_weight", self.ae_weight, 0)
 
         def draw_clean(self, generator: Generator) -> bool:

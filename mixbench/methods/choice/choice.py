@@ -95,16 +95,16 @@ class Choice(Method):
         member, own = self._member(mixed)
         return member.picture(x, targets, own)
 
-    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor] | None:
+    def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor] | None:
         """That of the member that was drawn."""
         member, own = self._member(mixed)
-        return member.visible(x, own)
+        return member.pixel_weights(x, own)
 
     @property
-    def maskless(self) -> str:
+    def no_mask_reason(self) -> str:
         """Why a member has nothing to tell."""
         pairs = zip(self.config.members, cast(Any, self.members), strict=True)
-        return next((f"{name}: {m.maskless}" for name, m in pairs if m.maskless), "")
+        return next((f"{name}: {m.no_mask_reason}" for name, m in pairs if m.no_mask_reason), "")
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Those of the network, and of each member what is its own."""

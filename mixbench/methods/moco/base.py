@@ -180,7 +180,7 @@ class Contrast(Method):
         return net.head.pool(net.head.norm(h))
 
     @property
-    def maskless(self) -> str:
+    def no_mask_reason(self) -> str:
         """There is no label that gaze could be compared with."""
         return "it has no labels to mix"
 

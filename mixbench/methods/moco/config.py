@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mixbench.config.schema import at_least, one_of, positive, share
+from mixbench.config.schema import at_least, in_unit_interval, one_of, positive
 from mixbench.functional.maskmix import MASK_LOSSES
 from mixbench.methods.base import Method
 from mixbench.nn.mixer import NO_RESCALE, UPSAMPLING
@@ -34,7 +34,7 @@ class Contrasting(Method.Config):
         for key in ("temperature", "crop_area", "knn_temperature"):
             positive(f"method.{key}", getattr(self, key))
         for key in ("ema", "crop_area", "jitter", "grey", "blur"):
-            share(f"method.{key}", getattr(self, key))
+            in_unit_interval(f"method.{key}", getattr(self, key))
         at_least("method.probe_decay", self.probe_decay, 0)
 
     @property
@@ -67,7 +67,7 @@ class ContrastMixing(Contrasting):
         super().__post_init__()
         positive("method.alpha", self.alpha)
         for key in ("dropout", "lam_margin", "mask_within"):
-            share(f"method.{key}", getattr(self, key))
+            in_unit_interval(f"method.{key}", getattr(self, key))
         for key in ("mask_weight", "mask_margin", "aux_weight"):
             at_least(f"method.{key}", getattr(self, key), 0)
         if self.mixer_lr is not None:

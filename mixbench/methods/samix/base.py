@@ -144,7 +144,7 @@ class LearnedMix(Method):
         near = torch.minimum(lam, 1 - lam) <= self.config.lam_margin
         return torch.where(near, lam, mask)
 
-    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+    def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """The mask of the images that train the network."""
         mask = mixed.aux.used[:, 0]
         return mask, 1 - mask

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mixbench.config.schema import at_least, one_of, positive, share
+from mixbench.config.schema import at_least, in_unit_interval, one_of, positive
 from mixbench.functional.maskmix import MASK_LOSSES
 from mixbench.methods.base import Method
 from mixbench.nn.mixer import UPSAMPLING
@@ -44,7 +44,7 @@ class Teaching(Method.Config):
         positive("method.alpha", self.alpha)
         shares = ("dropout", "lam_margin", "mask_adjust", "eta", "switch_off")
         for key in (*shares, "ema", "ema_end", "ema_hold"):
-            share(f"method.{key}", getattr(self, key))
+            in_unit_interval(f"method.{key}", getattr(self, key))
         for key in ("mask_weight", "mask_margin"):
             at_least(f"method.{key}", getattr(self, key), 0)
         if self.mixer_lr is not None:
@@ -52,7 +52,7 @@ class Teaching(Method.Config):
         if self.mixer_min_lr is not None:
             at_least("method.mixer_min_lr", self.mixer_min_lr, 0)
         if self.mixer_momentum is not None:
-            share("method.mixer_momentum", self.mixer_momentum)
+            in_unit_interval("method.mixer_momentum", self.mixer_momentum)
         one_of("method.upsampling", self.upsampling, UPSAMPLING)
         one_of("method.mask_loss", self.mask_loss, MASK_LOSSES)
         one_of("method.mask_anneal", self.mask_anneal, ANNEALING)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixbench.config.schema import at_least, one_of, positive, share
+from mixbench.config.schema import at_least, in_unit_interval, one_of, positive
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.windows import MAP_NORMS, RATIOS
 from mixbench.methods.base import Method
@@ -56,7 +56,7 @@ class Guiding(Method.Config):
         for key in ("sigma", "consistency", "tokens"):
             at_least(f"method.{key}", getattr(self, key), 0)
         for key in ("beta", "switch_prob", "min_ratio", "max_ratio"):
-            share(f"method.{key}", getattr(self, key))
+            in_unit_interval(f"method.{key}", getattr(self, key))
         if self.min_ratio > self.max_ratio:
             raise ValueError(f"method.min_ratio={self.min_ratio} exceeds max_ratio")
         at_least("method.side", 1 if self.side is None else self.side, 1)

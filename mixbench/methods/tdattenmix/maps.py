@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from mixbench.data.maps import MappedImages, check_count, read_maps
 from mixbench.errors import UserError
 from mixbench.nn.looking import check_own_map, own_map, resized
-from mixbench.nn.teacher import Aside
+from mixbench.nn.teacher import UnregisteredModule
 from mixbench.records.weights import load_network
 
 
@@ -125,7 +125,7 @@ class Taught(Source):
                 "use a teacher of the same data set",
             )
         self.size = (info.height, info.width)
-        self.teacher = Aside(net)
+        self.teacher = UnregisteredModule(net)
         for name, values in (("mean", info.mean), ("std", info.std)):
             value = torch.tensor(values)[:, None, None]
             self.register_buffer(name, value, persistent=False)

@@ -131,14 +131,14 @@ class TdAttenMix(Agreeing):
         expected = mf.mix_targets(logits.float(), cast(Tensor, mixed.perm), cast(Tensor, mixed.lam))
         return mixed._replace(aux=Seen(mixed.aux, targets, expected))
 
-    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+    def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """All but the window, and the partner's window where it was cut out."""
         if mixed.aux is None:
             return mf.even_shares(cast(Tensor, mixed.lam))
         return mf.window_shares(mixed.aux.pasted, (x.shape[2], x.shape[3]))
 
     @property
-    def maskless(self) -> str:
+    def no_mask_reason(self) -> str:
         """Maps on disk are those of other images."""
         return self.source.unfit_for_tests
 

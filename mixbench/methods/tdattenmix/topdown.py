@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mixbench.data.augment.batches import to_float
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.methods.tdattenmix.config import PUBLISHED
 from mixbench.methods.tdattenmix.maps import Source
 from mixbench.nn.absvit import AbSViT
 from mixbench.nn.looking import resized
 from mixbench.nn.priors import choose_prior, wnid_rows
-from mixbench.nn.teacher import Aside
+from mixbench.nn.teacher import UnregisteredModule
 from mixbench.records.weights import read_weights
 
 log = logging.getLogger("mixbench")
@@ -32,7 +32,7 @@ class TopDown(Source):
     wanted: Tensor
     mean: Tensor
     std: Tensor
-    net: Aside
+    net: UnregisteredModule
 
     def __init__(self, method: Any) -> None:
         super().__init__(method)
@@ -40,7 +40,7 @@ class TopDown(Source):
         net = load_absvit(cfg.absvit)
         rows = len(net.head.weight)
         self.prior = choose_prior(cfg.prior, rows, info.num_classes, info.class_ids)
-        self.sigma, self.net = cfg.sigma, Aside(net)
+        self.sigma, self.net = cfg.sigma, UnregisteredModule(net)
         table = {
             "head": lambda: net.head.weight,
             "wnid": lambda: net.head.weight[wnid_rows(info.class_ids)],
@@ -84,7 +84,7 @@ class TopDown(Source):
         device = self.wanted.device
         total, count = torch.zeros_like(self.wanted), torch.zeros(num_classes, 1, device=device)
         for rows in torch.arange(len(train_set)).split(AHEAD):
-            batch = train_set[Draw(rows, 0)]
+            batch = train_set[BatchIndex(rows, 0)]
             y = batch.labels.to(device)
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
                 x = self.prepared(to_float(batch.images.to(device)))

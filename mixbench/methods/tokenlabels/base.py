@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.config.schema import at_least, one_of, positive, share
+from mixbench.config.schema import at_least, in_unit_interval, one_of, positive
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.methods.base import Method
@@ -43,8 +43,8 @@ class Pasting(Method):
         def __post_init__(self) -> None:
             positive("method.alpha", self.alpha)
             at_least("method.mixup_alpha", self.mixup_alpha, 0)
-            share("method.switch_prob", self.switch_prob)
-            share("method.prob", self.prob)
+            in_unit_interval("method.switch_prob", self.switch_prob)
+            in_unit_interval("method.prob", self.prob)
             one_of("method.partner", self.partner, PARTNER_RULES)
             one_of("method.box_rule", self.box_rule, BOX_RULES)
 
@@ -89,7 +89,7 @@ class Pasting(Method):
         aux = Pasted(mixed.aux, cast(Tensor, mixed.lam))
         return mixed._replace(targets=targets, aux=aux)
 
-    def visible(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
+    def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """What a box leaves and brings, or the weight of every pixel where there is none."""
         if not isinstance(mixed.aux, Pasted):
             return mf.even_shares(cast(Tensor, mixed.lam))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.attention import Capture
-from mixbench.config.schema import at_least, share
+from mixbench.config.schema import at_least, in_unit_interval
 from mixbench.errors import UserError
 from mixbench.methods.base import register
 from mixbench.methods.pictures.tokens import draw_tokens
@@ -43,7 +43,7 @@ class TLAlign(Pasting):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            share("method.residual", self.residual)
+            in_unit_interval("method.residual", self.residual)
             for key in ("patch", "last"):
                 if getattr(self, key) is not None:
                     at_least(f"method.{key}", getattr(self, key), 1)

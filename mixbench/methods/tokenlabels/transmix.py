@@ -7,7 +7,7 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.attention import Capture
-from mixbench.config.schema import share
+from mixbench.config.schema import in_unit_interval
 from mixbench.methods.base import register
 from mixbench.methods.pictures.tokens import draw_attention
 from mixbench.methods.tokenlabels.base import Pasted, Pasting
@@ -40,7 +40,7 @@ class TransMix(Pasting):
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            share("method.ratio", self.ratio)
+            in_unit_interval("method.ratio", self.ratio)
 
     picture = draw_attention
 

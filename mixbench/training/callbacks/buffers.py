@@ -5,7 +5,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Callback, Trainer
 
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 
 
 class OneSetOfBuffers(Callback):
@@ -18,7 +18,7 @@ class OneSetOfBuffers(Callback):
         group: The processes that train together.
     """
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: ProcessGroup) -> None:
         self.group = group
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:

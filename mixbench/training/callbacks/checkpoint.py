@@ -15,7 +15,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.distributed.signals import Stopped, StopSignals
 from mixbench.errors import RunFailedError
 from mixbench.files import write_bytes
@@ -121,7 +121,7 @@ class KeepCheckpoints(Checkpoint):
         folder: Path,
         facts: dict[str, Any],
         signals: StopSignals,
-        group: Group,
+        group: ProcessGroup,
         curves: CurveLogger,
         monitor: str | None = None,
         every: int | None = None,
@@ -170,7 +170,7 @@ class KeepCheckpoints(Checkpoint):
             return  # the end of the epoch follows
         due = self.every is not None and self._step % self.every == 0
         look = self._step % pl_module.run.trainer.log_every == 0
-        verdict = self.group.agree_later(self._vote(pl_module, look))
+        verdict = self.group.all_reduce_max_later(self._vote(pl_module, look))
         if due or verdict != GO_ON:
             self._end_or_save(trainer, pl_module, trainer.current_epoch, batch_idx + 1)
 
@@ -205,7 +205,7 @@ class KeepCheckpoints(Checkpoint):
         return GO_ON if self.signals.received is None else STOP
 
     def _end_or_save(self, trainer: Trainer, method: Method, epoch: int, batch: int) -> None:
-        verdict = self.group.agree(self._vote(method, look=True))
+        verdict = self.group.all_reduce_max(self._vote(method, look=True))
         if verdict == DIVERGED:
             position = method.watch.first_bad()
             if position is None:
@@ -217,7 +217,7 @@ class KeepCheckpoints(Checkpoint):
 
     def _save(self, trainer: Trainer, method: Method, epoch: int, batch: int) -> None:
         self._place = (epoch, batch)
-        if self.group.leads:
+        if self.group.is_main:
             self.curves.save()  # whole up to here, as what follows may be repeated
         trainer.save_checkpoint(self.folder / LAST, weights_only=False)
         self.saved(epoch, method.step)

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mixbench.config.schema import EvalConfig
 from mixbench.data.loaders import MixData
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.evaluation.suites import COUNTED, Outcome, draws, is_headline, judge, unfit
 
 log = logging.getLogger("mixbench")
@@ -27,7 +27,7 @@ class Suites(Callback):
         outcomes: What was found, by suite.
     """
 
-    def __init__(self, config: EvalConfig, data: MixData, group: Group) -> None:
+    def __init__(self, config: EvalConfig, data: MixData, group: ProcessGroup) -> None:
         self.config, self.data, self.group = config, data, group
         self.active = True
         self.outcomes: dict[str, Outcome] = {}

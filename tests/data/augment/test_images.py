@@ -20,7 +20,7 @@ from mixbench.data.augment.images import (
     lighting,
 )
 from mixbench.data.images import ResidentImages
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.training.build import check_choice
 
@@ -39,11 +39,11 @@ def grey(level=128, size=8):
 
 def test_images_depend_on_epoch_and_row_and_not_on_their_batch():
     images = AugmentedImages(some_images(), EVERYTHING)
-    together = images[Draw(torch.arange(6), 0, crop_seed=11)].images
-    alone = [images[Draw(torch.tensor([row]), 9, crop_seed=11)].images[0] for row in (4, 1)]
+    together = images[BatchIndex(torch.arange(6), 0, crop_seed=11)].images
+    alone = [images[BatchIndex(torch.tensor([row]), 9, crop_seed=11)].images[0] for row in (4, 1)]
     assert torch.equal(together[4], alone[0])
     assert torch.equal(together[1], alone[1])
-    later = images[Draw(torch.arange(6), 0, crop_seed=12)].images
+    later = images[BatchIndex(torch.arange(6), 0, crop_seed=12)].images
     assert (together != later).flatten(1).any(dim=1).sum() >= 5
     assert together.dtype == torch.uint8
     assert together.shape == (6, 3, 24, 24)
@@ -51,7 +51,7 @@ def test_images_depend_on_epoch_and_row_and_not_on_their_batch():
 
 def test_global_sources_neither_decide_nor_notice():
     images = AugmentedImages(some_images(), EVERYTHING)
-    draw = Draw(torch.arange(6), 0, crop_seed=5)
+    draw = BatchIndex(torch.arange(6), 0, crop_seed=5)
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     first = images[draw].images
@@ -65,14 +65,14 @@ def test_global_sources_neither_decide_nor_notice():
 def test_evaluation_and_statistics_see_the_images_as_they_are():
     plain = some_images()
     images = AugmentedImages(plain, EVERYTHING)
-    assert torch.equal(images[Draw(torch.arange(6), 0)].images, plain.images)
+    assert torch.equal(images[BatchIndex(torch.arange(6), 0)].images, plain.images)
     assert torch.equal(images.sample(), plain.images)
     assert images.shape == (3, 24, 24)
 
 
 def test_labels_and_rows_stay_with_their_images():
     images = AugmentedImages(some_images(), DataConfig(jitter=0.5))
-    batch = images[Draw(torch.tensor([3, 0]), 0, crop_seed=1)]
+    batch = images[BatchIndex(torch.tensor([3, 0]), 0, crop_seed=1)]
     assert batch.labels.tolist() == [3, 0]
     assert batch.ids.tolist() == [3, 0]
     assert images.subset(torch.tensor([5, 2])).labels.tolist() == [5, 2]
@@ -166,11 +166,11 @@ def test_without_timm_the_extra_is_named(monkeypatch):
 def test_equal_images_of_a_batch_are_changed_apart_and_not_as_they_are_cropped(monkeypatch):
     pixels = some_images(1).images.expand(5, -1, -1, -1)
     images = AugmentedImages(ResidentImages(pixels, torch.arange(5)), DataConfig(jitter=0.8))
-    changed = images[Draw(torch.arange(5), 0, crop_seed=11)].images
+    changed = images[BatchIndex(torch.arange(5), 0, crop_seed=11)].images
     assert len({image.numpy().tobytes() for image in changed}) == 5
     seeds = []
     monkeypatch.setattr(images, "_change", lambda image, seed: seeds.append(seed) or image)
-    draw = Draw(torch.tensor([3, 0, 3]), 0, crop_seed=11)
+    draw = BatchIndex(torch.tensor([3, 0, 3]), 0, crop_seed=11)
     assert torch.equal(images[draw].labels, draw.indices)
     assert seeds[0] == seeds[2] != seeds[1]  # by the image's own row
     assert not set(seeds) & set(draw.image_seeds([3, 0]))  # of the crops
@@ -180,6 +180,6 @@ def test_a_subset_is_changed_by_the_same_configuration():
     images = AugmentedImages(some_images(), DataConfig(lighting=5.0))
     part = images.subset(torch.tensor([4, 2]))
     assert part.labels.tolist() == [4, 2]
-    plain = part[Draw(torch.arange(2), 0)].images
+    plain = part[BatchIndex(torch.arange(2), 0)].images
     assert torch.equal(plain, some_images().images[[4, 2]])
-    assert not torch.equal(part[Draw(torch.arange(2), 0, crop_seed=1)].images, plain)
+    assert not torch.equal(part[BatchIndex(torch.arange(2), 0, crop_seed=1)].images, plain)

@@ -11,7 +11,7 @@ from paths import SHARED
 from mixbench.config.compose import compose
 from mixbench.data.datasets.voc import CLASSES
 from mixbench.data.files.encoded import FileImages
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.training.build import identify_run
 from mixbench.training.run import run
@@ -84,7 +84,7 @@ def test_imagenet_is_read_sorted_or_flat_with_any_list(tmp_path, val):
     labels = {image: int(splits.test.labels[row]) for image, row in rows.items()}
     assert labels == {"1": 1, "2": 0, "3": 1}
     assert splits.info.mean == [0.485, 0.456, 0.406]
-    assert splits.train[Draw(torch.arange(4), 0, 1)].images.shape == (4, 3, 8, 8)
+    assert splits.train[BatchIndex(torch.arange(4), 0, 1)].images.shape == (4, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_cub_is_divided_and_boxed_by_its_lists(tmp_path, packed):
     assert [name[-5:] for name in splits.train.part.names] == ["b.jpg", "c.jpg"]
     assert splits.test.boxes[0].tolist() == [[0, 6, 5, 26, 15]]
     assert splits.train.boxes[1].tolist() == [[1, 0, 0, 40, 30]]
-    assert splits.test[Draw(torch.arange(2), 0)].images.shape == (2, 3, 8, 8)
+    assert splits.test[BatchIndex(torch.arange(2), 0)].images.shape == (2, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_list_of_cub_cannot_name_a_file_outside(tmp_path):
     root = write(tmp_path / "birds", cub(images__txt=lines))
     splits = source("data=cub200", f"data.root={root}", *SMALL).load()
     with pytest.raises(UserError, match="leads out"):
-        splits.test[Draw(torch.arange(2), 0)]
+        splits.test[BatchIndex(torch.arange(2), 0)]
 
 
 # PASCAL VOC.
@@ -205,7 +205,7 @@ def test_voc_labels_are_multi_hot_and_keep_what_is_unknown(tmp_path):
     assert first.pop("cat") != first.get("cat", 0)  # not a number
     assert set(first.values()) == {0}
     assert splits.test.boxes.tolist() == [[[CLASSES.index("dog"), 1, 0, 40, 30]]]
-    assert torch.isnan(splits.train[Draw(torch.arange(2), 0)].labels).sum() == 1
+    assert torch.isnan(splits.train[BatchIndex(torch.arange(2), 0)].labels).sum() == 1
 
 
 def test_the_two_archives_of_voc_are_read_together(tmp_path, data_folder):
@@ -216,7 +216,7 @@ def test_the_two_archives_of_voc_are_read_together(tmp_path, data_folder):
             archive.add(root / "VOCdevkit", "VOCdevkit")
     splits = source("data=voc2007", *SMALL).load()
     assert (len(splits.train), len(splits.test)) == (2, 1)
-    assert splits.test[Draw(torch.arange(1), 0)].images.shape == (1, 3, 8, 8)
+    assert splits.test[BatchIndex(torch.arange(1), 0)].images.shape == (1, 3, 8, 8)
 
 
 @pytest.mark.parametrize(

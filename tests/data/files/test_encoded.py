@@ -18,7 +18,7 @@ from mixbench.data.files.decode import crop_box, decode, decode_crop, size_of
 from mixbench.data.files.encoded import FileImages, Part, read_part
 from mixbench.data.images import ResidentImages, Stats
 from mixbench.data.loaders import MixData
-from mixbench.data.sampling import Draw, KeyedBatches, OrderedBatches
+from mixbench.data.sampling import BatchIndex, KeyedBatches, OrderedBatches
 from mixbench.errors import RunFailedError, UnreadableImageError, UserError
 from mixbench.training.run import run
 
@@ -74,8 +74,8 @@ def test_evaluation_sees_the_centre_of_the_resized_image(folder):
     scaled = image.resize((20, 22), Image.Resampling.BILINEAR)
     expected = np.asarray(scaled.crop((2, 3, 18, 19)))
     assert np.array_equal(batch.images[0].permute(1, 2, 0).numpy(), expected)
-    again = splits.train[Draw(torch.tensor([0]), seed=9)].images
-    assert torch.equal(again, splits.train[Draw(torch.tensor([0]), seed=8)].images)
+    again = splits.train[BatchIndex(torch.tensor([0]), seed=9)].images
+    assert torch.equal(again, splits.train[BatchIndex(torch.tensor([0]), seed=8)].images)
 
 
 def test_a_crop_is_the_part_that_was_drawn():
@@ -133,8 +133,8 @@ def test_a_subset_and_a_hold_out_keep_their_files(folder):
     rows = torch.cat([splits.train.rows, splits.val.rows])
     assert rows.sort().values.tolist() == list(range(12))
     part = splits.val.subset(torch.tensor([5, 0]))
-    draw = Draw(torch.tensor([0, 1]), 0)
-    assert torch.equal(part[draw].images, splits.val[Draw(torch.tensor([5, 0]), 0)].images)
+    draw = BatchIndex(torch.tensor([0, 1]), 0)
+    assert torch.equal(part[draw].images, splits.val[BatchIndex(torch.tensor([5, 0]), 0)].images)
     assert torch.equal(part[draw].labels, splits.val.labels[[5, 0]])
 
 
@@ -143,13 +143,13 @@ def test_an_unreadable_file_is_named_when_it_is_met_or_left_out_and_counted(fold
     words = ["data=folder", f"data.root={folder}", *CROPS]
     images = source(*words).read().train
     with pytest.raises(UnreadableImageError, match=r"image 3 cannot be read.*ant.3\.png"):
-        images[Draw(torch.arange(12), 0)]
+        images[BatchIndex(torch.arange(12), 0)]
     with pytest.raises(UserError, match=r"image 3 cannot be read.*ant.3\.png"):
         source(*words).load()
     splits = source(*words, "data.on_corrupt=skip").load()
     assert splits.info.skipped == 1
     assert len(splits.train) == 11
-    assert splits.train[Draw(torch.arange(11), 0)].labels.tolist() == [0] * 5 + [1] * 6
+    assert splits.train[BatchIndex(torch.arange(11), 0)].labels.tolist() == [0] * 5 + [1] * 6
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_subsets_of_subsets_hand_out_pixels_labels_and_boxes_of_one_file(numbere
     assert images.boxes is not None
     assert images.boxes[:, 0, 0].tolist() == [8, 2, 10]
     for crop_seed in (None, 5):
-        batch = images[Draw(torch.tensor([2, 0]), 0, crop_seed)]
+        batch = images[BatchIndex(torch.tensor([2, 0]), 0, crop_seed)]
         assert batch.labels.tolist() == [10, 8]
         assert batch.images[:, 0, 0, 0].tolist() == [100, 80]
         assert batch.ids.tolist() == [2, 0]  # rows of the subset, as scores are filed by them
@@ -312,8 +312,8 @@ def test_other_labels_stay_with_their_images_in_subsets(numbered):
     images = read_part(numbered, config)[0].with_labels(torch.arange(12) + 50)
     part = images.subset(torch.tensor([7, 1]))
     assert part.labels.tolist() == [57, 51]
-    assert part[Draw(torch.tensor([1]), 0)].labels.tolist() == [51]
-    assert part[Draw(torch.tensor([1]), 0)].images[0, 0, 0, 0] == 10
+    assert part[BatchIndex(torch.tensor([1]), 0)].labels.tolist() == [51]
+    assert part[BatchIndex(torch.tensor([1]), 0)].images[0, 0, 0, 0] == 10
 
 
 @pytest.mark.parametrize("crop_area", [None, 0.5])
@@ -328,7 +328,7 @@ def test_a_file_that_is_left_out_takes_its_label_and_box_along(numbered, crop_ar
     assert images.labels.tolist() == left
     assert images.boxes is not None
     assert images.boxes[:, 0, 0].tolist() == left
-    batch = images[Draw(torch.arange(10), 0)]
+    batch = images[BatchIndex(torch.arange(10), 0)]
     assert (batch.images[:, 0, 0, 0] // 10).tolist() == batch.labels.tolist() == left
 
 
@@ -337,7 +337,7 @@ def test_the_crop_of_an_image_is_the_same_in_the_whole_set_and_in_a_subset(tmp_p
     part = Part([str(i) for i in range(6)], files.__getitem__, torch.arange(6))
     images = read_part(part, DataConfig(size=8, crop_area=0.1))[0]
     few = images.subset(torch.tensor([4, 1]))
-    crops = images[Draw(torch.tensor([4, 1]), 0, crop_seed=3)]
-    again = few[Draw(torch.tensor([0, 1]), 9, crop_seed=3)]
+    crops = images[BatchIndex(torch.tensor([4, 1]), 0, crop_seed=3)]
+    again = few[BatchIndex(torch.tensor([0, 1]), 9, crop_seed=3)]
     assert torch.equal(crops.images, again.images)
     assert torch.equal(crops.crops, again.crops)  # pyright: ignore

@@ -8,7 +8,7 @@ from mixbench.backbones.cifar import PreActResNet
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.data.augment.views import draw_view, make_view
 from mixbench.data.images import Batch, ResidentImages
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.moco.base import CONTRAST, Bank
@@ -115,7 +115,7 @@ def test_settings_of_views_reach_the_draws():
 def test_images_come_as_they_are_and_are_cropped_by_the_views_only():
     method = learning("moco")
     images = sample_splits(method).train
-    batch = images[Draw(torch.arange(BATCH), 0)]
+    batch = images[BatchIndex(torch.arange(BATCH), 0)]
     x, targets = method.prepare(Batch(*batch))
     torch.testing.assert_close(x, method.normalize(batch.images / 255))
     assert torch.equal(targets.argmax(dim=1), batch.labels)

@@ -15,7 +15,7 @@ from mixbench.backbones.vit import VisionTransformer
 from mixbench.config.schema import DataConfig, DataInfo, OptimConfig, RunConfig
 from mixbench.data import DATA
 from mixbench.data.images import Batch
-from mixbench.data.sampling import Draw
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
@@ -255,7 +255,7 @@ def test_maps_on_disk_follow_their_images_through_crops_and_mirrors(tmp_path):
     method = around(
         small_net("preactresnet18", SIZE), info, config, side=SIZE, maps=str(tmp_path / "maps.npy")
     )
-    batch = method.wrap_dataset(images)[Draw(torch.arange(8), 0)]
+    batch = method.wrap_dataset(images)[BatchIndex(torch.arange(8), 0)]
     method.reseed(0, 3)
     mixed = method.mix_batch(batch)
     method.reseed(0, 3)
@@ -279,7 +279,7 @@ def test_maps_shorten_no_other_part_of_a_step(tmp_path):
     drawn = []
     for each in (method, mapped):
         each.reseed(2, 1)
-        drawn.append(each.mix_batch(each.wrap_dataset(images)[Draw(torch.arange(6), 0)]))
+        drawn.append(each.mix_batch(each.wrap_dataset(images)[BatchIndex(torch.arange(6), 0)]))
     assert torch.equal(drawn[0].perm, drawn[1].perm)
     assert torch.equal(drawn[0].aux.pasted.kept.sum(), drawn[1].aux.pasted.kept.sum())
 
@@ -625,7 +625,7 @@ def test_a_run_goes_on_with_the_prototypes_that_it_found(runs, tiny, guide, monk
 @pytest.mark.parametrize("prob", [0.0, 1.0])
 def test_the_picture_shows_maps_and_windows_in_both_kinds_of_batches(prob):
     method = convolving(switch_prob=prob, run=RunConfig(data=DataConfig(crop=2)))
-    images = sample_splits(method).train[Draw(torch.arange(6), 0)]
+    images = sample_splits(method).train[BatchIndex(torch.arange(6), 0)]
     states = [p.clone() for p in method.parameters()]
     picture = draw_batch(method, images)
     colours = {colour for _, colour in picture.getcolors(1 << 24)}
@@ -646,7 +646,7 @@ def photographs(folder):
         return torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8), torch.tensor([7, 900])
     test = str(twin(SAMPLE, folder))
     pack = DATA.get("pack")(DataConfig(kind="pack", train=str(SAMPLE), test=test))
-    return pack.load().test[Draw(torch.tensor([3, 40]), 0)][:2]
+    return pack.load().test[BatchIndex(torch.tensor([3, 40]), 0)][:2]
 
 
 def test_photographs_pass_a_step_with_deit_and_an_absvit_in_the_published_layout(tmp_path):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mixbench.distributed.process_group import Group
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.distributed.signals import Stopped
 from mixbench.training.callbacks.checkpoint import Diverged, KeepCheckpoints
 
@@ -27,7 +27,7 @@ class Bench:
             folder,
             {"id": "x"},
             self.signals,
-            Group(),
+            ProcessGroup(),
             curves,
             saved=lambda epoch, step: self.notes.append((epoch, step)),
             **options,

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from mixbench import compose, run
-from mixbench.data.sampling import Draw, KeyedBatches
+from mixbench.data.sampling import BatchIndex, KeyedBatches
 from mixbench.methods import METHODS
 from mixbench.records.checkpoints import LAST, read_checkpoint
 from mixbench.records.record import runs_folder
@@ -48,7 +48,7 @@ def test_the_picture_is_of_the_batch_that_training_begins_with(runs, tiny, monke
 
 def test_a_drawing_is_that_of_the_step_it_is_of():
     method = sample_method(METHODS.get("cutmix"))
-    batch = sample_splits(method).train[Draw(torch.arange(6), 0)]
+    batch = sample_splits(method).train[BatchIndex(torch.arange(6), 0)]
     shown = []
     method.picture = lambda x, targets, mixed: shown.append((x, targets, mixed))  # pyright: ignore
     draw_batch(method, batch, 2, 5)
