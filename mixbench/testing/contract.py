@@ -223,7 +223,7 @@ def hooks_return_their_types(cls: type[Method]) -> None:
 
 
 def batches_can_be_drawn(cls: type[Method]) -> None:
-    """A batch has a picture, prepare leaves it as it is, and pixel_weights lie over the pixels."""
+    """A batch can be drawn, prepare leaves it as it is, and pixel_weights lie over the pixels."""
     method = sample_method(cls)
     batch = sample_splits(method).train[BatchIndex(torch.arange(BATCH), 3)]
     kept = batch.images.clone(), batch.labels.clone()
