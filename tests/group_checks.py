@@ -34,6 +34,7 @@ from mixbench.methods.base import Method
 from mixbench.records.record import read_record
 from mixbench.training.build import build
 from mixbench.training.callbacks.checkpoint import AtomicCheckpointIO
+from mixbench.training.job import resolve
 
 WORDS = (
     "data=digits data.limit=96 net.width=4 epochs=2 batch_size=16 wandb.mode=disabled devices=2 "
@@ -67,7 +68,7 @@ def plain_training(config, rank=0, world=1, group=None):
     NETS._objects["plain"] = PlainNet
     config = dataclasses.replace(config, net=dataclasses.replace(config.net, name="plain"))
     splits = DATA.get("digits")(config.data).load()
-    method, data = build(config, splits, rank, world)
+    method, data = build(resolve(config), splits, rank, world)
     mixbench.training.fit.PRECISIONS["fp32"] = "64-true"
     parts = mixbench.training.fit.Parts(
         config, Path("unused"), method, data, torch.device("cpu"), group or join(1, 60, False)

@@ -21,6 +21,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "pictures": (2, TORCH),
     "nn": (3, {"torch"}),
     "metrics": (3, TORCH | {"torchmetrics"}),
+    "tasks": (4, {"torch"}),
     "records": (4, {"torch", "numpy", "safetensors", "onnx", "onnxscript"}),
     "distributed": (5, LIGHTNING),
     "tracking": (5, LIGHTNING | {"wandb"}),

@@ -68,3 +68,16 @@ DATA = Registry(
     group="mixbench.data",
     needs=("load", "fingerprint"),
 )
+
+# Classes of tasks by the name that methods list in ``tasks``; those without labels are picked by
+# ``task=<name>``, the others by the labels of the data.
+TASKS = Registry(
+    "task",
+    {
+        "multiclass": "mixbench.tasks.classification:Classification",
+        "multilabel": "mixbench.tasks.multilabel:MultiLabel",
+        "ssl": "mixbench.tasks.selfsupervised:SelfSupervised",
+    },
+    group="mixbench.tasks",
+    needs=("targets", "criterion", "scores"),
+)

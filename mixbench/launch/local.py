@@ -243,14 +243,8 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
     import torch
 
     from mixbench.config.compose import compose_text, resolve_method
-    from mixbench.config.names import DATA
-    from mixbench.training.build import (
-        check_choice,
-        estimate_seconds,
-        identify_run,
-        incompatibility,
-        training_device,
-    )
+    from mixbench.training.build import estimate_seconds
+    from mixbench.training.job import incompatibility, resolve
     from mixbench.training.sanity import doubts
 
     torch.set_num_threads(1)
@@ -265,18 +259,18 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
         if planned.optional and (reason := incompatibility(config)):
             notes[f"left out: {reason}"] = None
             continue
-        check_choice(config)
+        job = resolve(config, sources.get(str(config.data)))
         kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
-        source = sources.setdefault(str(config.data), DATA.get(config.data.kind)(config.data))
-        identity = identify_run(config, source=source)
+        source = sources.setdefault(str(config.data), job.source)
+        identity = job.identity
         planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
         place = runs_folder(config.run.dir) / identity.id
         try:
             planned.done = read_record(place).status == "done"
         except UserError:
             planned.done = False
-        on_gpu = training_device(config).type == "cuda"
+        on_gpu = job.device.type == "cuda"
         planned.gpus = config.devices if on_gpu else 0
         planned.cores = config.devices * config.trainer.threads
         if planned.done:
@@ -287,7 +281,7 @@ def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], li
             infos[key] = source.load(holdout=holdout).info
         planned.doubts = list(doubts(config, infos[key].train_size).values())
         if identity.row_hash not in estimates:
-            estimates[identity.row_hash] = estimate_seconds(config, infos[key])
+            estimates[identity.row_hash] = estimate_seconds(job, infos[key])
         planned.seconds = estimates[identity.row_hash]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return kept, list(notes), Machine(cores or 1, torch.cuda.device_count())

@@ -12,7 +12,8 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.literature import Figure, figures
 from mixbench.leaderboard.reproduction import needs_peek, published
 from mixbench.records.identity import differences
-from mixbench.training.build import estimate_seconds, training_device
+from mixbench.training.build import estimate_seconds
+from mixbench.training.job import resolve, training_device
 
 CHECKED = ("top1", "map")  # scores that each epoch can be tested for
 
@@ -124,7 +125,7 @@ def expected_seconds(config: RunConfig) -> float | None:
     with contextlib.suppress(ValueError):  # at what devices and accumulation divide
         while config.batch_size > limit:
             config = dataclasses.replace(config, batch_size=config.batch_size // 2)
-    return estimate_seconds(config, info)
+    return estimate_seconds(resolve(config), info)
 
 
 def expected_info(data: DataConfig) -> DataInfo | None:

@@ -265,8 +265,7 @@ class SlurmLauncher:
 
 def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str]]:
     from mixbench.config.compose import resolve_method
-    from mixbench.config.names import DATA
-    from mixbench.training.build import check_choice, identify_run, incompatibility
+    from mixbench.training.job import incompatibility, resolve
     from mixbench.training.sanity import doubts
 
     notes: dict[str, None] = {}
@@ -279,11 +278,11 @@ def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[
         if planned.optional and (reason := incompatibility(config)):
             notes[f"left out: {reason}"] = None
             continue
-        check_choice(config)
+        job = resolve(config, sources.get(str(config.data)))
         kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
-        source = sources.setdefault(str(config.data), DATA.get(config.data.kind)(config.data))
-        identity = identify_run(config, source=source)
+        source = sources.setdefault(str(config.data), job.source)
+        identity = job.identity
         key = f"{config.data} {config.select}"
         if key not in sizes:
             sizes[key] = source.load(holdout=config.select == "val").info.train_size

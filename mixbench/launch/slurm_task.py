@@ -54,7 +54,7 @@ class Task:
 
 def _run(words: list[str]) -> None:
     from mixbench.config.compose import compose
-    from mixbench.training.build import training_device
+    from mixbench.training.job import training_device
     from mixbench.training.run import run
 
     config = compose(words)

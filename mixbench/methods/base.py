@@ -27,9 +27,9 @@ from mixbench.methods.pictures.predicted import after_predict
 from mixbench.methods.watch import LossWatch
 from mixbench.nn.optim import build_optimizer, decay_groups, schedule
 from mixbench.pictures.sheet import mixed_sheet
+from mixbench.tasks.base import MIXES_LABELS, find_task
 
-__all__ = ["Method", "register"]
-CRITERIA = {"multiclass": mf.soft_cross_entropy, "multilabel": mf.soft_binary_cross_entropy}
+__all__ = ["MIXES_LABELS", "Method", "register"]
 
 
 def _only_in_training(mix: Callable[..., mf.Mixed]) -> Callable[..., mf.Mixed]:
@@ -100,6 +100,7 @@ class Method(LightningModule):
         self.net, self.info = net, info
         self.config = self.Config() if config is None else config
         self.run = RunConfig() if run is None else run
+        self.task = find_task(self.run.task, info.task)
         self.step, self.total_steps, self.rank = 0, total_steps, rank
         self.generator, self.shared_generator = Generator(), Generator()
         self.register_buffer("mean", torch.tensor(info.mean)[:, None, None])
@@ -142,7 +143,7 @@ class Method(LightningModule):
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Tensor | dict[str, Tensor]:
         """The loss, or its weighted terms by name."""
-        criterion = CRITERIA[self.info.task]
+        criterion = self.task.criterion
         if isinstance(logits, dict):
             return {key: criterion(logits[key], mixed.targets[key]) for key in logits}
         return criterion(logits, mixed.targets)
@@ -166,6 +167,23 @@ class Method(LightningModule):
         return (
             "" if type(self).pixel_weights is not Method.pixel_weights else "it does not mix pixels"
         )
+
+    @classmethod
+    def tasks_with(cls, config: Any) -> frozenset[str]:
+        """Tasks that it can learn with some settings."""
+        del config
+        return cls.tasks
+
+    @classmethod
+    def step_cost(cls, config: Any) -> float:
+        """Time of a step relative to plain training, with some settings; for estimates."""
+        del config
+        return cls.cost
+
+    @property
+    def fidelity(self) -> str:
+        """What a row of the leaderboard says of it; the network may matter."""
+        return self.config.fidelity
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups, each with its own ``lr``, ``min_lr`` or ``weight_decay`` if needed."""
@@ -207,9 +225,7 @@ class Method(LightningModule):
             x = self.normalize(to_float(crop_flip(batch.images, offsets, flips, data.padding)))
         if data.erasing:
             x = erase(x, draw_erasing(len(x), data.erasing, *x.shape[2:], self.generator))
-        targets, smoothing = batch.labels, self.run.optim.label_smoothing
-        if self.info.task == "multiclass":
-            targets = mf.one_hot(targets, self.info.num_classes, smoothing=smoothing)
+        targets = self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
         return self._layout(x), targets
 
     def mix_batch(self, batch: Batch) -> mf.Mixed:
@@ -257,11 +273,8 @@ class Method(LightningModule):
         values = {"loss": loss, **self.diagnostics(mixed)}
         if isinstance(terms, dict):
             values |= {f"loss_{key}": term for key, term in terms.items()}
-        if isinstance(logits, Tensor) and self.info.task == "multiclass":
-            # The weight of the predicted class in the mixed label.
-            hit = mixed.targets.gather(1, logits.argmax(dim=1, keepdim=True))
-            values["top1_mixed"] = 100 * hit.mean()
-            values["ce"] = mf.soft_cross_entropy(logits, mixed.targets)  # for methods of other loss
+        if isinstance(logits, Tensor):
+            values |= self.task.training_scores(logits, mixed.targets)
         self.report(values, self.step)
 
     def report(

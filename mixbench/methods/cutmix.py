@@ -10,7 +10,7 @@ import mixbench.functional as mf
 from mixbench.config.schema import in_unit_interval, one_of, positive
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.cutmix import BOX_RULES
-from mixbench.methods.base import Method, register
+from mixbench.methods.base import MIXES_LABELS, Method, register
 
 
 @register("cutmix")
@@ -51,6 +51,8 @@ class CutMix(Method):
             """Official as long as no addition is used."""
             plain = not self.per_sample and self.partner == "random" and self.minmax is None
             return "official-verified" if plain and self.box_rule == "official" else "variant"
+
+    tasks = MIXES_LABELS
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """All outside of the box, and all inside of it."""

@@ -1,6 +1,6 @@
 """Plain training, the reference of every comparison."""
 
-from mixbench.methods.base import Method, register
+from mixbench.methods.base import MIXES_LABELS, Method, register
 
 
 @register("erm")
@@ -11,4 +11,4 @@ class ERM(Method):
     Cost: 1.
     """
 
-    tasks = frozenset({"multiclass", "multilabel"})
+    tasks = MIXES_LABELS

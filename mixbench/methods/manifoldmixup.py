@@ -9,10 +9,10 @@ from torch import Tensor
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
 from mixbench.config.schema import one_of, positive
-from mixbench.methods.base import Method, register
+from mixbench.methods.base import MIXES_LABELS, Method, register
 from mixbench.methods.pictures.features import draw_features
 
-LOSSES = {"ce": mf.soft_cross_entropy, "bce_softmax": mf.softmax_binary_cross_entropy}
+LOSSES = ("ce", "bce_softmax")
 
 
 @register("manifoldmixup")
@@ -47,6 +47,13 @@ class ManifoldMixup(Method):
             official = "official-verified" if self.loss == "bce_softmax" else "paper"
             return official if sorted(self.layers) == [0, 1, 2] else "variant"
 
+    tasks = MIXES_LABELS
+
+    @classmethod
+    def tasks_with(cls, config: Any) -> frozenset[str]:
+        """Only one label per image with ``bce_softmax``, whose targets sum to 1."""
+        return cls.tasks if config.loss == "ce" else frozenset({"multiclass"})
+
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
         self.layers = pick_layers(net, self.config.layers, "method.layers")
@@ -71,7 +78,9 @@ class ManifoldMixup(Method):
 
     def loss(self, logits: Tensor, mixed: mf.Mixed) -> Tensor:
         """The loss asked for."""
-        return LOSSES[self.config.loss](logits, mixed.targets)
+        if self.config.loss == "ce":
+            return self.task.criterion(logits, mixed.targets)
+        return mf.softmax_binary_cross_entropy(logits, mixed.targets)
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
         """Also the layer; beside the loss of the same step, the loss by layer."""

@@ -9,7 +9,7 @@ from torch import Tensor
 import mixbench.functional as mf
 from mixbench.config.schema import in_unit_interval, one_of, positive
 from mixbench.functional.core import PARTNER_RULES
-from mixbench.methods.base import Method, register
+from mixbench.methods.base import MIXES_LABELS, Method, register
 
 
 @register("mixup")
@@ -43,6 +43,8 @@ class Mixup(Method):
             """Official as long as no addition is used."""
             plain = not self.per_sample and not self.fold and self.partner == "random"
             return "official-verified" if plain and self.prob == 1 else "variant"
+
+    tasks = MIXES_LABELS
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """Its weight of every pixel."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.config.schema import positive
-from mixbench.methods.base import Method, register
+from mixbench.methods.base import MIXES_LABELS, Method, register
 
 CLEAN, MIX = "clean", "mix"
 
@@ -36,6 +36,7 @@ class Mixup2(Method):
             """Nobody's method."""
             return "variant"
 
+    tasks = MIXES_LABELS
     cost = 2.0
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:

@@ -11,7 +11,8 @@ from mixbench.config.names import METHODS
 from mixbench.notebook.plans import plan_rows
 from mixbench.notebook.table import Table
 from mixbench.pictures.sheet import under_titles
-from mixbench.training.preview import first_batch, load, picture
+from mixbench.training.job import resolve
+from mixbench.training.preview import first_batch, picture
 from mixbench.training.requirements import pairs
 
 
@@ -29,7 +30,7 @@ class Scene:
 
     def __init__(self, words: Sequence[str], trained: Path | None = None) -> None:
         self.words, self.trained = list(words), trained
-        self.splits = load(compose(self.words))
+        self.splits = resolve(compose(self.words)).read_data()
 
     def picture(self, *words: str) -> Image.Image:
         """What a method makes of the batch.

@@ -1,6 +1,7 @@
 """One try to finish a run: what it starts from, and how its end is recorded."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import time
@@ -19,7 +20,7 @@ from omegaconf import OmegaConf
 from mixbench.backbones.base import StagedNet
 from mixbench.config import yaml_files
 from mixbench.config.compose import to_plain
-from mixbench.config.schema import RunConfig, keys_not_in_identity
+from mixbench.config.schema import keys_not_in_identity
 from mixbench.data.images import unused_line
 from mixbench.data.loaders import MixData
 from mixbench.distributed.process_group import ProcessGroup
@@ -31,6 +32,7 @@ from mixbench.errors import (
     RunFailedError,
     UserError,
 )
+from mixbench.evaluation.suites import enter
 from mixbench.files import check_place, open_log, remove_leftovers, write_text
 from mixbench.methods.base import Method
 from mixbench.nn.optim import renew
@@ -50,6 +52,7 @@ from mixbench.training.callbacks.progress import quiet_lightning
 from mixbench.training.compile import compile_stages
 from mixbench.training.facts import bit_exact, blended_hashes
 from mixbench.training.fit import Parts, fit_and_test, precision_context
+from mixbench.training.job import Job
 from mixbench.training.sanity import chance, doubts
 
 log = logging.getLogger("mixbench")
@@ -63,9 +66,8 @@ class Attempt:
     """One try to finish a run, by one of the processes that train together.
 
     Attributes:
-        config: What is asked for.
+        job: What is asked for.
         group: The processes.
-        device: Where this one computes.
         folder: Folder of the run.
         record: Its record, with the attempts before this one.
         method: The method around its network.
@@ -73,9 +75,8 @@ class Attempt:
         earlier: The record as the attempt before left it; for the leading process only.
     """
 
-    config: RunConfig
+    job: Job
     group: ProcessGroup
-    device: torch.device
     folder: Path
     record: Record
     method: Method
@@ -173,9 +174,9 @@ class Attempt:
         self.record.config_changes = dict(facts.get("config_changes", accepted))
         changed = self._changed(facts)
         self._accept(changed, path, allow_config_change, accepted)
-        if changed and (facts["epoch"], facts["batch"]) >= (self.config.epochs, 0):
+        if changed and (facts["epoch"], facts["batch"]) >= (self.job.config.epochs, 0):
             raise UserError(
-                f"no step is left to train under the change: with epochs={self.config.epochs}, "
+                f"no step is left to train under the change: with epochs={self.job.config.epochs}, "
                 f"{path.name} is trained",
                 str(path),
                 "undo the change, give more epochs, or start a new run",
@@ -189,7 +190,7 @@ class Attempt:
             raise UserError(what, str(path), way_back(path)) from error
         check_shapes(path, checkpoint["state_dict"], self.method.state_dict())
         name, step = self.folder.name, checkpoint["mixbench_step"]
-        if facts["epoch"] == self.config.epochs:
+        if facts["epoch"] == self.job.config.epochs:
             log.info("%s is trained and goes on with its test", name)
         else:
             log.info("%s goes on from step %d, in epoch %d", name, step, facts["epoch"] + 1)
@@ -254,7 +255,7 @@ class Attempt:
         before, now = facts.get("inputs", {}), self.record.inputs
         hashed = {**before, **now} if "inputs" in facts else {}
         aside = keys_not_in_identity() - {"seed"} | hashed.keys()
-        changed = differences(facts["config"], scrubbed(to_plain(self.config)), aside)
+        changed = differences(facts["config"], scrubbed(to_plain(self.job.config)), aside)
         for key in hashed:
             old, new = before.get(key, {}), now.get(key, {})
             if old.get("content") != new.get("content"):
@@ -284,12 +285,12 @@ class Attempt:
         for earlier in attempts:
             if earlier.get("status") == "running":  # killed before it could say so
                 earlier["status"] = "interrupted"
-        if self.config.trainer.compile:
+        if self.job.config.trainer.compile:
             data = self.method.info
             size = (self.data.batches.batch_size, data.channels, data.height, data.width)
-            method = self.method.to(self.device)
-            x = method._layout(torch.zeros(size, device=self.device))
-            context = precision_context(self.config, self.device)
+            method = self.method.to(self.job.device)
+            x = method._layout(torch.zeros(size, device=self.job.device))
+            context = precision_context(self.job.config, self.job.device)
             nets = [n for n in method.modules() if n is method.net or isinstance(n, StagedNet)]
             record.compiled = all([compile_stages(net, x, context) for net in nets])
         machine = {
@@ -297,7 +298,7 @@ class Attempt:
             "devices": self.group.world,
             "threads": record.threads,
             "compiled": record.compiled,
-            "deterministic": self.device.type == "cpu" or self.config.trainer.deterministic,
+            "deterministic": self.job.device.type == "cpu" or self.job.config.trainer.deterministic,
             "torch": str(torch.__version__),
             "commit": record.commit,
         }
@@ -315,8 +316,8 @@ class Attempt:
         self._started = self._noted = time.monotonic()
         if not self.group.is_main:
             return
-        self._mark(doubts(self.config, len(self.data.splits.train)))
-        text = OmegaConf.to_yaml(scrubbed(to_plain(self.config)))
+        self._mark(doubts(self.job.config, len(self.data.splits.train)))
+        text = OmegaConf.to_yaml(scrubbed(to_plain(self.job.config)))
         write_text(self.folder / "config.yaml", text)
         write_record(self.folder, record)
         for name in (TRACEBACK, REPLAY):
@@ -336,10 +337,26 @@ class Attempt:
             log.warning("%s", sentence)
 
     def _train(self, signals: StopSignals, checkpoint: dict[str, Any] | None) -> None:
-        parts = Parts(self.config, self.folder, self.method, self.data, self.device, self.group)
+        parts = Parts(self.job, self.folder, self.method, self.data, self.group)
+        record = self.record
+        facts = {
+            "config": scrubbed(to_plain(self.job.config)),
+            "info": dataclasses.asdict(self.method.info),
+            "id": record.id,
+            "data": record.data_hash,
+            "inputs": record.inputs,
+            "config_changes": record.config_changes,
+        }
         with warnings.catch_warnings():
             quiet_lightning()
-            fit_and_test(parts, self.record, signals, checkpoint, self._note)
+            found = fit_and_test(
+                parts, signals, checkpoint, facts, len(record.attempts), self._note
+            )
+        record.metrics |= found.metrics
+        for name, outcome in found.suites.items():
+            enter(name, outcome, record.metrics, record.evaluations)
+        for key, value in found.speed.items():
+            setattr(record, key, value)
 
     def _note(self, epoch: int, step: int) -> None:
         """Write down how far training is, now and then."""
@@ -355,7 +372,7 @@ class Attempt:
         record, attempt = self.record, self.record.attempts[-1]
         attempt |= {"status": record.status, "wall_s": time.monotonic() - self._started}
         record.wall_s = sum(known.get("wall_s", 0.0) for known in record.attempts)
-        if self.device.type == "cuda":
+        if self.job.device.type == "cuda":
             judged = sum(facts["seconds"] for facts in record.evaluations.values())
             record.gpu_hours = (record.wall_s - judged) * record.device_count / 3600
         if not self.group.is_main:
@@ -384,10 +401,10 @@ class Attempt:
         what = f"{self.folder.name} failed: {record.message.splitlines()[0]}"
         todo = "see the traceback there"
         if isinstance(error, torch.OutOfMemoryError):
-            parts = 2 * self.config.optim.accumulate
+            parts = 2 * self.job.config.optim.accumulate
             todo = f"use optim.accumulate={parts}, which keeps the batch whole, or precision=bf16"
         elif "DataLoader" in record.message:  # one of its processes died, or answers no more
-            workers = self.config.data.workers
+            workers = self.job.config.data.workers
             todo = f"use fewer than data.workers={workers}, as each takes memory of its own"
         return self._named(RunFailedError(what, str(where), todo))
 
@@ -402,7 +419,7 @@ class Attempt:
             return
         draw = self.data.batches.draw(error.epoch, error.batch)
         content: dict[str, Any] = {
-            "seed": self.config.seed,
+            "seed": self.job.config.seed,
             "epoch": error.epoch,
             "batch": error.batch,
             "rank": self.group.rank,

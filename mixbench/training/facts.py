@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mixbench.config import yaml_files
 from mixbench.config.overrides import flatten
 from mixbench.config.schema import RunConfig, keys_not_in_identity
@@ -16,8 +18,9 @@ from mixbench.errors import UserError
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import LAST
 from mixbench.records.identity import Identity, InputFile, blended, differences
-from mixbench.records.record import Record
-from mixbench.training.build import identify_run, input_files, multiply_adds
+from mixbench.records.record import Record, cpu_name, environment
+from mixbench.training.build import multiply_adds
+from mixbench.training.job import Job, input_files
 
 HASHES = ("config_hash", "row_hash", "recipe_hash", "family_hash")
 # What records of older versions lack, and the value that they are read with.
@@ -48,21 +51,21 @@ class Mismatch:
         return f"{self.name} is {known} and comes out as {found} from {self.source}"
 
 
-def run_facts(config: RunConfig, identity: Identity, method: Method) -> dict[str, Any]:
+def run_facts(job: Job, identity: Identity, method: Method) -> dict[str, Any]:
     """Facts of a run that can be computed at any time.
 
     Args:
-        config: Its configuration.
+        job: What is asked for.
         identity: Its id and hashes.
         method: The method around its network.
 
     Returns:
         Fields of :class:`mixbench.records.record.Record`.
     """
-    info = method.info
+    info, config = method.info, job.config
     return {
         "id": identity.id,
-        "method": config.method["name"],
+        "method": job.name,
         "data": info.name,
         "net": config.net.name,
         "recipe": config.recipe,
@@ -76,7 +79,7 @@ def run_facts(config: RunConfig, identity: Identity, method: Method) -> dict[str
         "row_hash": identity.row_hash,
         "inputs": identity.inputs,
         "task": config.task,
-        "fidelity": getattr(method, "fidelity", method.config.fidelity),  # the net may matter
+        "fidelity": method.fidelity,
         "settings": identity.settings,
         "precision": config.precision,
         "batch_size": config.batch_size,
@@ -89,6 +92,26 @@ def run_facts(config: RunConfig, identity: Identity, method: Method) -> dict[str
         "official": info.official,
         "label_noise": info.label_noise,
     } | {name: getattr(info, name) for name in SEEN}
+
+
+def new_record(job: Job, method: Method) -> Record:
+    """The record of a run before its first step.
+
+    Args:
+        job: What is asked for.
+        method: The method around its network.
+
+    Returns:
+        The record, which is not written yet.
+    """
+    device = f"{cpu_name()} (CPU)" if job.device.type == "cpu" else torch.cuda.get_device_name()
+    return Record(
+        **run_facts(job, job.identity, method),
+        device=device,
+        device_count=job.config.world,
+        threads=job.config.trainer.threads,
+        **environment(),
+    )
 
 
 def blended_hashes(facts: dict[str, Any], changes: dict[str, Any]) -> dict[str, str]:
@@ -157,14 +180,14 @@ def other_configuration(folder: Path, saved: dict[str, Any]) -> list[Mismatch]:
 
 
 def other_facts(
-    record: Record, saved: dict[str, Any], config: RunConfig, method: Method
+    record: Record, saved: dict[str, Any], job: Job, method: Method
 ) -> tuple[list[Mismatch], dict[str, str]]:
     """Facts in a record that are not those of checkpoint, configuration, data and network.
 
     Args:
         record: The record.
         saved: What the run's last checkpoint says of it.
-        config: Its configuration, which is the checkpoint's.
+        job: The run as its configuration, which is the checkpoint's, asks for it.
         method: The method around its network, on its data.
 
     Returns:
@@ -173,9 +196,9 @@ def other_facts(
     changes = saved.get("config_changes", record.config_changes)
     left: dict[str, str] = {}
     named = "inputs" in saved  # an older version did not note the files
-    files = saved["inputs"] if named else _files_of_before(saved["config"], config, left)
+    files = saved["inputs"] if named else _files_of_before(saved["config"], job.config, left)
     inputs = {key: InputFile(**file) for key, file in files.items()}
-    expected = run_facts(config, identify_run(config, inputs), method)
+    expected = run_facts(job, job.identify(inputs), method)
     expected |= {"config_changes": changes, "inputs": files if named else {}}
     for name in SEEN:  # what lies beside the images may change; an older version did not look
         recorded = getattr(record, name)

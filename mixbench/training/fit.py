@@ -1,7 +1,6 @@
 """Training and testing by the Lightning Trainer, set up so that nothing depends on its defaults."""
 
 import contextlib
-import dataclasses
 import logging
 import sys
 from collections.abc import Callable
@@ -24,11 +23,9 @@ from mixbench.config.schema import RunConfig
 from mixbench.data.loaders import MixData
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.distributed.signals import StopSignals
-from mixbench.evaluation.suites import enter
+from mixbench.evaluation.suites import Outcome
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import BEST, LAST, read_checkpoint
-from mixbench.records.record import Record
-from mixbench.records.redaction import scrubbed
 from mixbench.records.selection import columns, test_curve
 from mixbench.tracking.view import wandb_logger
 from mixbench.training.callbacks.average import EMA
@@ -42,6 +39,7 @@ from mixbench.training.callbacks.samples import Samples
 from mixbench.training.callbacks.scores import Scores
 from mixbench.training.callbacks.suites import Suites
 from mixbench.training.callbacks.throughput import Throughput
+from mixbench.training.job import Job
 
 log = logging.getLogger("mixbench")
 HURRY = 5.0  # seconds for W&B when a run must end
@@ -50,14 +48,28 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 @dataclass
 class Parts:
-    """What a run consists of."""
+    """The parts of a run that is about to train."""
 
-    config: RunConfig
+    job: Job
     folder: Path
     method: Method
     data: MixData
-    device: torch.device
     group: ProcessGroup
+
+
+@dataclass
+class Results:
+    """Figures of a run that was trained and tested.
+
+    Attributes:
+        metrics: Scores by their bare names, those of suites excepted.
+        suites: Outcomes of suites by their names.
+        speed: Fields of the record that tell of speed, as far as they were measured.
+    """
+
+    metrics: dict[str, float]
+    suites: dict[str, Outcome]
+    speed: dict[str, float]
 
 
 def precision_context(config: RunConfig, device: torch.device) -> Any:
@@ -77,41 +89,37 @@ def precision_context(config: RunConfig, device: torch.device) -> Any:
 
 def fit_and_test(
     parts: Parts,
-    record: Record,
     signals: StopSignals,
     checkpoint: dict[str, Any] | None,
+    facts: dict[str, Any],
+    attempt: int,
     note: Callable[[int, int], None],
-) -> None:
+) -> Results:
     """Train, select, test once, and leave files and figures.
 
     Args:
         parts: The run.
-        record: Receives metrics and speed.
-        signals: What is asked from outside.
+        signals: Requests from outside to stop.
         checkpoint: Where to go on, None for step 0.
+        facts: What checkpoints say of the run, beside what goes on from them.
+        attempt: Number of this attempt, from 1.
         note: Called after each checkpoint with the epochs and steps done.
+
+    Returns:
+        Scores and speed.
 
     Raises:
         Stopped: If a signal ended training; a checkpoint is written.
         Diverged: If the loss is not finite.
     """
-    config, folder, method, data = parts.config, parts.folder, parts.method, parts.data
+    job, folder, method, data = parts.job, parts.folder, parts.method, parts.data
+    config, score, monitor = job.config, job.task.monitor, job.monitor
     curves = CurveLogger(folder / "metrics.csv")
-    score = "map" if method.info.task == "multilabel" else "top1"
-    monitor = f"val/{score}" if config.select == "val" else None
     scores, samples = Scores(), Samples(folder / "samples.png")
     suites = Suites(config.eval, data, parts.group)
     speed = Throughput(
         config.epochs * len(data.batches), data.batches.batch_size * parts.group.world
     )
-    facts = {
-        "config": scrubbed(to_plain(config)),
-        "info": dataclasses.asdict(method.info),
-        "id": record.id,
-        "data": record.data_hash,
-        "inputs": record.inputs,
-        "config_changes": record.config_changes,
-    }
     keeper = KeepCheckpoints(
         folder,
         facts,
@@ -126,8 +134,8 @@ def fit_and_test(
     if parts.group.is_main:
         wandb = wandb_logger(
             folder,
-            run_id=record.id,
-            attempt=len(record.attempts),
+            run_id=facts["id"],
+            attempt=attempt,
             mode=config.wandb.mode,
             project=config.wandb.project,
             config=to_plain(config),
@@ -139,8 +147,9 @@ def fit_and_test(
     callbacks.append(OneSetOfBuffers(parts.group))
     callbacks += [Peek(around=list(callbacks))] if config.peek else []
     callbacks += [scores, speed, samples, suites, keeper]
-    if config.task == "ssl":  # in front of what is evaluated, with the buffers that are
+    if not job.task.labelled:  # in front of what is evaluated, with the buffers that are
         callbacks.insert(callbacks.index(scores), Probe(data))
+    metrics: dict[str, float] = {}
     loaded = {folder / LAST: checkpoint} if checkpoint else {}
     trained = False
     if checkpoint is not None:
@@ -160,14 +169,14 @@ def fit_and_test(
             trainer.fit(method, datamodule=data, ckpt_path=start, weights_only=True)
         if monitor is not None:
             method.load_state_dict(read_checkpoint(folder / BEST)["state_dict"])
-            record.metrics |= {f"val_{score}": keeper.best, "best_epoch": keeper.best_epoch}
+            metrics |= {f"val_{score}": keeper.best, "best_epoch": keeper.best_epoch}
             suites.active = False
             with scores.on_holdout():  # under the weights that were chosen
                 loader = data.val_dataloader()
                 trainer.test(method, dataloaders=loader, verbose=False, weights_only=True)
             suites.active = True
         trainer.test(method, datamodule=data, verbose=False, weights_only=True)
-        if config.task == "ssl" and monitor is None and parts.group.is_main:
+        if not job.task.labelled and monitor is None and parts.group.is_main:
             keep_classifier(folder / LAST, method, io)  # with a monitor, each epoch's has its own
         if wandb and samples.path.exists():
             wandb.log_image("samples", [str(samples.path)])
@@ -180,28 +189,25 @@ def fit_and_test(
     if parts.group.is_main:
         scores.save(folder / "predictions.npz", method.info.class_names)
     tested = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
-    record.metrics |= {key.removeprefix("test/"): value for key, value in tested.items()}
+    metrics |= {key.removeprefix("test/"): value for key, value in tested.items()}
     if config.peek and parts.group.is_main:
         rows = [curves.rows[step] for step in sorted(curves.rows)]
         looked = test_curve(rows, score, config.epochs)
         if looked is None:
             log.warning("peek: an earlier attempt did not look at the test set after each epoch")
-        record.metrics |= columns(looked or [], score)
-    for name, outcome in suites.outcomes.items():
-        enter(name, outcome, record.metrics, record.evaluations)
-    for key, value in speed.results(parts.device).items():
-        if value is not None:
-            setattr(record, key, value)
+        metrics |= columns(looked or [], score)
+    measured = speed.results(job.device).items()
+    return Results(metrics, suites.outcomes, {k: v for k, v in measured if v is not None})
 
 
 def _trainer(
     parts: Parts, loggers: list[Logger], callbacks: list[Callback], io: AtomicCheckpointIO
 ) -> Trainer:
-    config, world = parts.config, parts.group.world
+    config, world = parts.job.config, parts.group.world
     on_terminal = sys.stdout.isatty() and parts.group.is_main
     trainer = Trainer(
         max_epochs=config.epochs,
-        accelerator=parts.device.type,
+        accelerator=parts.job.device.type,
         devices=config.devices,
         num_nodes=config.num_nodes,
         strategy=_strategy(parts),
@@ -234,7 +240,7 @@ def _strategy(parts: Parts) -> Any:
     return DDPStrategy(
         find_unused_parameters=parts.method.find_unused_parameters,
         gradient_as_bucket_view=True,
-        timeout=timedelta(seconds=parts.config.trainer.timeout),
+        timeout=timedelta(seconds=parts.job.config.trainer.timeout),
     )
 
 

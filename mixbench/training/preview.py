@@ -4,14 +4,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from mixbench.config.names import DATA
 from mixbench.config.schema import RunConfig
 from mixbench.data.images import Batch, Splits
 from mixbench.errors import UserError
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import LAST, check_shapes, read_checkpoint
-from mixbench.training.build import build, check_choice
+from mixbench.training.build import build
 from mixbench.training.callbacks.samples import draw_batch
+from mixbench.training.job import resolve
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -54,21 +54,6 @@ def picture(
     return draw_batch(*first_batch(config, trained, splits))
 
 
-def load(config: RunConfig) -> Splits:
-    """The data of a run.
-
-    Args:
-        config: A composed configuration.
-
-    Returns:
-        Its images, with a hold-out if the run selects by it.
-
-    Raises:
-        UserError: If files are missing, unreadable or do not fit together.
-    """
-    return DATA.get(config.data.kind)(config.data).load(holdout=config.select == "val")
-
-
 def first_batch(
     config: RunConfig, trained: Path | None = None, splits: Splits | None = None
 ) -> tuple[Method, Batch]:
@@ -86,8 +71,8 @@ def first_batch(
         UserError: As :func:`picture`, or if the method cannot work with the network, which is seen
             before any data is read.
     """
-    check_choice(config)
-    method, data = build(config, splits or load(config))
+    job = resolve(config)
+    method, data = build(job, splits or job.read_data())
     if trained is not None:
         saved = read_checkpoint(trained / LAST)["state_dict"]
         check_shapes(trained / LAST, saved, method.state_dict())

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mixbench.config.compose import compose_again, to_plain
-from mixbench.config.names import DATA
 from mixbench.config.schema import EvalConfig, RunConfig, keys_not_in_identity
 from mixbench.data.images import Batch
 from mixbench.data.loaders import MixData
@@ -41,10 +40,11 @@ from mixbench.records.record import SCHEMA, Record, cpu_name, read_record, write
 from mixbench.records.selection import COLUMNS, columns, test_curve
 from mixbench.records.weights import finished
 from mixbench.tracking.view import has_view, show_evaluation
-from mixbench.training.build import build, check_choice, training_device
+from mixbench.training.build import build
 from mixbench.training.callbacks.probe import neighbours
 from mixbench.training.callbacks.suites import say_outcome
 from mixbench.training.facts import MISSING, Mismatch, other_configuration, other_facts
+from mixbench.training.job import Job, resolve
 from mixbench.training.sanity import chance, doubts
 
 # Suites that a typed key is for.
@@ -74,14 +74,14 @@ class Verified(NamedTuple):
 class Network:
     """A finished run's network, where it computes, with its data."""
 
+    job: Job
     method: Method
     data: MixData
-    device: torch.device
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Batches of a loader, on the device."""
         for batch in loader:
-            yield self.method.transfer_batch_to_device(batch, self.device, 0)
+            yield self.method.transfer_batch_to_device(batch, self.job.device, 0)
 
     def outputs(self, loader: Iterable[Batch]) -> tuple[Outputs, dict[str, Tensor]]:
         """What the network says, and logits of other heads by name."""
@@ -103,7 +103,7 @@ class Network:
         images = self.data.test_part(rows, config.gaze if name == "gaze" else None)
         part = self.batches(images)
         outcome = judge(name, self.method, part, self.method.info, config, group)
-        outcome.facts["device"] = _device_name(self.device)
+        outcome.facts["device"] = _device_name(self.job.device)
         return outcome
 
 
@@ -200,11 +200,11 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
             checkpoint = folder / (BEST if config.select == "val" else LAST)
             true = dataclasses.replace(record, data_hash=saved["data"], select=config.select)
             network = rebuild(folder, checkpoint, config, true)
-            facts, left = other_facts(record, saved, config, network.method)
+            facts, left = other_facts(record, saved, network.job, network.method)
             facts += _other_marks(folder, record, saved, network)
             compared, scores, lacking = _compare(folder, record, network, config.eval)
             left |= lacking | {n: _why_not(n, record) for n in record.metrics if n not in compared}
-            place = _device_name(network.device)
+            place = _device_name(network.job.device)
         wrong = bool(facts or scores)
         record.verified = False if wrong else "partly" if left else True
         record.unverified = left
@@ -264,24 +264,21 @@ def rebuild(folder: Path, checkpoint: Path, config: RunConfig, record: Record) -
         UserError: If the data are no longer those that it was trained on, or the weights do not
             fit.
     """
-    device = training_device(config)
-    if device.type == "cpu":
+    job = resolve(config)
+    if job.device.type == "cpu":
         torch.set_num_threads(config.trainer.threads)
-    check_choice(config)
-    source = DATA.get(config.data.kind)(config.data)
-    if source.identity() != record.data_hash:
+    if job.source.identity() != record.data_hash:
         raise UserError(
             f"the data are not those that {folder.name} was trained on: "
-            f"{record.data_hash} then, {source.identity()} now",
+            f"{record.data_hash} then, {job.source.identity()} now",
             "data.root",
             "give the same files",
         )
-    splits = source.load(holdout=config.select == "val")
-    method, data = build(config, splits)
+    method, data = build(job, job.read_data())
     state, wanted = read_checkpoint(checkpoint)["state_dict"], method.state_dict()
     check_shapes(checkpoint, state, wanted)
     method.load_state_dict(state)
-    return Network(method.to(device).eval(), data, device)
+    return Network(job, method.to(job.device).eval(), data)
 
 
 def _show(folder: Path, record: Record, config: RunConfig, scores: dict[str, float]) -> None:

@@ -1,12 +1,19 @@
-"""Which method can train which network, from what both declare; no data is read."""
+"""Requirements of a run: methods against tasks and networks, data against methods."""
 
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from mixbench.config.names import METHODS, NETS
+from mixbench.config.names import METHODS, NETS, TASKS
+from mixbench.config.schema import RunConfig
+from mixbench.data.images import Splits
+from mixbench.data.maps import read_test_maps
 from mixbench.errors import UserError
+from mixbench.evaluation.patches import Looking
+from mixbench.evaluation.suites import check_classes
+from mixbench.methods.base import Method
+from mixbench.tasks.base import Task, check_data, find_task
 
 
 @dataclass
@@ -75,6 +82,58 @@ def check_pair(method: str, settings: Any, net: str, have: frozenset[str] | None
         )
 
 
+def check_task(
+    config: RunConfig, method: type[Method], settings: Any, kind: str, data: str
+) -> Task:
+    """The task of a run, if its method can learn it from such data.
+
+    Args:
+        config: A composed configuration.
+        method: Class of its method.
+        settings: The method's settings, an instance of its ``Config``.
+        kind: Labels of its data.
+        data: The data in words, for messages.
+
+    Returns:
+        The task.
+
+    Raises:
+        UserError: With the methods that can.
+    """
+    name, task = config.method["name"], find_task(config.task, kind)
+    tasks = method.tasks_with(settings)
+    labelled = [_task(name).labelled for name in tasks]
+    if task.labelled not in labelled:
+        raise UserError(
+            f"method {name} trains with{'out' if task.labelled else ''} labels",
+            f"task={config.task}",
+            f"methods that can: {_able(task.labelled)}",
+        )
+    check_data(task, kind, data)
+    if task.name not in tasks:
+        raise UserError(
+            f"method {name} needs {' or '.join(sorted(tasks))} data",
+            f"{data}, which is {kind}",
+            f"methods that can: {_able(task.name)}",
+        )
+    task.refuse(config)
+    return task
+
+
+def _task(name: str) -> Task:
+    return TASKS.get(name)()
+
+
+def _able(wanted: str | bool) -> str:
+    """Methods that can learn a task of this name, or any task with or without labels."""
+    known = {name: [_task(task) for task in METHODS.get(name).tasks] for name in METHODS.table}
+    return ", ".join(
+        name
+        for name, tasks in known.items()
+        if any(wanted in (task.name, task.labelled) for task in tasks)
+    )
+
+
 def pairs(methods: Iterable[str], nets: Iterable[str]) -> list[Pairs]:
     """The methods against the networks.
 
@@ -100,3 +159,44 @@ def _declared(net: str) -> frozenset[str] | None:
     with contextlib.suppress(UserError):
         return provided(net)
     return None
+
+
+def check_splits(config: RunConfig, task: Task, splits: Splits) -> None:
+    """Refuse data and batches that no method can train on.
+
+    Args:
+        config: A composed configuration.
+        task: What is learned.
+        splits: The data.
+
+    Raises:
+        UserError: If the labels are of another kind than the data set said, there is one class
+            only, a process would get single images, an attack needs more classes, or
+            ``eval.saliency`` or ``eval.gaze`` does not fit the test images.
+    """
+    info = splits.info
+    check_data(task, info.task, f"data {info.name}")
+    if info.task == "multiclass" and "adversarial" in config.eval.suites:
+        check_classes(config.eval.attacks, info)
+    if "salience" in config.eval.suites and config.eval.saliency is not None:
+        Looking(config.eval.saliency, None, info)
+    if "gaze" in config.eval.suites and config.eval.gaze is not None:
+        read_test_maps(config.eval.gaze, splits)
+    labels = splits.train.labels
+    classes = labels.unique() if labels.ndim == 1 else (labels == 1).any(dim=0).nonzero()
+    present = len(classes)
+    if info.num_classes < 2 or present < 2:
+        raise UserError(
+            f"{info.name} has {present} class with training images",
+            "data",
+            "training needs at least two",
+        )
+    micro_batch = min(config.batch_size, info.train_size) // (
+        config.optim.accumulate * config.world
+    )
+    if micro_batch < 2:
+        raise UserError(
+            f"batches of {micro_batch} image: batch normalisation needs at least 2",
+            "batch_size",
+            "use a larger batch_size, more images, or fewer optim.accumulate and devices",
+        )

@@ -10,32 +10,23 @@ import torch
 from omegaconf import OmegaConf
 
 from mixbench.config.compose import compose_again, to_plain
-from mixbench.config.names import DATA
 from mixbench.config.overrides import code_names, flatten
 from mixbench.config.schema import RunConfig, keys_not_in_identity
 from mixbench.distributed.process_group import ProcessGroup, join, leave, rank_of_environment
 from mixbench.distributed.signals import StopSignals
 from mixbench.distributed.spawn import follow_launcher, start_ranks
 from mixbench.errors import InterruptedRunError, UserError
-from mixbench.methods.base import Method
-from mixbench.records.identity import Identity, differences
+from mixbench.records.identity import differences
 from mixbench.records.record import (
     Record,
-    cpu_name,
     earlier_record,
-    environment,
     read_record,
-    runs_folder,
 )
 from mixbench.training.attempt import Attempt
-from mixbench.training.build import (
-    build,
-    check_choice,
-    check_fit,
-    identify_run,
-    training_device,
-)
-from mixbench.training.facts import run_facts
+from mixbench.training.build import build
+from mixbench.training.facts import new_record
+from mixbench.training.job import Job, resolve
+from mixbench.training.requirements import check_splits
 
 log = logging.getLogger("mixbench")
 
@@ -64,14 +55,15 @@ def run(
         RunFailedError: If training fails or its weights are not finite.
         InterruptedRunError: If it was stopped from outside; the same call goes on with it.
     """
+    job = resolve(config)
+    on_gpu = job.device.type == "cuda"
     if config.world > 1 and rank_of_environment() is None:
-        return _run_on_devices(config, shared_cores, folder, allow_config_change)
-    device = training_device(config)
+        return _run_on_devices(job, shared_cores, folder, allow_config_change)
     with StopSignals() as signals:
         follow_launcher()
-        group = join(config.world, config.trainer.timeout, device.type == "cuda")
+        group = join(config.world, config.trainer.timeout, on_gpu)
         try:
-            attempt = _prepare(config, group, device, folder)
+            attempt = _prepare(job, group, folder or job.folder)
             if isinstance(attempt, Record):
                 leave()
                 return attempt
@@ -123,9 +115,10 @@ def resume(
 
 
 def _run_on_devices(
-    config: RunConfig, shared_cores: bool, folder: Path | None, allow_config_change: bool
+    job: Job, shared_cores: bool, folder: Path | None, allow_config_change: bool
 ) -> Record:
     """Start one process per device, each of which calls :func:`run`."""
+    config = job.config
     if config.num_nodes > 1:
         raise UserError(
             f"num_nodes={config.num_nodes}, and no other machine is known",
@@ -133,7 +126,6 @@ def _run_on_devices(
             f"start it on each machine with torchrun --nnodes={config.num_nodes} "
             f"--nproc-per-node={config.devices} ... -m mixbench run ...",
         )
-    training_device(config)
     with tempfile.TemporaryDirectory(prefix="mixbench-") as place:
         path = Path(place) / "config.yaml"
         plain = to_plain(config)
@@ -155,30 +147,23 @@ def _run_on_devices(
                 signals.hand_on()
                 todo = "give the same command again"
                 raise InterruptedRunError("interrupted", todo=todo) from stop
-    return read_record(folder or runs_folder(config.run.dir) / identify_run(config).id)
+    return read_record(folder or job.folder)
 
 
-def _prepare(
-    config: RunConfig, group: ProcessGroup, device: torch.device, folder: Path | None
-) -> "Attempt | Record":
+def _prepare(job: Job, group: ProcessGroup, folder: Path) -> "Attempt | Record":
     """Read and build everything, without a trace on disk as long as something may not fit."""
     if not group.is_main:
         log.setLevel(logging.ERROR)
-    if device.type == "cpu":
-        torch.set_num_threads(config.trainer.threads)
-    check_choice(config)
-    source = DATA.get(config.data.kind)(config.data)
-    identity = identify_run(config, source=source)
-    place = folder or runs_folder(config.run.dir) / identity.id
-    earlier = earlier_record(place) if group.is_main else None
+    if job.device.type == "cpu":
+        torch.set_num_threads(job.config.trainer.threads)
+    earlier = earlier_record(folder) if group.is_main else None
     done = earlier is not None and earlier.status == "done"
     if group.broadcast(done):
-        return _finished(earlier or read_record(place), place)
-    splits = source.load(holdout=config.select == "val")
-    check_fit(config, splits)
-    method, data = build(config, splits, group.rank, group.world)
-    record = _new_record(config, identity, method, device)
-    return Attempt(config, group, device, place, record, method, data)
+        return _finished(earlier or read_record(folder), folder)
+    splits = job.read_data()
+    check_splits(job.config, job.task, splits)
+    method, data = build(job, splits, group.rank, group.world)
+    return Attempt(job, group, folder, new_record(job, method), method, data)
 
 
 def _finished(record: Record, folder: Path) -> Record:
@@ -188,15 +173,3 @@ def _finished(record: Record, folder: Path) -> Record:
         keys = ", ".join(record.config_changes)
         log.warning("its configuration was changed on the way, so that it is no other's: %s", keys)
     return record
-
-
-def _new_record(
-    config: RunConfig, identity: Identity, method: Method, device: torch.device
-) -> Record:
-    return Record(
-        **run_facts(config, identity, method),
-        device=f"{cpu_name()} (CPU)" if device.type == "cpu" else torch.cuda.get_device_name(),
-        device_count=config.world,
-        threads=config.trainer.threads,
-        **environment(),
-    )

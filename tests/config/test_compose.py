@@ -23,7 +23,7 @@ from mixbench.config.overrides import flatten
 from mixbench.config.schema import DataInfo, RunConfig, keys_not_in_identity
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
-from mixbench.training.build import identify_run
+from mixbench.training.job import resolve
 
 
 def assert_refused(words, match):
@@ -664,7 +664,7 @@ def test_a_key_of_a_method_that_is_not_drawn_has_no_effect_and_strict_refuses_it
 
 def test_a_choice_is_known_by_its_keys_and_not_by_their_defaults(tmp_path):
     def identity(words):
-        return identify_run(compose(f"data=digits {words}"))
+        return resolve(compose(f"data=digits {words}")).identity
 
     plain = identity(CHOICE)
     assert identity(f"{CHOICE} method.bc.plus=false").id == plain.id
@@ -679,7 +679,7 @@ def test_a_choice_is_known_by_its_keys_and_not_by_their_defaults(tmp_path):
     path.write_text(yaml.safe_dump(to_plain(config)))
     again = compose("", base=path)
     assert again.method == config.method
-    assert identify_run(again).id == other.id
+    assert resolve(again).identity.id == other.id
 
 
 TEXTS = {

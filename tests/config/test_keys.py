@@ -36,8 +36,9 @@ from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.curves import read_curves
 from mixbench.records.identity import Identity
 from mixbench.records.record import Record, runs_folder
-from mixbench.training.build import build, identify_run, training_device
+from mixbench.training.build import build
 from mixbench.training.fit import _strategy
+from mixbench.training.job import resolve, training_device
 
 BASE = (
     "data=digits recipe=one data.limit=32 net.width=4 epochs=1 batch_size=8 lr=0.05 "
@@ -102,13 +103,13 @@ def scores(outcome: Outcome) -> dict[str, float]:
 
 def shapes(outcome: Outcome) -> dict[str, tuple[int, ...]]:
     config = outcome.config
-    net = build(config, DATA.get("digits")(config.data).load())[0].net
+    net = build(resolve(config), DATA.get("digits")(config.data).load())[0].net
     return {name: tuple(value.shape) for name, value in net.named_parameters()}
 
 
 def loader_workers(outcome: Outcome) -> int:
     splits = DATA.get("digits")(outcome.config.data).load()
-    return build(outcome.config, splits)[1].train_dataloader().num_workers
+    return build(resolve(outcome.config), splits)[1].train_dataloader().num_workers
 
 
 def place_with_gpu(outcome: Outcome) -> str:
@@ -121,7 +122,7 @@ def place_with_gpu(outcome: Outcome) -> str:
 def own_rows(outcome: Outcome) -> int:
     config = outcome.config
     splits = DATA.get("digits")(config.data).load()
-    return build(config, splits, world=config.world)[1].batches.batch_size
+    return build(resolve(config), splits, world=config.world)[1].batches.batch_size
 
 
 def rare_class(outcome: Outcome) -> str:
@@ -308,7 +309,7 @@ def place(tmp_path_factory, digits_once):
         patch.setenv("MIXBENCH_RUNS", str(root / "runs"))
         config = compose(f"{BASE} seed=7")
         splits = DATA.get("digits")(config.data).load()
-        torch.save(build(config, splits)[0].net.state_dict(), root / "start.pth")
+        torch.save(build(resolve(config), splits)[0].net.state_dict(), root / "start.pth")
         yield root
 
 
@@ -333,7 +334,7 @@ def carry_out(words: str, folder: Path, carried_out: bool) -> Outcome:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a key that is idle on purpose
         config = compose(full)
-    identity = identify_run(config)
+    identity = resolve(config).identity
     outcome = Outcome(full, runs_folder(config.run.dir) / identity.id, identity)
     if carried_out:
         with pytest.MonkeyPatch.context() as patch:
@@ -433,11 +434,11 @@ def test_seeds_of_one_configuration_share_its_hashes_and_no_weights(observe):
 def test_runs_with_and_without_labels_are_never_in_one_row():
     with_labels, without = (compose(f"data=digits method={name}") for name in ("erm", "moco"))
     assert (with_labels.task, without.task) == ("supervised", "ssl")
-    hashes = [identify_run(config).recipe_hash for config in (with_labels, without)]
+    hashes = [resolve(config).identity.recipe_hash for config in (with_labels, without)]
     assert hashes[0] != hashes[1]
     for words in ("method=erm task=ssl", "method=moco task=supervised"):
         with pytest.raises(UserError, match="trains with"):
-            identify_run(compose(f"data=digits {words}"))
+            assert resolve(compose(f"data=digits {words}")).identity
 
 
 @pytest.mark.parametrize(("key", "decider", "values"), CONDITIONAL)

@@ -9,7 +9,7 @@ from paths import SHARED
 from mixbench import compose, run
 from mixbench.errors import UserError
 from mixbench.records.curves import read_curves
-from mixbench.training.build import identify_run
+from mixbench.training.job import resolve
 from mixbench.training.reevaluate import verify_run
 
 IMAGES = SHARED / "data"
@@ -107,7 +107,7 @@ def test_a_run_is_named_after_its_labels_and_known_by_their_content(place):
     files = [f"data.train={place / 'part.npz'}", f"data.test={place / 'test.npz'}"]
 
     def named(*words):
-        return identify_run(compose(["data=pack", *files, *words]))
+        return resolve(compose(["data=pack", *files, *words])).identity
 
     plain, worse, fair = named(), named(people(place)), named(people(place, "fair"))
     assert worse.id.startswith("erm-part_worse-")

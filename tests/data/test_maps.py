@@ -20,6 +20,7 @@ from mixbench.data.maps import (
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.training.build import build
+from mixbench.training.job import resolve
 
 
 def images(count=4):
@@ -201,7 +202,7 @@ def test_maps_follow_random_resized_crops_and_mirrors(hilly, workers, size):
     words += [f"method.side={size}", f"data.repeats={3 - 2 * workers}"]
     config = compose(words)
     splits = DATA.get("folder")(config.data).load()
-    method, data = build(config, splits)
+    method, data = build(resolve(config), splits)
     method.train()
     batch = next(iter(data.train_dataloader()))
     assert batch.crops.shape == (16, 4)

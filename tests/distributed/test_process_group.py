@@ -23,8 +23,10 @@ from mixbench.metrics import scores, topk
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.predictions import read_predictions
 from mixbench.records.record import read_record
-from mixbench.training.build import build, check_fit
+from mixbench.training.build import build
+from mixbench.training.job import resolve
 from mixbench.training.reevaluate import evaluate_run, verify_run
+from mixbench.training.requirements import check_splits
 
 pytestmark = pytest.mark.ddp
 
@@ -113,7 +115,7 @@ def test_each_of_13_images_counts_once(found):
     config = compose([*group_checks.WORDS.split(), "data.limit=13", "batch_size=8", "seed=3"])
     splits = DATA.get("digits")(config.data).load()
     assert torch.equal(labels, splits.test.labels)
-    method, _ = build(config, splits)
+    method, _ = build(resolve(config), splits)
     method.load_state_dict(read_checkpoint(folder / "last.ckpt")["state_dict"])
     with torch.no_grad():
         alone = method.eval()(splits.test.images / 255)
@@ -146,7 +148,7 @@ def test_accumulation_and_devices_give_the_weights_of_the_whole_batch(found, acc
             torch.testing.assert_close(
                 torch.tensor(divided[name], dtype=torch.float64), value, rtol=0, atol=1e-10
             )
-    start = build(compose(group_checks.PLAIN), DATA.get("digits")(config.data).load())[0]
+    start = build(resolve(compose(group_checks.PLAIN)), DATA.get("digits")(config.data).load())[0]
     assert start is not None
     moved = (whole["stages.0.0.weight"] - initial("stages.0.0.weight")).abs().max()
     assert moved > 1e-3
@@ -157,7 +159,11 @@ def initial(name):
 
     config = compose(group_checks.PLAIN)
     config = dataclasses.replace(config, net=dataclasses.replace(config.net, name="plain"))
-    return build(config, DATA.get("digits")(config.data).load())[0].net.state_dict()[name].double()
+    return (
+        build(resolve(config), DATA.get("digits")(config.data).load())[0]
+        .net.state_dict()[name]
+        .double()
+    )
 
 
 def test_a_part_that_some_steps_leave_out_makes_nobody_wait(found):
@@ -282,8 +288,9 @@ def test_a_batch_that_cannot_be_divided_is_refused(words, match):
 
 def test_single_images_per_device_are_refused(tmp_path):
     config = compose("data=digits batch_size=4 devices=4")
+    job = resolve(config)
     with pytest.raises(UserError, match="batches of 1 image"):
-        check_fit(config, DATA.get("digits")(config.data).load())
+        check_splits(config, job.task, job.read_data())
 
 
 def test_more_machines_need_a_launcher_of_their_own(runs):

@@ -146,7 +146,7 @@ def test_each_run_of_a_mixed_grid_is_started_with_what_it_needs(monkeypatch, tmp
 
 
 def test_what_a_run_needs_is_read_from_its_own_configuration(monkeypatch, runs, tiny):
-    monkeypatch.setattr("mixbench.training.build.estimate_seconds", lambda config, info: 1.0)
+    monkeypatch.setattr("mixbench.training.build.estimate_seconds", lambda job, info: 1.0)
     plan = expand(["method=erm", *tiny, "devices=2", "trainer.threads=3"])
     plan += expand(["method=mixup", *tiny])
     kept, _, machine = local._prepare(plan, False)
@@ -158,7 +158,7 @@ def test_what_a_run_needs_is_read_from_its_own_configuration(monkeypatch, runs, 
     def device(config):
         return torch.device("cpu" if config.trainer.accelerator == "cpu" else "cuda")
 
-    monkeypatch.setattr("mixbench.training.build.training_device", device)
+    monkeypatch.setattr("mixbench.training.job.training_device", device)
     plan = expand(["method=erm", *tiny, "devices=2"])
     plan += expand(["method=mixup", *tiny, "trainer.accelerator=cpu"])
     assert [(each.cores, each.gpus) for each in local._prepare(plan, False)[0]] == [(2, 2), (1, 0)]

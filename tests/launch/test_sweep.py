@@ -15,6 +15,7 @@ from mixbench.launch.sweep import fill_in, read_sweep
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.record import read_record
 from mixbench.training.build import build
+from mixbench.training.job import resolve
 
 PLAN = {
     "base": {"method": "cutmix", "data": "digits", "epochs": 2, "optim": {"clip": 1.0}},
@@ -289,7 +290,7 @@ def test_teachers_are_trained_before_the_networks_that_look_with_them(
         config = compose([], base=folder / "config.yaml")
         assert config.method["teacher_ckpt"] == str(teacher / "last.ckpt")
         # The student looks with the weights that its teacher was left with.
-        method, _ = build(config, DATA.get("digits")(config.data).load())
+        method, _ = build(resolve(config), DATA.get("digits")(config.data).load())
         left = read_checkpoint(teacher / "last.ckpt")["state_dict"]
         inner = method.source.teacher.module.state_dict()
         assert all(torch.equal(left[f"net.{name}"], inner[name]) for name in inner)

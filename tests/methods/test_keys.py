@@ -25,8 +25,9 @@ from mixbench.nn.absvit import AbSViT
 from mixbench.records.checkpoints import FACTS, FORMAT
 from mixbench.records.identity import Identity
 from mixbench.testing.contract import CLASSES, SIZE, fit, sample_splits
-from mixbench.training.build import build, identify_run
+from mixbench.training.build import build
 from mixbench.training.callbacks.probe import Probe
+from mixbench.training.job import resolve
 
 BASE = (
     "data=digits net.width=4 epochs=1 batch_size=12 lr=0.05 optim.schedule=cosine data.crop=2 "
@@ -225,7 +226,7 @@ CASES = [
 def trained(config: RunConfig) -> tuple[Method, dict[str, Any]]:
     """A method after two steps, and its checkpoint."""
     info = DataInfo(CLASSES, SIZE, SIZE, residual_mean=[0.0] * 3, residual_std=[0.5] * 3)
-    method, _ = build(config, sample_splits(cast(Any, SimpleNamespace(info=info))))
+    method, _ = build(resolve(config), sample_splits(cast(Any, SimpleNamespace(info=info))))
     checkpoint = fit(method)._checkpoint_connector.dump_checkpoint()
     facts = {"format": FORMAT, "config": to_plain(config), "info": dataclasses.asdict(info)}
     return method, checkpoint | {"mixbench": dict.fromkeys(FACTS) | facts}
@@ -239,7 +240,7 @@ def made(tmp_path_factory, digits_once):
     def once(words: str) -> tuple[Method, Identity]:
         if words not in known:
             config = compose(f"{BASE} {words}")
-            known[words] = trained(config)[0], identify_run(config)
+            known[words] = trained(config)[0], resolve(config).identity
         return known[words]
 
     root = tmp_path_factory.mktemp("methods")
@@ -300,7 +301,7 @@ def test_a_file_that_a_method_uses_counts_by_its_content(made, method, key):
     shutil.copy(path, copied)
 
     def named(place):
-        return identify_run(compose(f"{BASE} method={method} method.{key}={place}")).config_hash
+        return resolve(compose(f"{BASE} method={method} method.{key}={place}")).identity.config_hash
 
     first = named(path)
     assert named(copied) == first

@@ -21,7 +21,8 @@ from mixbench.errors import RunFailedError, UserError
 from mixbench.methods import METHODS
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.weights import export_weights, load_network, load_weights, onnx_model
-from mixbench.training.build import build, identify_run
+from mixbench.training.build import build
+from mixbench.training.job import resolve
 
 
 def saved(content, path):
@@ -171,7 +172,7 @@ def test_a_network_that_names_nothing_is_refused(tmp_path):
 
 
 def started_from(path, *words):
-    return identify_run(compose(["data=digits", f"net.weights={path}", *words]))
+    return resolve(compose(["data=digits", f"net.weights={path}", *words])).identity
 
 
 def test_weights_count_by_their_content(tmp_path):
@@ -181,7 +182,7 @@ def test_weights_count_by_their_content(tmp_path):
     second = saved({"a": torch.zeros(1)}, tmp_path / "second.pth")
     hashes = [started_from(path).config_hash for path in (first, copy, second)]
     assert hashes[0] == hashes[1] != hashes[2]
-    assert hashes[0] != identify_run(compose("data=digits")).config_hash
+    assert hashes[0] != resolve(compose("data=digits")).identity.config_hash
     with pytest.raises(UserError, match="no such file"):
         started_from(tmp_path / "none.pth")
 
@@ -270,7 +271,7 @@ def test_files_of_methods_count_by_their_content(tmp_path, method, key):
         path.write_bytes(b"weights" + number)
         words = f"data=digits method={method} method.{key}={path}"
         words += " method.attention=file" if key == "maps" else ""
-        return identify_run(compose(words))
+        return resolve(compose(words)).identity
 
     first = named(tmp_path / "a.pth", b"1")
     assert named(tmp_path / "b.pth", b"1").id == first.id
@@ -280,7 +281,7 @@ def test_files_of_methods_count_by_their_content(tmp_path, method, key):
     for number in (b"1", b"2"):
         (tmp_path / "c.pth").write_bytes(number)
         words = f"{member} method.{method}.{key}={tmp_path / 'c.pth'}"
-        ids.append(identify_run(compose(words)).id)
+        ids.append(resolve(compose(words)).identity.id)
     assert ids[0] != ids[1]
 
 
@@ -297,7 +298,7 @@ def test_a_finished_run_is_exported_and_started_from(tmp_path, runs, tiny, capsy
 
     splits = DATA.get("digits")(compose(words).data).load()
     for given in (path, runs / record.id):
-        method, _ = build(compose([*words, f"net.weights={given}", "seed=5"]), splits)
+        method, _ = build(resolve(compose([*words, f"net.weights={given}", "seed=5"])), splits)
         state = method.net.published(method.net.state_dict())
         assert all(torch.equal(state[name], value) for name, value in exported.items())
         assert len(state) == len(exported)

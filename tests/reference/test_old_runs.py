@@ -12,7 +12,7 @@ from paths import SHARED
 
 from mixbench import cli, compose
 from mixbench.records.record import cpu_name, read_record
-from mixbench.training.build import identify_run
+from mixbench.training.job import resolve
 
 HERE = Path(__file__).parent
 DATA = SHARED / "data" / "voc2012_sample.zip"
@@ -66,7 +66,7 @@ def test_a_configuration_of_then_has_the_same_id_today(old, name):
     if "voc" in name and not DATA.exists():
         pytest.skip("../shared/data is not here")
     config = compose("", base=old / name / "config.yaml")
-    identity = identify_run(config)
+    identity = resolve(config).identity
     record = read_record(old / name)
     found = (identity.id, identity.config_hash, identity.recipe_hash, identity.row_hash)
     assert found == (name, record.config_hash, record.recipe_hash, record.row_hash)

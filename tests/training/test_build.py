@@ -5,7 +5,8 @@ import pytest
 from torch import nn
 
 from mixbench.config.compose import compose
-from mixbench.training.build import identify_run, with_safe_layout
+from mixbench.training.build import with_safe_layout
+from mixbench.training.job import resolve
 
 CRASH = """
 import torch
@@ -36,7 +37,7 @@ def test_another_protocol_has_another_hash(tmp_path, change):
     (tmp_path / "weights.pt").write_bytes(b"weights")
     plain = ["data=digits", "method=mixup"]
     given = change.replace("FILE", str(tmp_path / "weights.pt"))
-    first, second = identify_run(compose(plain)), identify_run(compose([*plain, given]))
+    first, second = resolve(compose(plain)).identity, resolve(compose([*plain, given])).identity
     assert first.recipe_hash != second.recipe_hash
     assert first.id != second.id
 

@@ -19,6 +19,7 @@ from mixbench.records.checkpoints import LAST, read_checkpoint
 from mixbench.testing.contract import sample_batch
 from mixbench.training.build import build
 from mixbench.training.compile import compile_stages
+from mixbench.training.job import resolve
 
 
 class Refuses(nn.Module):
@@ -79,7 +80,7 @@ def test_trying_changes_neither_weights_nor_statistics(tiny, monkeypatch):
 
     monkeypatch.setattr(nn.Module, "compile", compile_all_but_the_last)  # a real one takes long
     config = compose(tiny)
-    method, _ = build(config, DATA.get("digits")(config.data).load())
+    method, _ = build(resolve(config), DATA.get("digits")(config.data).load())
     method.net.stages[-1] = Refuses(method.net.stages[-1])
     before = {name: value.clone() for name, value in method.state_dict().items()}
     x = torch.rand(4, method.info.channels, method.info.height, method.info.width)

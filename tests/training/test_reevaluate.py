@@ -25,7 +25,6 @@ from mixbench.records.curves import read_curves
 from mixbench.records.lock import locked
 from mixbench.records.predictions import PREDICTIONS, read_predictions
 from mixbench.records.record import Record, read_record, write_record
-from mixbench.training.build import identify_run
 from mixbench.training.callbacks.suites import say_outcome
 from mixbench.training.facts import ADDED, other_facts, run_facts
 from mixbench.training.reevaluate import evaluate_run, rebuild, verify_run
@@ -313,7 +312,8 @@ def rebuilt(finished):
     config = compose([], base=finished / "config.yaml")
     record = read_record(finished)
     saved = read_checkpoint(finished / "last.ckpt")["mixbench"]
-    return record, saved, config, rebuild(finished, finished / "last.ckpt", config, record).method
+    network = rebuild(finished, finished / "last.ckpt", config, record)
+    return record, saved, network.job, network.method
 
 
 CHANGED = {
@@ -369,8 +369,8 @@ def test_a_fact_that_was_rewritten_is_found(rebuilt, name):
 
 
 def test_every_fact_that_can_be_computed_is_held_against_the_record(rebuilt):
-    record, _, config, method = rebuilt
-    known = run_facts(config, identify_run(config), method)
+    record, _, job, method = rebuilt
+    known = run_facts(job, job.identity, method)
     assert CHANGED.keys() == {*known, "config_changes", *ATTEMPT}
     fresh = Record(**known)
     other = {item.name for item in dataclasses.fields(Record)} - CHANGED.keys()

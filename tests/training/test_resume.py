@@ -22,7 +22,8 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import LAST, PREVIOUS, read_checkpoint
 from mixbench.records.record import read_record
-from mixbench.training.build import build, identify_run
+from mixbench.training.build import build
+from mixbench.training.job import resolve
 from mixbench.training.reevaluate import verify_run
 from mixbench.training.run import resume
 
@@ -280,8 +281,8 @@ def test_a_changed_configuration_is_refused_with_its_difference_or_recorded(runs
     assert record.id == folder.name
     assert record.config_changes["lr"][1] == 0.01
     assert record.resumed_bit_exact is False
-    clean = identify_run(compose(WORDS))
-    changed = identify_run(compose([*WORDS, "lr=0.01"]))
+    clean = resolve(compose(WORDS)).identity
+    changed = resolve(compose([*WORDS, "lr=0.01"])).identity
     assert record.config_hash not in (clean.config_hash, changed.config_hash)
     assert record.recipe_hash not in (clean.recipe_hash, changed.recipe_hash)
     assert verify_run(folder).record.verified is True
@@ -315,7 +316,7 @@ def test_an_accepted_change_is_trained_with_as_if_it_had_been_so_from_that_step_
             return super().on_train_batch_start(batch, batch_idx)
 
     splits = DATA.get("digits")(changed.data).load()
-    replacement, _ = build(changed, splits)
+    replacement, _ = build(resolve(changed), splits)
     monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "by-hand"))
     plant(Changes)
     record = run(compose(WORDS))
@@ -344,7 +345,7 @@ def started(tmp_path, runs, plant):
     paths = []
     for seed in (0, 1):
         config = compose([*WORDS, f"seed={seed}"])
-        method, _ = build(config, DATA.get("digits")(config.data).load())
+        method, _ = build(resolve(config), DATA.get("digits")(config.data).load())
         paths.append(tmp_path / f"net{seed}.pth")
         torch.save(method.net.state_dict(), paths[-1])
     plant(stopped_at(8, crash))
@@ -370,7 +371,7 @@ def test_a_run_that_started_from_other_weights_does_not_go_on(started):
     assert record.status == "done"
     assert record.id == folder.name
     assert record.config_changes == {}
-    assert identify_run(compose([*WORDS, f"net.weights={other}"])).id == folder.name
+    assert resolve(compose([*WORDS, f"net.weights={other}"])).identity.id == folder.name
 
 
 # FAULTS row 35: a run without a checkpoint keeps its name, too.
@@ -386,7 +387,7 @@ def test_a_run_without_a_checkpoint_is_not_begun_anew_as_another(runs, plant):
             resume(folder, change)
     record = resume(folder, "lr=0.01", allow_config_change=True)
     assert record.config_changes["lr"][1] == 0.01
-    assert record.config_hash != identify_run(compose([*WORDS, "lr=0.01"])).config_hash
+    assert record.config_hash != resolve(compose([*WORDS, "lr=0.01"])).identity.config_hash
 
 
 def test_weights_may_move_before_the_first_checkpoint(tmp_path, runs, plant, started):
@@ -456,7 +457,7 @@ def test_a_change_under_which_nothing_is_left_to_train_is_refused(runs, plant, c
 
 
 def test_a_change_that_no_step_was_trained_under_leaves_no_mark(interrupted, plant):
-    clean = identify_run(compose(WORDS))
+    clean = resolve(compose(WORDS)).identity
     trained = read_checkpoint(interrupted / LAST)["mixbench_step"]
     plant(stopped_at(trained, crash))
     with pytest.raises(RunFailedError):

@@ -22,7 +22,8 @@ from mixbench.records.curves import read_curves
 from mixbench.records.predictions import read_predictions
 from mixbench.records.record import read_record, write_record
 from mixbench.training import attempt
-from mixbench.training.build import build, identify_run
+from mixbench.training.build import build
+from mixbench.training.job import resolve
 
 
 def weights(runs, record):
@@ -61,7 +62,7 @@ def test_a_run_leaves_everything_that_is_promised(runs, plain_wandb):
     assert attacked == {"adv_n", "sat_pct", "fgsm_8", "fgsm_8_acc", "pgd20_1", "pgd20_1_acc"}
 
     checkpoint = read_checkpoint(folder / "last.ckpt")
-    method, _ = build(config, splits)
+    method, _ = build(resolve(config), splits)
     method.load_state_dict(checkpoint["state_dict"])
     with torch.no_grad():
         again = method.eval()(splits.test.images / 255)
@@ -138,7 +139,7 @@ def test_the_seed_changes_the_weights(runs, tiny):
 def test_training_options_work_and_make_runs_of_their_own(runs, tiny, extra):
     record = run(compose([*tiny, *extra]))
     assert record.status == "done"
-    assert record.config_hash != identify_run(compose(tiny)).config_hash
+    assert record.config_hash != resolve(compose(tiny)).identity.config_hash
 
 
 def test_workers_augment_images_as_one_process_does(runs, tiny):
@@ -190,7 +191,7 @@ def test_a_failed_run_is_recorded_with_its_traceback_and_can_be_repeated(runs, t
     config = compose([*tiny, plant(Fails)])
     with pytest.raises(RunFailedError, match="planted failure"):
         run(config)
-    folder = runs / identify_run(config).id
+    folder = runs / resolve(config).identity.id
     record = read_record(folder)
     assert record.status == "failed"
     assert "planted failure" in record.message
@@ -245,14 +246,14 @@ def test_an_interrupted_run_is_recorded_as_such(runs, tiny, plant):
     with pytest.raises(InterruptedRunError, match="interrupted") as error:
         run(config)
     assert error.value.exit_code == 4
-    assert read_record(runs / identify_run(config).id).status == "interrupted"
+    assert read_record(runs / resolve(config).identity.id).status == "interrupted"
 
 
 def test_weights_that_are_not_finite_are_no_result(runs, tiny, plant):
     config = compose([*tiny, plant(Explodes)])
     with pytest.raises(RunFailedError, match="diverged"):
         run(config)
-    assert read_record(runs / identify_run(config).id).status == "diverged"
+    assert read_record(runs / resolve(config).identity.id).status == "diverged"
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,7 @@ def test_the_best_epoch_is_chosen_on_the_hold_out_and_tested_once(runs, tiny, pl
     assert record.metrics["val_top1"] == pytest.approx(max(scored))
     assert record.metrics["best_epoch"] == scored.index(max(scored)) < 3
     splits = DATA.get("digits")(config.data).load(holdout=True)
-    method, _ = build(config, splits)
+    method, _ = build(resolve(config), splits)
     top1, held = {}, {}
     for name in ("best", "last"):
         method.load_state_dict(read_checkpoint(folder / f"{name}.ckpt")["state_dict"])

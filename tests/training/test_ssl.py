@@ -17,7 +17,8 @@ from mixbench.metrics import topk
 from mixbench.nn.probe import knn_scores, linear_probe
 from mixbench.records.checkpoints import LAST, read_checkpoint
 from mixbench.records.record import write_record
-from mixbench.training.build import build, identify_run
+from mixbench.training.build import build
+from mixbench.training.job import resolve
 from mixbench.training.reevaluate import verify_run
 
 SMALL = "data=digits data.limit=160 net.width=4 epochs=1 batch_size=32 wandb.mode=disabled "
@@ -29,7 +30,7 @@ def saved(runs, record):
     folder = runs / record.id
     config = compose("", base=folder / "config.yaml")
     splits = DATA.get("digits")(config.data).load(holdout=config.select == "val")
-    method, _ = build(config, splits)
+    method, _ = build(resolve(config), splits)
     method.load_state_dict(read_checkpoint(folder / LAST)["state_dict"])
     with np.load(folder / "predictions.npz") as stored:
         names = [key for key in stored.files if key != "class_names"]
@@ -45,7 +46,7 @@ def test_the_method_says_that_it_needs_no_labels_and_saying_it_too_changes_nothi
     said, unsaid = compose(f"method={name} task=ssl"), compose(f"method={name}")
     assert said == unsaid
     assert unsaid.task == "ssl"
-    assert identify_run(said).id == identify_run(unsaid).id
+    assert resolve(said).identity.id == resolve(unsaid).identity.id
     composed = resolve_method(compose_text(f"method={name}"))
     assert f"task: ssl # method {name}" in " ".join(render(composed).split())
 
@@ -53,7 +54,7 @@ def test_the_method_says_that_it_needs_no_labels_and_saying_it_too_changes_nothi
 def test_runs_with_and_without_labels_are_in_no_table_together():
     with_labels, without = (compose(f"method={name} recipe=quick") for name in ("erm", "moco"))
     assert with_labels.task == "supervised"
-    assert identify_run(with_labels).recipe_hash != identify_run(without).recipe_hash
+    assert resolve(with_labels).identity.recipe_hash != resolve(without).identity.recipe_hash
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_a_warning_while_data_is_read_puts_the_job_back_too(runs, monkeypatch):
 
     seen = []
     before = signal.signal(signal.SIGUSR2, lambda *_: seen.append("requeued"))
-    monkeypatch.setattr(runner, "check_fit", lambda *_: os.kill(os.getpid(), signal.SIGUSR2))
+    monkeypatch.setattr(runner, "check_splits", lambda *_: os.kill(os.getpid(), signal.SIGUSR2))
     try:
         with pytest.raises(InterruptedRunError):
             run(compose("data=digits wandb.mode=disabled"))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import mixbench.functional as mf
 from mixbench.methods.alignmix.autoencoder import CLEAN, Autoencoding
 from mixbench.methods.alignmix.steps import Alignment, Place
-from mixbench.methods.base import register
+from mixbench.methods.base import MIXES_LABELS, register
 from mixbench.methods.pictures.features import draw_alignment
 
 
@@ -49,6 +49,7 @@ class AlignMix(Autoencoding):
         post_align: str = "none"  # bn_relu between mixing and pooling; needs net.final_norm=false
         fast_path: str = "auto"  # skip transport where it changes nothing, or none
 
+    tasks = MIXES_LABELS
     cost = 1.3
     picture = draw_alignment
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 import mixbench.functional as mf
 from mixbench.config.names import METHODS
 from mixbench.errors import UserError
-from mixbench.methods.base import Method, register
+from mixbench.methods.base import MIXES_LABELS, Method, register
 from mixbench.methods.choice.members import Members, adopt, check_built, wrong_dataset
 
 
@@ -29,6 +29,19 @@ class Choice(Method):
 
     class Config(Members):
         """Settings of the choice."""
+
+    tasks = MIXES_LABELS
+
+    @classmethod
+    def tasks_with(cls, config: Any) -> frozenset[str]:
+        """Those of all its members."""
+        members = (METHODS.get(name).tasks_with(own) for name, own in config.of.items())
+        return cls.tasks.intersection(*members)
+
+    @classmethod
+    def step_cost(cls, config: Any) -> float:
+        """That of the members, by their shares."""
+        return config.cost
 
     def __init__(self, net: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)

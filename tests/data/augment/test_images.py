@@ -22,7 +22,7 @@ from mixbench.data.augment.images import (
 from mixbench.data.images import ResidentImages
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
-from mixbench.training.build import check_choice
+from mixbench.training.job import resolve
 
 EVERYTHING = DataConfig(auto_augment="rand-m9-mstd0.5-inc1", jitter=0.4, lighting=0.1)
 
@@ -153,7 +153,7 @@ def test_a_policy_that_nobody_knows_is_refused_before_data_is_read(words):
     config = compose(["method=erm", "data=cifar10", "data.root=nowhere"])
     config.data.auto_augment = words
     with pytest.raises(UserError, match="knows no such policy"):
-        check_choice(config)
+        resolve(config)
 
 
 def test_without_timm_the_extra_is_named(monkeypatch):

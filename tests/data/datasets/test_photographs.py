@@ -13,7 +13,7 @@ from mixbench.data.datasets.voc import CLASSES
 from mixbench.data.files.encoded import FileImages
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
-from mixbench.training.build import identify_run
+from mixbench.training.job import resolve
 from mixbench.training.run import run
 
 IMAGES = SHARED / "data"
@@ -256,11 +256,11 @@ def test_the_voc_sample_loads_with_its_flags_and_boxes():
 
 
 def test_a_method_for_single_labels_is_refused_before_data_is_looked_for():
-    with pytest.raises(UserError, match="cutmix needs multiclass data") as error:
-        identify_run(compose("method=cutmix data=voc2007 data.root=missing"))
-    assert "methods that can: erm" in str(error.value)
+    with pytest.raises(UserError, match="bc needs multiclass data") as error:
+        assert resolve(compose("method=bc data=voc2007 data.root=missing")).identity
+    assert "methods that can: alignmix, choice, cutmix, erm" in str(error.value)
     with pytest.raises(UserError, match="voc2007 is not there"):
-        identify_run(compose("method=erm data=voc2007 data.root=missing"))
+        assert resolve(compose("method=erm data=voc2007 data.root=missing")).identity
 
 
 def test_a_multi_label_set_is_trained_on_and_scored_by_map(tmp_path):

@@ -17,6 +17,7 @@ from mixbench.methods.alignmix.steps import EMBED, Place
 from mixbench.records.curves import read_curves
 from mixbench.testing.contract import BATCH, CLASSES, sample_batch, sample_method
 from mixbench.training.build import build
+from mixbench.training.job import resolve
 
 NEXT = torch.arange(BATCH).roll(-1)  # every row gets another one as partner
 LAM = torch.tensor([0.3])
@@ -260,7 +261,7 @@ def test_a_run_on_a_network_without_stages_names_those_that_have_them(monkeypatc
     config = compose("method=alignmix data=digits data.limit=16")
     config = dataclasses.replace(config, net=dataclasses.replace(config.net, name="flat"))
     with pytest.raises(UserError, match="alignmix needs maps, stages") as error:
-        build(config, DATA.get("digits")(config.data).load())
+        build(resolve(config), DATA.get("digits")(config.data).load())
     assert "net=flat" in str(error.value)
     assert "have what it needs: preactresnet18" in str(error.value)
 

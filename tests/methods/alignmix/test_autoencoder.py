@@ -15,6 +15,7 @@ from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.curves import read_curves
 from mixbench.testing.contract import BATCH, sample_batch, sample_method
 from mixbench.training.build import build
+from mixbench.training.job import resolve
 
 
 def reconstructing(**settings):
@@ -244,7 +245,7 @@ def test_the_error_falls_on_digits():
     words = "data=digits data.limit=128 net.width=8 batch_size=64 method=alignmix method.ae=true"
     config = compose(words)
     splits = DATA.get("digits")(config.data).load()
-    method, _ = build(config, splits)
+    method, _ = build(resolve(config), splits)
     optimizer = method.configure_optimizers()["optimizer"]
     images = splits.train.images[:64]
     batch = Batch(images, splits.train.labels[:64], torch.arange(64))
@@ -278,7 +279,9 @@ def test_a_run_keeps_the_decoder_and_logs_both_terms(runs, tiny):
     saved = read_checkpoint(folder / "last.ckpt")
     names = {name for name in saved["state_dict"] if name.startswith("decoder.")}
     assert names
-    start = build(compose(words), DATA.get("digits")(compose(words).data).load())[0].state_dict()
+    start = build(resolve(compose(words)), DATA.get("digits")(compose(words).data).load())[
+        0
+    ].state_dict()
     assert all(not torch.equal(saved["state_dict"][name], start[name]) for name in names)
     trained = saved["current_model_state"]  # beside their averages
     weights = [name for name in names if name.endswith("weight")]

@@ -19,6 +19,7 @@ from mixbench.records.curves import read_curves
 from mixbench.testing.contract import BATCH, fit, sample_batch, sample_method, sample_splits
 from mixbench.training.build import build
 from mixbench.training.callbacks.samples import draw_batch
+from mixbench.training.job import resolve
 
 NAMES = ("automix", "samix")
 NEXT = torch.arange(BATCH).roll(1)
@@ -436,7 +437,7 @@ def test_a_trained_mixer_and_its_teacher_stay_bit_by_bit(checkpoint, runs, stati
 
 def frozen(checkpoint, **settings):
     run_config = compose(f"{FROZEN} method=samix")
-    method = build(run_config, DATA.get("digits")(run_config.data).load())[0]
+    method = build(resolve(run_config), DATA.get("digits")(run_config.data).load())[0]
     config = dataclasses.replace(method.config, mixer_ckpt=str(checkpoint), **settings)
     torch.manual_seed(5)
     return type(method)(method.net, method.info, config, run_config).train()

@@ -23,8 +23,9 @@ from mixbench.nn.absvit import AbSViT
 from mixbench.nn.imagenet import WNIDS
 from mixbench.records.checkpoints import LAST
 from mixbench.testing.contract import BATCH, SIZE, fit, sample_batch, sample_method, sample_splits
-from mixbench.training.build import build, identify_run
+from mixbench.training.build import build
 from mixbench.training.callbacks.samples import draw_batch
+from mixbench.training.job import resolve
 
 CLS = METHODS.get("tdattenmix")
 FLIP = torch.arange(BATCH).flip(0)
@@ -295,7 +296,7 @@ def test_a_teacher_is_the_network_of_a_finished_run(trained, tiny):
     words = [*tiny, "method=tdattenmix", "method.switch_prob=1.0"]
     config = compose([*words, f"method.teacher_ckpt={trained}"])
     splits = DATA.get("digits")(config.data).load()
-    method, _ = build(config, splits)
+    method, _ = build(resolve(config), splits)
     saved = torch.load(trained, weights_only=True)["state_dict"]
     inner = method.source.teacher.module
     assert all(torch.equal(inner.state_dict()[k], saved[f"net.{k}"]) for k in inner.state_dict())
@@ -316,7 +317,7 @@ def test_a_teacher_is_the_network_of_a_finished_run(trained, tiny):
     record = run(compose([*words, f"method.teacher_ckpt={trained.parent}"]))  # its folder
     assert (record.status, record.fidelity) == ("done", "variant")
     # Another path to the same run is the same configuration.
-    assert identify_run(config).config_hash == record.config_hash
+    assert resolve(config).identity.config_hash == record.config_hash
 
 
 def test_files_count_by_content_and_not_by_name(guide, tmp_path, tiny):
@@ -324,15 +325,15 @@ def test_files_count_by_content_and_not_by_name(guide, tmp_path, tiny):
     copied = tmp_path / "renamed.pth"
     copied.write_bytes(Path(guide).read_bytes())
     hashes = {
-        identify_run(compose([*words, f"method.absvit={path}"])).config_hash
+        resolve(compose([*words, f"method.absvit={path}"])).identity.config_hash
         for path in (guide, copied)
     }
     assert len(hashes) == 1
     copied.write_bytes(copied.read_bytes() + b"\0")
-    other = identify_run(compose([*words, f"method.absvit={copied}"])).config_hash
+    other = resolve(compose([*words, f"method.absvit={copied}"])).identity.config_hash
     assert other not in hashes
     with pytest.raises(UserError, match="no such file or folder: gone") as caught:
-        identify_run(compose([*words, "method.teacher_ckpt=gone"]))
+        assert resolve(compose([*words, "method.teacher_ckpt=gone"])).identity
     assert caught.value.where == "method.teacher_ckpt"
 
 

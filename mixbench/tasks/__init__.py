@@ -1,0 +1,1 @@
+"""Tasks: what is learned from which labels, and how outputs are judged. One file each."""

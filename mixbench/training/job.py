@@ -1,0 +1,202 @@
+"""A run before it starts: all that follows from its configuration, checked once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mixbench.config.compose import method_defaults, method_settings, to_plain
+from mixbench.config.names import DATA, METHODS
+from mixbench.config.schema import RunConfig, keys_not_in_identity
+from mixbench.data.augment.images import operations
+from mixbench.data.images import Splits
+from mixbench.data.source import DataSource
+from mixbench.errors import UserError
+from mixbench.evaluation.suites import check_attacks
+from mixbench.methods.base import Method
+from mixbench.records.identity import Identity, InputFile, identify, is_checkpoint
+from mixbench.records.record import runs_folder
+from mixbench.records.weights import input_file
+from mixbench.tasks.base import Task
+from mixbench.training.requirements import check_pair, check_task
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that can be carried out, as far as that can be said without reading its data.
+
+    Attributes:
+        config: Its configuration.
+        method: Class of its method.
+        settings: The method's own settings, an instance of the class's ``Config``.
+        task: What it learns.
+        source: Its data, not read yet.
+    """
+
+    config: RunConfig
+    method: type[Method]
+    settings: Any
+    task: Task
+    source: DataSource
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where it computes on this machine.
+
+        Raises:
+            UserError: If a GPU is asked for and there is none.
+        """
+        return training_device(self.config)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Id and hashes, for which the files of the data are hashed.
+
+        Raises:
+            UserError: If a file is missing.
+        """
+        return self.identify(input_files(self.config))
+
+    def identify(self, inputs: dict[str, InputFile]) -> Identity:
+        """Id and hashes with other files to start from.
+
+        Args:
+            inputs: The files by dotted key.
+
+        Returns:
+            What :func:`mixbench.records.identity.identify` makes of them.
+        """
+        defaults = to_plain(RunConfig(method=method_defaults(self.config)))
+        return identify(
+            to_plain(self.config),
+            defaults,
+            keys_not_in_identity(),
+            self.source.full_name,
+            self.source.identity(),
+            inputs,
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the method."""
+        return self.config.method["name"]
+
+    @property
+    def folder(self) -> Path:
+        """Where its files go, unless another folder is asked for."""
+        return runs_folder(self.config.run.dir) / self.identity.id
+
+    @property
+    def monitor(self) -> str | None:
+        """The score by which an epoch is chosen; None where the last one is tested."""
+        return f"val/{self.task.monitor}" if self.config.select == "val" else None
+
+    def read_data(self) -> Splits:
+        """The images and labels, with a hold-out where an epoch is chosen by it.
+
+        Raises:
+            UserError: If files are missing, unreadable or do not fit together.
+        """
+        return self.source.load(holdout=self.config.select == "val")
+
+
+def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
+    """Check all of a configuration that can be checked without data.
+
+    Args:
+        config: A composed configuration.
+        source: Its data, if other runs read it as well.
+
+    Returns:
+        The job.
+
+    Raises:
+        UserError: If the method cannot learn from such data or work with the network, an
+            augmentation is not at hand, or an attack is unknown.
+    """
+    name = config.method["name"]
+    method, kind = METHODS.get(name), DATA.get(config.data.kind)
+    settings = method.Config(**method_settings(config))
+    task = check_task(config, method, settings, kind.task, f"data={config.data.kind}")
+    operations(config.data)
+    check_attacks(config.eval.attacks)
+    check_pair(name, settings, config.net.name)
+    return Job(config, method, settings, task, source or kind(config.data))
+
+
+def incompatibility(config: RunConfig) -> str:
+    """Why a method cannot be trained with its network and data; empty if it can.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        The reason in one line.
+    """
+    try:
+        resolve(config)
+    except UserError as error:
+        return f"{error.what} ({error.where})"
+    return ""
+
+
+def input_files(config: RunConfig) -> dict[str, InputFile]:
+    """Files of weights and maps that a run starts from or uses.
+
+    A method's key that is not declared in ``files`` names one all the same where it names the
+    checkpoint of a run.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        The files by dotted key.
+
+    Raises:
+        UserError: If there is no such file or finished run.
+    """
+    found: dict[str, InputFile] = {}
+    if config.net.weights is not None:
+        found["net.weights"] = input_file(config.net.weights)
+    own = config.method
+    nested = {name: value for name, value in own.items() if isinstance(value, dict)}
+    parts = {own["name"]: ("method", own)}
+    parts |= {name: (f"method.{name}", value) for name, value in nested.items()}
+    for name, (prefix, keys) in parts.items():
+        declared = METHODS.get(name).files
+        for key, value in keys.items():
+            checkpoint = isinstance(value, str) and is_checkpoint(value)
+            if value is not None and (key in declared or checkpoint):
+                found[f"{prefix}.{key}"] = input_file(value, f"{prefix}.{key}")
+    return found
+
+
+def training_device(config: RunConfig) -> torch.device:
+    """Where a run computes; never the CPU when a GPU was asked for.
+
+    Args:
+        config: Reads ``trainer.accelerator``.
+
+    Returns:
+        CPU or the current GPU.
+
+    Raises:
+        UserError: If a GPU is asked for and there is none.
+    """
+    wanted = config.trainer.accelerator
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "no GPU is present", "trainer.accelerator=gpu", "use trainer.accelerator=cpu"
+        )
+    present = torch.cuda.device_count()
+    if config.devices > present:
+        raise UserError(
+            f"devices={config.devices} asked for and {present} present",
+            "devices",
+            f"use devices={present}, or trainer.accelerator=cpu",
+        )
+    return torch.device("cuda")
