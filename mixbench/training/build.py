@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixbench.backbones.build import build_net
-from mixbench.config.compose import method_defaults, method_settings, to_plain
+from mixbench.config.compose import method_defaults, settings_of, to_plain
 from mixbench.config.names import DATA, METHODS
 from mixbench.config.schema import DataInfo, RunConfig, keys_not_in_identity
 from mixbench.data.augment.images import operations
@@ -140,7 +140,7 @@ def check_choice(config: RunConfig) -> None:
     operations(config.data)
     check_attacks(config.eval.attacks)
     name = config.method["name"]
-    check_pair(name, METHODS.get(name).Config(**method_settings(config)), config.net.name)
+    check_pair(name, settings_of(config), config.net.name)
 
 
 def incompatibility(config: RunConfig) -> str:
@@ -179,7 +179,7 @@ def build(
             fit the network.
     """
     cls = METHODS.get(config.method["name"])
-    settings = cls.Config(**method_settings(config))
+    settings = settings_of(config)
     seed_everything(mix_seed(INIT, config.seed) % 2**32, verbose=False)
     net = build_net(config.net, splits.info)
     if config.net.weights is not None:
@@ -282,7 +282,7 @@ def estimate_seconds(config: RunConfig, info: DataInfo) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     steps = config.epochs * max(1, info.train_size // config.batch_size)
-    settings = cls.Config(**method_settings(config))
+    settings = settings_of(config)
     return getattr(settings, "cost", cls.cost) * best * steps
 
 
