@@ -1,11 +1,14 @@
-"""What there is, read as text: ``list`` and ``info``."""
+"""Names and what they stand for: ``list``, which imports none of them, and ``info``."""
 
 import argparse
+import dataclasses
+import inspect
 import itertools
 import re
 import shutil
 import sys
 import textwrap
+from typing import Any
 
 from mixbench.cli.console import say
 from mixbench.errors import UserError, near_match
@@ -57,7 +60,7 @@ def info(args: argparse.Namespace) -> int:
     """Print what is known of a name."""
     from mixbench.config import yaml_files
     from mixbench.config.names import METHODS, NETS
-    from mixbench.config.source import config_fields, docstring
+    from mixbench.config.settings import default_of, info_of, type_of
     from mixbench.leaderboard.literature import figures
     from mixbench.leaderboard.render import literature_table
 
@@ -68,25 +71,21 @@ def info(args: argparse.Namespace) -> int:
             f"unknown name {args.name!r}", todo=near_match(args.name, every) or "see mixbench list"
         )
     if not kinds or kinds[0] == "methods":
-        source = METHODS.source(args.name)
-        if source is None:
-            raise UserError(f"{args.name} is only known to the process that registered it")
-        try:
-            text, fields = docstring(source), config_fields(source)
-        except (OSError, SyntaxError, ValueError, ImportError) as error:
-            raise UserError(f"cannot be read: {error}", where=source) from error
-        say(f"{args.name}: {re.sub(_MARKUP, '', text)}")
+        cls = METHODS.get(args.name)
+        fields = dataclasses.fields(cls.Config)
+        say(f"{args.name}: {_docstring(cls)}")
         if fields:
             say("\nKeys:")
-        used = _used_values(args.name, {item.name: item.default for item in fields})
+        used = _used_values(args.name, {item.name: repr(default_of(item)) for item in fields})
         for item in fields:
-            value, notes = _used_value(item.default, used[f"method.{item.name}"])
-            say(f"  method.{item.name}={value}  ({item.type})  {item.comment}{notes}")
+            told = info_of(item)
+            value, notes = _used_value(repr(default_of(item)), used[f"method.{item.name}"])
+            kind = told.allowed if told.options else f"{type_of(item)} {told.allowed}".rstrip()
+            official = "" if told.official is None else f"; official: {told.official}"
+            say(f"  method.{item.name}={value}  ({kind})  {told.meaning}{official}{notes}")
         kinds = ["methods"]
     if "nets" in kinds:
-        source = NETS.source(args.name)
-        text = docstring(source) if source else ""
-        say(f"{args.name}: {re.sub(_MARKUP, '', text)}")
+        say(f"{args.name}: {_docstring(NETS.get(args.name))}")
     groups = {"methods": "method", "data": "data", "nets": "net", "recipes": "recipe"}
     for kind in kinds:
         path = yaml_files.find(groups[kind], args.name)
@@ -96,6 +95,10 @@ def info(args: argparse.Namespace) -> int:
     if "methods" in kinds and (found := figures(args.name)):
         say(f"\n{literature_table(found)}".rstrip())
     return 0
+
+
+def _docstring(target: Any) -> str:
+    return re.sub(_MARKUP, "", inspect.getdoc(target) or "")
 
 
 def _used_values(name: str, defaults: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -162,18 +165,12 @@ def _names(kind: str, pattern: str) -> list[str]:
 
 
 def _summary(kind: str, name: str) -> str:
-    """First line of what describes a name, read as text."""
+    """A line that describes a name: of a method from the table, else from the experiment file."""
     from mixbench.config import yaml_files
-    from mixbench.config.names import METHODS
-    from mixbench.config.source import docstring
+    from mixbench.config.names import METHODS, SUMMARIES
 
     if kind == "methods":
-        source = METHODS.source(name)
-        try:
-            lines = docstring(source).splitlines() if source else []
-        except (OSError, SyntaxError, ValueError, ImportError):
-            return "(cannot be read)"
-        return lines[0].split("; see")[0].rstrip(".") if lines else ""
+        return SUMMARIES.get(name) or METHODS.source(name) or ""
     path = yaml_files.find({"data": "data", "nets": "net", "recipes": "recipe"}[kind], name)
     lines = path.read_text(encoding="utf-8").splitlines() if path else []
     comment = itertools.takewhile(lambda line: line.startswith("#"), lines)

@@ -28,11 +28,9 @@ from mixbench.config.overrides import (
     saved_layer,
     split_overrides,
 )
-from mixbench.config.schema import CONDITIONAL, RunConfig
-from mixbench.config.source import config_fields, config_is_closed
+from mixbench.config.schema import RunConfig, conditions
+from mixbench.config.settings import type_of
 from mixbench.errors import UserError, near_match
-
-_UNREADABLE = (OSError, SyntaxError, ValueError, ImportError)
 
 
 @dataclass
@@ -135,7 +133,6 @@ def compose_text(
     config = _to_object(tree, origins)
     composed = Composed(config, origins, notes)
     composed.notes += _ineffective(config, [key for key, _ in given])
-    _check_method_keys(composed)
     if strict and composed.notes:
         raise UserError(composed.notes[0], "--strict", "remove it")
     return composed
@@ -159,9 +156,14 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     origins = {k: v for k, v in composed.origins.items() if not k.startswith("method.")}
     origins["method.name"] = composed.origins.get("method.name", DEFAULT)
     found = Composed(composed.config, origins, list(composed.notes))
-    nested, has_members = _nested(METHODS.get(name).Config, settings)
+    nested = {}
+    if "members" in _keys(name):
+        nested = {key: value for key, value in settings.items() if isinstance(value, dict)}
+        settings = {key: value for key, value in settings.items() if key not in nested}
+    for member, keys in nested.items():
+        _refuse_mistyped(member, keys, f"method.{member}", composed.origins)
     own = _own(name, "method", settings, composed.origins, found)
-    for member in own["members"] if has_members else ():
+    for member in own.get("members", ()):
         prefix = f"method.{member}"
         own[member] = _own(member, prefix, nested.pop(member, {}), composed.origins, found)
     for member, keys in nested.items():
@@ -182,31 +184,60 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     return found
 
 
-def _nested(cls: Any, settings: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Take keys of members, by member, out of a method's settings, if it has members."""
-    if "members" not in [item.name for item in dataclasses.fields(cls)]:
-        return {}, False
-    names = [key for key, value in settings.items() if isinstance(value, dict)]
-    return {name: settings.pop(name) for name in names}, True
-
-
 def _own(
     name: str, prefix: str, settings: dict[str, Any], given: dict[str, str], found: Composed
 ) -> dict[str, Any]:
     """All keys of a method, checked; origins and notes are added to what was found."""
-    cls = METHODS.get(name).Config
-    fields = [item.name for item in dataclasses.fields(cls)]
-    tree = OmegaConf.structured(cls)
-    origins = {f"{prefix}.{key}": DEFAULT for key in fields}
+    foreign = _refuse_mistyped(name, settings, prefix, given)
+    found.notes += [f"{prefix}.{key} has no effect for method {name}" for key in foreign]
+    tree = OmegaConf.structured(METHODS.get(name).Config)
+    origins = {f"{prefix}.{key}": DEFAULT for key in _keys(name)}
     for key, value in settings.items():
-        origin = given.get(f"{prefix}.{key}", COMMAND_LINE)
-        if key not in fields:
-            found.notes.append(_foreign_key(name, key, fields, origin, prefix))
-            continue
-        _assign(tree, key, value, f"{prefix}.{key}", origin)
-        origins[f"{prefix}.{key}"] = origin
+        if key not in foreign:
+            origins[f"{prefix}.{key}"] = origin = given.get(f"{prefix}.{key}", COMMAND_LINE)
+            _assign(tree, key, value, f"{prefix}.{key}", origin)
     found.origins |= origins
     return dataclasses.asdict(_to_object(tree, origins))
+
+
+def _refuse_mistyped(
+    name: str, settings: dict[str, Any], prefix: str, given: dict[str, str]
+) -> list[str]:
+    """Refuse keys that no method has; returns those of other methods, without effect here."""
+    known = _keys(name)
+    unknown = [key for key in settings if key not in known]
+    # Each built-in method is imported, which only a key that is unknown here is worth.
+    others = {word for other in METHODS.table for word in _keys(other)} if unknown else set()
+    for key in unknown:
+        path, hint, todo = (
+            f"{prefix}.{key}",
+            near_match(key, known),
+            f"its keys: {', '.join(known)}",
+        )
+        if isinstance(settings[key], dict):
+            path, hint = f"{path}.{next(iter(settings[key]), '')}".rstrip("."), ""
+            todo = "method keys are flat: method.<key>; only a choice has method.<member>.<key>"
+        elif key in others:
+            continue
+        what = f"unknown key {path} of method {name}" + (f"; {hint}" if hint else "")
+        raise UserError(what, given.get(path, COMMAND_LINE), todo)
+    return unknown
+
+
+def _keys(name: str) -> list[str]:
+    return [item.name for item in dataclasses.fields(METHODS.get(name).Config)]
+
+
+def settings_of(config: RunConfig) -> Any:
+    """The method's settings as the typed object that it works with.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        An instance of the ``Config`` of the method's class.
+    """
+    return METHODS.get(config.method["name"]).Config(**method_settings(config))
 
 
 def method_settings(config: RunConfig) -> dict[str, Any]:
@@ -320,7 +351,7 @@ def _wanted(tree: Any, path: str) -> str:
     cls: Any = OmegaConf.get_type(OmegaConf.select(tree, parent) if parent else tree)
     for item in dataclasses.fields(cls):
         if item.name == leaf:
-            text = item.type.__name__ if isinstance(item.type, type) else str(item.type)
+            text = type_of(item)
             optional = " or null" if "None" in text else ""
             text = text.replace(" | None", "")
             return _WORDS.get(text, f"a {text}") + optional
@@ -346,70 +377,6 @@ def _ineffective(config: RunConfig, keys: Iterable[str]) -> list[str]:
     plain, keys = dict(flatten(to_plain(config))), set(keys)
     return [
         f"{key} has no effect while {decider}={plain[decider]}"
-        for key, decider, values in CONDITIONAL
+        for key, decider, values in conditions()
         if key in keys and plain[decider] not in values
     ]
-
-
-def _check_method_keys(composed: Composed) -> None:
-    """Refuse a mistyped key of a method already here, where its source text names all its keys."""
-    name = composed.config.method["name"]
-    source = METHODS.source(name)
-    try:
-        if source is None or not config_is_closed(source):
-            return
-        fields = [item.name for item in config_fields(source)]
-    except _UNREADABLE:
-        return  # importing it will say why
-    for key, value in composed.config.method.items():
-        if isinstance(value, dict) and "members" in fields:
-            _check_member_keys(key, value, composed.origins)
-        elif isinstance(value, dict) and key not in fields:
-            path = f"method.{key}.{next(iter(value), '')}".rstrip(".")
-            todo = "method keys are flat: method.<key>; only a choice has method.<member>.<key>"
-            where = composed.origins.get(path, COMMAND_LINE)
-            raise UserError(f"unknown key {path} of method {name}", where, todo)
-        elif key not in ("name", *fields):
-            _foreign_key(name, key, fields, composed.origins.get(f"method.{key}", COMMAND_LINE))
-
-
-def _check_member_keys(member: str, settings: dict[str, Any], origins: dict[str, str]) -> None:
-    METHODS.check(member)
-    known = known_method_keys(member)
-    for key in settings if known else ():
-        if key not in known:
-            prefix = f"method.{member}"
-            origin = origins.get(f"{prefix}.{key}", COMMAND_LINE)
-            _foreign_key(member, key, known, origin, prefix)
-
-
-def _foreign_key(
-    name: str, key: str, fields: list[str], origin: str, prefix: str = "method"
-) -> str:
-    """Tell a key of another method, which has no effect here, from a mistyped one."""
-    hint = near_match(key, fields)
-    others = {word for other in METHODS.table if other != name for word in known_method_keys(other)}
-    if key in others:
-        return f"{prefix}.{key} has no effect for method {name}"
-    listed = ", ".join(fields) or "none"
-    raise UserError(
-        f"unknown key {prefix}.{key} of method {name}" + (f"; {hint}" if hint else ""),
-        origin,
-        f"its keys: {listed}",
-    )
-
-
-def known_method_keys(name: str) -> list[str]:
-    """Keys of a method, read from its source text without importing it.
-
-    Args:
-        name: A registered name, or ``module:Class``.
-
-    Returns:
-        Names of its ``Config`` fields; empty where the source cannot be found.
-    """
-    source = METHODS.source(name)
-    try:
-        return [] if source is None else [item.name for item in config_fields(source)]
-    except _UNREADABLE:
-        return []

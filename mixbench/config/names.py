@@ -1,32 +1,81 @@
-"""The methods, networks and data sets by name, and the names of suites.
+"""The methods, networks and data sets by name.
 
-The tables are text, so that listing names imports nothing of what they stand for.
+The tables are text, so that listing names imports nothing of what they stand for. A network or data
+set is described by the first sentence of its file in ``experiments/``.
 """
 
 from mixbench.registry import Registry
 
+# Where each method is, and its line of `mixbench list`.
+_METHODS = {
+    "alignmix": (
+        "mixbench.methods.alignmix.alignmix:AlignMix",
+        "Move feature maps to their partners' layout, then mix",
+    ),
+    "automix": (
+        "mixbench.methods.samix.automix:AutoMix",
+        "Mix with masks that a network learns along the way; the parent of SAMix",
+    ),
+    "bc": (
+        "mixbench.methods.bc:BC",
+        "Mix images of different classes, learn the ratio",
+    ),
+    "choice": (
+        "mixbench.methods.choice.choice:Choice",
+        "Draw one of several methods for each batch, all of them on one network",
+    ),
+    "cutmix": (
+        "mixbench.methods.cutmix:CutMix",
+        "Paste a box of the partner image",
+    ),
+    "erm": (
+        "mixbench.methods.erm:ERM",
+        "Empirical risk minimisation: the recipe's augmentation and nothing else",
+    ),
+    "manifoldmixup": (
+        "mixbench.methods.manifoldmixup:ManifoldMixup",
+        "Interpolate the features of a random layer",
+    ),
+    "mixup": (
+        "mixbench.methods.mixup:Mixup",
+        "Interpolate images and labels",
+    ),
+    "mixup2": (
+        "mixbench.methods.mixup2:Mixup2",
+        "Sum the cross-entropies of a clean batch and of its Input Mixup",
+    ),
+    "moco": (
+        "mixbench.methods.moco.moco:MoCo",
+        "Learn features without labels: find the other view of an image among many",
+    ),
+    "mocosamix": (
+        "mixbench.methods.moco.mocosamix:MoCoSAMix",
+        "SAMix without labels: mix a view with another image's, and find the keys of both",
+    ),
+    "samix": (
+        "mixbench.methods.samix.samix:SAMix",
+        "Mix with masks that a network learns along the way",
+    ),
+    "tdattenmix": (
+        "mixbench.methods.tdattenmix.tdattenmix:TdAttenMix",
+        "Paste the partner's most attended window over the least attended one",
+    ),
+    "tlalign": (
+        "mixbench.methods.tokenlabels.tlalign:TLAlign",
+        "Paste whole patches, and let attention carry their labels",
+    ),
+    "transmix": (
+        "mixbench.methods.tokenlabels.transmix:TransMix",
+        "CutMix labelled by area and by the class token's attention",
+    ),
+}
 METHODS = Registry(
     "method",
-    {
-        "alignmix": "mixbench.methods.alignmix.alignmix:AlignMix",
-        "automix": "mixbench.methods.samix.automix:AutoMix",
-        "bc": "mixbench.methods.bc:BC",
-        "choice": "mixbench.methods.choice.choice:Choice",
-        "cutmix": "mixbench.methods.cutmix:CutMix",
-        "erm": "mixbench.methods.erm:ERM",
-        "manifoldmixup": "mixbench.methods.manifoldmixup:ManifoldMixup",
-        "mixup": "mixbench.methods.mixup:Mixup",
-        "mixup2": "mixbench.methods.mixup2:Mixup2",
-        "moco": "mixbench.methods.moco.moco:MoCo",
-        "mocosamix": "mixbench.methods.moco.mocosamix:MoCoSAMix",
-        "samix": "mixbench.methods.samix.samix:SAMix",
-        "tdattenmix": "mixbench.methods.tdattenmix.tdattenmix:TdAttenMix",
-        "tlalign": "mixbench.methods.tokenlabels.tlalign:TLAlign",
-        "transmix": "mixbench.methods.tokenlabels.transmix:TransMix",
-    },
+    {name: place for name, (place, _) in _METHODS.items()},
     group="mixbench.methods",
     needs=("Config", "mix"),
 )
+SUMMARIES = {name: summary for name, (_, summary) in _METHODS.items()}
 
 # The methods of the default benchmark.
 CORE = ("mixup", "cutmix", "manifoldmixup", "bc", "alignmix", "samix", "tdattenmix")

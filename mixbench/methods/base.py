@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 import mixbench.functional as mf
 from mixbench.config.schema import DataInfo, RunConfig
+from mixbench.config.settings import Settings
 from mixbench.data.augment.batches import crop_flip, draw_crop_flip, draw_erasing, erase, to_float
 from mixbench.data.images import Batch
 from mixbench.data.sampling import GLOBAL, SAMPLE, SHARED, mix_seed, seed_torch
@@ -53,8 +54,10 @@ class Method(LightningModule):
     """
 
     @dataclass
-    class Config:
-        """Settings of the method, checked in ``__post_init__``; each becomes ``method.<key>``."""
+    class Config(Settings):
+        """Settings of the method; each field becomes ``method.<key>``."""
+
+        prefix = "method."
 
         @property
         def requires(self) -> frozenset[str]:

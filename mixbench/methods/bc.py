@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import mixbench.functional as mf
-from mixbench.config.schema import one_of
+from mixbench.config.settings import setting
 from mixbench.data.pairs import OtherClassPairs
 from mixbench.methods.base import Method, register
 
@@ -29,11 +29,13 @@ class BC(Method):
     class Config(Method.Config):
         """Settings of BC and BC+."""
 
-        plus: bool = False  # BC+: zero-mean images, weighed by loudness
-        pairing: str = "batch"  # partners from the batch, or from the whole dataset (official)
-
-        def __post_init__(self) -> None:
-            one_of("method.pairing", self.pairing, ("batch", "dataset"))
+        plus: bool = setting(False, "BC+: zero-mean images, weighed by loudness")
+        pairing: str = setting(
+            "batch",
+            "partners from the batch, or from the whole data set",
+            one_of=("batch", "dataset"),
+            official="dataset",
+        )
 
         @property
         def fidelity(self) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.config.schema import in_unit_interval, one_of, positive
+from mixbench.config.settings import setting
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.methods.base import MIXES_LABELS, Method, register
@@ -28,18 +28,21 @@ class CutMix(Method):
     class Config(Method.Config):
         """Settings of CutMix."""
 
-        alpha: float = 1.0  # Beta(alpha, alpha) of the kept share; official: 1.0
-        prob: float = 1.0  # share of batches mixed; official: CIFAR 0.5, ImageNet 1.0
-        per_sample: bool = False  # one box per image; official: one per batch
-        partner: str = "random"  # random permutation (official), flip, roll or derange
-        box_rule: str = "official"  # official, timm, torchvision or inside
-        minmax: list[float] | None = None  # smallest and largest side; replaces alpha
+        alpha: float = setting(1.0, "Beta(alpha, alpha) of the kept share", above=0, official=1.0)
+        prob: float = setting(
+            1.0, "share of batches mixed", within=(0, 1), official="CIFAR 0.5, ImageNet 1.0"
+        )
+        per_sample: bool = setting(False, "one box per image", official="one per batch")
+        partner: str = setting(
+            "random", "rule that pairs images", one_of=PARTNER_RULES, official="random"
+        )
+        box_rule: str = setting(
+            "official", "how a box is drawn and clipped", one_of=BOX_RULES, official="official"
+        )
+        minmax: list[float] | None = setting(None, "smallest and largest side; replaces alpha")
 
         def __post_init__(self) -> None:
-            positive("method.alpha", self.alpha)
-            in_unit_interval("method.prob", self.prob)
-            one_of("method.partner", self.partner, PARTNER_RULES)
-            one_of("method.box_rule", self.box_rule, BOX_RULES)
+            super().__post_init__()
             ends = self.minmax
             if ends is not None and not (len(ends) == 2 and 0 < ends[0] < ends[1] <= 1):
                 raise ValueError(

@@ -1,6 +1,6 @@
 """Manifold Mixup as a trainable method."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
-from mixbench.config.schema import one_of, positive
+from mixbench.config.settings import setting
 from mixbench.methods.base import MIXES_LABELS, Method, register
 from mixbench.methods.pictures.features import draw_features
 
@@ -29,13 +29,18 @@ class ManifoldMixup(Method):
     class Config(Method.Config):
         """Settings of Manifold Mixup."""
 
-        alpha: float = 2.0  # Beta(alpha, alpha) of the weight; official: 2.0, Tiny-ImageNet 0.2
-        layers: list[int] = field(default_factory=lambda: [0, 1, 2])  # drawn from; 0: the image
-        loss: str = "ce"  # ce, or bce_softmax (official): gradients K/2 to K times smaller
-
-        def __post_init__(self) -> None:
-            positive("method.alpha", self.alpha)
-            one_of("method.loss", self.loss, LOSSES)
+        alpha: float = setting(
+            2.0, "Beta(alpha, alpha) of the weight", above=0, official="2.0, Tiny-ImageNet 0.2"
+        )
+        layers: list[int] = setting(
+            [0, 1, 2], "layers to draw from; 0: the image", official=[0, 1, 2]
+        )
+        loss: str = setting(
+            "ce",
+            "the gradients of bce_softmax are K/2 to K times smaller",
+            one_of=LOSSES,
+            official="bce_softmax",
+        )
 
         @property
         def requires(self) -> frozenset[str]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.config.schema import in_unit_interval, one_of, positive
+from mixbench.config.settings import setting
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.methods.base import MIXES_LABELS, Method, register
 
@@ -27,16 +27,15 @@ class Mixup(Method):
     class Config(Method.Config):
         """Settings of Input Mixup."""
 
-        alpha: float = 1.0  # Beta(alpha, alpha) of the weight; official for CIFAR: 1.0
-        prob: float = 1.0  # share of batches mixed; official: 1.0
-        per_sample: bool = False  # one weight per image; official: one per batch
-        partner: str = "random"  # random permutation (official), flip, roll or derange
-        fold: bool = False  # use max(lam, 1 - lam); official: false
-
-        def __post_init__(self) -> None:
-            positive("method.alpha", self.alpha)
-            in_unit_interval("method.prob", self.prob)
-            one_of("method.partner", self.partner, PARTNER_RULES)
+        alpha: float = setting(
+            1.0, "Beta(alpha, alpha) of the weight", above=0, official="1.0 for CIFAR"
+        )
+        prob: float = setting(1.0, "share of batches mixed", within=(0, 1), official=1.0)
+        per_sample: bool = setting(False, "one weight per image", official="one per batch")
+        partner: str = setting(
+            "random", "rule that pairs images", one_of=PARTNER_RULES, official="random"
+        )
+        fold: bool = setting(False, "use max(lam, 1 - lam)", official=False)
 
         @property
         def fidelity(self) -> str:

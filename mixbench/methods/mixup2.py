@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.config.schema import positive
+from mixbench.config.settings import setting
 from mixbench.methods.base import MIXES_LABELS, Method, register
 
 CLEAN, MIX = "clean", "mix"
@@ -26,10 +26,7 @@ class Mixup2(Method):
     class Config(Method.Config):
         """Settings of the control."""
 
-        alpha: float = 2.0  # Beta(alpha, alpha) of the weight, as in SAMix
-
-        def __post_init__(self) -> None:
-            positive("method.alpha", self.alpha)
+        alpha: float = setting(2.0, "Beta(alpha, alpha) of the weight, as in SAMix", above=0)
 
         @property
         def fidelity(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mixbench.config.compose import method_defaults, method_settings, to_plain
+from mixbench.config.compose import method_defaults, settings_of, to_plain
 from mixbench.config.names import DATA, METHODS
 from mixbench.config.schema import RunConfig, keys_not_in_identity
 from mixbench.data.augment.images import operations
@@ -118,7 +118,7 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
     """
     name = config.method["name"]
     method, kind = METHODS.get(name), DATA.get(config.data.kind)
-    settings = method.Config(**method_settings(config))
+    settings = settings_of(config)
     task = check_task(config, method, settings, kind.task, f"data={config.data.kind}")
     operations(config.data)
     check_attacks(config.eval.attacks)

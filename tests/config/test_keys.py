@@ -27,7 +27,7 @@ import mixbench.training.attempt
 import mixbench.training.fit
 from mixbench import compose, run
 from mixbench.config.overrides import flatten
-from mixbench.config.schema import CONDITIONAL, RunConfig, keys_not_in_identity
+from mixbench.config.schema import RunConfig, conditions, keys_not_in_identity
 from mixbench.data import DATA
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError
@@ -260,7 +260,7 @@ CONTENT = {
     ),
 }
 SPECIAL = ("seed", "task")  # tested one by one
-# What makes the first key of a pair of schema.CONDITIONAL idle, where BASE does not.
+# What makes the first key of a pair of schema.conditions idle, where BASE does not.
 SWITCHED_OFF = {
     ("optim.nesterov", "optim.name"): "optim.name=adamw",
     ("optim.milestones", "optim.schedule"): "",
@@ -441,7 +441,7 @@ def test_runs_with_and_without_labels_are_never_in_one_row():
             assert resolve(compose(f"data=digits {words}")).identity
 
 
-@pytest.mark.parametrize(("key", "decider", "values"), CONDITIONAL)
+@pytest.mark.parametrize(("key", "decider", "values"), conditions())
 def test_a_key_that_is_said_to_have_no_effect_has_none(observe, key, decider, values):
     case = COUNTED[key]
     words = SWITCHED_OFF[key, decider]

@@ -1,13 +1,13 @@
 """AlignMix as a trainable method."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 import mixbench.functional as mf
 from mixbench.methods.alignmix.autoencoder import CLEAN, Autoencoding
-from mixbench.methods.alignmix.steps import Alignment, Place
+from mixbench.methods.alignmix.steps import AlignMixConfig, Place
 from mixbench.methods.base import MIXES_LABELS, register
 from mixbench.methods.pictures.features import draw_alignment
 
@@ -32,22 +32,8 @@ class AlignMix(Autoencoding):
     """
 
     @dataclass
-    class Config(Alignment):
+    class Config(AlignMixConfig):
         """Settings of AlignMix."""
-
-        alpha: float = 2.0  # Beta(alpha, alpha) of the weight; official: 2.0
-        layers: list[Any] = field(default_factory=lambda: [0, -1])  # drawn from; or embed
-        layer_weights: list[float] | None = None  # shares of the layers; equal by default
-        sides: list[int] = field(default_factory=lambda: [0, 1])  # 0: own layout, 1: partner's
-        eps: float = 0.1  # entropic weight, in the unit of the cost; official: 0.1
-        iters: int = 100  # Sinkhorn iterations; official: at most 100
-        solver: str = "compat"  # compat (official), scaled, which converges, or pot
-        stop: str = "fixed"  # fixed number of iterations, or official: early
-        cost_scale: str = "none"  # none (official), mean, dim or cosine
-        finalize: str = "none"  # row: repair the rows of unconverged plans
-        plan: str = "transport"  # or a control: shuffled, identity, weights
-        post_align: str = "none"  # bn_relu between mixing and pooling; needs net.final_norm=false
-        fast_path: str = "auto"  # skip transport where it changes nothing, or none
 
     tasks = MIXES_LABELS
     cost = 1.3
@@ -74,4 +60,4 @@ class AlignMix(Autoencoding):
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
         """Also how far the plan is from its marginals, and its entropy, on steps that align."""
-        return super().diagnostics(mixed) | Alignment.describe(mixed.aux)
+        return super().diagnostics(mixed) | AlignMixConfig.describe(mixed.aux)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
-from mixbench.config.schema import at_least, in_unit_interval
+from mixbench.config.settings import setting
 from mixbench.methods.base import Method
 from mixbench.nn.decoder import Decoder
 from mixbench.nn.optim import decay_groups
@@ -36,13 +36,9 @@ class Autoencoding(Method):
     class Config(Method.Config):
         """Settings of the autoencoder."""
 
-        ae: bool = False  # our experiment: clean steps that reconstruct their images
-        ae_clean: float = 0.5  # of ae: share of the steps that are clean
-        ae_weight: float = 1.0  # of ae: weight of the mean squared error
-
-        def __post_init__(self) -> None:
-            in_unit_interval("method.ae_clean", self.ae_clean)
-            at_least("method.ae_weight", self.ae_weight, 0)
+        ae: bool = setting(False, "our experiment: clean steps that reconstruct their images")
+        ae_clean: float = setting(0.5, "of ae: share of the steps that are clean", within=(0, 1))
+        ae_weight: float = setting(1.0, "of ae: weight of the mean squared error", at_least=0)
 
         def draw_clean(self, generator: Generator) -> bool:
             """Draw whether a step is clean; without ``ae`` nothing is drawn."""

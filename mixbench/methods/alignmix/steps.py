@@ -1,6 +1,7 @@
 """Where in a network AlignMix mixes, and with which plan."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
-from mixbench.config.schema import at_least, one_of, positive
+from mixbench.config.settings import setting
 from mixbench.errors import UserError
 from mixbench.functional.align import PLANS, check_finite
 from mixbench.functional.sinkhorn import FINALIZE, OFFICIAL_STOP, SOLVERS
@@ -26,22 +27,53 @@ class Place(NamedTuple):
     plan: Tensor | None = None
 
 
-class Alignment(Autoencoding.Config):
-    """Checks the settings of AlignMix and carries out a step with them."""
+@dataclass
+class AlignMixConfig(Autoencoding.Config):
+    """Settings of AlignMix; carries out a step with them."""
+
+    alpha: float = setting(2.0, "Beta(alpha, alpha) of the weight", above=0, official=2.0)
+    layers: list[Any] = setting(
+        [0, -1], "layers to draw from, or embed: the pooled vector", official=[0, -1]
+    )
+    layer_weights: list[float] | None = setting(None, "shares of the layers; null: equal")
+    sides: list[int] = setting([0, 1], "0: own layout, 1: partner's", official=[0, 1])
+    eps: float = setting(0.1, "entropic weight, in the unit of the cost", above=0, official=0.1)
+    iters: int = setting(100, "Sinkhorn iterations", at_least=1, official="at most 100")
+    solver: str = setting(
+        "compat",
+        "solver of the transport; scaled converges",
+        one_of=SOLVERS,
+        official="compat",
+    )
+    stop: str = setting(
+        "fixed",
+        "fixed number of iterations, or official: early",
+        one_of=("fixed", "official"),
+        official="official",
+    )
+    cost_scale: str = setting("none", "divisor of the cost", one_of=COST_SCALES, official="none")
+    finalize: str = setting(
+        "none", "row: repair the rows of unconverged plans", one_of=FINALIZE, official="none"
+    )
+    plan: str = setting(
+        "transport",
+        "the plan, or a control: shuffled, identity, weights",
+        one_of=PLANS,
+        official="transport",
+    )
+    post_align: str = setting(
+        "none",
+        "bn_relu between mixing and pooling; needs net.final_norm=false",
+        one_of=("none", "bn_relu"),
+        official="none",
+    )
+    fast_path: str = setting(
+        "auto", "skip transport where it changes nothing, or none", one_of=("auto", "none")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        cfg: Any = self
-        positive("method.alpha", cfg.alpha)
-        positive("method.eps", cfg.eps)
-        at_least("method.iters", cfg.iters, 1)
-        one_of("method.solver", cfg.solver, SOLVERS)
-        one_of("method.stop", cfg.stop, ("fixed", "official"))
-        one_of("method.cost_scale", cfg.cost_scale, COST_SCALES)
-        one_of("method.finalize", cfg.finalize, FINALIZE)
-        one_of("method.plan", cfg.plan, PLANS)
-        one_of("method.post_align", cfg.post_align, ("none", "bn_relu"))
-        one_of("method.fast_path", cfg.fast_path, ("auto", "none"))
+        cfg = self
         if cfg.stop == "official" and cfg.solver != "compat":
             raise ValueError("method.stop=official needs method.solver=compat")
         wrong = [layer for layer in cfg.layers if layer != EMBED and type(layer) is not int]
@@ -66,14 +98,14 @@ class Alignment(Autoencoding.Config):
     @property
     def requires(self) -> frozenset[str]:
         """A network that can be cut, into maps where positions are aligned or images decoded."""
-        cfg: Any = self
+        cfg = self
         maps = cfg.ae or set(cfg.layers) - {0, EMBED}
         return frozenset({"stages", "maps"} if maps else {"stages"})
 
     @property
     def fidelity(self) -> str:
         """Official with the settings of the authors' code; what cannot matter may differ."""
-        cfg: Any = self
+        cfg = self
         plain = (cfg.solver, cfg.cost_scale, cfg.finalize, cfg.plan, cfg.post_align)
         same = plain == ("compat", "none", "none", "transport", "none")
         drawn = (list(cfg.layers), cfg.layer_weights, list(cfg.sides)) == ([0, -1], None, [0, 1])
@@ -92,7 +124,7 @@ class Alignment(Autoencoding.Config):
         Raises:
             UserError: If a layer is not there, or the head normalises already.
         """
-        cfg: Any = self
+        cfg = self
         numbers = [layer for layer in cfg.layers if layer != EMBED]
         # A network that cannot be cut is refused for `embed` alone, too.
         found = iter(pick_layers(net, numbers or [-1], "method.layers"))
@@ -117,7 +149,7 @@ class Alignment(Autoencoding.Config):
         Returns:
             Layer and side; ``clean`` in the place of a layer for a step of the autoencoder.
         """
-        cfg: Any = self
+        cfg = self
         clean = self.draw_clean(generator)
         weights = torch.tensor(cfg.layer_weights or [1.0] * len(layers))
         layer = layers[int(torch.multinomial(weights, 1, generator=generator))]
@@ -147,7 +179,7 @@ class Alignment(Autoencoding.Config):
         Raises:
             ValueError: If ``look`` is set and what is mixed holds NaN or infinity.
         """
-        cfg: Any = self
+        cfg = self
         x, targets, lam, perm, place = batch
         last = len(net.stages)
         stop = last if place.layer == EMBED else int(place.layer)

@@ -11,7 +11,7 @@ import mixbench.functional as mf
 from mixbench.config.names import METHODS
 from mixbench.errors import UserError
 from mixbench.methods.base import MIXES_LABELS, Method, register
-from mixbench.methods.choice.members import Members, adopt, check_built, wrong_dataset
+from mixbench.methods.choice.members import ChoiceConfig, adopt, check_built, wrong_dataset
 
 
 @register("choice")
@@ -27,7 +27,7 @@ class Choice(Method):
     Cost: that of the members, by their shares.
     """
 
-    class Config(Members):
+    class Config(ChoiceConfig):
         """Settings of the choice."""
 
     tasks = MIXES_LABELS

@@ -1,22 +1,23 @@
 """Members of a choice: their settings, what they may bring along, and what they share."""
 
 import math
-from dataclasses import InitVar, dataclass, field, fields
+from dataclasses import InitVar, dataclass, fields
 from typing import Any
 
 import torch
 
 from mixbench.config.names import METHODS
+from mixbench.config.settings import setting
 from mixbench.errors import UserError, near_match
 from mixbench.methods.base import Method
 
 
 @dataclass
-class Members(Method.Config):
+class ChoiceConfig(Method.Config):
     """Settings of a choice."""
 
-    members: list[str] = field(default_factory=lambda: ["mixup", "cutmix"])  # drawn from
-    probs: list[float] | None = None  # shares of the members; equal by default
+    members: list[str] = setting(["mixup", "cutmix"], "methods to draw from")
+    probs: list[float] | None = setting(None, "shares of the members; null: equal")
     settings: InitVar[dict[str, Any] | None] = None  # of each member, by its name
 
     def __post_init__(self, settings: dict[str, Any] | None) -> None:

@@ -13,7 +13,7 @@ from mixbench.data.augment.batches import to_float
 from mixbench.data.augment.views import ViewDraws, draw_view, make_view
 from mixbench.data.images import Batch
 from mixbench.methods.base import Method
-from mixbench.methods.moco.config import Contrasting
+from mixbench.methods.moco.config import MoCoConfig
 from mixbench.nn.contrast import Queue, projector
 from mixbench.nn.optim import decay_groups
 from mixbench.nn.probe import knn_scores
@@ -62,7 +62,7 @@ class Contrast(Method):
     does to a batch does not depend on other processes. Batches of fewer than 8 images stay whole.
     """
 
-    Config: Any = Contrasting
+    Config: Any = MoCoConfig
     tasks = frozenset({"ssl"})
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 import mixbench.functional as mf
 from mixbench.methods.base import register
 from mixbench.methods.moco.base import CONTRAST, Contrast, Pair
-from mixbench.methods.moco.config import Contrasting
+from mixbench.methods.moco.config import MoCoConfig
 
 
 @register("moco")
@@ -28,7 +28,7 @@ class MoCo(Contrast):
     """
 
     @dataclass
-    class Config(Contrasting):
+    class Config(MoCoConfig):
         """Settings of MoCo v2."""
 
     cost = 1.5

@@ -11,7 +11,7 @@ from mixbench.backbones.base import pick_layers
 from mixbench.errors import UserError
 from mixbench.methods.base import register
 from mixbench.methods.moco.base import CONTRAST, Contrast
-from mixbench.methods.moco.config import LOSSES, ContrastMixing
+from mixbench.methods.moco.config import LOSSES, MoCoSAMixConfig
 from mixbench.nn.mixer import Mixer, Shared
 from mixbench.nn.optim import decay_groups
 from mixbench.nn.schedules import anneal
@@ -55,7 +55,7 @@ class MoCoSAMix(Contrast):
     """
 
     @dataclass
-    class Config(ContrastMixing):
+    class Config(MoCoSAMixConfig):
         """Settings of the mixer, and those of MoCo."""
 
     cost = 4.0

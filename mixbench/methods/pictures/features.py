@@ -70,7 +70,7 @@ def draw_alignment(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) ->
     """Pairs, the plan between their positions, and what it makes of the side that is moved.
 
     Args:
-        self: A method with ``layers`` whose settings are an ``Alignment``.
+        self: A method with ``layers`` whose settings are an ``AlignMixConfig``.
         x: (B, C, H, W) normalised images.
         targets: (B, K) labels.
         mixed: What ``mix`` decided; ``aux`` is the :class:`Place`.

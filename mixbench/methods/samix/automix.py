@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from mixbench.config.settings import setting
+from mixbench.functional.maskmix import MASK_LOSSES
 from mixbench.methods.base import register
 from mixbench.methods.samix.base import LearnedMix
-from mixbench.methods.samix.config import Teaching
-from mixbench.nn.mixer import AutoMixer
+from mixbench.methods.samix.config import SAMixConfig
+from mixbench.nn.mixer import UPSAMPLING, AutoMixer
 
 
 @register("automix")
@@ -20,12 +22,16 @@ class AutoMix(LearnedMix):
     """
 
     @dataclass
-    class Config(Teaching):
+    class Config(SAMixConfig):
         """Settings of AutoMix."""
 
-        upsampling: str = "nearest"  # of the mask; official: nearest
-        mask_loss: str = "L1"  # official: L1
-        lam_concat: bool = False  # tell the mixer the weight; official: not on CIFAR and Tiny
+        upsampling: str = setting(
+            "nearest", "upsampling of the mask", one_of=UPSAMPLING, official="nearest"
+        )
+        mask_loss: str = setting("L1", "loss of the mask", one_of=MASK_LOSSES, official="L1")
+        lam_concat: bool = setting(
+            False, "tell the mixer the weight", official="not on CIFAR and Tiny-ImageNet"
+        )
 
     def build_mixer(self, channels: int) -> AutoMixer:
         """The mixer of AutoMix."""

@@ -11,7 +11,7 @@ from mixbench.backbones.base import pick_layers
 from mixbench.errors import UserError
 from mixbench.methods.base import Method
 from mixbench.methods.pictures.masks import draw_masks
-from mixbench.methods.samix.config import Teaching
+from mixbench.methods.samix.config import SAMixConfig
 from mixbench.nn.mixer import Mixer, Shared
 from mixbench.nn.optim import decay_groups
 from mixbench.nn.schedules import anneal, cosine_decay, warm_decay
@@ -47,7 +47,7 @@ class LearnedMix(Method):
     teacher stay as another run left them, and the network itself is tested.
     """
 
-    Config: Any = Teaching
+    Config: Any = SAMixConfig
     cost = 3.0
     files = ("mixer_ckpt",)
     picture = draw_masks

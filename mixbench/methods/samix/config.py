@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mixbench.config.schema import at_least, in_unit_interval, one_of, positive
+from mixbench.config.settings import setting
 from mixbench.functional.maskmix import MASK_LOSSES
 from mixbench.methods.base import Method
 from mixbench.nn.mixer import UPSAMPLING
@@ -13,53 +13,78 @@ STATISTICS = ("batch", "running")
 
 
 @dataclass
-class Teaching(Method.Config):
+class SAMixConfig(Method.Config):
     """Settings of the masks, the mixer's losses and the teacher."""
 
-    alpha: float = 2.0  # Beta(alpha, alpha) of both weights; official: 2.0
-    layer: int = 3  # whose features the mixer sees; official: behind the third of four stages
-    dropout: float = 0.0  # of the mixer's values
-    upsampling: str = "bilinear"  # of the mask: bilinear or nearest
-    lam_margin: float = 0.08  # weights this near to 0 or 1 mix without the mixer
-    mask_adjust: float = 0.0  # share of steps whose masks are rescaled to the weight
-    mask_loss: str = "L1+Variance"  # or L1, L2+Variance, Sparsity
-    mask_weight: float = 0.1  # of the mask loss
-    mask_margin: float = 0.1  # of the mask loss: distance from the weight that costs nothing
-    mask_anneal: str = "constant"  # of mask_weight: or cosine, or official, which is over soon
-    mixer_loss: str = "soft_ce"  # official; with eta, and in no official run: bce_eta, pair_eta
-    eta: float = 1.0  # weight of classes that are not in a mixed label; no effect on soft_ce
-    switch_off: float = 1.0  # share of steps that train the mixer
-    mixer_lr: float | None = None  # the mixer's peak learning rate, else that of the recipe
-    mixer_min_lr: float | None = None  # where it ends
-    mixer_momentum: float | None = None  # of its SGD, else that of the recipe
-    ema: float = 0.999  # share of its weights that the teacher keeps in a step, at first
-    ema_end: float = 0.999999  # the same in the end
-    ema_hold: float = 0.1  # share of the run before it begins to grow
-    ema_warmup: bool = True  # short memory at first, for short runs; official: false
-    mixer_ckpt: str | None = None  # checkpoint of a run; its mixer and teacher are used as they are
-    mixer_bn: str = "batch"  # of mixer_ckpt: statistics for normalisation (official), or running
-    official_bugs: bool = False  # masks are adjusted to the mixer's weight, as the authors do
+    alpha: float = setting(2.0, "Beta(alpha, alpha) of both weights", above=0, official=2.0)
+    layer: int = setting(
+        3,
+        "layer whose features the mixer sees",
+        official="behind the third of four stages",
+    )
+    dropout: float = setting(0.0, "dropout of the mixer's values", at_least=0, below=1)
+    upsampling: str = setting("bilinear", "upsampling of the mask", one_of=UPSAMPLING)
+    lam_margin: float = setting(
+        0.08, "weights this near to 0 or 1 mix without the mixer", within=(0, 1)
+    )
+    mask_adjust: float = setting(
+        0.0, "share of steps whose masks are rescaled to the weight", within=(0, 1)
+    )
+    mask_loss: str = setting("L1+Variance", "loss of the mask", one_of=MASK_LOSSES)
+    mask_weight: float = setting(0.1, "weight of the mask loss", at_least=0)
+    mask_margin: float = setting(
+        0.1, "distance of a mask from its weight that costs nothing in the mask loss", at_least=0
+    )
+    mask_anneal: str = setting(
+        "constant",
+        "course of mask_weight over the run; official is over soon",
+        one_of=ANNEALING,
+        official="official",
+    )
+    mixer_loss: str = setting(
+        "soft_ce",
+        "loss of the mixer; those with eta are in no official run",
+        one_of=MIXER_LOSSES,
+        official="soft_ce",
+    )
+    eta: float = setting(
+        1.0,
+        "weight of classes that are not in a mixed label; no effect on soft_ce",
+        within=(0, 1),
+    )
+    switch_off: float = setting(1.0, "share of steps that train the mixer", within=(0, 1))
+    mixer_lr: float | None = setting(
+        None, "the mixer's peak learning rate, else that of the recipe", above=0
+    )
+    mixer_min_lr: float | None = setting(None, "where the mixer's learning rate ends", at_least=0)
+    mixer_momentum: float | None = setting(
+        None, "momentum of the mixer's SGD, else that of the recipe", within=(0, 1)
+    )
+    ema: float = setting(
+        0.999, "share of its weights that the teacher keeps in a step, at first", within=(0, 1)
+    )
+    ema_end: float = setting(0.999999, "the same in the end", within=(0, 1))
+    ema_hold: float = setting(
+        0.1, "share of the run before the teacher's share begins to grow", within=(0, 1)
+    )
+    ema_warmup: bool = setting(
+        True, "short memory of the teacher at first, for short runs", official=False
+    )
+    mixer_ckpt: str | None = setting(
+        None, "checkpoint of a run; its mixer and teacher are used as they are"
+    )
+    mixer_bn: str = setting(
+        "batch",
+        "statistics by which the networks of mixer_ckpt normalise",
+        one_of=STATISTICS,
+        official="batch",
+    )
+    official_bugs: bool = setting(
+        False, "masks are adjusted to the mixer's weight, as the authors do", official=True
+    )
 
     def __post_init__(self) -> None:
-        positive("method.alpha", self.alpha)
-        shares = ("dropout", "lam_margin", "mask_adjust", "eta", "switch_off")
-        for key in (*shares, "ema", "ema_end", "ema_hold"):
-            in_unit_interval(f"method.{key}", getattr(self, key))
-        for key in ("mask_weight", "mask_margin"):
-            at_least(f"method.{key}", getattr(self, key), 0)
-        if self.mixer_lr is not None:
-            positive("method.mixer_lr", self.mixer_lr)
-        if self.mixer_min_lr is not None:
-            at_least("method.mixer_min_lr", self.mixer_min_lr, 0)
-        if self.mixer_momentum is not None:
-            in_unit_interval("method.mixer_momentum", self.mixer_momentum)
-        one_of("method.upsampling", self.upsampling, UPSAMPLING)
-        one_of("method.mask_loss", self.mask_loss, MASK_LOSSES)
-        one_of("method.mask_anneal", self.mask_anneal, ANNEALING)
-        one_of("method.mixer_loss", self.mixer_loss, MIXER_LOSSES)
-        one_of("method.mixer_bn", self.mixer_bn, STATISTICS)
-        if self.dropout == 1:
-            raise ValueError("method.dropout must be < 1, got 1.0")
+        super().__post_init__()
         if self.layer == 0:
             raise ValueError("method.layer=0 is the image; the mixer needs features, from 1 on")
 

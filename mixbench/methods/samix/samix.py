@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from mixbench.config.settings import setting
 from mixbench.methods.base import register
 from mixbench.methods.samix.base import LearnedMix
-from mixbench.methods.samix.config import Teaching
+from mixbench.methods.samix.config import SAMixConfig
 from mixbench.nn.mixer import NO_RESCALE, Mixer
 
 
@@ -27,15 +28,12 @@ class SAMix(LearnedMix):
     """
 
     @dataclass
-    class Config(Teaching):
+    class Config(SAMixConfig):
         """Settings of SAMix."""
 
-        lam_k: float = -1.0  # k of the weight's rescaling, 0 to 10; -1: none
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.lam_k != NO_RESCALE and not 0 <= self.lam_k <= 10:
-                raise ValueError(f"method.lam_k must lie in [0, 10] or be -1, got {self.lam_k}")
+        lam_k: float = setting(
+            NO_RESCALE, "k of the weight's rescaling; -1: none", within=(0, 10), also=NO_RESCALE
+        )
 
     def build_mixer(self, channels: int) -> Mixer:
         """The mixer of SAMix."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixbench.config.schema import at_least, in_unit_interval, one_of, positive
+from mixbench.config.settings import setting
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.windows import MAP_NORMS, RATIOS
 from mixbench.methods.base import Method
@@ -17,49 +17,83 @@ TIES = ("first", "random")
 
 
 @dataclass
-class Guiding(Method.Config):
+class TdAttenMixConfig(Method.Config):
     """Settings of the maps, the windows, the label and the losses."""
 
-    attention: str = "auto"  # absvit, teacher or file if one is given, else self; gaze, random
-    absvit: str | None = None  # weights of an AbSViT under their published names
-    teacher_ckpt: str | None = None  # checkpoint, or folder, of a finished run that looks
-    maps: str | None = None  # .npz or .npy of a map per training image, before it is cropped
-    prior: str = "auto"  # of absvit, what to look for: head, wnid, prototype or prompt
-    sigma: float = 1.0  # of absvit: weight of the way back; official: 1
-    beta: float = 0.5  # weight of the area in the label, the rest is attention; official: 0.5
-    switch_prob: float = 0.5  # share of batches with windows, the others are mixed whole
-    alpha: float = 0.8  # Beta(alpha, alpha) of batches that are mixed whole; official: 0.8
-    side: int | None = None  # cells along the grid; null: the patches, else 14, 16 or 8 by size
-    min_ratio: float = 0.25  # smallest side of a window as a share of the grid
-    max_ratio: float = 0.75  # the largest
-    label_ratio: str = "fixed"  # attention of each image; official: one number with a wrong row
-    map_norm: str = "none"  # sum: maps count alike in the label whatever their scale
-    dst_tie: str = "first"  # of equally unattended windows: the first (official), or random
-    partner: str = "random"  # random permutation, derange or roll; official: flip, even batches
-    consistency: float = 1.0  # weight of the KL divergence from the mixed predictions
-    tokens: float = 1.0  # of transformers: weight of the losses of kept and of pasted tokens
+    attention: str = setting(
+        "auto",
+        "source of the maps; auto: absvit, teacher or file if one is given, else self",
+        one_of=SOURCES,
+        official="absvit",
+    )
+    absvit: str | None = setting(None, "weights of an AbSViT under their published names")
+    teacher_ckpt: str | None = setting(None, "checkpoint, or folder, of a finished run that looks")
+    maps: str | None = setting(
+        None, ".npz or .npy of a map per training image, before it is cropped"
+    )
+    prior: str = setting("auto", "of absvit: what to look for", one_of=PRIORS, official="head")
+    sigma: float = setting(1.0, "of absvit: weight of the way back", at_least=0, official=1)
+    beta: float = setting(
+        0.5,
+        "weight of the area in the label, the rest is attention",
+        within=(0, 1),
+        official=0.5,
+    )
+    switch_prob: float = setting(
+        0.5, "share of batches with windows, the others are mixed whole", within=(0, 1)
+    )
+    alpha: float = setting(
+        0.8, "Beta(alpha, alpha) of batches that are mixed whole", above=0, official=0.8
+    )
+    side: int | None = setting(
+        None, "cells along the grid; null: the patches, else 14, 16 or 8 by size", at_least=1
+    )
+    min_ratio: float = setting(
+        0.25, "smallest side of a window as a share of the grid", within=(0, 1)
+    )
+    max_ratio: float = setting(
+        0.75, "largest side of a window as a share of the grid", within=(0, 1)
+    )
+    label_ratio: str = setting(
+        "fixed",
+        "attention of each image, or official: one number with a wrong row",
+        one_of=RATIOS,
+        official="official",
+    )
+    map_norm: str = setting(
+        "none",
+        "sum: maps count alike in the label whatever their scale",
+        one_of=MAP_NORMS,
+        official="none",
+    )
+    dst_tie: str = setting(
+        "first", "which of equally unattended windows", one_of=TIES, official="first"
+    )
+    partner: str = setting(
+        "random",
+        "rule that pairs images; flip needs even batches",
+        one_of=PARTNER_RULES,
+        official="flip",
+    )
+    consistency: float = setting(
+        1.0, "weight of the KL divergence from the mixed predictions", at_least=0
+    )
+    tokens: float = setting(
+        1.0,
+        "of transformers: weight of the losses of kept and of pasted tokens",
+        at_least=0,
+    )
 
     def __post_init__(self) -> None:
-        one_of("method.attention", self.attention, SOURCES)
+        super().__post_init__()
         needed = FILES.get(self.attention)
         if needed and getattr(self, needed) is None:
             hint = HINT if needed == "absvit" else ""
             raise ValueError(f"method.attention={self.attention} needs method.{needed}=FILE{hint}")
         if self.absvit is not None and not Path(self.absvit).is_file():
             raise ValueError(f"method.absvit={self.absvit}: no such file{HINT}")
-        one_of("method.prior", self.prior, PRIORS)
-        one_of("method.label_ratio", self.label_ratio, RATIOS)
-        one_of("method.map_norm", self.map_norm, MAP_NORMS)
-        one_of("method.dst_tie", self.dst_tie, TIES)
-        one_of("method.partner", self.partner, PARTNER_RULES)
-        positive("method.alpha", self.alpha)
-        for key in ("sigma", "consistency", "tokens"):
-            at_least(f"method.{key}", getattr(self, key), 0)
-        for key in ("beta", "switch_prob", "min_ratio", "max_ratio"):
-            in_unit_interval(f"method.{key}", getattr(self, key))
         if self.min_ratio > self.max_ratio:
             raise ValueError(f"method.min_ratio={self.min_ratio} exceeds max_ratio")
-        at_least("method.side", 1 if self.side is None else self.side, 1)
 
     @property
     def looks_with(self) -> str:

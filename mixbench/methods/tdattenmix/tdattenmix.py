@@ -14,7 +14,7 @@ from mixbench.data.maps import follow
 from mixbench.errors import UserError
 from mixbench.methods.base import register
 from mixbench.methods.pairing import check_even
-from mixbench.methods.tdattenmix.config import Guiding
+from mixbench.methods.tdattenmix.config import TdAttenMixConfig
 from mixbench.methods.tdattenmix.consistency import Agreeing, Seen
 from mixbench.methods.tdattenmix.maps import Given, Own, Random, Taught
 from mixbench.methods.tdattenmix.topdown import TopDown
@@ -56,7 +56,7 @@ class TdAttenMix(Agreeing):
     files = ("absvit", "teacher_ckpt", "maps")
 
     @dataclass
-    class Config(Guiding):
+    class Config(TdAttenMixConfig):
         """Settings of TdAttenMix."""
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.config.schema import at_least, in_unit_interval, one_of, positive
+from mixbench.config.settings import setting
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.methods.base import Method
@@ -32,21 +32,22 @@ class Pasting(Method):
     class Config(Method.Config):
         """Settings that both have."""
 
-        alpha: float = 1.0  # Beta(alpha, alpha) of the kept share; official: 1.0
-        mixup_alpha: float = 0.0  # Beta parameter of mixup batches; 0: none
-        switch_prob: float = 0.5  # with mixup_alpha: share of mixed batches that are pasted
-        prob: float = 1.0  # share of batches mixed; official: 1.0
-        per_sample: bool = False  # one box per image; official: one per batch
-        partner: str = "flip"  # flip of an even batch (official), random, roll or derange
-        box_rule: str = "official"  # official, timm, torchvision or inside
-
-        def __post_init__(self) -> None:
-            positive("method.alpha", self.alpha)
-            at_least("method.mixup_alpha", self.mixup_alpha, 0)
-            in_unit_interval("method.switch_prob", self.switch_prob)
-            in_unit_interval("method.prob", self.prob)
-            one_of("method.partner", self.partner, PARTNER_RULES)
-            one_of("method.box_rule", self.box_rule, BOX_RULES)
+        alpha: float = setting(1.0, "Beta(alpha, alpha) of the kept share", above=0, official=1.0)
+        mixup_alpha: float = setting(0.0, "Beta parameter of mixup batches; 0: none", at_least=0)
+        switch_prob: float = setting(
+            0.5, "with mixup_alpha: share of mixed batches that are pasted", within=(0, 1)
+        )
+        prob: float = setting(1.0, "share of batches mixed", within=(0, 1), official=1.0)
+        per_sample: bool = setting(False, "one box per image", official="one per batch")
+        partner: str = setting(
+            "flip",
+            "rule that pairs images; flip needs even batches",
+            one_of=PARTNER_RULES,
+            official="flip",
+        )
+        box_rule: str = setting(
+            "official", "how a box is drawn and clipped", one_of=BOX_RULES, official="official"
+        )
 
         @property
         def requires(self) -> frozenset[str]:

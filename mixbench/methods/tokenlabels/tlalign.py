@@ -7,8 +7,9 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.attention import Capture
-from mixbench.config.schema import at_least, in_unit_interval
+from mixbench.config.settings import setting
 from mixbench.errors import UserError
+from mixbench.functional.cutmix import BOX_RULES
 from mixbench.methods.base import register
 from mixbench.methods.pictures.tokens import draw_tokens
 from mixbench.methods.tokenlabels.base import Pasted, Pasting
@@ -34,19 +35,27 @@ class TLAlign(Pasting):
     class Config(Pasting.Config):
         """Settings of TL-Align."""
 
-        mixup_alpha: float = 0.0  # Beta parameter of mixup batches, of plain labels; official: 0
-        box_rule: str = "official"  # even sides in patches; timm keeps odd ones
-        patch: int | None = None  # pixels of the pasted patches; null: those of the network
-        residual: float = 0.5  # share of a label that stays in each layer; official: 0.5
-        last: int | None = None  # only the last so many layers move labels; null: all
-        respect_drop_path: bool = False  # labels stay where attention is dropped; official: no
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            in_unit_interval("method.residual", self.residual)
-            for key in ("patch", "last"):
-                if getattr(self, key) is not None:
-                    at_least(f"method.{key}", getattr(self, key), 1)
+        mixup_alpha: float = setting(
+            0.0, "Beta parameter of mixup batches, of plain labels; 0: none", at_least=0, official=0
+        )
+        box_rule: str = setting(
+            "official",
+            "even sides in patches; timm keeps odd ones",
+            one_of=BOX_RULES,
+            official="official",
+        )
+        patch: int | None = setting(
+            None, "pixels of the pasted patches; null: those of the network", at_least=1
+        )
+        residual: float = setting(
+            0.5, "share of a label that stays in each layer", within=(0, 1), official=0.5
+        )
+        last: int | None = setting(
+            None, "only the last so many layers move labels; null: all", at_least=1
+        )
+        respect_drop_path: bool = setting(
+            False, "labels stay where attention is dropped", official=False
+        )
 
     cost = 1.07
     picture = draw_tokens

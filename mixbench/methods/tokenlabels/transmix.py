@@ -7,7 +7,7 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.attention import Capture
-from mixbench.config.schema import in_unit_interval
+from mixbench.config.settings import setting
 from mixbench.methods.base import register
 from mixbench.methods.pictures.tokens import draw_attention
 from mixbench.methods.tokenlabels.base import Pasted, Pasting
@@ -34,13 +34,13 @@ class TransMix(Pasting):
     class Config(Pasting.Config):
         """Settings of TransMix."""
 
-        mixup_alpha: float = 0.8  # Beta parameter of mixup batches, 0: none; official: 0.8
-        switch_prob: float = 0.5  # share of mixed batches that are pasted; official: 0.5
-        ratio: float = 0.5  # weight of attention against area; official: 0.5
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            in_unit_interval("method.ratio", self.ratio)
+        mixup_alpha: float = setting(
+            0.8, "Beta parameter of mixup batches; 0: none", at_least=0, official=0.8
+        )
+        switch_prob: float = setting(
+            0.5, "share of mixed batches that are pasted", within=(0, 1), official=0.5
+        )
+        ratio: float = setting(0.5, "weight of attention against area", within=(0, 1), official=0.5)
 
     picture = draw_attention
 

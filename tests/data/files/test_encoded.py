@@ -201,7 +201,7 @@ def test_statistics_of_files_are_those_of_what_evaluation_sees(folder):
     ("words", "match"),
     [
         (["data.crop_area=0.2"], "needs data.size"),
-        (["data.crop_area=0", "data.size=8"], "must be > 0"),
+        (["data.crop_area=0", "data.size=8"], "must lie in"),
         (["data.crop_area=1.5", "data.size=8"], "must lie in"),
         (["data.resize=20"], "needs data.size"),
         (["data.resize=20", "data.size=24"], "must be >= 24"),

@@ -501,7 +501,7 @@ def test_checkpoints_that_hold_no_mixer_or_one_of_another_size_are_refused(
         ({"eta": 1.5}, "method.eta must lie in [0, 1]"),
         ({"ema": 1.5}, "method.ema must lie in [0, 1]"),
         ({"switch_off": -0.1}, "method.switch_off must lie in [0, 1]"),
-        ({"dropout": 1.0}, "method.dropout must be < 1"),
+        ({"dropout": 1.0}, "method.dropout must lie in [0, 1)"),
         ({"layer": 0}, "method.layer=0 is the image"),
         ({"mask_weight": -1.0}, "method.mask_weight must be >= 0"),
         ({"mask_loss": "L2"}, "method.mask_loss must be one of L1, L1+Variance"),
