@@ -15,13 +15,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mixbench.errors import near_match
-from mixbench.functional.core import (
+from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.mixed import (
     Mixed,
     check_batch,
     check_lam,
     check_perm,
-    draw_lam,
-    draw_perm,
     lerp_,
     mix_targets,
     take,

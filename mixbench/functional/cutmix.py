@@ -8,13 +8,12 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from mixbench.functional.core import (
+from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.mixed import (
     Mixed,
     check_batch,
     check_lam,
     check_perm,
-    draw_lam,
-    draw_perm,
     mix_targets,
     readable,
     take,

@@ -7,7 +7,7 @@ of both: Westlake-AI/openmixup.
 import torch
 from torch import Tensor
 
-from mixbench.functional.core import Mixed, check_batch, check_lam, check_perm, mix_targets, take
+from mixbench.functional.mixed import Mixed, check_batch, check_lam, check_perm, mix_targets, take
 
 MASK_LOSSES = ("L1", "L1+Variance", "L2+Variance", "Sparsity")
 

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mixbench.functional.core import Mixed, check_lam, draw_lam
 from mixbench.functional.cutmix import cutmix, cutmix_box
+from mixbench.functional.draws import draw_lam
+from mixbench.functional.mixed import Mixed, check_lam
 
 
 def token_cutmix(

@@ -11,14 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mixbench.functional.core import (
-    Mixed,
-    check_batch,
-    check_perm,
-    draw_perm,
-    mix_targets,
-    take,
-)
+from mixbench.functional.draws import draw_perm
+from mixbench.functional.mixed import Mixed, check_batch, check_perm, mix_targets, take
 
 RATIOS = ("fixed", "official")
 MAP_NORMS = ("none", "sum")

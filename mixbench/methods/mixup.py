@@ -8,7 +8,7 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.config.settings import setting
-from mixbench.functional.core import PARTNER_RULES
+from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import Method, register
 
 

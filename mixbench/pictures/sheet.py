@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mixbench.functional.core import Mixed, mix_targets
+from mixbench.functional.mixed import Mixed, mix_targets
 
 CELL, MARGIN, LINE = 128, 10, 16  # pixels
 ROWS = 8  # of a batch

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mixbench.functional.core import Mixed
+from mixbench.functional.mixed import Mixed
 from mixbench.functional.windows import Pasted
 from mixbench.pictures.sheet import ROWS, Panel, enlarge, label_text, sheet, under_titles
 

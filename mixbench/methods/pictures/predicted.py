@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixbench.functional.core import Mixed
+from mixbench.functional.mixed import Mixed
 from mixbench.pictures.sheet import GREY
 
 
