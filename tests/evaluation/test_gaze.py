@@ -10,7 +10,7 @@ from mixbench.data.sampling import BatchIndex
 from mixbench.evaluation.gaze import GROUP, gaze_counts, gaze_order, gaze_scores
 from mixbench.methods import METHODS
 from mixbench.metrics import centre_gaussian, density_maps, gaze_inconsistency
-from mixbench.testing.contract import SIZE, sample_method, sample_splits
+from mixbench.testing.samples import SIZE, sample_method, sample_splits
 
 CUB = SHARED / "data" / "cub_gha_fixations_first300.csv.gz"
 MASKED = [name for name in METHODS.names() if not sample_method(METHODS.get(name)).no_mask_reason]

@@ -15,7 +15,7 @@ from mixbench.errors import UserError
 from mixbench.methods import METHODS, base
 from mixbench.methods.base import Method
 from mixbench.pictures import sheet
-from mixbench.testing.contract import fit, sample_batch, sample_method, sample_splits
+from mixbench.testing.samples import fit, sample_batch, sample_method, sample_splits
 from mixbench.training.callbacks.samples import draw_batch
 
 

@@ -12,7 +12,7 @@ from mixbench.backbones.base import Head, StagedNet
 from mixbench.backbones.cifar import PreActResNet
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
-from mixbench.testing.contract import BATCH, CLASSES, sample_batch, sample_method
+from mixbench.testing.samples import BATCH, CLASSES, sample_batch, sample_method
 
 LAYERS = [0, 1, 2, 3, 4]  # of the sample network
 NEXT = torch.arange(BATCH).roll(-1)  # every row gets another one as partner

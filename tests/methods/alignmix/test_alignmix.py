@@ -15,7 +15,7 @@ from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.alignmix.steps import EMBED, Place
 from mixbench.records.curves import read_curves
-from mixbench.testing.contract import BATCH, CLASSES, sample_batch, sample_method
+from mixbench.testing.samples import BATCH, CLASSES, sample_batch, sample_method
 from mixbench.training.build import build
 
 NEXT = torch.arange(BATCH).roll(-1)  # every row gets another one as partner

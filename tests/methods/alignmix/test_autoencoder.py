@@ -13,7 +13,7 @@ from mixbench.methods import METHODS
 from mixbench.methods.alignmix.autoencoder import CLEAN
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.curves import read_curves
-from mixbench.testing.contract import BATCH, sample_batch, sample_method
+from mixbench.testing.samples import BATCH, sample_batch, sample_method
 from mixbench.training.build import build
 
 
