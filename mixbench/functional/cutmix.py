@@ -136,7 +136,7 @@ def paste_box(x: Tensor, partner: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def box_shares(box: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """What a pasted box shows of an image and of its partner.
+    """Shares of pixels that a pasted box shows of an image and of its partner.
 
     Args:
         box: (B, 4) or (1, 4) ``top, left, bottom, right`` in pixels, ends exclusive.

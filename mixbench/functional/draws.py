@@ -1,6 +1,8 @@
-"""Random decisions of mixing operations: weights and partners."""
+"""Random decisions of mixing operations: weights, partners, and what a whole batch goes through."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -69,3 +71,30 @@ def draw_perm(batch: int, generator: Generator | None = None, *, rule: str = "ra
     if rule == "random":
         return order
     return torch.empty_like(order).scatter_(0, order, order.roll(1))
+
+
+class Switch(NamedTuple):
+    """Decisions about a whole batch: whether it is mixed, and by which of several ways.
+
+    Results are numbers of the host, so that a training step can branch on them.
+    """
+
+    generator: Generator
+
+    def on(self, probability: float) -> bool:
+        """Draw whether something of this probability happens to the batch.
+
+        Example:
+            >>> Switch(Generator()).on(1.0), Switch(Generator()).on(0.0)
+            (True, False)
+        """
+        return float(torch.rand((), generator=self.generator)) < probability
+
+    def pick(self, shares: Sequence[float]) -> int:
+        """Draw the place of one of several by their shares, which need not sum to 1.
+
+        Example:
+            >>> Switch(Generator()).pick([0.0, 2.0, 0.0])
+            1
+        """
+        return int(torch.multinomial(torch.tensor(shares), 1, generator=self.generator))

@@ -96,7 +96,7 @@ def rescale_lam(lam: Tensor, k: float) -> Tensor:
 def mask_loss(
     mask: Tensor, lam: Tensor, *, mode: str = "L1+Variance", margin: float = 0.1
 ) -> Tensor:
-    """How far a learned mask is from the area asked for, and from taking sides.
+    """Distance of a learned mask from the area asked for, and from values of 0 and 1.
 
     Mean and variance are those of the whole batch, as in the official code, not of each image.
 

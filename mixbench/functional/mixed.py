@@ -52,7 +52,7 @@ def check_batch(x: Tensor, targets: Tensor, *, integer_x: bool = False) -> None:
 
 
 def readable(values: Tensor) -> bool:
-    """Whether looking at values is free: on the CPU, and not while a graph is traced.
+    """True if reading values is free: on the CPU, and not while a graph is traced.
 
     Args:
         values: Any tensor.

@@ -19,7 +19,7 @@ from mixbench.functional.mixed import (
 
 
 def even_shares(lam: Tensor) -> tuple[Tensor, Tensor]:
-    """What interpolation shows of an image and of its partner.
+    """Shares of pixels that interpolation shows of an image and of its partner.
 
     Args:
         lam: (B,) or (1,) weight of the first image.

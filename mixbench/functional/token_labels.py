@@ -82,7 +82,7 @@ def token_cutmix(
 
 
 def pasted_tokens(box: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Which tokens count as pasted: those whose sampled pixel lies in the box.
+    """Tokens that count as pasted: those whose sampled pixel lies in the box.
 
     One pixel is looked at for each token, as nearest-neighbour interpolation does; for boxes of
     whole patches nothing is lost.

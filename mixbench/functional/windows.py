@@ -19,7 +19,7 @@ MAP_NORMS = ("none", "sum")
 
 
 class Pasted(NamedTuple):
-    """Where windows were taken from and pasted to, on a grid of R x C cells.
+    """Places of windows in images and in their partners, on a grid of R x C cells.
 
     ``target`` (B, 2) and ``source`` (B, 2) are the row and column of the first cell of the window
     in the image and in its partner, ``kept`` (B, R, C) is True where the image stays, and ``maps``
@@ -253,7 +253,7 @@ def paste_window(
 
 
 def window_shares(pasted: Pasted, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """What a pasted window shows of an image, and of its partner, where it was cut out of it.
+    """Shares of pixels that a pasted window shows of an image, and of its partner.
 
     Args:
         pasted: Where the windows are; all have the same side.

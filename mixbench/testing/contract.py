@@ -13,10 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from mixbench.config.names import METHODS
+from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch
 from mixbench.data.sampling import BatchIndex
 from mixbench.functional import Mixed
 from mixbench.methods.base import Method
+from mixbench.methods.evaluation import mix_for_evaluation
 from mixbench.testing.samples import (
     BATCH,
     CLASSES,
@@ -144,7 +146,7 @@ def batches_can_be_drawn(cls: type[Method]) -> None:
     if method.no_mask_reason:
         return
     perm = torch.arange(BATCH).roll(1)
-    x, mixed = method.eval().mix_for_evaluation(batch.images, batch.labels, perm, 0)
+    x, mixed = mix_for_evaluation(method.eval(), batch.images, batch.labels, perm, 0)
     shares = method.pixel_weights(x, mixed) if mixed.lam is not None else None
     if shares is not None:
         for share in shares:
@@ -235,22 +237,28 @@ def reduced_precision(cls: type[Method]) -> None:
 
 
 def evaluation_is_plain(cls: type[Method]) -> None:
-    """In eval mode mix is the identity, and neither it nor forward draws a random number."""
+    """In eval mode an evaluation step neither mixes nor draws a random number."""
     method = sample_method(cls).eval()
-    x, targets = sample_batch()
+    batch = sample_splits(method).train[BatchIndex(torch.arange(BATCH), 3)]
+    x = to_float(batch.images)
     method.reseed(0, 0)
     before = [g.get_state() for g in (method.generator, method.shared_generator)]
     state = torch.random.get_rng_state()
-    mixed = method.mix(x, targets)
-    _require(torch.equal(mixed.x, x) and torch.equal(mixed.targets, targets), "mix is active")
+    method.mix = _refuse_to_mix
     with torch.no_grad():
         first, second = method(x), method(x)
+        stored = method.validation_step(batch, 0)
     _require_tensors(first, "the output of forward", ndim=2)
     _require(first.shape == (BATCH, CLASSES), f"forward returned {tuple(first.shape)}")
-    _require(torch.equal(first, second), "two evaluations of one batch differ")
+    same = torch.equal(first, second) and torch.equal(first, stored["logits"])
+    _require(same, "two evaluations of one batch differ")
     after = [g.get_state() for g in (method.generator, method.shared_generator)]
     same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     _require(same and torch.equal(state, torch.random.get_rng_state()), "a random number was drawn")
+
+
+def _refuse_to_mix(*args: Any, **kwargs: Any) -> Any:
+    raise BrokenRuleError("an evaluation step calls mix")
 
 
 def gradients_reach_the_network(cls: type[Method]) -> None:

@@ -12,8 +12,9 @@ from mixbench.data.augment.batches import draw_crop_flip, draw_erasing
 from mixbench.data.images import Batch
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
-from mixbench.methods import METHODS, base
+from mixbench.methods import METHODS
 from mixbench.methods.base import Method
+from mixbench.methods.pictures import predicted
 from mixbench.pictures import sheet
 from mixbench.testing.samples import fit, sample_batch, sample_method, sample_splits
 from mixbench.training.callbacks.samples import draw_batch
@@ -58,19 +59,6 @@ def test_ranks_share_one_generator_and_differ_in_the_other():
     shared = [torch.rand(4, generator=method.shared_generator) for method in methods]
     assert not torch.equal(*own)
     assert torch.equal(*shared)
-
-
-@pytest.mark.parametrize("name", ["mixup", "cutmix"])
-def test_in_eval_mode_mix_is_the_identity_and_draws_nothing(name):
-    x, targets = sample_batch()
-    method = build_method(name, nn.Identity()).eval()
-    sources = method.generator, method.shared_generator
-    before = torch.get_rng_state(), *(source.get_state() for source in sources)
-    mixed = method.mix(x, targets)
-    assert mixed.x is x
-    assert mixed.targets is targets
-    after = torch.get_rng_state(), *(source.get_state() for source in sources)
-    assert all(map(torch.equal, after, before))
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
@@ -301,7 +289,7 @@ def test_the_picture_never_shows_an_image_as_mixed_that_is_not(
         seen.update(pixels=pixels, targets=targets, mixed=mixed, notes=notes)
         return sheet.mixed_sheet(pixels, targets, mixed, names, notes, most)
 
-    monkeypatch.setattr(base, "mixed_sheet", note)
+    monkeypatch.setattr(predicted, "mixed_sheet", note)
     method = sample_method(cls)
     batch = sample_splits(method).train[BatchIndex(torch.arange(6), 3)]
     before = {key: value.clone() for key, value in method.state_dict().items()}

@@ -1,4 +1,4 @@
-"""What MoCo and SAMix on it share: two views, a momentum encoder, and a queue of its keys."""
+"""Base of MoCo and SAMix on it: two views, a momentum encoder, and a queue of its keys."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,13 +9,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mixbench.functional as mf
-from mixbench.data.augment.batches import to_float
+from mixbench.data.augment.batches import Augmentation, to_float
 from mixbench.data.augment.views import ViewDraws, draw_view, make_view
 from mixbench.data.images import Batch
 from mixbench.methods.base import Method
 from mixbench.methods.moco.config import MoCoConfig
 from mixbench.nn.contrast import Queue, projector
-from mixbench.nn.optim import decay_groups
 from mixbench.nn.probe import knn_scores
 from mixbench.nn.teacher import Teacher
 from mixbench.pictures.sheet import Panel, label_text, sheet
@@ -26,14 +25,14 @@ SHOWN = 4  # rows of a picture
 
 
 class Encoded(NamedTuple):
-    """What the momentum encoder makes of a view: unit ``keys`` (B, D), and ``h`` of a layer."""
+    """Output of the momentum encoder for a view: unit ``keys`` (B, D), and ``h`` of a layer."""
 
     keys: Tensor
     h: Tensor
 
 
-class Pair(NamedTuple):
-    """Two views (B, C, H, W) of each image and the keys (B, D) of the second."""
+class Views(NamedTuple):
+    """Record of a step: two views (B, C, H, W) of each image, and the keys (B, D) of the second."""
 
     query: Tensor
     key: Tensor
@@ -47,7 +46,7 @@ class Bank(NamedTuple):
     labels: Tensor
 
 
-class Contrast(Method):
+class ContrastiveMethod(Method):
     """Base of methods that learn by momentum contrast, without labels.
 
     The network's own classifier is not trained. Before an evaluation it is fitted to the features
@@ -74,8 +73,9 @@ class Contrast(Method):
         self.queue = Queue(cfg.dim, cfg.queue)
         self.bank: Bank | None = None  # set before an evaluation, in no checkpoint
 
-    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """Normalise uint8 images as they are: the views are made by ``mix``."""
+        del drawn
         targets = mf.one_hot(batch.labels, self.info.num_classes)
         return self._layout(self.normalize(to_float(batch.images))), targets
 
@@ -126,7 +126,7 @@ class Contrast(Method):
 
     @torch.no_grad()
     def encode(self, view: Tensor, order: Tensor, layer: int) -> Encoded:
-        """What the momentum encoder makes of a view, its rows normalised in another order."""
+        """Keys and features of a view by the momentum encoder, rows normalised in another order."""
         net: Any = self.teacher.net
         kind = next(net.parameters()).dtype
 
@@ -164,11 +164,11 @@ class Contrast(Method):
         self.teacher.follow(self.net, self.projector, self.config.ema)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the network and of the projector."""
-        return super().param_groups() + decay_groups(self.projector, self.run.optim)
+        """Parameter groups of the network and of the projector."""
+        return super().param_groups() + self.groups_of(self.projector)
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
-        """Also how spread out the keys are: 1 for a sphere that is filled, 0 for a collapse."""
+        """Also the spread of the keys: 1 for a sphere that is filled, 0 for a collapse."""
         keys = mixed.aux.keys
         spread = keys.var(dim=0, correction=0).sum().sqrt()
         return super().diagnostics(mixed) | {"key_spread": spread}
@@ -181,7 +181,7 @@ class Contrast(Method):
 
     @property
     def no_mask_reason(self) -> str:
-        """There is no label that gaze could be compared with."""
+        """No label is mixed that gaze could be compared with."""
         return "it has no labels to mix"
 
     def extra_logits(self, x: Tensor) -> dict[str, Tensor]:

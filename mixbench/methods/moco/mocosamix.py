@@ -10,17 +10,16 @@ import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
 from mixbench.errors import UserError
 from mixbench.methods.base import register
-from mixbench.methods.moco.base import CONTRAST, Contrast
+from mixbench.methods.moco.base import CONTRAST, ContrastiveMethod
 from mixbench.methods.moco.config import LOSSES, MoCoSAMixConfig
 from mixbench.nn.mixer import Mixer, Shared
-from mixbench.nn.optim import decay_groups
 from mixbench.nn.schedules import anneal
 
 MIX, MIXER, MASK = "mix", "mixer", "mask"  # terms of the loss
 
 
-class Mixture(NamedTuple):
-    """What a step hands on.
+class MixedViews(NamedTuple):
+    """Record of a step.
 
     Views (B, C, H, W) ``query`` and ``key`` of each image, and their unit keys (B, D): ``keys`` of
     the second, ``own`` of the first. ``made`` (B, C, H, W) trains the mixer, by its own weight
@@ -38,7 +37,7 @@ class Mixture(NamedTuple):
 
 
 @register("mocosamix")
-class MoCoSAMix(Contrast):
+class MoCoSAMix(ContrastiveMethod):
     """SAMix without labels: mix a view with another image's, and find the keys of both.
 
     Paper: Li et al., "Boosting Discriminative Visual Representation Learning with
@@ -94,7 +93,7 @@ class MoCoSAMix(Contrast):
         # In front, as both write down their statistics.
         mask = self.mixer.draw(shared, lam, of, **form)
         made = mf.blend(query, mf.take(key, perm), mask)
-        taught = Mixture(query, key, keys, own, made, mask, lam, perm)
+        taught = MixedViews(query, key, keys, own, made, mask, lam, perm)
         lam, perm = use["lam"], use["perm"]
         with torch.no_grad():
             drawn = self.mixer.draw(shared, lam, perm, **form)
@@ -120,8 +119,6 @@ class MoCoSAMix(Contrast):
 
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
         """Unit vectors of the plain and the mixed view, and of the mixer's by its teacher."""
-        if mixed.aux is None:  # evaluation
-            return super().predict(mixed)
         net = self.teacher.net
         (z,) = self.in_groups(lambda x: (self.teach(net.forward_stages(x)),), mixed.aux.made)
         z_plain, z_mixed = self.query(mixed.aux.query), self.query(mixed.x)
@@ -129,9 +126,7 @@ class MoCoSAMix(Contrast):
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Any:
         """MoCo's loss, the same of mixed views with the keys of both, and those of the mixer."""
-        taught: Mixture | None = mixed.aux
-        if taught is None:
-            return super().loss(logits, mixed)
+        taught: MixedViews = mixed.aux
         cfg, queue = self.config, self.queue.keys
         assert mixed.lam is not None
         assert mixed.perm is not None
@@ -161,7 +156,5 @@ class MoCoSAMix(Contrast):
         return super().diagnostics(mixed) | figures
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the encoder, and of the mixer at its own rate."""
-        own = {} if self.config.mixer_lr is None else {"lr": self.config.mixer_lr}
-        mixer = decay_groups(self.mixer, self.run.optim)
-        return super().param_groups() + [group | own for group in mixer]
+        """Parameter groups of the encoder, and of the mixer at its own rate."""
+        return super().param_groups() + self.groups_of(self.mixer, lr=self.config.mixer_lr)
