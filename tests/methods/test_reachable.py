@@ -47,7 +47,7 @@ EXCEED = {
     "tdattenmix": (
         10,
         650,
-        "Windows, whole mixtures, losses of tokens and the interface of map sources are parts of it.",
+        "Windows, whole mixtures, losses of tokens and maps are parts of it.",
     ),
     "tlalign": (7, 519, "A batch is pasted or interpolated, so that both operations are read."),
     "transmix": (7, 504, "A batch is pasted or interpolated, so that both operations are read."),
