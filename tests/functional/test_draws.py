@@ -6,7 +6,7 @@ from scipy import stats
 from torch import Generator
 
 import mixbench.functional as mf
-from mixbench.functional.draws import PARTNER_RULES
+from mixbench.functional.draws import PARTNER_RULES, Switch
 
 LARGE = 100_000
 
@@ -90,3 +90,29 @@ def test_derange_is_uniform_over_all_cycles():
 def test_an_unknown_partner_rule_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"random, flip, roll, derange, got 'shuffle'"):
         mf.draw_perm(4, rule="shuffle")
+
+
+# Decisions about whole batches.
+
+
+def test_a_switch_is_on_as_often_as_its_probability_says():
+    switch = Switch(seeded(0))
+    assert not any(switch.on(0.0) for _ in range(100))
+    assert all(switch.on(1.0) for _ in range(100))
+    share = sum(switch.on(0.3) for _ in range(10_000)) / 10_000
+    assert abs(share - 0.3) < 4 * (0.3 * 0.7 / 10_000) ** 0.5
+
+
+def test_a_switch_picks_by_shares_of_any_sum():
+    switch = Switch(seeded(1))
+    picks = [switch.pick([1.0, 0.0, 3.0]) for _ in range(4_000)]
+    assert set(picks) == {0, 2}
+    assert abs(picks.count(2) / 4_000 - 0.75) < 4 * (0.75 * 0.25 / 4_000) ** 0.5
+
+
+def test_switches_of_equal_generators_decide_alike_in_one_draw_each():
+    first, second = Switch(seeded(2)), Switch(seeded(2))
+    assert [first.on(0.5) for _ in range(50)] == [second.on(0.5) for _ in range(50)]
+    expected = seeded(2)
+    torch.rand(50, generator=expected)
+    assert torch.equal(first.generator.get_state(), expected.get_state())

@@ -340,3 +340,23 @@ def after_crops(generator):
     """The generator, once offsets and flips of six images are drawn from it."""
     draw_crop_flip(6, 0, False, generator)
     return generator
+
+
+def test_what_was_drawn_to_augment_can_be_given_and_draws_nothing_more():
+    method = sample_method(METHODS.get("erm"))
+    method.run.data.erasing = 1.0
+    crops = torch.rand(6, 4)
+    batch = batch_of(method)._replace(crops=crops)
+    method.reseed(0, 5)
+    drawn = method.draw_augmentation(batch)
+    state = method.generator.get_state()
+    given = method.prepare(batch, drawn)[0]
+    assert torch.equal(method.generator.get_state(), state)
+    method.reseed(0, 5)
+    assert torch.equal(method.prepare(batch)[0], given)
+    assert torch.equal(method.generator.get_state(), state)
+    assert drawn.crops is crops
+    assert drawn.offsets.shape == (6, 2)
+    still = drawn._replace(offsets=torch.full((6, 2), 2), flips=torch.zeros(6, dtype=torch.bool))
+    unmoved = method.prepare(batch, still._replace(erased=None))[0]
+    assert torch.equal(unmoved, method.normalize(batch.images / 255))

@@ -93,7 +93,7 @@ class MoCoSAMix(ContrastiveMethod):
         # In front, as both write down their statistics.
         mask = self.mixer.draw(shared, lam, of, **form)
         made = mf.blend(query, mf.take(key, perm), mask)
-        taught = MixedViews(query, key, keys, own, made, mask, lam, perm)
+        state = MixedViews(query, key, keys, own, made, mask, lam, perm)
         lam, perm = use["lam"], use["perm"]
         with torch.no_grad():
             drawn = self.mixer.draw(shared, lam, perm, **form)
@@ -101,7 +101,7 @@ class MoCoSAMix(ContrastiveMethod):
             near = torch.minimum(weight, 1 - weight) <= self.config.lam_margin
             drawn = mf.adjust_mask(drawn, lam, within=self.config.mask_within)
             mixed = mf.blend(query, mf.take(key, perm), torch.where(near, weight, drawn))
-        return mf.Mixed(mixed, targets, lam, perm, taught)
+        return mf.Mixed(mixed, targets, lam, perm, state)
 
     def _draw(self, x: Tensor) -> dict[str, Any]:
         drawn: dict[str, Any] = {"views": self.draw_views(x)}
@@ -126,17 +126,17 @@ class MoCoSAMix(ContrastiveMethod):
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Any:
         """MoCo's loss, the same of mixed views with the keys of both, and those of the mixer."""
-        taught: MixedViews = mixed.aux
+        state: MixedViews = mixed.aux
         cfg, queue = self.config, self.queue.keys
         assert mixed.lam is not None
         assert mixed.perm is not None
-        pair: Any = {"first": taught.keys, "second": mf.take(taught.own, mixed.perm)}
+        pair: Any = {"first": state.keys, "second": mf.take(state.own, mixed.perm)}
         pair |= {"lam": mixed.lam, "temperature": cfg.temperature}
         terms = {
-            CONTRAST: self.contrast(logits[CONTRAST], taught.keys),
+            CONTRAST: self.contrast(logits[CONTRAST], state.keys),
             MIX: mf.mixed_info_nce(logits[MIX], queue=queue, **pair),
         }
-        pair |= {"second": mf.take(taught.own, taught.perm), "lam": taught.lam}
+        pair |= {"second": mf.take(state.own, state.perm), "lam": state.lam}
         fading = anneal(self.step, self.total_steps, cfg.mask_anneal)
         weights = {name: cfg.aux_weight * fading for name in LOSSES} | {cfg.mixer_loss: 1.0}
         terms[MIXER] = logits[MIXER].new_zeros(())
@@ -146,7 +146,7 @@ class MoCoSAMix(ContrastiveMethod):
         if weights["bce"]:
             terms[MIXER] = terms[MIXER] + weights["bce"] * mf.two_way_nce(logits[MIXER], **pair)
         form: Any = {"mode": cfg.mask_loss, "margin": cfg.mask_margin}
-        area = mf.mask_loss(taught.mask, taught.lam, **form)
+        area = mf.mask_loss(state.mask, state.lam, **form)
         return terms | {MASK: cfg.mask_weight * fading * area}
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:

@@ -104,12 +104,12 @@ class LearnedMixMethod(Method):
         """
         use = self._draw(len(x)) | {k: v for k, v in decisions.items() if v is not None}
         shared, size = self.share(x), x.shape[2:]
-        labels, taught = {CLEAN: targets}, MixerStep(x)
+        labels, state = {CLEAN: targets}, MixerStep(x)
         if not self.frozen:  # in front, as both write down their statistics
             pair = {"lam": use["lam_mixer"], "perm": use["perm_mixer"]}
             mask = self.mixer.draw(shared, **pair, size=size, generator=self.generator)
             made = mf.maskmix(x, targets, mask=mask, **pair)
-            labels[MIXER], taught = made.targets, MixerStep(x, made, mask, float(use["learn"]))
+            labels[MIXER], state = made.targets, MixerStep(x, made, mask, float(use["learn"]))
         with torch.no_grad():
             pair = {"lam": use["lam"], "perm": use["perm"]}
             mask = self.mixer.draw(shared, **pair, size=size, generator=self.generator)
@@ -121,7 +121,7 @@ class LearnedMixMethod(Method):
             mask = self._near_ends(mask, use["lam"])
             mixed = mf.maskmix(x, targets, mask=mask, **pair)
         labels[MIX] = mixed.targets
-        return mixed._replace(targets=labels, aux=taught._replace(used=mask))
+        return mixed._replace(targets=labels, aux=state._replace(used=mask))
 
     def share(self, x: Tensor) -> Shared:
         """Features of images (B, C, H, W) for the mixer, before it knows weight and partners."""
@@ -150,26 +150,26 @@ class LearnedMixMethod(Method):
 
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
         """Logits of clean and mixed images from the network, of the mixer's from the teacher."""
-        taught: MixerStep = mixed.aux
+        state: MixerStep = mixed.aux
         net = cast(Any, self.net)
         # Apart, as clean and mixed images have other statistics of the batch.
-        logits = {CLEAN: net(taught.x), MIX: self.mix_head(net.forward_stages(mixed.x))}
-        if taught.mixed is not None:
-            h = self.teacher.net.forward_stages(taught.mixed.x)
+        logits = {CLEAN: net(state.x), MIX: self.mix_head(net.forward_stages(mixed.x))}
+        if state.mixed is not None:
+            h = self.teacher.net.forward_stages(state.mixed.x)
             logits[MIXER] = self.teacher.mix_head(h)
         return logits, mixed
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Any:
         """Cross-entropies of clean and mixed images, and both losses of the mixer."""
-        cfg, taught, targets = self.config, mixed.aux, mixed.targets
+        cfg, state, targets = self.config, mixed.aux, mixed.targets
         terms: Any = super().loss({key: logits[key] for key in (CLEAN, MIX)}, mixed)
-        if taught.mixed is not None and taught.mask is not None:
+        if state.mixed is not None and state.mask is not None:
             weight = cfg.mask_weight * anneal(self.step, self.total_steps, cfg.mask_anneal)
-            form: Any = {"mode": cfg.mask_loss, "margin": cfg.mask_margin, "lam": taught.mixed.lam}
-            terms[MIXER] = self._mixer_loss(logits[MIXER], targets[CLEAN], taught.mixed)
-            terms[MASK] = weight * mf.mask_loss(taught.mask, **form)
+            form: Any = {"mode": cfg.mask_loss, "margin": cfg.mask_margin, "lam": state.mixed.lam}
+            terms[MIXER] = self._mixer_loss(logits[MIXER], targets[CLEAN], state.mixed)
+            terms[MASK] = weight * mf.mask_loss(state.mask, **form)
             for key in (MIXER, MASK):  # weighed and not left out: under DDP nobody waits for them
-                terms[key] = taught.learn * terms[key]
+                terms[key] = state.learn * terms[key]
         return terms
 
     def _mixer_loss(self, logits: Tensor, own: Tensor, mixed: mf.Mixed) -> Tensor:
@@ -184,12 +184,12 @@ class LearnedMixMethod(Method):
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
         """Also mean, variance and error of the area of the mask that trains the mixer."""
-        taught: MixerStep = mixed.aux
+        state: MixerStep = mixed.aux
         figures = super().diagnostics(mixed)
-        if taught.mask is None or taught.mixed is None or taught.mixed.lam is None:
+        if state.mask is None or state.mixed is None or state.mixed.lam is None:
             return figures
-        mean, variance = taught.mask.mean(), taught.mask.var(correction=0)
-        error = (mean - taught.mixed.lam.mean()).abs()
+        mean, variance = state.mask.mean(), state.mask.var(correction=0)
+        error = (mean - state.mixed.lam.mean()).abs()
         return figures | {"mask_mean": mean, "mask_variance": variance, "area_error": error}
 
     def param_groups(self) -> list[dict[str, Any]]:
