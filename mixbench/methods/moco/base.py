@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 import mixbench.functional as mf
@@ -14,14 +13,13 @@ from mixbench.data.augment.views import ViewDraws, draw_view, make_view
 from mixbench.data.images import Batch
 from mixbench.methods.base import Method
 from mixbench.methods.moco.config import MoCoConfig
+from mixbench.methods.pictures.views import draw_views
 from mixbench.nn.contrast import Queue, projector
 from mixbench.nn.probe import knn_scores
 from mixbench.nn.teacher import Teacher
-from mixbench.pictures.sheet import Panel, label_text, sheet
 
 CONTRAST = "contrast"  # term of the loss: the two views of an image
 SMALLEST = 4  # images that are normalised together
-SHOWN = 4  # rows of a picture
 
 
 class Encoded(NamedTuple):
@@ -63,6 +61,7 @@ class ContrastiveMethod(Method):
 
     Config: Any = MoCoConfig
     tasks = frozenset({"ssl"})
+    picture = draw_views
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
@@ -191,23 +190,6 @@ class ContrastiveMethod(Method):
         cfg = self.config
         form: Any = {"k": cfg.knn_k, "temperature": cfg.knn_temperature}
         return {"knn": knn_scores(self.features(x), *self.bank, self.info.num_classes, **form)}
-
-    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
-        """Draw both views of the first images, and what was mixed of them."""
-        pixels, views = self.to_pixels(x), [self.to_pixels(view) for view in mixed.aux[:2]]
-        shown, names = self.to_pixels(mixed.x), self.info.names
-        rows = []
-        for row in range(min(SHOWN, len(x))):
-            panels = [Panel("image", pixels[row], label_text(targets[row], names))]
-            panels += [Panel("view", views[0][row]), Panel("its key", views[1][row])]
-            if mixed.perm is not None and mixed.lam is not None:
-                other, lam = int(mixed.perm[row]), float(mixed.lam.expand(len(x))[row])
-                panels.append(
-                    Panel("partner's key", views[1][other], label_text(targets[other], names))
-                )
-                panels.append(Panel("mixed", shown[row], [f"{lam:.2f} of the view"]))
-            rows.append(panels)
-        return sheet(rows, ["Labels are shown for the reader; training does not see them."])
 
 
 def embed(net: Any, head: nn.Module, h: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -13,11 +12,11 @@ from mixbench.data.images import Batch
 from mixbench.data.maps import move_maps
 from mixbench.errors import UserError
 from mixbench.methods.base import register
+from mixbench.methods.pictures.windows import draw_windows
 from mixbench.methods.tdattenmix.config import TdAttenMixConfig
 from mixbench.methods.tdattenmix.consistency import ConsistencyMethod, WindowStep
 from mixbench.methods.tdattenmix.maps import AttentionMaps
 from mixbench.nn.teacher import looking
-from mixbench.pictures.windows import windows_sheet
 from mixbench.registry import Registry
 
 # Read one at a time, and imported only if asked for.
@@ -57,6 +56,7 @@ class TdAttenMix(ConsistencyMethod):
 
     cost = 1.2
     files = ("absvit", "teacher_ckpt", "maps")
+    picture = draw_windows
 
     @dataclass
     class Config(TdAttenMixConfig):
@@ -144,20 +144,6 @@ class TdAttenMix(ConsistencyMethod):
     def no_mask_reason(self) -> str:
         """Reason of the source of maps, where it has none of test images."""
         return self.source.unfit_for_tests
-
-    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
-        """Draw maps and windows; of a batch that is mixed whole as it would be with windows."""
-        plain = super().picture(x, targets, mixed)
-        if mixed.aux is None and self.config.looks_with in ("file", "gaze"):
-            return plain
-        if mixed.aux is None:
-            cfg, cells = self.config, min(self.grid(x))
-            side = mf.draw_window(cells, cfg.min_ratio, cfg.max_ratio, self.shared_generator)
-            whole, mixed = plain, self.mix(x, targets, side=side)
-        else:
-            whole = None
-        shown = mixed._replace(x=self.to_pixels(mixed.x), aux=mixed.aux.pasted)
-        return windows_sheet(self.to_pixels(x), targets, shown, self.info.names, whole)
 
     def wrap_dataset(self, train_set: Any) -> Dataset[Any]:
         """The training set as the source of maps wants to see it."""
