@@ -9,7 +9,7 @@ import mixbench.functional as mf
 from mixbench.backbones.base import Head, StagedNet
 from mixbench.config.schema import DataInfo
 from mixbench.methods import METHODS
-from mixbench.methods.samix.base import LearnedMix
+from mixbench.methods.samix.base import LearnedMixMethod
 from mixbench.nn.mixer import AutoMixer, Mixer
 
 # Names under which the file states tolerances; gradients have those without a name.
@@ -89,7 +89,7 @@ def tiny_net(case: Any, name: str, classes: int) -> ThreeConvolutions:
     return net
 
 
-def official_method(case: Any, **settings: Any) -> LearnedMix:
+def official_method(case: Any, **settings: Any) -> LearnedMixMethod:
     """SAMix as it was recorded, in training mode."""
     cls = METHODS.get("samix")
     classes = len(case["w_head_one_q.fc.bias"])
@@ -111,7 +111,7 @@ def official_method(case: Any, **settings: Any) -> LearnedMix:
     return method
 
 
-def heads_of(method: LearnedMix) -> dict[str, Any]:
+def heads_of(method: LearnedMixMethod) -> dict[str, Any]:
     """The heads by their official names."""
     net: Any = method.net
     return {
@@ -122,7 +122,7 @@ def heads_of(method: LearnedMix) -> dict[str, Any]:
     }
 
 
-def parameters_of(method: LearnedMix) -> dict[str, Tensor]:
+def parameters_of(method: LearnedMixMethod) -> dict[str, Tensor]:
     """Parameters and buffers of a method by their official names."""
     found = {f"mix_block.{name}": value(method.mixer, ours) for name, ours in SAMIX_NAMES.items()}
     for side, net in (("q", method.net), ("k", method.teacher.net)):

@@ -9,7 +9,7 @@ from mixbench import compose, run
 from mixbench.data.sampling import BatchIndex
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
-from mixbench.testing.contract import sample_method, sample_splits
+from mixbench.testing.samples import sample_method, sample_splits
 
 pytestmark = [
     pytest.mark.gpu,

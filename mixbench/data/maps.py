@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from mixbench.config.schema import DataConfig
-from mixbench.data.augment.batches import crop_flip, draw_crop_flip
+from mixbench.data.augment.batches import Augmentation, crop_flip
 from mixbench.data.files.arrays import Arrays, is_single, read_array
 from mixbench.data.files.decode import grey_values, is_image
 from mixbench.data.files.tree import is_hidden, read_regular
@@ -237,14 +236,14 @@ def cut_out(maps: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
     return F.avg_pool2d(F.grid_sample(maps[:, None].float(), grid, **form), fine)[:, 0]
 
 
-def follow(maps: Tensor, size: Any, state: Tensor, data: DataConfig) -> Tensor:
+def move_maps(maps: Tensor, size: Any, drawn: Augmentation, padding: int) -> Tensor:
     """Crop and mirror maps as their images are.
 
     Args:
         maps: (B, h, w) maps of whole images.
         size: Height and width of the images in pixels.
-        state: State of the generator before it drew crops and mirrors of the images.
-        data: Reads ``padding`` and ``flip``.
+        drawn: What was drawn for the images.
+        padding: Pixels of padding on each side of an image.
 
     Returns:
         (B, height, width) maps; 0 in the padding.
@@ -252,7 +251,4 @@ def follow(maps: Tensor, size: Any, state: Tensor, data: DataConfig) -> Tensor:
     shown = maps[:, None]
     if shown.shape[2:] != tuple(size):
         shown = F.interpolate(shown, tuple(size), mode="bilinear")
-    again = Generator()
-    again.set_state(state)
-    moves = draw_crop_flip(len(maps), data.padding, data.flip, again)
-    return crop_flip(shown, *moves, data.padding)[:, 0]
+    return crop_flip(shown, drawn.offsets, drawn.flips, padding)[:, 0]

@@ -14,6 +14,7 @@ from torch import Tensor
 from mixbench.data.images import Batch
 from mixbench.data.maps import resized
 from mixbench.evaluation.keys import orders
+from mixbench.methods.evaluation import mix_for_evaluation
 from mixbench.metrics import centre_gaussian, gaze_lam
 
 GROUP = 16  # images that are mixed together, and share what a method draws once for a batch
@@ -38,7 +39,7 @@ def gaze_counts(model: Any, batches: Iterable[Batch], seed: int) -> dict[str, in
     """Distances of labels and gaze, summed over pairs of images.
 
     Args:
-        model: A method in eval mode, with :meth:`mixbench.methods.base.Method.trial`.
+        model: A method in eval mode.
         batches: Images in the order of :func:`gaze_order`, in multiples of ``GROUP`` but for the
             last, with maps (B, h, w) of where people looked.
         seed: Seed of the suite.
@@ -62,7 +63,7 @@ def _group(model: Any, batch: Batch, part: slice, seed: int) -> dict[str, int]:
     images, ids, maps = batch.images[part], batch.ids[part], batch.maps
     assert maps is not None
     perm = torch.arange(len(ids), device=images.device).roll(1)
-    x, mixed = model.mix_for_evaluation(images, batch.labels[part], perm, seed, int(ids[0]))
+    x, mixed = mix_for_evaluation(model, images, batch.labels[part], perm, seed, int(ids[0]))
     shares = None if mixed.lam is None else model.pixel_weights(x, mixed)
     if shares is None or mixed.lam is None:  # this batch was left as it is
         return {}

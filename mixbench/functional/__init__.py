@@ -20,18 +20,6 @@ from mixbench.functional.bc import (
     subtract_image_mean,
 )
 from mixbench.functional.contrastive import info_nce, mixed_info_nce, two_way_nce
-from mixbench.functional.core import (
-    Mixed,
-    check_batch,
-    draw_lam,
-    draw_perm,
-    mix_targets,
-    one_hot,
-    soft_binary_cross_entropy,
-    soft_cross_entropy,
-    soft_kl,
-    take,
-)
 from mixbench.functional.cutmix import (
     box_shares,
     cutmix,
@@ -39,6 +27,8 @@ from mixbench.functional.cutmix import (
     cutmix_minmax_box,
     paste_box,
 )
+from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.maskmix import (
     adjust_mask,
@@ -49,6 +39,7 @@ from mixbench.functional.maskmix import (
     pair_cross_entropy,
     rescale_lam,
 )
+from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
 from mixbench.functional.mixup import even_shares, mixup
 from mixbench.functional.ratings import rated_lam
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn

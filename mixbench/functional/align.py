@@ -15,13 +15,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mixbench.errors import near_match
-from mixbench.functional.core import (
+from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.mixed import (
     Mixed,
     check_batch,
     check_lam,
     check_perm,
-    draw_lam,
-    draw_perm,
     lerp_,
     mix_targets,
     take,
@@ -38,7 +37,7 @@ PLANS = ("transport", "shuffled", "identity", "weights")
 
 
 class Aligned(NamedTuple):
-    """What :func:`alignmix` did: the side whose layout was kept, and the plan (B, r, r).
+    """Record of :func:`alignmix`: the side whose layout was kept, and the plan (B, r, r).
 
     ``plan`` is None where no position was moved.
     """
@@ -85,7 +84,7 @@ def alignment_cancels(
     finalize: str = "none",
     plan: str = "transport",
 ) -> bool:
-    """Whether the mean over positions is the same with and without alignment.
+    """True if the mean over positions is the same with and without alignment.
 
     The mean of ``F R^T`` weighs every position of ``F`` by its column sum in the plan R. Where
     these sums are 1, a head that begins with average pooling sees plain interpolation: alignment

@@ -9,15 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from mixbench.functional.core import (
-    Mixed,
-    check_batch,
-    check_lam,
-    draw_lam,
-    lerp_,
-    readable,
-    take,
-)
+from mixbench.functional.draws import draw_lam
+from mixbench.functional.mixed import Mixed, check_batch, check_lam, lerp_, readable, take
 
 
 def subtract_image_mean(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixbench.functional.core import check_lam
+from mixbench.functional.mixed import check_lam
 
 
 def info_nce(z: Tensor, positive: Tensor, queue: Tensor, temperature: float) -> Tensor:

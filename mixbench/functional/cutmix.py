@@ -8,13 +8,12 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from mixbench.functional.core import (
+from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.mixed import (
     Mixed,
     check_batch,
     check_lam,
     check_perm,
-    draw_lam,
-    draw_perm,
     mix_targets,
     readable,
     take,
@@ -137,7 +136,7 @@ def paste_box(x: Tensor, partner: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def box_shares(box: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """What a pasted box shows of an image and of its partner.
+    """Shares of pixels that a pasted box shows of an image and of its partner.
 
     Args:
         box: (B, 4) or (1, 4) ``top, left, bottom, right`` in pixels, ends exclusive.

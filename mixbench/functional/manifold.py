@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mixbench.functional.core import Mixed
+from mixbench.functional.mixed import Mixed
 from mixbench.functional.mixup import mixup
 
 

@@ -7,7 +7,7 @@ of both: Westlake-AI/openmixup.
 import torch
 from torch import Tensor
 
-from mixbench.functional.core import Mixed, check_batch, check_lam, check_perm, mix_targets, take
+from mixbench.functional.mixed import Mixed, check_batch, check_lam, check_perm, mix_targets, take
 
 MASK_LOSSES = ("L1", "L1+Variance", "L2+Variance", "Sparsity")
 
@@ -96,7 +96,7 @@ def rescale_lam(lam: Tensor, k: float) -> Tensor:
 def mask_loss(
     mask: Tensor, lam: Tensor, *, mode: str = "L1+Variance", margin: float = 0.1
 ) -> Tensor:
-    """How far a learned mask is from the area asked for, and from taking sides.
+    """Distance of a learned mask from the area asked for, and from values of 0 and 1.
 
     Mean and variance are those of the whole batch, as in the official code, not of each image.
 

@@ -6,13 +6,12 @@ Zhang et al., ICLR 2018, arXiv:1710.09412; official code facebookresearch/mixup-
 import torch
 from torch import Generator, Tensor
 
-from mixbench.functional.core import (
+from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.mixed import (
     Mixed,
     check_batch,
     check_lam,
     check_perm,
-    draw_lam,
-    draw_perm,
     lerp_,
     mix_targets,
     take,
@@ -20,7 +19,7 @@ from mixbench.functional.core import (
 
 
 def even_shares(lam: Tensor) -> tuple[Tensor, Tensor]:
-    """What interpolation shows of an image and of its partner.
+    """Shares of pixels that interpolation shows of an image and of its partner.
 
     Args:
         lam: (B,) or (1,) weight of the first image.

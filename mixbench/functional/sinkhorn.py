@@ -212,7 +212,7 @@ def _pot(cost: Tensor, eps: float, iters: int, last: str) -> Transport:
 
 
 def marginal_error(plan: Tensor) -> tuple[Tensor, Tensor]:
-    """How far a plan is from its uniform marginals: 0 where every position has its share.
+    """Distance of a plan from its uniform marginals: 0 where every position has its share.
 
     Args:
         plan: (B, n, m) plan of any total mass.

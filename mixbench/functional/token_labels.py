@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mixbench.functional.core import Mixed, check_lam, draw_lam
 from mixbench.functional.cutmix import cutmix, cutmix_box
+from mixbench.functional.draws import draw_lam
+from mixbench.functional.mixed import Mixed, check_lam
 
 
 def token_cutmix(
@@ -81,7 +82,7 @@ def token_cutmix(
 
 
 def pasted_tokens(box: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Which tokens count as pasted: those whose sampled pixel lies in the box.
+    """Tokens that count as pasted: those whose sampled pixel lies in the box.
 
     One pixel is looked at for each token, as nearest-neighbour interpolation does; for boxes of
     whole patches nothing is lost.

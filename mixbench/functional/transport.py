@@ -1,4 +1,4 @@
-"""Which position of one feature map corresponds to which of another, by optimal transport.
+"""Correspondence between the positions of two feature maps, by optimal transport.
 
 The alignment step of AlignMix (Venkataramanan et al., CVPR 2022, arXiv:2103.15375; official code
 shashankvkt/AlignMixup_CVPR22).
@@ -97,7 +97,7 @@ def product(a: Tensor, b: Tensor, *, exact: bool = False) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def _rounds_float32(kind: str) -> bool:
-    """Whether products of float32 matrices are allowed to round their factors."""
+    """True if products of float32 matrices are allowed to round their factors."""
     backend = getattr(torch.backends, "cuda" if kind == "cuda" else "mkldnn")
     return backend.matmul.fp32_precision not in ("none", "ieee")
 
@@ -128,7 +128,7 @@ def position_plan(
     cost_scale: str = "none",
     finalize: str = "none",
 ) -> Tensor:
-    """Where every position of one map is found in another, by optimal transport.
+    """Plan that finds every position of one map in another, by optimal transport.
 
     Args:
         h: (B, C, H, W) feature maps.

@@ -11,21 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mixbench.functional.core import (
-    Mixed,
-    check_batch,
-    check_perm,
-    draw_perm,
-    mix_targets,
-    take,
-)
+from mixbench.functional.draws import draw_perm
+from mixbench.functional.mixed import Mixed, check_batch, check_perm, mix_targets, take
 
 RATIOS = ("fixed", "official")
 MAP_NORMS = ("none", "sum")
 
 
 class Pasted(NamedTuple):
-    """Where windows were taken from and pasted to, on a grid of R x C cells.
+    """Places of windows in images and in their partners, on a grid of R x C cells.
 
     ``target`` (B, 2) and ``source`` (B, 2) are the row and column of the first cell of the window
     in the image and in its partner, ``kept`` (B, R, C) is True where the image stays, and ``maps``
@@ -74,10 +68,7 @@ def window_grid(height: int, width: int, side: int | None = None) -> tuple[int, 
 
 
 def draw_window(
-    cells: int,
-    low: float = 0.25,
-    high: float = 0.75,
-    generator: Generator | None = None,
+    cells: int, low: float = 0.25, high: float = 0.75, generator: Generator | None = None
 ) -> int:
     """Draw the side of a window, all whole sides between two shares of the grid alike.
 
@@ -259,7 +250,7 @@ def paste_window(
 
 
 def window_shares(pasted: Pasted, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """What a pasted window shows of an image, and of its partner, where it was cut out of it.
+    """Shares of pixels that a pasted window shows of an image, and of its partner.
 
     Args:
         pasted: Where the windows are; all have the same side.
@@ -390,9 +381,12 @@ def tdattenmix(
     target, source = (place.to(x.device, non_blocking=True) for place in (target, source))
     kept = ~window_mask(target, side, size)
     area = 1 - side**2 / (size[0] * size[1])
-    lam = beta * area + (1 - beta) * _attention_share(
-        maps, kept, perm, source, side, area, ratio == "official", map_norm
-    )
+    weighed = maps
+    if map_norm == "sum":
+        whole = maps.sum((1, 2), keepdim=True)
+        weighed = torch.where(whole > 0, maps / whole, maps)
+    share = _attention_share(weighed, kept, perm, source, side, area, ratio == "official")
+    lam = beta * area + (1 - beta) * share
     mixed = paste_window(x, perm, target, source, side, size)
     return Mixed(
         mixed, mix_targets(targets, perm, lam), lam, perm, Pasted(target, source, kept, maps)
@@ -400,19 +394,9 @@ def tdattenmix(
 
 
 def _attention_share(
-    maps: Tensor,
-    kept: Tensor,
-    perm: Tensor,
-    source: Tensor,
-    side: int,
-    area: float,
-    official: bool,
-    map_norm: str,
+    maps: Tensor, kept: Tensor, perm: Tensor, source: Tensor, side: int, area: float, official: bool
 ) -> Tensor:
     """(B,) share of the image's own attention; the area where there is none at all."""
-    if map_norm == "sum":
-        whole = maps.sum((1, 2), keepdim=True)
-        maps = torch.where(whole > 0, maps / whole, maps)
     own, theirs = attention_mass(maps, kept, perm, source, side, official=official)
     if official:
         own, theirs = own.sum().expand(len(maps)), theirs.sum().expand(len(maps))

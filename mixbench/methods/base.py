@@ -1,47 +1,44 @@
-"""What every method is: a LightningModule with a few hooks of its own.
+"""The base of all methods: the hooks that a method may change, and the template of a step.
 
 ``training_step`` is the only template: ``mix``, ``predict``, ``loss``, each a hook with a default.
-The hooks never touch the trainer or the log and hand state on through ``Mixed.aux``, so that a
-method can be called without a Trainer and contain others.
+Evaluation never calls ``mix``. The hooks never touch the trainer or the log and hand state on
+through ``Mixed.aux``, a typed record of the method's family, so that a method can be called without
+a Trainer and contain others.
 """
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from PIL import Image
 from torch import Generator, Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 
 import mixbench.functional as mf
 from mixbench.config.schema import DataInfo, RunConfig
 from mixbench.config.settings import Settings
-from mixbench.data.augment.batches import crop_flip, draw_crop_flip, draw_erasing, erase, to_float
+from mixbench.data.augment.batches import (
+    Augmentation,
+    crop_flip,
+    draw_crop_flip,
+    draw_erasing,
+    erase,
+    to_float,
+)
 from mixbench.data.images import Batch
 from mixbench.data.sampling import GLOBAL, SAMPLE, SHARED, mix_seed, seed_torch
+from mixbench.errors import UserError
+from mixbench.functional.draws import Switch
 from mixbench.methods import register
-from mixbench.methods.pictures.predicted import after_predict
-from mixbench.methods.watch import LossWatch
-from mixbench.nn.optim import build_optimizer, decay_groups, schedule
-from mixbench.pictures.sheet import mixed_sheet
-from mixbench.tasks.base import MIXES_LABELS, find_task
+from mixbench.methods.lightning_hooks import LightningHooks
+from mixbench.methods.pictures.predicted import draw_mixed
+from mixbench.nn.optim import decay_groups
+from mixbench.tasks.base import MIXES_LABELS
 
 __all__ = ["MIXES_LABELS", "Method", "register"]
 
 
-def _only_in_training(mix: Callable[..., mf.Mixed]) -> Callable[..., mf.Mixed]:
-    @functools.wraps(mix)
-    def guarded(self: "Method", x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
-        return mix(self, x, targets, **decisions) if self.training else mf.Mixed(x, targets)
-
-    return guarded
-
-
-class Method(LightningModule):
+class Method(LightningHooks):
     """Base of all methods; by itself plain training.
 
     Args:
@@ -61,7 +58,7 @@ class Method(LightningModule):
 
         @property
         def requires(self) -> frozenset[str]:
-            """What the network must provide, of ``stages``, ``attention``, ``tokens``."""
+            """Abilities that the network must provide, of ``stages``, ``attention``, ``tokens``."""
             return frozenset()
 
         @property
@@ -71,7 +68,7 @@ class Method(LightningModule):
 
         @property
         def own_dataset(self) -> bool:
-            """Whether ``wrap_dataset`` makes another training set with these settings."""
+            """True if ``wrap_dataset`` makes another training set with these settings."""
             return False
 
     tasks = frozenset({"multiclass"})
@@ -84,12 +81,6 @@ class Method(LightningModule):
     mean: Tensor
     std: Tensor
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Make ``mix`` the identity in eval mode, for every method alike."""
-        super().__init_subclass__(**kwargs)
-        if "mix" in cls.__dict__:
-            cls.mix = _only_in_training(cls.mix)
-
     def __init__(
         self,
         net: nn.Module,
@@ -99,16 +90,13 @@ class Method(LightningModule):
         total_steps: int = 1,
         rank: int = 0,
     ) -> None:
-        super().__init__()
-        self.net, self.info = net, info
+        run = RunConfig() if run is None else run
+        super().__init__(info, run, total_steps, rank)
+        self.net = net
         self.config = self.Config() if config is None else config
-        self.run = RunConfig() if run is None else run
-        self.task = find_task(self.run.task, info.task)
-        self.step, self.total_steps, self.rank = 0, total_steps, rank
         self.generator, self.shared_generator = Generator(), Generator()
         self.register_buffer("mean", torch.tensor(info.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(info.std)[:, None, None])
-        self.watch = LossWatch()
 
     # Hooks: what a method may change.
 
@@ -126,17 +114,14 @@ class Method(LightningModule):
         Called without gradients and before the step, which must not notice it; who calls it puts
         buffers back. The panels and sheets of :mod:`mixbench.pictures` suit all methods.
         """
-        notes = []
-        if type(self).predict is not Method.predict and torch.equal(mixed.x, x):
-            mixed, notes = after_predict(self, x, mixed)
-        shown = mixed._replace(x=self.to_pixels(mixed.x))
-        return mixed_sheet(self.to_pixels(x), targets, shown, self.info.names, notes)
+        inside = type(self).predict is not Method.predict
+        return draw_mixed(self, x, targets, mixed, inside=inside)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix a normalised batch (B, C, H, W) with targets (B, K); missing decisions are drawn.
 
         ``self.generator`` draws per rank; ``self.shared_generator`` draws what every rank must
-        agree on, such as whether to mix at all.
+        agree on, such as whether to mix at all: see :attr:`switch`.
         """
         return mf.Mixed(x, targets, **decisions)
 
@@ -156,7 +141,7 @@ class Method(LightningModule):
         return {} if mixed.lam is None else {"lam": mixed.lam.float().mean()}
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor] | None:
-        """What a mixed batch shows of the batch ``x`` (B, C, H, W) and of its partners.
+        """Shares of each pixel that a mixed batch shows of ``x`` (B, C, H, W) and of its partners.
 
         Two shares in [0, 1] of shape (B or 1, H or 1, W or 1), each over the pixels of the image
         that it is of; None by default, for methods that do not mix pixels.
@@ -166,7 +151,7 @@ class Method(LightningModule):
 
     @property
     def no_mask_reason(self) -> str:
-        """Why :meth:`pixel_weights` has nothing to tell, in a few words; empty if it has."""
+        """Reason why :meth:`pixel_weights` is None, in a few words; empty if it is not."""
         return (
             "" if type(self).pixel_weights is not Method.pixel_weights else "it does not mix pixels"
         )
@@ -190,7 +175,38 @@ class Method(LightningModule):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups, each with its own ``lr``, ``min_lr`` or ``weight_decay`` if needed."""
-        return decay_groups(self.net, self.run.optim)
+        return self.groups_of(self.net)
+
+    def groups_of(self, module: nn.Module, **settings: float | None) -> list[dict[str, Any]]:
+        """Parameter groups of a module that a method trains beside its network.
+
+        Args:
+            module: The module.
+            **settings: ``lr``, ``min_lr`` or ``momentum`` of its groups; those of the recipe where
+                they are None.
+
+        Returns:
+            Its trainable parameters, with and without weight decay.
+        """
+        given = {key: value for key, value in settings.items() if value is not None}
+        return [group | given for group in decay_groups(module, self.run.optim)]
+
+    def check_partners(self, rule: str) -> None:
+        """Refuse to flip batches whose middle image would be its own partner.
+
+        Args:
+            rule: Value of ``method.partner``.
+
+        Raises:
+            UserError: If the batch of a process and a micro-batch is odd.
+        """
+        rows = self.run.batch_size // (self.run.optim.accumulate * self.run.world)
+        if rule == "flip" and rows % 2:
+            raise UserError(
+                f"flip pairing needs an even batch, got B={rows}",
+                "method.partner=flip",
+                "use another batch_size, or method.partner=random",
+            )
 
     def after_step(self) -> None:
         """Called after every optimiser step and before any callback; room for a moving average."""
@@ -218,45 +234,46 @@ class Method(LightningModule):
         self.shared_generator.manual_seed(mix_seed(SHARED, *key))
         seed_torch(mix_seed(GLOBAL, *key, self.rank), self.device)
 
-    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Augment and normalise uint8 images, and turn labels into targets (B, K)."""
-        data = self.run.data
-        offsets, flips = draw_crop_flip(len(batch.images), data.padding, data.flip, self.generator)
-        if data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
-            x = crop_flip(self.normalize(to_float(batch.images)), offsets, flips, data.padding)
-        else:
-            x = self.normalize(to_float(crop_flip(batch.images, offsets, flips, data.padding)))
+    @property
+    def switch(self) -> Switch:
+        """Decisions about whole batches that every rank takes alike."""
+        return Switch(self.shared_generator)
+
+    def draw_augmentation(self, batch: Batch) -> Augmentation:
+        """Draw what :meth:`prepare` does to each image."""
+        data, images = self.run.data, batch.images
+        moves = draw_crop_flip(len(images), data.padding, data.flip, self.generator)
+        size = (images.shape[2], images.shape[3])
+        erased = None
         if data.erasing:
-            x = erase(x, draw_erasing(len(x), data.erasing, *x.shape[2:], self.generator))
+            erased = draw_erasing(len(images), data.erasing, *size, self.generator)
+        return Augmentation(*moves, erased, batch.crops)
+
+    def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
+        """Augment and normalise uint8 images, and turn labels into targets (B, K).
+
+        Args:
+            batch: Images and labels.
+            drawn: What is done to each image; drawn if None.
+
+        Returns:
+            Network input (B, C, H, W) and targets.
+        """
+        data = self.run.data
+        drawn = self.draw_augmentation(batch) if drawn is None else drawn
+        moves = (drawn.offsets, drawn.flips, data.padding)
+        if data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
+            x = crop_flip(self.normalize(to_float(batch.images)), *moves)
+        else:
+            x = self.normalize(to_float(crop_flip(batch.images, *moves)))
+        if drawn.erased is not None:
+            x = erase(x, drawn.erased)
         targets = self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
         return self._layout(x), targets
 
     def mix_batch(self, batch: Batch) -> mf.Mixed:
         """Prepare and mix; also for methods whose mix needs more of a batch than its images."""
         return self.mix(*self.prepare(batch))
-
-    @torch.no_grad()
-    def mix_for_evaluation(
-        self, images: Tensor, labels: Tensor, perm: Tensor, *key: int
-    ) -> tuple[Tensor, mf.Mixed]:
-        """Mix images (B, C, H, W) uint8 as evaluation sees them; no layer leaves its mode.
-
-        Decisions are drawn from ``key`` alone. Returns the normalised batch and what became of it
-        and of its labels (B,) after :meth:`predict`.
-        """
-        for kind, generator in ((SAMPLE, self.generator), (SHARED, self.shared_generator)):
-            generator.manual_seed(mix_seed(kind, *key))
-        x = self._layout(self.normalize(to_float(images)))
-        mixing = [module for module in self.modules() if isinstance(module, Method)]
-        modes = [method.training for method in mixing]
-        try:
-            for method in mixing:
-                method.training = True
-            mixed = self.mix(x, mf.one_hot(labels, self.info.num_classes), perm=perm)
-            return x, self.predict(mixed)[1]
-        finally:
-            for method, mode in zip(mixing, modes, strict=True):
-                method.training = mode
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch: prepare, mix, predict, loss."""
@@ -265,97 +282,8 @@ class Method(LightningModule):
         logits, mixed = self.predict(mixed)
         terms = self.loss(logits, mixed)
         loss: Any = sum(terms.values()) if isinstance(terms, dict) else terms
-        position = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-        self.watch.add(loss, position)
-        every = self.run.trainer.log_every * self.run.optim.accumulate
-        if self.loggers and position % every == 0:
-            self._log(loss, terms, logits, mixed)
+        self.follow_loss(loss, terms, logits, mixed, batch_idx)
         return loss
-
-    def _log(self, loss: Tensor, terms: Any, logits: Any, mixed: mf.Mixed) -> None:
-        values = {"loss": loss, **self.diagnostics(mixed)}
-        if isinstance(terms, dict):
-            values |= {f"loss_{key}": term for key, term in terms.items()}
-        if isinstance(logits, Tensor):
-            values |= self.task.training_scores(logits, mixed.targets)
-        self.report(values, self.step)
-
-    def report(
-        self, values: dict[str, Tensor], step: int | None = None, split: str = "train"
-    ) -> None:
-        """Send scalars to the loggers at once; ``self.log`` would repeat them on later steps.
-
-        Args:
-            values: Scalars by bare name.
-            step: Optimiser step that they belong to, from 0; the last one done if None.
-            split: ``train``, ``val`` or ``test``.
-        """
-        if not self.loggers:
-            return
-        numbers = torch.stack([value.detach().float() for value in values.values()]).tolist()
-        figures = {f"{split}/{key}": number for key, number in zip(values, numbers, strict=True)}
-        place = max(0, self.step - 1) if step is None else step
-        figures["epoch"] = place * self.run.epochs // max(1, self.total_steps)
-        for logger in self.loggers:
-            logger.log_metrics(figures, step=place)
-
-    def on_train_epoch_end(self) -> None:
-        """Report the mean loss of the epoch, the only value that every step adds to."""
-        loss = self.watch.mean()
-        if self.trainer.world_size > 1:
-            loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
-        self.log("train/loss_epoch", loss, prog_bar=True, logger=False)
-        self.report({"loss_epoch": loss})
-        self.watch.restart()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Logits of clean images, in float32 whatever the training precision."""
-        del batch_idx
-        autocast = torch.autocast(self.device.type, enabled=False)
-        with autocast, torch.compiler.set_stance("force_eager"):
-            x = to_float(batch.images)
-            extra = {key: value.float() for key, value in self.extra_logits(x).items()}
-            logits = self(x).float()
-        return {"logits": logits, "y": batch.labels, "ids": batch.ids, "extra": extra}
-
-    test_step = validation_step
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, count it, and let the method follow, before any callback can save the state."""
-        super().optimizer_step(*args, **kwargs)
-        self.step += 1
-        self.after_step()
-
-    def configure_optimizers(self) -> Any:
-        """One optimiser and one schedule, with a factor for each parameter group."""
-        cfg, peak = self.run.optim, self.run.lr
-        groups = self.param_groups()
-        factors = [
-            schedule(
-                cfg,
-                group.get("lr", peak),
-                group.pop("min_lr", cfg.min_lr),
-                self.total_steps,
-                self.run.epochs,
-            )
-            for group in groups
-        ]
-        optimizer = build_optimizer(groups, cfg, peak)
-        scheduler = LambdaLR(optimizer, factors)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the clock that the hooks read, and the losses of an epoch that is not over."""
-        checkpoint["mixbench_step"] = self.step
-        checkpoint["mixbench_watch"] = self.watch.state(self.trainer.world_size)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Set both again."""
-        self.step = checkpoint["mixbench_step"]
-        self.watch.load(checkpoint["mixbench_watch"], self.rank)
 
     def _layout(self, x: Tensor) -> Tensor:
         if self.run.trainer.channels_last and x.ndim == 4:

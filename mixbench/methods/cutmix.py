@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.config.settings import setting
-from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.cutmix import BOX_RULES
+from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import MIXES_LABELS, Method, register
 
 
@@ -58,13 +57,13 @@ class CutMix(Method):
     tasks = MIXES_LABELS
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
-        """All outside of the box, and all inside of it."""
+        """Pixels of the image outside of the box, and of its partner inside of it."""
         return mf.box_shares(mixed.aux, (x.shape[2], x.shape[3]))
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Paste a box into the batch, or with probability ``1 - prob`` leave it."""
         cfg = self.config
-        if not decisions and torch.rand((), generator=self.shared_generator) >= cfg.prob:
+        if not decisions and not self.switch.on(cfg.prob):
             return mf.Mixed(x, targets)
         return mf.cutmix(
             x,

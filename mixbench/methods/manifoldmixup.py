@@ -1,7 +1,7 @@
 """Manifold Mixup as a trainable method."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,12 @@ from mixbench.methods.base import MIXES_LABELS, Method, register
 from mixbench.methods.pictures.features import draw_features
 
 LOSSES = ("ce", "bce_softmax")
+
+
+class MixLayer(NamedTuple):
+    """Record of a step: the layer whose features are mixed; 0 is the image."""
+
+    layer: int
 
 
 @register("manifoldmixup")
@@ -68,27 +74,26 @@ class ManifoldMixup(Method):
         given = {key: value for key, value in decisions.items() if value is not None}
         layers = [given.pop("layer")] if "layer" in given else self.layers
         pick = torch.randint(len(layers), (), generator=self.shared_generator)
-        drawn = {"aux": layers[int(pick)], "perm": mf.draw_perm(len(x), self.generator)}
+        drawn = {"perm": mf.draw_perm(len(x), self.generator)}
         drawn["lam"] = mf.draw_lam(1, self.config.alpha, self.generator)
-        return mf.Mixed(x, targets, **drawn | given)
+        return mf.Mixed(x, targets, **drawn | given, aux=MixLayer(layers[int(pick)]))
 
     def predict(self, mixed: mf.Mixed) -> tuple[Tensor, mf.Mixed]:
         """Run the network up to the layer, mix features and labels, and run the rest."""
-        x, targets, lam, perm, layer = mixed
-        if layer is None:  # evaluation
-            return self.net(x), mixed
-        h = self.net.forward_stages(x, stop=layer)
-        mixed = mf.manifoldmixup(h, targets, lam=lam, perm=perm)._replace(aux=layer)
-        return self.net.head(self.net.forward_stages(mixed.x, start=layer)), mixed
+        layer = mixed.aux.layer
+        h = self.net.forward_stages(mixed.x, stop=layer)
+        after = mf.manifoldmixup(h, mixed.targets, lam=mixed.lam, perm=mixed.perm)
+        logits = self.net.head(self.net.forward_stages(after.x, start=layer))
+        return logits, after._replace(aux=mixed.aux)
 
     def loss(self, logits: Tensor, mixed: mf.Mixed) -> Tensor:
-        """The loss asked for."""
+        """Cross-entropy, or the loss of the authors' code, as ``method.loss`` says."""
         if self.config.loss == "ce":
             return self.task.criterion(logits, mixed.targets)
         return mf.softmax_binary_cross_entropy(logits, mixed.targets)
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
         """Also the layer; beside the loss of the same step, the loss by layer."""
-        return super().diagnostics(mixed) | {"layer": mixed.targets.new_full((), mixed.aux)}
+        return super().diagnostics(mixed) | {"layer": mixed.targets.new_full((), mixed.aux.layer)}
 
     picture = draw_features

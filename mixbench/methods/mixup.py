@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.config.settings import setting
-from mixbench.functional.core import PARTNER_RULES
+from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import MIXES_LABELS, Method, register
 
 
@@ -46,13 +45,13 @@ class Mixup(Method):
     tasks = MIXES_LABELS
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
-        """Its weight of every pixel."""
+        """The weight of the image, the same for every pixel."""
         return mf.even_shares(cast(Tensor, mixed.lam))
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix the batch, or with probability ``1 - prob`` leave it."""
         cfg = self.config
-        if not decisions and torch.rand((), generator=self.shared_generator) >= cfg.prob:
+        if not decisions and not self.switch.on(cfg.prob):
             return mf.Mixed(x, targets)
         return mf.mixup(
             x,

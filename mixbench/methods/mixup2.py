@@ -1,7 +1,7 @@
 """A control for methods that train on clean and mixed images in one step."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from PIL import Image
 from torch import Tensor
@@ -11,6 +11,12 @@ from mixbench.config.settings import setting
 from mixbench.methods.base import MIXES_LABELS, Method, register
 
 CLEAN, MIX = "clean", "mix"
+
+
+class CleanBatch(NamedTuple):
+    """Record of a step: the images (B, C, H, W) before mixing."""
+
+    x: Tensor
 
 
 @register("mixup2")
@@ -30,7 +36,7 @@ class Mixup2(Method):
 
         @property
         def fidelity(self) -> str:
-            """Nobody's method."""
+            """Not from a paper."""
             return "variant"
 
     tasks = MIXES_LABELS
@@ -39,16 +45,14 @@ class Mixup2(Method):
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix the batch and keep the clean one."""
         mixed = mf.mixup(x, targets, alpha=self.config.alpha, generator=self.generator, **decisions)
-        return mixed._replace(targets={CLEAN: targets, MIX: mixed.targets}, aux=x)
+        return mixed._replace(targets={CLEAN: targets, MIX: mixed.targets}, aux=CleanBatch(x))
 
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
         """Logits of both, in two passes, as each has statistics of its own."""
-        if mixed.aux is None:  # evaluation
-            return super().predict(mixed)
-        return {CLEAN: self.net(mixed.aux), MIX: self.net(mixed.x)}, mixed
+        return {CLEAN: self.net(mixed.aux.x), MIX: self.net(mixed.x)}, mixed
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
-        """Its weight of every pixel."""
+        """The weight of the image, the same for every pixel."""
         return mf.even_shares(cast(Tensor, mixed.lam))
 
     def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from mixbench.functional.core import take
 from mixbench.functional.maskmix import rescale_lam
+from mixbench.functional.mixed import take
 
 REDUCTION = 2  # channels of the features per channel of query and key
 NO_RESCALE = -1.0  # official spelling of a weight that is left as it is

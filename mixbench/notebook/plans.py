@@ -12,7 +12,7 @@ from torch import Tensor
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
 from mixbench.data.images import Batch
-from mixbench.methods.alignmix.steps import EMBED, Place
+from mixbench.methods.alignmix.steps import EMBED, Place, forward_aligned
 from mixbench.methods.base import Method
 
 LAM = 0.5  # both images alike, where mixing changes most
@@ -86,5 +86,5 @@ def _step(
     net = copy.deepcopy(method.net)
     lam = torch.tensor([LAM])
     step = mf.Mixed(x, targets, lam, perm, place)
-    logits, mixed = settings.run(net, step, method.generator)
+    logits, mixed = forward_aligned(net, step, settings, method.generator)
     return logits, mixed.aux.plan

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mixbench.functional.core import Mixed, mix_targets
+from mixbench.functional.mixed import Mixed, mix_targets
 
 CELL, MARGIN, LINE = 128, 10, 16  # pixels
 ROWS = 8  # of a batch
@@ -40,7 +40,7 @@ def label_text(target: Tensor, names: list[str], most: int = 2) -> list[str]:
     return [f"{weight:.2f}  {names[index]}" for weight, index in pairs if weight >= 0.005]
 
 
-def pairs(perm: Tensor, most: int = PAIRS) -> list[tuple[int, int]]:
+def shown_pairs(perm: Tensor, most: int = PAIRS) -> list[tuple[int, int]]:
     """The first images that meet another image, with their partners.
 
     Args:
@@ -51,7 +51,7 @@ def pairs(perm: Tensor, most: int = PAIRS) -> list[tuple[int, int]]:
         Rows of the batch; where every image meets itself, the first ones.
 
     Example:
-        >>> pairs(torch.tensor([0, 2, 1]))
+        >>> shown_pairs(torch.tensor([0, 2, 1]))
         [(1, 2), (2, 1)]
     """
     found = list(enumerate(perm.tolist()))

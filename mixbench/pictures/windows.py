@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mixbench.functional.core import Mixed
+from mixbench.functional.mixed import Mixed
 from mixbench.functional.windows import Pasted
 from mixbench.pictures.sheet import ROWS, Panel, enlarge, label_text, sheet, under_titles
 
@@ -48,7 +48,7 @@ def windows_sheet(
         own = [("image", index, pasted.target, COVERED), ("partner", other, pasted.source, TAKEN)]
         row = []
         for title, place, corners, colour in own:
-            picture = attended(pixels[place], pasted.maps[place])
+            picture = attention_over(pixels[place], pasted.maps[place])
             frame(picture, corners[index], side, pasted.maps.shape[1:], colour)
             row.append(Panel(title, pixels[place], label_text(targets[place], names)))
             row.append(Panel("its map", picture))
@@ -58,7 +58,7 @@ def windows_sheet(
     return drawn if whole is None else under_titles({WHOLE: whole, "with windows": drawn})
 
 
-def attended(image: Tensor, values: Tensor) -> Image.Image:
+def attention_over(image: Tensor, values: Tensor) -> Image.Image:
     """An image, darkened, with red where a map is high.
 
     Args:

@@ -4,30 +4,31 @@
 """
 
 import io
-import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from PIL import Image
 from torch import Tensor
 
-from mixbench.backbones.cifar import PreActResNet
-from mixbench.backbones.vit import VisionTransformer
 from mixbench.config.names import METHODS
-from mixbench.config.schema import DataConfig, DataInfo, OptimConfig, RunConfig
-from mixbench.data.images import Batch, ResidentImages, Splits
-from mixbench.data.loaders import MixData
+from mixbench.data.augment.batches import to_float
+from mixbench.data.images import Batch
 from mixbench.data.sampling import BatchIndex
-from mixbench.functional import Mixed, one_hot
+from mixbench.functional import Mixed
 from mixbench.methods.base import Method
-from mixbench.training.callbacks.progress import quiet_lightning
+from mixbench.methods.evaluation import mix_for_evaluation
+from mixbench.testing.samples import (
+    BATCH,
+    CLASSES,
+    SIZE,
+    fit,
+    sample_batch,
+    sample_method,
+    sample_splits,
+)
 from mixbench.training.callbacks.samples import draw_batch
-
-CLASSES, SIZE, BATCH = 4, 16, 6
 
 
 class BrokenRuleError(AssertionError):
@@ -67,95 +68,6 @@ def check_method(name: str | type[Method]) -> list[Result]:
                 error = str(failure)
         results.append(Result((rule.__doc__ or rule.__name__).strip().rstrip("."), error))
     return results
-
-
-def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Method:
-    """A method around a small network, for checks and tests.
-
-    Args:
-        cls: The method's class.
-        epochs: Epochs of the run it is told of.
-        **settings: Its own keys.
-
-    Returns:
-        The method in training mode.
-    """
-    info = DataInfo(CLASSES, SIZE, SIZE, residual_mean=[0.0] * 3, residual_std=[1.0] * 3)
-    run = RunConfig(
-        method={"name": "checked"},
-        data=DataConfig(crop=2),
-        optim=OptimConfig(schedule="constant"),
-        epochs=epochs,
-        batch_size=BATCH,
-        lr=0.05,
-    )
-    config = cls.Config(**settings)
-    net = PreActResNet((1, 1, 1, 1), 4, CLASSES)
-    if "attention" in config.requires:
-        net = VisionTransformer(16, 4, 2, 4, (SIZE, SIZE), CLASSES)
-    return cls(net, info, config, run, total_steps=4 * epochs).train()
-
-
-def sample_splits(method: Method) -> Splits:
-    """Random images of every class, for checks and tests.
-
-    Args:
-        method: The method that will see them.
-
-    Returns:
-        Training and test set of 24 images each.
-    """
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (24, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(24) % CLASSES
-    return Splits(ResidentImages(images, labels), ResidentImages(images, labels), method.info)
-
-
-def fit(method: Method, **options: Any) -> Trainer:
-    """Train a method for the epochs of its own configuration, quietly and without files.
-
-    Args:
-        method: The method.
-        **options: Passed to the Trainer.
-
-    Returns:
-        The Trainer.
-    """
-    quiet_lightning()
-    data = MixData(sample_splits(method), method.run, method.wrap_dataset)
-    method.total_steps = method.run.epochs * data.steps_per_epoch
-    trainer = Trainer(
-        max_epochs=method.run.epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        **options,
-    )
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(method, datamodule=data)
-    return trainer
-
-
-def sample_batch(rows: int = BATCH, height: int = SIZE, width: int = SIZE) -> tuple[Tensor, Tensor]:
-    """A normalised random batch with one-hot targets.
-
-    Args:
-        rows: Batch size.
-        height: Image height in pixels.
-        width: Image width in pixels.
-
-    Returns:
-        Images and targets.
-    """
-    generator = torch.Generator().manual_seed(2)
-    x = torch.randn(rows, 3, height, width, generator=generator)
-    return x, one_hot(torch.arange(rows) % CLASSES, CLASSES)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -234,7 +146,7 @@ def batches_can_be_drawn(cls: type[Method]) -> None:
     if method.no_mask_reason:
         return
     perm = torch.arange(BATCH).roll(1)
-    x, mixed = method.eval().mix_for_evaluation(batch.images, batch.labels, perm, 0)
+    x, mixed = mix_for_evaluation(method.eval(), batch.images, batch.labels, perm, 0)
     shares = method.pixel_weights(x, mixed) if mixed.lam is not None else None
     if shares is not None:
         for share in shares:
@@ -325,22 +237,28 @@ def reduced_precision(cls: type[Method]) -> None:
 
 
 def evaluation_is_plain(cls: type[Method]) -> None:
-    """In eval mode mix is the identity, and neither it nor forward draws a random number."""
+    """In eval mode an evaluation step neither mixes nor draws a random number."""
     method = sample_method(cls).eval()
-    x, targets = sample_batch()
+    batch = sample_splits(method).train[BatchIndex(torch.arange(BATCH), 3)]
+    x = to_float(batch.images)
     method.reseed(0, 0)
     before = [g.get_state() for g in (method.generator, method.shared_generator)]
     state = torch.random.get_rng_state()
-    mixed = method.mix(x, targets)
-    _require(torch.equal(mixed.x, x) and torch.equal(mixed.targets, targets), "mix is active")
+    method.mix = _refuse_to_mix
     with torch.no_grad():
         first, second = method(x), method(x)
+        stored = method.validation_step(batch, 0)
     _require_tensors(first, "the output of forward", ndim=2)
     _require(first.shape == (BATCH, CLASSES), f"forward returned {tuple(first.shape)}")
-    _require(torch.equal(first, second), "two evaluations of one batch differ")
+    same = torch.equal(first, second) and torch.equal(first, stored["logits"])
+    _require(same, "two evaluations of one batch differ")
     after = [g.get_state() for g in (method.generator, method.shared_generator)]
     same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     _require(same and torch.equal(state, torch.random.get_rng_state()), "a random number was drawn")
+
+
+def _refuse_to_mix(*args: Any, **kwargs: Any) -> Any:
+    raise BrokenRuleError("an evaluation step calls mix")
 
 
 def gradients_reach_the_network(cls: type[Method]) -> None:

@@ -23,7 +23,7 @@ from mixbench.evaluation.patches import OWN
 from mixbench.evaluation.suites import COUNTED, Outcome, check_classes, draws, enter, judge, unfit
 from mixbench.files import check_place
 from mixbench.methods.base import Method
-from mixbench.methods.moco.base import Contrast
+from mixbench.methods.moco.base import ContrastiveMethod
 from mixbench.metrics import mean_average_precision, topk
 from mixbench.records.checkpoints import BEST, LAST, check_shapes, read_checkpoint
 from mixbench.records.curves import read_curves
@@ -453,7 +453,7 @@ def _as_carried_out(config: EvalConfig, facts: dict[str, Any]) -> EvalConfig:
 def _tested(network: Network) -> tuple[Predictions, dict[str, float]]:
     """Outputs of the test set and the hold-out, and accuracies of other heads."""
     method = network.method
-    if isinstance(method, Contrast):
+    if isinstance(method, ContrastiveMethod):
         method.bank = neighbours(method, network.data)
     main, extra = network.outputs(network.data.test_dataloader())
     holdout = None

@@ -5,15 +5,14 @@ from making import encoded, source, write_folder
 from PIL import Image
 
 from mixbench.config.compose import compose
-from mixbench.config.schema import DataConfig
 from mixbench.data import DATA
-from mixbench.data.augment.batches import crop_flip, draw_crop_flip
+from mixbench.data.augment.batches import Augmentation, crop_flip, draw_crop_flip
 from mixbench.data.images import ResidentImages
 from mixbench.data.maps import (
     MappedImages,
     check_count,
     cut_out,
-    follow,
+    move_maps,
     read_maps,
     read_test_maps,
 )
@@ -46,12 +45,11 @@ def test_maps_of_another_number_are_refused_with_the_keys_that_leave_images_out(
 def test_maps_are_cropped_and_mirrored_exactly_as_their_images(flip):
     generator = torch.Generator().manual_seed(3)
     pixels = torch.rand(16, 1, 8, 6, generator=generator)
-    state, data = generator.get_state(), DataConfig(crop=2, flip=flip)
     moves = draw_crop_flip(16, 2, flip, generator)
     assert len({tuple(row) for row in moves[0].tolist()}) > 1
-    expected = crop_flip(pixels, *moves, 2)
-    assert torch.equal(follow(pixels[:, 0], (8, 6), state, data), expected[:, 0])
-    coarse = follow(pixels[:, 0, ::2, ::2], (8, 6), state, data)
+    expected, drawn = crop_flip(pixels, *moves, 2), Augmentation(*moves)
+    assert torch.equal(move_maps(pixels[:, 0], (8, 6), drawn, 2), expected[:, 0])
+    coarse = move_maps(pixels[:, 0, ::2, ::2], (8, 6), drawn, 2)
     assert coarse.shape == (16, 8, 6)
     assert torch.equal(coarse == 0, expected[:, 0] == 0)
 

@@ -9,8 +9,9 @@ from mixbench.data.maps import MappedImages
 from mixbench.data.sampling import BatchIndex
 from mixbench.evaluation.gaze import GROUP, gaze_counts, gaze_order, gaze_scores
 from mixbench.methods import METHODS
+from mixbench.methods.evaluation import mix_for_evaluation
 from mixbench.metrics import centre_gaussian, density_maps, gaze_inconsistency
-from mixbench.testing.contract import SIZE, sample_method, sample_splits
+from mixbench.testing.samples import SIZE, sample_method, sample_splits
 
 CUB = SHARED / "data" / "cub_gha_fixations_first300.csv.gz"
 MASKED = [name for name in METHODS.names() if not sample_method(METHODS.get(name)).no_mask_reason]
@@ -34,7 +35,7 @@ def parts(batch, size):
 
 def trial(method, batch, key=0):
     perm = torch.arange(len(batch.ids)).roll(1)
-    return method.mix_for_evaluation(batch.images, batch.labels, perm, key)
+    return mix_for_evaluation(method, batch.images, batch.labels, perm, key)
 
 
 def test_every_method_that_mixes_pixels_tells_which():
@@ -124,7 +125,7 @@ def test_the_counts_are_the_measure_over_all_pairs(name):
     values, middle, lams = [], [], []
     for part in parts(batch, GROUP):
         perm = torch.arange(len(part.ids)).roll(1)
-        x, mixed = method.mix_for_evaluation(part.images, part.labels, perm, 3, int(part.ids[0]))
+        x, mixed = mix_for_evaluation(method, part.images, part.labels, perm, 3, int(part.ids[0]))
         shape = (len(perm), SIZE, SIZE)
         own, partner = (share.expand(shape) for share in method.pixel_weights(x, mixed))
         lam = mixed.lam.expand(len(perm))

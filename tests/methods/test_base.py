@@ -12,10 +12,11 @@ from mixbench.data.augment.batches import draw_crop_flip, draw_erasing
 from mixbench.data.images import Batch
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
-from mixbench.methods import METHODS, base
+from mixbench.methods import METHODS
 from mixbench.methods.base import Method
+from mixbench.methods.pictures import predicted
 from mixbench.pictures import sheet
-from mixbench.testing.contract import fit, sample_batch, sample_method, sample_splits
+from mixbench.testing.samples import fit, sample_batch, sample_method, sample_splits
 from mixbench.training.callbacks.samples import draw_batch
 
 
@@ -58,19 +59,6 @@ def test_ranks_share_one_generator_and_differ_in_the_other():
     shared = [torch.rand(4, generator=method.shared_generator) for method in methods]
     assert not torch.equal(*own)
     assert torch.equal(*shared)
-
-
-@pytest.mark.parametrize("name", ["mixup", "cutmix"])
-def test_in_eval_mode_mix_is_the_identity_and_draws_nothing(name):
-    x, targets = sample_batch()
-    method = build_method(name, nn.Identity()).eval()
-    sources = method.generator, method.shared_generator
-    before = torch.get_rng_state(), *(source.get_state() for source in sources)
-    mixed = method.mix(x, targets)
-    assert mixed.x is x
-    assert mixed.targets is targets
-    after = torch.get_rng_state(), *(source.get_state() for source in sources)
-    assert all(map(torch.equal, after, before))
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
@@ -301,7 +289,7 @@ def test_the_picture_never_shows_an_image_as_mixed_that_is_not(
         seen.update(pixels=pixels, targets=targets, mixed=mixed, notes=notes)
         return sheet.mixed_sheet(pixels, targets, mixed, names, notes, most)
 
-    monkeypatch.setattr(base, "mixed_sheet", note)
+    monkeypatch.setattr(predicted, "mixed_sheet", note)
     method = sample_method(cls)
     batch = sample_splits(method).train[BatchIndex(torch.arange(6), 3)]
     before = {key: value.clone() for key, value in method.state_dict().items()}
@@ -352,3 +340,23 @@ def after_crops(generator):
     """The generator, once offsets and flips of six images are drawn from it."""
     draw_crop_flip(6, 0, False, generator)
     return generator
+
+
+def test_what_was_drawn_to_augment_can_be_given_and_draws_nothing_more():
+    method = sample_method(METHODS.get("erm"))
+    method.run.data.erasing = 1.0
+    crops = torch.rand(6, 4)
+    batch = batch_of(method)._replace(crops=crops)
+    method.reseed(0, 5)
+    drawn = method.draw_augmentation(batch)
+    state = method.generator.get_state()
+    given = method.prepare(batch, drawn)[0]
+    assert torch.equal(method.generator.get_state(), state)
+    method.reseed(0, 5)
+    assert torch.equal(method.prepare(batch)[0], given)
+    assert torch.equal(method.generator.get_state(), state)
+    assert drawn.crops is crops
+    assert drawn.offsets.shape == (6, 2)
+    still = drawn._replace(offsets=torch.full((6, 2), 2), flips=torch.zeros(6, dtype=torch.bool))
+    unmoved = method.prepare(batch, still._replace(erased=None))[0]
+    assert torch.equal(unmoved, method.normalize(batch.images / 255))

@@ -24,7 +24,7 @@ from mixbench.methods.base import Method
 from mixbench.nn.absvit import AbSViT
 from mixbench.records.checkpoints import FACTS, FORMAT
 from mixbench.records.identity import Identity
-from mixbench.testing.contract import CLASSES, SIZE, fit, sample_splits
+from mixbench.testing.samples import CLASSES, SIZE, fit, sample_splits
 from mixbench.training.build import build
 from mixbench.training.callbacks.probe import Probe
 from mixbench.training.job import resolve

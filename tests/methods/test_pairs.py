@@ -9,7 +9,7 @@ from mixbench.backbones import NETS
 from mixbench.config.schema import DataConfig, DataInfo, RunConfig
 from mixbench.methods import METHODS
 from mixbench.nn.optim import build_optimizer
-from mixbench.testing.contract import BATCH, CLASSES, sample_batch
+from mixbench.testing.samples import BATCH, CLASSES, sample_batch
 from mixbench.training.requirements import provided
 
 QUICK = [

@@ -8,7 +8,7 @@ from torch import nn
 from mixbench.config.schema import SCHEDULES, OptimConfig
 from mixbench.methods import METHODS
 from mixbench.nn.optim import build_optimizer, decay_groups, schedule
-from mixbench.testing.contract import sample_method
+from mixbench.testing.samples import sample_method
 
 
 def factors(total=100, epochs=10, lr=0.1, min_lr=0.0, **settings):

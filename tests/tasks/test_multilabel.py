@@ -8,7 +8,7 @@ from mixbench import compose, run
 from mixbench.config.names import METHODS, TASKS
 from mixbench.errors import UserError
 from mixbench.tasks.base import MIXES_LABELS, find_task
-from mixbench.testing.contract import sample_batch, sample_method
+from mixbench.testing.samples import sample_batch, sample_method
 from mixbench.training.job import resolve
 
 VOC = SHARED / "data" / "voc2012_sample.zip"

@@ -1,4 +1,5 @@
-from typing import ClassVar
+from dataclasses import fields
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.testing.contract import RULES, check_method
 
-VARIANTS = {
+VARIANTS: dict[str, list[dict[str, Any]]] = {
     "alignmix": [
         {"layers": [3], "solver": "scaled"},
         {"layers": ["embed"]},
@@ -35,7 +36,27 @@ VARIANTS = {
     "cutmix": [{"per_sample": True}, {"box_rule": "inside"}, {"minmax": [0.2, 0.8]}],
     "bc": [{"plus": True}],
     "manifoldmixup": [{"layers": [0, -1]}, {"loss": "bce_softmax"}],
+    "mixup2": [{"alpha": 0.2}],
+    "tlalign": [
+        {"partner": "random", "mixup_alpha": 0.8},
+        {"residual": 0.2, "last": 1, "per_sample": True, "partner": "roll"},
+    ],
+    "transmix": [
+        {"partner": "random", "mixup_alpha": 0.0, "ratio": 1.0},
+        {"switch_prob": 1.0, "per_sample": True, "prob": 0.5, "partner": "derange"},
+    ],
+    "choice": [
+        {"members": ["erm", "bc"], "probs": [0.2, 0.8]},
+        {"members": ["transmix", "mixup"]},
+    ],
+    "erm": [],  # has no keys
 }
+
+
+def test_the_variants_name_every_method_and_change_each_that_has_keys():
+    assert sorted(VARIANTS) == METHODS.names()
+    for name, variants in VARIANTS.items():
+        assert bool(variants) == bool(fields(METHODS.get(name).Config)), name
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -111,6 +132,13 @@ class Float32Only(Method):
 class RandomForward(Method):
     def forward(self, x):
         return super().forward(x + 0.1 * torch.randn_like(x))
+
+
+class MixesInEvaluation(Method):
+    def validation_step(self, batch, batch_idx):
+        x = self.normalize(batch.images / 255)
+        mixed = self.mix(x, torch.eye(4)[batch.labels])
+        return {"logits": self.net(mixed.x)}
 
 
 class ForgetsAGroup(Method):
@@ -232,7 +260,8 @@ class OneShare(Returns):
         (DrawsUnkeyed, "equal steps"),
         (NeedsSquare, "not square"),
         (Float32Only, "bfloat16"),
-        (RandomForward, "eval mode"),
+        (RandomForward, "neither mixes"),
+        (MixesInEvaluation, "neither mixes"),
         (ForgetsAGroup, "exactly one parameter group"),
         (DetachesLoss, "gets a gradient"),
         (ObjectInCheckpoint, "checkpoint"),
@@ -249,7 +278,7 @@ class OneShare(Returns):
         (ListTargets, "of their type"),
         (FloatTerm, "of their type"),
         (FloatDiagnostics, "of their type"),
-        (WiderHead, "eval mode"),
+        (WiderHead, "neither mixes"),
         (WritesImages, "can be drawn"),
         (NoPicture, "can be drawn"),
         (OneShare, "can be drawn"),

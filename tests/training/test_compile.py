@@ -16,7 +16,7 @@ from mixbench.config.schema import DataInfo, RunConfig
 from mixbench.data import DATA
 from mixbench.methods import METHODS
 from mixbench.records.checkpoints import LAST, read_checkpoint
-from mixbench.testing.contract import sample_batch
+from mixbench.testing.samples import sample_batch
 from mixbench.training.build import build
 from mixbench.training.compile import compile_stages
 from mixbench.training.job import resolve

@@ -1,12 +1,27 @@
 """Augmentation of whole batches on their device: no Python per image, every decision a tensor."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mixbench.functional.cutmix import paste_box
+
+
+class Augmentation(NamedTuple):
+    """What was drawn to augment a batch of B images.
+
+    ``offsets`` (B, 2) and ``flips`` (B,) are those of :func:`draw_crop_flip`, ``erased`` (B, 4)
+    that of :func:`draw_erasing`. ``crops`` (B, 4) are the parts of their files that the images
+    show, as in :class:`mixbench.data.images.Batch`. The last two are None where nothing was drawn.
+    """
+
+    offsets: Tensor
+    flips: Tensor
+    erased: Tensor | None = None
+    crops: Tensor | None = None
 
 
 def to_float(images: Tensor) -> Tensor:

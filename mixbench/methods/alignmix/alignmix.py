@@ -6,14 +6,14 @@ from typing import Any
 from torch import Tensor, nn
 
 import mixbench.functional as mf
-from mixbench.methods.alignmix.autoencoder import CLEAN, Autoencoding
-from mixbench.methods.alignmix.steps import AlignMixConfig, Place
+from mixbench.methods.alignmix.autoencoder import CLEAN, AutoencoderMethod
+from mixbench.methods.alignmix.steps import AlignMixConfig, Place, find_layers, forward_aligned
 from mixbench.methods.base import MIXES_LABELS, register
 from mixbench.methods.pictures.features import draw_alignment
 
 
 @register("alignmix")
-class AlignMix(Autoencoding):
+class AlignMix(AutoencoderMethod):
     """Move feature maps to their partners' layout, then mix; see :func:`mixbench.functional.align`.
 
     Paper: Venkataramanan et al., "AlignMixup: Improving Representations by Interpolating Aligned
@@ -27,7 +27,7 @@ class AlignMix(Autoencoding):
     Deviations: always ``iters`` iterations (``stop: official`` ends early as the authors do, and
     waits for the device in each); side 0 in front of pooling skips the transport, with equal
     results (``fast_path: none`` does not).
-    ``ae: true`` is ours, not the paper's (:class:`Autoencoding`).
+    ``ae: true`` is ours, not the paper's (:class:`AutoencoderMethod`).
     Cost: 1.3, transport in half of the steps.
     """
 
@@ -41,23 +41,31 @@ class AlignMix(Autoencoding):
 
     def __init__(self, net: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
-        self.layers = self.config.prepare(net)
+        self.layers = find_layers(net, self.config)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Draw what is not given: ``layer`` and ``side`` for all ranks, ``perm`` and ``lam``."""
         given = {key: value for key, value in decisions.items() if value is not None}
-        place = self.config.draw(self.layers, self.shared_generator)
-        place = Place(given.pop("layer", place.layer), given.pop("side", place.side))
+        cfg, clean = self.config, self.draw_clean()
+        layer = self.layers[self.switch.pick(cfg.layer_weights or [1.0] * len(self.layers))]
+        side = cfg.sides[mf.draw_side(self.shared_generator) % len(cfg.sides)]
+        layer = CLEAN if clean else layer
+        place = Place(given.pop("layer", layer), given.pop("side", side))
         drawn = {"perm": mf.draw_perm(len(x), self.generator)}
-        drawn["lam"] = mf.draw_lam(1, self.config.alpha, self.generator)
+        drawn["lam"] = mf.draw_lam(1, cfg.alpha, self.generator)
         return mf.Mixed(x, targets, **drawn | given, aux=place)
 
     def predict(self, mixed: mf.Mixed) -> tuple[Tensor, mf.Mixed]:
         """Run the network up to the layer, align and mix there, and run the rest."""
-        if mixed.aux is None or mixed.aux.layer == CLEAN:  # evaluation, or the autoencoder's
+        if mixed.aux.layer == CLEAN:
             return super().predict(mixed)
-        return self.config.run(self.net, mixed, self.generator, look=self.step == 0)
+        first = self.step == 0
+        return forward_aligned(self.net, mixed, self.config, self.generator, check=first)
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
-        """Also how far the plan is from its marginals, and its entropy, on steps that align."""
-        return super().diagnostics(mixed) | AlignMixConfig.describe(mixed.aux)
+        """Also the plan's distance from its marginals, and its entropy, on steps that align."""
+        figures, place = super().diagnostics(mixed), mixed.aux
+        if not isinstance(place, Place) or place.plan is None:
+            return figures
+        figures["row_error"] = mf.marginal_error(place.plan)[0].mean()
+        return figures | {"plan_entropy": mf.plan_entropy(place.plan).mean()}

@@ -3,27 +3,25 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
 from mixbench.config.settings import setting
 from mixbench.methods.base import Method
 from mixbench.nn.decoder import Decoder
-from mixbench.nn.optim import decay_groups
 
 CLEAN = "clean"  # in the place of a layer: nothing is mixed
 
 
-class Decoded(NamedTuple):
-    """What a clean step leaves in ``Mixed.aux``: the decoded images (B, C, H, W)."""
+class DecodedImages(NamedTuple):
+    """Record of a clean step: its decoded images (B, C, H, W)."""
 
     images: Tensor
 
 
-class Autoencoding(Method):
+class AutoencoderMethod(Method):
     """Base of a method that can train an autoencoder on clean steps; off by default.
 
     Our own experimental design, not the paper's: the authors of AlignMix released no code of their
@@ -40,23 +38,22 @@ class Autoencoding(Method):
         ae_clean: float = setting(0.5, "of ae: share of the steps that are clean", within=(0, 1))
         ae_weight: float = setting(1.0, "of ae: weight of the mean squared error", at_least=0)
 
-        def draw_clean(self, generator: Generator) -> bool:
-            """Draw whether a step is clean; without ``ae`` nothing is drawn."""
-            return self.ae and bool(torch.rand((), generator=generator) < self.ae_clean)
-
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
         if self.config.ae:
             pick_layers(net, [-1], "method.ae")
         self.decoder = Decoder(net.channels) if self.config.ae else None
 
+    def draw_clean(self) -> bool:
+        """Draw whether a step is clean; without ``ae`` nothing is drawn."""
+        return self.config.ae and self.switch.on(self.config.ae_clean)
+
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
-        """Logits of a clean batch, and its images decoded unless it is for evaluation."""
-        if self.decoder is None or mixed.aux is None:
-            return super().predict(mixed)
+        """Logits of a clean batch, and its decoded images."""
+        assert self.decoder is not None
         net: Any = self.net
         h = net.forward_stages(mixed.x)
-        decoded = Decoded(self.decoder(h, mixed.x.shape[2:]))
+        decoded = DecodedImages(self.decoder(h, mixed.x.shape[2:]))
         return net.head(h), mf.Mixed(mixed.x, mixed.targets, aux=decoded)
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Tensor | dict[str, Tensor]:
@@ -64,13 +61,13 @@ class Autoencoding(Method):
         loss: Any = super().loss(logits, mixed)
         if self.decoder is None:
             return loss
-        if isinstance(mixed.aux, Decoded):
+        if isinstance(mixed.aux, DecodedImages):
             error = F.mse_loss(mixed.aux.images.float(), mixed.x.float())
             return {"ce": loss, "reconstruction": self.config.ae_weight * error}
         # With a gradient for every parameter in every step, no process waits for one under DDP.
         return {"ce": loss + 0 * sum(p.sum() for p in self.decoder.parameters())}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Also those of the decoder."""
+        """Parameter groups of the network, and of the decoder."""
         groups = super().param_groups()
-        return groups + (decay_groups(self.decoder, self.run.optim) if self.decoder else [])
+        return groups + (self.groups_of(self.decoder) if self.decoder else [])

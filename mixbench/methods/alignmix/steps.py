@@ -1,10 +1,9 @@
-"""Where in a network AlignMix mixes, and with which plan."""
+"""Settings of AlignMix, and the forward pass that mixes within a network."""
 
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Generator, Tensor, nn
 
 import mixbench.functional as mf
@@ -14,13 +13,13 @@ from mixbench.errors import UserError
 from mixbench.functional.align import PLANS, check_finite
 from mixbench.functional.sinkhorn import FINALIZE, OFFICIAL_STOP, SOLVERS
 from mixbench.functional.transport import COST_SCALES
-from mixbench.methods.alignmix.autoencoder import CLEAN, Autoencoding
+from mixbench.methods.alignmix.autoencoder import AutoencoderMethod
 
 EMBED = "embed"  # the pooled vector, where nothing can be aligned
 
 
 class Place(NamedTuple):
-    """Layer and side of a step, and the plan (B, r, r) once it was used."""
+    """Record of a step: its layer and side, and the plan (B, r, r) once it was used."""
 
     layer: int | str
     side: int
@@ -28,8 +27,8 @@ class Place(NamedTuple):
 
 
 @dataclass
-class AlignMixConfig(Autoencoding.Config):
-    """Settings of AlignMix; carries out a step with them."""
+class AlignMixConfig(AutoencoderMethod.Config):
+    """Settings of AlignMix."""
 
     alpha: float = setting(2.0, "Beta(alpha, alpha) of the weight", above=0, official=2.0)
     layers: list[Any] = setting(
@@ -112,117 +111,82 @@ class AlignMixConfig(Autoencoding.Config):
         plain = same and drawn and cfg.iters == 100 and not cfg.ae
         return "official-verified" if plain else "variant"
 
-    def prepare(self, net: Any) -> list[int | str]:
-        """Layers of this network, counted from the front, and the last norm if it is asked for.
 
-        Args:
-            net: The network; ``post_align`` gives its head a normalisation of its own.
+def find_layers(net: Any, config: Any) -> list[int | str]:
+    """Layers of this network, counted from the front, and the last norm if it is asked for.
 
-        Returns:
-            The layers to draw from.
+    Args:
+        net: The network; ``post_align`` gives its head a normalisation of its own.
+        config: Settings of AlignMix.
 
-        Raises:
-            UserError: If a layer is not there, or the head normalises already.
-        """
-        cfg = self
-        numbers = [layer for layer in cfg.layers if layer != EMBED]
-        # A network that cannot be cut is refused for `embed` alone, too.
-        found = iter(pick_layers(net, numbers or [-1], "method.layers"))
-        if cfg.post_align == "bn_relu":
-            if not isinstance(net.head.norm, nn.Identity) or net.final_norm:
-                raise UserError(
-                    "the network normalises its last features already",
-                    "method.post_align=bn_relu",
-                    "add net.final_norm=false",
-                )
-            channels = net.channels[-1]
-            net.head.norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-        return [layer if layer == EMBED else next(found) for layer in cfg.layers]
+    Returns:
+        The layers to draw from.
 
-    def draw(self, layers: list[int | str], generator: Generator) -> Place:
-        """Draw where a step mixes.
+    Raises:
+        UserError: If a layer is not there, or the head normalises already.
+    """
+    numbers = [layer for layer in config.layers if layer != EMBED]
+    # A network that cannot be cut is refused for `embed` alone, too.
+    found = iter(pick_layers(net, numbers or [-1], "method.layers"))
+    if config.post_align == "bn_relu":
+        if not isinstance(net.head.norm, nn.Identity) or net.final_norm:
+            raise UserError(
+                "the network normalises its last features already",
+                "method.post_align=bn_relu",
+                "add net.final_norm=false",
+            )
+        channels = net.channels[-1]
+        net.head.norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+    return [layer if layer == EMBED else next(found) for layer in config.layers]
 
-        Args:
-            layers: Layers to draw from, as :meth:`prepare` gives them.
-            generator: Random source that all ranks share.
 
-        Returns:
-            Layer and side; ``clean`` in the place of a layer for a step of the autoencoder.
-        """
-        cfg = self
-        clean = self.draw_clean(generator)
-        weights = torch.tensor(cfg.layer_weights or [1.0] * len(layers))
-        layer = layers[int(torch.multinomial(weights, 1, generator=generator))]
-        side = cfg.sides[mf.draw_side(generator) % len(cfg.sides)]
-        return Place(CLEAN if clean else layer, side)
+def forward_aligned(
+    net: Any, batch: mf.Mixed, config: Any, generator: Generator, *, check: bool = False
+) -> tuple[Tensor, mf.Mixed]:
+    """Run a network to a layer, align and mix there, and run the rest.
 
-    def run(
-        self,
-        net: Any,
-        batch: mf.Mixed,
-        generator: Generator,
-        *,
-        look: bool = False,
-    ) -> tuple[Tensor, mf.Mixed]:
-        """Forward pass that mixes at a place.
+    Args:
+        net: The network.
+        batch: (B, C, H, W) normalised images, (B, K) labels, (1,) or (B,) weight of the own
+            row, (B,) partners, and the :class:`Place`.
+        config: Settings of AlignMix.
+        generator: Random source of the controls.
+        check: Read the values that are mixed, which waits for the device.
 
-        Args:
-            net: The network.
-            batch: (B, C, H, W) normalised images, (B, K) labels, (1,) or (B,) weight of the own
-                row, (B,) partners, and the :class:`Place`.
-            generator: Random source of the controls.
-            look: Look at the values that are mixed, which waits for the device.
+    Returns:
+        Logits (B, K), and the mixed batch with the plan that was used.
 
-        Returns:
-            Logits (B, K), and the mixed batch with the plan that was used.
-
-        Raises:
-            ValueError: If ``look`` is set and what is mixed holds NaN or infinity.
-        """
-        cfg = self
-        x, targets, lam, perm, place = batch
-        last = len(net.stages)
-        stop = last if place.layer == EMBED else int(place.layer)
-        h = net.forward_stages(x, stop=stop)
-        if place.layer == EMBED:
-            h = net.head.pool(net.head.norm(h))
-        if look:
-            check_finite(h)
-        if place.layer in (0, EMBED):
-            mixed = mf.mixup(h, targets, lam=lam, perm=perm)
-            rest = net.head.fc if place.layer == EMBED else net
-            return rest(mixed.x), mixed._replace(aux=place)
-        pooled = place.layer == last and isinstance(net.head.norm, nn.Identity)
-        mixed = mf.alignmix(
-            h,
-            targets,
-            lam=lam,
-            perm=perm,
-            side=place.side,
-            plan=cfg.plan,
-            only_mean=pooled and cfg.fast_path == "auto",
-            generator=generator,
-            eps=cfg.eps,
-            iters=cfg.iters,
-            solver=cfg.solver,
-            stop=OFFICIAL_STOP if cfg.stop == "official" else None,
-            cost_scale=cfg.cost_scale,
-            finalize=cfg.finalize,
-        )
-        logits = net.head(net.forward_stages(mixed.x, start=stop))
-        return logits, mixed._replace(aux=place._replace(plan=mixed.aux.plan))
-
-    @staticmethod
-    def describe(place: Any) -> dict[str, Tensor]:
-        """Figures of the plan of a step, if it had one.
-
-        Args:
-            place: Where the step mixed.
-
-        Returns:
-            ``row_error``, the mean distance of row sums from 1, and ``plan_entropy`` in nats.
-        """
-        if not isinstance(place, Place) or place.plan is None:
-            return {}
-        rows, _ = mf.marginal_error(place.plan)
-        return {"row_error": rows.mean(), "plan_entropy": mf.plan_entropy(place.plan).mean()}
+    Raises:
+        ValueError: If ``check`` is set and what is mixed holds NaN or infinity.
+    """
+    x, targets, lam, perm, place = batch
+    last = len(net.stages)
+    stop = last if place.layer == EMBED else int(place.layer)
+    h = net.forward_stages(x, stop=stop)
+    if place.layer == EMBED:
+        h = net.head.pool(net.head.norm(h))
+    if check:
+        check_finite(h)
+    if place.layer in (0, EMBED):
+        mixed = mf.mixup(h, targets, lam=lam, perm=perm)
+        rest = net.head.fc if place.layer == EMBED else net
+        return rest(mixed.x), mixed._replace(aux=place)
+    pooled = place.layer == last and isinstance(net.head.norm, nn.Identity)
+    mixed = mf.alignmix(
+        h,
+        targets,
+        lam=lam,
+        perm=perm,
+        side=place.side,
+        plan=config.plan,
+        only_mean=pooled and config.fast_path == "auto",
+        generator=generator,
+        eps=config.eps,
+        iters=config.iters,
+        solver=config.solver,
+        stop=OFFICIAL_STOP if config.stop == "official" else None,
+        cost_scale=config.cost_scale,
+        finalize=config.finalize,
+    )
+    logits = net.head(net.forward_stages(mixed.x, start=stop))
+    return logits, mixed._replace(aux=place._replace(plan=mixed.aux.plan))

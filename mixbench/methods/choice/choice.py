@@ -1,8 +1,7 @@
 """One of several methods for each batch."""
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -12,6 +11,13 @@ from mixbench.config.names import METHODS
 from mixbench.errors import UserError
 from mixbench.methods.base import MIXES_LABELS, Method, register
 from mixbench.methods.choice.members import ChoiceConfig, adopt, check_built, wrong_dataset
+
+
+class MemberStep(NamedTuple):
+    """Record of a step: the place of the member that was drawn, and the record of its own."""
+
+    member: int
+    aux: Any
 
 
 @register("choice")
@@ -64,30 +70,24 @@ class Choice(Method):
 
     def _member(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
         """The member that a batch was drawn for, and the batch as it left it."""
-        place, aux = mixed.aux
-        return self.members[place], mixed._replace(aux=aux)
+        return self.members[mixed.aux.member], mixed._replace(aux=mixed.aux.aux)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Draw a member, unless ``member`` gives its place, and let it mix."""
-        shares = torch.tensor(self.config.shares)
-        drawn = torch.multinomial(shares, 1, generator=self.shared_generator)
-        place = decisions.pop("member", int(drawn))
+        drawn = self.switch.pick(self.config.shares)
+        place = decisions.pop("member", drawn)
         self._share()
         mixed = cast(Any, self.members[place]).mix(x, targets, **decisions)
-        return mixed._replace(aux=(place, mixed.aux))
+        return mixed._replace(aux=MemberStep(place, mixed.aux))
 
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
-        """What the member predicts."""
-        if mixed.aux is None:  # evaluation
-            return self.net(mixed.x), mixed
+        """Logits of the member."""
         member, own = self._member(mixed)
         logits, after = member.predict(own)
-        return logits, after._replace(aux=(mixed.aux[0], after.aux))
+        return logits, after._replace(aux=MemberStep(mixed.aux.member, after.aux))
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Any:
         """The loss of the member; parameters of the others enter it with weight 0."""
-        if mixed.aux is None:
-            return super().loss(logits, mixed)
         member, own = self._member(mixed)
         terms = member.loss(logits, own)
         others = [p for m in self.members if m is not member for p in m.parameters()]
@@ -99,9 +99,9 @@ class Choice(Method):
         return terms + idle
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
-        """Those of the member, and which one it is."""
+        """Diagnostics of the member, and its place."""
         member, own = self._member(mixed)
-        return member.diagnostics(own) | {"member": own.x.new_full((), mixed.aux[0])}
+        return member.diagnostics(own) | {"member": own.x.new_full((), mixed.aux.member)}
 
     def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
         """The picture of the member that was drawn."""
@@ -109,18 +109,18 @@ class Choice(Method):
         return member.picture(x, targets, own)
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor] | None:
-        """That of the member that was drawn."""
+        """Pixel weights of the member that was drawn."""
         member, own = self._member(mixed)
         return member.pixel_weights(x, own)
 
     @property
     def no_mask_reason(self) -> str:
-        """Why a member has nothing to tell."""
+        """Reason of the first member that has one."""
         pairs = zip(self.config.members, cast(Any, self.members), strict=True)
         return next((f"{name}: {m.no_mask_reason}" for name, m in pairs if m.no_mask_reason), "")
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the network, and of each member what is its own."""
+        """Parameter groups of the network, and of each member's own modules."""
         shared = {id(p) for p in self.net.parameters()}
         groups = super().param_groups()
         for member in cast(Any, self.members):

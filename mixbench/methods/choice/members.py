@@ -34,12 +34,12 @@ class ChoiceConfig(Method.Config):
 
     @property
     def requires(self) -> frozenset[str]:
-        """What any member needs."""
+        """Abilities of the network that any member needs."""
         return frozenset().union(*(config.requires for config in self.of.values()))
 
     @property
     def fidelity(self) -> str:
-        """Nobody's method."""
+        """Not from a paper."""
         return "variant"
 
 
@@ -82,7 +82,7 @@ def member_configs(members: list[str], settings: dict[str, Any]) -> dict[str, An
 
 
 def wrong_dataset(name: str, members: list[str]) -> tuple[str, str, str]:
-    """What to say of a member that does not train on the images of the others."""
+    """Message about a member that does not train on the images of the others."""
     what, where = f"{name} wants another training set than the others", f"method.members={members}"
     return what, where, f"change its keys method.{name}.<key>, or leave it out"
 

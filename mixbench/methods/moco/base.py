@@ -1,39 +1,36 @@
-"""What MoCo and SAMix on it share: two views, a momentum encoder, and a queue of its keys."""
+"""Base of MoCo and SAMix on it: two views, a momentum encoder, and a queue of its keys."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 import mixbench.functional as mf
-from mixbench.data.augment.batches import to_float
+from mixbench.data.augment.batches import Augmentation, to_float
 from mixbench.data.augment.views import ViewDraws, draw_view, make_view
 from mixbench.data.images import Batch
 from mixbench.methods.base import Method
 from mixbench.methods.moco.config import MoCoConfig
+from mixbench.methods.pictures.views import draw_views
 from mixbench.nn.contrast import Queue, projector
-from mixbench.nn.optim import decay_groups
 from mixbench.nn.probe import knn_scores
 from mixbench.nn.teacher import Teacher
-from mixbench.pictures.sheet import Panel, label_text, sheet
 
 CONTRAST = "contrast"  # term of the loss: the two views of an image
 SMALLEST = 4  # images that are normalised together
-SHOWN = 4  # rows of a picture
 
 
 class Encoded(NamedTuple):
-    """What the momentum encoder makes of a view: unit ``keys`` (B, D), and ``h`` of a layer."""
+    """Output of the momentum encoder for a view: unit ``keys`` (B, D), and ``h`` of a layer."""
 
     keys: Tensor
     h: Tensor
 
 
-class Pair(NamedTuple):
-    """Two views (B, C, H, W) of each image and the keys (B, D) of the second."""
+class Views(NamedTuple):
+    """Record of a step: two views (B, C, H, W) of each image, and the keys (B, D) of the second."""
 
     query: Tensor
     key: Tensor
@@ -47,7 +44,7 @@ class Bank(NamedTuple):
     labels: Tensor
 
 
-class Contrast(Method):
+class ContrastiveMethod(Method):
     """Base of methods that learn by momentum contrast, without labels.
 
     The network's own classifier is not trained. Before an evaluation it is fitted to the features
@@ -64,6 +61,7 @@ class Contrast(Method):
 
     Config: Any = MoCoConfig
     tasks = frozenset({"ssl"})
+    picture = draw_views
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
@@ -74,8 +72,9 @@ class Contrast(Method):
         self.queue = Queue(cfg.dim, cfg.queue)
         self.bank: Bank | None = None  # set before an evaluation, in no checkpoint
 
-    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """Normalise uint8 images as they are: the views are made by ``mix``."""
+        del drawn
         targets = mf.one_hot(batch.labels, self.info.num_classes)
         return self._layout(self.normalize(to_float(batch.images))), targets
 
@@ -126,7 +125,7 @@ class Contrast(Method):
 
     @torch.no_grad()
     def encode(self, view: Tensor, order: Tensor, layer: int) -> Encoded:
-        """What the momentum encoder makes of a view, its rows normalised in another order."""
+        """Keys and features of a view by the momentum encoder, rows normalised in another order."""
         net: Any = self.teacher.net
         kind = next(net.parameters()).dtype
 
@@ -164,11 +163,11 @@ class Contrast(Method):
         self.teacher.follow(self.net, self.projector, self.config.ema)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the network and of the projector."""
-        return super().param_groups() + decay_groups(self.projector, self.run.optim)
+        """Parameter groups of the network and of the projector."""
+        return super().param_groups() + self.groups_of(self.projector)
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
-        """Also how spread out the keys are: 1 for a sphere that is filled, 0 for a collapse."""
+        """Also the spread of the keys: 1 for a sphere that is filled, 0 for a collapse."""
         keys = mixed.aux.keys
         spread = keys.var(dim=0, correction=0).sum().sqrt()
         return super().diagnostics(mixed) | {"key_spread": spread}
@@ -181,7 +180,7 @@ class Contrast(Method):
 
     @property
     def no_mask_reason(self) -> str:
-        """There is no label that gaze could be compared with."""
+        """No label is mixed that gaze could be compared with."""
         return "it has no labels to mix"
 
     def extra_logits(self, x: Tensor) -> dict[str, Tensor]:
@@ -191,23 +190,6 @@ class Contrast(Method):
         cfg = self.config
         form: Any = {"k": cfg.knn_k, "temperature": cfg.knn_temperature}
         return {"knn": knn_scores(self.features(x), *self.bank, self.info.num_classes, **form)}
-
-    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
-        """Draw both views of the first images, and what was mixed of them."""
-        pixels, views = self.to_pixels(x), [self.to_pixels(view) for view in mixed.aux[:2]]
-        shown, names = self.to_pixels(mixed.x), self.info.names
-        rows = []
-        for row in range(min(SHOWN, len(x))):
-            panels = [Panel("image", pixels[row], label_text(targets[row], names))]
-            panels += [Panel("view", views[0][row]), Panel("its key", views[1][row])]
-            if mixed.perm is not None and mixed.lam is not None:
-                other, lam = int(mixed.perm[row]), float(mixed.lam.expand(len(x))[row])
-                panels.append(
-                    Panel("partner's key", views[1][other], label_text(targets[other], names))
-                )
-                panels.append(Panel("mixed", shown[row], [f"{lam:.2f} of the view"]))
-            rows.append(panels)
-        return sheet(rows, ["Labels are shown for the reader; training does not see them."])
 
 
 def embed(net: Any, head: nn.Module, h: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.methods.base import register
-from mixbench.methods.moco.base import CONTRAST, Contrast, Pair
+from mixbench.methods.moco.base import CONTRAST, ContrastiveMethod, Views
 from mixbench.methods.moco.config import MoCoConfig
 
 
 @register("moco")
-class MoCo(Contrast):
+class MoCo(ContrastiveMethod):
     """Learn features without labels: find the other view of an image among many.
 
     Paper: He et al., CVPR 2020, arXiv:1911.05722; v2: Chen et al., 2020, arXiv:2003.04297.
@@ -38,16 +38,12 @@ class MoCo(Contrast):
         query, key = self.make_views(x, decisions.get("views"))
         order = decisions.get("order")
         keys = self.encode(key, self.draw_order(len(x)) if order is None else order, 0).keys
-        return mf.Mixed(query, targets, aux=Pair(query, key, keys))
+        return mf.Mixed(query, targets, aux=Views(query, key, keys))
 
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
         """Unit vectors of the first view."""
-        if mixed.aux is None:  # evaluation
-            return super().predict(mixed)
         return {CONTRAST: self.query(mixed.x)}, mixed
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Any:
-        """Find the key of the other view in the queue."""
-        if mixed.aux is None:
-            return super().loss(logits, mixed)
+        """The contrast between the key of the other view and those of the queue."""
         return {CONTRAST: self.contrast(logits[CONTRAST], mixed.aux.keys)}

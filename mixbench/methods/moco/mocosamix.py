@@ -10,17 +10,16 @@ import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
 from mixbench.errors import UserError
 from mixbench.methods.base import register
-from mixbench.methods.moco.base import CONTRAST, Contrast
+from mixbench.methods.moco.base import CONTRAST, ContrastiveMethod
 from mixbench.methods.moco.config import LOSSES, MoCoSAMixConfig
 from mixbench.nn.mixer import Mixer, Shared
-from mixbench.nn.optim import decay_groups
 from mixbench.nn.schedules import anneal
 
 MIX, MIXER, MASK = "mix", "mixer", "mask"  # terms of the loss
 
 
-class Mixture(NamedTuple):
-    """What a step hands on.
+class MixedViews(NamedTuple):
+    """Record of a step.
 
     Views (B, C, H, W) ``query`` and ``key`` of each image, and their unit keys (B, D): ``keys`` of
     the second, ``own`` of the first. ``made`` (B, C, H, W) trains the mixer, by its own weight
@@ -38,7 +37,7 @@ class Mixture(NamedTuple):
 
 
 @register("mocosamix")
-class MoCoSAMix(Contrast):
+class MoCoSAMix(ContrastiveMethod):
     """SAMix without labels: mix a view with another image's, and find the keys of both.
 
     Paper: Li et al., "Boosting Discriminative Visual Representation Learning with
@@ -94,7 +93,7 @@ class MoCoSAMix(Contrast):
         # In front, as both write down their statistics.
         mask = self.mixer.draw(shared, lam, of, **form)
         made = mf.blend(query, mf.take(key, perm), mask)
-        taught = Mixture(query, key, keys, own, made, mask, lam, perm)
+        state = MixedViews(query, key, keys, own, made, mask, lam, perm)
         lam, perm = use["lam"], use["perm"]
         with torch.no_grad():
             drawn = self.mixer.draw(shared, lam, perm, **form)
@@ -102,7 +101,7 @@ class MoCoSAMix(Contrast):
             near = torch.minimum(weight, 1 - weight) <= self.config.lam_margin
             drawn = mf.adjust_mask(drawn, lam, within=self.config.mask_within)
             mixed = mf.blend(query, mf.take(key, perm), torch.where(near, weight, drawn))
-        return mf.Mixed(mixed, targets, lam, perm, taught)
+        return mf.Mixed(mixed, targets, lam, perm, state)
 
     def _draw(self, x: Tensor) -> dict[str, Any]:
         drawn: dict[str, Any] = {"views": self.draw_views(x)}
@@ -120,8 +119,6 @@ class MoCoSAMix(Contrast):
 
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
         """Unit vectors of the plain and the mixed view, and of the mixer's by its teacher."""
-        if mixed.aux is None:  # evaluation
-            return super().predict(mixed)
         net = self.teacher.net
         (z,) = self.in_groups(lambda x: (self.teach(net.forward_stages(x)),), mixed.aux.made)
         z_plain, z_mixed = self.query(mixed.aux.query), self.query(mixed.x)
@@ -129,19 +126,17 @@ class MoCoSAMix(Contrast):
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Any:
         """MoCo's loss, the same of mixed views with the keys of both, and those of the mixer."""
-        taught: Mixture | None = mixed.aux
-        if taught is None:
-            return super().loss(logits, mixed)
+        state: MixedViews = mixed.aux
         cfg, queue = self.config, self.queue.keys
         assert mixed.lam is not None
         assert mixed.perm is not None
-        pair: Any = {"first": taught.keys, "second": mf.take(taught.own, mixed.perm)}
+        pair: Any = {"first": state.keys, "second": mf.take(state.own, mixed.perm)}
         pair |= {"lam": mixed.lam, "temperature": cfg.temperature}
         terms = {
-            CONTRAST: self.contrast(logits[CONTRAST], taught.keys),
+            CONTRAST: self.contrast(logits[CONTRAST], state.keys),
             MIX: mf.mixed_info_nce(logits[MIX], queue=queue, **pair),
         }
-        pair |= {"second": mf.take(taught.own, taught.perm), "lam": taught.lam}
+        pair |= {"second": mf.take(state.own, state.perm), "lam": state.lam}
         fading = anneal(self.step, self.total_steps, cfg.mask_anneal)
         weights = {name: cfg.aux_weight * fading for name in LOSSES} | {cfg.mixer_loss: 1.0}
         terms[MIXER] = logits[MIXER].new_zeros(())
@@ -151,7 +146,7 @@ class MoCoSAMix(Contrast):
         if weights["bce"]:
             terms[MIXER] = terms[MIXER] + weights["bce"] * mf.two_way_nce(logits[MIXER], **pair)
         form: Any = {"mode": cfg.mask_loss, "margin": cfg.mask_margin}
-        area = mf.mask_loss(taught.mask, taught.lam, **form)
+        area = mf.mask_loss(state.mask, state.lam, **form)
         return terms | {MASK: cfg.mask_weight * fading * area}
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
@@ -161,7 +156,5 @@ class MoCoSAMix(Contrast):
         return super().diagnostics(mixed) | figures
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the encoder, and of the mixer at its own rate."""
-        own = {} if self.config.mixer_lr is None else {"lr": self.config.mixer_lr}
-        mixer = decay_groups(self.mixer, self.run.optim)
-        return super().param_groups() + [group | own for group in mixer]
+        """Parameter groups of the encoder, and of the mixer at its own rate."""
+        return super().param_groups() + self.groups_of(self.mixer, lr=self.config.mixer_lr)

@@ -11,10 +11,18 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.methods.alignmix.autoencoder import CLEAN
-from mixbench.methods.alignmix.steps import EMBED, Place
+from mixbench.methods.alignmix.steps import EMBED, Place, forward_aligned
 from mixbench.methods.base import Method
 from mixbench.pictures.positions import correspondence, heat, moved, with_grid
-from mixbench.pictures.sheet import GREY, Panel, enlarge, label_text, mixed_sheet, pairs, sheet
+from mixbench.pictures.sheet import (
+    GREY,
+    Panel,
+    enlarge,
+    label_text,
+    mixed_sheet,
+    sheet,
+    shown_pairs,
+)
 
 _OVERLAY = 0.65  # weight of the features over the image
 
@@ -26,12 +34,12 @@ def draw_features(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> 
         self: A method with ``layers``.
         x: (B, C, H, W) normalised images.
         targets: (B, K) labels.
-        mixed: What ``mix`` decided; ``aux`` is the layer.
+        mixed: What ``mix`` decided; ``aux`` holds the layer.
 
     Returns:
         The picture. Where the batch drew the image itself, another layer is shown if there is one.
     """
-    layer, notes = _shown_layer(mixed.aux, self.layers)
+    layer, notes = _shown_layer(mixed.aux.layer, self.layers)
     if layer == 0:
         return _mixed_images(self, x, targets, mixed, notes)
     # A copy in training mode: normalised with the batch, as in the step that follows, whose own
@@ -44,7 +52,7 @@ def draw_features(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> 
     assert mixed.perm is not None
     pixels, names = self.to_pixels(x), self.info.names
     rows = []
-    for own, other in pairs(mixed.perm):
+    for own, other in shown_pairs(mixed.perm):
         maps = torch.stack([sizes[own], sizes[other], mixed_sizes[own]])
         shown = (maps - maps.min()) / (maps.max() - maps.min()).clamp(min=1e-12)
         over = [_over(pixels[row], shown[place]) for place, row in enumerate((own, other))]
@@ -70,7 +78,7 @@ def draw_alignment(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) ->
     """Pairs, the plan between their positions, and what it makes of the side that is moved.
 
     Args:
-        self: A method with ``layers`` whose settings are an ``AlignMixConfig``.
+        self: A method with ``layers`` with the settings of AlignMix.
         x: (B, C, H, W) normalised images.
         targets: (B, K) labels.
         mixed: What ``mix`` decided; ``aux`` is the :class:`Place`.
@@ -92,7 +100,9 @@ def draw_alignment(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) ->
     settings: Any = dataclasses.replace(self.config, fast_path="none")
     net = copy.deepcopy(self.net)  # see draw_features
     shown = place._replace(layer=layer)
-    _, after = settings.run(net, mf.Mixed(x, targets, lam, perm, shown), self.generator)
+    _, after = forward_aligned(
+        net, mf.Mixed(x, targets, lam, perm, shown), settings, self.generator
+    )
     grid = tuple(net.eval().forward_stages(x[:1], stop=layer).shape[2:])
     plan = after.aux.plan
     if plan is None:  # positions stay where they are
@@ -100,7 +110,7 @@ def draw_alignment(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) ->
     error, entropy = mf.marginal_error(plan)[0], mf.plan_entropy(plan).abs()  # -0 is 0
     pixels, names = self.to_pixels(x), self.info.names
     rows = []
-    for own, other in pairs(perm):
+    for own, other in shown_pairs(perm):
         kept, carried = (own, other) if side == 0 else (other, own)
         weights = plan[own] if side == 0 else plan[own].t()
         result = moved(pixels[carried], weights, grid)
@@ -144,7 +154,7 @@ def _shown_layer(drawn: int | str, layers: Any) -> tuple[Any, list[str]]:
 
 
 def _without_effect(settings: Any, net: Any, layer: int, side: int) -> list[str]:
-    """What average pooling leaves of the alignment, in words."""
+    """Sentences about an alignment that average pooling undoes."""
     if layer != len(net.stages) or not isinstance(net.head.norm, torch.nn.Identity):
         return []
     if mf.alignment_cancels(

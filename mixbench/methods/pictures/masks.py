@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.pictures.sheet import Panel, label_text, pairs, sheet
+from mixbench.pictures.sheet import Panel, label_text, sheet, shown_pairs
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the image
 
@@ -41,7 +41,7 @@ def draw_masks(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.
     title = f"this batch: {mixed.lam[0]:.2f}"
     columns.append((title, mixed.aux.used.expand(len(x), -1, -1, -1), self.to_pixels(mixed.x), own))
     pixels, names, rows = self.to_pixels(x), self.info.names, []
-    for row, other in pairs(mixed.perm):
+    for row, other in shown_pairs(mixed.perm):
         upper = [Panel("image, partner", pixels[row], label_text(targets[row], names))]
         lower = [Panel("", pixels[other], label_text(targets[other], names))]
         for title, masks, images, labels in columns:

@@ -1,12 +1,35 @@
-"""For pictures: what becomes of a batch in ``predict``, where ``mix`` has left the images alone."""
+"""The picture of methods that have none of their own."""
 
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from mixbench.functional.core import Mixed
-from mixbench.pictures.sheet import GREY
+from mixbench.functional.mixed import Mixed
+from mixbench.pictures.sheet import GREY, mixed_sheet
+
+
+def draw_mixed(
+    method: Any, x: Tensor, targets: Tensor, mixed: Mixed, *, inside: bool
+) -> Image.Image:
+    """Pairs with their mixed images and labels.
+
+    Args:
+        method: The method.
+        x: (B, C, H, W) normalised images.
+        targets: (B, K) labels.
+        mixed: What ``mix`` returned.
+        inside: Whether the method has a ``predict`` of its own, which may mix.
+
+    Returns:
+        The picture.
+    """
+    notes = []
+    if inside and torch.equal(mixed.x, x):
+        mixed, notes = after_predict(method, x, mixed)
+    shown = mixed._replace(x=method.to_pixels(mixed.x))
+    return mixed_sheet(method.to_pixels(x), targets, shown, method.info.names, notes)
 
 
 def after_predict(method: Any, x: Tensor, mixed: Mixed) -> tuple[Mixed, list[str]]:

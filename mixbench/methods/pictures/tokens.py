@@ -8,9 +8,9 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.methods.base import Method
-from mixbench.methods.tokenlabels.base import Pasted
+from mixbench.methods.tokenlabels.base import PastedBox
 from mixbench.pictures.positions import heat, tinted, with_box
-from mixbench.pictures.sheet import Panel, enlarge, label_text, mixed_sheet, pairs, sheet
+from mixbench.pictures.sheet import Panel, enlarge, label_text, mixed_sheet, sheet, shown_pairs
 
 
 def draw_tokens(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
@@ -40,7 +40,7 @@ def _draw(
     method: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed, texts: list[str], relative: bool
 ) -> Image.Image:
     pixels, made, names = method.to_pixels(x), method.to_pixels(mixed.x), method.info.names
-    if not isinstance(mixed.aux, Pasted):
+    if not isinstance(mixed.aux, PastedBox):
         shown = mixed._replace(x=made)
         return mixed_sheet(pixels, targets, shown, names, ["No box was drawn for this batch."])
     buffers = [(buffer, buffer.clone()) for buffer in method.buffers()]
@@ -55,7 +55,7 @@ def _draw(
     size, grid = (x.shape[2], x.shape[3]), (tokens.shape[1], tokens.shape[2])
     pasted = mf.pasted_tokens(boxes, size, grid)
     rows = []
-    for own, other in pairs(mixed.perm):
+    for own, other in shown_pairs(mixed.perm):
         box = boxes[own].tolist()
         most = tokens[own].max().clamp(min=1e-12) if relative else 1
         maps = [

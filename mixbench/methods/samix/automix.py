@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from mixbench.config.settings import setting
 from mixbench.functional.maskmix import MASK_LOSSES
 from mixbench.methods.base import register
-from mixbench.methods.samix.base import LearnedMix
+from mixbench.methods.samix.base import LearnedMixMethod
 from mixbench.methods.samix.config import SAMixConfig
 from mixbench.nn.mixer import UPSAMPLING, AutoMixer
 
 
 @register("automix")
-class AutoMix(LearnedMix):
+class AutoMix(LearnedMixMethod):
     """Mix with masks that a network learns along the way; the parent of SAMix.
 
     Paper: Liu et al., "AutoMix: Unveiling the Power of Mixup for Stronger Classifiers", ECCV 2022,

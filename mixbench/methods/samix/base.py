@@ -1,4 +1,4 @@
-"""What AutoMix and SAMix share: a mixer that is trained along with the network, and a teacher."""
+"""Base of AutoMix and SAMix: a mixer that is trained along with the network, and a teacher."""
 
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,7 +13,6 @@ from mixbench.methods.base import Method
 from mixbench.methods.pictures.masks import draw_masks
 from mixbench.methods.samix.config import SAMixConfig
 from mixbench.nn.mixer import Mixer, Shared
-from mixbench.nn.optim import decay_groups
 from mixbench.nn.schedules import anneal, cosine_decay, warm_decay
 from mixbench.nn.teacher import Teacher, freeze, second_head
 from mixbench.records.checkpoints import check_shapes, read_checkpoint
@@ -22,8 +21,8 @@ from mixbench.records.weights import weights_file
 CLEAN, MIX, MIXER, MASK = "clean", "mix", "mixer", "mask"  # terms of the loss; not MASK: passes
 
 
-class Taught(NamedTuple):
-    """What a step hands on: the images (B, C, H, W) before mixing, and how its mixer learns.
+class MixerStep(NamedTuple):
+    """Record of a step: the images (B, C, H, W) before mixing, and how its mixer learns.
 
     ``mixed`` are the images that train the mixer, with their own weight and partners; ``mask``
     (B, 1, H, W) made them and holds the graph; ``learn`` is 0 in a step whose losses of the mixer
@@ -37,7 +36,7 @@ class Taught(NamedTuple):
     used: Tensor | None = None
 
 
-class LearnedMix(Method):
+class LearnedMixMethod(Method):
     """Base of methods whose masks come from a network that is trained along.
 
     A step mixes twice. The images of one mask train the network, those of the other the mixer,
@@ -89,7 +88,7 @@ class LearnedMix(Method):
             freeze(part)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "LearnedMix":
+    def train(self, mode: bool = True) -> "LearnedMixMethod":
         """Set the mode of all parts; frozen ones that use running statistics stay in eval mode."""
         super().train(mode)
         if self.frozen and self.config.mixer_bn == "running":
@@ -105,12 +104,12 @@ class LearnedMix(Method):
         """
         use = self._draw(len(x)) | {k: v for k, v in decisions.items() if v is not None}
         shared, size = self.share(x), x.shape[2:]
-        labels, taught = {CLEAN: targets}, Taught(x)
+        labels, state = {CLEAN: targets}, MixerStep(x)
         if not self.frozen:  # in front, as both write down their statistics
             pair = {"lam": use["lam_mixer"], "perm": use["perm_mixer"]}
             mask = self.mixer.draw(shared, **pair, size=size, generator=self.generator)
             made = mf.maskmix(x, targets, mask=mask, **pair)
-            labels[MIXER], taught = made.targets, Taught(x, made, mask, float(use["learn"]))
+            labels[MIXER], state = made.targets, MixerStep(x, made, mask, float(use["learn"]))
         with torch.no_grad():
             pair = {"lam": use["lam"], "perm": use["perm"]}
             mask = self.mixer.draw(shared, **pair, size=size, generator=self.generator)
@@ -122,10 +121,10 @@ class LearnedMix(Method):
             mask = self._near_ends(mask, use["lam"])
             mixed = mf.maskmix(x, targets, mask=mask, **pair)
         labels[MIX] = mixed.targets
-        return mixed._replace(targets=labels, aux=taught._replace(used=mask))
+        return mixed._replace(targets=labels, aux=state._replace(used=mask))
 
     def share(self, x: Tensor) -> Shared:
-        """What the mixer makes of images (B, C, H, W) before it knows weight and partners."""
+        """Features of images (B, C, H, W) for the mixer, before it knows weight and partners."""
         x = x.to(self.mixer.query.weight.dtype)
         return self.mixer.share(self.teacher.features(x, self.layer))
 
@@ -135,8 +134,8 @@ class LearnedMix(Method):
         for suffix in ("", "_mixer"):
             drawn[f"lam{suffix}"] = mf.draw_lam(1, cfg.alpha, self.generator)
             drawn[f"perm{suffix}"] = mf.draw_perm(batch, self.generator)
-        adjust, learn = torch.rand(2, generator=self.shared_generator).tolist()
-        return drawn | {"adjust": adjust < cfg.mask_adjust, "learn": learn <= cfg.switch_off}
+        drawn["adjust"] = self.switch.on(cfg.mask_adjust)
+        return drawn | {"learn": self.switch.on(cfg.switch_off)}
 
     def _near_ends(self, mask: Tensor, lam: Tensor) -> Tensor:
         """The weight itself as mask where it is near 0 or 1, which is Input Mixup."""
@@ -151,30 +150,26 @@ class LearnedMix(Method):
 
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
         """Logits of clean and mixed images from the network, of the mixer's from the teacher."""
-        taught: Taught | None = mixed.aux
-        if taught is None:  # evaluation
-            return self.product(mixed.x), mixed
+        state: MixerStep = mixed.aux
         net = cast(Any, self.net)
         # Apart, as clean and mixed images have other statistics of the batch.
-        logits = {CLEAN: net(taught.x), MIX: self.mix_head(net.forward_stages(mixed.x))}
-        if taught.mixed is not None:
-            h = self.teacher.net.forward_stages(taught.mixed.x)
+        logits = {CLEAN: net(state.x), MIX: self.mix_head(net.forward_stages(mixed.x))}
+        if state.mixed is not None:
+            h = self.teacher.net.forward_stages(state.mixed.x)
             logits[MIXER] = self.teacher.mix_head(h)
         return logits, mixed
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Any:
         """Cross-entropies of clean and mixed images, and both losses of the mixer."""
-        if not isinstance(mixed.aux, Taught):
-            return super().loss(logits, mixed)
-        cfg, taught, targets = self.config, mixed.aux, mixed.targets
-        terms = {key: mf.soft_cross_entropy(logits[key], targets[key]) for key in (CLEAN, MIX)}
-        if taught.mixed is not None and taught.mask is not None:
+        cfg, state, targets = self.config, mixed.aux, mixed.targets
+        terms: Any = super().loss({key: logits[key] for key in (CLEAN, MIX)}, mixed)
+        if state.mixed is not None and state.mask is not None:
             weight = cfg.mask_weight * anneal(self.step, self.total_steps, cfg.mask_anneal)
-            form: Any = {"mode": cfg.mask_loss, "margin": cfg.mask_margin, "lam": taught.mixed.lam}
-            terms[MIXER] = self._mixer_loss(logits[MIXER], targets[CLEAN], taught.mixed)
-            terms[MASK] = weight * mf.mask_loss(taught.mask, **form)
+            form: Any = {"mode": cfg.mask_loss, "margin": cfg.mask_margin, "lam": state.mixed.lam}
+            terms[MIXER] = self._mixer_loss(logits[MIXER], targets[CLEAN], state.mixed)
+            terms[MASK] = weight * mf.mask_loss(state.mask, **form)
             for key in (MIXER, MASK):  # weighed and not left out: under DDP nobody waits for them
-                terms[key] = taught.learn * terms[key]
+                terms[key] = state.learn * terms[key]
         return terms
 
     def _mixer_loss(self, logits: Tensor, own: Tensor, mixed: mf.Mixed) -> Tensor:
@@ -185,25 +180,24 @@ class LearnedMix(Method):
         if cfg.mixer_loss == "pair_eta":
             pair: Any = {"perm": mixed.perm, "lam": mixed.lam}
             return mf.pair_cross_entropy(logits, mixed.targets, own, eta=cfg.eta, **pair)
-        return mf.soft_cross_entropy(logits, mixed.targets)
+        return cast(Tensor, super().loss(logits, mixed))
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
         """Also mean, variance and error of the area of the mask that trains the mixer."""
-        taught: Taught = mixed.aux
+        state: MixerStep = mixed.aux
         figures = super().diagnostics(mixed)
-        if taught.mask is None or taught.mixed is None or taught.mixed.lam is None:
+        if state.mask is None or state.mixed is None or state.mixed.lam is None:
             return figures
-        mean, variance = taught.mask.mean(), taught.mask.var(correction=0)
-        error = (mean - taught.mixed.lam.mean()).abs()
+        mean, variance = state.mask.mean(), state.mask.var(correction=0)
+        error = (mean - state.mixed.lam.mean()).abs()
         return figures | {"mask_mean": mean, "mask_variance": variance, "area_error": error}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the network and its second head, and of the mixer at its own rate."""
+        """Parameter groups of the network and its second head, and of the mixer at its own rate."""
         cfg = self.config
         own = {"lr": cfg.mixer_lr, "min_lr": cfg.mixer_min_lr, "momentum": cfg.mixer_momentum}
-        own = {key: value for key, value in own.items() if value is not None}
-        groups = super().param_groups() + decay_groups(self.mix_head, self.run.optim)
-        return groups + [group | own for group in decay_groups(self.mixer, self.run.optim)]
+        groups = super().param_groups() + self.groups_of(self.mix_head)
+        return groups + self.groups_of(self.mixer, **own)
 
     def after_step(self) -> None:
         """Let the teacher follow."""

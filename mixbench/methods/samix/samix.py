@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from mixbench.config.settings import setting
 from mixbench.methods.base import register
-from mixbench.methods.samix.base import LearnedMix
+from mixbench.methods.samix.base import LearnedMixMethod
 from mixbench.methods.samix.config import SAMixConfig
 from mixbench.nn.mixer import NO_RESCALE, Mixer
 
 
 @register("samix")
-class SAMix(LearnedMix):
+class SAMix(LearnedMixMethod):
     """Mix with masks that a network learns along the way; see :class:`mixbench.nn.mixer.Mixer`.
 
     Paper: Li et al., "Boosting Discriminative Visual Representation Learning with

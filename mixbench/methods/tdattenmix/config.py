@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixbench.config.settings import setting
-from mixbench.functional.core import PARTNER_RULES
+from mixbench.functional.draws import PARTNER_RULES
 from mixbench.functional.windows import MAP_NORMS, RATIOS
 from mixbench.methods.base import Method
 from mixbench.nn.priors import PRIORS

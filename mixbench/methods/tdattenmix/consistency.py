@@ -8,11 +8,10 @@ from torch import Tensor, nn
 import mixbench.functional as mf
 from mixbench.backbones.attention import init_transformer
 from mixbench.methods.base import Method
-from mixbench.nn.optim import decay_groups
 
 
-class Seen(NamedTuple):
-    """What a batch with windows hands on.
+class WindowStep(NamedTuple):
+    """Record of a step with windows.
 
     ``pasted`` says where they are, ``own`` (B, K) are the labels before mixing, ``expected``
     (B, K) the mixed logits of the clean images, and ``regions`` the logits (B, K) of kept and of
@@ -25,7 +24,7 @@ class Seen(NamedTuple):
     regions: tuple[Tensor, Tensor] | None = None
 
 
-class Agreeing(Method):
+class ConsistencyMethod(Method):
     """Base of a method whose windows come with the losses of SMMix (arXiv:2212.12977).
 
     Beside the cross-entropy of the mixed image, its prediction is drawn to the mix of those of the
@@ -44,26 +43,26 @@ class Agreeing(Method):
 
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
         """Logits, and of a transformer also those of its kept and of its pasted tokens."""
-        seen: Seen | None = mixed.aux
-        if seen is None or self.token_head is None:
+        windows: WindowStep | None = mixed.aux
+        if windows is None or self.token_head is None:
             return super().predict(mixed)
         net: Any = self.net
         h = net.forward_stages(mixed.x)
-        kept = seen.pasted.kept.flatten(1)
+        kept = windows.pasted.kept.flatten(1)
         parts = torch.stack([kept, ~kept], dim=1).to(h.dtype)
         parts = parts / parts.sum(2, keepdim=True).clamp(min=1)
         regions = self.token_head(parts @ net.tokens(net.head.norm(h))).unbind(1)
-        return net.head(h), mixed._replace(aux=seen._replace(regions=regions))
+        return net.head(h), mixed._replace(aux=windows._replace(regions=regions))
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Tensor | dict[str, Tensor]:
         """Cross-entropy; with windows also the agreement with the clean images, and of tokens."""
-        cfg, seen = self.config, mixed.aux
+        cfg, windows = self.config, mixed.aux
         terms = {"ce": mf.soft_cross_entropy(logits, mixed.targets)}
-        if seen is not None:
-            terms["consistency"] = cfg.consistency * mf.soft_kl(logits, seen.expected.softmax(1))
-        if seen is not None and seen.regions is not None:
-            labels = (seen.own, mf.take(seen.own, cast(Tensor, mixed.perm)))
-            pairs = zip(seen.regions, labels, strict=True)
+        if windows is not None:
+            terms["consistency"] = cfg.consistency * mf.soft_kl(logits, windows.expected.softmax(1))
+        if windows is not None and windows.regions is not None:
+            labels = (windows.own, mf.take(windows.own, cast(Tensor, mixed.perm)))
+            pairs = zip(windows.regions, labels, strict=True)
             terms["tokens"] = cfg.tokens * sum(mf.soft_cross_entropy(*pair) for pair in pairs) / 2
         elif self.token_head is not None:
             # With a gradient in every step, no process waits for one under DDP.
@@ -71,7 +70,7 @@ class Agreeing(Method):
         return terms
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Also those of the head for tokens."""
+        """Parameter groups of the network, and of the head for tokens."""
         groups = super().param_groups()
         head = self.token_head
-        return groups + ([] if head is None else decay_groups(head, self.run.optim))
+        return groups + ([] if head is None else self.groups_of(head))

@@ -4,36 +4,38 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 import mixbench.functional as mf
 from mixbench.data.images import Batch
-from mixbench.data.maps import follow
+from mixbench.data.maps import move_maps
 from mixbench.errors import UserError
 from mixbench.methods.base import register
-from mixbench.methods.pairing import check_even
+from mixbench.methods.pictures.windows import draw_windows
 from mixbench.methods.tdattenmix.config import TdAttenMixConfig
-from mixbench.methods.tdattenmix.consistency import Agreeing, Seen
-from mixbench.methods.tdattenmix.maps import Given, Own, Random, Taught
-from mixbench.methods.tdattenmix.topdown import TopDown
+from mixbench.methods.tdattenmix.consistency import ConsistencyMethod, WindowStep
+from mixbench.methods.tdattenmix.maps import AttentionMaps
 from mixbench.nn.teacher import looking
-from mixbench.pictures.windows import windows_sheet
+from mixbench.registry import Registry
 
-BY_NAME = {
-    "absvit": TopDown,
-    "file": Given,
-    "gaze": Given,
-    "random": Random,
-    "self": Own,
-    "teacher": Taught,
-}
+# Read one at a time, and imported only if asked for.
+SOURCES = Registry(
+    "attention",
+    {
+        "absvit": "mixbench.methods.tdattenmix.topdown:TopDownMaps",
+        "file": "mixbench.methods.tdattenmix.file_maps:FileMaps",
+        "gaze": "mixbench.methods.tdattenmix.file_maps:FileMaps",
+        "random": "mixbench.methods.tdattenmix.maps:RandomWindows",
+        "self": "mixbench.methods.tdattenmix.network_maps:SelfMaps",
+        "teacher": "mixbench.methods.tdattenmix.network_maps:TeacherMaps",
+    },
+)
 
 
 @register("tdattenmix")
-class TdAttenMix(Agreeing):
-    """Paste where nobody looks what everybody looks at; see :func:`mixbench.functional.tdattenmix`.
+class TdAttenMix(ConsistencyMethod):
+    """Paste the partner's most attended window over the least attended one; see :func:`tdattenmix`.
 
     Paper: Wang, Gu, Lu, "TdAttenMix: Top-Down Attention Guided Mixup", AAAI 2025,
     arXiv:2501.15409. Official code: morning12138/TdAttenMix. Half of the batches are mixed as
@@ -54,6 +56,7 @@ class TdAttenMix(Agreeing):
 
     cost = 1.2
     files = ("absvit", "teacher_ckpt", "maps")
+    picture = draw_windows
 
     @dataclass
     class Config(TdAttenMixConfig):
@@ -62,8 +65,8 @@ class TdAttenMix(Agreeing):
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
         cfg = self.config
-        check_even(cfg.partner, self.run)
-        self.source = BY_NAME[cfg.looks_with](self)
+        self.check_partners(cfg.partner)
+        self.source: AttentionMaps = SOURCES.get(cfg.looks_with)(self)
         if cfg.side is not None:
             self._check_side()
 
@@ -88,9 +91,9 @@ class TdAttenMix(Agreeing):
         """Prepare and mix; maps of the batch are cropped and mirrored as its images are."""
         if batch.maps is None:
             return super().mix_batch(batch)
-        before = self.generator.get_state()
-        x, targets = self.prepare(batch)
-        maps = follow(batch.maps, batch.images.shape[2:], before, self.run.data)
+        drawn = self.draw_augmentation(batch)
+        x, targets = self.prepare(batch, drawn)
+        maps = move_maps(batch.maps, batch.images.shape[2:], drawn, self.run.data.padding)
         return self.mix(x, targets, maps=maps)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
@@ -102,7 +105,7 @@ class TdAttenMix(Agreeing):
         cfg, shared = self.config, self.shared_generator
         maps, side = decisions.pop("maps", None), decisions.pop("side", None)
         pair = {"partner": cfg.partner, "generator": self.generator}
-        if side is None and torch.rand((), generator=shared) >= cfg.switch_prob:
+        if side is None and not self.switch.on(cfg.switch_prob):
             given = {key: decisions[key] for key in ("lam", "perm") if key in decisions}
             return mf.mixup(x, targets, alpha=cfg.alpha, **pair, **given)
         size = self.grid(x)
@@ -129,32 +132,18 @@ class TdAttenMix(Agreeing):
             **decisions,
         )
         expected = mf.mix_targets(logits.float(), cast(Tensor, mixed.perm), cast(Tensor, mixed.lam))
-        return mixed._replace(aux=Seen(mixed.aux, targets, expected))
+        return mixed._replace(aux=WindowStep(mixed.aux, targets, expected))
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
-        """All but the window, and the partner's window where it was cut out."""
+        """Pixels outside of the window, and the partner's window where it was cut out."""
         if mixed.aux is None:
             return mf.even_shares(cast(Tensor, mixed.lam))
         return mf.window_shares(mixed.aux.pasted, (x.shape[2], x.shape[3]))
 
     @property
     def no_mask_reason(self) -> str:
-        """Maps on disk are those of other images."""
+        """Reason of the source of maps, where it has none of test images."""
         return self.source.unfit_for_tests
-
-    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
-        """Draw maps and windows; of a batch that is mixed whole as it would be with windows."""
-        plain = super().picture(x, targets, mixed)
-        if mixed.aux is None and self.config.looks_with in ("file", "gaze"):
-            return plain
-        if mixed.aux is None:
-            cfg, cells = self.config, min(self.grid(x))
-            side = mf.draw_window(cells, cfg.min_ratio, cfg.max_ratio, self.shared_generator)
-            whole, mixed = plain, self.mix(x, targets, side=side)
-        else:
-            whole = None
-        shown = mixed._replace(x=self.to_pixels(mixed.x), aux=mixed.aux.pasted)
-        return windows_sheet(self.to_pixels(x), targets, shown, self.info.names, whole)
 
     def wrap_dataset(self, train_set: Any) -> Dataset[Any]:
         """The training set as the source of maps wants to see it."""

@@ -12,7 +12,7 @@ from mixbench.data.augment.batches import to_float
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.methods.tdattenmix.config import PUBLISHED
-from mixbench.methods.tdattenmix.maps import Source
+from mixbench.methods.tdattenmix.maps import AttentionMaps
 from mixbench.nn.absvit import AbSViT
 from mixbench.nn.looking import resized
 from mixbench.nn.priors import choose_prior, wnid_rows
@@ -26,7 +26,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AHEAD = 64  # images in a pass over the training set
 
 
-class TopDown(Source):
+class TopDownMaps(AttentionMaps):
     """A frozen AbSViT that is told what to look for."""
 
     wanted: Tensor
@@ -60,7 +60,7 @@ class TopDown(Source):
         return (resized(pixels, (size, size)) - self.mean) / self.std
 
     def maps(self, pixels: Tensor, y: Tensor) -> Tensor:
-        """What stands out when each image is searched for its label."""
+        """Attention to each patch when the network looks for the label."""
         wanted = self.wanted if self.prior == "prompt" else self.wanted[y]
         return self.net(self.prepared(pixels), wanted, self.sigma).maps
 

@@ -1,23 +1,21 @@
-"""What TL-Align and TransMix share: pasted boxes whose label weights the network decides."""
+"""Base of TL-Align and TransMix: pasted boxes whose label weights the network decides."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-import torch
 from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.config.settings import setting
-from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.cutmix import BOX_RULES
+from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import Method
-from mixbench.methods.pairing import check_even
 
 
-class Pasted(NamedTuple):
-    """Box (1 or B, 4) in pixels, area (B,) of the first image, and what the network said.
+class PastedBox(NamedTuple):
+    """Record of a step with a box: ``box`` (1 or B, 4) in pixels, ``area`` (B,) of the first image.
 
-    ``weight`` is a value per token behind the pass, for pictures.
+    ``weight`` is a value per token once the network has run, for pictures.
     """
 
     box: Tensor
@@ -25,7 +23,7 @@ class Pasted(NamedTuple):
     weight: Tensor | None = None
 
 
-class Pasting(Method):
+class PastedPatchesMethod(Method):
     """Base of both: pastes a box or interpolates, and leaves the label of a box to ``predict``."""
 
     @dataclass
@@ -61,12 +59,12 @@ class Pasting(Method):
 
     @property
     def fidelity(self) -> str:
-        """That of the settings, on networks with a class token; there is no other official code."""
+        """Fidelity of the settings; official code exists only for networks with a class token."""
         return self.config.fidelity if getattr(self.net, "prefix", 0) else "variant"
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
-        check_even(self.config.partner, self.run)
+        self.check_partners(self.config.partner)
 
     def paste(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Paste a box of the partner."""
@@ -77,22 +75,21 @@ class Pasting(Method):
 
         The targets of a pasted batch stay those of its first images.
         """
-        cfg, given = self.config, bool(decisions)
-        use, switch = torch.rand(2, generator=self.shared_generator).tolist()
-        if not given and use >= cfg.prob:
+        cfg = self.config
+        used, pasted = self.switch.on(cfg.prob), self.switch.on(cfg.switch_prob)
+        if not decisions and not used:
             return mf.Mixed(x, targets)
-        drawn = cfg.mixup_alpha == 0 or switch < cfg.switch_prob
         options = {"per_sample": cfg.per_sample, "partner": cfg.partner, **decisions}
         options["generator"] = self.generator
-        if not options.pop("cutmix", drawn):
+        if not options.pop("cutmix", pasted or cfg.mixup_alpha == 0):
             return mf.mixup(x, targets, alpha=cfg.mixup_alpha or 1.0, **options)
         mixed = self.paste(x, targets, alpha=cfg.alpha, box_rule=cfg.box_rule, **options)
-        aux = Pasted(mixed.aux, cast(Tensor, mixed.lam))
+        aux = PastedBox(mixed.aux, cast(Tensor, mixed.lam))
         return mixed._replace(targets=targets, aux=aux)
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
-        """What a box leaves and brings, or the weight of every pixel where there is none."""
-        if not isinstance(mixed.aux, Pasted):
+        """Pixels that a box leaves and brings; the weight of every pixel where there is none."""
+        if not isinstance(mixed.aux, PastedBox):
             return mf.even_shares(cast(Tensor, mixed.lam))
         return mf.box_shares(mixed.aux.box, (x.shape[2], x.shape[3]))
 
@@ -102,9 +99,9 @@ class Pasting(Method):
         return mixed._replace(targets=targets, lam=lam, aux=mixed.aux._replace(weight=weight))
 
     def diagnostics(self, mixed: mf.Mixed) -> dict[str, Tensor]:
-        """Also how far the weights are from the area: mean distance, and spread in the batch."""
+        """Also the distance of the weights from the area: its mean, and its spread in the batch."""
         figures = super().diagnostics(mixed)
-        if not isinstance(mixed.aux, Pasted) or mixed.lam is None:
+        if not isinstance(mixed.aux, PastedBox) or mixed.lam is None:
             return figures
         off = mixed.lam - mixed.aux.area.to(mixed.lam.device)
         return figures | {"lam_shift": off.abs().mean(), "lam_spread": off.std(correction=0)}

@@ -12,11 +12,11 @@ from mixbench.errors import UserError
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.methods.base import register
 from mixbench.methods.pictures.tokens import draw_tokens
-from mixbench.methods.tokenlabels.base import Pasted, Pasting
+from mixbench.methods.tokenlabels.base import PastedBox, PastedPatchesMethod
 
 
 @register("tlalign")
-class TLAlign(Pasting):
+class TLAlign(PastedPatchesMethod):
     """Paste whole patches, and let attention carry their labels; see :func:`token_weights`.
 
     Paper: Xiao et al., "Token-Label Alignment for Vision Transformers", ICCV 2023,
@@ -32,7 +32,7 @@ class TLAlign(Pasting):
     """
 
     @dataclass
-    class Config(Pasting.Config):
+    class Config(PastedPatchesMethod.Config):
         """Settings of TL-Align."""
 
         mixup_alpha: float = setting(
@@ -76,7 +76,7 @@ class TLAlign(Pasting):
 
     def predict(self, mixed: mf.Mixed) -> tuple[Tensor, mf.Mixed]:
         """Logits, and the labels that attention has moved along the way."""
-        if not isinstance(mixed.aux, Pasted):  # nothing is pasted
+        if not isinstance(mixed.aux, PastedBox):  # nothing is pasted
             return super().predict(mixed)
         cfg, x, net = self.config, mixed.x, self.net
         grid = net.grid(x)

@@ -10,11 +10,11 @@ from mixbench.backbones.attention import Capture
 from mixbench.config.settings import setting
 from mixbench.methods.base import register
 from mixbench.methods.pictures.tokens import draw_attention
-from mixbench.methods.tokenlabels.base import Pasted, Pasting
+from mixbench.methods.tokenlabels.base import PastedBox, PastedPatchesMethod
 
 
 @register("transmix")
-class TransMix(Pasting):
+class TransMix(PastedPatchesMethod):
     """CutMix labelled by area and by the class token's attention; see :func:`attention_lam`.
 
     Paper: Chen et al., "TransMix: Attend to Mix for Vision Transformers", CVPR 2022,
@@ -31,7 +31,7 @@ class TransMix(Pasting):
     """
 
     @dataclass
-    class Config(Pasting.Config):
+    class Config(PastedPatchesMethod.Config):
         """Settings of TransMix."""
 
         mixup_alpha: float = setting(
@@ -49,8 +49,8 @@ class TransMix(Pasting):
         return mf.cutmix(x, targets, **decisions)
 
     def predict(self, mixed: mf.Mixed) -> tuple[Tensor, mf.Mixed]:
-        """Logits, and labels by what the last block looks at."""
-        if not isinstance(mixed.aux, Pasted):  # nothing is pasted
+        """Logits, and labels weighed by the attention of the last block."""
+        if not isinstance(mixed.aux, PastedBox):  # nothing is pasted
             return super().predict(mixed)
         x, net, pasted = mixed.x, self.net, mixed.aux
         capture = Capture({-1: "class" if net.prefix else "received"})

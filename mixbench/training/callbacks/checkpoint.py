@@ -200,14 +200,14 @@ class KeepCheckpoints(Checkpoint):
 
     def _vote(self, method: Method, look: bool) -> int:
         """What this process knows; looking at the loss makes the device catch up."""
-        if look and method.watch.first_bad() is not None:
+        if look and method.epoch_loss.first_bad() is not None:
             return DIVERGED
         return GO_ON if self.signals.received is None else STOP
 
     def _end_or_save(self, trainer: Trainer, method: Method, epoch: int, batch: int) -> None:
         verdict = self.group.all_reduce_max(self._vote(method, look=True))
         if verdict == DIVERGED:
-            position = method.watch.first_bad()
+            position = method.epoch_loss.first_bad()
             if position is None:
                 raise Diverged
             raise Diverged(*divmod(position, int(trainer.num_training_batches)))

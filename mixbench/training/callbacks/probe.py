@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from mixbench.data.augment.batches import to_float
 from mixbench.data.loaders import MixData
 from mixbench.methods.base import Method
-from mixbench.methods.moco.base import Bank, Contrast
+from mixbench.methods.moco.base import Bank, ContrastiveMethod
 from mixbench.metrics import StoredLogits
 from mixbench.nn.probe import linear_probe
 from mixbench.records.checkpoints import read_checkpoint
@@ -35,7 +35,7 @@ class Probe(Callback):
     @torch.inference_mode(False)
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Fit it to the features as they are now."""
-        method: Contrast = pl_module
+        method: ContrastiveMethod = pl_module
         features, labels = _features(method, self.data)
         fc: Any = method.net.head.fc
         classes, decay = method.info.num_classes, method.config.probe_decay
@@ -62,7 +62,7 @@ def keep_classifier(path: Path, method: Method, io: AtomicCheckpointIO) -> None:
     io.save_checkpoint(content, path)
 
 
-def neighbours(method: Contrast, data: MixData) -> Bank:
+def neighbours(method: ContrastiveMethod, data: MixData) -> Bank:
     """The training images that vote for ``top1_knn``, for weights that are not fitted again.
 
     Args:
@@ -70,7 +70,7 @@ def neighbours(method: Contrast, data: MixData) -> Bank:
         data: The loaders.
 
     Returns:
-        What :attr:`Contrast.bank` was at the test of a run.
+        What :attr:`ContrastiveMethod.bank` was at the test of a run.
     """
     return _bank(*_features(method, data))
 
@@ -80,7 +80,7 @@ def _bank(features: torch.Tensor, labels: torch.Tensor) -> Bank:
 
 
 @torch.no_grad()
-def _features(method: Contrast, data: MixData) -> tuple[torch.Tensor, torch.Tensor]:
+def _features(method: ContrastiveMethod, data: MixData) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (N, D) in float32 of the training images, and their labels (N,).
 
     Called when an evaluation has begun, so that the method is in eval mode.

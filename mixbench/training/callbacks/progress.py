@@ -49,7 +49,7 @@ class PlainProgress(Callback):
             return
         self._last = now
         left = (now - self._started) / (epoch - self._first) * (total - epoch)
-        loss = float(pl_module.watch.mean())
+        loss = float(pl_module.epoch_loss.mean())
         log.info("epoch %d/%d  loss %.3f  %.0f s left", epoch, total, loss, left)
 
 

@@ -15,7 +15,7 @@ from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.alignmix.steps import EMBED, Place
 from mixbench.records.curves import read_curves
-from mixbench.testing.contract import BATCH, CLASSES, sample_batch, sample_method
+from mixbench.testing.samples import BATCH, CLASSES, SIZE, sample_batch, sample_method
 from mixbench.training.build import build
 from mixbench.training.job import resolve
 
@@ -179,12 +179,10 @@ def test_the_last_layer_can_be_counted_from_the_end():
     assert aligning(layers=[EMBED, -2]).layers == [EMBED, 2]
 
 
-def test_in_eval_mode_nothing_is_mixed():
-    x, targets = sample_batch()
+def test_evaluation_is_that_of_the_network_alone():
     method = aligning().eval()
-    logits, mixed = method.predict(method.mix(x, targets))
-    assert torch.equal(logits, method.net(x))
-    assert mixed.aux is None
+    pixels = torch.rand(2, 3, SIZE, SIZE)
+    assert torch.equal(method(pixels), method.net(method.normalize(pixels)))
 
 
 @pytest.mark.parametrize("plan", ["shuffled", "identity", "weights"])

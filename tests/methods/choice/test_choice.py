@@ -14,7 +14,7 @@ from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.methods.choice.choice import Choice
-from mixbench.testing.contract import CLASSES, SIZE, fit, sample_batch, sample_method, sample_splits
+from mixbench.testing.samples import CLASSES, SIZE, fit, sample_batch, sample_method, sample_splits
 
 LEARNED = ["cutmix", "samix"]
 

@@ -14,14 +14,7 @@ from mixbench.methods import METHODS
 from mixbench.methods.moco.base import CONTRAST, Bank
 from mixbench.methods.moco.mocosamix import MASK, MIX, MIXER
 from mixbench.nn.contrast import projector
-from mixbench.testing.contract import (
-    BATCH,
-    CLASSES,
-    fit,
-    sample_batch,
-    sample_method,
-    sample_splits,
-)
+from mixbench.testing.samples import BATCH, CLASSES, fit, sample_batch, sample_method, sample_splits
 
 NAMES = ("moco", "mocosamix")
 NEXT, OTHERS = torch.arange(BATCH).roll(1), torch.arange(BATCH).roll(2)

@@ -8,7 +8,7 @@ from mixbench.backbones.cifar import PreActResNet
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.methods import METHODS
 from mixbench.pictures.sheet import PAIRS, label_text
-from mixbench.testing.contract import BATCH, CLASSES, sample_batch, sample_method
+from mixbench.testing.samples import BATCH, CLASSES, sample_batch, sample_method
 
 NEXT = torch.arange(BATCH).roll(-1)
 LAM = torch.tensor([0.75])

@@ -11,7 +11,7 @@ from mixbench.methods.samix.base import MIX
 from mixbench.pictures.sheet import PAIRS, label_text
 from mixbench.records.checkpoints import LAST
 from mixbench.records.record import runs_folder
-from mixbench.testing.contract import BATCH, sample_batch, sample_method
+from mixbench.testing.samples import BATCH, sample_batch, sample_method
 from mixbench.training.preview import picture
 
 NEXT = torch.arange(BATCH).roll(-1)

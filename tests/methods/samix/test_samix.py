@@ -16,7 +16,7 @@ from mixbench.methods import METHODS
 from mixbench.methods.samix.base import CLEAN, MASK, MIX, MIXER
 from mixbench.records.checkpoints import LAST
 from mixbench.records.curves import read_curves
-from mixbench.testing.contract import BATCH, fit, sample_batch, sample_method, sample_splits
+from mixbench.testing.samples import BATCH, fit, sample_batch, sample_method, sample_splits
 from mixbench.training.build import build
 from mixbench.training.callbacks.samples import draw_batch
 from mixbench.training.job import resolve

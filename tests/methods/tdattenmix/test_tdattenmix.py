@@ -22,7 +22,7 @@ from mixbench.methods.base import Method
 from mixbench.nn.absvit import AbSViT
 from mixbench.nn.imagenet import WNIDS
 from mixbench.records.checkpoints import LAST
-from mixbench.testing.contract import BATCH, SIZE, fit, sample_batch, sample_method, sample_splits
+from mixbench.testing.samples import BATCH, SIZE, fit, sample_batch, sample_method, sample_splits
 from mixbench.training.build import build
 from mixbench.training.callbacks.samples import draw_batch
 from mixbench.training.job import resolve

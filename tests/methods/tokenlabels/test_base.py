@@ -13,7 +13,7 @@ from mixbench.config.schema import DataInfo, RunConfig
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.pictures import tokens
-from mixbench.testing.contract import CLASSES, sample_batch
+from mixbench.testing.samples import CLASSES, sample_batch
 
 NAMES = ("tlalign", "transmix")
 LAM, CENTER = torch.tensor([0.6]), torch.tensor([[0.4, 0.7]])

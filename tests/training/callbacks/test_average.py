@@ -4,7 +4,7 @@ from lightning.pytorch import Trainer
 
 from mixbench.data.loaders import MixData
 from mixbench.methods import METHODS
-from mixbench.testing.contract import sample_method, sample_splits
+from mixbench.testing.samples import sample_method, sample_splits
 from mixbench.training.callbacks.average import EMA, warm_decay
 
 

@@ -33,8 +33,8 @@ class Bench:
             **options,
         )
         run = SimpleNamespace(trainer=SimpleNamespace(log_every=log_every))
-        watch = SimpleNamespace(first_bad=self.first_bad)
-        self.method = SimpleNamespace(step=0, run=run, watch=watch)
+        epoch_loss = SimpleNamespace(first_bad=self.first_bad)
+        self.method = SimpleNamespace(step=0, run=run, epoch_loss=epoch_loss)
         self.batch = 0
 
     def first_bad(self):

@@ -11,7 +11,7 @@ def test_a_line_says_the_epoch_of_all_the_loss_and_the_time_that_is_left(monkeyp
     clock = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     trainer = SimpleNamespace(current_epoch=2, max_epochs=8)  # two epochs were done before
-    method = SimpleNamespace(watch=torch.tensor([1.0, 3.0]))
+    method = SimpleNamespace(epoch_loss=torch.tensor([1.0, 3.0]))
     line = PlainProgress()
     with caplog.at_level(logging.INFO, "mixbench"):
         line.on_train_start(trainer, method)

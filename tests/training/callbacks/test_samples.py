@@ -7,7 +7,7 @@ from mixbench.data.sampling import BatchIndex, KeyedBatches
 from mixbench.methods import METHODS
 from mixbench.records.checkpoints import LAST, read_checkpoint
 from mixbench.records.record import runs_folder
-from mixbench.testing.contract import sample_method, sample_splits
+from mixbench.testing.samples import sample_method, sample_splits
 from mixbench.training.callbacks.samples import Samples, draw_batch
 from mixbench.training.preview import first_batch
 

@@ -1,13 +1,9 @@
-"""What all mixing operations share: the record they return, the draws, and the soft losses."""
+"""The record that every mixing operation returns, soft labels, and the checks of a batch."""
 
-import math
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor
-
-PARTNER_RULES = ("random", "flip", "roll", "derange")
+from torch import Tensor
 
 
 class Mixed(NamedTuple):
@@ -56,7 +52,7 @@ def check_batch(x: Tensor, targets: Tensor, *, integer_x: bool = False) -> None:
 
 
 def readable(values: Tensor) -> bool:
-    """Whether looking at values is free: on the CPU, and not while a graph is traced.
+    """True if reading values is free: on the CPU, and not while a graph is traced.
 
     Args:
         values: Any tensor.
@@ -134,69 +130,6 @@ def one_hot(
     return targets.scatter_(1, y.long()[:, None], 1 - smoothing + off)
 
 
-def draw_lam(count: int, alpha: float, generator: Generator | None = None) -> Tensor:
-    """Draw mixing weights from Beta(alpha, alpha).
-
-    Args:
-        count: Number of weights.
-        alpha: Shape parameter; 0 gives 1 everywhere, which is plain training.
-        generator: Random source; the result lies on its device (CPU by default).
-
-    Returns:
-        (count,) float32 in [0, 1].
-
-    Raises:
-        ValueError: If ``alpha`` is negative or not finite.
-
-    Note:
-        The public ``Beta`` takes no generator. The ratio of two Gamma draws is formed from their
-        logarithms, as for alpha below about 0.01 the draws themselves underflow to 0/0.
-    """
-    if not (alpha >= 0 and math.isfinite(alpha)):
-        raise ValueError(f"alpha must be >= 0 and finite, got {alpha}")
-    device = generator.device if generator is not None else None
-    if alpha == 0:
-        return torch.ones(count, device=device)
-    if alpha == 1:  # uniform
-        return torch.rand(count, generator=generator, device=device)
-    shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
-    uniform = torch.rand(2, count, dtype=torch.float64, generator=generator, device=device)
-    # Gamma(a) has the law of Gamma(a + 1) * U^(1/a).
-    gamma = torch._standard_gamma(shape, generator)  # pyright: ignore[reportPrivateImportUsage]
-    first, second = gamma.log()
-    tilt = (uniform[0].log() - uniform[1].log()) / alpha  # subtracted first: it may be infinite
-    return torch.sigmoid(first - second + tilt).float()
-
-
-def draw_perm(batch: int, generator: Generator | None = None, *, rule: str = "random") -> Tensor:
-    """Draw the partner of every row of a batch.
-
-    Args:
-        batch: Batch size B.
-        generator: Random source; the result lies on its device (CPU by default).
-        rule: ``random`` permutation (fixed points allowed), ``flip`` (row i with B-1-i), ``roll``
-            (row i with i-1), or ``derange`` (a random cycle, so that no row meets itself).
-
-    Returns:
-        (B,) int64 partner indices.
-
-    Raises:
-        ValueError: If ``rule`` is unknown.
-    """
-    device = generator.device if generator is not None else None
-    rows = torch.arange(batch, device=device)
-    if rule == "flip":
-        return rows.flip(0)
-    if rule == "roll":
-        return rows.roll(1)
-    if rule not in PARTNER_RULES:
-        raise ValueError(f"partner rule must be one of {', '.join(PARTNER_RULES)}, got {rule!r}")
-    order = torch.randperm(batch, generator=generator, device=device)
-    if rule == "random":
-        return order
-    return torch.empty_like(order).scatter_(0, order, order.roll(1))
-
-
 def take(x: Tensor, perm: Tensor) -> Tensor:
     """Rows of ``x`` in the order ``perm``, on ``x``'s device and in its memory format.
 
@@ -251,55 +184,3 @@ def lerp_(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     recorded = start.requires_grad and torch.is_grad_enabled()
     mixed = start.lerp(end_wide, weight) if recorded else start.lerp_(end_wide, weight)
     return mixed.to(end.dtype)
-
-
-def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy to soft targets, in float32, averaged over the batch.
-
-    Args:
-        logits: (B, K) network output.
-        targets: (B, K) soft labels.
-
-    Returns:
-        Scalar loss in nats.
-    """
-    return F.cross_entropy(logits.float(), targets.float())
-
-
-def soft_kl(logits: Tensor, targets: Tensor) -> Tensor:
-    """KL divergence from softmax(logits) to soft targets, with ``0 log 0 = 0``.
-
-    Its gradient is that of :func:`soft_cross_entropy`; its value is lower by the entropy of the
-    targets, so the two are not comparable between methods.
-
-    Args:
-        logits: (B, K) network output.
-        targets: (B, K) soft labels whose rows sum to 1.
-
-    Returns:
-        Scalar loss in nats, summed over classes and averaged over the batch.
-    """
-    targets = targets.float()
-    log_probs = F.log_softmax(logits.float(), dim=1)
-    return (torch.xlogy(targets, targets) - targets * log_probs).sum(dim=1).mean()
-
-
-def soft_binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy per class for multi-label targets, in float32.
-
-    Args:
-        logits: (B, K) network output.
-        targets: (B, K) multi-hot or mixed labels in [0, 1]; NaN where a label is unknown, which
-            mixing hands on to every image that such a label is part of.
-
-    Returns:
-        Scalar loss in nats, averaged over the labels that are known; 0 where none is.
-
-    Example:
-        >>> soft_binary_cross_entropy(torch.zeros(1, 2), torch.tensor([[1.0, float("nan")]]))
-        tensor(0.6931)
-    """
-    unknown, targets = targets.isnan(), targets.float().nan_to_num()
-    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-    known = (~unknown).sum().clamp(min=1)
-    return losses.masked_fill(unknown, 0).sum() / known

@@ -3,19 +3,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from itertools import permutations
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Generator, Tensor
 
 import mixbench.functional as mf
-from mixbench.functional.core import PARTNER_RULES, lerp_
-
-LARGE = 100_000
+from mixbench.functional.mixed import lerp_
 
 
 def seeded(seed: int) -> Generator:
@@ -274,89 +270,6 @@ def test_importing_the_package_loads_torch_and_none_of_the_heavier_libraries():
     assert result.returncode == 0, result.stderr
 
 
-# Draws.
-
-
-@pytest.mark.parametrize("alpha", [1e-3, 0.05, 0.2, 1.0, 2.0, 8.0, 240.0])
-def test_weights_have_the_moments_of_the_beta_distribution(alpha):
-    lam = mf.draw_lam(LARGE, alpha, seeded(0)).double()
-    assert ((lam >= 0) & (lam <= 1)).all()
-    square = (lam - 0.5).square()
-    # Four standard errors of the two sample means.
-    mean_error, variance_error = (4 * values.std() / LARGE**0.5 for values in (lam, square))
-    assert abs(lam.mean() - 0.5) < mean_error
-    assert abs(square.mean() - 1 / (4 * (2 * alpha + 1))) < max(variance_error, 1e-6)
-
-
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_weights_follow_the_beta_distribution(alpha):
-    lam = mf.draw_lam(LARGE, alpha, seeded(1)).double()
-    # The lower half alone: float32 is coarse near 1, where small alphas put much of the mass.
-    low, law = lam[lam < 0.5].numpy(), stats.beta(alpha, alpha)
-    assert stats.kstest(low, lambda share: 2 * law.cdf(share)).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("alpha", [1e-308, 1e-30, 1e-6, 1e6, 1e300])
-def test_no_extreme_alpha_gives_a_weight_that_is_not_a_number(alpha):
-    lam = mf.draw_lam(LARGE, alpha, seeded(0))
-    assert not lam.isnan().any()
-    assert abs(lam.mean() - 0.5) < 0.01
-
-
-def test_alpha_zero_gives_plain_training():
-    torch.testing.assert_close(mf.draw_lam(3, 0, seeded(0)), torch.ones(3), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("alpha", [-1.0, -1e-9, float("nan"), float("inf")])
-def test_a_bad_alpha_is_refused(alpha):
-    with pytest.raises(ValueError, match=r"alpha must be >= 0 and finite, got"):
-        mf.draw_lam(1, alpha)
-
-
-@pytest.mark.parametrize("rule", PARTNER_RULES)
-@pytest.mark.parametrize("batch", [1, 2, 3, 8])
-def test_partners_of_every_rule_are_a_permutation(rule, batch):
-    perm = mf.draw_perm(batch, seeded(batch), rule=rule)
-    assert perm.dtype == torch.int64
-    assert sorted(perm.tolist()) == list(range(batch))
-
-
-def test_flip_pairs_the_ends_and_roll_the_one_before():
-    assert mf.draw_perm(5, rule="flip").tolist() == [4, 3, 2, 1, 0]
-    assert mf.draw_perm(5, rule="roll").tolist() == [4, 0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("batch", [2, 3, 4, 129])
-def test_derange_never_pairs_a_row_with_itself(batch):
-    rows = torch.arange(batch)
-    for seed in range(200):
-        assert (mf.draw_perm(batch, seeded(seed), rule="derange") != rows).all()
-
-
-def test_random_partners_are_uniform_over_all_permutations():
-    generator = seeded(0)
-    draws = [tuple(mf.draw_perm(4, generator).tolist()) for _ in range(4800)]
-    counts = [draws.count(order) for order in permutations(range(4))]
-    assert sum(counts) == len(draws)
-    assert stats.chisquare(counts).pvalue > 1e-3
-
-
-def test_derange_is_uniform_over_all_cycles():
-    generator = seeded(0)
-    draws = [tuple(mf.draw_perm(4, generator, rule="derange").tolist()) for _ in range(3000)]
-    counts = [draws.count(order) for order in set(draws)]
-    assert len(counts) == 6  # cycles through four rows: 3!
-    assert stats.chisquare(counts).pvalue > 1e-3
-
-
-def test_an_unknown_partner_rule_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"random, flip, roll, derange, got 'shuffle'"):
-        mf.draw_perm(4, rule="shuffle")
-
-
-# Targets.
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 def test_smoothed_targets_are_those_of_the_smoothed_cross_entropy(smoothing):
     y, logits = torch.tensor([2, 0, 4]), torch.randn(3, 5, generator=seeded(0))
@@ -405,78 +318,6 @@ def test_interpolation_is_exact_at_both_ends():
     torch.testing.assert_close(lerp_(start.clone(), end, weight), expected, rtol=0, atol=0)
 
 
-# Losses.
-
-
-def test_soft_losses_of_a_mixture_are_the_mixture_of_two_losses():
-    generator = seeded(0)
-    logits = torch.randn(6, 4, generator=generator)
-    y, partner = torch.randint(4, (2, 6), generator=generator)
-    lam = 0.3
-    targets = lam * mf.one_hot(y, 4) + (1 - lam) * mf.one_hot(partner, 4)
-    pair = lam * F.cross_entropy(logits, y) + (1 - lam) * F.cross_entropy(logits, partner)
-    torch.testing.assert_close(mf.soft_cross_entropy(logits, targets), pair, rtol=1e-6, atol=1e-6)
-
-
-def test_divergence_is_cross_entropy_less_the_entropy_of_the_targets():
-    generator = seeded(1)
-    logits = torch.randn(6, 4, generator=generator)
-    targets = torch.rand(6, 4, generator=generator).softmax(1)
-    entropy = -(targets * targets.log()).sum(1).mean()
-    expected = mf.soft_cross_entropy(logits, targets) - entropy
-    torch.testing.assert_close(mf.soft_kl(logits, targets), expected, rtol=1e-6, atol=1e-6)
-
-
-def test_divergence_is_never_negative_and_zero_only_where_the_softmax_is_the_target():
-    generator = seeded(2)
-    logits = torch.randn(200, 5, generator=generator)
-    targets = torch.randn(200, 5, generator=generator).softmax(1)
-    rows = zip(logits[:, None], targets[:, None], strict=True)
-    losses = torch.stack([mf.soft_kl(*row) for row in rows])
-    assert (losses > 1e-4).all()
-    same = mf.soft_kl(logits, logits.softmax(1))
-    torch.testing.assert_close(same, torch.zeros(()), rtol=0, atol=1e-6)
-
-
-def test_divergence_of_one_hot_targets_is_the_plain_loss_and_has_no_log_of_zero():
-    logits, y = torch.randn(4, 3, generator=seeded(3)).requires_grad_(), torch.tensor([0, 2, 1, 1])
-    loss = mf.soft_kl(logits, mf.one_hot(y, 3))
-    torch.testing.assert_close(loss, F.cross_entropy(logits, y), rtol=1e-6, atol=1e-6)
-    (grad,) = torch.autograd.grad(loss, logits)
-    assert grad.isfinite().all()
-
-
-def test_divergence_and_cross_entropy_have_the_same_gradient():
-    generator = seeded(4)
-    logits = torch.randn(6, 4, generator=generator).requires_grad_()
-    targets = torch.rand(6, 4, generator=generator).softmax(1)
-    (first,) = torch.autograd.grad(mf.soft_kl(logits, targets), logits)
-    (second,) = torch.autograd.grad(mf.soft_cross_entropy(logits, targets), logits)
-    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-7)
-
-
-def test_binary_cross_entropy_takes_mixed_multi_hot_targets():
-    generator = seeded(5)
-    logits, targets = torch.randn(4, 6, generator=generator), torch.rand(4, 6, generator=generator)
-    share = logits.sigmoid()
-    expected = -(targets * share.log() + (1 - targets) * (1 - share).log()).mean()
-    loss = mf.soft_binary_cross_entropy(logits, targets)
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["soft_cross_entropy", "soft_kl", "soft_binary_cross_entropy"])
-def test_losses_are_computed_in_float32_whatever_the_precision_of_the_logits(name):
-    loss = getattr(mf, name)
-    generator = seeded(6)
-    logits = (torch.randn(6, 4, generator=generator) * 20).bfloat16()
-    targets = torch.rand(6, 4, generator=generator).softmax(1).bfloat16()
-    expected = loss(logits.float(), targets.float())
-    assert loss(logits, targets).dtype == torch.float32
-    torch.testing.assert_close(loss(logits, targets), expected, rtol=0, atol=0)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(loss(logits, targets), expected, rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("operation", [mf.mixup, mf.cutmix])
 @pytest.mark.parametrize(
     ("decisions", "match"),
@@ -488,22 +329,6 @@ def test_losses_are_computed_in_float32_whatever_the_precision_of_the_logits(nam
 def test_decisions_of_the_wrong_number_are_refused(operation, decisions, match):
     with pytest.raises(ValueError, match=match):
         operation(torch.rand(4, 3, 8, 8), torch.eye(4), **decisions)
-
-
-def test_an_unknown_label_takes_no_part_in_the_loss_and_has_no_gradient():
-    nan = float("nan")
-    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    targets = torch.tensor([[1.0, 0, nan, 0.3], [nan, nan, nan, nan], [0, 1, 1, nan]])
-    known = ~targets.isnan()
-    loss = mf.soft_binary_cross_entropy(logits, targets)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[known], targets[known])
-    torch.testing.assert_close(loss, expected)
-    loss.backward()
-    assert logits.grad is not None
-    assert (logits.grad[~known] == 0).all()
-    assert (logits.grad[known] != 0).all()
-    nothing = mf.soft_binary_cross_entropy(logits.detach(), torch.full_like(targets, nan))
-    assert nothing == 0
 
 
 def test_mixing_hands_an_unknown_label_on():

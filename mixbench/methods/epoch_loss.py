@@ -1,4 +1,4 @@
-"""What becomes of the loss between two looks at it, kept on the device."""
+"""The loss of an epoch, summed up on the device."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 NEVER = torch.iinfo(torch.int64).max
 
 
-class LossWatch:
+class EpochLoss:
     """Sum of the losses of an epoch, and the first batch whose loss was not finite.
 
     Adding waits for nothing; asking for a result makes the device catch up.

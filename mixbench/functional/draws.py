@@ -1,0 +1,100 @@
+"""Random decisions of mixing operations: weights, partners, and what a whole batch goes through."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+PARTNER_RULES = ("random", "flip", "roll", "derange")
+
+
+def draw_lam(count: int, alpha: float, generator: Generator | None = None) -> Tensor:
+    """Draw mixing weights from Beta(alpha, alpha).
+
+    Args:
+        count: Number of weights.
+        alpha: Shape parameter; 0 gives 1 everywhere, which is plain training.
+        generator: Random source; the result lies on its device (CPU by default).
+
+    Returns:
+        (count,) float32 in [0, 1].
+
+    Raises:
+        ValueError: If ``alpha`` is negative or not finite.
+
+    Note:
+        The public ``Beta`` takes no generator. The ratio of two Gamma draws is formed from their
+        logarithms, as for alpha below about 0.01 the draws themselves underflow to 0/0.
+    """
+    if not (alpha >= 0 and math.isfinite(alpha)):
+        raise ValueError(f"alpha must be >= 0 and finite, got {alpha}")
+    device = generator.device if generator is not None else None
+    if alpha == 0:
+        return torch.ones(count, device=device)
+    if alpha == 1:  # uniform
+        return torch.rand(count, generator=generator, device=device)
+    shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
+    uniform = torch.rand(2, count, dtype=torch.float64, generator=generator, device=device)
+    # Gamma(a) has the law of Gamma(a + 1) * U^(1/a).
+    gamma = torch._standard_gamma(shape, generator)  # pyright: ignore[reportPrivateImportUsage]
+    first, second = gamma.log()
+    tilt = (uniform[0].log() - uniform[1].log()) / alpha  # subtracted first: it may be infinite
+    return torch.sigmoid(first - second + tilt).float()
+
+
+def draw_perm(batch: int, generator: Generator | None = None, *, rule: str = "random") -> Tensor:
+    """Draw the partner of every row of a batch.
+
+    Args:
+        batch: Batch size B.
+        generator: Random source; the result lies on its device (CPU by default).
+        rule: ``random`` permutation (fixed points allowed), ``flip`` (row i with B-1-i), ``roll``
+            (row i with i-1), or ``derange`` (a random cycle, so that no row meets itself).
+
+    Returns:
+        (B,) int64 partner indices.
+
+    Raises:
+        ValueError: If ``rule`` is unknown.
+    """
+    device = generator.device if generator is not None else None
+    rows = torch.arange(batch, device=device)
+    if rule == "flip":
+        return rows.flip(0)
+    if rule == "roll":
+        return rows.roll(1)
+    if rule not in PARTNER_RULES:
+        raise ValueError(f"partner rule must be one of {', '.join(PARTNER_RULES)}, got {rule!r}")
+    order = torch.randperm(batch, generator=generator, device=device)
+    if rule == "random":
+        return order
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+
+
+class Switch(NamedTuple):
+    """Decisions about a whole batch: whether it is mixed, and by which of several ways.
+
+    Results are numbers of the host, so that a training step can branch on them.
+    """
+
+    generator: Generator
+
+    def on(self, probability: float) -> bool:
+        """Draw whether something of this probability happens to the batch.
+
+        Example:
+            >>> Switch(Generator()).on(1.0), Switch(Generator()).on(0.0)
+            (True, False)
+        """
+        return float(torch.rand((), generator=self.generator)) < probability
+
+    def pick(self, shares: Sequence[float]) -> int:
+        """Draw the place of one of several by their shares, which need not sum to 1.
+
+        Example:
+            >>> Switch(Generator()).pick([0.0, 2.0, 0.0])
+            1
+        """
+        return int(torch.multinomial(torch.tensor(shares), 1, generator=self.generator))

@@ -1,0 +1,39 @@
+"""Attention maps that lie on disk."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mixbench.data.maps import MappedImages, check_count, read_maps
+from mixbench.errors import UserError
+from mixbench.methods.tdattenmix.maps import AttentionMaps
+
+
+class FileMaps(AttentionMaps):
+    """Maps on disk, cropped and mirrored with their images."""
+
+    unfit_for_tests = "method.maps holds maps of the training images alone"
+
+    def __init__(self, method: Any) -> None:
+        super().__init__(method)
+        if method.run.data.auto_augment is not None:
+            raise UserError(
+                "maps cannot follow a policy that turns and shears images",
+                "data.auto_augment",
+                "use data.auto_augment=null; maps follow data.crop, data.crop_area and data.flip",
+            )
+        self.stored = read_maps(Path(method.config.maps), "method.maps")
+
+    def maps(self, pixels: Tensor, y: Tensor) -> Tensor:
+        """Refuse a batch that brought no maps."""
+        raise UserError(
+            "this batch has no maps",
+            "method.maps",
+            "read it through the method's wrap_dataset and mix it with mix_batch, or pass maps=",
+        )
+
+    def wrap(self, method: Any, train_set: Any) -> MappedImages:
+        """Let every batch bring its maps."""
+        check_count(self.stored, len(train_set), "training", f"method.maps={method.config.maps}")
+        return MappedImages(train_set, self.stored)

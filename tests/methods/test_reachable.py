@@ -1,0 +1,151 @@
+"""The code that is read to understand one method stays small.
+
+Counted are the files of methods/, nn/ and functional/ that the module of a method imports, directly
+or through others. ``methods/base.py`` and ``methods/pictures/`` are read once for all methods and
+do not count, nor does an import of constants alone, which are names of options, nor the fields of
+settings, which are a table that ``mixbench info`` prints.
+"""
+
+import ast
+import io
+import tokenize
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import mixbench.functional as mf
+from mixbench.methods import METHODS
+
+PACKAGE = Path(__file__).resolve().parents[2] / "mixbench"
+ROOMS = {"methods", "nn", "functional"}
+FILES, LINES = 6, 600
+
+# Files and lines of methods over the limits, which may only shrink.
+EXCEED = {
+    "alignmix": (
+        10,
+        733,
+        "The operation solves a transport problem in three files, and clean steps train a decoder.",
+    ),
+    "automix": (
+        9,
+        589,
+        "A mixer and a teacher are trained along, each a module of nn/, on schedules of their own.",
+    ),
+    "moco": (
+        9,
+        430,
+        "It has a momentum encoder, a queue, and the vote of neighbours, each a module of nn/.",
+    ),
+    "mocosamix": (12, 740, "It is MoCo and SAMix in one, and has the modules of both."),
+    "samix": (
+        9,
+        583,
+        "A mixer and a teacher are trained along, each a module of nn/, on schedules of their own.",
+    ),
+    "tdattenmix": (
+        10,
+        599,
+        "Windows, whole mixtures, the losses of tokens and map sources are parts of it.",
+    ),
+    "tlalign": (7, 507, "A batch is pasted or interpolated, so that both operations are read."),
+    "transmix": (7, 494, "A batch is pasted or interpolated, so that both operations are read."),
+}
+
+
+def module_file(module: str) -> Path | None:
+    path = PACKAGE.parent / f"{module.replace('.', '/')}.py"
+    return path if path.exists() else None
+
+
+def counts(path: Path) -> bool:
+    place = path.relative_to(PACKAGE)
+    once = place.as_posix() == "methods/base.py" or place.parts[:2] == ("methods", "pictures")
+    return place.parts[0] in ROOMS and not once
+
+
+def imported(tree: ast.Module) -> set[Path]:
+    """Files of the package whose functions and classes a module imports."""
+    found: set[Path | None] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "mf":
+            found.add(module_file(getattr(mf, node.attr).__module__))
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("mixbench."):
+            names = [alias.name for alias in node.names if not alias.name.isupper()]
+            if names:
+                found |= {module_file(f"{node.module}.{name}") for name in names}
+                found.add(module_file(str(node.module)))
+    return {path for path in found if path is not None}
+
+
+@cache
+def code_lines(path: Path) -> int:
+    """Lines of a file without blank lines, comments and left_outtrings."""
+    text = path.read_text()
+    left_out: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            left_out |= _rows(node)
+        elif isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
+            fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+            left_out |= {row for field in fields for row in _rows(field)}
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in layout | {tokenize.ENDMARKER}:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return len(lines - left_out)
+
+
+def _rows(node: ast.stmt) -> set[int]:
+    return set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+
+
+def reachable(start: Path) -> set[Path]:
+    seen: set[Path] = set()
+    todo = {start}
+    while todo:
+        path = todo.pop()
+        if counts(path) and path not in seen:
+            seen.add(path)
+            todo |= imported(ast.parse(path.read_text()))
+    return seen
+
+
+def size(name: str) -> tuple[int, int]:
+    """Files and lines that the module of a method reaches."""
+    module = str(METHODS.source(name)).partition(":")[0]
+    path = module_file(module)
+    assert path is not None
+    files = reachable(path)
+    return len(files), sum(code_lines(file) for file in files)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_method_is_read_whole_in_few_files_and_lines(name):
+    files, lines = size(name)
+    most_files, most_lines, why = EXCEED.get(name, (FILES, LINES, ""))
+    assert files <= most_files, f"{name} reaches {files} files"
+    assert lines <= most_lines, f"{name} reaches {lines} lines"
+    assert not why or files > FILES or lines > LINES, f"{name} keeps the limits: no exception"
+
+
+def test_the_count_follows_functions_and_leaves_constants_out():
+    tree = ast.parse(
+        "import mixbench.functional as mf\n"
+        "from mixbench.nn.schedules import ANNEALING\n"
+        "from mixbench.nn.teacher import FROZEN, Teacher\n"
+        "mf.mixup(mf.one_hot)\n"
+    )
+    found = {path.relative_to(PACKAGE).as_posix() for path in imported(tree)}
+    assert found == {"nn/teacher.py", "functional/mixup.py", "functional/mixed.py"}
+
+
+def test_only_lines_of_code_are_counted(tmp_path):
+    path = tmp_path / "module.py"
+    lines = ['"""Doc', 'string."""', "", "# why", 'X = """a', 'b"""', "class Config:"]
+    lines += ["    alpha: float = setting(", "        1.0", "    )", "", "    def f(self):"]
+    lines += ['        "doc"', "        return X"]
+    path.write_text("\n".join(lines) + "\n")
+    assert code_lines(path) == 5
