@@ -13,7 +13,7 @@ from mixbench.methods.samix.base import LearnedMixMethod
 from mixbench.nn.mixer import AutoMixer, Mixer
 
 # Names under which the file states tolerances; gradients have those without a name.
-FLOAT, GRADIENT = "float32", ""
+FLOAT, GRADIENT = "float32", "gradients"
 LAYER = 2  # of the tiny network, behind its second convolution
 WEIGHTS = {"rescale": 0.25, "upsampling": "bilinear"}  # constants of whole steps
 

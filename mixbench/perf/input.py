@@ -4,27 +4,30 @@ The resident path of this package against single images through PIL, torchvision
 a DataLoader. The CPU time of worker processes counts.
 """
 
+import itertools
 import multiprocessing
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mixbench.data.augment.batches import crop_flip, draw_crop_flip, to_float
 from mixbench.data.images import ResidentImages
 from mixbench.data.sampling import SAMPLE, KeyedBatches, mix_seed
-from mixbench.perf.report import Row, Rule
-from mixbench.perf.timing import Budget, interleave
+from mixbench.perf.benchmark import Benchmark, Case
+from mixbench.perf.peers import NOT_INSTALLED, Variant
+from mixbench.perf.report import Limit, Rule
+from mixbench.perf.timing import Budget
 
-PART, BASE = "P3", "PIL, in process"
+BASE = "PIL, in process"
+IN_WORKER = "the same in a forked worker, its CPU time and its start included"
 RESIDENT, WORKER = "resident, mixbench", "PIL, one worker"
-BATCH, SIZE, PADDING, SEED = 128, 32, 4, 0
-SHAPE = f"B{BATCH} 3x{SIZE}x{SIZE}"
+SIZE, PADDING, SEED = 32, 4, 0
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 
 
@@ -45,78 +48,84 @@ def smooth_images(count: int) -> ResidentImages:
     return ResidentImages((x * 255).clamp(0, 255).to(torch.uint8), labels)
 
 
-class SingleImages(Dataset[tuple[Tensor, int]]):
-    """The same images one by one through PIL, as torchvision's own data sets hand them out.
+class SingleImages(Dataset[Tensor]):
+    """Images one by one through PIL, as torchvision's own data sets hand them out.
+
+    Args:
+        count: Number of images.
+        read: Gives the PIL image of a row.
+        transform: Maps it to a tensor.
+    """
+
+    def __init__(
+        self, count: int, read: Callable[[int], Any], transform: Callable[[Any], Tensor]
+    ) -> None:
+        self.count, self.read, self.transform = count, read, transform
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.transform(self.read(row))
+
+
+def keyed_epoch(
+    images: Any, epoch: int, device: torch.device, batch: int, padding: int = 0, workers: int = 0
+) -> int:
+    """One epoch as training reads it: uint8 batches where the images lie, the rest on the device.
 
     Args:
         images: The set.
-        transform: Maps a PIL image to a tensor.
-    """
-
-    def __init__(self, images: ResidentImages, transform: Callable[[Any], Tensor]) -> None:
-        self.pixels: np.ndarray = images.images.permute(0, 2, 3, 1).contiguous().numpy()
-        self.labels: list[int] = images.labels.tolist()
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
-        return self.transform(Image.fromarray(self.pixels[row])), self.labels[row]
-
-
-def resident_epoch(images: ResidentImages, epoch: int) -> int:
-    """One epoch as training reads it, where the images lie.
-
-    Args:
-        images: The set, on its device.
         epoch: Number of the epoch, which keys its order and its augmentation.
+        device: Where the batches go.
+        batch: Images per batch, at most the whole set.
+        padding: Pixels around the image in which the crop moves.
+        workers: Worker processes.
 
     Returns:
         Number of images.
     """
-    device = images.images.device
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
     generator = Generator()
-    batches = KeyedBatches(len(images), BATCH, SEED)
+    batches = KeyedBatches(len(images), min(batch, len(images)), SEED)
     batches.set_epoch(epoch)
+    options: Any = {"num_workers": workers, "multiprocessing_context": _context(workers)}
     count = 0
-    for number, batch in enumerate(DataLoader(images, batch_size=None, sampler=batches)):
+    for number, part in enumerate(DataLoader(images, batch_size=None, sampler=batches, **options)):
+        pixels = part.images.to(device, non_blocking=True)
         generator.manual_seed(mix_seed(SAMPLE, SEED, epoch, number))
-        offsets, flips = draw_crop_flip(len(batch.images), PADDING, True, generator)
-        x = (to_float(crop_flip(batch.images, offsets, flips, PADDING)) - mean) / std
-        count += len(x)
+        offsets, flips = draw_crop_flip(len(pixels), padding, True, generator)
+        count += len((to_float(crop_flip(pixels, offsets, flips, padding)) - mean) / std)
     return count
 
 
-def single_epoch(images: SingleImages, workers: int, device: torch.device) -> int:
+def single_epoch(images: SingleImages, device: torch.device, batch: int, workers: int = 0) -> int:
     """One epoch through a DataLoader; its worker has ended when this returns.
 
     Args:
         images: The set.
-        workers: Worker processes.
         device: Where the batches go.
+        batch: Images per batch, at most the whole set.
+        workers: Worker processes.
 
     Returns:
         Number of images.
     """
-    # A forked worker starts at once; one that imports torch anew would be charged for it.
-    fork = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     loader = DataLoader(
         images,
-        batch_size=min(BATCH, len(images)),
+        batch_size=min(batch, len(images)),
         shuffle=True,
         drop_last=True,
         num_workers=workers,
-        multiprocessing_context="fork" if fork else None,
+        multiprocessing_context=_context(workers),
         generator=Generator().manual_seed(SEED),
     )
-    count = 0
-    for x, _ in loader:
-        count += len(x.to(device))
-    return count
+    return sum(len(x.to(device)) for x in loader)
+
+
+def _context(workers: int) -> str | None:
+    # A forked worker starts at once; one that imports torch anew would be charged for it.
+    return "fork" if workers and "fork" in multiprocessing.get_all_start_methods() else None
 
 
 def cpu_seconds() -> float:
@@ -131,9 +140,7 @@ def cpu_seconds() -> float:
     return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
-def per_batch(
-    epoch: Callable[[], int], device: torch.device, batch: int = BATCH
-) -> Callable[[], float]:
+def per_batch(epoch: Callable[[], int], device: torch.device, batch: int) -> Callable[[], float]:
     """Measure an epoch with all processes that it starts.
 
     Args:
@@ -157,63 +164,93 @@ def per_batch(
     return measure
 
 
-def measure(device: torch.device, budget: Budget) -> list[Row]:
-    """Time one epoch of each path, in turn.
+def pillow_steps(first: str, **options: Any) -> Any:
+    """Transforms of single images by torchvision: a crop, mirroring and normalisation.
 
     Args:
-        device: Where the batches end.
-        budget: Number of images and of turns.
+        first: Name of the crop in ``torchvision.transforms``.
+        **options: Its arguments.
 
     Returns:
-        Rows, skipped ones included.
+        The transform, or None without torchvision.
     """
-    images = smooth_images(budget.images)
-    resident, epochs = images.to(device), iter(range(1, budget.input_rounds + 1))
-    resident_epoch(resident, 0)
-    measures = {RESIDENT: per_batch(lambda: resident_epoch(resident, next(epochs)), device)}
-    notes = {
-        BASE: "RandomCrop, RandomHorizontalFlip, ToTensor, Normalize per image",
-        WORKER: "the same in a forked worker, its CPU time and its start included",
-        RESIDENT: "uint8 tensor, keyed batches, crop, flip and normalise per batch",
-    }
-    skipped = ""
     try:
         from torchvision import transforms
     except ImportError:
-        skipped = "torchvision is not installed"
-    else:
-        steps = [
-            transforms.RandomCrop(SIZE, padding=PADDING),
+        return None
+    return transforms.Compose(
+        [
+            getattr(transforms, first)(**options),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize(MEAN, STD),
         ]
-        single = SingleImages(images, transforms.Compose(steps))
-        measures[BASE] = per_batch(lambda: single_epoch(single, 0, device), device)
-        measures[WORKER] = per_batch(lambda: single_epoch(single, 1, device), device)
-    seconds = interleave(measures, budget.input_rounds)
-    return [
-        Row(
-            PART,
-            SHAPE,
-            name,
-            BATCH,
-            [1000 * value for value in seconds.get(name, [])],
-            note=notes[name],
-            skipped="" if name in seconds else skipped,
-        )
-        for name in (BASE, WORKER, RESIDENT)
-    ]
+    )
 
 
-def rules(device: torch.device) -> list[Rule]:
-    """What must hold; to beat the better PIL path is to beat both.
+class EpochBenchmark(Benchmark):
+    """A part whose variants read an epoch of images and return their number; CPU time per batch."""
+
+    part, base = "P3", BASE
+    case: ClassVar[Case]
+
+    def cases(self, device: torch.device) -> tuple[Case, ...]:
+        return (self.case,)
+
+    def rounds(self, budget: Budget) -> int:
+        return budget.input_rounds
+
+    def timer(
+        self, call: Callable[[int], Any], device: torch.device, budget: Budget
+    ) -> Callable[[], float]:
+        numbers = itertools.count()
+        timer = per_batch(lambda: call(next(numbers)), device, self.case.batch)
+        timer()  # the first epoch builds tables
+        return timer
+
+
+class InputBenchmark(EpochBenchmark):
+    """P3, stored pixels; to beat the better PIL path is to beat both."""
+
+    case = Case(128, f"B128 3x{SIZE}x{SIZE}")
+
+    def own(self, case: Case, device: torch.device, budget: Budget) -> list[Variant]:
+        images = smooth_images(budget.images)
+        pixels = images.images.permute(0, 2, 3, 1).contiguous().numpy()
+        resident = images.to(device)
+        steps = pillow_steps("RandomCrop", size=SIZE, padding=PADDING)
+        single = SingleImages(len(images), lambda row: Image.fromarray(pixels[row]), steps)
+        paths = {
+            BASE: (
+                lambda epoch: single_epoch(single, device, case.batch),
+                "RandomCrop, RandomHorizontalFlip, ToTensor, Normalize per image",
+            ),
+            WORKER: (lambda epoch: single_epoch(single, device, case.batch, 1), IN_WORKER),
+            RESIDENT: (
+                lambda epoch: keyed_epoch(resident, epoch, device, case.batch, PADDING),
+                "uint8 tensor, keyed batches, crop, flip and normalise per batch",
+            ),
+        }
+        return input_variants(paths, () if steps else (BASE, WORKER))
+
+    def rules(self, device: torch.device) -> list[Rule | Limit]:
+        return [Rule(self.part, str(self.case), RESIDENT, peer, 8.0) for peer in (BASE, WORKER)]
+
+
+def input_variants(
+    paths: dict[str, tuple[Callable[[int], int], str]], skipped: Sequence[str]
+) -> list[Variant]:
+    """Variants of paths of images.
 
     Args:
-        device: Where it was measured; the rules are the same on all.
+        paths: By name what reads an epoch of a number, and a note.
+        skipped: Names of those that need torchvision where it is missing.
 
     Returns:
-        One rule per PIL path.
+        Variants in the same order.
     """
-    del device
-    return [Rule(PART, SHAPE, RESIDENT, peer, 8.0) for peer in (BASE, WORKER)]
+    why = f"torchvision is {NOT_INSTALLED}"
+    return [
+        Variant(name, None, note, why) if name in skipped else Variant(name, call, note)
+        for name, (call, note) in paths.items()
+    ]

@@ -7,14 +7,23 @@ from pathlib import Path
 import torch
 
 from mixbench.errors import UserError, near_match
-from mixbench.perf import input as input_part
-from mixbench.perf import mix, photographs, step, transport
-from mixbench.perf.report import FAIL, conditions, gates, to_json, to_markdown, write
+from mixbench.perf.input import InputBenchmark
+from mixbench.perf.mix import MixBenchmark
+from mixbench.perf.photographs import PhotographBenchmark
+from mixbench.perf.report import FAIL, conditions, to_json, to_markdown, write
+from mixbench.perf.step import StepBenchmark
 from mixbench.perf.timing import Budget, keep_freed_memory, one_thread
+from mixbench.perf.transport import TransportBenchmark
 from mixbench.records.record import runs_folder
 
-MODULES = (mix, transport, input_part, photographs, step)
-PARTS = tuple(dict.fromkeys(module.PART for module in MODULES))
+BENCHMARKS = (
+    MixBenchmark(),
+    TransportBenchmark(),
+    InputBenchmark(),
+    PhotographBenchmark(),
+    StepBenchmark(),
+)
+PARTS = tuple(dict.fromkeys(benchmark.part for benchmark in BENCHMARKS))
 DEVICES = ("cpu", "cuda")
 FAILED = 3
 
@@ -52,13 +61,13 @@ def main(
     facts["date"] = datetime.now(UTC).date().isoformat()
     rows, judged = [], []
     with one_thread():
-        for module in MODULES:
-            if module.PART in chosen:
-                sys.stderr.write(f"measuring {module.PART}\n")
-                measured = module.measure(place, budget)
+        for benchmark in BENCHMARKS:
+            if benchmark.part in chosen:
+                sys.stderr.write(f"measuring {benchmark.part}\n")
+                measured = benchmark.measure(place, budget)
                 rows += measured
-                judged += gates(module, measured, place)
-    bases = {module.PART: module.BASE for module in MODULES if module.PART in chosen}
+                judged += benchmark.gates(measured, place)
+    bases = {each.part: each.base for each in BENCHMARKS if each.part in chosen}
     table = to_markdown(facts, rows, judged, bases)
     folder = out or runs_folder() / "perf"
     paths = write(folder, f"{facts['date']}-{device}", to_json(facts, rows, judged, bases), table)

@@ -7,7 +7,6 @@ row.
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +15,14 @@ import torch
 from torch import Generator, Tensor
 
 import mixbench.functional as mf
-from mixbench.perf.peers import NOT_INSTALLED, Variant, load_file, on_its_device, tried
-from mixbench.perf.report import Row, Rule
-from mixbench.perf.timing import Budget, interleave, repeated
+from mixbench.perf.benchmark import Benchmark
+from mixbench.perf.peers import NOT_INSTALLED, Variant, load_file, on_its_device
+from mixbench.perf.report import Limit, Rule
+from mixbench.perf.timing import Budget
 
 Mix = Callable[[Tensor, Tensor], object]
 
-PART, BASE = "P1", "copy of the batch"
+BASE = "copy of the batch"
 INPUTS = 4  # batches that alternate
 SEED = 0
 _COPIED = "in place: a fresh copy per call, its time included"
@@ -192,45 +192,43 @@ class _NumPyWithInt:
         return getattr(np, name)
 
 
-PEERS = (_torchvision, _timm, _kornia, _openmixup)
+class MixBenchmark(Benchmark):
+    """P1; to be no slower than 1.1 times the fastest peer is to be so against each of them."""
 
+    part, base = "P1", BASE
+    watched = SHAPES[:1]
+    peers = (_torchvision, _timm, _kornia, _openmixup)
 
-def measure(device: torch.device, budget: Budget, shapes: tuple[Shape, ...] = SHAPES) -> list[Row]:
-    """Time every variant at every shape.
+    def cases(self, device: torch.device) -> tuple[Shape, ...]:
+        return SHAPES
 
-    Args:
-        device: Where the batches lie.
-        budget: How long to measure.
-        shapes: Batches.
+    def own(self, case: Shape, device: torch.device, budget: Budget) -> list[Variant]:
+        return own_variants(case)
 
-    Returns:
-        Rows in the order of the variants, skipped ones included.
-    """
-    rows = []
-    for shape in shapes:
-        batches = _batches(shape, device)
-        variants = own_variants(shape)
-        for peer in PEERS:
-            variants += [tried(variant, *batches[0]) for variant in peer(shape)]
-        calls = {v.name: _alternating(v.call, batches) for v in variants if v.call is not None}
-        measures = {name: repeated(call, device, budget.round_s) for name, call in calls.items()}
-        seconds = interleave(measures, budget.rounds)
-        for variant in variants:
-            rounds = [1000 * value for value in seconds.get(variant.name, [])]
-            traffic = (2 if variant.name == BASE else 3) * shape.bytes
-            rows.append(
-                Row(
-                    PART,
-                    str(shape),
-                    variant.name,
-                    shape.batch,
-                    rounds,
-                    traffic,
-                    variant.note,
-                    variant.skipped,
-                )
+    def inputs(self, case: Shape, device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
+        batches = _batches(case, device)
+        return lambda number: batches[number % len(batches)]
+
+    def traffic(self, case: Shape, variant: Variant) -> int:
+        return (2 if variant.name == BASE else 3) * case.bytes
+
+    def rules(self, device: torch.device) -> list[Rule | Limit]:
+        # Shapes of 224 pixels are reported only, as their noise is too large.
+        small, middle = (str(shape) for shape in SHAPES[:2])
+        per_sample = [
+            Rule(
+                self.part, small, f"{kind} per sample, mixbench", f"{kind} per sample, {peer}", 2.0
             )
-    return rows
+            for kind in ("mixup", "cutmix")
+            for peer in ("timm elem", "kornia")
+        ]
+        shared = [
+            Rule(self.part, shape, f"{kind} shared, mixbench", f"{kind} shared, {peer}", 1 / 1.1)
+            for shape in (small, middle)
+            for kind in ("mixup", "cutmix")
+            for peer in ("torchvision", "timm batch", "OpenMixup")
+        ]
+        return [*per_sample, *shared]
 
 
 def _batches(shape: Shape, device: torch.device) -> list[tuple[Tensor, Tensor]]:
@@ -243,47 +241,3 @@ def _batches(shape: Shape, device: torch.device) -> list[tuple[Tensor, Tensor]]:
         )
         for _ in range(INPUTS)
     ]
-
-
-def _alternating(mix: Mix, batches: list[tuple[Tensor, Tensor]]) -> Callable[[int], object]:
-    return lambda number: mix(*batches[number % len(batches)])
-
-
-def rules(device: torch.device) -> list[Rule]:
-    """What must hold at 32 and 64 pixels; 224 is reported only, as its noise is too large.
-
-    To be no slower than 1.1 times the fastest peer is to be so against each of them.
-
-    Args:
-        device: Where it was measured; the rules are the same on all.
-
-    Returns:
-        One rule per peer, so that a missing one is seen.
-    """
-    del device
-    small, middle = (str(shape) for shape in SHAPES[:2])
-    listed = [
-        Rule(PART, small, f"{kind} per sample, mixbench", f"{kind} per sample, {peer}", 2.0)
-        for kind in ("mixup", "cutmix")
-        for peer in ("timm elem", "kornia")
-    ]
-    listed += [
-        Rule(PART, shape, f"{kind} shared, mixbench", f"{kind} shared, {peer}", 1 / 1.1)
-        for shape in (small, middle)
-        for kind in ("mixup", "cutmix")
-        for peer in ("torchvision", "timm batch", "OpenMixup")
-    ]
-    return listed
-
-
-def watched(device: torch.device) -> dict[str, Callable[[], object]]:
-    """What must not make the host wait for a device.
-
-    Args:
-        device: A CUDA device.
-
-    Returns:
-        Our variants by name.
-    """
-    x, y = _batches(SHAPES[0], device)[0]
-    return {v.name: partial(v.call, x, y) for v in own_variants(SHAPES[0]) if v.call is not None}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -12,12 +13,11 @@ from typing import Any
 import torch
 
 from mixbench.files import write_text
-from mixbench.perf.timing import Budget, median, quartiles, ratio, waits
+from mixbench.perf.timing import Budget, quartiles, ratio
 from mixbench.records.record import cpu_name, environment
 
 SCHEMA = 1
 PASS, FAIL, SKIPPED = "pass", "FAIL", "skipped"
-NO_GPU, NOT_ASKED = "no GPU", "run with --device cuda"
 _PEERS = ("timm", "kornia", "pot", "geomloss", "pillow")
 
 
@@ -43,7 +43,7 @@ class Row:
     @property
     def median_ms(self) -> float:
         """Milliseconds of one batch."""
-        return median(self.rounds_ms)
+        return statistics.median(self.rounds_ms)
 
     @property
     def spread_ms(self) -> float:
@@ -139,32 +139,6 @@ def _judge_figure(rule: Limit, ours: Row, peer: Row | None = None) -> Gate:
     most = rule.most if peer is None else peer.figures[rule.figure]
     detail = f"{value:.4g}" if peer is None else f"{value:.4g} and {most:.4g}"
     return Gate(str(rule), PASS if value <= float(most) else FAIL, detail)
-
-
-def gates(part: Any, rows: list[Row], device: torch.device) -> list[Gate]:
-    """Hold what a part measured against its rules, and watch it for waits on a GPU.
-
-    Args:
-        part: Module of the part, with ``PART``, ``rules(device)`` and, where it has variants of
-            ours that a GPU could wait for, ``watched(device)``.
-        rows: What it measured.
-        device: Where it was measured.
-
-    Returns:
-        Gates; those of another device are skipped.
-    """
-    judged = judge(part.rules(device), rows)
-    watched = getattr(part, "watched", None)
-    quiet = f"{part.PART} on cuda: no variant of mixbench waits for the device"
-    if device.type != "cuda":
-        why = NOT_ASKED if torch.cuda.is_available() else NO_GPU
-        if watched is None:
-            return judged
-        return [*judged, *(Gate(n, SKIPPED, why) for n in (f"{part.PART} ratios on cuda", quiet))]
-    if watched is None:
-        return judged
-    waiting = waits(watched(device))
-    return [*judged, Gate(quiet, FAIL if waiting else PASS, ", ".join(waiting))]
 
 
 def conditions(device: torch.device, budget: Budget, *, freed_kept: bool) -> dict[str, Any]:

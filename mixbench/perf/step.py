@@ -6,7 +6,6 @@ memory that they need.
 
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +13,14 @@ import torch
 
 from mixbench.config.schema import DataConfig, DataInfo, NetConfig, RunConfig
 from mixbench.data.images import Batch
+from mixbench.perf.benchmark import Benchmark
 from mixbench.perf.input import smooth_images
-from mixbench.perf.peers import NOT_INSTALLED
-from mixbench.perf.report import Row, Rule
-from mixbench.perf.timing import Budget, interleave, repeated
+from mixbench.perf.peers import NOT_INSTALLED, Variant
+from mixbench.perf.report import Limit, Row, Rule
+from mixbench.perf.timing import Budget
 from mixbench.records.checkpoints import FACTS, FORMAT, LAST
 
-PART, BASE = "P4", "erm"
+BASE = "erm"
 CLASSES = 10
 ALIGNED, SCALED = "alignmix, transport", "alignmix, transport, scaled"
 SAMIX, FROZEN = "samix", "samix, mixer of a checkpoint"
@@ -159,44 +159,55 @@ def _as_call(method: Any, shape: Shape, device: torch.device) -> Callable[[int],
     return step
 
 
-def measure(
-    device: torch.device, budget: Budget, shapes: tuple[Shape, ...] | None = None
-) -> list[Row]:
-    """Time the steps of every method, in turn.
+class StepBenchmark(Benchmark):
+    """P4. Shapes without limits are reported only.
 
-    Args:
-        device: Where they compute.
-        budget: How long to measure.
-        shapes: Batches and networks; those of the device if None.
-
-    Returns:
-        Rows, skipped ones included. On a CUDA device with the most memory that a step has at once,
-        beyond what there is before it, and launches of kernels; on the CPU, whose allocator keeps
-        no count, with what a step saves for its backward pass.
+    A CUDA device tells the most memory that a step has at once, beyond what there is before it, and
+    launches of kernels; the CPU, whose allocator keeps no count, what a step saves for its backward
+    pass.
     """
-    cuda = device.type == "cuda"
-    rows = []
-    for shape in shapes or (CUDA_SHAPES if cuda else CPU_SHAPES):
+
+    part, base = "P4", BASE
+    watched = (CUDA_SHAPES[0], CUDA_VIT)
+
+    def cases(self, device: torch.device) -> tuple[Shape, ...]:
+        return CUDA_SHAPES if device.type == "cuda" else CPU_SHAPES
+
+    def own(self, case: Shape, device: torch.device, budget: Budget) -> list[Variant]:
         try:
-            steps = {
-                title: training_step(name, settings, shape, device)
-                for title, (name, settings, _) in shape.steps.items()
-            }
-        except ImportError:
-            rows += [
-                Row(PART, str(shape), title, shape.batch, skipped=f"lightning is {NOT_INSTALLED}")
-                for title in shape.steps
+            return [
+                Variant(title, training_step(name, settings, case, device), note)
+                for title, (name, settings, note) in case.steps.items()
             ]
-            continue
-        measures = {t: repeated(step, device, budget.round_s) for t, step in steps.items()}
-        seconds = interleave(measures, budget.step_rounds)
-        for title, (_, _, note) in shape.steps.items():
-            rounds = [1000 * value for value in seconds[title]]
-            figures = _cuda_figures(steps[title]) if cuda else {SAVED: saved_mb(steps[title])}
-            rows.append(
-                Row(PART, str(shape), title, shape.batch, rounds, note=note, figures=figures)
-            )
-    return rows
+        except ImportError:
+            skipped = f"lightning is {NOT_INSTALLED}"
+            return [Variant(title, skipped=skipped) for title in case.steps]
+
+    def rounds(self, budget: Budget) -> int:
+        return budget.step_rounds
+
+    def figures(
+        self, case: Shape, variant: Variant, row: Row, device: torch.device
+    ) -> dict[str, float]:
+        step: Any = variant.call
+        return _cuda_figures(step) if device.type == "cuda" else {SAVED: saved_mb(step)}
+
+    def rules(self, device: torch.device) -> list[Rule | Limit]:
+        if device.type == "cuda":
+            limits = {"mixup": 1.02, "cutmix": 1.02, "manifoldmixup": 1.02}
+            limits |= {ALIGNED: 1.05, SAMIX: 3.0}
+            asked = {**dict.fromkeys(CUDA_SHAPES[:2], limits), CUDA_VIT: ATTENDED}
+        else:
+            wide, narrow, large, _ = CPU_SHAPES
+            asked = {wide: {"manifoldmixup": 1.05, ALIGNED: 1.25, SCALED: 1.25, "tdattenmix": 1.6}}
+            # By arithmetic 2.25 with forward passes of a third of a step, and the mixer; what every
+            # method does once a step, such as to crop, makes it less.
+            asked |= {narrow: {SAMIX: 3.3, FROZEN: 2.2}, large: {SAMIX: 3.3}, CPU_VIT: ATTENDED}
+        return [
+            Rule(self.part, str(shape), title, BASE, 1 / limit)
+            for shape, limits in asked.items()
+            for title, limit in limits.items()
+        ]
 
 
 def saved_mb(step: Callable[[int], object]) -> float:
@@ -236,48 +247,3 @@ def _cuda_figures(step: Callable[[int], object]) -> dict[str, float]:
         torch.cuda.synchronize()
     launches = sum(e.count for e in profile.key_averages() if "LaunchKernel" in e.key)
     return {PEAK: peak, "launches": float(launches)}
-
-
-def rules(device: torch.device) -> list[Rule]:
-    """What steps may cost.
-
-    Args:
-        device: Where they were measured.
-
-    Returns:
-        Rules for the shapes with limits; the others are reported only.
-    """
-    if device.type == "cuda":
-        limits = {"mixup": 1.02, "cutmix": 1.02, "manifoldmixup": 1.02, ALIGNED: 1.05, SAMIX: 3.0}
-        asked = dict.fromkeys(CUDA_SHAPES[:2], limits)
-    else:
-        wide, narrow, large, _ = CPU_SHAPES
-        asked = {wide: {"manifoldmixup": 1.05, ALIGNED: 1.25, SCALED: 1.25, "tdattenmix": 1.6}}
-        # By arithmetic 2.25 with forward passes of a third of a step, and the mixer; what every
-        # method does once a step, such as to crop, makes it less.
-        asked |= {narrow: {SAMIX: 3.3, FROZEN: 2.2}, large: {SAMIX: 3.3}}
-    asked[CUDA_VIT if device.type == "cuda" else CPU_VIT] = ATTENDED
-    return [
-        Rule(PART, str(shape), title, BASE, 1 / limit)
-        for shape, limits in asked.items()
-        for title, limit in limits.items()
-    ]
-
-
-def watched(device: torch.device) -> dict[str, Callable[[], object]]:
-    """What must not make the host wait for a device.
-
-    Args:
-        device: A CUDA device.
-
-    Returns:
-        Steps by name; none without Lightning.
-    """
-    try:
-        return {
-            f"{title}, {shape}": partial(training_step(name, settings, shape, device), 0)
-            for shape in (CUDA_SHAPES[0], CUDA_VIT)
-            for title, (name, settings, _) in shape.steps.items()
-        }
-    except ImportError:
-        return {}

@@ -52,18 +52,6 @@ class Ratio:
     high: float
 
 
-def median(values: list[float]) -> float:
-    """Middle value.
-
-    Args:
-        values: At least one.
-
-    Returns:
-        Their median.
-    """
-    return statistics.median(values)
-
-
 def quartiles(values: list[float]) -> tuple[float, float]:
     """Where the middle half begins and ends.
 
@@ -93,7 +81,7 @@ def ratio(upper: list[float], lower: list[float]) -> Ratio:
         ValueError: If the turns differ in number.
     """
     low, high = quartiles([a / b for a, b in zip(upper, lower, strict=True)])
-    return Ratio(median(upper) / median(lower), low, high)
+    return Ratio(statistics.median(upper) / statistics.median(lower), low, high)
 
 
 @contextmanager

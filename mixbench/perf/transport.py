@@ -7,7 +7,7 @@ they are and once with every position brought to norm 1.
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +19,13 @@ import mixbench.functional as mf
 from mixbench.backbones.cifar import preactresnet18
 from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.data.augment.batches import to_float
+from mixbench.perf.benchmark import Benchmark
 from mixbench.perf.input import MEAN, STD, smooth_images
-from mixbench.perf.peers import NOT_INSTALLED, Variant, load_file, on_its_device, tried
+from mixbench.perf.peers import NOT_INSTALLED, Variant, load_file, on_its_device
 from mixbench.perf.report import Limit, Row, Rule
-from mixbench.perf.timing import Budget, interleave, repeated
+from mixbench.perf.timing import Budget
 
-PART, BASE = "P2", "broadcast loop"
+BASE = "broadcast loop"
 COMPAT, SCALED, SHORT = "compat, mixbench", "scaled, mixbench", "scaled 50, mixbench"
 ERROR = "plan error"
 EPS, ITERATIONS, REFERENCE_ITERATIONS = 0.1, 100, 4000
@@ -33,37 +34,49 @@ RAW, NORMALISED = "raw", "norm 1"
 Solve = Callable[[Tensor, Tensor], Tensor]  # two maps (B, C, H, W) to plans (B, r, r), row sums 1
 
 
-class Shape(NamedTuple):
-    """Feature maps of one layer: batch size, image size in pixels, layer, images compared."""
+class Maps(NamedTuple):
+    """Feature maps of one layer: batch size, image size in pixels, layer, images compared, kind.
+
+    The kind is ``raw``, whose squared distances are in the hundreds, or ``norm 1``.
+    """
 
     batch: int
     size: int
     layer: int
     compared: int
+    kind: str = RAW
+
+    def __str__(self) -> str:
+        side = self.size // 2 ** (self.layer - 1)
+        return f"B{self.batch} r{side * side} {self.kind}"
 
 
-SHAPES = (Shape(128, 32, 4, 16), Shape(32, 56, 4, 16), Shape(32, 32, 3, 16), Shape(4, 56, 3, 2))
+CASES = tuple(
+    Maps(*maps, kind)
+    for maps in ((128, 32, 4, 16), (32, 56, 4, 16), (32, 32, 3, 16), (4, 56, 3, 2))
+    for kind in (RAW, NORMALISED)
+)
+SMALL, LARGE = CASES[0], CASES[4]  # with rules
 
 
-def features(shape: Shape, kind: str) -> Tensor:
+def features(maps: Maps) -> Tensor:
     """Feature maps of smooth images.
 
     Args:
-        shape: What to take of the network.
-        kind: ``raw``, whose squared distances are in the hundreds, or ``norm 1``.
+        maps: What to take of the network.
 
     Returns:
         (B, C, H, W) maps, the same for equal arguments.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = preactresnet18(NetConfig(final_norm=False), DataInfo(10, shape.size, shape.size))
+        net = preactresnet18(NetConfig(final_norm=False), DataInfo(10, maps.size, maps.size))
     mean, std = (torch.tensor(value)[:, None, None] for value in (MEAN, STD))
-    x = (to_float(smooth_images(shape.batch).images) - mean) / std
-    x = F.interpolate(x, size=(shape.size, shape.size), mode="bilinear")
+    x = (to_float(smooth_images(maps.batch).images) - mean) / std
+    x = F.interpolate(x, size=(maps.size, maps.size), mode="bilinear")
     with torch.no_grad():
-        h = net.forward_stages(x, stop=shape.layer)
-    return F.normalize(h, dim=1) if kind == NORMALISED else h
+        h = net.forward_stages(x, stop=maps.layer)
+    return F.normalize(h, dim=1) if maps.kind == NORMALISED else h
 
 
 def broadcast_loop(h: Tensor, partner: Tensor) -> Tensor:
@@ -102,7 +115,8 @@ def own_variants() -> list[Variant]:
     ]
 
 
-def _pot() -> list[Variant]:
+def _pot(maps: Maps) -> list[Variant]:
+    del maps
     names = "log-domain, POT batch", "kernel domain, POT batch"
     try:
         from ot.batch import dist_batch, solve_batch
@@ -125,7 +139,8 @@ def _pot() -> list[Variant]:
     ]
 
 
-def _geomloss() -> list[Variant]:
+def _geomloss(maps: Maps) -> list[Variant]:
+    del maps
     name = "eps falling, geomloss"
     try:
         from geomloss import SamplesLoss  # pyright: ignore[reportMissingImports]
@@ -152,7 +167,8 @@ def _geomloss() -> list[Variant]:
     return [Variant(name, solve, "scaling 0.9; as many iterations as its features ask for")]
 
 
-def _official() -> list[Variant]:
+def _official(maps: Maps) -> list[Variant]:
+    del maps
     name, root = "official file", os.environ.get("ALIGNMIX")
     if not root:
         return [Variant(name, skipped="ALIGNMIX=path not given")]
@@ -173,9 +189,6 @@ def _official() -> list[Variant]:
     return [Variant(name, on_its_device(solve), note)]
 
 
-PEERS = (_pot, _geomloss, _official)
-
-
 def plan_error(found: Tensor, exact: Tensor) -> float:
     """Mean distance of the rows of two plans.
 
@@ -189,102 +202,53 @@ def plan_error(found: Tensor, exact: Tensor) -> float:
     return float((found.double() - exact).abs().sum(dim=2).mean())
 
 
-def measure(device: torch.device, budget: Budget, shapes: tuple[Shape, ...] = SHAPES) -> list[Row]:
-    """Time every variant on both kinds of features, and compare its plans.
+class TransportBenchmark(Benchmark):
+    """P2: on raw features speed at r = 16, and plans that are nearer the solution."""
 
-    Args:
-        device: Where the features lie.
-        budget: How long to measure.
-        shapes: Layers.
+    part, base = "P2", BASE
+    watched = (SMALL,)
+    peers = (_pot, _geomloss, _official)
 
-    Returns:
-        Rows in the order of the variants, skipped ones included.
-    """
-    rows = []
-    for shape in shapes:
-        for kind in (RAW, NORMALISED):
-            h = features(shape, kind).to(device)
-            partner = h.roll(1, dims=0)
-            rows += _measure(h, partner, _title(shape, kind), shape, budget)
-    return rows
+    def cases(self, device: torch.device) -> tuple[Maps, ...]:
+        return CASES
+
+    def own(self, case: Maps, device: torch.device, budget: Budget) -> list[Variant]:
+        return own_variants()
+
+    def inputs(self, case: Maps, device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
+        pair = _pair(case, device)
+        return lambda number: pair
+
+    def rounds(self, budget: Budget) -> int:
+        return budget.plan_rounds
+
+    def figures(
+        self, case: Maps, variant: Variant, row: Row, device: torch.device
+    ) -> dict[str, float]:
+        *few, exact = _solution(case, device)
+        return {ERROR: plan_error(variant.call(*few), exact)} if variant.call else {}
+
+    def rules(self, device: torch.device) -> list[Rule | Limit]:
+        small, large = str(SMALL), str(LARGE)
+        return [
+            Rule(self.part, small, COMPAT, BASE, 5.0),  # the same arithmetic: less can be gained
+            Rule(self.part, small, SCALED, BASE, 8.0),
+            Limit(self.part, small, COMPAT, ERROR, BASE),
+            Limit(self.part, small, SCALED, ERROR, 0.02),
+            Limit(self.part, large, SCALED, ERROR, 0.2),
+        ]
 
 
-def _title(shape: Shape, kind: str) -> str:
-    side = shape.size // 2 ** (shape.layer - 1)
-    return f"B{shape.batch} r{side * side} {kind}"
+def _pair(maps: Maps, device: torch.device) -> tuple[Tensor, Tensor]:
+    h = features(maps).to(device)
+    return h, h.roll(1, dims=0)
 
 
-def _measure(h: Tensor, partner: Tensor, title: str, shape: Shape, budget: Budget) -> list[Row]:
-    few = [side[: shape.compared] for side in (h, partner)]
+@lru_cache(maxsize=1)
+def _solution(maps: Maps, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of maps that are compared, and their plans, converged in float64."""
+    h, partner = (side[: maps.compared] for side in _pair(maps, device))
     exact = mf.position_plan(
-        *(side.double() for side in few), eps=EPS, iters=REFERENCE_ITERATIONS, solver="scaled"
+        h.double(), partner.double(), eps=EPS, iters=REFERENCE_ITERATIONS, solver="scaled"
     )
-    variants = own_variants()
-    for peer in PEERS:
-        variants += [tried(variant, *few) for variant in peer()]
-    calls = {v.name: _plain(v.call, h, partner) for v in variants if v.call is not None}
-    measures = {name: repeated(call, h.device, budget.round_s) for name, call in calls.items()}
-    seconds = interleave(measures, budget.plan_rounds)
-    rows = []
-    for variant in variants:
-        figures = {}
-        if variant.call is not None:
-            figures[ERROR] = plan_error(variant.call(*few), exact)
-        rounds = [1000 * value for value in seconds.get(variant.name, [])]
-        rows.append(
-            Row(
-                PART,
-                title,
-                variant.name,
-                shape.batch,
-                rounds,
-                note=variant.note,
-                skipped=variant.skipped,
-                figures=figures,
-            )
-        )
-    return rows
-
-
-def _plain(solve: Solve, h: Tensor, partner: Tensor) -> Callable[[int], object]:
-    def call(number: int) -> object:
-        del number
-        with torch.no_grad():
-            return solve(h, partner)
-
-    return call
-
-
-def rules(device: torch.device) -> list[Rule | Limit]:
-    """What must hold on raw features: speed at r = 16, and plans that are nearer the solution.
-
-    Args:
-        device: Where it was measured; the rules are the same on all.
-
-    Returns:
-        Rules of times and of errors.
-    """
-    del device
-    small, large = _title(SHAPES[0], RAW), _title(SHAPES[2], RAW)
-    return [
-        Rule(PART, small, COMPAT, BASE, 5.0),  # the same arithmetic, so less can be gained
-        Rule(PART, small, SCALED, BASE, 8.0),
-        Limit(PART, small, COMPAT, ERROR, BASE),
-        Limit(PART, small, SCALED, ERROR, 0.02),
-        Limit(PART, large, SCALED, ERROR, 0.2),
-    ]
-
-
-def watched(device: torch.device) -> dict[str, Callable[[], object]]:
-    """What must not make the host wait for a device.
-
-    Args:
-        device: A CUDA device.
-
-    Returns:
-        Our variants by name.
-    """
-    h = features(SHAPES[0], RAW).to(device)
-    partner = h.roll(1, dims=0)
-    own = own_variants()[1:]
-    return {v.name: partial(v.call, h, partner) for v in own if v.call is not None}
+    return h, partner, exact

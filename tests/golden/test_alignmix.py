@@ -73,7 +73,7 @@ def test_the_branch_without_alignment_is_mixup(case):
     y = case["y"]
     targets = mf.one_hot(y, int(y.max()) + 1)
     mixed = mf.mixup(case["x"], targets, lam=case["lam"], perm=case["perm"])
-    case.compare("expect_mixed", mixed.x, "input")
+    case.compare("expect_mixed", mixed.x, "input mixed")
     case.compare("expect_y_a", y)
     case.compare("expect_y_b", mf.take(y, mixed.perm))
 

@@ -1,13 +1,14 @@
 """The speed measurements: what they conclude, never how fast this machine is."""
 
+import io
 import json
 import subprocess
 import sys
 import time
-from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 
 import mixbench.records.checkpoints as checkpoints
 from mixbench.errors import UserError
@@ -15,7 +16,10 @@ from mixbench.methods import METHODS
 from mixbench.perf import input as input_part
 from mixbench.perf import main as main_module
 from mixbench.perf import mix, peers, photographs, step, timing, transport
+from mixbench.perf.input import SingleImages
 from mixbench.perf.main import FAILED, main
+from mixbench.perf.mix import MixBenchmark
+from mixbench.perf.photographs import PhotographBenchmark
 from mixbench.perf.report import (
     FAIL,
     PASS,
@@ -24,20 +28,21 @@ from mixbench.perf.report import (
     Limit,
     Row,
     Rule,
-    gates,
     judge,
     to_json,
     to_markdown,
     write,
 )
+from mixbench.perf.step import StepBenchmark
 from mixbench.perf.timing import Budget
+from mixbench.perf.transport import TransportBenchmark
 
 CPU = torch.device("cpu")
 TINY = Budget(
     rounds=2, round_s=1e-4, input_rounds=2, images=256, files=2, plan_rounds=2, step_rounds=2
 )
 SHAPE = mix.Shape(4, 8, 3)
-MAPS = transport.Shape(2, 32, 4, 2)
+MAPS = transport.Maps(2, 32, 4, 2)
 STEP = step.Shape(4, 32, 4)
 VIT = step.Shape(4, 32, patch=16)
 FACTS = {
@@ -224,22 +229,22 @@ def test_report_writes_every_row_and_gate_as_json_and_markdown(tmp_path):
 
 @pytest.mark.usefixtures("no_peers")
 def test_missing_peers_become_skipped_rows_and_gates():
-    measured = mix.measure(CPU, TINY, (SHAPE,))
+    measured = MixBenchmark().measure(CPU, TINY, (SHAPE,))
     skipped = {row.variant: row.skipped for row in measured if row.skipped}
     assert len(skipped) == 10
     assert skipped["mixup per sample, timm elem"] == "not installed"
     assert skipped["cutmix shared, OpenMixup"] == "OPENMIXUP=path not given"
     ours = [row.variant for row in measured if not row.skipped]
     assert ours == [variant.name for variant in mix.own_variants(SHAPE)]
-    assert {gate.status for gate in gates(mix, measured, CPU)} == {SKIPPED}
+    assert {gate.status for gate in MixBenchmark().gates(measured, CPU)} == {SKIPPED}
 
 
 def test_a_peer_that_raises_is_skipped_with_its_error(monkeypatch):
     def broken(x, y):
         raise RuntimeError("its own affair")
 
-    monkeypatch.setattr(mix, "PEERS", (lambda shape: [peers.Variant("broken", broken)],))
-    row = mix.measure(CPU, TINY, (SHAPE,))[-1]
+    monkeypatch.setattr(MixBenchmark, "peers", (lambda shape: [peers.Variant("broken", broken)],))
+    row = MixBenchmark().measure(CPU, TINY, (SHAPE,))[-1]
     assert (row.variant, row.skipped) == ("broken", "failed with RuntimeError")
 
 
@@ -248,8 +253,8 @@ def test_every_rule_names_variants_that_exist(monkeypatch):
     known = {variant.name for variant in mix.own_variants(SHAPE)}
     for package in ("torchvision.transforms", "timm.data.mixup", "kornia.augmentation"):
         monkeypatch.setitem(sys.modules, package, None)
-    known |= {variant.name for peer in mix.PEERS for variant in peer(SHAPE)}
-    assert {name for rule in mix.rules(CPU) for name in (rule.ours, rule.peer)} <= known
+    known |= {variant.name for peer in MixBenchmark.peers for variant in peer(SHAPE)}
+    assert {name for rule in MixBenchmark().rules(CPU) for name in (rule.ours, rule.peer)} <= known
 
 
 def test_own_variants_leave_their_input_alone_and_return_soft_targets():
@@ -297,7 +302,7 @@ def test_an_openmixup_checkout_is_read_by_path_and_leaves_no_trace(tmp_path, mon
 
 
 def maps():
-    h = transport.features(MAPS, transport.RAW)
+    h = transport.features(MAPS)
     return h, h.roll(1, dims=0)
 
 
@@ -318,17 +323,18 @@ def test_the_error_of_a_plan_is_the_mean_distance_of_its_rows():
 
 def test_features_are_raw_or_of_norm_1_and_drawn_alike_each_time():
     raw, normalised = (
-        transport.features(MAPS, kind) for kind in (transport.RAW, transport.NORMALISED)
+        transport.features(MAPS._replace(kind=kind))
+        for kind in (transport.RAW, transport.NORMALISED)
     )
     assert raw.shape == (2, 512, 4, 4)
     assert raw.norm(dim=1).mean() > 5
     torch.testing.assert_close(normalised.norm(dim=1), torch.ones(2, 4, 4))
-    assert torch.equal(raw, transport.features(MAPS, transport.RAW))
+    assert torch.equal(raw, transport.features(MAPS))
 
 
 @pytest.mark.usefixtures("no_peers")
 def test_missing_solvers_become_skipped_rows():
-    measured = transport.measure(CPU, TINY, (MAPS,))
+    measured = TransportBenchmark().measure(CPU, TINY, (MAPS,))
     skipped = {row.variant: row.skipped for row in measured if row.skipped}
     assert skipped == {
         "log-domain, POT batch": "not installed",
@@ -336,14 +342,14 @@ def test_missing_solvers_become_skipped_rows():
         "eps falling, geomloss": "not installed",
         "official file": "ALIGNMIX=path not given",
     }
-    raw = {row.variant: row.figures[transport.ERROR] for row in measured[:4]}
+    raw = {row.variant: row.figures[transport.ERROR] for row in measured if not row.skipped}
     assert raw[transport.SCALED] < raw[transport.SHORT] < raw[transport.COMPAT]
 
 
 def test_every_rule_of_the_solvers_names_what_is_measured():
     names = {variant.name for variant in transport.own_variants()}
-    shapes = {transport._title(shape, transport.RAW) for shape in transport.SHAPES}
-    for rule in transport.rules(CPU):
+    shapes = {str(case) for case in transport.CASES}
+    for rule in TransportBenchmark().rules(CPU):
         assert {rule.ours, getattr(rule, "peer", transport.BASE)} <= names
         assert rule.shape in shapes
 
@@ -355,7 +361,7 @@ def test_pot_and_a_checkout_by_path_give_the_plan_of_the_same_arithmetic(tmp_pat
     (folder / "OT.py").write_text(SOLVER)
     monkeypatch.setenv("ALIGNMIX", str(tmp_path))
     exact = transport.own_variants()[0].call(*maps()).double()
-    for variant in (transport._pot()[0], *transport._official()):
+    for variant in (transport._pot(MAPS)[0], *transport._official(MAPS)):
         found = peers.tried(variant, *maps())
         assert found.skipped == ""
         assert transport.plan_error(found.call(*maps()), exact) < 1e-3
@@ -382,7 +388,7 @@ class SinkhornDistance:
 
 def test_a_checkout_without_the_solver_is_skipped_with_the_file_it_lacks(tmp_path, monkeypatch):
     monkeypatch.setenv("ALIGNMIX", str(tmp_path))
-    (variant,) = transport._official()
+    (variant,) = transport._official(MAPS)
     assert variant.skipped == "no cifar10_100/utils/OT.py in the ALIGNMIX folder"
 
 
@@ -447,14 +453,14 @@ def test_what_is_saved_for_backward_is_counted_once_by_its_memory():
 
 def test_without_lightning_steps_are_skipped(monkeypatch):
     monkeypatch.setitem(sys.modules, "mixbench.methods.build", None)
-    measured = step.measure(CPU, TINY, (STEP,))
+    measured = StepBenchmark().measure(CPU, TINY, (STEP,))
     assert {row.skipped for row in measured} == {"lightning is not installed"}
-    assert {gate.status for gate in gates(step, measured, CPU)} == {SKIPPED}
+    assert {gate.status for gate in StepBenchmark().gates(measured, CPU)} == {SKIPPED}
 
 
 def test_every_rule_of_the_steps_names_what_is_measured():
     for device, shapes in (("cpu", step.CPU_SHAPES), ("cuda", step.CUDA_SHAPES)):
-        for rule in step.rules(torch.device(device)):
+        for rule in StepBenchmark().rules(torch.device(device)):
             (shape,) = [shape for shape in shapes if str(shape) == rule.shape]
             assert {rule.ours, rule.peer} <= set(shape.steps)
             assert rule.shape in {str(shape) for shape in shapes}
@@ -477,37 +483,33 @@ def test_the_time_of_an_ended_worker_counts():
     assert time.process_time() - own < 0.2
 
 
-def test_input_paths_read_every_full_batch(monkeypatch):
-    monkeypatch.setattr(input_part, "BATCH", 16)
+def test_input_paths_read_every_full_batch():
     images = input_part.smooth_images(40)
-    assert input_part.resident_epoch(images, 0) == 32
-    single = input_part.SingleImages(images, lambda picture: torch.zeros(3, 32, 32))
-    assert input_part.single_epoch(single, 0, CPU) == 32
-    assert input_part.single_epoch(single, 1, CPU) == 32
+    assert input_part.keyed_epoch(images, 0, CPU, 16, padding=4) == 32
+    single = SingleImages(40, lambda row: row, lambda row: torch.zeros(3, 32, 32))
+    assert input_part.single_epoch(single, CPU, 16) == 32
+    assert input_part.single_epoch(single, CPU, 16, workers=1) == 32
 
 
 def test_photographs_are_files_that_can_be_read_and_the_same_each_time():
     files = photographs.photographs(2)
     assert files == photographs.photographs(2)
-    assert photographs.SingleFiles(files, lambda image: torch.tensor(image.size))[1].tolist() == [
-        photographs.WIDTH,
-        photographs.HEIGHT,
-    ]
+    size = (photographs.WIDTH, photographs.HEIGHT)
+    assert [Image.open(io.BytesIO(file)).size for file in files] == [size, size]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_epoch_of_files_reads_every_full_batch(monkeypatch, workers):
-    monkeypatch.setattr(photographs, "BATCH", 2)
+def test_an_epoch_of_files_reads_every_full_batch(workers):
     files = photographs.photographs(5)
     part = photographs.Part([""] * 5, files.__getitem__, torch.zeros(5))
     images = photographs.FileImages(part, photographs.DataConfig(size=32, crop_area=0.5))
-    assert photographs.epoch_of_files(images, 0, workers, CPU) == 4
+    assert input_part.keyed_epoch(images, 0, CPU, 2, workers=workers) == 4
 
 
 def test_the_cores_that_a_gpu_asks_for_follow_from_the_rate():
-    measured = photographs.measure(CPU, TINY)
+    measured = PhotographBenchmark().measure(CPU, TINY)
     assert [row.variant for row in measured] == [
-        photographs.BASE,
+        input_part.BASE,
         photographs.FILES,
         photographs.WORKER,
     ]
@@ -519,9 +521,9 @@ def test_the_cores_that_a_gpu_asks_for_follow_from_the_rate():
 @pytest.fixture
 def quiet_main(monkeypatch, no_peers):
     monkeypatch.setattr(main_module, "keep_freed_memory", lambda: False)
-    for part, shape in ((mix, SHAPE), (transport, MAPS), (step, STEP)):
-        measure = partial(part.measure, shapes=(shape,))
-        monkeypatch.setattr(part, "measure", measure)
+    cases = ((MixBenchmark, SHAPE), (TransportBenchmark, MAPS), (StepBenchmark, STEP))
+    for benchmark, case in cases:
+        monkeypatch.setattr(benchmark, "cases", lambda self, device, case=case: (case,))
 
 
 @pytest.mark.usefixtures("quiet_main")
@@ -538,7 +540,7 @@ def test_a_run_without_peers_writes_and_prints_its_table(tmp_path, capsys):
 
 @pytest.mark.usefixtures("quiet_main")
 def test_a_failed_gate_sets_the_exit_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(main_module, "gates", lambda *_: [Gate("too slow", FAIL)])
+    monkeypatch.setattr(MixBenchmark, "gates", lambda *_: [Gate("too slow", FAIL)])
     monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
     assert main("cpu", ["P1"], budget=TINY) == FAILED == 3
     assert "- FAIL: too slow" in next((tmp_path / "perf").glob("*.md")).read_text()
