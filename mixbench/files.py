@@ -121,7 +121,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parts(value: Any) -> list[Any]:
-    """What a JSON value holds; raises ValueError where it is more than plain."""
+    """Values inside a JSON value; raises ValueError where it is more than plain."""
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     if isinstance(value, list):

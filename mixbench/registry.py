@@ -97,7 +97,7 @@ class Registry:
         )
 
     def source(self, name: str) -> str | None:
-        """Where a name's object is defined.
+        """The place at which a name's object is defined.
 
         Args:
             name: A registered name, or ``module:attribute``.
@@ -114,7 +114,7 @@ class Registry:
         return self.table.get(name) or self._sources().get(name)
 
     def names_code(self, name: str) -> bool:
-        """Whether a name is itself the place of an object, which is imported when it is used.
+        """Tell whether a name is itself the place of an object, which is imported when it is used.
 
         Args:
             name: Any name.

@@ -21,7 +21,7 @@ STAGES = 4
 
 @dataclass(frozen=True)
 class Family:
-    """How the networks of one of timm's classes are cut.
+    """The places at which the networks of one of timm's classes are cut into stages.
 
     Attributes:
         stages: Module paths of each stage, joined by ``+``.
@@ -81,7 +81,7 @@ class ToMap(nn.Module):
 
 
 class Embed(nn.Module):
-    """What timm's ViT does before its blocks: patches, tokens in front of them and positions.
+    """The part of timm's ViT before its blocks: patches, tokens in front of them and positions.
 
     Args:
         inner: The ViT, without its blocks and all that follows them.
@@ -218,7 +218,7 @@ class TimmNets:
         return net.train()
 
     def provides(self, net: str) -> frozenset[str] | None:
-        """What a network provides, as far as its family tells.
+        """Capabilities of a network, as far as its family tells.
 
         Args:
             net: ``timm:<name>``.

@@ -19,7 +19,7 @@ FORMS = ("class", "received", "mean")
 
 
 class Carry(NamedTuple):
-    """How a weight goes through the attention layers of a stage.
+    """The way of a weight through the attention layers of a stage.
 
     ``residual`` says for each layer which share stays; 1 leaves the weight as it is and costs
     nothing. With ``respect_drop`` it also stays in images whose attention is dropped.
@@ -31,7 +31,7 @@ class Carry(NamedTuple):
 
 @dataclass
 class Capture:
-    """What to record of one forward pass, and what was recorded; a new one for each pass.
+    """Attention to record in one forward pass, and the recorded one; a new object for each pass.
 
     Everything recorded is the mean over the heads, float32 and without gradient. T counts all
     tokens, the class token first; where attention stays inside of windows, the tokens of the grid
@@ -183,7 +183,7 @@ def attention_map(q: Tensor, k: Tensor, form: str, bias: Tensor | None = None) -
 
 @torch.no_grad()
 def attended(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """What each token sees of a weight on all tokens.
+    """The mean of a weight on all tokens under the attention of each token.
 
     Args:
         q: (B, heads, T, d) queries.

@@ -81,7 +81,7 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """What stands before the blocks.
+    """The layers before the blocks.
 
     Args:
         channels: Channels of the image.

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, all of it at once."""
+"""All problems of a data set, found in one pass."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -150,7 +150,7 @@ def _balance(found: Findings, split: str, labels: Tensor, names: list[str]) -> N
 
 
 def _two_sizes(found: Findings, config: DataConfig, *looks: _Look) -> None:
-    """What a run refuses: images of several sizes, where none is asked for."""
+    """The error of a run on images of several sizes, where no size is asked for."""
     if config.size is None and len(sizes := looks[0].sizes + looks[1].sizes) > 1:
         shown = f"{_sizes(sizes)}; resize them with data.size=PIXELS"
         found.problems.append(f"training and test images have {shown}")

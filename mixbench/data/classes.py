@@ -44,7 +44,7 @@ class Labels(NamedTuple):
         return self.names or [str(index) for index in range(count)]
 
     def fit(self, other: "Labels") -> bool:
-        """Whether the labels, which have no names, can be numbers of classes that others name."""
+        """Tell whether these labels without names can be numbers of the classes of `other`."""
         count = len(other.names)
         return not other.from_text and self.columns in (0, count) and len(self.classes) <= count
 

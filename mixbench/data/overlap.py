@@ -96,7 +96,7 @@ def shared_line(shared: int, images: int) -> str:
 
 
 def shared_notices(shared: int | None, images: int) -> list[str]:
-    """What a run has to say of test images that are also training images.
+    """Notices of a run on test images that are also training images.
 
     Args:
         shared: That many; None where they were not compared.

@@ -1,4 +1,4 @@
-"""What every data set is: something that can be named, identified and read."""
+"""The interface of data sets, which can be named, identified and read."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -44,7 +44,7 @@ class DataSource(ABC):
 
     @property
     def official(self) -> bool | None:
-        """Whether the files are those that the authors distribute; None where that is not known."""
+        """True if the files are those that the authors distribute; None where that is not known."""
         return None
 
     @property
@@ -54,7 +54,7 @@ class DataSource(ABC):
 
     @cached_property
     def other_labels(self) -> OtherLabels | None:
-        """What ``data.labels`` asks for."""
+        """The labels that ``data.labels`` asks for."""
         return None if self.config.labels is None else read_labels(self.config.labels)
 
     @property
@@ -193,7 +193,7 @@ class DataSource(ABC):
         return names if all(map(is_image, names)) else None
 
     def training_labels(self, own: Tensor, class_names: list[str], skipped: int) -> Tensor:
-        """What is trained on: ``data.labels``, or the data set's own.
+        """Labels to train on: ``data.labels``, or the data set's own.
 
         Args:
             own: Labels of all training images.

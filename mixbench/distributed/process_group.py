@@ -25,7 +25,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """True in the one process that writes files and prints."""
         return self.rank == 0
 
     def broadcast(self, value: Any) -> Any:
@@ -97,7 +97,7 @@ class ProcessGroup:
 
 
 def rank_of_environment() -> tuple[int, int, int] | None:
-    """What torchrun or srun say of this process.
+    """Rank of this process by the environment variables of torchrun or srun.
 
     Returns:
         Rank, world and local rank, or None where nobody started several processes.

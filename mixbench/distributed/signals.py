@@ -43,7 +43,7 @@ def stop_when_alone(alone: Callable[[], bool]) -> None:
 
 
 def unread(handle: int) -> Callable[[], bool]:
-    """Whether the reader of a pipe is gone.
+    """A function that tells whether the reader of a pipe is gone.
 
     Args:
         handle: The end that is written to.

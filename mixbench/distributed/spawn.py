@@ -170,7 +170,7 @@ def _told(notes: Path) -> dict[int, dict[str, Any]]:
 
 
 def _follows(note: dict[str, Any]) -> bool:
-    """Whether a rank only lost another one, or was stopped because of it."""
+    """Tell whether a rank only lost another one, or was stopped because of it."""
     lost = any(words in note["what"] for words in _LOST)
     return lost or note["exit_code"] == InterruptedRunError.exit_code
 

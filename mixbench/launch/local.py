@@ -35,7 +35,7 @@ LOOK_S = 1.0  # seconds between looks whether it still is
 
 @dataclass
 class Outcome:
-    """How a grid ended: run id to exit code, for those that did not end well."""
+    """Exit codes by run id, of the runs of a grid that failed."""
 
     failures: dict[str, int]
     interrupted: bool = False
@@ -167,7 +167,7 @@ class LocalLauncher:
         return reader, process
 
     def _is_left(self, run: PlannedRun, folder: Path, place: str, outcome: Outcome) -> bool:
-        """Whether a run that another process was at work on is still to be carried out."""
+        """Tell whether a run that another process was at work on is still to be carried out."""
         try:
             record = read_record(folder / run.id)
         except UserError:

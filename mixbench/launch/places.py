@@ -31,7 +31,7 @@ class Machine:
         return min(run.gpus, self.gpus) if run.gpus else min(run.cores, self.cores)
 
     def fits(self, run: PlannedRun) -> bool:
-        """Whether a run may start now."""
+        """Tell whether a run may start now."""
         return self.need(run) <= (len(self.free_gpus) if run.gpus else self.free_cores)
 
     def take(self, run: PlannedRun) -> list[int]:
@@ -77,7 +77,7 @@ class Machine:
         return next((run for run in firsts.values() if self.fits(run)), None)
 
     def shares(self, run: PlannedRun, others: Sequence[PlannedRun]) -> bool:
-        """Whether other runs can be at work beside one on the CPU, which slows it down.
+        """Tell whether other runs can be at work beside one on the CPU, which slows it down.
 
         Args:
             run: The run.

@@ -174,7 +174,7 @@ class SlurmLauncher:
         return outcome
 
     def queue(self) -> dict[str, str] | None:
-        """What this user has in the queue.
+        """Jobs of this user in the queue.
 
         Returns:
             Job id (``12_3`` in an array) to state; None if SLURM does not answer now.

@@ -1,4 +1,4 @@
-"""What a grid asks SLURM for: options of the command line, and submitit's parameters."""
+"""SLURM options of a grid: from words of the command line to submitit's parameters."""
 
 import os
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
 
 
 def parameters(options: dict[str, Any], runs: Sequence[PlannedRun]) -> dict[str, Any]:
-    """What submitit is to ask SLURM for.
+    """Parameters for submitit's executor.
 
     Args:
         options: As of :func:`read_options`.

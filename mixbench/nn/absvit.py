@@ -18,7 +18,7 @@ HIGH, LOW = 0.7, 0.3  # shares of a map's maximum and minimum that make its thre
 
 
 class Guided(NamedTuple):
-    """What two passes found; N counts patches, row by row.
+    """Results of two passes; N counts patches, row by row.
 
     ``first`` and ``second`` (B, 1 + N) are the similarities of all tokens to what is looked for,
     before and after, in [0, 1]; ``signal`` (B, 1 + N, D) is what the last block was told,
@@ -249,7 +249,7 @@ def similarity(tokens: Tensor, wanted: Tensor) -> Tensor:
 
 
 def stand_out(values: Tensor) -> Tensor:
-    """What rises above 0.7 of the maximum and 0.3 of the minimum of each row; most of it is 0.
+    """Height of each value above 0.7 of the maximum and 0.3 of the minimum of its row, mostly 0.
 
     Args:
         values: (B, N).

@@ -1,4 +1,4 @@
-"""Where a network looks: attention, or the class activation map."""
+"""Saliency maps of a network: its attention, or its class activation map."""
 
 from typing import Any
 

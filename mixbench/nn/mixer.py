@@ -23,7 +23,7 @@ VALUE_WIDTH = 8
 
 
 class Shared(NamedTuple):
-    """What a mixer makes of features before it knows weight and partner.
+    """Projections of the features that depend on neither weight nor partner.
 
     ``own`` (B, n, 2d) is the first image's part of query and key, ``partner`` the second image's,
     and its part of the value; ``grid`` is height and width of the feature map, n their product.

@@ -1,4 +1,4 @@
-"""What a network for ImageNet is told to look for when it is shown images of another data set.
+"""Top-down signals for an ImageNet network that is shown images of another data set.
 
 Its classifier knows the classes of ImageNet and no others: read by the labels of another data set,
 it would look for something else in every image.

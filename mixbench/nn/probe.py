@@ -1,4 +1,4 @@
-"""What features are worth for a classification that they were not trained for.
+"""Classification of fixed features by nearest neighbours and by a linear layer.
 
 Both judges see features of training images as evaluation sees them, with their labels, and nothing
 of the images that are tested.

@@ -108,7 +108,7 @@ class UnregisteredModule(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network returns, without gradients."""
+        """Outputs of the network, without gradients."""
         with torch.no_grad():
             return self.module(*args, **kwargs)
 

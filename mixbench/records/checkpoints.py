@@ -63,7 +63,7 @@ def read_checkpoint(
 
 
 def way_back(path: Path) -> str:
-    """How an unfinished run goes on when its last checkpoint cannot be used.
+    """Steps to go on with an unfinished run whose last checkpoint cannot be used.
 
     Args:
         path: That checkpoint.

@@ -1,4 +1,4 @@
-"""What a run is called: hashes of its configuration and of its data."""
+"""The id of a run, and hashes of its configuration and of its data."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ class InputFile:
 
 @dataclass
 class Identity:
-    """What a run is, wherever and however it is carried out."""
+    """Id and hashes of a run, the same on every machine."""
 
     id: str
     config_hash: str
@@ -148,7 +148,7 @@ _CHECKPOINT = re.compile(r"([^/]+)-([0-9a-f]{8})-s\d+/(last|best)\.ckpt$")
 
 
 def is_checkpoint(path: str) -> bool:
-    """Whether a path is that of a run's checkpoint.
+    """Tell whether a path is that of a run's checkpoint.
 
     Args:
         path: The path.

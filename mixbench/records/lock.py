@@ -45,7 +45,7 @@ class BusyRunError(UserError):
 
 
 class Holder(NamedTuple):
-    """What a lock says of the process that holds it."""
+    """The process that holds a lock, as the file names it."""
 
     host: str
     pid: int
@@ -91,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_live(folder: Path) -> bool:
-    """Whether a process seems to be at work on a run; to be shown, as nothing is decided by it.
+    """Tell whether a process seems to be at work on a run; only for display.
 
     Args:
         folder: Folder of the run.
@@ -134,7 +134,7 @@ class Watch:
 
     @property
     def gone(self) -> bool:
-        """Whether nobody is named, or who is named is dead or was silent, as of the last look."""
+        """True if the last look found no holder, or one that is dead or was silent."""
         if self._holder is None:
             return True
         if self._holder.host == socket.gethostname():
@@ -232,7 +232,7 @@ def _outlive(path: Path) -> bool:
 
 
 def _stays_mine(path: Path, nonce: str) -> bool:
-    """Whether no other machine took over the same lock at the same time."""
+    """Tell whether no other machine took over the same lock at the same time."""
     time.sleep(min(PATIENCE, SILENT) / 4)
     return _is_mine(path, nonce)
 
@@ -286,7 +286,7 @@ def _is_mine(path: Path, nonce: str) -> bool:
 
 
 def _names(path: Path, handle: int) -> bool:
-    """Whether a path still is that of an open file."""
+    """Tell whether a path is still that of an open file."""
     try:
         return os.path.samestat(os.fstat(handle), os.lstat(path))
     except FileNotFoundError:
@@ -326,7 +326,7 @@ def _holder(path: Path) -> Holder | None:
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """What changes with every touch, and with every other file in the lock's place."""
+    """A value that changes with every touch, and with every other file in the lock's place."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -345,7 +345,7 @@ def _alive(holder: Holder) -> bool:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None where the system does not tell."""
+    """Start of a process in the kernel's ticks; None where the system does not tell."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except (OSError, ValueError):  # a process may give itself a name that is no text

@@ -76,7 +76,7 @@ def in_words(marks: Mapping[str, int], runs: int) -> str:
 
 
 def explained(marks: Iterable[str]) -> list[str]:
-    """What marks mean, each once.
+    """Explanations of marks, each once.
 
     Args:
         marks: Marks of all rows of a table.

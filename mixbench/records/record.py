@@ -131,7 +131,7 @@ class Record:
 
     @property
     def row(self) -> str:
-        """What runs of several seeds have in common that make one row of a table."""
+        """The hash that runs of several seeds share, which make one row of a table."""
         return self.row_hash or self.config_hash
 
     def to_json(self) -> dict[str, Any]:

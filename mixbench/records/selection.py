@@ -1,4 +1,4 @@
-"""How others chose the epoch that they report, to be able to compare with them.
+"""Choices of the reported epoch that publications make, for comparison with their figures.
 
 All but ``last`` look at the test set to choose, which flatters; what they give stands in columns of
 its own and decides nothing.
@@ -18,7 +18,7 @@ COLUMNS = {"median10": "median10", "best_test": "best"}  # column behind the sco
 
 
 def chosen(curve: Sequence[float], choice: str) -> float | None:
-    """What a way of choosing makes of a run.
+    """The score of a run by one of these choices.
 
     Args:
         curve: Test score after each epoch, all of them.

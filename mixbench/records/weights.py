@@ -33,7 +33,7 @@ _CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 
 
 def input_file(given: str, key: str = KEY) -> InputFile:
-    """What a file counts as in the identity of a run that starts from it, or uses it.
+    """A file as the identity of a run counts it that starts from it, or uses it.
 
     Args:
         given: A file, or the folder of a finished run.

@@ -1,4 +1,4 @@
-"""What is changed of single training images, by worker processes, before they are mixed.
+"""Changes of single training images, made by worker processes before the images are mixed.
 
 Every draw is keyed by seed, epoch and image, so that neither workers nor a resumed run change it.
 """
@@ -94,7 +94,7 @@ def augmented(images: ImageSet, config: DataConfig) -> ImageSet:
 
 
 def operations(config: DataConfig) -> list[Operation]:
-    """What is done to each image, in order.
+    """The operations on each image, in order.
 
     Args:
         config: Reads ``auto_augment``, ``jitter`` and ``lighting``.

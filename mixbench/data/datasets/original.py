@@ -79,7 +79,7 @@ class OriginalSource(DataSource):
 
     @property
     def official(self) -> bool | None:
-        """Whether the archives are the authors' own; None where no checksum is known."""
+        """True if the archives are the authors' own; None where no checksum is known."""
         known = [each.md5 for each in self.originals]
         if any(md5 is None for md5 in known):
             return None

@@ -120,7 +120,7 @@ class Pack(DataSource):
 
     @property
     def _remarks(self) -> tuple[list[str], dict[str, int]]:
-        """What is read in place of all training or of test images, and what is not read at all."""
+        """Notices on files that are read in place of others; counts of files that are not read."""
         train, test = self._sides
         together = train.path.resolve() == test.path.resolve()
         used = {train.split, test.split}
@@ -138,7 +138,7 @@ class Pack(DataSource):
 
     @cached_property
     def _sides(self) -> tuple["_Side", "_Side"]:
-        """Where the training and the test images lie."""
+        """The places of the training and the test images."""
         train = _Side(existing(self.config.train, "data.train"), "train")
         if self.config.test is None and train.divided:
             return train, _Side(train.path, "test")
@@ -182,7 +182,7 @@ class _Side:
 
     @property
     def divided(self) -> bool:
-        """Whether training and test images have their own place in the same file or folder."""
+        """True if training and test images have their own place in the same file or folder."""
         return len(self._splits) > 1
 
     def others(self, used: set[str]) -> dict[str, int]:

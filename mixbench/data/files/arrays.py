@@ -133,7 +133,7 @@ class Arrays:
 
 
 def is_single(path: Path | str) -> bool:
-    """Whether a file holds one array, as ``.npy`` does.
+    """Tell whether a file holds one array, as ``.npy`` does.
 
     Args:
         path: The file.

@@ -53,7 +53,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by the ending of its name.
+    """Tell by the ending of its name whether a file is an image.
 
     Args:
         name: Its name or path.
@@ -221,7 +221,7 @@ def _opened(raw: bytes) -> tuple[Image.Image, int | None]:
 
 
 def _packing(image: Image.Image) -> str:
-    """How the values of an image lie in its file, in Pillow's words."""
+    """Layout of an image's values in its file, in Pillow's words."""
     tiles = getattr(image, "tile", None) or [None]
     options = getattr(tiles[0], "args", None)
     first = options[0] if isinstance(options, tuple) and options else options
@@ -322,7 +322,7 @@ def dim_sample(count: int, load: Callable[[int], bytes]) -> str:
 
 
 def _dim(peaks: Sequence[int | None]) -> str:
-    """What is to be said of images whose files have more than 8 bits a value."""
+    """A notice on images whose files have more than 8 bits a value."""
     deep = [peak for peak in peaks if peak is not None]
     brightest = max(deep, default=255)
     if brightest > DIM:
@@ -375,7 +375,7 @@ def corrupt(bad: Sequence[str], count: int) -> UserError:
 
 
 def left_out(train: Sequence[str], test: Sequence[str]) -> str:
-    """What is to be said of images that cannot be read and are left out.
+    """Notices on images that cannot be read and are left out.
 
     Args:
         train: Name and reason of each training image.

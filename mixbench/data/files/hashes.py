@@ -172,7 +172,7 @@ _TABLE = (
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether the content of a database is at fault, and not its place."""
+    """Tell whether the content of a database is at fault, and not its place."""
     return isinstance(error, sqlite3.DatabaseError) and not isinstance(
         error, sqlite3.OperationalError
     )

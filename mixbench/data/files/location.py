@@ -1,4 +1,4 @@
-"""Where data sets lie, and how processes that write there take turns."""
+"""The folder of data sets, and a lock for processes that write there."""
 
 import os
 from collections.abc import Iterator

@@ -30,12 +30,12 @@ _SPLITS = {
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a path names a Parquet file, or a folder that holds some."""
+    """Tell whether a path names a Parquet file, or a folder that holds some."""
     return path.suffix == ".parquet" or (path.is_dir() and any(path.glob("**/*.parquet")))
 
 
 def files_of_set(path: Path) -> int:
-    """How many files the set has that a Parquet file belongs to, by the name of the file."""
+    """Number of files in the set of a Parquet file, by the name of the file."""
     found = _SHARD.fullmatch(path.name) if path.suffix == ".parquet" else None
     return int(found[3]) if found else 1
 

@@ -16,7 +16,7 @@ _HIDDEN = {
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is not meant for people: a part of its path begins with a dot, or the like.
+    """Tell whether a file is hidden: a part of its path begins with a dot, or the like.
 
     Args:
         name: Path relative to the folder or archive, with ``/``.
