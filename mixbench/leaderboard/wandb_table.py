@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.errors import UserError
-from mixbench.leaderboard.compare import PREDICTIONS
 from mixbench.leaderboard.render import render
 from mixbench.leaderboard.rows import Leaderboard, Row
 from mixbench.records.marks import in_words
+from mixbench.records.predictions import PREDICTIONS, read_predictions
 from mixbench.tracking.run import View, open_view
 
 log = logging.getLogger("mixbench")
@@ -91,7 +91,6 @@ def pictures(row: Row) -> tuple[Any, Path | None]:
 
     from mixbench.metrics import reliability
     from mixbench.pictures.reliability import reliability_picture
-    from mixbench.records.predictions import read_predictions
 
     try:
         found = [read_predictions(path) for path in stored]
