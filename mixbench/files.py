@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TextIO
 
 from mixbench.errors import UserError
 
-MAX_BYTES = 16 << 20  # of a text file that is read whole
+MAX_TEXT_BYTES = 16 << 20  # of a text file that is read whole
 MAX_DEPTH = 30  # of nested values in JSON
 INT64 = range(-(1 << 63), 1 << 63)
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
@@ -49,7 +49,7 @@ def _check_regular(found: os.stat_result, path: Path) -> None:
         raise OSError(errno.EINVAL, f"{kind} stands in place of a file", str(path))
 
 
-def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+def read_bytes(path: Path, limit: int = MAX_TEXT_BYTES) -> bytes:
     """Content of a small file.
 
     Args:
@@ -69,7 +69,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     return content
 
 
-def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     """Content of a small text file.
 
     Args:
@@ -86,7 +86,7 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
     return read_bytes(path, limit).decode("utf-8-sig")
 
 
-def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
+def read_json(path: Path, limit: int = MAX_TEXT_BYTES) -> Any:
     """Plain values from a small JSON file; ``NaN`` and ``Infinity`` are numbers.
 
     Args:
@@ -175,7 +175,7 @@ def write_bytes(
         temporary.unlink(missing_ok=True)
 
 
-def check_place(folder: Path) -> None:
+def check_run_folder(folder: Path) -> None:
     """Refuse to write into a folder of a run that leads, or would lead a file, to another place.
 
     The folder of all runs may be a link; what an archive of a stranger can hold may not.
@@ -210,7 +210,7 @@ def open_log(path: Path) -> TextIO:
     Raises:
         UserError: If it is a link, or no file.
     """
-    check_place(path.parent)
+    check_run_folder(path.parent)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace")
 

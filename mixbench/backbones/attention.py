@@ -18,7 +18,7 @@ from mixbench.backbones.base import StagedNet
 FORMS = ("class", "received", "mean")
 
 
-class Carry(NamedTuple):
+class WeightPath(NamedTuple):
     """The way of a weight through the attention layers of a stage.
 
     ``residual`` says for each layer which share stays; 1 leaves the weight as it is and costs
@@ -126,7 +126,7 @@ class AttentionNet(StagedNet):
         residual = (1.0,) * (total - moving) + (capture.residual,) * moving
         for index in range(start, stop):
             after = before + self.stage_layers[index]
-            carry = Carry(residual[before:after], capture.respect_drop)
+            carry = WeightPath(residual[before:after], capture.respect_drop)
             h, weight, maps = self.stages[index](h, weight, tuple(forms[before:after]), carry)
             for layer in range(before, after):
                 if forms[layer]:
@@ -182,7 +182,7 @@ def attention_map(q: Tensor, k: Tensor, form: str, bias: Tensor | None = None) -
 
 
 @torch.no_grad()
-def attended(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def attention_mean(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The mean of a weight on all tokens under the attention of each token.
 
     Args:

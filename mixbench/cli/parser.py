@@ -10,9 +10,9 @@ from typing import Any
 
 from mixbench import __version__
 from mixbench.cli import data, evaluate, export, leaderboard, methods, names, reproduce, run
-from mixbench.cli.console import complain, print_anywhere
+from mixbench.cli.console import print_notice, replace_unprintable
 from mixbench.config.schema import SUITES
-from mixbench.distributed.signals import LAUNCHED
+from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.distributed.spawn import write_error
 from mixbench.errors import MixbenchError, explain
 
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 2 user error, 3 run failed, 4 interrupted, 5 part of a grid failed.
     """
-    print_anywhere()
+    replace_unprintable()
     parser = _parser()
     words = sys.argv[1:] if argv is None else argv
     debug = "--debug" in words
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.command(args)
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_notice("interrupted")
         return 4
     except BrokenPipeError:  # the reader of a pipe has gone, as under `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -77,22 +77,22 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--strict", action="store_true", help="refuse keys without effect")
         return sub
 
-    one = add("run", run.run, "one run", overrides="k=v")
+    one = add("run", run.run_command, "one run", overrides="k=v")
     one.add_argument("--show", action="store_true", help="print the configuration and stop")
     one.add_argument("--config", type=Path, metavar="FILE", help="start from a run's config.yaml")
     for name in ("--folder", "--shared-cores", "--allow-config-change"):  # between processes
         kind = {"type": Path} if name == "--folder" else {"action": "store_true"}
         one.add_argument(name, help=argparse.SUPPRESS, **kind)
-    again = add("resume", run.resume, "go on with an interrupted run", "RUN k=v")
+    again = add("resume", run.resume_command, "go on with an interrupted run", "RUN k=v")
     again.add_argument("--allow-config-change", action="store_true", help="let k=v change it")
-    bench = add("bench", run.bench, "a grid of runs, then the leaderboard", overrides="k=v")
-    plan = add("sweep", run.sweep, "an ablation plan, then its leaderboard", "PLAN k=v")
+    bench = add("bench", run.bench_command, "a grid of runs, then the leaderboard", overrides="k=v")
+    plan = add("sweep", run.sweep_command, "an ablation plan, then its leaderboard", "PLAN k=v")
     text = "let the plan use this class of your own, module:Class; may be repeated"
     plan.add_argument("--trust", action="append", default=[], metavar="CLASS", help=text)
     for grid in (bench, plan):
         _launching(grid)
     text = "the official recipe of a published figure; published, ours, verdict"
-    again = add("reproduce", reproduce.reproduce, text)
+    again = add("reproduce", reproduce.reproduce_command, text)
     again.add_argument("method", metavar="METHOD")
     again.add_argument("overrides", nargs="*", metavar="k=v", help="overrides; they are told")
     again.add_argument("--data", required=True, metavar="NAME", help="data set of the figure")
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--budget", type=float, metavar="HOURS", help="train if it costs no more")
     again.add_argument("--strict", action="store_true", help="refuse keys without effect")
     text = "judge finished runs by more suites, and add the scores to their records"
-    judged = add("eval", evaluate.evaluate, text, overrides="RUN... k=v")
+    judged = add("eval", evaluate.eval_command, text, overrides="RUN... k=v")
     judged.add_argument(
         "--suite",
         metavar="a,b",
@@ -111,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
         help=", ".join(SUITES) + "; else eval.suites; may be repeated",
     )
     text = "compute the scores of finished runs again from their weights and predictions"
-    add("verify", evaluate.verify, text, overrides="RUN... k=v")
-    board = add("leaderboard", leaderboard.leaderboard, "tables of finished runs")
+    add("verify", evaluate.verify_command, text, overrides="RUN... k=v")
+    board = add("leaderboard", leaderboard.leaderboard_command, "tables of finished runs")
     board.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
     text = "table, markdown, csv, json or latex"
     board.add_argument("--format", default="table", help=text)
@@ -122,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     text = "scores of the hold-out after each epoch instead"
     board.add_argument("--curve", action="store_true", help=text)
     board.add_argument("--wandb", action="store_true", help="also log it to W&B as a table")
-    pair = add("compare", leaderboard.compare, "two methods side by side, from their records alone")
+    pair = add(
+        "compare", leaderboard.compare_command, "two methods side by side, from their records alone"
+    )
     pair.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
     pair.add_argument(
         "--mine", required=True, metavar="A", help="a method, a row, or a run's id or folder"
@@ -142,20 +144,22 @@ def _parser() -> argparse.ArgumentParser:
     info = add("info", names.info, "what is known of a method, data set, net or recipe")
     info.add_argument("name", metavar="NAME")
     text = "a picture of what a method makes of a batch, of a run's if its folder comes first"
-    show = add("show", methods.show, text, overrides="k=v")
+    show = add("show", methods.show_command, text, overrides="k=v")
     show.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
     text = "the network's weights in timm's or torchvision's names, or the network as ONNX"
-    weights = add("export", export.export, text)
+    weights = add("export", export.export_command, text)
     weights.add_argument("run", metavar="RUN", help="folder or id of a finished run")
     text = "names of your own code in it, such as net=module:Class"
     weights.add_argument("overrides", nargs="*", metavar="k=v", help=text)
     text = "FILE.pth, .pt, .safetensors or .onnx"
     weights.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
-    sets = add("data", data.data, "verify a data set, or fetch and decode it once")
+    sets = add("data", data.data_command, "verify a data set, or fetch and decode it once")
     sets.add_argument("action", choices=("check", "prepare"))
     sets.add_argument("name", metavar="NAME")
     sets.add_argument("overrides", nargs="*", metavar="k=v", help="overrides")
-    check = add("check", methods.check, "contract tests on a registered or third-party method")
+    check = add(
+        "check", methods.check_command, "contract tests on a registered or third-party method"
+    )
     check.add_argument("name", metavar="METHOD")
     return parser
 
@@ -180,11 +184,11 @@ def _launching(grid: Any) -> None:
 def _report(error: MixbenchError) -> None:
     """Print what ended this command; a rank leaves it to the process that started it."""
     write_error(error)
-    if LAUNCHED in os.environ:
+    if LAUNCHER_ENV in os.environ:
         return
     rank = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None
-    complain(f"rank {rank}: {error}" if rank else str(error))
+    print_notice(f"rank {rank}: {error}" if rank else str(error))
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    complain(f"warning: {message}")
+    print_notice(f"warning: {message}")

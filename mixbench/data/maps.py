@@ -19,7 +19,7 @@ from mixbench.data.images import Batch, ImageSet, Splits
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 
-LAYOUT = "a .npy file, or an .npz file with `maps`: (N, h, w) numbers >= 0, one map per image"
+MAPS_LAYOUT = "a .npy file, or an .npz file with `maps`: (N, h, w) numbers >= 0, one map per image"
 
 
 def read_maps(path: Path, key: str) -> Tensor:
@@ -44,15 +44,17 @@ def read_maps(path: Path, key: str) -> Tensor:
                 content = archive["maps"]
         maps = torch.from_numpy(content.astype(np.float32))
     except FileNotFoundError as error:
-        raise UserError(f"no such file: {path.name}", where, f"give {LAYOUT}") from error
+        raise UserError(f"no such file: {path.name}", where, f"give {MAPS_LAYOUT}") from error
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"no file of maps: {path.name}: {error}", where, f"give {LAYOUT}"
+            f"no file of maps: {path.name}: {error}", where, f"give {MAPS_LAYOUT}"
         ) from error
     if maps.ndim != 3 or not maps.numel():
-        raise UserError(f"maps are {tuple(maps.shape)}", where, f"give {LAYOUT}")
+        raise UserError(f"maps are {tuple(maps.shape)}", where, f"give {MAPS_LAYOUT}")
     if not bool((maps >= 0).all() & maps.isfinite().all()):
-        raise UserError("a map holds NaN, infinity or a negative number", where, f"give {LAYOUT}")
+        raise UserError(
+            "a map holds NaN, infinity or a negative number", where, f"give {MAPS_LAYOUT}"
+        )
     return maps
 
 
@@ -169,10 +171,10 @@ def _one_map(path: Path, where: str, size: tuple[int, int]) -> Tensor:
     ):
         what = f"the map is {tuple(shown.shape)}, or holds NaN or a negative number"
         raise UserError(what, where, "give (h, w) numbers >= 0")
-    return resized(shown[None], size)[0]
+    return resize_maps(shown[None], size)[0]
 
 
-def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring maps to another size.
 
     Args:
@@ -211,11 +213,11 @@ class MappedImages(Dataset[Batch]):
         maps = self.maps.index_select(0, batch.ids)
         if batch.crops is not None:
             height, width = batch.images.shape[2:]
-            maps = cut_out(maps, batch.crops, (height, width))
+            maps = crop_maps(maps, batch.crops, (height, width))
         return batch._replace(maps=maps)
 
 
-def cut_out(maps: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
+def crop_maps(maps: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
     """Cut parts out of maps and bring them to one size, as random resized crops do with images.
 
     Args:

@@ -49,7 +49,7 @@ def pixel_hashes(images: ResidentImages) -> list[bytes]:
     return [hashlib.sha256(image).digest() for image in images.images.contiguous().numpy()]
 
 
-def hashed_on_the_way(part: Part) -> tuple[Part, list[bytes]]:
+def with_hashes(part: Part) -> tuple[Part, list[bytes]]:
     """The same files, which note their hashes when they are read.
 
     Args:

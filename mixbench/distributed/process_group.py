@@ -111,7 +111,7 @@ def rank_of_environment() -> tuple[int, int, int] | None:
     return None
 
 
-def join(world: int, timeout: float, on_gpu: bool) -> ProcessGroup:
+def init_process_group(world: int, timeout: float, on_gpu: bool) -> ProcessGroup:
     """Meet the other processes of a run.
 
     Args:
@@ -146,7 +146,7 @@ def join(world: int, timeout: float, on_gpu: bool) -> ProcessGroup:
     return ProcessGroup(rank, world, local_rank)
 
 
-def leave() -> None:
+def destroy_process_group() -> None:
     """End the exchange with the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -8,7 +8,7 @@ from typing import Any
 from mixbench.errors import InterruptedRunError, MixbenchError, explain
 
 
-class Task:
+class SlurmTask:
     """One run as submitit pickles it, carried out in the process that calls it."""
 
     def __call__(self, words: list[str]) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from mixbench.errors import UserError
 from mixbench.leaderboard.render import render
 from mixbench.leaderboard.rows import Leaderboard, Row
-from mixbench.records.marks import in_words
+from mixbench.records.marks import marks_text
 from mixbench.records.predictions import PREDICTIONS, read_predictions
 from mixbench.tracking.run import View, open_view
 
@@ -63,7 +63,7 @@ def table_rows(board: Leaderboard) -> tuple[list[str], list[list[Any]]]:
     for group in json.loads(render(board, "json"))["groups"]:
         for row in group["rows"]:
             line = {key: group[key] for key in SHARED} | {key: row[key] for key in OWN}
-            line["marks"] = in_words(row["marks"], row["n"])
+            line["marks"] = marks_text(row["marks"], row["n"])
             for name, summary in row["metrics"].items():
                 line |= {f"{name}_{part}": summary[part] for part in PARTS}
             lines.append(line)

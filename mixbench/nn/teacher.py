@@ -58,7 +58,7 @@ class Teacher(nn.Module):
         return h
 
     @torch.no_grad()
-    def follow(self, net: nn.Module, mix_head: nn.Module, decay: float) -> None:
+    def update(self, net: nn.Module, mix_head: nn.Module, decay: float) -> None:
         """Move towards the trained network.
 
         Args:
@@ -114,7 +114,7 @@ class UnregisteredModule(nn.Module):
 
 
 @contextmanager
-def looking(net: nn.Module) -> Iterator[None]:
+def frozen_eval(net: nn.Module) -> Iterator[None]:
     """Use a network without a trace: in eval mode and without gradients.
 
     Args:

@@ -41,7 +41,7 @@ class Identity:
 def identify(
     config: dict[str, Any],
     defaults: dict[str, Any],
-    aside: set[str],
+    excluded: set[str],
     data_name: str,
     fingerprint: str,
     inputs: Mapping[str, InputFile] | None = None,
@@ -54,7 +54,7 @@ def identify(
     Args:
         config: Resolved configuration as nested dicts.
         defaults: The same of the schema, with the method's own defaults.
-        aside: Dotted keys that do not count, such as paths and seeds.
+        excluded: Dotted keys that do not count, such as paths and seeds.
         data_name: Shown name of the data.
         fingerprint: Content hash of the data.
         inputs: By dotted key, the files that the configuration names and whose content counts.
@@ -65,7 +65,7 @@ def identify(
     """
     inputs = inputs or {}
     flat, plain = dict(_flatten(config)), dict(_flatten(defaults))
-    changed = {k: v for k, v in flat.items() if k not in aside and v != plain.get(k, _ABSENT)}
+    changed = {k: v for k, v in flat.items() if k not in excluded and v != plain.get(k, _ABSENT)}
     shared, settings = _parts(
         changed | {key: file.pooled for key, file in inputs.items()}, config, data_name, fingerprint
     )
@@ -110,14 +110,14 @@ def _parts(
 
 
 def differences(
-    old: dict[str, Any], new: dict[str, Any], aside: Collection[str]
+    old: dict[str, Any], new: dict[str, Any], excluded: Collection[str]
 ) -> dict[str, list[Any]]:
     """Keys in which two configurations differ.
 
     Args:
         old: Resolved configuration as nested dicts.
         new: The same of another run.
-        aside: Dotted keys that do not count.
+        excluded: Dotted keys that do not count.
 
     Returns:
         Old and new value by dotted key; a key that one of them lacks has None there.
@@ -126,11 +126,11 @@ def differences(
     return {
         key: [before.get(key), after.get(key)]
         for key in {**before, **after}
-        if key not in aside and before.get(key) != after.get(key)
+        if key not in excluded and before.get(key) != after.get(key)
     }
 
 
-def blended(config_hash: str, changes: dict[str, Any]) -> str:
+def changed_hash(config_hash: str, changes: dict[str, Any]) -> str:
     """Hash of a run whose configuration was changed on the way: it belongs with no other.
 
     Args:
@@ -159,7 +159,7 @@ def is_checkpoint(path: str) -> bool:
     return _CHECKPOINT.search(path) is not None
 
 
-def any_seed(path: str, row_hash: str) -> str:
+def seedless_id(path: str, row_hash: str) -> str:
     """The checkpoint of a run, whatever the run's seed and wherever it lies.
 
     Args:

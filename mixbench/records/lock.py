@@ -31,10 +31,10 @@ except ImportError:  # not POSIX: who creates the file holds it, and nothing mor
 
 log = logging.getLogger("mixbench")
 LOCK = "lock.json"
-BEAT = 10.0  # seconds between touches of a lock
-SILENT = 60.0  # seconds of watching without one after which a holder elsewhere counts as gone
-SHOWN = 3600.0  # age by this machine's clock up to which a run elsewhere is shown as running
-PATIENCE = 1.0  # seconds for what another process does right after it has created a lock
+HEARTBEAT_S = 10.0  # seconds between touches of a lock
+SILENCE_S = 60.0  # seconds of watching without one after which a holder elsewhere counts as gone
+SHOWN_LIVE_S = 3600.0  # age by this machine's clock up to which a run elsewhere is shown as running
+WRITE_WAIT_S = 1.0  # seconds for what another process does right after it has created a lock
 _SIZE = 512  # bytes of a lock: one that is overwritten is never a mixture of two
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _handles: set[int] = set()  # open locks of this process
@@ -107,12 +107,12 @@ def is_live(folder: Path) -> bool:
     if holder.host == socket.gethostname():
         return _alive(holder)
     try:
-        return time.time() - path.stat().st_mtime < SHOWN
+        return time.time() - path.stat().st_mtime < SHOWN_LIVE_S
     except OSError:
         return False
 
 
-class Watch:
+class LockWatch:
     """Looks at the lock of a run again and again, until its holder is gone.
 
     Args:
@@ -139,7 +139,7 @@ class Watch:
             return True
         if self._holder.host == socket.gethostname():
             return not _alive(self._holder)
-        return time.monotonic() - self._since >= SILENT
+        return time.monotonic() - self._since >= SILENCE_S
 
 
 def _acquire(path: Path, nonce: str) -> tuple[int, int]:
@@ -207,7 +207,7 @@ def _guard(handle: int, path: Path) -> int:
 
 def _outlive(path: Path) -> bool:
     """Make sure that a lock is left over; returns whether it was another machine's."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WRITE_WAIT_S
     while (holder := _holder(path)) is None and time.monotonic() < deadline:
         if _state(path) is None:
             return False
@@ -216,16 +216,16 @@ def _outlive(path: Path) -> bool:
         if holder is not None and _alive(holder):
             raise _busy(path)
         return False
-    watch = Watch(path.parent)
+    watch = LockWatch(path.parent)
     log.warning(
         "%s was begun by process %d on %s: watching for %.0f s whether that is still at work",
         path.parent.name,
         holder.pid,
         holder.host,
-        SILENT,
+        SILENCE_S,
     )
     while not watch.gone:
-        time.sleep(min(1.0, BEAT / 10))
+        time.sleep(min(1.0, HEARTBEAT_S / 10))
         if watch.changes() and _state(path) is not None:
             raise _busy(path)
     return True
@@ -233,12 +233,12 @@ def _outlive(path: Path) -> bool:
 
 def _stays_mine(path: Path, nonce: str) -> bool:
     """Tell whether no other machine took over the same lock at the same time."""
-    time.sleep(min(PATIENCE, SILENT) / 4)
+    time.sleep(min(WRITE_WAIT_S, SILENCE_S) / 4)
     return _is_mine(path, nonce)
 
 
 def _busy(path: Path) -> BusyRunError:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WRITE_WAIT_S
     while (holder := _holder(path)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     who = f"{holder.pid} on {holder.host}" if holder else "it has not said which"
@@ -263,7 +263,7 @@ def _write(handle: int, nonce: str) -> None:
 
 
 def _beat(handle: int, path: Path, nonce: str, ended: threading.Event) -> None:
-    while not ended.wait(BEAT):
+    while not ended.wait(HEARTBEAT_S):
         with suppress(OSError):
             if _is_mine(path, nonce):
                 os.utime(handle)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mixbench.data.files.arrays import load_arrays
+from mixbench.data.files.arrays import read_arrays
 from mixbench.errors import UserError
 from mixbench.files import write_bytes
 
@@ -77,7 +77,7 @@ def read_outputs(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         UserError: If the file is missing, damaged or of another kind.
     """
     try:
-        arrays = load_arrays(path)
+        arrays = read_arrays(path)
         names = tuple(map(str, arrays.pop("class_names", np.array([])).ravel().tolist()))
         found: dict[str, np.ndarray] = {}
         for start in ("", *([_HOLDOUT] if f"{_HOLDOUT}logits" in arrays else [])):
@@ -117,8 +117,9 @@ def read_predictions(path: Path) -> Predictions:
     except (ValueError, TypeError) as error:  # a type of numbers that torch does not have
         what = f"unreadable predictions: {error}"
         raise UserError(what, str(path), "evaluate the run again") from error
-    logits, labels, ids, *holdout = tensors.values()
-    return Predictions(logits, labels, ids, tuple(holdout) if holdout else None, names)
+    logits, labels, ids, *more = tensors.values()
+    holdout = (more[0], more[1], more[2]) if more else None
+    return Predictions(logits, labels, ids, holdout, names)
 
 
 def _arrays(start: str, logits: "Tensor", labels: "Tensor", ids: "Tensor") -> dict[str, np.ndarray]:

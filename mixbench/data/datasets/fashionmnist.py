@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mixbench.data.classes import stored_labels
-from mixbench.data.datasets.original import Original, OriginalSource
+from mixbench.data.datasets.original import OfficialFile, OriginalSource
 from mixbench.data.files.archive import Files, FolderFiles
 from mixbench.data.files.arrays import MAX_RATIO, Arrays
 from mixbench.data.files.tree import read_regular
@@ -30,8 +30,8 @@ _PARTS = (("train", "train"), ("t10k", "test"))
 class FashionMnist(OriginalSource):
     """``data=fashionmnist [data.root=FOLDER or FILE.npz.xz]``."""
 
-    originals = tuple(
-        Original(file, f"{_URL}{file}", md5)
+    official_files = tuple(
+        OfficialFile(file, f"{_URL}{file}", md5)
         for file, md5 in (
             ("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
             ("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),

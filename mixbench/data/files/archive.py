@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from mixbench.data.files.arrays import MAX_BYTES, MAX_RATIO
+from mixbench.data.files.arrays import MAX_RATIO, MAX_UNPACKED_BYTES
 from mixbench.data.files.tree import files_below, is_hidden, read_regular
 from mixbench.errors import UserError
 from mixbench.files import open_regular
@@ -88,7 +88,7 @@ class Files(ABC):
             raise UserError("not a text file", f"{self.root}, {name}") from error
         return [line.strip() for line in lines if line.strip()]
 
-    def base(self, marker: str) -> str | None:
+    def prefix(self, marker: str) -> str | None:
         """The folder, with its final ``/``, in which a file lies; the outermost one.
 
         Args:
@@ -273,7 +273,7 @@ def _check_name(name: str, root: Path) -> None:
 
 
 def _check_size(root: Path, unpacked: int, packed: int) -> None:
-    if unpacked > MAX_BYTES or unpacked > MAX_RATIO * max(packed, 1 << 16):
+    if unpacked > MAX_UNPACKED_BYTES or unpacked > MAX_RATIO * max(packed, 1 << 16):
         raise _hostile(root, f"it unpacks from {packed} to at least {unpacked} bytes")
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from mixbench.data.files.checksums import check_members
 
 MAX_RATIO = 200  # unpacked to packed size; lists of file names reach about 20
-MAX_BYTES = 32 << 30  # unpacked, of a whole archive
+MAX_UNPACKED_BYTES = 32 << 30  # unpacked, of a whole archive
 FREE_BYTES = 1 << 30  # unpacked, for which no ratio is asked: equal numbers pack a thousandfold
 _XZ_MEMORY = 1 << 30  # xz -9 takes 65 MiB; a header can claim 4 GiB
 _KEEP = "numpy.savez stores it without packing, if it is meant so"
@@ -176,7 +176,7 @@ def read_array(path: Path | str) -> np.ndarray:
         raise _unreadable(error) from error
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an ``.npz`` file that a run has stored, none of them lost or changed.
 
     Args:
@@ -205,8 +205,10 @@ def check_size(unpacked: int, packed: int, wanted: int | None = None) -> None:
     Raises:
         UnreadableArraysError: With both sizes.
     """
-    if unpacked > MAX_BYTES:
-        raise UnreadableArraysError(f"it unpacks to {_shown(unpacked)}, above {_shown(MAX_BYTES)}")
+    if unpacked > MAX_UNPACKED_BYTES:
+        raise UnreadableArraysError(
+            f"it unpacks to {_shown(unpacked)}, above {_shown(MAX_UNPACKED_BYTES)}"
+        )
     if unpacked > max(FREE_BYTES, MAX_RATIO * packed):
         raise UnreadableArraysError(
             f"it unpacks from {_shown(packed)} to {_shown(unpacked)}, more than {MAX_RATIO} times "
@@ -245,7 +247,7 @@ def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def _limit(packed: int) -> int:
-    limits = [MAX_BYTES, max(FREE_BYTES, MAX_RATIO * packed), free_memory()]
+    limits = [MAX_UNPACKED_BYTES, max(FREE_BYTES, MAX_RATIO * packed), free_memory()]
     return min(limit for limit in limits if limit is not None)
 
 

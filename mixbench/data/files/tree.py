@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mixbench.errors import UserError
 
-MAX_BYTES = 1 << 30  # of one image file; what decodes to Pillow's limit of pixels is smaller
-HIDDEN = "hidden file"  # in counts of what is not used
+MAX_IMAGE_BYTES = 1 << 30  # of one image file; what decodes to Pillow's limit of pixels is smaller
+HIDDEN_FILE = "hidden file"  # in counts of what is not used
 # Made by file managers, archivers and network stores beside the files of people.
 _HIDDEN = {
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"),
@@ -30,7 +30,7 @@ def is_hidden(name: str) -> bool:
     )
 
 
-def listed(folder: Path) -> tuple[list[str], list[str]]:
+def folder_entries(folder: Path) -> tuple[list[str], list[str]]:
     """Entries of a folder.
 
     Args:
@@ -73,7 +73,7 @@ def files_below(root: Path) -> tuple[list[str], int]:
     waiting = [("", around)]
     while waiting:  # no recursion, which very deep folders would end
         place, above = waiting.pop()
-        folders, names = listed(root / place)
+        folders, names = folder_entries(root / place)
         key = _key(root / place)
         if key in above:
             circles += 1
@@ -84,7 +84,7 @@ def files_below(root: Path) -> tuple[list[str], int]:
     return [name for _, names in sorted(found) for name in names], circles
 
 
-def read_regular(path: str | Path, limit: int | None = MAX_BYTES) -> bytes:
+def read_regular(path: str | Path, limit: int | None = MAX_IMAGE_BYTES) -> bytes:
     """Content of a regular file; opening a pipe or a device could wait forever.
 
     Args:
@@ -102,7 +102,7 @@ def read_regular(path: str | Path, limit: int | None = MAX_BYTES) -> bytes:
         return file.read()
 
 
-def check_regular(facts: os.stat_result, limit: int | None = MAX_BYTES) -> None:
+def check_regular(facts: os.stat_result, limit: int | None = MAX_IMAGE_BYTES) -> None:
     """Refuse what is no regular file, or larger than any image.
 
     Args:

@@ -12,7 +12,7 @@ from mixbench.errors import UserError
 from mixbench.methods.base import Method
 from mixbench.methods.pictures.masks import draw_masks
 from mixbench.methods.samix.config import Teaching
-from mixbench.nn.mixer import Mixer, Shared
+from mixbench.nn.mixer import Mixer, SharedProjections
 from mixbench.nn.optim import decay_groups
 from mixbench.nn.schedules import anneal, cosine_decay, warm_decay
 from mixbench.nn.teacher import Teacher, freeze, second_head
@@ -124,7 +124,7 @@ class LearnedMix(Method):
         labels[MIX] = mixed.targets
         return mixed._replace(targets=labels, aux=taught._replace(used=mask))
 
-    def share(self, x: Tensor) -> Shared:
+    def share(self, x: Tensor) -> SharedProjections:
         """What the mixer makes of images (B, C, H, W) before it knows weight and partners."""
         x = x.to(self.mixer.query.weight.dtype)
         return self.mixer.share(self.teacher.features(x, self.layer))
@@ -212,7 +212,7 @@ class LearnedMix(Method):
         cfg, done = self.config, self.step - 1
         decay = cosine_decay(done, self.total_steps, cfg.ema, cfg.ema_end, cfg.ema_hold)
         decay = warm_decay(decay, done) if cfg.ema_warmup else decay
-        self.teacher.follow(self.net, self.mix_head, decay)
+        self.teacher.update(self.net, self.mix_head, decay)
 
     def product(self, x: Tensor) -> Tensor:
         """Logits (B, K) of normalised images by the network that is tested."""

@@ -7,7 +7,7 @@ from mixbench.config.schema import at_least, in_unit_interval, one_of, positive
 from mixbench.functional.core import PARTNER_RULES
 from mixbench.functional.windows import MAP_NORMS, RATIOS
 from mixbench.methods.base import Method
-from mixbench.nn.priors import PRIORS
+from mixbench.nn.absvit_prior import PRIORS
 
 FILES = {"absvit": "absvit", "teacher": "teacher_ckpt", "file": "maps", "gaze": "maps"}
 SOURCES = ("auto", "self", *FILES, "random")

@@ -18,7 +18,7 @@ from mixbench.methods.tdattenmix.config import Guiding
 from mixbench.methods.tdattenmix.consistency import Agreeing, Seen
 from mixbench.methods.tdattenmix.maps import Given, Own, Random, Taught
 from mixbench.methods.tdattenmix.topdown import TopDown
-from mixbench.nn.teacher import looking
+from mixbench.nn.teacher import frozen_eval
 from mixbench.pictures.windows import windows_sheet
 
 BY_NAME = {
@@ -109,7 +109,7 @@ class TdAttenMix(Agreeing):
         if side is None:
             side = mf.draw_window(min(size), cfg.min_ratio, cfg.max_ratio, shared)
         # In float32, as less would choose other windows.
-        with torch.autocast(x.device.type, enabled=False), looking(self.net):
+        with torch.autocast(x.device.type, enabled=False), frozen_eval(self.net):
             wide, y = x.float(), targets.argmax(1)
             logits, found = self.source(self, wide, y) if maps is None else (self.net(wide), maps)
             maps = mf.resize_maps(found, size, self.source.resize)

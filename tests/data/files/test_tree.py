@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mixbench.data.files.tree import files_below, is_hidden, listed, read_regular
+from mixbench.data.files.tree import files_below, folder_entries, is_hidden, read_regular
 from mixbench.errors import UserError
 
 
@@ -62,7 +62,7 @@ def test_folders_may_lie_deeper_than_python_recurses(tmp_path):
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(UserError, match="cannot be read") as error:
-        listed(tmp_path / "missing")
+        folder_entries(tmp_path / "missing")
     assert str(tmp_path / "missing") in str(error.value)
 
 
