@@ -20,41 +20,44 @@ _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK,
 write_checks: dict[Path, Callable[[], None]] = {}
 
 
-def open_regular(path: Path) -> BufferedReader:
+def open_regular(path: str | Path, limit: int | None = None) -> BufferedReader:
     """Open a file for reading; a pipe or a device in its place would never answer or never end.
 
     Args:
         path: The file, or a link to it.
+        limit: Bytes that it may have; any number if None.
 
     Returns:
         The open file.
 
     Raises:
-        OSError: If it cannot be opened or is no regular file.
+        OSError: If it cannot be opened, is no regular file, or is larger.
     """
-    _check_regular(os.stat(path), path)  # before it is opened: that alone may wind a tape
+    _check_regular(os.stat(path), path, limit)  # before it is opened: that alone may wind a tape
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     file = os.fdopen(handle, "rb")
     try:
-        _check_regular(os.fstat(handle), path)  # it may have been replaced since
+        _check_regular(os.fstat(handle), path, limit)  # it may have been replaced since
     except OSError:
         file.close()
         raise
     return file
 
 
-def _check_regular(found: os.stat_result, path: Path) -> None:
+def _check_regular(found: os.stat_result, path: str | Path, limit: int | None) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = next((words for is_kind, words in _KINDS if is_kind(found.st_mode)), "a device")
         raise OSError(errno.EINVAL, f"{kind} stands in place of a file", str(path))
+    if limit is not None and found.st_size > limit:
+        raise OSError(errno.EFBIG, f"the file has more than {limit:,} bytes", str(path))
 
 
-def read_bytes(path: Path, limit: int = MAX_TEXT_BYTES) -> bytes:
-    """Content of a small file.
+def read_bytes(path: str | Path, limit: int | None = MAX_TEXT_BYTES) -> bytes:
+    """Content of a file.
 
     Args:
         path: The file.
-        limit: Bytes that it may have.
+        limit: Bytes that it may have; any number if None.
 
     Returns:
         Its content.
@@ -62,11 +65,8 @@ def read_bytes(path: Path, limit: int = MAX_TEXT_BYTES) -> bytes:
     Raises:
         OSError: If it cannot be read, is no regular file, or is larger.
     """
-    with open_regular(path) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise OSError(errno.EFBIG, f"the file has more than {limit:,} bytes", str(path))
-    return content
+    with open_regular(path, limit) as file:
+        return file.read()
 
 
 def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:

@@ -14,10 +14,11 @@ from mixbench.config.schema import DataConfig
 from mixbench.data.augment.batches import crop_flip, draw_crop_flip
 from mixbench.data.files.arrays import Arrays, is_single, read_array
 from mixbench.data.files.decode import grey_values, is_image
-from mixbench.data.files.tree import is_hidden, read_regular
+from mixbench.data.files.tree import MAX_IMAGE_BYTES, is_hidden
 from mixbench.data.images import Batch, ImageSet, Splits
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
+from mixbench.files import read_bytes
 
 MAPS_LAYOUT = "a .npy file, or an .npz file with `maps`: (N, h, w) numbers >= 0, one map per image"
 
@@ -160,7 +161,7 @@ def _one_map(path: Path, where: str, size: tuple[int, int]) -> Tensor:
             ) from error
     else:
         try:
-            content = grey_values(read_regular(path))
+            content = grey_values(read_bytes(path, MAX_IMAGE_BYTES))
         except OSError as error:
             raise UserError(f"no picture: {path.name}", where, "give a grey picture") from error
     shown = torch.from_numpy(content)
@@ -171,10 +172,10 @@ def _one_map(path: Path, where: str, size: tuple[int, int]) -> Tensor:
     ):
         what = f"the map is {tuple(shown.shape)}, or holds NaN or a negative number"
         raise UserError(what, where, "give (h, w) numbers >= 0")
-    return resize_maps(shown[None], size)[0]
+    return interpolate_maps(shown[None], size)[0]
 
 
-def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def interpolate_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring maps to another size.
 
     Args:

@@ -20,10 +20,10 @@ from mixbench.data.files.tree import (
     files_below,
     folder_entries,
     is_hidden,
-    read_regular,
 )
 from mixbench.data.source import DataSource, existing_path
 from mixbench.errors import UserError
+from mixbench.files import read_bytes
 
 FOLDER_LAYOUT = "train/<class>/* and val/<class>/* below data.root"
 OUTSIDE, CIRCLE = "file outside of the folders of classes", "link to a folder around it"
@@ -57,7 +57,7 @@ class ClassFiles:
         paths = [os.path.join(self.root, name) for name in self.names]
         return Part(
             paths,
-            lambda row: read_regular(paths[row]),
+            lambda row: read_bytes(paths[row], MAX_IMAGE_BYTES),
             torch.tensor(self.labels) if labels is None else labels,
             unused=dict(self.unused),
             hashes=lambda: self.hashes,
@@ -158,11 +158,11 @@ def class_files(root: Path, part: str, *, empty: bool = False) -> ClassFiles:
     folders, others = folder_entries(folder)
     unused.update(HIDDEN_FILE if is_hidden(name) else OUTSIDE for name in others)
     for name in folders:
+        if is_hidden(name):
+            unused[HIDDEN_FILE] += 1
+            continue
         below, circles = files_below(folder / name)
         unused += Counter({CIRCLE: circles})
-        if is_hidden(name):
-            unused[HIDDEN_FILE] += len(below)
-            continue
         reasons = [why_unused(file) for file in below]
         unused.update(filter(None, reasons))
         images = [file for file, why in zip(below, reasons, strict=True) if not why]

@@ -12,10 +12,10 @@ from mixbench.data.files.archive import Files, FolderFiles, open_files
 from mixbench.data.files.download import DownloadError, download
 from mixbench.data.files.hashes import NO_HASH, content_hashes
 from mixbench.data.files.location import data_folder
-from mixbench.data.files.tree import HIDDEN_FILE, MAX_IMAGE_BYTES, read_regular
+from mixbench.data.files.tree import HIDDEN_FILE, MAX_IMAGE_BYTES
 from mixbench.data.source import DataSource
 from mixbench.errors import UserError
-from mixbench.files import open_regular
+from mixbench.files import open_regular, read_bytes
 
 log = logging.getLogger("mixbench")
 
@@ -181,7 +181,7 @@ def _add_folder(digest: Any, files: FolderFiles) -> None:
         path = files.root / name
         try:
             size, content = path.stat().st_size, hashes.get(name)
-            content = read_regular(path, None) if content is None else content
+            content = read_bytes(path, None) if content is None else content
         except OSError:
             size, content = -1, NO_HASH
         digest.update(os.fsencode(name) + f"\0{size}\n".encode() + content)

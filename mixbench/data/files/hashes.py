@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.data.files.location import data_folder, file_lock
-from mixbench.data.files.tree import check_regular
+from mixbench.files import open_regular
 
 log = logging.getLogger("mixbench")
 
@@ -204,8 +204,7 @@ def _stamp_of(facts: os.stat_result) -> str:
 def _read(path: str, limit: int | None) -> tuple[str | None, bytes]:
     """Stamp under which the digest may be kept, None where it may not; and the digest."""
     try:
-        check_regular(os.stat(path), limit)
-        with open(path, "rb") as file:
+        with open_regular(path, limit) as file:
             before, now = os.fstat(file.fileno()), time.time_ns()
             digest = hashlib.file_digest(file, "sha256").digest()
             same = _stamp_of(os.fstat(file.fileno())) == _stamp_of(before)

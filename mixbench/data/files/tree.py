@@ -1,7 +1,6 @@
 """Files below a folder: which there are, which of them count, and their content."""
 
 import os
-import stat
 from pathlib import Path
 
 from mixbench.errors import UserError
@@ -56,7 +55,8 @@ def folder_entries(folder: Path) -> tuple[list[str], list[str]]:
 def files_below(root: Path) -> tuple[list[str], int]:
     """All files at any depth, folder by folder as torchvision's ``ImageFolder`` lists them.
 
-    Links to folders are followed, but for those that lead back to a folder that they lie in.
+    Links to folders are followed, but for those that lead back to a folder that they lie in. A
+    hidden folder is listed as if it were a file: what lies in it is not for people.
 
     Args:
         root: The folder.
@@ -79,43 +79,10 @@ def files_below(root: Path) -> tuple[list[str], int]:
             circles += 1
             continue
         prefix = f"{place}/" if place else ""
-        found.append((place, [prefix + name for name in names]))
-        waiting += [(prefix + name, (*above, key)) for name in folders]
+        hidden = [name for name in folders if is_hidden(name)]
+        found.append((place, [prefix + name for name in sorted([*names, *hidden])]))
+        waiting += [(prefix + name, (*above, key)) for name in folders if name not in hidden]
     return [name for _, names in sorted(found) for name in names], circles
-
-
-def read_regular(path: str | Path, limit: int | None = MAX_IMAGE_BYTES) -> bytes:
-    """Content of a regular file; opening a pipe or a device could wait forever.
-
-    Args:
-        path: The file.
-        limit: Largest number of bytes; any if None.
-
-    Returns:
-        All of it.
-
-    Raises:
-        OSError: If it is missing, unreadable, larger, or no regular file.
-    """
-    check_regular(os.stat(path), limit)
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def check_regular(facts: os.stat_result, limit: int | None = MAX_IMAGE_BYTES) -> None:
-    """Refuse what is no regular file, or larger than any image.
-
-    Args:
-        facts: Of the file.
-        limit: Largest number of bytes; any if None.
-
-    Raises:
-        OSError: Saying which of both.
-    """
-    if not stat.S_ISREG(facts.st_mode):
-        raise OSError("not a regular file")
-    if limit is not None and facts.st_size > limit:
-        raise OSError(f"{facts.st_size} bytes are more than any image needs")
 
 
 def _key(folder: Path) -> tuple[int, int]:

@@ -175,7 +175,7 @@ def test_a_pipe_in_place_of_an_archive_is_refused_at_once(name, data_folder):
     for original in DATA.get(name).official_files:
         os.mkfifo(data_folder / original.file)
     for use in (source(f"data={name}").fingerprint, source(f"data={name}").load):
-        with pytest.raises(UserError, match=r"a pipe|not a regular file"):
+        with pytest.raises(UserError, match="a pipe stands in place of a file"):
             use()
 
 
@@ -255,7 +255,7 @@ def test_fashion_mnist_is_read_from_idx_files_and_npz_alike(tmp_path):
         source("data=fashionmnist", f"data.root={tmp_path}").load()
     bomb = gzip.compress(b"\0" * 1_000_000)
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(bomb)
-    with pytest.raises(UserError, match="unpacks to more than"):
+    with pytest.raises(UserError, match="more than 200 times"):
         source("data=fashionmnist", f"data.root={tmp_path}").load()
 
 

@@ -255,7 +255,7 @@ def test_what_stands_in_place_of_a_parquet_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "set/train-1.parquet")
     with pytest.raises(UserError, match=r"train-1\.parquet cannot be read: a pipe"):
         data.fingerprint()
-    with pytest.raises(UserError, match="not a regular file"):
+    with pytest.raises(UserError, match="a pipe stands in place of a file"):
         data.read()
     alone = pack(tmp_path / "set/train-1.parquet", tmp_path / "set/test-0.parquet")
     with pytest.raises(UserError, match=r"train-1\.parquet cannot be read: a pipe"):

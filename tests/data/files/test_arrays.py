@@ -169,7 +169,7 @@ def test_what_is_no_file_of_arrays_says_what_it_is(tmp_path):
         read_array(path)
     os.mkfifo(path)
     for read in (Arrays, read_array):
-        with pytest.raises(UnreadableArraysError, match="no regular file"):
+        with pytest.raises(UnreadableArraysError, match="stands in place of a file"):
             read(path)
     path.unlink()
     np.save(tmp_path / "a.npy", np.zeros(3))
