@@ -8,7 +8,7 @@ from mixbench.cli.run import print_doubts, time_text
 from mixbench.errors import UserError, counted
 
 NOT_COMPARABLE = (
-    "a short or changed recipe: this shows the way, and says nothing of the published figure"
+    "the recipe is shorter or changed: the result cannot be compared with the published figure"
 )
 
 

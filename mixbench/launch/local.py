@@ -20,10 +20,11 @@ from mixbench.distributed.signals import reader_gone, stop_when_orphaned
 from mixbench.distributed.spawn import set_safe_path
 from mixbench.errors import MixbenchError, RunFailedError, UserError, explain
 from mixbench.files import open_log
+from mixbench.launch.identify import identify_runs
 from mixbench.launch.machine import Machine
 from mixbench.launch.plan import PlannedRun
 from mixbench.records.lock import BusyRunError, LockWatch
-from mixbench.records.record import Record, read_record, runs_folder
+from mixbench.records.record import Record, read_record
 
 Environment = tuple[dict[str, str], str]  # environment and working directory
 
@@ -242,49 +243,9 @@ def _prepare_child(
 def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str], Machine]:
     import torch
 
-    from mixbench.config.compose import compose_text, resolve_method
-    from mixbench.training.build import estimate_seconds
-    from mixbench.training.job import incompatibility, resolve
-    from mixbench.training.sanity import doubts
-
-    torch.set_num_threads(1)
-    notes: dict[str, None] = {}
-    estimates: dict[str, float] = {}
-    infos: dict[str, Any] = {}
-    sources: dict[str, Any] = {}
-    kept: list[PlannedRun] = []
-    for planned in runs:
-        composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
-        config = composed.config
-        if planned.optional and (reason := incompatibility(config)):
-            notes[f"left out: {reason}"] = None
-            continue
-        job = resolve(config, sources.get(str(config.data)))
-        kept.append(planned)
-        notes |= dict.fromkeys(composed.notes)
-        source = sources.setdefault(str(config.data), job.source)
-        identity = job.identity
-        planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
-        place = runs_folder(config.run.dir) / identity.id
-        try:
-            planned.done = read_record(place).status == "done"
-        except UserError:
-            planned.done = False
-        on_gpu = job.device.type == "cuda"
-        planned.gpus = config.devices if on_gpu else 0
-        planned.cores = config.devices * config.trainer.threads
-        if planned.done:
-            continue
-        key = f"{config.data} {config.select}"
-        if key not in infos:
-            holdout = config.select == "val"
-            infos[key] = source.load(holdout=holdout).info
-        planned.doubts = list(doubts(config, infos[key].train_size).values())
-        if identity.row_hash not in estimates:
-            estimates[identity.row_hash] = estimate_seconds(job, infos[key])
-        planned.seconds = estimates[identity.row_hash]
+    kept, notes = identify_runs(runs, strict=strict, timed=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return kept, list(notes), Machine(cores or 1, torch.cuda.device_count())
+    return kept, notes, Machine(cores or 1, torch.cuda.device_count())
 
 
 def _run_child(

@@ -25,15 +25,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixbench.config.compose import compose_text
 from mixbench.distributed.spawn import set_safe_path
 from mixbench.errors import MixbenchError, UserError
 from mixbench.files import write_text
+from mixbench.launch.identify import identify_runs
 from mixbench.launch.local import GridOutcome
 from mixbench.launch.plan import PlannedRun
 from mixbench.launch.slurm_options import submitit_parameters
 from mixbench.launch.slurm_task import SlurmTask
-from mixbench.records.record import read_record, runs_folder
+from mixbench.records.record import read_record
 
 MAX_TIMEOUTS = 1000  # time limits that one run may use up
 TASKS_FILE = "tasks.json"
@@ -113,7 +113,7 @@ class SlurmLauncher:
         # In a process of its own, as this one does not import torch.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             try:
-                prepared, notes = pool.submit(_name, runs, self.strict).result()
+                prepared, notes = pool.submit(identify_runs, runs, strict=self.strict).result()
             except BrokenProcessPool as error:
                 raise MixbenchError("planning ended without a result") from error
         for note in notes:
@@ -265,39 +265,6 @@ class SlurmLauncher:
                 return 0, ""
         log = folder / "slurm" / f"{task.job}_0_log.out"
         return 3, f"job {task.job} has left the queue without a result; see {log}"
-
-
-def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str]]:
-    from mixbench.config.compose import resolve_method
-    from mixbench.training.job import incompatibility, resolve
-    from mixbench.training.sanity import doubts
-
-    notes: dict[str, None] = {}
-    sizes: dict[str, int] = {}
-    sources: dict[str, Any] = {}
-    kept: list[PlannedRun] = []
-    for planned in runs:
-        composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
-        config = composed.config
-        if planned.optional and (reason := incompatibility(config)):
-            notes[f"left out: {reason}"] = None
-            continue
-        job = resolve(config, sources.get(str(config.data)))
-        kept.append(planned)
-        notes |= dict.fromkeys(composed.notes)
-        source = sources.setdefault(str(config.data), job.source)
-        identity = job.identity
-        key = f"{config.data} {config.select}"
-        if key not in sizes:
-            sizes[key] = source.load(holdout=config.select == "val").info.train_size
-        planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
-        try:
-            planned.done = read_record(runs_folder(config.run.dir) / identity.id).status == "done"
-        except UserError:
-            planned.done = False
-        if not planned.done:
-            planned.doubts = list(doubts(config, sizes[key]).values())
-    return kept, list(notes)
 
 
 def _read_tasks(logs: Path) -> dict[str, str]:

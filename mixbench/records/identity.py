@@ -3,9 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from mixbench.config.overrides import flatten
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def identify(
         they are pooled as in everything that groups the runs of a table.
     """
     inputs = inputs or {}
-    flat, plain = dict(_flatten(config)), dict(_flatten(defaults))
+    flat, plain = _leaves(config), _leaves(defaults)
     changed = {k: v for k, v in flat.items() if k not in excluded and v != plain.get(k, _ABSENT)}
     shared, settings = _parts(
         changed | {key: file.pooled for key, file in inputs.items()}, config, data_name, fingerprint
@@ -122,7 +124,7 @@ def differences(
     Returns:
         Old and new value by dotted key; a key that one of them lacks has None there.
     """
-    before, after = dict(_flatten(old)), dict(_flatten(new))
+    before, after = _leaves(old), _leaves(new)
     return {
         key: [before.get(key), after.get(key)]
         for key in {**before, **after}
@@ -176,12 +178,9 @@ def seedless_id(path: str, row_hash: str) -> str:
     return f"{found[1]}-{(row_hash or found[2])[:8]}{epoch}"
 
 
-def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _leaves(content: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted key; an empty mapping is none, as it never was in a hash."""
+    return {key: value for key, value in flatten(content) if value != {}}
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.launch import slurm, slurm_task
+from mixbench.launch.identify import identify_runs
 from mixbench.launch.plan import PlannedRun, expand
 from mixbench.launch.slurm import SlurmLauncher
 from mixbench.launch.slurm_options import read_options, submitit_parameters
@@ -191,7 +192,7 @@ def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
     assert f"\nexec {sys.executable} -u -m submitit" in script  # the task replaces the script
     assert "srun" not in script
     assert (runs / "slurm" / "7_0_0_log.out").name in script.replace("%A_%a", "7_0")
-    named, _ = slurm._name(expand(["method=erm,mixup", "seeds=0,1", *tiny]), strict=False)
+    named, _ = identify_runs(expand(["method=erm,mixup", "seeds=0,1", *tiny]), strict=False)
     assert [bool(each.doubts) for each in named] == [False, False, True, True]  # seed 0 is done
     assert [run.done for run in named] == [True, True, False, False]
 
