@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TextIO
 
 from mixbench.errors import UserError
 
-MAX_BYTES = 16 << 20  # of a text file that is read whole
+MAX_TEXT_BYTES = 16 << 20  # of a text file that is read whole
 MAX_DEPTH = 30  # of nested values in JSON
 INT64 = range(-(1 << 63), 1 << 63)
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
@@ -20,41 +20,44 @@ _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK,
 write_checks: dict[Path, Callable[[], None]] = {}
 
 
-def open_regular(path: Path) -> BufferedReader:
+def open_regular(path: str | Path, limit: int | None = None) -> BufferedReader:
     """Open a file for reading; a pipe or a device in its place would never answer or never end.
 
     Args:
         path: The file, or a link to it.
+        limit: Bytes that it may have; any number if None.
 
     Returns:
         The open file.
 
     Raises:
-        OSError: If it cannot be opened or is no regular file.
+        OSError: If it cannot be opened, is no regular file, or is larger.
     """
-    _check_regular(os.stat(path), path)  # before it is opened: that alone may wind a tape
+    _check_regular(os.stat(path), path, limit)  # before it is opened: that alone may wind a tape
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     file = os.fdopen(handle, "rb")
     try:
-        _check_regular(os.fstat(handle), path)  # it may have been replaced since
+        _check_regular(os.fstat(handle), path, limit)  # it may have been replaced since
     except OSError:
         file.close()
         raise
     return file
 
 
-def _check_regular(found: os.stat_result, path: Path) -> None:
+def _check_regular(found: os.stat_result, path: str | Path, limit: int | None) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = next((words for is_kind, words in _KINDS if is_kind(found.st_mode)), "a device")
         raise OSError(errno.EINVAL, f"{kind} stands in place of a file", str(path))
+    if limit is not None and found.st_size > limit:
+        raise OSError(errno.EFBIG, f"the file has more than {limit:,} bytes", str(path))
 
 
-def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """Content of a small file.
+def read_bytes(path: str | Path, limit: int | None = MAX_TEXT_BYTES) -> bytes:
+    """Content of a file.
 
     Args:
         path: The file.
-        limit: Bytes that it may have.
+        limit: Bytes that it may have; any number if None.
 
     Returns:
         Its content.
@@ -62,14 +65,11 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     Raises:
         OSError: If it cannot be read, is no regular file, or is larger.
     """
-    with open_regular(path) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise OSError(errno.EFBIG, f"the file has more than {limit:,} bytes", str(path))
-    return content
+    with open_regular(path, limit) as file:
+        return file.read()
 
 
-def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     """Content of a small text file.
 
     Args:
@@ -86,7 +86,7 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
     return read_bytes(path, limit).decode("utf-8-sig")
 
 
-def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
+def read_json(path: Path, limit: int = MAX_TEXT_BYTES) -> Any:
     """Plain values from a small JSON file; ``NaN`` and ``Infinity`` are numbers.
 
     Args:
@@ -121,7 +121,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parts(value: Any) -> list[Any]:
-    """What a JSON value holds; raises ValueError where it is more than plain."""
+    """Values inside a JSON value; raises ValueError where it is more than plain."""
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     if isinstance(value, list):
@@ -175,7 +175,7 @@ def write_bytes(
         temporary.unlink(missing_ok=True)
 
 
-def check_place(folder: Path) -> None:
+def check_run_folder(folder: Path) -> None:
     """Refuse to write into a folder of a run that leads, or would lead a file, to another place.
 
     The folder of all runs may be a link; what an archive of a stranger can hold may not.
@@ -210,7 +210,7 @@ def open_log(path: Path) -> TextIO:
     Raises:
         UserError: If it is a link, or no file.
     """
-    check_place(path.parent)
+    check_run_folder(path.parent)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace")
 

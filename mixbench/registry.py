@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from mixbench.errors import UserError, explain, near_match
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Registry:
@@ -36,7 +36,7 @@ class Registry:
         self.group = group
         self._objects: dict[str, Any] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[_T], _T]:
         """Decorate a class or function to make it available under ``name``.
 
         Args:
@@ -49,7 +49,7 @@ class Registry:
             UserError: When the decorator meets a name that is taken.
         """
 
-        def add(target: T) -> T:
+        def add(target: _T) -> _T:
             path = f"{target.__module__}:{target.__qualname__}"  # type: ignore[attr-defined]
             known = self._objects.get(name)
             # Running a notebook cell or reloading a module defines the same object again.
@@ -97,7 +97,7 @@ class Registry:
         )
 
     def source(self, name: str) -> str | None:
-        """Where a name's object is defined.
+        """The place at which a name's object is defined.
 
         Args:
             name: A registered name, or ``module:attribute``.
@@ -114,7 +114,7 @@ class Registry:
         return self.table.get(name) or self._sources().get(name)
 
     def names_code(self, name: str) -> bool:
-        """Whether a name is itself the place of an object, which is imported when it is used.
+        """Tell whether a name is itself the place of an object, which is imported when it is used.
 
         Args:
             name: Any name.

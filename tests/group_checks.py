@@ -27,7 +27,7 @@ from mixbench.backbones import NETS
 from mixbench.backbones.base import Head, StagedNet
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.data import DATA
-from mixbench.distributed.process_group import join
+from mixbench.distributed.process_group import init_process_group
 from mixbench.errors import InterruptedRunError, RunFailedError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
@@ -71,7 +71,12 @@ def plain_training(config, rank=0, world=1, group=None):
     method, data = build(resolve(config), splits, rank, world)
     mixbench.training.fit.PRECISIONS["fp32"] = "64-true"
     parts = mixbench.training.fit.Parts(
-        config, Path("unused"), method, data, torch.device("cpu"), group or join(1, 60, False)
+        config,
+        Path("unused"),
+        method,
+        data,
+        torch.device("cpu"),
+        group or init_process_group(1, 60, False),
     )
     trainer = mixbench.training.fit._trainer(parts, [], [Checkpoint()], AtomicCheckpointIO())
     trainer.fit(method, datamodule=data)
@@ -188,7 +193,7 @@ def uneven(rank):
 def float64(rank):
     """Accumulation and devices only divide a step."""
     found = {}
-    group = join(2, 60, False)
+    group = init_process_group(2, 60, False)
     for accumulate in (1, 2, 3):
         config = compose(f"{PLAIN} devices=2 optim.accumulate={accumulate}")
         weights = plain_training(config, rank, 2, group)
@@ -450,7 +455,7 @@ CHECKS = [
 def main(place: Path) -> None:
     rank = int(os.environ["RANK"])
     faulthandler.dump_traceback_later(LIMIT - 20, exit=True)  # where a rank waits for another
-    join(2, 40, False)
+    init_process_group(2, 40, False)
     mixbench.training.run.leave = lambda: None  # the group serves all checks
     torch.set_num_threads(1)
     found = {}

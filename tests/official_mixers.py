@@ -185,7 +185,7 @@ def one_step(case: Any, **settings: Any) -> None:
         elif kind == "after":
             case.compare(key, after[name], FLOAT)
     if any(key.startswith("expect_ema_") for key in case.arrays):
-        method.teacher.follow(method.net, method.mix_head, float(case["ema_momentum"]))
+        method.teacher.update(method.net, method.mix_head, float(case["ema_momentum"]))
         for name, tensor in parameters_of(method).items():
             if f"expect_ema_{name}" in case:
                 case.compare(f"expect_ema_{name}", tensor.detach(), "ema")

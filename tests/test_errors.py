@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from mixbench.cli.console import complain, say
+from mixbench.cli.console import print_notice, print_result
 from mixbench.errors import PrintableFormatter, UserError, counted, printable
 
 
@@ -37,8 +37,8 @@ def test_an_error_is_three_lines_whatever_stands_in_it():
 
 
 def test_the_console_and_a_log_show_no_control_characters(capsys, caplog):
-    say("one\ntwo\x1b[31m")
-    complain("\u202ethree")
+    print_result("one\ntwo\x1b[31m")
+    print_notice("\u202ethree")
     found = capsys.readouterr()
     assert found.out == "one\ntwo\\x1b[31m\n"
     assert found.err == "mixbench: \\u202ethree\n"

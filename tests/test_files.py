@@ -7,13 +7,37 @@ from mixbench.files import MAX_DEPTH, read_bytes, read_json, read_text, write_by
 
 
 # A pipe must be refused: opened plainly, it would wait for a writer for ever.
-def test_what_is_no_file_is_refused_at_once(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "device").symlink_to("/dev/zero")
-    for name, words in (("pipe", "a pipe"), ("folder", "a folder"), ("device", "a device")):
-        with pytest.raises(OSError, match=f"{words} stands in place of a file"):
-            read_bytes(tmp_path / name)
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("pipe", "a pipe stands in place of a file"),
+        ("folder", "a folder stands in place of a file"),
+        ("device", "a device stands in place of a file"),
+        ("dangling link", "No such file"),
+        ("large", "more than 1,073,741,824 bytes"),
+    ],
+)
+def test_what_is_no_regular_file_is_an_oserror_and_no_wait(tmp_path, kind, words):
+    path = tmp_path / "x.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "dangling link":
+        path.symlink_to(tmp_path / "gone.png")
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(OSError, match=words):
+        read_bytes(path, 1 << 30)
+
+
+def test_a_regular_file_is_read_through_a_link(tmp_path):
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert read_bytes(tmp_path / "b", None) == b"a"
 
 
 def test_a_large_file_is_not_read(tmp_path):

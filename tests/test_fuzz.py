@@ -377,9 +377,9 @@ def fuzz_checkpoint(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", INPUTS)
 def test_no_input_ends_in_a_traceback_a_hang_or_a_lost_run(kind, bench, monkeypatch):
-    monkeypatch.setattr(lock, "SILENT", 0.2)
-    monkeypatch.setattr(lock, "BEAT", 0.1)
-    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    monkeypatch.setattr(lock, "SILENCE_S", 0.2)
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(lock, "WRITE_WAIT_S", 0.1)
     assert bench.command("export", bench.good, "-o", bench.place / "wanted.pth")[0] == 0
     bench.state = contents(bench.good)
     faults = []

@@ -9,7 +9,7 @@ import pytest
 import mixbench
 from mixbench import cli
 from mixbench.__main__ import leave_working_directory
-from mixbench.distributed.spawn import SAFE, shield_children, start_ranks
+from mixbench.distributed.spawn import SAFE_PATH_ENV, set_safe_path, start_ranks
 from mixbench.errors import UserError
 from mixbench.launch.local import LocalLauncher
 from mixbench.launch.slurm import SlurmLauncher
@@ -30,7 +30,7 @@ def planted(tmp_path):
 
 
 def call(planted, *command):
-    env = {k: v for k, v in os.environ.items() if k != SAFE}
+    env = {k: v for k, v in os.environ.items() if k != SAFE_PATH_ENV}
     done = subprocess.run(
         [sys.executable, *command],
         cwd=planted,
@@ -61,7 +61,7 @@ def test_the_working_directory_is_not_imported_from(planted, script):
 
 @pytest.mark.parametrize("start", ["local", "ranks", "slurm"])
 def test_whatever_starts_children_shields_them(monkeypatch, start):
-    monkeypatch.delenv(SAFE, raising=False)
+    monkeypatch.delenv(SAFE_PATH_ENV, raising=False)
     monkeypatch.setenv("PYTHONPATH", "")
     if start == "local":
         LocalLauncher(print)
@@ -72,7 +72,7 @@ def test_whatever_starts_children_shields_them(monkeypatch, start):
     else:
         monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *given: print)
         start_ranks([], 2)
-    assert os.environ[SAFE] == "1"
+    assert os.environ[SAFE_PATH_ENV] == "1"
 
 
 @pytest.mark.parametrize("module", ["mixbench.perf", "mixbench.notebook"])
@@ -128,8 +128,8 @@ def test_a_checkout_that_is_not_installed_stays_importable(monkeypatch):
     assert sys.path in (["rest", root], [root, "rest"])
     monkeypatch.setattr("importlib.metadata.version", missing)
     monkeypatch.setenv("PYTHONPATH", "first")
-    monkeypatch.setenv(SAFE, "")
-    shield_children()
+    monkeypatch.setenv(SAFE_PATH_ENV, "")
+    set_safe_path()
     assert os.environ["PYTHONPATH"] == f"first{os.pathsep}{root}"
 
 

@@ -16,12 +16,12 @@ from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError, near_match
 
 MAPS, GRIDS, TOKENS = "maps", "grids", "tokens"  # (B, C, H, W); (B, H, W, C); (B, T, D)
-STAGES = 4
+TIMM_STAGES = 4
 
 
 @dataclass(frozen=True)
-class Family:
-    """How the networks of one of timm's classes are cut.
+class TimmFamily:
+    """The places at which the networks of one of timm's classes are cut into stages.
 
     Attributes:
         stages: Module paths of each stage, joined by ``+``.
@@ -40,7 +40,7 @@ class Family:
     sized: bool = False
 
 
-_SWIN = Family(
+_SWIN = TimmFamily(
     ("patch_embed+layers.0", "layers.1", "layers.2", "layers.3"),
     ("head.global_pool", "head.drop"),
     "head.fc",
@@ -48,14 +48,14 @@ _SWIN = Family(
     layout=GRIDS,
     sized=True,
 )
-_VIT = Family((), ("fc_norm", "head_drop"), "head", norm="norm", layout=TOKENS, sized=True)
+_VIT = TimmFamily((), ("fc_norm", "head_drop"), "head", norm="norm", layout=TOKENS, sized=True)
 FAMILIES = {
-    "ConvNeXt": Family(
+    "ConvNeXt": TimmFamily(
         ("stem+stages.0", "stages.1", "stages.2", "stages.3+norm_pre"),
         ("head.global_pool", "head.norm", "head.flatten", "head.pre_logits", "head.drop"),
         "head.fc",
     ),
-    "ResNet": Family(
+    "ResNet": TimmFamily(
         ("conv1+bn1+act1+maxpool+layer1", "layer2", "layer3", "layer4"), ("global_pool",), "fc"
     ),
     "SwinTransformer": _SWIN,
@@ -80,8 +80,8 @@ class ToMap(nn.Module):
         return h.permute(0, 3, 1, 2)
 
 
-class Embed(nn.Module):
-    """What timm's ViT does before its blocks: patches, tokens in front of them and positions.
+class TimmEmbed(nn.Module):
+    """The part of timm's ViT before its blocks: patches, tokens in front of them and positions.
 
     Args:
         inner: The ViT, without its blocks and all that follows them.
@@ -126,7 +126,7 @@ class TimmNet(StagedNet):
         x: (1, C, H, W) an image to count channels with.
     """
 
-    def __init__(self, model: Any, family: Family, x: Tensor) -> None:
+    def __init__(self, model: Any, family: TimmFamily, x: Tensor) -> None:
         super().__init__()
         theirs = {id(value): name for name, value in model.state_dict(keep_vars=True).items()}
         stages = [_modules(model, group.split("+")) for group in family.stages]
@@ -140,7 +140,7 @@ class TimmNet(StagedNet):
             pool = [PoolTokens(model.num_prefix_tokens, model.global_pool == "avg"), *pool]
             for path in ("blocks", family.norm, family.fc, *family.pool):
                 setattr(model, path, nn.Identity())
-            stages[0] = [Embed(model), *stages[0]]
+            stages[0] = [TimmEmbed(model), *stages[0]]
         self.stages = nn.ModuleList(nn.Sequential(*stage) for stage in stages)
         self.head = Head(1, 1)
         self.head.norm = norm[0] if len(norm) == 1 else nn.Sequential(*norm)
@@ -218,7 +218,7 @@ class TimmNets:
         return net.train()
 
     def provides(self, net: str) -> frozenset[str] | None:
-        """What a network provides, as far as its family tells.
+        """Capabilities of a network, as far as its family tells.
 
         Args:
             net: ``timm:<name>``.
@@ -255,7 +255,7 @@ def _timm(net: str) -> Any:
     return timm
 
 
-def _cut(model: Any, kind: str, family: Family | None, config: NetConfig) -> Family:
+def _cut(model: Any, kind: str, family: TimmFamily | None, config: NetConfig) -> TimmFamily:
     """The family with the stages of this very network."""
     if family is None and not config.stages:
         children = ", ".join(name for name, _ in model.named_children())
@@ -268,12 +268,12 @@ def _cut(model: Any, kind: str, family: Family | None, config: NetConfig) -> Fam
     if family is None:
         classifier = model.get_classifier()
         fc = next(name for name, module in model.named_modules() if module is classifier)
-        family = Family((), (), fc)
+        family = TimmFamily((), (), fc)
     stages = tuple(config.stages) or family.stages
     if not stages:
         depth = len(model.blocks)
-        cuts = [depth * index // STAGES for index in range(STAGES + 1)]
-        groups = [range(cuts[index], cuts[index + 1]) for index in range(STAGES)]
+        cuts = [depth * index // TIMM_STAGES for index in range(TIMM_STAGES + 1)]
+        groups = [range(cuts[index], cuts[index + 1]) for index in range(TIMM_STAGES)]
         stages = tuple("+".join(f"blocks.{block}" for block in group) for group in groups if group)
     return replace(family, stages=stages)
 

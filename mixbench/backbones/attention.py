@@ -18,8 +18,8 @@ from mixbench.backbones.base import StagedNet
 FORMS = ("class", "received", "mean")
 
 
-class Carry(NamedTuple):
-    """How a weight goes through the attention layers of a stage.
+class WeightPath(NamedTuple):
+    """The way of a weight through the attention layers of a stage.
 
     ``residual`` says for each layer which share stays; 1 leaves the weight as it is and costs
     nothing. With ``respect_drop`` it also stays in images whose attention is dropped.
@@ -31,7 +31,7 @@ class Carry(NamedTuple):
 
 @dataclass
 class Capture:
-    """What to record of one forward pass, and what was recorded; a new one for each pass.
+    """Attention to record in one forward pass, and the recorded one; a new object for each pass.
 
     Everything recorded is the mean over the heads, float32 and without gradient. T counts all
     tokens, the class token first; where attention stays inside of windows, the tokens of the grid
@@ -126,7 +126,7 @@ class AttentionNet(StagedNet):
         residual = (1.0,) * (total - moving) + (capture.residual,) * moving
         for index in range(start, stop):
             after = before + self.stage_layers[index]
-            carry = Carry(residual[before:after], capture.respect_drop)
+            carry = WeightPath(residual[before:after], capture.respect_drop)
             h, weight, maps = self.stages[index](h, weight, tuple(forms[before:after]), carry)
             for layer in range(before, after):
                 if forms[layer]:
@@ -182,8 +182,8 @@ def attention_map(q: Tensor, k: Tensor, form: str, bias: Tensor | None = None) -
 
 
 @torch.no_grad()
-def attended(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """What each token sees of a weight on all tokens.
+def attention_mean(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The mean of a weight on all tokens under the attention of each token.
 
     Args:
         q: (B, heads, T, d) queries.

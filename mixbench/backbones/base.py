@@ -1,4 +1,4 @@
-"""What every network offers to methods that act inside it."""
+"""The base class of networks, with stages that methods can act between."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

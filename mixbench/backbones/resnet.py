@@ -39,7 +39,7 @@ def init_he(net: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Convolutions with normalisation, and a shortcut around them.
 
     Args:
@@ -81,7 +81,7 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """What stands before the blocks.
+    """The layers before the blocks.
 
     Args:
         channels: Channels of the image.
@@ -144,7 +144,7 @@ class ResNet(StagedNet):
             parts: list[nn.Module] = [] if index else [Stem(channels, width, small_stem)]
             for block in range(count):
                 stride = 2 if index and block == 0 else 1
-                parts.append(Block(inputs, planes, stride, inner, groups))
+                parts.append(ResidualBlock(inputs, planes, stride, inner, groups))
                 inputs = 4 * planes if bottleneck else planes
             stages.append(nn.Sequential(*parts))
         self.stages = nn.ModuleList(stages)

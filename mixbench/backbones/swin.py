@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mixbench.backbones.attention import (
     AttentionNet,
-    Carry,
     TransformerBlock,
-    attended,
+    WeightPath,
     attention_map,
+    attention_mean,
     drop_rates,
     init_transformer,
     resample,
@@ -28,7 +28,9 @@ from mixbench.functional.token_labels import merge_weights
 from mixbench.functional.token_labels import split_windows as split
 
 LARGEST_WINDOW = 7
-APART = -100.0  # score between tokens that only the shift made neighbours, as the authors have it
+NO_ATTENTION = (
+    -100.0
+)  # score between tokens that only the shift made neighbours, as the authors have it
 
 
 class WindowAttention(nn.Module):
@@ -75,7 +77,7 @@ class WindowAttention(nn.Module):
             place = torch.arange(size)
             parts.append((place >= size - window).long() + (place >= size - shift).long())
         label = split((3 * parts[0][:, None] + parts[1])[None], self.window)[0]
-        return APART * (label[:, :, None] != label[:, None]).float()
+        return NO_ATTENTION * (label[:, :, None] != label[:, None]).float()
 
     def _roll(self, h: Tensor, back: bool = False) -> Tensor:
         if not any(self.shift):
@@ -116,12 +118,12 @@ class WindowAttention(nn.Module):
         if weight is not None and residual != 1:
             w = self._cut(weight)
             per_head = w[:, :, None].expand(-1, -1, self.heads, -1).flatten(*fold)
-            moved = attended(folded[0], folded[1], per_head, bias4).reshape(q.shape[:-1])
+            moved = attention_mean(folded[0], folded[1], per_head, bias4).reshape(q.shape[:-1])
             weight = self._paste(moved.mean(2).lerp(w, residual))
         return out, weight, seen
 
 
-class PatchEmbed(nn.Module):
+class SwinPatchEmbed(nn.Module):
     """Patches to normalised tokens.
 
     Args:
@@ -177,7 +179,9 @@ class SwinStage(nn.Module):
         blocks: The blocks.
     """
 
-    def __init__(self, entry: PatchEmbed | PatchMerging, blocks: list[TransformerBlock]) -> None:
+    def __init__(
+        self, entry: SwinPatchEmbed | PatchMerging, blocks: list[TransformerBlock]
+    ) -> None:
         super().__init__()
         self.entry, self.blocks = entry, nn.ModuleList(blocks)
 
@@ -186,13 +190,13 @@ class SwinStage(nn.Module):
         h: Tensor,
         weight: Tensor | None = None,
         forms: tuple[str, ...] | None = None,
-        carry: Carry | None = None,
+        carry: WeightPath | None = None,
     ) -> Tensor | tuple[Tensor, Tensor | None, list[Tensor | None]]:
         """Map layers (B, C, H, W) to layers; with ``forms``, also the weight and the maps."""
         h = self.entry(h)
         weight = None if weight is None else self.entry.spread(weight)
         maps, count = [], len(self.blocks)
-        carry = carry or Carry((0.5,) * count)
+        carry = carry or WeightPath((0.5,) * count)
         for block, form, residual in zip(
             self.blocks, forms or [""] * count, carry.residual, strict=True
         ):
@@ -259,7 +263,7 @@ class Swin(AttentionNet):
                 shift = half if number % 2 else (0, 0)
                 attn = WindowAttention(width, heads[index], (rows, columns), fitted, shift)
                 blocks.append(TransformerBlock(attn, width, next(rates)))
-            first = PatchEmbed(channels, width, patch, size)
+            first = SwinPatchEmbed(channels, width, patch, size)
             stages.append(SwinStage(PatchMerging(width // 2) if index else first, blocks))
         self.stages = nn.ModuleList(stages)
         self.channels = (channels, *(dim * 2**index for index in range(len(depths))))

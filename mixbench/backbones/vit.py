@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from mixbench.backbones.attention import (
     AttentionNet,
-    Carry,
     TransformerBlock,
-    attended,
+    WeightPath,
     attention_map,
+    attention_mean,
     drop_rates,
     init_transformer,
     resample,
@@ -26,7 +26,7 @@ from mixbench.backbones.base import Head
 from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError
 
-STAGES = 4
+VIT_STAGES = 4
 
 
 def check_patch(name: str, patch: int, height: int, width: int, halvings: int = 0) -> None:
@@ -82,11 +82,11 @@ class Attention(nn.Module):
         out = self.proj(out.transpose(1, 2).reshape(batch, count, dim))
         seen = attention_map(q, k, form) if form else None
         if weight is not None and residual != 1:
-            weight = attended(q, k, weight[:, None]).mean(1).lerp(weight, residual)
+            weight = attention_mean(q, k, weight[:, None]).mean(1).lerp(weight, residual)
         return out, weight, seen
 
 
-class Block(TransformerBlock):
+class ViTBlock(TransformerBlock):
     """Attention of all tokens and MLP.
 
     Args:
@@ -99,7 +99,7 @@ class Block(TransformerBlock):
         super().__init__(Attention(dim, heads), dim, drop_path, eps=1e-6)
 
 
-class Embed(nn.Module):
+class ViTEmbed(nn.Module):
     """Patches to tokens, a class token before them, and a position added to each.
 
     Args:
@@ -139,7 +139,7 @@ class Stage(nn.Module):
         embed: In the first stage, what makes tokens.
     """
 
-    def __init__(self, blocks: list[Block], embed: Embed | None = None) -> None:
+    def __init__(self, blocks: list[ViTBlock], embed: ViTEmbed | None = None) -> None:
         super().__init__()
         self.embed, self.blocks = embed, nn.ModuleList(blocks)
 
@@ -148,14 +148,14 @@ class Stage(nn.Module):
         h: Tensor,
         weight: Tensor | None = None,
         forms: tuple[str, ...] | None = None,
-        carry: Carry | None = None,
+        carry: WeightPath | None = None,
     ) -> Tensor | tuple[Tensor, Tensor | None, list[Tensor | None]]:
         """Map features to features; with ``forms``, also the weight and the maps."""
         if self.embed is not None:
             h = self.embed(h)
             weight = None if weight is None else self.embed.spread(weight)
         maps, count = [], len(self.blocks)
-        carry = carry or Carry((0.5,) * count)
+        carry = carry or WeightPath((0.5,) * count)
         for block, form, residual in zip(
             self.blocks, forms or [""] * count, carry.residual, strict=True
         ):
@@ -204,10 +204,10 @@ class VisionTransformer(AttentionNet):
     ) -> None:
         super().__init__()
         self.patch, self.size = patch, size
-        blocks = [Block(dim, heads, rate) for rate in drop_rates(drop_path, depth)]
-        cuts = [depth * index // STAGES for index in range(STAGES + 1)]
+        blocks = [ViTBlock(dim, heads, rate) for rate in drop_rates(drop_path, depth)]
+        cuts = [depth * index // VIT_STAGES for index in range(VIT_STAGES + 1)]
         parts = [blocks[first:last] for first, last in pairwise(cuts) if first < last]
-        embed = Embed(channels, dim, patch, size)
+        embed = ViTEmbed(channels, dim, patch, size)
         self.stages = nn.ModuleList(
             Stage(part, None if n else embed) for n, part in enumerate(parts)
         )

@@ -22,7 +22,7 @@ _PLAIN = {
 }
 
 
-def print_anywhere() -> None:
+def replace_unprintable() -> None:
     """Let no sign that a terminal cannot show end a command."""
     codecs.register_error("mixbench", _replace)
     for stream in (sys.stdout, sys.stderr):
@@ -40,19 +40,19 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
     return "".join(known), error.end
 
 
-def say(text: str) -> None:
+def print_result(text: str) -> None:
     """Print a result at once."""
     sys.stdout.write(f"{_shown(text)}\n")
     sys.stdout.flush()
 
 
-def complain(text: str) -> None:
+def print_notice(text: str) -> None:
     """Print what is not a result."""
     sys.stderr.write(f"mixbench: {_shown(text)}\n")
     sys.stderr.flush()
 
 
-def talk() -> None:
+def show_log() -> None:
     """Print what runs log."""
     handler = logging.StreamHandler()
     handler.setFormatter(PrintableFormatter("%(message)s"))

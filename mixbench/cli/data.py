@@ -2,11 +2,11 @@
 
 import argparse
 
-from mixbench.cli.console import complain, say
+from mixbench.cli.console import print_notice, print_result
 from mixbench.errors import counted
 
 
-def data(args: argparse.Namespace) -> int:
+def data_command(args: argparse.Namespace) -> int:
     """Check a data set, or fetch and decode it."""
     from mixbench.config.compose import compose
     from mixbench.config.names import DATA
@@ -17,14 +17,14 @@ def data(args: argparse.Namespace) -> int:
 
 
 def _check(source: object) -> int:
-    from mixbench.data.checks import inspect
+    from mixbench.data.checks import check_data
 
-    found = inspect(source)
+    found = check_data(source)
     for fact in found.facts:
-        say(fact)
+        print_result(fact)
     for problem in found.problems:
-        complain(problem)
-    say(counted(len(found.problems), "problem") if found.problems else "no problem")
+        print_notice(problem)
+    print_result(counted(len(found.problems), "problem") if found.problems else "no problem")
     return 3 if found.problems else 0
 
 
@@ -34,13 +34,13 @@ def _prepare(source: object) -> int:
 
     path, content = prepare(source)
     for notice in content.notices:
-        say(notice)
+        print_result(notice)
     if content.unused:
-        say(unused_line(content.unused))
+        print_result(unused_line(content.unused))
     tests = counted(len(content.test), "test image")
-    say(f"{len(content.train):,} training and {tests} are ready")
+    print_result(f"{len(content.train):,} training and {tests} are ready")
     if path is None:
-        complain("nothing was kept; make the folder of MIXBENCH_DATA writable")
+        print_notice("nothing was kept; make the folder of MIXBENCH_DATA writable")
         return 3
-    say(f"kept: {path}")
+    print_result(f"kept: {path}")
     return 0

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from mixbench.cli.console import complain, say, talk
+from mixbench.cli.console import print_notice, print_result, show_log
 from mixbench.config.schema import SUITES
 from mixbench.errors import MixbenchError, UserError, counted
 
 
-def evaluate(args: argparse.Namespace) -> int:
+def eval_command(args: argparse.Namespace) -> int:
     """Judge finished runs by suites, and add what is found to their records."""
     folders, words = _runs("eval", args.overrides)
     suites = None
@@ -19,7 +19,7 @@ def evaluate(args: argparse.Namespace) -> int:
                 raise UserError(f"no suite {name!r}", "--suite", f"choose of: {', '.join(SUITES)}")
     from mixbench.training.reevaluate import evaluate_run
 
-    talk()
+    show_log()
     worst: MixbenchError | None = None
     for folder in folders:
         try:
@@ -28,21 +28,21 @@ def evaluate(args: argparse.Namespace) -> int:
             if len(folders) == 1:
                 raise
             worst = worst or error
-            complain(str(error))
+            print_notice(str(error))
             continue
         shown = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-        say(f"{record.id}  {shown}")
+        print_result(f"{record.id}  {shown}")
     if worst is not None:
         return 5 if len(folders) > 1 else worst.exit_code
     return 0
 
 
-def verify(args: argparse.Namespace) -> int:
+def verify_command(args: argparse.Namespace) -> int:
     """Compute the records of finished runs again from their checkpoints and predictions."""
     folders, words = _runs("verify", args.overrides)
     from mixbench.training.reevaluate import verify_run
 
-    talk()
+    show_log()
     code = 0
     for folder in folders:
         try:
@@ -50,14 +50,14 @@ def verify(args: argparse.Namespace) -> int:
         except MixbenchError as error:
             if len(folders) == 1:
                 raise
-            complain(str(error))
+            print_notice(str(error))
             code = max(code, error.exit_code)
             continue
         partly = "partly verified" if found.left else "verified"
         scores = counted(len(found.compared), "score")
-        say(f"{folder.name}: {partly}, with {scores} as recorded")
+        print_result(f"{folder.name}: {partly}, with {scores} as recorded")
         for name, why in found.left.items():
-            say(f"  not verified: {name}, as {why}")
+            print_result(f"  not verified: {name}, as {why}")
     return code
 
 

@@ -2,11 +2,11 @@
 
 import argparse
 
-from mixbench.cli.console import say
+from mixbench.cli.console import print_result
 from mixbench.errors import UserError
 
 
-def export(args: argparse.Namespace) -> int:
+def export_command(args: argparse.Namespace) -> int:
     """Write the weights of the network that was tested."""
     from mixbench.records.record import read_record, run_folder
 
@@ -21,9 +21,11 @@ def export(args: argparse.Namespace) -> int:
         todo = "leave it out; only names of your own code, such as net=module:Class, can be given"
         raise UserError(f"{idle[0]} changes nothing of an export", "export", todo)
     info = export_weights(folder, args.output, trusted)
-    say(f"written: {args.output}")
-    say(f"its input: {info.height}x{info.width} pixels in [0, 1], less {_numbers(info.mean)},")
-    say(f"divided by {_numbers(info.std)}")
+    print_result(f"written: {args.output}")
+    print_result(
+        f"its input: {info.height}x{info.width} pixels in [0, 1], less {_numbers(info.mean)},"
+    )
+    print_result(f"divided by {_numbers(info.std)}")
     return 0
 
 

@@ -5,11 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-from mixbench.cli.console import complain
+from mixbench.cli.console import print_notice
 from mixbench.errors import UserError
 
 
-def leaderboard(args: argparse.Namespace) -> int:
+def leaderboard_command(args: argparse.Namespace) -> int:
     """Print rows over seeds."""
     from mixbench.leaderboard.render import FORMATS, literature_table, render
     from mixbench.leaderboard.rows import build_leaderboard, find_runs
@@ -44,11 +44,11 @@ def leaderboard(args: argparse.Namespace) -> int:
 
         folder = runs_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        complain(log_table(board, project=WandbConfig().project, folder=folder, mode=None))
+        print_notice(log_table(board, project=WandbConfig().project, folder=folder, mode=None))
     return 0
 
 
-def compare(args: argparse.Namespace) -> int:
+def compare_command(args: argparse.Namespace) -> int:
     """Print two methods side by side."""
     from mixbench.leaderboard.compare import compare
     from mixbench.leaderboard.render import comparison_text, comparisons_json

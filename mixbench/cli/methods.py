@@ -2,11 +2,11 @@
 
 import argparse
 
-from mixbench.cli.console import say
+from mixbench.cli.console import print_result
 from mixbench.errors import UserError
 
 
-def show(args: argparse.Namespace) -> int:
+def show_command(args: argparse.Namespace) -> int:
     """Draw what a method makes of a batch, with the weights of a run if one is named."""
     from mixbench.config.compose import compose
     from mixbench.records.record import run_folder
@@ -20,11 +20,11 @@ def show(args: argparse.Namespace) -> int:
         if not base.exists():
             raise UserError(f"no such run: {name}", "show", "name a folder below runs/")
     show(compose(words, strict=args.strict, base=base), args.output, trained)
-    say(f"written: {args.output}")
+    print_result(f"written: {args.output}")
     return 0
 
 
-def check(args: argparse.Namespace) -> int:
+def check_command(args: argparse.Namespace) -> int:
     """Test a method against the contract."""
     from mixbench.config.names import METHODS
 
@@ -33,9 +33,9 @@ def check(args: argparse.Namespace) -> int:
 
     results = check_method(args.name)
     for result in results:
-        say(f"{'FAIL' if result.error else 'ok  '}  {result.rule}")
+        print_result(f"{'FAIL' if result.error else 'ok  '}  {result.rule}")
         if result.error:
-            say(f"      {result.error}")
+            print_result(f"      {result.error}")
     failed = sum(bool(result.error) for result in results)
-    say(f"{args.name}: {len(results) - failed} of {len(results)} rules kept")
+    print_result(f"{args.name}: {len(results) - failed} of {len(results)} rules kept")
     return 3 if failed else 0

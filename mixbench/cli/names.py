@@ -10,7 +10,7 @@ import sys
 import textwrap
 from typing import Any
 
-from mixbench.cli.console import say
+from mixbench.cli.console import print_result
 from mixbench.errors import UserError, near_match
 
 KINDS = ("methods", "data", "nets", "recipes")
@@ -40,9 +40,9 @@ def list_names(args: argparse.Namespace) -> int:
         if not names:
             continue
         if len(kinds) > 1:
-            say(f"{kind}:")
+            print_result(f"{kind}:")
         for name in names:
-            say(_entry(name, _summary(kind, name), column))
+            print_result(_entry(name, _summary(kind, name), column))
     return 0
 
 
@@ -73,27 +73,27 @@ def info(args: argparse.Namespace) -> int:
     if not kinds or kinds[0] == "methods":
         cls = METHODS.get(args.name)
         fields = dataclasses.fields(cls.Config)
-        say(f"{args.name}: {_docstring(cls)}")
+        print_result(f"{args.name}: {_docstring(cls)}")
         if fields:
-            say("\nKeys:")
+            print_result("\nKeys:")
         used = _used_values(args.name, {item.name: repr(default_of(item)) for item in fields})
         for item in fields:
             told = info_of(item)
             value, notes = _used_value(repr(default_of(item)), used[f"method.{item.name}"])
             kind = told.allowed if told.options else f"{type_of(item)} {told.allowed}".rstrip()
             official = "" if told.official is None else f"; official: {told.official}"
-            say(f"  method.{item.name}={value}  ({kind})  {told.meaning}{official}{notes}")
+            print_result(f"  method.{item.name}={value}  ({kind})  {told.meaning}{official}{notes}")
         kinds = ["methods"]
     if "nets" in kinds:
-        say(f"{args.name}: {_docstring(NETS.get(args.name))}")
+        print_result(f"{args.name}: {_docstring(NETS.get(args.name))}")
     groups = {"methods": "method", "data": "data", "nets": "net", "recipes": "recipe"}
     for kind in kinds:
         path = yaml_files.find(groups[kind], args.name)
         if path is not None:
-            say(f"\n{groups[kind]} file, experiments/{groups[kind]}/{path.name}:")
-            say("  " + path.read_text(encoding="utf-8").rstrip().replace("\n", "\n  "))
+            print_result(f"\n{groups[kind]} file, experiments/{groups[kind]}/{path.name}:")
+            print_result("  " + path.read_text(encoding="utf-8").rstrip().replace("\n", "\n  "))
     if "methods" in kinds and (found := figures(args.name)):
-        say(f"\n{literature_table(found)}".rstrip())
+        print_result(f"\n{literature_table(found)}".rstrip())
     return 0
 
 
@@ -143,15 +143,17 @@ def _compat(words: list[str]) -> int:
     rows = pairs(found if kind == "methods" else _names("methods", "*"), nets)
     first = max(len(row.method) for row in rows)
     for place, net in enumerate(nets):
-        say(f"{' ' * first}  {'| ' * place}{net}")
+        print_result(f"{' ' * first}  {'| ' * place}{net}")
     for row in rows:
         marks = ["?" if m is None else "-" if m else "x" for m in row.missing.values()]
-        say(f"{row.method:<{first}}  {' '.join(marks)}  {', '.join(row.tasks)}")
+        print_result(f"{row.method:<{first}}  {' '.join(marks)}  {', '.join(row.tasks)}")
     for row in rows:
         lacking = {word for missing in row.missing.values() for word in missing or ()}
         if lacking:
-            say(f"{row.method} needs {', '.join(sorted(lacking))}")
-    say("x works with default settings, - does not, ? the network does not say what it provides")
+            print_result(f"{row.method} needs {', '.join(sorted(lacking))}")
+    print_result(
+        "x works with default settings, - does not, ? the network does not say what it provides"
+    )
     return 0
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from mixbench import __version__
 from mixbench.cli import data, evaluate, export, leaderboard, methods, names, reproduce, run
-from mixbench.cli.console import complain, print_anywhere
+from mixbench.cli.console import print_notice, replace_unprintable
 from mixbench.config.schema import SUITES
-from mixbench.distributed.signals import LAUNCHED
+from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.distributed.spawn import write_error
 from mixbench.errors import MixbenchError, explain
 
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 2 user error, 3 run failed, 4 interrupted, 5 part of a grid failed.
     """
-    print_anywhere()
+    replace_unprintable()
     parser = _parser()
     words = sys.argv[1:] if argv is None else argv
     debug = "--debug" in words
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.command(args)
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_notice("interrupted")
         return 4
     except BrokenPipeError:  # the reader of a pipe has gone, as under `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,10 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mixbench",
         description="Train, compare and verify mixup methods.",
-        epilog="Overrides: group=name picks experiments/<group>/<name>.yaml, a.b=c sets a key.",
+        epilog="Overrides: group=name selects experiments/<group>/<name>.yaml, a.b=c sets a key.",
     )
     parser.add_argument("--version", action="version", version=f"mixbench {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--debug", action="store_true", help="print the full traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, command: Any, text: str, overrides: str = "") -> Any:
@@ -72,119 +72,198 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         if overrides:
             first = overrides.rpartition(" ")[0]
-            what = f"{first}, then overrides" if first else "overrides"
+            what = f"{first}, then overrides of keys" if first else "overrides of keys"
             sub.add_argument("overrides", nargs="*", metavar=overrides, help=what)
-            sub.add_argument("--strict", action="store_true", help="refuse keys without effect")
+            sub.add_argument(
+                "--strict", action="store_true", help="refuse keys that have no effect"
+            )
         return sub
 
-    one = add("run", run.run, "one run", overrides="k=v")
-    one.add_argument("--show", action="store_true", help="print the configuration and stop")
-    one.add_argument("--config", type=Path, metavar="FILE", help="start from a run's config.yaml")
+    one = add("run", run.run_command, "train and test one network", overrides="k=v")
+    one.add_argument("--show", action="store_true", help="print the configuration without a run")
+    one.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="take the configuration of an earlier run from its config.yaml",
+    )
     for name in ("--folder", "--shared-cores", "--allow-config-change"):  # between processes
         kind = {"type": Path} if name == "--folder" else {"action": "store_true"}
         one.add_argument(name, help=argparse.SUPPRESS, **kind)
-    again = add("resume", run.resume, "go on with an interrupted run", "RUN k=v")
-    again.add_argument("--allow-config-change", action="store_true", help="let k=v change it")
-    bench = add("bench", run.bench, "a grid of runs, then the leaderboard", overrides="k=v")
-    plan = add("sweep", run.sweep, "an ablation plan, then its leaderboard", "PLAN k=v")
-    text = "let the plan use this class of your own, module:Class; may be repeated"
+    again = add(
+        "resume",
+        run.resume_command,
+        "continue an interrupted run from its last checkpoint",
+        "RUN k=v",
+    )
+    again.add_argument(
+        "--allow-config-change",
+        action="store_true",
+        help="accept overrides that change the configuration",
+    )
+    bench = add(
+        "bench",
+        run.bench_command,
+        "train a grid of runs and print their leaderboard",
+        overrides="k=v",
+    )
+    plan = add(
+        "sweep",
+        run.sweep_command,
+        "train the runs of an ablation plan and print their leaderboard",
+        "PLAN k=v",
+    )
+    text = "allow the plan to import this class of yours, module:Class; can be repeated"
     plan.add_argument("--trust", action="append", default=[], metavar="CLASS", help=text)
     for grid in (bench, plan):
         _launching(grid)
-    text = "the official recipe of a published figure; published, ours, verdict"
-    again = add("reproduce", reproduce.reproduce, text)
+    text = "train by the official recipe of a published figure and compare the result with it"
+    again = add("reproduce", reproduce.reproduce_command, text)
     again.add_argument("method", metavar="METHOD")
-    again.add_argument("overrides", nargs="*", metavar="k=v", help="overrides; they are told")
-    again.add_argument("--data", required=True, metavar="NAME", help="data set of the figure")
-    again.add_argument("--net", required=True, metavar="NAME", help="network of the figure")
-    again.add_argument("--figure", type=int, default=1, metavar="N", help="which of several")
-    again.add_argument("--seeds", default="0,1,2", metavar="LIST", help="default: 0,1,2")
-    again.add_argument("--yes", action="store_true", help="train, whatever it costs")
-    again.add_argument("--budget", type=float, metavar="HOURS", help="train if it costs no more")
-    again.add_argument("--strict", action="store_true", help="refuse keys without effect")
-    text = "judge finished runs by more suites, and add the scores to their records"
-    judged = add("eval", evaluate.evaluate, text, overrides="RUN... k=v")
+    again.add_argument(
+        "overrides", nargs="*", metavar="k=v", help="overrides of the recipe; the report names them"
+    )
+    again.add_argument(
+        "--data", required=True, metavar="NAME", help="data set of the published figure"
+    )
+    again.add_argument(
+        "--net", required=True, metavar="NAME", help="network of the published figure"
+    )
+    again.add_argument(
+        "--figure",
+        type=int,
+        default=1,
+        metavar="N",
+        help="number of the figure, if several are published",
+    )
+    again.add_argument(
+        "--seeds", default="0,1,2", metavar="LIST", help="seeds to train; the default is 0,1,2"
+    )
+    again.add_argument("--yes", action="store_true", help="train without a limit on the time")
+    again.add_argument(
+        "--budget", type=float, metavar="HOURS", help="train if the estimate is not above HOURS"
+    )
+    again.add_argument("--strict", action="store_true", help="refuse keys that have no effect")
+    text = "evaluate finished runs by more suites and add the scores to their records"
+    judged = add("eval", evaluate.eval_command, text, overrides="RUN... k=v")
     judged.add_argument(
         "--suite",
         metavar="a,b",
         action="append",
-        help=", ".join(SUITES) + "; else eval.suites; may be repeated",
+        help=f"one or more of {', '.join(SUITES)}; the default is eval.suites of the run",
     )
-    text = "compute the scores of finished runs again from their weights and predictions"
-    add("verify", evaluate.verify, text, overrides="RUN... k=v")
-    board = add("leaderboard", leaderboard.leaderboard, "tables of finished runs")
-    board.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
-    text = "table, markdown, csv, json or latex"
+    text = "compute the scores of finished runs again and compare them with their records"
+    add("verify", evaluate.verify_command, text, overrides="RUN... k=v")
+    board = add("leaderboard", leaderboard.leaderboard_command, "print tables of finished runs")
+    board.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders that hold runs")
+    text = "format of the output: table (default), markdown, csv, json or latex"
     board.add_argument("--format", default="table", help=text)
     board.add_argument(
-        "--literature", action="store_true", help="also a table of published figures on such data"
+        "--literature",
+        action="store_true",
+        help="add a table of published figures on the same data",
     )
-    text = "scores of the hold-out after each epoch instead"
+    text = "print the scores of the hold-out after each epoch instead"
     board.add_argument("--curve", action="store_true", help=text)
-    board.add_argument("--wandb", action="store_true", help="also log it to W&B as a table")
-    pair = add("compare", leaderboard.compare, "two methods side by side, from their records alone")
-    pair.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders of runs")
-    pair.add_argument(
-        "--mine", required=True, metavar="A", help="a method, a row, or a run's id or folder"
+    board.add_argument(
+        "--wandb", action="store_true", help="also log the leaderboard to W&B as a table"
     )
-    text = "what it is compared with, named likewise"
+    pair = add(
+        "compare",
+        leaderboard.compare_command,
+        "compare two methods by the records and predictions of their runs",
+    )
+    pair.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders that hold runs")
+    pair.add_argument(
+        "--mine",
+        required=True,
+        metavar="A",
+        help="first side: a method, a row of the leaderboard, or the id or folder of a run",
+    )
+    text = "second side, named in the same way"
     pair.add_argument("--with", dest="other", required=True, metavar="B", help=text)
-    text = "points that do not matter: also test whether the two are equivalent"
+    text = "also test whether the two differ by less than this many points"
     pair.add_argument("--margin", type=float, metavar="POINTS", help=text)
-    pair.add_argument("--format", default="table", help="table, markdown, latex or json")
-    listing = add("list", names.list_names, "names of methods, data, nets and recipes")
+    pair.add_argument(
+        "--format",
+        default="table",
+        help="format of the output: table (default), markdown, latex or json",
+    )
+    listing = add(
+        "list", names.list_names, "list the names of methods, data sets, networks and recipes"
+    )
     listing.add_argument(
         "words", nargs="*", metavar="[KIND] [PATTERN]", help=", ".join(names.KINDS)
     )
     listing.add_argument(
-        "--compat", action="store_true", help="which methods work with which networks and tasks"
+        "--compat",
+        action="store_true",
+        help="print the methods that work with each network and task",
     )
-    info = add("info", names.info, "what is known of a method, data set, net or recipe")
+    info = add("info", names.info, "describe a method, data set, network or recipe")
     info.add_argument("name", metavar="NAME")
-    text = "a picture of what a method makes of a batch, of a run's if its folder comes first"
-    show = add("show", methods.show, text, overrides="k=v")
+    text = "draw the batch that a method makes; with the weights of a run if its folder comes first"
+    show = add("show", methods.show_command, text, overrides="k=v")
     show.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
-    text = "the network's weights in timm's or torchvision's names, or the network as ONNX"
-    weights = add("export", export.export, text)
+    text = (
+        "write the weights of a run under the names of timm or torchvision, or its network as ONNX"
+    )
+    weights = add("export", export.export_command, text)
     weights.add_argument("run", metavar="RUN", help="folder or id of a finished run")
-    text = "names of your own code in it, such as net=module:Class"
+    text = "names of your own code that the run uses, such as net=module:Class"
     weights.add_argument("overrides", nargs="*", metavar="k=v", help=text)
-    text = "FILE.pth, .pt, .safetensors or .onnx"
+    text = "file to write; its name ends in .pth, .pt, .safetensors or .onnx"
     weights.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
-    sets = add("data", data.data, "verify a data set, or fetch and decode it once")
+    sets = add("data", data.data_command, "check a data set, or download and decode it once")
     sets.add_argument("action", choices=("check", "prepare"))
     sets.add_argument("name", metavar="NAME")
-    sets.add_argument("overrides", nargs="*", metavar="k=v", help="overrides")
-    check = add("check", methods.check, "contract tests on a registered or third-party method")
+    sets.add_argument("overrides", nargs="*", metavar="k=v", help="overrides of keys")
+    check = add(
+        "check",
+        methods.check_command,
+        "test whether a method keeps the rules that training relies on",
+    )
     check.add_argument("name", metavar="METHOD")
     return parser
 
 
 def _launching(grid: Any) -> None:
-    """Options of what carries out several runs."""
-    grid.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    grid.add_argument("--launcher", choices=("local", "slurm"), default="local")
+    """Add the options of commands that carry out several runs."""
+    grid.add_argument(
+        "--dry-run", action="store_true", help="print the planned runs without training"
+    )
+    grid.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="place of the runs: this machine or a SLURM cluster",
+    )
     grid.add_argument(
         "--slurm",
         action="append",
         default=[],
         metavar="k=v",
-        help="partition, time (minutes), gpus_per_run, mem, ... or extra.NAME; may be repeated",
+        help="partition, time (minutes), gpus_per_run, mem, ... or extra.NAME; repeatable",
     )
-    grid.add_argument("--no-wait", action="store_true", help="only submit to SLURM")
     grid.add_argument(
-        "--to-wandb", type=Path, metavar="FILE", help="write the grid as a W&B sweep and stop"
+        "--no-wait", action="store_true", help="submit the runs to SLURM and do not wait for them"
+    )
+    grid.add_argument(
+        "--to-wandb",
+        type=Path,
+        metavar="FILE",
+        help="write the grid as a W&B sweep without training",
     )
 
 
 def _report(error: MixbenchError) -> None:
     """Print what ended this command; a rank leaves it to the process that started it."""
     write_error(error)
-    if LAUNCHED in os.environ:
+    if LAUNCHER_ENV in os.environ:
         return
     rank = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None
-    complain(f"rank {rank}: {error}" if rank else str(error))
+    print_notice(f"rank {rank}: {error}" if rank else str(error))
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    complain(f"warning: {message}")
+    print_notice(f"warning: {message}")

@@ -3,14 +3,16 @@
 import argparse
 from typing import Any
 
-from mixbench.cli.console import complain, say
-from mixbench.cli.run import duration, say_doubts
+from mixbench.cli.console import print_notice, print_result
+from mixbench.cli.run import print_doubts, time_text
 from mixbench.errors import UserError, counted
 
-SHORT = "a short or changed recipe: this shows the way, and says nothing of the published figure"
+NOT_COMPARABLE = (
+    "the recipe is shorter or changed: the result cannot be compared with the published figure"
+)
 
 
-def reproduce(args: argparse.Namespace) -> int:
+def reproduce_command(args: argparse.Namespace) -> int:
     """Run the official recipe of a published figure, or say what it costs."""
     from mixbench.config.compose import compose_text, resolve_method
     from mixbench.config.names import DATA, METHODS, NETS
@@ -20,40 +22,45 @@ def reproduce(args: argparse.Namespace) -> int:
         registry.check(name)
     if args.budget is not None and not args.budget >= 0:
         raise UserError(f"--budget {args.budget} must be >= 0", "reproduce", "give hours")
-    from mixbench.launch.reproduce import candidates, changes, choose, official_words
+    from mixbench.launch.reproduce import (
+        choose_figure,
+        matching_figures,
+        official_words,
+        recipe_changes,
+    )
     from mixbench.leaderboard.reproduction import compare, published, report
 
-    found = candidates(args.method, args.data, args.net)
-    figure = choose(found, args.figure)
+    found = matching_figures(args.method, args.data, args.net)
+    figure = choose_figure(found, args.figure)
     for number, each in enumerate(found, 1):
         if len(found) > 1:
             mark = "*" if each is figure else " "
-            say(f"{mark} --figure {number}: {published(each)}")
+            print_result(f"{mark} --figure {number}: {published(each)}")
     words = [*official_words(figure), *args.overrides]
     if not any(word.startswith(("seed=", "seeds=")) for word in words):
         words.append(f"seeds={args.seeds}")
     runs = expand(words, strict=args.strict)
     if note := seeds_note(words):
-        say(note)
+        print_result(note)
     composed = resolve_method(compose_text(runs[0].words, strict=args.strict), strict=args.strict)
     for note in composed.notes:
-        complain(f"warning: {note}")
-    changed = changes(figure, composed.config)
-    say(f"published: {published(figure)}")
-    say(f"recipe: {figure.recipe} {' '.join(figure.overrides)}".rstrip())
+        print_notice(f"warning: {note}")
+    changed = recipe_changes(figure, composed.config)
+    print_result(f"published: {published(figure)}")
+    print_result(f"recipe: {figure.recipe} {' '.join(figure.overrides)}".rstrip())
     if changed:
-        say(SHORT)
+        print_result(NOT_COMPARABLE)
     folder, runs, outcome = _launch(args, runs, composed.config)
     if outcome is None:
         return 0
     if outcome.interrupted:
-        complain("interrupted; the same command goes on with what is left")
+        print_notice("interrupted; the same command goes on with what is left")
         return outcome.exit_code(len(runs))
     done = _records(folder, [run.id for run in runs])
     if done:
-        say("")
+        print_result("")
         for line in report(compare(figure, done, changed)):
-            say(line)
+            print_result(line)
     return outcome.exit_code(len(runs))
 
 
@@ -64,20 +71,22 @@ def _launch(args: argparse.Namespace, runs: Any, config: Any) -> Any:
     from mixbench.records.record import make_runs_folder, runs_folder
 
     folder = runs_folder(config.run.dir)
-    launcher = LocalLauncher(say, strict=args.strict)
+    launcher = LocalLauncher(print_result, strict=args.strict)
     if not args.yes and args.budget is None:
         seconds = expected_seconds(config)  # without looking for the data
         if seconds is not None:
-            say(_cost(len(runs), seconds * len(runs)))
-            say("nothing was started: add --yes, or --budget HOURS to go on where it costs no more")
+            print_result(_cost(len(runs), seconds * len(runs)))
+            print_result(
+                "nothing was started: add --yes, or --budget HOURS to go on where it costs no more"
+            )
             return folder, runs, None
     runs = launcher.prepare(runs)
     left = [run for run in runs if not run.done]
     seconds = sum(run.seconds or 0 for run in left)
-    say(_cost(len(left), seconds) if left else "every run is done")
-    say_doubts(left)
+    print_result(_cost(len(left), seconds) if left else "every run is done")
+    print_doubts(left)
     if not args.yes and seconds > 3600 * (args.budget or 0):
-        say("nothing was started: add --yes, or a larger --budget HOURS")
+        print_result("nothing was started: add --yes, or a larger --budget HOURS")
         return folder, runs, None
     make_runs_folder(folder)
     return folder, runs, launcher.launch(runs, folder)
@@ -85,7 +94,7 @@ def _launch(args: argparse.Namespace, runs: Any, config: Any) -> Any:
 
 def _cost(count: int, seconds: float) -> str:
     runs = counted(count, "run")
-    return f"cost: {runs}, about {duration(seconds)} of training in all on this machine"
+    return f"cost: {runs}, about {time_text(seconds)} of training in all on this machine"
 
 
 def _records(folder: Any, ids: list[str]) -> list[Any]:

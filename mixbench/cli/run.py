@@ -5,15 +5,15 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from mixbench.cli.console import complain, say, talk
-from mixbench.distributed.signals import LAUNCHED
+from mixbench.cli.console import print_notice, print_result, show_log
+from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.errors import UserError, counted
 
 if TYPE_CHECKING:
     from mixbench.launch.plan import PlannedRun
 
 
-def run(args: argparse.Namespace) -> int:
+def run_command(args: argparse.Namespace) -> int:
     """Carry out one run."""
     from mixbench.config.compose import compose_text, render, resolve_method
     from mixbench.config.overrides import COMMAND_LINE, refuse_place
@@ -23,24 +23,24 @@ def run(args: argparse.Namespace) -> int:
         refuse_place([("run.dir", composed.config.run.dir)], composed.origins["run.dir"])
     composed = resolve_method(composed, strict=args.strict)
     for note in composed.notes:
-        complain(f"warning: {note}")
+        print_notice(f"warning: {note}")
     if args.show:
-        say(render(composed))
+        print_result(render(composed))
         return 0
     from mixbench.training.run import run
 
-    talk()
+    show_log()
     record = run(
         composed.config,
         shared_cores=args.shared_cores,
         folder=args.folder,
         allow_config_change=args.allow_config_change,
     )
-    _say_scores(record)
+    _print_scores(record)
     return 0
 
 
-def resume(args: argparse.Namespace) -> int:
+def resume_command(args: argparse.Namespace) -> int:
     """Go on with a run."""
     from mixbench.records.record import read_record, run_folder
 
@@ -49,37 +49,37 @@ def resume(args: argparse.Namespace) -> int:
     name, *words = args.overrides
     folder = run_folder(name)
     if folder.is_dir() and not words and read_record(folder).status == "done":
-        say(f"{folder.name} is done already")
+        print_result(f"{folder.name} is done already")
         return 0
     from mixbench.training.run import resume
 
-    talk()
+    show_log()
     record = resume(folder, words, allow_config_change=args.allow_config_change)
-    _say_scores(record)
+    _print_scores(record)
     return 0
 
 
-def bench(args: argparse.Namespace) -> int:
+def bench_command(args: argparse.Namespace) -> int:
     """Carry out a grid of runs and rank them."""
     from mixbench.launch.plan import expand, seeds_note
 
     runs = expand(args.overrides, strict=args.strict)
     if note := seeds_note(args.overrides):
-        say(note)
+        print_result(note)
     return _launch(runs, args)[0]
 
 
-def sweep(args: argparse.Namespace) -> int:
+def sweep_command(args: argparse.Namespace) -> int:
     """Carry out an ablation plan, the plans that it needs first."""
     from mixbench.launch.plan import seeds_note
-    from mixbench.launch.sweep import fill_in, read_sweep
+    from mixbench.launch.sweep import fill_needs, read_sweep
 
     if not args.overrides or "=" in args.overrides[0]:
         raise UserError("no plan is named", "sweep", "write mixbench sweep PLAN.yaml [k=v ...]")
     name, *words = args.overrides
     plan = read_sweep(name, words, strict=args.strict, trusted=args.trust)
     if note := seeds_note(words):
-        say(note)
+        print_result(note)
     if plan.needs and args.to_wandb:
         raise UserError(
             "a plan that needs other runs cannot be written as one sweep",
@@ -88,14 +88,14 @@ def sweep(args: argparse.Namespace) -> int:
         )
     done: dict[str, list[PlannedRun]] = {}
     for key, need in plan.needs.items():
-        say(f"first, for {key}: {need.name}")
+        print_result(f"first, for {key}: {need.name}")
         code, done[key] = _launch(need.runs, args)
         if code:
             return code
     if args.dry_run and plan.needs:
-        say(f"then: {plan.name}, {counted(len(plan.runs), 'run')}")
+        print_result(f"then: {plan.name}, {counted(len(plan.runs), 'run')}")
         return 0
-    return _launch(fill_in(plan, done), args)[0]
+    return _launch(fill_needs(plan, done), args)[0]
 
 
 def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, list[PlannedRun]]":
@@ -110,7 +110,7 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
         from mixbench.launch.wandb_sweep import sweep_file
 
         write_text(args.to_wandb, sweep_file(runs, project=config.wandb.project))
-        say(f"written: {args.to_wandb}; next: wandb sweep {args.to_wandb}")
+        print_result(f"written: {args.to_wandb}; next: wandb sweep {args.to_wandb}")
         return 0, runs
     folder = runs_folder(config.run.dir)
     launcher = _launcher(args)
@@ -119,15 +119,15 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
     for number, run in enumerate(runs, 1):
         state = "done" if run.done else "to do"
         if run.seconds is not None and not run.done:
-            state = f"about {duration(run.seconds)}"
+            state = f"about {time_text(run.seconds)}"
         arm = f"{run.arm}: " if run.arm else ""
-        say(f"[{number}/{len(runs)}] {arm}{run.id}: {state}")
-    say_doubts(left)
+        print_result(f"[{number}/{len(runs)}] {arm}{run.id}: {state}")
+    print_doubts(left)
     if left:
         seconds = launcher.duration(left)
-        about = f", about {duration(seconds)} of training" if seconds else ""
-        say(f"{len(left)} to do{about}")
-        say(f"logs: {folder}/<id>/log.txt")
+        about = f", about {time_text(seconds)} of training" if seconds else ""
+        print_result(f"{len(left)} to do{about}")
+        print_result(f"logs: {folder}/<id>/log.txt")
     if args.dry_run:
         return 0, runs
     make_runs_folder(folder)
@@ -136,18 +136,18 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
         return 0, runs
     if outcome.interrupted:
         goes_on = {"local": "goes on with what is left", "slurm": "waits for the jobs again"}
-        complain(f"interrupted; the same command {goes_on[args.launcher]}")
+        print_notice(f"interrupted; the same command {goes_on[args.launcher]}")
     elif folder.is_dir():
         hashes = {run.recipe_hash for run in runs}
-        say("")
-        say(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
+        print_result("")
+        print_result(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
     return outcome.exit_code(len(runs)), runs
 
 
-def say_doubts(runs: "list[PlannedRun]") -> None:
+def print_doubts(runs: "list[PlannedRun]") -> None:
     """Print why the training of runs cannot work, each reason once."""
     for sentence, count in Counter(text for run in runs for text in run.doubts).items():
-        complain(f"warning: {sentence} ({count} of {len(runs)} runs)")
+        print_notice(f"warning: {sentence} ({count} of {len(runs)} runs)")
 
 
 def _launcher(args: argparse.Namespace) -> Any:
@@ -156,23 +156,23 @@ def _launcher(args: argparse.Namespace) -> Any:
 
         if args.slurm or args.no_wait:
             raise UserError("--slurm and --no-wait need SLURM", "bench", "add --launcher slurm")
-        return LocalLauncher(say, strict=args.strict)
+        return LocalLauncher(print_result, strict=args.strict)
     from mixbench.launch.slurm import SlurmLauncher
     from mixbench.launch.slurm_options import read_options
 
     return SlurmLauncher(
-        say, strict=args.strict, options=read_options(args.slurm), wait=not args.no_wait
+        print_result, strict=args.strict, options=read_options(args.slurm), wait=not args.no_wait
     )
 
 
-def _say_scores(record: Any) -> None:
-    if os.environ.get("RANK", "0") != "0" or LAUNCHED in os.environ:
+def _print_scores(record: Any) -> None:
+    if os.environ.get("RANK", "0") != "0" or LAUNCHER_ENV in os.environ:
         return  # said once: by the leading process, or by the one that started it
     scores = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    say(f"{record.id}  {scores}")
+    print_result(f"{record.id}  {scores}")
 
 
-def duration(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """A time in words."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, all of it at once."""
+"""All problems of a data set, found in one pass."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from torch import Tensor
 
 from mixbench.config.schema import DataConfig
 from mixbench.data.classes import class_counts, class_notices
-from mixbench.data.files.decode import unreadable
+from mixbench.data.files.decode import find_unreadable
 from mixbench.data.files.encoded import FileImages, Part
-from mixbench.data.images import ImageSet, ResidentImages, summed, unused_line
+from mixbench.data.images import ImageSet, ResidentImages, sum_counts, unused_line
 from mixbench.data.overlap import (
     NOT_COMPARED,
     file_hashes,
@@ -20,7 +20,7 @@ from mixbench.data.overlap import (
 )
 from mixbench.errors import counted
 
-SPLITS = ("train", "test")
+SPLIT_NAMES = ("train", "test")
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
-def inspect(source: Any) -> Findings:
+def check_data(source: Any) -> Findings:
     """Count, decode and compare every image of a data set, and add what a run says of it.
 
     Args:
@@ -50,13 +50,17 @@ def inspect(source: Any) -> Findings:
     parts, skip = source.parts(), config.on_corrupt == "skip"
     if parts is not None:
         train, test, names = parts
-        notices, unused = train.notices + test.notices, summed(train.unused, test.unused)
+        notices, unused = train.notices + test.notices, sum_counts(train.unused, test.unused)
         looks = [_look(part, skip) for part in (train, test)]
     else:
         content = source.read()
         names, notices, unused = content.class_names, content.notices, content.unused
         looks = [_look(part, skip) for part in (content.train, content.test)]
-    bad = [f"{split}: {why}" for split, look in zip(SPLITS, looks, strict=True) for why in look.bad]
+    bad = [
+        f"{split}: {why}"
+        for split, look in zip(SPLIT_NAMES, looks, strict=True)
+        for why in look.bad
+    ]
     found.problems += [] if skip else bad
     _two_sizes(found, config, *looks)
     labels, others = (look.labels for look in looks)
@@ -72,7 +76,7 @@ def inspect(source: Any) -> Findings:
     found.facts += [notice for notice in notices if notice not in (NOT_COMPARED, shared)]
     found.facts += bad if skip else []
     found.facts += [unused_line(unused)] if unused else []
-    for split, look in zip(SPLITS, looks, strict=True):
+    for split, look in zip(SPLIT_NAMES, looks, strict=True):
         found.facts.append(f"{split}: {counted(len(look.hashes), 'image')}, {_sizes(look.sizes)}")
         _balance(found, split, look.labels, names)
     if taken != sizes:
@@ -104,7 +108,7 @@ def _look(part: Part | ImageSet, skip: bool) -> _Look:
 
 def _look_at_files(part: Part, skip: bool) -> _Look:
     """All files, or without those that cannot be read."""
-    bad = unreadable(part.names, part.load)
+    bad = find_unreadable(part.names, part.load)
     hashes, sizes = file_hashes(part)
     rows = [row for row in range(len(hashes)) if not (skip and row in bad)]
     return _Look(
@@ -150,7 +154,7 @@ def _balance(found: Findings, split: str, labels: Tensor, names: list[str]) -> N
 
 
 def _two_sizes(found: Findings, config: DataConfig, *looks: _Look) -> None:
-    """What a run refuses: images of several sizes, where none is asked for."""
+    """The error of a run on images of several sizes, where no size is asked for."""
     if config.size is None and len(sizes := looks[0].sizes + looks[1].sizes) > 1:
         shown = f"{_sizes(sizes)}; resize them with data.size=PIXELS"
         found.problems.append(f"training and test images have {shown}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from mixbench.errors import UserError
 
 MAX_CLASSES = 100_000  # without names; ImageNet-21k has 21,841
-SHOWN = 10  # classes named in a message
+SHOWN_CLASSES = 10  # classes named in a message
 _REMEDY = "number the classes 0, 1, 2, ..., or name the class of each image in text"
 _MISSING = "give each image a label, or leave these images out"
 _SEVERAL = (
@@ -44,7 +44,7 @@ class Labels(NamedTuple):
         return self.names or [str(index) for index in range(count)]
 
     def fit(self, other: "Labels") -> bool:
-        """Whether the labels, which have no names, can be numbers of classes that others name."""
+        """Tell whether these labels without names can be numbers of the classes of `other`."""
         count = len(other.names)
         return not other.from_text and self.columns in (0, count) and len(self.classes) <= count
 
@@ -158,7 +158,9 @@ def class_names(values: np.ndarray, where: str, *, repeated: bool = False) -> li
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice and not repeated:
         raise UserError(
-            f"class names occur more than once: {listed(twice)}", where, "give each class its own"
+            f"class names occur more than once: {first_names(twice)}",
+            where,
+            "give each class its own",
         )
     return names
 
@@ -200,7 +202,8 @@ def joined_classes(train: Labels, test: Labels, take: str, where: str) -> tuple[
     unknown = [name for name in present if name not in place]
     if unknown:
         raise UserError(
-            f"the test images have {len(unknown)} classes that training lacks: {listed(unknown)}",
+            f"the test images have {len(unknown)} classes that training lacks: "
+            f"{first_names(unknown)}",
             where,
             "use training and test images of the same data set",
         )
@@ -230,7 +233,9 @@ def class_notices(train: Tensor, test: Tensor, names: Sequence[str]) -> list[str
     for part, lacks in zip(("training", "test"), empty, strict=True):
         lost = [str(names[index]) for index in lacks.nonzero().flatten().tolist()]
         if lost:
-            found.append(f"no {part} image of {len(lost)} of {len(names)} classes: {listed(lost)}")
+            found.append(
+                f"no {part} image of {len(lost)} of {len(names)} classes: {first_names(lost)}"
+            )
     nowhere = (empty[0] & empty[1]).nonzero().flatten().tolist()
     if nowhere and list(names) == [str(index) for index in range(len(names))]:
         gap = "count from 1" if nowhere == [0] else f"leave out {len(nowhere)} numbers"
@@ -254,9 +259,9 @@ def class_counts(labels: Tensor, classes: int) -> Tensor:
     return (labels == 1).sum(0) if labels.ndim > 1 else labels.bincount(minlength=classes)
 
 
-def listed(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The first few names, for a message."""
-    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:SHOWN_CLASSES]) + (" ..." if len(names) > SHOWN_CLASSES else "")
 
 
 def _plain(values: np.ndarray, where: str, of: str = "labels", todo: str = _MISSING) -> np.ndarray:
@@ -291,7 +296,7 @@ def _from_text(values: list[str], names: list[str], where: str) -> Labels:
     place = {name: index for index, name in enumerate(found)}
     strange = sorted(set(values) - set(place))
     if strange:
-        raise UserError(f"labels that are no class names: {listed(strange)}", where)
+        raise UserError(f"labels that are no class names: {first_names(strange)}", where)
     return Labels(torch.tensor([place[value] for value in values]), found, from_text=not names)
 
 
@@ -335,7 +340,7 @@ def _text(value: Any) -> str:
 def _difference(train: Labels, test: Labels) -> str:
     names, others = dict.fromkeys(train.classes), dict.fromkeys(test.classes)
     parts = [
-        f"{listed(only)} only in {part}"
+        f"{first_names(only)} only in {part}"
         for part, own, other in (("training", names, others), ("test", others, names))
         if (only := [name for name in own if name not in other])
     ]

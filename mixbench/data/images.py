@@ -159,7 +159,7 @@ class Content(NamedTuple):
     shared_images: int | None = None  # test images that are training images too, where compared
 
 
-def summed(*counts: Mapping[str, int]) -> dict[str, int]:
+def sum_counts(*counts: Mapping[str, int]) -> dict[str, int]:
     """Counts by reason of several parts of a data set, added.
 
     Args:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from mixbench.config.schema import RunConfig
-from mixbench.data.augment.images import augmented
+from mixbench.data.augment.images import augment_images
 from mixbench.data.images import ImageSet, Splits
 from mixbench.data.maps import MappedImages, read_test_maps
 from mixbench.data.sampling import BatchIndex, KeyedBatches, OrderedBatches
@@ -62,7 +62,7 @@ class MixData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Keyed batches of the training images."""
-        images = augmented(self.splits.train, self.config.data)
+        images = augment_images(self.splits.train, self.config.data)
         return self._loader(self.wrap(self._placed(images)), self.batches)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:

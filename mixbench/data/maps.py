@@ -13,12 +13,13 @@ from torch.utils.data import Dataset
 from mixbench.data.augment.batches import Augmentation, crop_flip
 from mixbench.data.files.arrays import Arrays, is_single, read_array
 from mixbench.data.files.decode import grey_values, is_image
-from mixbench.data.files.tree import is_hidden, read_regular
+from mixbench.data.files.tree import MAX_IMAGE_BYTES, is_hidden
 from mixbench.data.images import Batch, ImageSet, Splits
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
+from mixbench.files import read_bytes
 
-LAYOUT = "a .npy file, or an .npz file with `maps`: (N, h, w) numbers >= 0, one map per image"
+MAPS_LAYOUT = "a .npy file, or an .npz file with `maps`: (N, h, w) numbers >= 0, one map per image"
 
 
 def read_maps(path: Path, key: str) -> Tensor:
@@ -43,15 +44,17 @@ def read_maps(path: Path, key: str) -> Tensor:
                 content = archive["maps"]
         maps = torch.from_numpy(content.astype(np.float32))
     except FileNotFoundError as error:
-        raise UserError(f"no such file: {path.name}", where, f"give {LAYOUT}") from error
+        raise UserError(f"no such file: {path.name}", where, f"give {MAPS_LAYOUT}") from error
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"no file of maps: {path.name}: {error}", where, f"give {LAYOUT}"
+            f"no file of maps: {path.name}: {error}", where, f"give {MAPS_LAYOUT}"
         ) from error
     if maps.ndim != 3 or not maps.numel():
-        raise UserError(f"maps are {tuple(maps.shape)}", where, f"give {LAYOUT}")
+        raise UserError(f"maps are {tuple(maps.shape)}", where, f"give {MAPS_LAYOUT}")
     if not bool((maps >= 0).all() & maps.isfinite().all()):
-        raise UserError("a map holds NaN, infinity or a negative number", where, f"give {LAYOUT}")
+        raise UserError(
+            "a map holds NaN, infinity or a negative number", where, f"give {MAPS_LAYOUT}"
+        )
     return maps
 
 
@@ -157,7 +160,7 @@ def _one_map(path: Path, where: str, size: tuple[int, int]) -> Tensor:
             ) from error
     else:
         try:
-            content = grey_values(read_regular(path))
+            content = grey_values(read_bytes(path, MAX_IMAGE_BYTES))
         except OSError as error:
             raise UserError(f"no picture: {path.name}", where, "give a grey picture") from error
     shown = torch.from_numpy(content)
@@ -168,10 +171,10 @@ def _one_map(path: Path, where: str, size: tuple[int, int]) -> Tensor:
     ):
         what = f"the map is {tuple(shown.shape)}, or holds NaN or a negative number"
         raise UserError(what, where, "give (h, w) numbers >= 0")
-    return resized(shown[None], size)[0]
+    return interpolate_maps(shown[None], size)[0]
 
 
-def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def interpolate_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring maps to another size.
 
     Args:
@@ -210,11 +213,11 @@ class MappedImages(Dataset[Batch]):
         maps = self.maps.index_select(0, batch.ids)
         if batch.crops is not None:
             height, width = batch.images.shape[2:]
-            maps = cut_out(maps, batch.crops, (height, width))
+            maps = crop_maps(maps, batch.crops, (height, width))
         return batch._replace(maps=maps)
 
 
-def cut_out(maps: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
+def crop_maps(maps: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
     """Cut parts out of maps and bring them to one size, as random resized crops do with images.
 
     Args:

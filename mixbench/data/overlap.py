@@ -49,7 +49,7 @@ def pixel_hashes(images: ResidentImages) -> list[bytes]:
     return [hashlib.sha256(image).digest() for image in images.images.contiguous().numpy()]
 
 
-def hashed_on_the_way(part: Part) -> tuple[Part, list[bytes]]:
+def with_hashes(part: Part) -> tuple[Part, list[bytes]]:
     """The same files, which note their hashes when they are read.
 
     Args:
@@ -96,7 +96,7 @@ def shared_line(shared: int, images: int) -> str:
 
 
 def shared_notices(shared: int | None, images: int) -> list[str]:
-    """What a run has to say of test images that are also training images.
+    """Notices of a run on test images that are also training images.
 
     Args:
         shared: That many; None where they were not compared.

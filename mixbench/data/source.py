@@ -1,4 +1,4 @@
-"""What every data set is: something that can be named, identified and read."""
+"""The interface of data sets, which can be named, identified and read."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mixbench.config.schema import DataConfig, DataInfo
 from mixbench.data.classes import class_notices
-from mixbench.data.files.cache import prepared
-from mixbench.data.files.decode import is_image, left_out
+from mixbench.data.files.cache import read_prepared
+from mixbench.data.files.decode import is_image, left_out_notice
 from mixbench.data.files.encoded import Part, read_part
 from mixbench.data.images import (
     HOLDOUT_LIMIT,
@@ -22,10 +22,10 @@ from mixbench.data.images import (
     Stats,
     image_stats,
     stratified,
-    summed,
+    sum_counts,
 )
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
-from mixbench.data.overlap import hashed_on_the_way, pixel_hashes, shared_notices, shared_rows
+from mixbench.data.overlap import pixel_hashes, shared_notices, shared_rows, with_hashes
 from mixbench.errors import UserError
 
 
@@ -44,7 +44,7 @@ class DataSource(ABC):
 
     @property
     def official(self) -> bool | None:
-        """Whether the files are those that the authors distribute; None where that is not known."""
+        """True if the files are those that the authors distribute; None where that is not known."""
         return None
 
     @property
@@ -54,7 +54,7 @@ class DataSource(ABC):
 
     @cached_property
     def other_labels(self) -> OtherLabels | None:
-        """What ``data.labels`` asks for."""
+        """The labels that ``data.labels`` asks for."""
         return None if self.config.labels is None else read_labels(self.config.labels)
 
     @property
@@ -93,7 +93,7 @@ class DataSource(ABC):
         parts = self.parts()
         if parts is None:
             raise NotImplementedError(f"{type(self).__name__} needs parts() or read()")
-        return content_of(*parts, self.config)
+        return read_content(*parts, self.config)
 
     def load(self, *, holdout: bool = False) -> Splits:
         """Read, take the subsets that the configuration asks for, and describe the result.
@@ -108,7 +108,7 @@ class DataSource(ABC):
             UserError: If files are missing, unreadable or do not fit together.
         """
         config = self.config
-        content = prepared(self) or self.read()
+        content = read_prepared(self) or self.read()
         train, test, class_names, skipped, stats, notices, unused, shared = content
         if (
             shared is None
@@ -193,7 +193,7 @@ class DataSource(ABC):
         return names if all(map(is_image, names)) else None
 
     def training_labels(self, own: Tensor, class_names: list[str], skipped: int) -> Tensor:
-        """What is trained on: ``data.labels``, or the data set's own.
+        """Labels to train on: ``data.labels``, or the data set's own.
 
         Args:
             own: Labels of all training images.
@@ -236,7 +236,7 @@ class DataSource(ABC):
         return stats._replace(mean=self.constants.mean, std=self.constants.std)
 
 
-def content_of(
+def read_content(
     train: Part | ResidentImages,
     test: Part | ResidentImages,
     class_names: list[str],
@@ -266,14 +266,14 @@ def content_of(
     parts = [part for part in (train, test) if isinstance(part, Part)]
     notices = [notice for part in parts for notice in part.notices]
     if bad or bad_test:
-        notices.append(left_out(bad, bad_test))
+        notices.append(left_out_notice(bad, bad_test))
     return Content(
         train_set,
         test_set,
         class_names,
         (len(bad), len(bad_test)),
         notices=notices,
-        unused=summed(*(part.unused for part in parts)),
+        unused=sum_counts(*(part.unused for part in parts)),
         shared_images=shared,
     )
 
@@ -282,7 +282,7 @@ def _read(part: Part, config: DataConfig) -> tuple[ImageSet, list[str], list[byt
     """Images of files, what was left out and why, and hashes of files where they are at hand."""
     hashes = None
     if config.crop_area is None:
-        part, hashes = hashed_on_the_way(part)
+        part, hashes = with_hashes(part)
     elif part.hashes is not None:
         hashes = part.hashes()
     images, bad = read_part(part, config)
@@ -304,7 +304,7 @@ def _unequal(first: Tensor, second: Tensor) -> float:
     return float((first != second).double().mean())
 
 
-def existing(path: str | None, key: str) -> Path:
+def existing_path(path: str | None, key: str) -> Path:
     """A file or folder that the configuration names.
 
     Args:

@@ -25,7 +25,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """True in the one process that writes files and prints."""
         return self.rank == 0
 
     def broadcast(self, value: Any) -> Any:
@@ -97,7 +97,7 @@ class ProcessGroup:
 
 
 def rank_of_environment() -> tuple[int, int, int] | None:
-    """What torchrun or srun say of this process.
+    """Rank of this process by the environment variables of torchrun or srun.
 
     Returns:
         Rank, world and local rank, or None where nobody started several processes.
@@ -111,7 +111,7 @@ def rank_of_environment() -> tuple[int, int, int] | None:
     return None
 
 
-def join(world: int, timeout: float, on_gpu: bool) -> ProcessGroup:
+def init_process_group(world: int, timeout: float, on_gpu: bool) -> ProcessGroup:
     """Meet the other processes of a run.
 
     Args:
@@ -146,7 +146,7 @@ def join(world: int, timeout: float, on_gpu: bool) -> ProcessGroup:
     return ProcessGroup(rank, world, local_rank)
 
 
-def leave() -> None:
+def destroy_process_group() -> None:
     """End the exchange with the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()

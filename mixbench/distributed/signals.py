@@ -17,14 +17,14 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
-LAUNCHED = "MIXBENCH_LAUNCHED"  # for ranks: the process that reports and hands on for them
-LOOK = 1.0  # seconds between looks whether that is still there
+SIGNAL_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+LAUNCHER_ENV = "MIXBENCH_LAUNCHED"  # for ranks: the process that reports and hands on for them
+ORPHAN_POLL_S = 1.0  # seconds between looks whether that is still there
 #: Sent by schedulers some time before they take the machine away.
-WARNINGS = ("SIGUSR1", "SIGUSR2")
+WARNING_SIGNALS = ("SIGUSR1", "SIGUSR2")
 
 
-def stop_when_alone(alone: Callable[[], bool]) -> None:
+def stop_when_orphaned(alone: Callable[[], bool]) -> None:
     """Ask this process to stop, as by SIGTERM, once whoever started it is gone.
 
     A launcher that is killed can no longer pass a signal on.
@@ -35,15 +35,15 @@ def stop_when_alone(alone: Callable[[], bool]) -> None:
 
     def look() -> None:
         while not alone():
-            time.sleep(LOOK)
+            time.sleep(ORPHAN_POLL_S)
         _print("whoever started this process is gone")
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=look, daemon=True).start()
 
 
-def unread(handle: int) -> Callable[[], bool]:
-    """Whether the reader of a pipe is gone.
+def reader_gone(handle: int) -> Callable[[], bool]:
+    """A function that tells whether the reader of a pipe is gone.
 
     Args:
         handle: The end that is written to.
@@ -65,7 +65,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: str | None = None  # name of the signal that decides how the run ends
-        self.patient = False  # set while training can end at a whole step
+        self.wait_for_step = False  # set while training can end at a whole step
         self._before: dict[str, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -96,22 +96,22 @@ class StopSignals:
             if name == "SIGINT" and self.received == "SIGINT":
                 _print("stopped at once; the last checkpoint stands")
                 os._exit(4)
-            if name in WARNINGS:  # a pre-emption may begin with SIGTERM
+            if name in WARNING_SIGNALS:  # a pre-emption may begin with SIGTERM
                 self.received = name
             return
         self.received = name
-        if not self.patient:
+        if not self.wait_for_step:
             raise KeyboardInterrupt
         again = "; Ctrl-C again stops at once" if name == "SIGINT" else ""
         _print(f"{name}: saving a checkpoint at the next step{again}")
 
-    def hand_on(self) -> None:
+    def requeue_job(self) -> None:
         """After saving, let the scheduler put the job back into its queue.
 
         A handler that was there before, as submitit's, knows how; else SLURM is asked. SIGTERM
         alone asks for nothing: it is also how a job is ended for good.
         """
-        if self.received not in WARNINGS or LAUNCHED in os.environ:
+        if self.received not in WARNING_SIGNALS or LAUNCHER_ENV in os.environ:
             return  # of several ranks, the process that started them hands on
         before = self._before.get(self.received)
         if callable(before):
@@ -121,7 +121,7 @@ class StopSignals:
 
 
 def _known() -> list[str]:
-    return [name for name in NAMES if hasattr(signal, name)]
+    return [name for name in SIGNAL_NAMES if hasattr(signal, name)]
 
 
 def _in_main_thread() -> bool:

@@ -16,14 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mixbench.distributed.signals import LAUNCHED, stop_when_alone
+from mixbench.distributed.signals import LAUNCHER_ENV, stop_when_orphaned
 from mixbench.errors import InterruptedRunError, MixbenchError, RunFailedError, UserError, counted
 from mixbench.files import write_text
 from mixbench.records.lock import BusyRunError, locked
 from mixbench.records.record import read_record, write_record
 
-SAFE = "PYTHONSAFEPATH"  # set, an interpreter leaves the working directory out
-GRACE = 60  # seconds that ranks get to save once they are told to stop
+SAFE_PATH_ENV = "PYTHONSAFEPATH"  # set, an interpreter leaves the working directory out
+RANK_GRACE_S = 60  # seconds that ranks get to save once they are told to stop
 _LOST = (
     "Connection closed by peer",
     "Connection reset",
@@ -49,9 +49,9 @@ def start_ranks(words: Sequence[str], devices: int) -> None:
 
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are told below, once
-    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(GRACE)
-    os.environ[LAUNCHED] = str(os.getpid())
-    shield_children()
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(RANK_GRACE_S)
+    os.environ[LAUNCHER_ENV] = str(os.getpid())
+    set_safe_path()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="mixbench-ranks-") as notes:
         config = LaunchConfig(
@@ -76,16 +76,16 @@ def start_ranks(words: Sequence[str], devices: int) -> None:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             raise root_cause(Path(notes), codes, devices) from error
         finally:
-            del os.environ[LAUNCHED]
+            del os.environ[LAUNCHER_ENV]
 
 
-def follow_launcher() -> None:
+def stop_with_launcher() -> None:
     """Stop this process, if it is a rank, when the one that started it is gone."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     # One that was killed before this line is told from the one that has adopted this process.
-    launcher = int(os.environ.get(LAUNCHED, os.getppid()))
-    stop_when_alone(lambda: os.getppid() != launcher)
+    launcher = int(os.environ.get(LAUNCHER_ENV, os.getppid()))
+    stop_when_orphaned(lambda: os.getppid() != launcher)
 
 
 def write_error(error: BaseException) -> None:
@@ -131,7 +131,7 @@ def root_cause(notes: Path, exit_codes: dict[int, int], world: int) -> MixbenchE
     Returns:
         The error to raise. Where the run left a record, the cause is put there too.
     """
-    told = _told(notes)
+    told = _read_notes(notes)
     killed = {rank: -code for rank, code in exit_codes.items() if code < 0 and rank not in told}
     first = [note for note in told.values() if not _follows(note)]
     others = f" ({counted(world - 1, 'other')} stopped with it)" if world > 1 else ""
@@ -158,7 +158,7 @@ def root_cause(notes: Path, exit_codes: dict[int, int], world: int) -> MixbenchE
     return cause
 
 
-def _told(notes: Path) -> dict[int, dict[str, Any]]:
+def _read_notes(notes: Path) -> dict[int, dict[str, Any]]:
     found = {}
     for path in notes.rglob("error.json"):
         try:
@@ -170,7 +170,7 @@ def _told(notes: Path) -> dict[int, dict[str, Any]]:
 
 
 def _follows(note: dict[str, Any]) -> bool:
-    """Whether a rank only lost another one, or was stopped because of it."""
+    """Tell whether a rank only lost another one, or was stopped because of it."""
     lost = any(words in note["what"] for words in _LOST)
     return lost or note["exit_code"] == InterruptedRunError.exit_code
 
@@ -185,7 +185,9 @@ def _error(note: dict[str, Any], what: str) -> MixbenchError:
 
 
 def _interrupted(notes: Path, name: str) -> InterruptedRunError:
-    told = [note for note in _told(notes).values() if note["exit_code"] == 4 and note["rank"] == 0]
+    told = [
+        note for note in _read_notes(notes).values() if note["exit_code"] == 4 and note["rank"] == 0
+    ]
     if told:
         error = InterruptedRunError(told[0]["what"], told[0]["where"], told[0]["todo"])
     else:
@@ -205,11 +207,11 @@ def _put_in_record(folder: Path, message: str) -> None:
             write_record(folder, record)
 
 
-def shield_children() -> None:
+def set_safe_path() -> None:
     """Let Python processes that this one starts leave the working directory out as well."""
     from importlib import metadata
 
-    os.environ.setdefault(SAFE, "1")
+    os.environ.setdefault(SAFE_PATH_ENV, "1")
     try:
         metadata.version("mixbench")
     except metadata.PackageNotFoundError:  # nor would they find a checkout

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mixbench.data.images import Batch
-from mixbench.data.maps import resized
+from mixbench.data.maps import interpolate_maps
 from mixbench.evaluation.keys import orders
 from mixbench.methods.evaluation import mix_for_evaluation
 from mixbench.metrics import centre_gaussian, gaze_lam
@@ -71,7 +71,7 @@ def _group(model: Any, batch: Batch, part: slice, seed: int) -> dict[str, int]:
     shape = (len(ids), *size)
     own, partner = (share.expand(shape) for share in shares)
     label = mixed.lam.double().expand(len(ids))
-    gaze = resized(maps[part], size)
+    gaze = interpolate_maps(maps[part], size)
     lam, blank = gaze_lam(gaze, gaze.index_select(0, perm), own, partner)
     centre = centre_gaussian(size).to(x.device).expand(shape)
     middle, unseen = gaze_lam(centre, centre, own, partner)

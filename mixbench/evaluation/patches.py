@@ -17,7 +17,7 @@ from mixbench.errors import UserError
 from mixbench.evaluation import occlusion
 from mixbench.evaluation.adversarial import Model
 from mixbench.evaluation.keys import orders
-from mixbench.nn.looking import check_own_map, own_map, resized
+from mixbench.nn.saliency import check_saliency_map, resize_images, saliency_map
 from mixbench.records.weights import load_network
 
 OWN = "own"  # where the judged network itself looks
@@ -47,7 +47,7 @@ class Looking:
             return
         key = f"eval.saliency={given}"
         self.net, known = load_network(given, "eval.saliency")
-        check_own_map(self.net, key)
+        check_saliency_map(self.net, key)
         if not _shows(self.net, info):
             raise UserError(
                 f"its network knows {known.num_classes} classes, the data has {info.num_classes}",
@@ -63,8 +63,10 @@ class Looking:
         """Maps (B, H, W) of images (B, C, H, W) in [0, 1] with labels (B,)."""
         mean, std = (value.to(x)[:, None, None] for value in (self.mean, self.std))
         with torch.autocast(x.device.type, enabled=False):
-            maps = own_map(self.net.to(x.device), (resized(x, self.size) - mean) / std, y)[1]
-        return resized(maps[:, None], (x.shape[2], x.shape[3]))[:, 0]
+            maps = saliency_map(
+                self.net.to(x.device), (resize_images(x, self.size) - mean) / std, y
+            )[1]
+        return resize_images(maps[:, None], (x.shape[2], x.shape[3]))[:, 0]
 
 
 def occluded(model: Model, batches: Iterable[Batch], info: DataInfo, seed: int) -> Counts:

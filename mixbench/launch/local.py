@@ -16,26 +16,27 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from mixbench.distributed.signals import stop_when_alone, unread
-from mixbench.distributed.spawn import shield_children
+from mixbench.distributed.signals import reader_gone, stop_when_orphaned
+from mixbench.distributed.spawn import set_safe_path
 from mixbench.errors import MixbenchError, RunFailedError, UserError, explain
 from mixbench.files import open_log
-from mixbench.launch.places import Machine
+from mixbench.launch.identify import identify_runs
+from mixbench.launch.machine import Machine
 from mixbench.launch.plan import PlannedRun
-from mixbench.records.lock import BusyRunError, Watch
-from mixbench.records.record import Record, read_record, runs_folder
+from mixbench.records.lock import BusyRunError, LockWatch
+from mixbench.records.record import Record, read_record
 
-Surroundings = tuple[dict[str, str], str]  # environment and working directory
+Environment = tuple[dict[str, str], str]  # environment and working directory
 
 # Seconds for children after Ctrl-C: by themselves, once told again, and once killed.
 OWN_S, GRACE_S, KILLED_S = 3.0, 90.0, 10.0
 BUSY = -1  # code of a run that another process is at work on
-LOOK_S = 1.0  # seconds between looks whether it still is
+LOCK_POLL_S = 1.0  # seconds between looks whether it still is
 
 
 @dataclass
-class Outcome:
-    """How a grid ended: run id to exit code, for those that did not end well."""
+class GridOutcome:
+    """Exit codes by run id, of the runs of a grid that failed."""
 
     failures: dict[str, int]
     interrupted: bool = False
@@ -54,15 +55,15 @@ class LocalLauncher:
     """Prepares and carries out runs in forked processes.
 
     Args:
-        say: Prints a line.
+        print_line: Prints a line.
         strict: Refuse keys that have no effect.
     """
 
-    def __init__(self, say: Callable[[str], None], *, strict: bool = False) -> None:
-        self.say, self.strict = say, strict
+    def __init__(self, print_line: Callable[[str], None], *, strict: bool = False) -> None:
+        self.print_line, self.strict = print_line, strict
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mixbench.training.run"])
-        shield_children()
+        set_safe_path()
         self.machine = Machine()
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
@@ -80,7 +81,7 @@ class LocalLauncher:
         """
         reader, writer = self.context.Pipe(duplex=False)
         process = self.context.Process(
-            target=_prepare_child, args=(_surroundings(), runs, self.strict, writer)
+            target=_prepare_child, args=(_environment(), runs, self.strict, writer)
         )
         process.start()
         writer.close()
@@ -93,10 +94,10 @@ class LocalLauncher:
             raise answer
         prepared, notes, self.machine = answer
         for note in notes:
-            self.say(f"warning: {note}")
+            self.print_line(f"warning: {note}")
         return prepared
 
-    def launch(self, runs: list[PlannedRun], folder: Path) -> Outcome:
+    def launch(self, runs: list[PlannedRun], folder: Path) -> GridOutcome:
         """Carry out the runs that are not done, as many at a time as the machine allows.
 
         Those that another process is at work on are waited for.
@@ -112,32 +113,32 @@ class LocalLauncher:
         left = [run for run in runs if not run.done]
         waiting, machine = list(left), self.machine
         active: dict[Connection, tuple[PlannedRun, Any, list[int]]] = {}
-        outcome = Outcome({})
-        elsewhere: list[tuple[PlannedRun, Watch]] = []
+        outcome = GridOutcome({})
+        elsewhere: list[tuple[PlannedRun, LockWatch]] = []
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no orphans
         try:
             while waiting or active or elsewhere:
-                while (run := machine.next(waiting)) is not None:
+                while (run := machine.next_run(waiting)) is not None:
                     waiting.remove(run)
-                    gpus = machine.take(run)
-                    reader, process = self._start(run, folder, machine.shares(run, left), gpus)
+                    gpus = machine.reserve(run)
+                    reader, process = self._start(run, folder, machine.is_shared(run, left), gpus)
                     active[reader] = run, process, gpus
                 assert active or elsewhere  # an empty machine has a place for any run
-                for ready in wait(list(active), LOOK_S if elsewhere else None):
+                for ready in wait(list(active), LOCK_POLL_S if elsewhere else None):
                     assert isinstance(ready, Connection)
                     run, process, gpus = active.pop(ready)
-                    machine.give_back(run, gpus)
+                    machine.release(run, gpus)
                     code, message = _receive(ready)
                     process.join()
                     place = f"[{numbers[id(run)]}/{len(runs)}] {run.id}"
                     if code == BUSY:
-                        elsewhere.append((run, Watch(folder / run.id)))
-                        self.say(f"{place}: {message}; waiting for it")
+                        elsewhere.append((run, LockWatch(folder / run.id)))
+                        self.print_line(f"{place}: {message}; waiting for it")
                     elif code:
                         outcome.failures[run.id] = code
-                        self.say(f"{place}: {message}")
+                        self.print_line(f"{place}: {message}")
                     else:
-                        self.say(f"{place}: {_result(read_record(folder / run.id))}")
+                        self.print_line(f"{place}: {_result(read_record(folder / run.id))}")
                 for run, watch in [*elsewhere]:
                     watch.changes()
                     if watch.gone:
@@ -146,7 +147,7 @@ class LocalLauncher:
                         waiting += [run] * self._is_left(run, folder, place, outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
-            self.say("interrupted: waiting for the running processes to stop")
+            self.print_line("interrupted: waiting for the running processes to stop")
             _stop([process for _, process, _ in active.values()])
         return outcome
 
@@ -160,26 +161,26 @@ class LocalLauncher:
         reader, writer = self.context.Pipe(duplex=False)
         log = folder / run.id / "log.txt"
         process = self.context.Process(
-            target=_run_child, args=(_surroundings(), run.words, log, shared, gpus, writer)
+            target=_run_child, args=(_environment(), run.words, log, shared, gpus, writer)
         )
         process.start()
         writer.close()
         return reader, process
 
-    def _is_left(self, run: PlannedRun, folder: Path, place: str, outcome: Outcome) -> bool:
-        """Whether a run that another process was at work on is still to be carried out."""
+    def _is_left(self, run: PlannedRun, folder: Path, place: str, outcome: GridOutcome) -> bool:
+        """Tell whether a run that another process was at work on is still to be carried out."""
         try:
             record = read_record(folder / run.id)
         except UserError:
             return True
         if record.status == "done":
-            self.say(f"{place}: {_result(record)}, by another process")
+            self.print_line(f"{place}: {_result(record)}, by another process")
             return False
         if record.status in ("failed", "diverged"):
             outcome.failures[run.id] = RunFailedError.exit_code
-            self.say(f"{place}: {record.status} in another process: {record.message}")
+            self.print_line(f"{place}: {record.status} in another process: {record.message}")
             return False
-        self.say(f"{place}: the other process is gone, going on with it")
+        self.print_line(f"{place}: the other process is gone, going on with it")
         return True
 
 
@@ -213,11 +214,11 @@ def _result(record: Record) -> str:
     return f"done in {record.wall_s:.0f} s{shown}"
 
 
-def _surroundings() -> Surroundings:
+def _environment() -> Environment:
     return dict(os.environ), os.getcwd()
 
 
-def _take_over(surroundings: Surroundings) -> None:
+def _enter(surroundings: Environment) -> None:
     """Stand where the parent stands now; the fork server stays where it was started."""
     environment, folder = surroundings
     os.environ.clear()
@@ -226,11 +227,11 @@ def _take_over(surroundings: Surroundings) -> None:
 
 
 def _prepare_child(
-    surroundings: Surroundings, runs: list[PlannedRun], strict: bool, answer: Connection
+    surroundings: Environment, runs: list[PlannedRun], strict: bool, answer: Connection
 ) -> None:
-    stop_when_alone(unread(answer.fileno()))
+    stop_when_orphaned(reader_gone(answer.fileno()))
     try:
-        _take_over(surroundings)
+        _enter(surroundings)
         answer.send(_prepare(runs, strict))
     except BaseException as error:
         failure = explain(error)
@@ -242,53 +243,13 @@ def _prepare_child(
 def _prepare(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str], Machine]:
     import torch
 
-    from mixbench.config.compose import compose_text, resolve_method
-    from mixbench.training.build import estimate_seconds
-    from mixbench.training.job import incompatibility, resolve
-    from mixbench.training.sanity import doubts
-
-    torch.set_num_threads(1)
-    notes: dict[str, None] = {}
-    estimates: dict[str, float] = {}
-    infos: dict[str, Any] = {}
-    sources: dict[str, Any] = {}
-    kept: list[PlannedRun] = []
-    for planned in runs:
-        composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
-        config = composed.config
-        if planned.optional and (reason := incompatibility(config)):
-            notes[f"left out: {reason}"] = None
-            continue
-        job = resolve(config, sources.get(str(config.data)))
-        kept.append(planned)
-        notes |= dict.fromkeys(composed.notes)
-        source = sources.setdefault(str(config.data), job.source)
-        identity = job.identity
-        planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
-        place = runs_folder(config.run.dir) / identity.id
-        try:
-            planned.done = read_record(place).status == "done"
-        except UserError:
-            planned.done = False
-        on_gpu = job.device.type == "cuda"
-        planned.gpus = config.devices if on_gpu else 0
-        planned.cores = config.devices * config.trainer.threads
-        if planned.done:
-            continue
-        key = f"{config.data} {config.select}"
-        if key not in infos:
-            holdout = config.select == "val"
-            infos[key] = source.load(holdout=holdout).info
-        planned.doubts = list(doubts(config, infos[key].train_size).values())
-        if identity.row_hash not in estimates:
-            estimates[identity.row_hash] = estimate_seconds(job, infos[key])
-        planned.seconds = estimates[identity.row_hash]
+    kept, notes = identify_runs(runs, strict=strict, timed=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return kept, list(notes), Machine(cores or 1, torch.cuda.device_count())
+    return kept, notes, Machine(cores or 1, torch.cuda.device_count())
 
 
 def _run_child(
-    surroundings: Surroundings,
+    surroundings: Environment,
     words: list[str],
     log: Path,
     shared: bool,
@@ -296,9 +257,9 @@ def _run_child(
     answer: Connection,
 ) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run has its own handler
-    stop_when_alone(unread(answer.fileno()))
+    stop_when_orphaned(reader_gone(answer.fileno()))
     try:
-        _take_over(surroundings)
+        _enter(surroundings)
         os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus)
         log.parent.mkdir(parents=True, exist_ok=True)
         with open_log(log) as file:

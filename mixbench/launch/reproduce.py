@@ -15,10 +15,10 @@ from mixbench.records.identity import differences
 from mixbench.training.build import estimate_seconds
 from mixbench.training.job import resolve, training_device
 
-CHECKED = ("top1", "map")  # scores that each epoch can be tested for
+PEEKED_SCORES = ("top1", "map")  # scores that each epoch can be tested for
 
 # Classes, side in pixels and training images as published, to tell a cost before data is there.
-SIZES = {
+PUBLISHED_SIZES = {
     "cifar10": (10, 32, 50_000),
     "cifar100": (100, 32, 50_000),
     "cub200": (200, 224, 5_994),
@@ -26,10 +26,10 @@ SIZES = {
     "imagenet": (1000, 224, 1_281_167),
     "tinyimagenet": (200, 64, 100_000),
 }
-TIMED = 32  # images that a step is timed with on a CPU; eight times as many on a GPU
+TIMED_IMAGES = 32  # images that a step is timed with on a CPU; eight times as many on a GPU
 
 
-def candidates(method: str, data: str, net: str) -> list[Figure]:
+def matching_figures(method: str, data: str, net: str) -> list[Figure]:
     """Published figures that an official recipe repeats, one of the recipe as it stands first.
 
     Args:
@@ -44,7 +44,7 @@ def candidates(method: str, data: str, net: str) -> list[Figure]:
         UserError: If there is none, with what there is.
     """
     found = figures(method, data, net)
-    linked = [each for each in found if each.recipe is not None and each.score in CHECKED]
+    linked = [each for each in found if each.recipe is not None and each.score in PEEKED_SCORES]
     if linked:
         return sorted(linked, key=lambda each: bool(each.overrides))
     where = f"{method} on {data} with {net}"
@@ -78,7 +78,7 @@ def official_words(figure: Figure) -> list[str]:
     return [*words, "peek=true"] if needs_peek(figure) else words
 
 
-def changes(figure: Figure, config: RunConfig) -> dict[str, list[Any]]:
+def recipe_changes(figure: Figure, config: RunConfig) -> dict[str, list[Any]]:
     """Keys in which a run differs from the official recipe.
 
     Args:
@@ -121,7 +121,7 @@ def expected_seconds(config: RunConfig) -> float | None:
     import torch
 
     torch.set_num_threads(config.trainer.threads)
-    limit = TIMED if training_device(config).type == "cpu" else 8 * TIMED
+    limit = TIMED_IMAGES if training_device(config).type == "cpu" else 8 * TIMED_IMAGES
     with contextlib.suppress(ValueError):  # at what devices and accumulation divide
         while config.batch_size > limit:
             config = dataclasses.replace(config, batch_size=config.batch_size // 2)
@@ -137,15 +137,15 @@ def expected_info(data: DataConfig) -> DataInfo | None:
     Returns:
         Sizes after the subsets that are asked for, or None where they are not known in advance.
     """
-    if data.kind not in SIZES:
+    if data.kind not in PUBLISHED_SIZES:
         return None
-    classes, side, count = SIZES[data.kind]
+    classes, side, count = PUBLISHED_SIZES[data.kind]
     count = max(1, round(count * data.train_fraction))
     side = data.size or side
     return DataInfo(classes, side, side, train_size=min(count, data.limit or count))
 
 
-def choose(found: Sequence[Figure], number: int) -> Figure:
+def choose_figure(found: Sequence[Figure], number: int) -> Figure:
     """One of several figures.
 
     Args:

@@ -25,23 +25,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixbench.config.compose import compose_text
-from mixbench.distributed.spawn import shield_children
+from mixbench.distributed.spawn import set_safe_path
 from mixbench.errors import MixbenchError, UserError
 from mixbench.files import write_text
-from mixbench.launch.local import Outcome
+from mixbench.launch.identify import identify_runs
+from mixbench.launch.local import GridOutcome
 from mixbench.launch.plan import PlannedRun
-from mixbench.launch.slurm_options import parameters
-from mixbench.launch.slurm_task import Task
-from mixbench.records.record import read_record, runs_folder
+from mixbench.launch.slurm_options import submitit_parameters
+from mixbench.launch.slurm_task import SlurmTask
+from mixbench.records.record import read_record
 
-TURNS = 1000  # time limits that one run may use up
-TASKS = "tasks.json"
+MAX_TIMEOUTS = 1000  # time limits that one run may use up
+TASKS_FILE = "tasks.json"
 SLURM = "--launcher slurm"
 
 
 @dataclass
-class _Waiting:
+class _QueuedRun:
     """A run in the queue."""
 
     number: int  # of the plan
@@ -55,7 +55,7 @@ class SlurmLauncher:
     """Prepares runs here and carries them out on the nodes of a cluster.
 
     Args:
-        say: Prints a line.
+        print_line: Prints a line.
         strict: Refuse keys that have no effect.
         options: As of :func:`mixbench.launch.slurm_options.read_options`.
         wait: Wait for the runs; else return after submitting them.
@@ -70,7 +70,7 @@ class SlurmLauncher:
 
     def __init__(
         self,
-        say: Callable[[str], None],
+        print_line: Callable[[str], None],
         *,
         strict: bool = False,
         options: dict[str, Any] | None = None,
@@ -90,8 +90,8 @@ class SlurmLauncher:
                 SLURM,
                 "start it on a login node, or use --launcher local",
             )
-        shield_children()
-        self.say, self.strict, self.wait = say, strict, wait
+        set_safe_path()
+        self.print_line, self.strict, self.wait = print_line, strict, wait
         self.options = options or {}
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
@@ -113,18 +113,18 @@ class SlurmLauncher:
         # In a process of its own, as this one does not import torch.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             try:
-                prepared, notes = pool.submit(_name, runs, self.strict).result()
+                prepared, notes = pool.submit(identify_runs, runs, strict=self.strict).result()
             except BrokenProcessPool as error:
                 raise MixbenchError("planning ended without a result") from error
         for note in notes:
-            self.say(f"warning: {note}")
+            self.print_line(f"warning: {note}")
         return prepared
 
     def duration(self, runs: list[PlannedRun]) -> float:
         """Not known, as this machine is not the one that trains."""
         return 0.0
 
-    def launch(self, runs: list[PlannedRun], folder: Path) -> Outcome:
+    def launch(self, runs: list[PlannedRun], folder: Path) -> GridOutcome:
         """Submit the runs that are not done and not in the queue already, and wait for all.
 
         Args:
@@ -144,37 +144,39 @@ class SlurmLauncher:
         queue = self.queue() or {}
         left = [(number, run) for number, run in enumerate(runs, 1) if not run.done]
         waiting = [
-            _Waiting(number, run, known[run.id])
+            _QueuedRun(number, run, known[run.id])
             for number, run in left
             if known.get(run.id) in queue
         ]
         if waiting:
-            self.say(f"{len(waiting)} in the queue already: {_jobs(waiting)}")
+            self.print_line(f"{len(waiting)} in the queue already: {_jobs(waiting)}")
         fresh = [(number, run) for number, run in left if known.get(run.id) not in queue]
         if fresh:
             waiting += self._submit(fresh, logs)
             jobs = {run: job for run, job in known.items() if job in queue}
             jobs |= {task.run.id: task.job for task in waiting}
-            write_text(logs / TASKS, json.dumps(jobs, indent=1) + "\n")
-        outcome = Outcome({})
+            write_text(logs / TASKS_FILE, json.dumps(jobs, indent=1) + "\n")
+        outcome = GridOutcome({})
         if not waiting:
             return outcome
         if not self.wait:
-            self.say(f"see them with: squeue --me; their table with: mixbench leaderboard {folder}")
+            self.print_line(
+                f"see them with: squeue --me; their table with: mixbench leaderboard {folder}"
+            )
             return outcome
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         try:
             self._wait(waiting, len(runs), folder, outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
-            self.say(
+            self.print_line(
                 "interrupted: the jobs go on; the same command waits for them again, "
                 f"and this ends them: scancel {_jobs(waiting)}"
             )
         return outcome
 
     def queue(self) -> dict[str, str] | None:
-        """What this user has in the queue.
+        """Jobs of this user in the queue.
 
         Returns:
             Job id (``12_3`` in an array) to state; None if SLURM does not answer now.
@@ -188,37 +190,39 @@ class SlurmLauncher:
             return None
         return dict(line.split(maxsplit=1) for line in shown.stdout.splitlines() if " " in line)
 
-    def _submit(self, fresh: list[tuple[int, PlannedRun]], logs: Path) -> list[_Waiting]:
+    def _submit(self, fresh: list[tuple[int, PlannedRun]], logs: Path) -> list[_QueuedRun]:
         import submitit
         from submitit.core.utils import FailedJobError
 
-        values = parameters(self.options, [run for _, run in fresh])
+        values = submitit_parameters(self.options, [run for _, run in fresh])
         executor = submitit.AutoExecutor(
             logs,
             cluster=self.cluster,
-            slurm_max_num_timeout=TURNS,
+            slurm_max_num_timeout=MAX_TIMEOUTS,
             slurm_python=f"exec {shlex.quote(sys.executable)}",
         )
         try:
             executor.update_parameters(**values)
-            jobs = executor.map_array(Task(), [run.words for _, run in fresh])
+            jobs = executor.map_array(SlurmTask(), [run.words for _, run in fresh])
         except FailedJobError as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
                 f"SLURM refuses the job: {reason}", SLURM, "sinfo lists partitions and their limits"
             ) from error
         tasks = [
-            _Waiting(number, run, job.job_id)
+            _QueuedRun(number, run, job.job_id)
             for (number, run), job in zip(fresh, jobs, strict=True)
         ]
-        self.say(
+        self.print_line(
             f"SLURM job {_jobs(tasks)}, tasks: {len(tasks)}, each with "
             f"{values['cpus_per_task']} CPU, {values.get('gpus_per_node', 0)} GPU, "
             f"{values['timeout_min']} min at a time; logs: {logs}"
         )
         return tasks
 
-    def _wait(self, waiting: list[_Waiting], total: int, folder: Path, outcome: Outcome) -> None:
+    def _wait(
+        self, waiting: list[_QueuedRun], total: int, folder: Path, outcome: GridOutcome
+    ) -> None:
         while True:
             queue = self.queue()
             for task in list(waiting):
@@ -230,13 +234,13 @@ class SlurmLauncher:
                     outcome.failures[task.run.id] = code
                 else:
                     message = _result(folder / task.run.id)
-                self.say(f"[{task.number}/{total}] {task.run.id}: {message}")
+                self.print_line(f"[{task.number}/{total}] {task.run.id}: {message}")
             if not waiting:
                 return
             time.sleep(self.poll_s)
 
     def _look(
-        self, task: _Waiting, queue: dict[str, str] | None, folder: Path, total: int
+        self, task: _QueuedRun, queue: dict[str, str] | None, folder: Path, total: int
     ) -> tuple[int | None, str]:
         """Exit code and message of a task that has ended; no code for one that has not."""
         result = _read_result(folder.absolute() / "slurm", task.job)
@@ -247,7 +251,7 @@ class SlurmLauncher:
         state = queue.get(task.job)
         if state is not None:
             if (task.state, state) == ("RUNNING", "PENDING"):
-                self.say(f"[{task.number}/{total}] {task.run.id}: back in the queue")
+                self.print_line(f"[{task.number}/{total}] {task.run.id}: back in the queue")
             if state in ("RUNNING", "PENDING"):
                 task.state = state
             task.gone = None
@@ -263,43 +267,10 @@ class SlurmLauncher:
         return 3, f"job {task.job} has left the queue without a result; see {log}"
 
 
-def _name(runs: list[PlannedRun], strict: bool) -> tuple[list[PlannedRun], list[str]]:
-    from mixbench.config.compose import resolve_method
-    from mixbench.training.job import incompatibility, resolve
-    from mixbench.training.sanity import doubts
-
-    notes: dict[str, None] = {}
-    sizes: dict[str, int] = {}
-    sources: dict[str, Any] = {}
-    kept: list[PlannedRun] = []
-    for planned in runs:
-        composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
-        config = composed.config
-        if planned.optional and (reason := incompatibility(config)):
-            notes[f"left out: {reason}"] = None
-            continue
-        job = resolve(config, sources.get(str(config.data)))
-        kept.append(planned)
-        notes |= dict.fromkeys(composed.notes)
-        source = sources.setdefault(str(config.data), job.source)
-        identity = job.identity
-        key = f"{config.data} {config.select}"
-        if key not in sizes:
-            sizes[key] = source.load(holdout=config.select == "val").info.train_size
-        planned.id, planned.recipe_hash = identity.id, identity.recipe_hash
-        try:
-            planned.done = read_record(runs_folder(config.run.dir) / identity.id).status == "done"
-        except UserError:
-            planned.done = False
-        if not planned.done:
-            planned.doubts = list(doubts(config, sizes[key]).values())
-    return kept, list(notes)
-
-
 def _read_tasks(logs: Path) -> dict[str, str]:
     """Jobs of earlier submissions, by run."""
     try:
-        content = json.loads((logs / TASKS).read_text(encoding="utf-8"))
+        content = json.loads((logs / TASKS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -329,5 +300,5 @@ def _result(folder: Path) -> str:
     return f"{record.status} in {record.wall_s:.0f} s{shown}"
 
 
-def _jobs(waiting: list[_Waiting]) -> str:
+def _jobs(waiting: list[_QueuedRun]) -> str:
     return " ".join(sorted({task.job.partition("_")[0] for task in waiting}))

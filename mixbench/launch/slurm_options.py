@@ -1,4 +1,4 @@
-"""What a grid asks SLURM for: options of the command line, and submitit's parameters."""
+"""SLURM options of a grid: from words of the command line to submitit's parameters."""
 
 import os
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ WARNING_S = 90  # the warning signal comes this long before the time limit, or u
 SHORTEST_MIN = 5  # of a time limit; the warning must not come before the run has begun
 DEFAULT_MIN = 240
 # Long names of sbatch options that the launcher sets itself.
-OWN = frozenset(
+LAUNCHER_OPTIONS = frozenset(
     ["array", "error", "ntasks-per-node", "open-mode", "output", "requeue", "signal", "time"]
 )
-COUNTS = ("time", "gpus_per_run", "cpus_per_run", "max_parallel")
-OPTIONS = ("partition", *COUNTS, "mem", "account")
+COUNT_OPTIONS = ("time", "gpus_per_run", "cpus_per_run", "max_parallel")
+OPTIONS = ("partition", *COUNT_OPTIONS, "mem", "account")
 
 
 def read_options(words: Sequence[str]) -> dict[str, Any]:
@@ -42,14 +42,14 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
         if not text:
             raise UserError(f"{key} has no value", where, "write key=value")
         if name != key:
-            if name in OWN:
+            if name in LAUNCHER_OPTIONS:
                 raise UserError(f"sbatch's {name} is set by the launcher", where, "leave it out")
             options["extra"][name] = True if text == "true" else text
         elif key not in OPTIONS:
             hint = near_match(key, OPTIONS)
             todo = f"one of {', '.join(OPTIONS)}, or extra.{key} for an option of sbatch"
             raise UserError(f"unknown SLURM option {key!r}", where, hint or todo)
-        elif key in COUNTS:
+        elif key in COUNT_OPTIONS:
             low = {"time": SHORTEST_MIN, "gpus_per_run": 0}.get(key, 1)
             if not text.isdecimal() or int(text) < low:
                 unit = " of minutes" if key == "time" else ""
@@ -62,8 +62,8 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def parameters(options: dict[str, Any], runs: Sequence[PlannedRun]) -> dict[str, Any]:
-    """What submitit is to ask SLURM for.
+def submitit_parameters(options: dict[str, Any], runs: Sequence[PlannedRun]) -> dict[str, Any]:
+    """Parameters for submitit's executor.
 
     Args:
         options: As of :func:`read_options`.

@@ -8,8 +8,8 @@ from typing import Any
 from mixbench.errors import InterruptedRunError, MixbenchError, explain
 
 
-class Task:
-    """What submitit pickles: one run, carried out in the process that calls it."""
+class SlurmTask:
+    """One run as submitit pickles it, carried out in the process that calls it."""
 
     def __call__(self, words: list[str]) -> tuple[int, str]:
         """Carry out a run.
@@ -39,7 +39,7 @@ class Task:
         return 0, ""
 
     def checkpoint(self, words: list[str]) -> Any:
-        """What submitit puts back into the queue: the same again, as the run itself is saved.
+        """The same task again, for submitit to put into the queue, as the run itself is saved.
 
         Args:
             words: Overrides of the run.

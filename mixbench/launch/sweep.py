@@ -32,7 +32,7 @@ from mixbench.errors import UserError, near_match
 from mixbench.launch.plan import PlannedRun
 from mixbench.records.record import runs_folder
 
-KEYS = ("base", "grid", "arms", "seeds", "after")
+PLAN_KEYS = ("base", "grid", "arms", "seeds", "after")
 CHECKPOINT = "last.ckpt"
 
 
@@ -75,9 +75,9 @@ def read_sweep(
     if path.stem in within:
         raise UserError(f"plans need each other: {' -> '.join([*within, path.stem])}", str(path))
     content, _ = yaml_files.read(path)
-    unknown = [key for key in content if key not in KEYS]
+    unknown = [key for key in content if key not in PLAN_KEYS]
     if unknown:
-        hint = near_match(unknown[0], KEYS) or f"its keys are {', '.join(KEYS)}"
+        hint = near_match(unknown[0], PLAN_KEYS) or f"its keys are {', '.join(PLAN_KEYS)}"
         raise UserError(f"unknown key {unknown[0]!r} of a plan", str(path), hint)
     given = dict(split_overrides(list(words)))
     base = dict(flatten(_mapping(content, "base", path)))
@@ -121,7 +121,7 @@ def read_sweep(
     return Sweep(path.stem, runs, needs)
 
 
-def fill_in(sweep: Sweep, done: dict[str, list[PlannedRun]]) -> list[PlannedRun]:
+def fill_needs(sweep: Sweep, done: dict[str, list[PlannedRun]]) -> list[PlannedRun]:
     """Give each run the checkpoints that it needs, of the same seed where there are several.
 
     Args:

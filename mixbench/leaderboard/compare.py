@@ -2,17 +2,15 @@
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mixbench.data.files.arrays import load_arrays
 from mixbench.errors import UserError, counted, near_match
 from mixbench.leaderboard.costs import machine
 from mixbench.leaderboard.rows import ATTACKED, PATCHES, Group, Leaderboard, Row, gaps
 from mixbench.records.marks import mark_notes
-from mixbench.records.outputs import check_outputs
+from mixbench.records.predictions import PREDICTIONS, read_outputs
 from mixbench.records.record import Record
 from mixbench.stats.bootstrap import (
     RESAMPLES,
@@ -25,7 +23,6 @@ from mixbench.stats.class_changes import class_changes
 from mixbench.stats.dunnett import detectable, equivalent, pool, t_p
 from mixbench.stats.intervals import LEVEL, Summary, summarize, t_quantile
 
-PREDICTIONS = "predictions.npz"
 SCORES = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts")
 SCORES += ("aece_cf", "brier", "brier_cf", "bias", "oe", "T", "aurc", *ATTACKED, "sat_pct")
 SCORES += (*PATCHES, "lin_gap", "gaze_inconsistency", "gaze_centre")
@@ -318,8 +315,11 @@ def _hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Whether each run is right on each image (runs, images), labels, ids, names of classes."""
     hits, known, names = [], None, []
     for folder in row.folders:
-        logits, labels, ids, stored = _stored(folder / PREDICTIONS)
-        names = names or stored
+        outputs, stored = read_outputs(folder / PREDICTIONS)
+        logits, labels, ids = (outputs[name] for name in ("logits", "labels", "ids"))
+        if labels.ndim != 1:
+            raise UserError("predictions with several labels per image", str(folder / PREDICTIONS))
+        names = names or list(stored)
         if known is not None and not all(map(np.array_equal, known, (labels, ids))):
             raise UserError("its runs were not tested on the same images", str(folder))
         known = labels, ids
@@ -329,40 +329,6 @@ def _hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     if known is None:
         raise UserError("no run", row.label)
     return np.array(hits), *known, names
-
-
-def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits (N, K), labels (N,) and ids (N,) of the test set, without torch.
-
-    Args:
-        path: ``predictions.npz`` of a run.
-
-    Returns:
-        The arrays, logits in float32.
-
-    Raises:
-        UserError: If the file is missing or damaged.
-    """
-    logits, labels, ids, _ = _stored(path)
-    return logits, labels, ids
-
-
-def _stored(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """As :func:`read_arrays`, with the names of the classes where they are stored."""
-    try:
-        arrays = load_arrays(path)
-        logits, labels, ids = (arrays[name] for name in ("logits", "labels", "ids"))
-        check_outputs(logits, labels, ids)
-    except FileNotFoundError as error:
-        raise UserError("no predictions are stored", str(path), "mixbench eval RUN") from error
-    except KeyError as error:
-        raise UserError(f"unreadable predictions: no {error}", str(path)) from error
-    except ValueError as error:
-        raise UserError(f"unreadable predictions: {error}", str(path)) from error
-    if labels.ndim != 1:
-        raise UserError("predictions with several labels per image", str(path))
-    names = map(str, arrays.get("class_names", np.array([])).ravel().tolist())
-    return logits.astype(np.float32), labels, ids, list(names)
 
 
 def _find(group: Group, name: str) -> Row | None:

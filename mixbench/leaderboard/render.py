@@ -25,7 +25,7 @@ from mixbench.leaderboard.rows import (
     Row,
     gaps,
 )
-from mixbench.records.marks import explained, in_words, mark_notes
+from mixbench.records.marks import mark_explanations, mark_notes, marks_text
 from mixbench.records.selection import CHOICES
 from mixbench.stats.intervals import Summary
 
@@ -226,7 +226,7 @@ def _text(group: Group, style: str) -> str:
     ]
     if any(row.shared_cores for row in group.rows):
         notes.append("img_per_s: measured while other runs shared the machine")
-    notes += explained(mark for row in group.rows for mark in row.marks)
+    notes += mark_explanations(mark for row in group.rows for mark in row.marks)
     if group.devices:
         notes.append(f"hardware: {', '.join(group.devices)}")
     return text_table(group.title, header, lines, notes, style)
@@ -375,7 +375,7 @@ def _cell(group: Group, row: Row, name: str, style: str) -> str:
     elif name == "95 % interval":
         shown = interval(score.low, score.high, group.score)
     elif name == "marks":
-        shown = in_words(row.marks, len(row.seeds))
+        shown = marks_text(row.marks, len(row.seeds))
     elif name.startswith("vs "):
         shown = verdict(group.evidence, row.label) or NONE
     else:
@@ -496,7 +496,7 @@ def _csv(board: Leaderboard) -> str:
             }
             line: dict[str, Any] = {key: safe_cell(text) for key, text in words.items()}
             line |= {"epochs": group.epochs, "n": len(row.seeds), "failed": row.failed}
-            line["marks"] = safe_cell(in_words(row.marks, len(row.seeds)))
+            line["marks"] = safe_cell(marks_text(row.marks, len(row.seeds)))
             line["verified"] = row.verified
             line |= {"diverged": row.diverged, "reference": safe_cell(group.evidence.reference)}
             contrast = _contrast(group, row) or {}

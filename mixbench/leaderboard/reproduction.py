@@ -9,7 +9,7 @@ from mixbench.errors import UserError, counted
 from mixbench.leaderboard.literature import UNKNOWN, Figure
 from mixbench.records.curves import read_curves
 from mixbench.records.record import Record
-from mixbench.records.selection import CHOICES, chosen, test_curve
+from mixbench.records.selection import CHOICES, choose_score, peek_curve
 from mixbench.stats.intervals import prediction_interval, summarize
 
 INSIDE, OUTSIDE, ONE_SEED = "inside", "outside", "one seed: no verdict"
@@ -61,8 +61,8 @@ def value_of(figure: Figure, record: Record, folder: Path) -> float | None:
         return value if value is not None and math.isfinite(value) else None
     path = folder / "metrics.csv"
     rows = read_curves(path)[0] if path.exists() else []
-    curve = test_curve(rows, figure.score, record.epochs)
-    return None if curve is None else chosen(curve, figure.select)
+    curve = peek_curve(rows, figure.score, record.epochs)
+    return None if curve is None else choose_score(curve, figure.select)
 
 
 def compare(

@@ -13,7 +13,7 @@ from mixbench.leaderboard.costs import CostTable, equal_cost
 from mixbench.leaderboard.evidence import Evidence, weigh
 from mixbench.records.marks import count_marks
 from mixbench.records.record import RECORD, Record, read_record
-from mixbench.records.selection import COLUMNS as SELECTIONS
+from mixbench.records.selection import CHOICE_COLUMNS as SELECTIONS
 from mixbench.stats.intervals import Summary, summarize
 
 METRICS = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts", "aece")

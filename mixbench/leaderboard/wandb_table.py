@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.errors import UserError
-from mixbench.leaderboard.compare import PREDICTIONS
 from mixbench.leaderboard.render import render
 from mixbench.leaderboard.rows import Leaderboard, Row
-from mixbench.records.marks import in_words
+from mixbench.records.marks import marks_text
+from mixbench.records.predictions import PREDICTIONS, read_predictions
 from mixbench.tracking.run import View, open_view
 
 log = logging.getLogger("mixbench")
@@ -63,7 +63,7 @@ def table_rows(board: Leaderboard) -> tuple[list[str], list[list[Any]]]:
     for group in json.loads(render(board, "json"))["groups"]:
         for row in group["rows"]:
             line = {key: group[key] for key in SHARED} | {key: row[key] for key in OWN}
-            line["marks"] = in_words(row["marks"], row["n"])
+            line["marks"] = marks_text(row["marks"], row["n"])
             for name, summary in row["metrics"].items():
                 line |= {f"{name}_{part}": summary[part] for part in PARTS}
             lines.append(line)
@@ -91,7 +91,6 @@ def pictures(row: Row) -> tuple[Any, Path | None]:
 
     from mixbench.metrics import reliability
     from mixbench.pictures.reliability import reliability_picture
-    from mixbench.records.predictions import read_predictions
 
     try:
         found = [read_predictions(path) for path in stored]

@@ -17,8 +17,8 @@ HEAD_DIM = 64  # channels of an attention head in the published networks
 HIGH, LOW = 0.7, 0.3  # shares of a map's maximum and minimum that make its threshold
 
 
-class Guided(NamedTuple):
-    """What two passes found; N counts patches, row by row.
+class AbSViTOutput(NamedTuple):
+    """Results of two passes; N counts patches, row by row.
 
     ``first`` and ``second`` (B, 1 + N) are the similarities of all tokens to what is looked for,
     before and after, in [0, 1]; ``signal`` (B, 1 + N, D) is what the last block was told,
@@ -77,7 +77,7 @@ class GuidedBlock(nn.Module):
         return h + self.mlp(self.norm2(h))
 
 
-class Decoder(nn.Module):
+class FeedbackLayer(nn.Module):
     """The way back through a block: what goes on to the block before it, and its own signal.
 
     Args:
@@ -143,12 +143,12 @@ class AbSViT(nn.Module):
         self.prompt = nn.Parameter(torch.randn(dim))
         self.blocks = nn.ModuleList(GuidedBlock(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.decoders = nn.ModuleList(Decoder(dim) for _ in range(depth))
+        self.decoders = nn.ModuleList(FeedbackLayer(dim) for _ in range(depth))
         self.head = nn.Linear(dim, num_classes)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         init_transformer(self)
 
-    def look(self, x: Tensor, signals: list[Tensor] | None = None) -> Tensor:
+    def encode(self, x: Tensor, signals: list[Tensor] | None = None) -> Tensor:
         """Pass images through all blocks.
 
         Args:
@@ -180,7 +180,7 @@ class AbSViT(nn.Module):
             signals.append(sigma * signal)
         return signals[::-1]
 
-    def forward(self, x: Tensor, wanted: Tensor, sigma: float = 1.0) -> Guided:
+    def forward(self, x: Tensor, wanted: Tensor, sigma: float = 1.0) -> AbSViTOutput:
         """Look for something.
 
         Args:
@@ -194,13 +194,13 @@ class AbSViT(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             x, wanted = x.float(), wanted.float()
-            found = self.look(x)
+            found = self.encode(x)
             first = similarity(found, wanted)
             signals = self.feedback(found * first[..., None], sigma)
-            tokens = self.look(x, signals)
+            tokens = self.encode(x, signals)
             second = similarity(tokens, wanted)
-            maps = stand_out(second[:, 1:]).unflatten(1, (self.grid, self.grid))
-        return Guided(first, second, signals[-1], tokens, maps)
+            maps = above_threshold(second[:, 1:]).unflatten(1, (self.grid, self.grid))
+        return AbSViTOutput(first, second, signals[-1], tokens, maps)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], heads: int | None = None) -> "AbSViT":
@@ -248,8 +248,8 @@ def similarity(tokens: Tensor, wanted: Tensor) -> Tensor:
     return (tokens * wanted[:, None]).sum(2).clamp(0, 1)
 
 
-def stand_out(values: Tensor) -> Tensor:
-    """What rises above 0.7 of the maximum and 0.3 of the minimum of each row; most of it is 0.
+def above_threshold(values: Tensor) -> Tensor:
+    """Height of each value above 0.7 of the maximum and 0.3 of the minimum of its row, mostly 0.
 
     Args:
         values: (B, N).

@@ -43,16 +43,16 @@ class Queue(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
         self._waiting: Tensor | None = None
 
-    def offer(self, keys: Tensor) -> None:
-        """Hold keys (B, D) back until :meth:`take_in`: a graph may still need those that are there.
+    def hold(self, keys: Tensor) -> None:
+        """Hold keys (B, D) back until :meth:`enqueue`: a graph may still need those that are there.
 
-        A second offer replaces the first.
+        A second call replaces the first.
         """
         self._waiting = keys.detach()
 
     @torch.no_grad()
-    def take_in(self) -> None:
-        """Put the keys that were offered, those of all processes, in place of the oldest."""
+    def enqueue(self) -> None:
+        """Put the keys that are held, those of all processes, in place of the oldest."""
         if self._waiting is None:
             return
         keys, self._waiting = gather_rows(self._waiting), None

@@ -22,8 +22,8 @@ UPSAMPLING = ("bilinear", "nearest")
 VALUE_WIDTH = 8
 
 
-class Shared(NamedTuple):
-    """What a mixer makes of features before it knows weight and partner.
+class SharedProjections(NamedTuple):
+    """Projections of the features that depend on neither weight nor partner.
 
     ``own`` (B, n, 2d) is the first image's part of query and key, ``partner`` the second image's,
     and its part of the value; ``grid`` is height and width of the feature map, n their product.
@@ -119,7 +119,7 @@ class Mixer(nn.Module):
         """
         return self.draw(self.share(h), lam, perm, size, generator=generator)
 
-    def share(self, h: Tensor) -> Shared:
+    def share(self, h: Tensor) -> SharedProjections:
         """The part of the work that does not depend on weight and partner.
 
         Args:
@@ -137,7 +137,7 @@ class Mixer(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             tokens = h.flatten(2).transpose(1, 2).to(self.query.weight.dtype)
             own, partner = self.project(tokens)
-        return Shared(own, partner, (h.shape[2], h.shape[3]))
+        return SharedProjections(own, partner, (h.shape[2], h.shape[3]))
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The parts of query, key and value that are linear in the features (B, n, C)."""
@@ -148,12 +148,12 @@ class Mixer(nn.Module):
 
     def draw(
         self,
-        shared: Shared,
+        shared: SharedProjections,
         lam: Tensor,
         perm: Tensor,
         size: Sequence[int],
         *,
-        partner: Shared | None = None,
+        partner: SharedProjections | None = None,
         generator: Generator | None = None,
     ) -> Tensor:
         """Masks for one weight and one choice of partners.

@@ -59,7 +59,9 @@ def build_optimizer(
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
 
 
-def renew(state: dict[str, Any], clock: dict[str, Any], configured: dict[str, Any]) -> None:
+def apply_settings(
+    state: dict[str, Any], clock: dict[str, Any], configured: dict[str, Any]
+) -> None:
     """Give a saved optimiser and schedule the settings that are configured now.
 
     Beside momenta and the number of steps, their states hold the settings of the run that saved

@@ -1,4 +1,4 @@
-"""What features are worth for a classification that they were not trained for.
+"""Classification of fixed features by nearest neighbours and by a linear layer.
 
 Both judges see features of training images as evaluation sees them, with their labels, and nothing
 of the images that are tested.
@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1024  # rows whose similarities are held at a time
-TIED = 64  # of them, those with ties are looked at in such parts
-TIE = 2**-22  # cosines of float32 that differ by less are equal
-MEMORY = 10  # steps that L-BFGS remembers
+CHUNK_ROWS = 1024  # rows whose similarities are held at a time
+CHUNK_TIED_ROWS = 64  # of them, those with ties are looked at in such parts
+TIE_TOLERANCE = 2**-22  # cosines of float32 that differ by less are equal
+LBFGS_HISTORY = 10  # steps that L-BFGS remembers
 
 
 def knn_scores(
@@ -40,15 +40,15 @@ def knn_scores(
         tensor(2)
     """
     found = []
-    for part in F.normalize(z.float(), dim=1).split(CHUNK):
+    for part in F.normalize(z.float(), dim=1).split(CHUNK_ROWS):
         cosines = part @ bank.t()
         near = cosines.topk(min(k + 1, len(bank)), dim=1)
         weights = (near.values[:, :k] / temperature).softmax(dim=1)  # their sum may overflow
         votes = weights.new_zeros(len(part), num_classes)
         votes.scatter_add_(1, labels[near.indices[:, :k]], weights)
         if len(bank) > k:
-            rows = (near.values[:, k - 1] - near.values[:, k] <= TIE).nonzero()[:, 0]
-            for tied in rows.split(TIED):
+            rows = (near.values[:, k - 1] - near.values[:, k] <= TIE_TOLERANCE).nonzero()[:, 0]
+            for tied in rows.split(CHUNK_TIED_ROWS):
                 weights = _shared_weights(
                     cosines[tied], near.values[tied, k - 1, None], k, temperature
                 )
@@ -92,7 +92,7 @@ def linear_probe(
     optimizer = torch.optim.LBFGS(
         [weight],
         max_iter=steps,
-        history_size=MEMORY,
+        history_size=LBFGS_HISTORY,
         tolerance_grad=1e-6,
         line_search_fn="strong_wolfe",
     )
@@ -113,7 +113,7 @@ def linear_probe(
 
 def _shared_weights(cosines: Tensor, last: Tensor, k: int, temperature: float) -> Tensor:
     """Weights (B, N) of all images where those as similar as the last (B, 1) vote together."""
-    nearer, tied = cosines > last + TIE, (cosines - last).abs() <= TIE
+    nearer, tied = cosines > last + TIE_TOLERANCE, (cosines - last).abs() <= TIE_TOLERANCE
     left = (k - nearer.sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True)
     votes = torch.where(tied, left, nearer.to(left))
     weights = votes * ((cosines - cosines.amax(dim=1, keepdim=True)) / temperature).exp()

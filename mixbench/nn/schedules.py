@@ -1,4 +1,4 @@
-"""What changes with the steps of a run: the memory of averages, and the weight of mask losses."""
+"""Values by step of a run: the decay of averages, and the weight of mask losses."""
 
 import itertools
 import math

@@ -58,7 +58,7 @@ class Teacher(nn.Module):
         return h
 
     @torch.no_grad()
-    def follow(self, net: nn.Module, mix_head: nn.Module, decay: float) -> None:
+    def update(self, net: nn.Module, mix_head: nn.Module, decay: float) -> None:
         """Move towards the trained network.
 
         Args:
@@ -108,13 +108,13 @@ class UnregisteredModule(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network returns, without gradients."""
+        """Outputs of the network, without gradients."""
         with torch.no_grad():
             return self.module(*args, **kwargs)
 
 
 @contextmanager
-def looking(net: nn.Module) -> Iterator[None]:
+def frozen_eval(net: nn.Module) -> Iterator[None]:
     """Use a network without a trace: in eval mode and without gradients.
 
     Args:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mixbench.distributed.spawn import shield_children
+from mixbench.distributed.spawn import set_safe_path
 from mixbench.errors import RunFailedError, UserError
 from mixbench.records.record import runs_folder
 
@@ -54,7 +54,7 @@ def execute(
             what = f"no readable notebook: {str(error).splitlines()[0]}"
             raise UserError(what, str(path), "name a file .ipynb") from error
         private = Config({"ConnectionFileMixin": {"transport": "ipc"}})  # others can read TCP
-        shield_children()
+        set_safe_path()
         client = NotebookClient(content, timeout=CELL_S, config=private)
         client.extra_arguments = ["--InteractiveShellApp.ignore_cwd=True"]
         try:

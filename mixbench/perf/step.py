@@ -18,7 +18,7 @@ from mixbench.perf.input import smooth_images
 from mixbench.perf.peers import NOT_INSTALLED, Variant
 from mixbench.perf.report import Limit, Row, Rule
 from mixbench.perf.timing import Budget
-from mixbench.records.checkpoints import FACTS, FORMAT, LAST
+from mixbench.records.checkpoints import FACT_KEYS, FORMAT, LAST
 
 BASE = "erm"
 CLASSES = 10
@@ -111,7 +111,7 @@ def training_step(name: str, settings: dict[str, Any], shape: Shape, device: tor
         path = Path(folder) / LAST
         trained = _build(name, own, shape)
         _as_call(trained, shape, torch.device("cpu"))(0)
-        facts = dict.fromkeys(FACTS) | {"format": FORMAT}
+        facts = dict.fromkeys(FACT_KEYS) | {"format": FORMAT}
         content = {"state_dict": trained.state_dict(), "mixbench": facts, "mixbench_step": 1}
         content |= {"optimizer_states": [], "lr_schedulers": [], "loops": {}}
         torch.save(content, path)

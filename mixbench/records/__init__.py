@@ -1,1 +1,1 @@
-"""What runs leave behind, and how it is read."""
+"""Files that runs write, and their readers."""

@@ -18,7 +18,7 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 FORMAT = 1
 log = logging.getLogger("mixbench")
 _KEYS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "mixbench", "mixbench_step")
-FACTS = ("config", "info", "data", "id", "epoch", "batch", "curves")
+FACT_KEYS = ("config", "info", "data", "id", "epoch", "batch", "curves")
 _KINDS = {"state_dict": dict, "mixbench": dict, "mixbench_step": int}
 
 
@@ -55,15 +55,15 @@ def read_checkpoint(
             str(path),
             f"use the mixbench that wrote it, or {todo}",
         )
-    lacking = [key for key in FACTS if key not in content["mixbench"]]
+    lacking = [key for key in FACT_KEYS if key not in content["mixbench"]]
     if lacking:
         what = f"{path.name} is no checkpoint of a run: it does not say its {lacking[0]}"
         raise UserError(what, str(path), todo)
     return content
 
 
-def way_back(path: Path) -> str:
-    """How an unfinished run goes on when its last checkpoint cannot be used.
+def recovery_steps(path: Path) -> str:
+    """Steps to go on with an unfinished run whose last checkpoint cannot be used.
 
     Args:
         path: That checkpoint.

@@ -9,9 +9,9 @@ from typing import Any
 from mixbench.errors import UserError
 from mixbench.files import read_text, write_text
 
-KEYS = ("epoch", "step")
-MAX_BYTES = 1 << 30
-LARGEST = 3.5e38  # of a number in single precision
+CURVE_KEYS = ("epoch", "step")
+MAX_CURVE_BYTES = 1 << 30
+LARGEST_VALUE = 3.5e38  # of a number in single precision
 
 
 def write_curves(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -21,7 +21,7 @@ def write_curves(path: Path, rows: list[dict[str, Any]]) -> None:
         path: The file.
         rows: Values by name, ``epoch`` and ``step`` among them.
     """
-    columns = list(dict.fromkeys([*KEYS, *(name for row in rows for name in row)]))
+    columns = list(dict.fromkeys([*CURVE_KEYS, *(name for row in rows for name in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -46,11 +46,11 @@ def read_cells(path: Path) -> list[dict[str, Any]]:
     for row in _rows(_text(path), path):
         cells: dict[str, Any] = {name: cell for name, cell in row.items() if name and cell}
         try:
-            cells |= {key: int(cells[key]) for key in KEYS if key in cells}
+            cells |= {key: int(cells[key]) for key in CURVE_KEYS if key in cells}
         except ValueError:
             continue
         if "step" in cells:
-            rows.append({key: cells.get(key, "") for key in KEYS} | cells)
+            rows.append({key: cells.get(key, "") for key in CURVE_KEYS} | cells)
     return rows
 
 
@@ -83,7 +83,7 @@ def read_curves(path: Path) -> tuple[list[dict[str, float]], list[str]]:
 
 def _text(path: Path) -> str:
     try:
-        return read_text(path, MAX_BYTES)
+        return read_text(path, MAX_CURVE_BYTES)
     except OSError as error:
         raise UserError(f"unreadable curves: {error.strerror}", str(path)) from error
     except ValueError as error:
@@ -103,8 +103,8 @@ def _numbers(row: dict[str, Any]) -> dict[str, float] | None:
         found = {name: float(value) for name, value in row.items() if value}
     except (ValueError, TypeError):
         return None
-    places = [found[key] for key in KEYS if key in found]
+    places = [found[key] for key in CURVE_KEYS if key in found]
     if not all(place >= 0 and place.is_integer() for place in places):
         return None
     finite = filter(math.isfinite, found.values())
-    return found if all(abs(value) <= LARGEST for value in finite) else None
+    return found if all(abs(value) <= LARGEST_VALUE for value in finite) else None

@@ -1,4 +1,4 @@
-"""Whether plain values, as JSON holds them, are what the annotations of a class promise."""
+"""Checks of plain values, as JSON holds them, against the annotations of a class."""
 
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict

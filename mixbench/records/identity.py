@@ -1,11 +1,13 @@
-"""What a run is called: hashes of its configuration and of its data."""
+"""The id of a run, and hashes of its configuration and of its data."""
 
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from mixbench.config.overrides import flatten
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class InputFile:
 
 @dataclass
 class Identity:
-    """What a run is, wherever and however it is carried out."""
+    """Id and hashes of a run, the same on every machine."""
 
     id: str
     config_hash: str
@@ -41,7 +43,7 @@ class Identity:
 def identify(
     config: dict[str, Any],
     defaults: dict[str, Any],
-    aside: set[str],
+    excluded: set[str],
     data_name: str,
     fingerprint: str,
     inputs: Mapping[str, InputFile] | None = None,
@@ -54,7 +56,7 @@ def identify(
     Args:
         config: Resolved configuration as nested dicts.
         defaults: The same of the schema, with the method's own defaults.
-        aside: Dotted keys that do not count, such as paths and seeds.
+        excluded: Dotted keys that do not count, such as paths and seeds.
         data_name: Shown name of the data.
         fingerprint: Content hash of the data.
         inputs: By dotted key, the files that the configuration names and whose content counts.
@@ -64,8 +66,8 @@ def identify(
         they are pooled as in everything that groups the runs of a table.
     """
     inputs = inputs or {}
-    flat, plain = dict(_flatten(config)), dict(_flatten(defaults))
-    changed = {k: v for k, v in flat.items() if k not in aside and v != plain.get(k, _ABSENT)}
+    flat, plain = _leaves(config), _leaves(defaults)
+    changed = {k: v for k, v in flat.items() if k not in excluded and v != plain.get(k, _ABSENT)}
     shared, settings = _parts(
         changed | {key: file.pooled for key, file in inputs.items()}, config, data_name, fingerprint
     )
@@ -110,27 +112,27 @@ def _parts(
 
 
 def differences(
-    old: dict[str, Any], new: dict[str, Any], aside: Collection[str]
+    old: dict[str, Any], new: dict[str, Any], excluded: Collection[str]
 ) -> dict[str, list[Any]]:
     """Keys in which two configurations differ.
 
     Args:
         old: Resolved configuration as nested dicts.
         new: The same of another run.
-        aside: Dotted keys that do not count.
+        excluded: Dotted keys that do not count.
 
     Returns:
         Old and new value by dotted key; a key that one of them lacks has None there.
     """
-    before, after = dict(_flatten(old)), dict(_flatten(new))
+    before, after = _leaves(old), _leaves(new)
     return {
         key: [before.get(key), after.get(key)]
         for key in {**before, **after}
-        if key not in aside and before.get(key) != after.get(key)
+        if key not in excluded and before.get(key) != after.get(key)
     }
 
 
-def blended(config_hash: str, changes: dict[str, Any]) -> str:
+def changed_hash(config_hash: str, changes: dict[str, Any]) -> str:
     """Hash of a run whose configuration was changed on the way: it belongs with no other.
 
     Args:
@@ -148,7 +150,7 @@ _CHECKPOINT = re.compile(r"([^/]+)-([0-9a-f]{8})-s\d+/(last|best)\.ckpt$")
 
 
 def is_checkpoint(path: str) -> bool:
-    """Whether a path is that of a run's checkpoint.
+    """Tell whether a path is that of a run's checkpoint.
 
     Args:
         path: The path.
@@ -159,7 +161,7 @@ def is_checkpoint(path: str) -> bool:
     return _CHECKPOINT.search(path) is not None
 
 
-def any_seed(path: str, row_hash: str) -> str:
+def seedless_id(path: str, row_hash: str) -> str:
     """The checkpoint of a run, whatever the run's seed and wherever it lies.
 
     Args:
@@ -176,12 +178,9 @@ def any_seed(path: str, row_hash: str) -> str:
     return f"{found[1]}-{(row_hash or found[2])[:8]}{epoch}"
 
 
-def _flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _leaves(content: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted key; an empty mapping is none, as it never was in a hash."""
+    return {key: value for key, value in flatten(content) if value != {}}
 
 
 def _digest(content: dict[str, Any]) -> str:

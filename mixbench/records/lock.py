@@ -31,10 +31,10 @@ except ImportError:  # not POSIX: who creates the file holds it, and nothing mor
 
 log = logging.getLogger("mixbench")
 LOCK = "lock.json"
-BEAT = 10.0  # seconds between touches of a lock
-SILENT = 60.0  # seconds of watching without one after which a holder elsewhere counts as gone
-SHOWN = 3600.0  # age by this machine's clock up to which a run elsewhere is shown as running
-PATIENCE = 1.0  # seconds for what another process does right after it has created a lock
+HEARTBEAT_S = 10.0  # seconds between touches of a lock
+SILENCE_S = 60.0  # seconds of watching without one after which a holder elsewhere counts as gone
+SHOWN_LIVE_S = 3600.0  # age by this machine's clock up to which a run elsewhere is shown as running
+WRITE_WAIT_S = 1.0  # seconds for what another process does right after it has created a lock
 _SIZE = 512  # bytes of a lock: one that is overwritten is never a mixture of two
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _handles: set[int] = set()  # open locks of this process
@@ -45,7 +45,7 @@ class BusyRunError(UserError):
 
 
 class Holder(NamedTuple):
-    """What a lock says of the process that holds it."""
+    """The process that holds a lock, as the file names it."""
 
     host: str
     pid: int
@@ -91,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_live(folder: Path) -> bool:
-    """Whether a process seems to be at work on a run; to be shown, as nothing is decided by it.
+    """Tell whether a process seems to be at work on a run; only for display.
 
     Args:
         folder: Folder of the run.
@@ -107,12 +107,12 @@ def is_live(folder: Path) -> bool:
     if holder.host == socket.gethostname():
         return _alive(holder)
     try:
-        return time.time() - path.stat().st_mtime < SHOWN
+        return time.time() - path.stat().st_mtime < SHOWN_LIVE_S
     except OSError:
         return False
 
 
-class Watch:
+class LockWatch:
     """Looks at the lock of a run again and again, until its holder is gone.
 
     Args:
@@ -134,12 +134,12 @@ class Watch:
 
     @property
     def gone(self) -> bool:
-        """Whether nobody is named, or who is named is dead or was silent, as of the last look."""
+        """True if the last look found no holder, or one that is dead or was silent."""
         if self._holder is None:
             return True
         if self._holder.host == socket.gethostname():
             return not _alive(self._holder)
-        return time.monotonic() - self._since >= SILENT
+        return time.monotonic() - self._since >= SILENCE_S
 
 
 def _acquire(path: Path, nonce: str) -> tuple[int, int]:
@@ -207,7 +207,7 @@ def _guard(handle: int, path: Path) -> int:
 
 def _outlive(path: Path) -> bool:
     """Make sure that a lock is left over; returns whether it was another machine's."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WRITE_WAIT_S
     while (holder := _holder(path)) is None and time.monotonic() < deadline:
         if _state(path) is None:
             return False
@@ -216,29 +216,29 @@ def _outlive(path: Path) -> bool:
         if holder is not None and _alive(holder):
             raise _busy(path)
         return False
-    watch = Watch(path.parent)
+    watch = LockWatch(path.parent)
     log.warning(
         "%s was begun by process %d on %s: watching for %.0f s whether that is still at work",
         path.parent.name,
         holder.pid,
         holder.host,
-        SILENT,
+        SILENCE_S,
     )
     while not watch.gone:
-        time.sleep(min(1.0, BEAT / 10))
+        time.sleep(min(1.0, HEARTBEAT_S / 10))
         if watch.changes() and _state(path) is not None:
             raise _busy(path)
     return True
 
 
 def _stays_mine(path: Path, nonce: str) -> bool:
-    """Whether no other machine took over the same lock at the same time."""
-    time.sleep(min(PATIENCE, SILENT) / 4)
+    """Tell whether no other machine took over the same lock at the same time."""
+    time.sleep(min(WRITE_WAIT_S, SILENCE_S) / 4)
     return _is_mine(path, nonce)
 
 
 def _busy(path: Path) -> BusyRunError:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WRITE_WAIT_S
     while (holder := _holder(path)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     who = f"{holder.pid} on {holder.host}" if holder else "it has not said which"
@@ -263,7 +263,7 @@ def _write(handle: int, nonce: str) -> None:
 
 
 def _beat(handle: int, path: Path, nonce: str, ended: threading.Event) -> None:
-    while not ended.wait(BEAT):
+    while not ended.wait(HEARTBEAT_S):
         with suppress(OSError):
             if _is_mine(path, nonce):
                 os.utime(handle)
@@ -286,7 +286,7 @@ def _is_mine(path: Path, nonce: str) -> bool:
 
 
 def _names(path: Path, handle: int) -> bool:
-    """Whether a path still is that of an open file."""
+    """Tell whether a path is still that of an open file."""
     try:
         return os.path.samestat(os.fstat(handle), os.lstat(path))
     except FileNotFoundError:
@@ -326,7 +326,7 @@ def _holder(path: Path) -> Holder | None:
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """What changes with every touch, and with every other file in the lock's place."""
+    """A value that changes with every touch, and with every other file in the lock's place."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -345,7 +345,7 @@ def _alive(holder: Holder) -> bool:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None where the system does not tell."""
+    """Start of a process in the kernel's ticks; None where the system does not tell."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except (OSError, ValueError):  # a process may give itself a name that is no text

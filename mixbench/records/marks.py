@@ -60,7 +60,7 @@ def count_marks(records: Iterable[Record]) -> dict[str, int]:
     return found
 
 
-def in_words(marks: Mapping[str, int], runs: int) -> str:
+def marks_text(marks: Mapping[str, int], runs: int) -> str:
     """Marks of a row in one cell.
 
     Args:
@@ -75,8 +75,8 @@ def in_words(marks: Mapping[str, int], runs: int) -> str:
     )
 
 
-def explained(marks: Iterable[str]) -> list[str]:
-    """What marks mean, each once.
+def mark_explanations(marks: Iterable[str]) -> list[str]:
+    """Explanations of marks, each once.
 
     Args:
         marks: Marks of all rows of a table.
@@ -98,5 +98,5 @@ def mark_notes(rows: Iterable[tuple[str, Mapping[str, int], int]]) -> list[str]:
         Sentences.
     """
     marked = [row for row in rows if row[1]]
-    named = [f"{label}: {in_words(marks, runs)}" for label, marks, runs in marked]
-    return named + explained(mark for _, marks, _ in marked for mark in marks)
+    named = [f"{label}: {marks_text(marks, runs)}" for label, marks, runs in marked]
+    return named + mark_explanations(mark for _, marks, _ in marked for mark in marks)

@@ -1,21 +1,23 @@
-"""``predictions.npz``: what every score of a run can be computed from again, without a GPU."""
+"""``predictions.npz``: the outputs that every score of a run can be computed from, without a GPU.
+
+Tables of finished runs read the file without torch, which is imported where tensors are asked for.
+"""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mixbench.data.files.arrays import load_arrays
+from mixbench.data.files.arrays import read_arrays
 from mixbench.errors import UserError
 from mixbench.files import write_bytes
-from mixbench.metrics.classification import scores
-from mixbench.metrics.multilabel import multilabel_scores
-from mixbench.records.outputs import check_outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREDICTIONS = "predictions.npz"
 FULL_PRECISION_CLASSES = 200  # beyond this many, logits are stored as float16
+_PARTS = ("logits", "labels", "ids")
 _HOLDOUT = "holdout_"  # begins the names of the hold-out's arrays
 
 
@@ -30,14 +32,17 @@ class Predictions(NamedTuple):
         class_names: Names of the K classes; none where they have none.
     """
 
-    logits: Tensor
-    labels: Tensor
-    ids: Tensor
-    holdout: tuple[Tensor, Tensor, Tensor] | None = None
+    logits: "Tensor"
+    labels: "Tensor"
+    ids: "Tensor"
+    holdout: "tuple[Tensor, Tensor, Tensor] | None" = None
     class_names: tuple[str, ...] = ()
 
     def scores(self) -> dict[str, float]:
         """All scores that need nothing else, by the names of a leaderboard row."""
+        from mixbench.metrics.classification import scores
+        from mixbench.metrics.multilabel import multilabel_scores
+
         if self.labels.ndim == 2:
             return multilabel_scores(self.logits, self.labels)
         return scores(self.logits, self.labels, self.holdout[:2] if self.holdout else None)
@@ -58,8 +63,42 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     write_bytes(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
+def read_outputs(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Read the file without torch.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The arrays ``logits`` (N, K) in float32, ``labels`` and ``ids``, those of the hold-out with
+        ``holdout_`` in front where there was one; and the names of the classes.
+
+    Raises:
+        UserError: If the file is missing, damaged or of another kind.
+    """
+    try:
+        arrays = read_arrays(path)
+        names = tuple(map(str, arrays.pop("class_names", np.array([])).ravel().tolist()))
+        found: dict[str, np.ndarray] = {}
+        for start in ("", *([_HOLDOUT] if f"{_HOLDOUT}logits" in arrays else [])):
+            part = [arrays[f"{start}{name}"] for name in _PARTS]
+            _check_outputs(*part)
+            found |= {f"{start}{name}": each for name, each in zip(_PARTS, part, strict=True)}
+            found[f"{start}logits"] = part[0].astype(np.float32)
+    except FileNotFoundError as error:
+        todo = "evaluate the run first: mixbench eval RUN"
+        raise UserError("no predictions are stored", str(path), todo) from error
+    except KeyError as error:
+        what = f"unreadable predictions: there is no array {error}"
+        raise UserError(what, str(path), "evaluate the run again") from error
+    except (ValueError, TypeError) as error:
+        what = f"unreadable predictions: {error}"
+        raise UserError(what, str(path), "evaluate the run again") from error
+    return found, names
+
+
 def read_predictions(path: Path) -> Predictions:
-    """Read the file.
+    """Read the file as tensors.
 
     Args:
         path: The file.
@@ -68,32 +107,36 @@ def read_predictions(path: Path) -> Predictions:
         The predictions, logits in float32.
 
     Raises:
-        UserError: If the file is missing, damaged or of another kind.
+        UserError: As :func:`read_outputs`.
     """
+    import torch
+
+    arrays, names = read_outputs(path)
     try:
-        arrays = load_arrays(path)
-        names = tuple(map(str, arrays.pop("class_names", np.array([])).tolist()))
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for start in ("", *([_HOLDOUT] if f"{_HOLDOUT}logits" in arrays else [])):
-            found = [arrays[f"{start}{name}"] for name in ("logits", "labels", "ids")]
-            check_outputs(*found)
-            logits, labels, ids = map(torch.from_numpy, found)
-            parts.append((logits.float(), labels, ids))
-    except FileNotFoundError as error:
-        raise UserError("no predictions of a run", str(path), "evaluate the run first") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"unreadable predictions: {error}", str(path), "evaluate the run again"
-        ) from error
-    logits, labels, ids = parts[0]
-    return Predictions(logits, labels, ids, parts[1] if len(parts) > 1 else None, names)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    except (ValueError, TypeError) as error:  # a type of numbers that torch does not have
+        what = f"unreadable predictions: {error}"
+        raise UserError(what, str(path), "evaluate the run again") from error
+    logits, labels, ids, *more = tensors.values()
+    holdout = (more[0], more[1], more[2]) if more else None
+    return Predictions(logits, labels, ids, holdout, names)
 
 
-def _arrays(start: str, logits: Tensor, labels: Tensor, ids: Tensor) -> dict[str, np.ndarray]:
+def _arrays(start: str, logits: "Tensor", labels: "Tensor", ids: "Tensor") -> dict[str, np.ndarray]:
     whole = logits.shape[1] <= FULL_PRECISION_CLASSES
     stored = logits.cpu().float() if whole else logits.cpu().half()
-    return {
-        f"{start}logits": stored.numpy(),
-        f"{start}labels": labels.cpu().numpy(),
-        f"{start}ids": ids.cpu().numpy(),
-    }
+    parts = (stored, labels.cpu(), ids.cpu())
+    return {f"{start}{name}": part.numpy() for name, part in zip(_PARTS, parts, strict=True)}
+
+
+def _check_outputs(logits: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> None:
+    """Refuse outputs that do not belong together, as the file may be anybody's."""
+    whole = ids.dtype.kind in "iu" and labels.dtype.kind in ("iu" if labels.ndim == 1 else "iubf")
+    shapes = labels.shape in (logits.shape[:1], logits.shape) and ids.shape == logits.shape[:1]
+    if logits.ndim != 2 or logits.dtype.kind != "f" or not whole or not shapes or not logits.size:
+        raise ValueError(
+            f"the arrays do not belong together: logits {logits.dtype} {logits.shape}, labels "
+            f"{labels.dtype} {labels.shape}, ids {ids.dtype} {ids.shape}"
+        )
+    if labels.ndim == 1 and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise ValueError(f"a label is none of the {logits.shape[1]} classes")

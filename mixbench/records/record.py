@@ -22,13 +22,15 @@ from mixbench.files import read_json, write_text
 from mixbench.records.fields import check_fields
 from mixbench.records.lock import is_live
 
-SCHEMA = 2  # of what the fields mean; fields that are added do not change it
+RECORD_SCHEMA = 2  # of what the fields mean; fields that are added do not change it
 RENAMED = {"mce": "maxce"}  # scores of schema 1: mce is the mean corruption error since
 Status = Literal["running", "done", "failed", "diverged", "interrupted"]
 STATUSES = get_args(Status)
 RECORD = "record.json"
-LARGEST = 3.5e38  # of a number: scores are computed in single precision, and squared for tables
-LONGEST = 1000  # characters of a name
+LARGEST_NUMBER = (
+    3.5e38  # of a number: scores are computed in single precision, and squared for tables
+)
+MAX_NAME_LENGTH = 1000  # characters of a name
 _PERCENT = re.compile(
     r"(val_)?(top1|top5|map|cf1|of1)(_\w+)?|(fgsm|pgd\d+|apgd|autoattack|square)_\w+|\w+_pct"
 )
@@ -92,7 +94,7 @@ class Record:
     settings: dict[str, Any] = field(default_factory=dict)  # method keys away from their default
     metrics: dict[str, float] = field(default_factory=dict)
     evaluations: dict[str, Any] = field(default_factory=dict)  # by suite: how it was carried out
-    schema: int = SCHEMA
+    schema: int = RECORD_SCHEMA
     commit: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
@@ -131,7 +133,7 @@ class Record:
 
     @property
     def row(self) -> str:
-        """What runs of several seeds have in common that make one row of a table."""
+        """The hash that runs of several seeds share, which make one row of a table."""
         return self.row_hash or self.config_hash
 
     def to_json(self) -> dict[str, Any]:
@@ -182,12 +184,12 @@ _TYPES = get_type_hints(Record) | {
 
 def _check_value(name: str, value: Any) -> None:
     """Refuse what no run can have: fields are sizes, times and shares, or names."""
-    if isinstance(value, str) and len(value) > LONGEST and name != "message":
+    if isinstance(value, str) and len(value) > MAX_NAME_LENGTH and name != "message":
         raise ValueError(f"{name} has {len(value):,} characters")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     least = 1 if name in _FROM_ONE else 0
-    most = 100 if name.endswith("_pct") else 1 if name == "label_noise" else LARGEST
+    most = 100 if name.endswith("_pct") else 1 if name == "label_noise" else LARGEST_NUMBER
     if not least <= value <= most:
         raise ValueError(f"{name} is {value!r:.40}, and no run can have that")
 
@@ -197,8 +199,8 @@ def _check_metric(name: str, value: float) -> None:
     if not math.isfinite(value):
         return
     percent = bool(_PERCENT.fullmatch(name))
-    least = 0.0 if percent or _POSITIVE.fullmatch(name) else -LARGEST
-    most = 100.0 if percent else LARGEST
+    least = 0.0 if percent or _POSITIVE.fullmatch(name) else -LARGEST_NUMBER
+    most = 100.0 if percent else LARGEST_NUMBER
     if not least - 1e-3 <= value <= most + 1e-3:  # rounding may carry a sum a little too far
         raise ValueError(f"metrics.{name} is {value!r:.40}, and no network can have that")
 
@@ -206,7 +208,7 @@ def _check_metric(name: str, value: float) -> None:
 def _check_counts(where: str, facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and not 0 <= value <= LARGEST:
+        if number and not 0 <= value <= LARGEST_NUMBER:
             raise ValueError(f"{where}.{name} is {value!r:.40}, and no run can have that")
 
 
@@ -295,11 +297,11 @@ def read_record(folder: Path) -> Record:
         content = read_json(path)
         if not isinstance(content, dict):
             raise ValueError("not a mapping")
-        schema = content.get("schema", SCHEMA)
-        if type(schema) is int and schema > SCHEMA:
+        schema = content.get("schema", RECORD_SCHEMA)
+        if type(schema) is int and schema > RECORD_SCHEMA:
             raise UserError(
                 f"unreadable record: a newer version of mixbench has written it (schema {schema}; "
-                f"this one knows {SCHEMA})",
+                f"this one knows {RECORD_SCHEMA})",
                 str(path),
                 "use that version",
             )
@@ -338,7 +340,7 @@ def earlier_record(folder: Path) -> Record | None:
         return None
 
 
-def set_damaged_aside(folder: Path) -> Record | None:
+def rename_damaged_record(folder: Path) -> Record | None:
     """Keep a damaged record under another name, so that a new one takes nothing away.
 
     Args:

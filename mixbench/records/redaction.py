@@ -3,11 +3,11 @@
 import re
 from typing import Any
 
-HIDDEN = "***"
+REDACTED = "***"
 _SECRET = re.compile("key|token|secret|password", re.IGNORECASE)
 
 
-def scrubbed(content: dict[str, Any]) -> dict[str, Any]:
+def redact(content: dict[str, Any]) -> dict[str, Any]:
     """A copy of nested plain content without its secrets.
 
     Args:
@@ -27,4 +27,4 @@ def _scrubbed(value: Any, *, hide: bool) -> Any:
         }
     if isinstance(value, list | tuple):
         return [_scrubbed(item, hide=hide) for item in value]
-    return HIDDEN if hide and isinstance(value, str) and value else value
+    return REDACTED if hide and isinstance(value, str) and value else value

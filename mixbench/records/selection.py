@@ -1,4 +1,4 @@
-"""How others chose the epoch that they report, to be able to compare with them.
+"""Choices of the reported epoch that publications make, for comparison with their figures.
 
 All but ``last`` look at the test set to choose, which flatters; what they give stands in columns of
 its own and decides nothing.
@@ -14,11 +14,14 @@ CHOICES: dict[str, tuple[str, int | None, Callable[[Sequence[float]], float]]] =
     "median10": ("median of the last 10 epochs", 10, statistics.median),
     "median5": ("median of the last 5 epochs", 5, statistics.median),
 }
-COLUMNS = {"median10": "median10", "best_test": "best"}  # column behind the score's name: choice
+CHOICE_COLUMNS = {
+    "median10": "median10",
+    "best_test": "best",
+}  # column behind the score's name: choice
 
 
-def chosen(curve: Sequence[float], choice: str) -> float | None:
-    """What a way of choosing makes of a run.
+def choose_score(curve: Sequence[float], choice: str) -> float | None:
+    """The score of a run by one of these choices.
 
     Args:
         curve: Test score after each epoch, all of them.
@@ -32,21 +35,23 @@ def chosen(curve: Sequence[float], choice: str) -> float | None:
     return choose(last) if last and len(last) >= (window or 1) else None
 
 
-def columns(curve: Sequence[float], score: str) -> dict[str, float]:
+def choice_columns(curve: Sequence[float], score: str) -> dict[str, float]:
     """The columns of a record that compare with published figures.
 
     Args:
-        curve: As for :func:`chosen`.
+        curve: As for :func:`choose_score`.
         score: Name of the score, ``top1`` or ``map``.
 
     Returns:
         ``<score>_median10`` of runs with ten epochs or more, and ``<score>_best_test``.
     """
-    found = {f"{score}_{name}": chosen(curve, choice) for name, choice in COLUMNS.items()}
+    found = {
+        f"{score}_{name}": choose_score(curve, choice) for name, choice in CHOICE_COLUMNS.items()
+    }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def test_curve(rows: Sequence[dict[str, float]], score: str, epochs: int) -> list[float] | None:
+def peek_curve(rows: Sequence[dict[str, float]], score: str, epochs: int) -> list[float] | None:
     """The test score after each epoch, as a run with ``peek=true`` has logged it.
 
     Args:

@@ -22,18 +22,18 @@ from mixbench.errors import RunFailedError, UserError
 from mixbench.files import write_bytes
 from mixbench.records.checkpoints import BEST, LAST, check_shapes, read_checkpoint, read_plain
 from mixbench.records.fields import check_fields
-from mixbench.records.identity import InputFile, any_seed, is_checkpoint
+from mixbench.records.identity import InputFile, is_checkpoint, seedless_id
 from mixbench.records.record import read_record
 
 log = logging.getLogger("mixbench")
-KEY = "net.weights"
-FORMATS = (".pth", ".pt", ".safetensors", ".onnx")  # of files that are exported
+WEIGHTS_KEY = "net.weights"
+EXPORT_FORMATS = (".pth", ".pt", ".safetensors", ".onnx")  # of files that are exported
 _INSIDE = ("state_dict", "model", "module")  # where training scripts put the weights
 _CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 
 
-def input_file(given: str, key: str = KEY) -> InputFile:
-    """What a file counts as in the identity of a run that starts from it, or uses it.
+def input_file(given: str, key: str = WEIGHTS_KEY) -> InputFile:
+    """A file as the identity of a run counts it that starts from it, or uses it.
 
     Args:
         given: A file, or the folder of a finished run.
@@ -69,7 +69,7 @@ def _pooled(checkpoint: Path, content: str) -> str:
         record = read_record(checkpoint.parent)
     except UserError:
         return content
-    return any_seed(str(checkpoint), record.row) if record.status == "done" else content
+    return seedless_id(str(checkpoint), record.row) if record.status == "done" else content
 
 
 def load_weights(net: torch.nn.Module, given: str) -> None:
@@ -85,7 +85,7 @@ def load_weights(net: torch.nn.Module, given: str) -> None:
     if not isinstance(net, StagedNet):
         raise UserError(
             f"{type(net).__name__} does not say how its weights are named",
-            KEY,
+            WEIGHTS_KEY,
             "derive it from mixbench.backbones.base.StagedNet, or load them in its function",
         )
     path = weights_file(given)
@@ -143,7 +143,7 @@ def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[S
     return net, info
 
 
-def read_weights(path: Path, key: str = KEY) -> dict[str, Tensor]:
+def read_weights(path: Path, key: str = WEIGHTS_KEY) -> dict[str, Tensor]:
     """Read the weights of a network from a file.
 
     Args:
@@ -222,8 +222,10 @@ def export_weights(folder: Path, path: Path, trusted: Collection[str] = ()) -> D
         UserError: If the run is not finished, its checkpoint cannot be read, the file's folder
             does not exist, its name has another ending, or what writes it is not installed.
     """
-    if path.suffix not in FORMATS:
-        raise UserError(f"{path.name} says no format", "-o", f"end it in {', '.join(FORMATS)}")
+    if path.suffix not in EXPORT_FORMATS:
+        raise UserError(
+            f"{path.name} says no format", "-o", f"end it in {', '.join(EXPORT_FORMATS)}"
+        )
     if not path.resolve().parent.is_dir():
         raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
     if path.suffix == ".onnx":
@@ -231,7 +233,7 @@ def export_weights(folder: Path, path: Path, trusted: Collection[str] = ()) -> D
         model = onnx_model(net.eval(), info)
         write_bytes(path, lambda file: file.write(model))
         return info
-    checkpoint = finished(folder)
+    checkpoint = tested_checkpoint(folder)
     content = read_checkpoint(checkpoint)
     config, info = _trained(checkpoint, content)
     state = _network(content["state_dict"])
@@ -287,7 +289,7 @@ def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def weights_file(given: str, key: str = KEY) -> Path:
+def weights_file(given: str, key: str = WEIGHTS_KEY) -> Path:
     """The file that a configuration names.
 
     Args:
@@ -302,7 +304,7 @@ def weights_file(given: str, key: str = KEY) -> Path:
     """
     path = Path(given)
     if path.is_dir():
-        return finished(path)
+        return tested_checkpoint(path)
     if not path.exists():
         raise UserError(
             f"no such file or folder: {path}", key, "give a file of weights or a finished run"
@@ -312,7 +314,7 @@ def weights_file(given: str, key: str = KEY) -> Path:
     return path
 
 
-def finished(folder: Path) -> Path:
+def tested_checkpoint(folder: Path) -> Path:
     """The checkpoint that a finished run was tested with.
 
     Args:
@@ -363,6 +365,8 @@ def _safetensors() -> Any:
         import safetensors.torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            "safetensors is not installed", KEY, "pip install safetensors, or use a .pth file"
+            "safetensors is not installed",
+            WEIGHTS_KEY,
+            "pip install safetensors, or use a .pth file",
         ) from error
     return safetensors.torch

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from mixbench.records.redaction import HIDDEN, scrubbed
+from mixbench.records.redaction import REDACTED, redact
 
 log = logging.getLogger("mixbench")
 T = TypeVar("T")
@@ -195,7 +195,7 @@ def open_view(
         "group": _text(group)[:LONGEST] if group else None,
         "job_type": job_type,
         "project": re.sub(r"[/\\#?%:\s]+", "-", _text(project))[:LONGEST] or "mixbench",
-        "config": scrubbed(config or {}),
+        "config": redact(config or {}),
         "tags": _tags(tags),
         "notes": _text(notes) or None,
     }
@@ -314,7 +314,7 @@ def _end_service() -> None:
 def _brief(error: BaseException) -> str:
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     key = _key()
-    return (line.replace(key, HIDDEN) if key else line)[:160].rstrip(".: ")
+    return (line.replace(key, REDACTED) if key else line)[:160].rstrip(".: ")
 
 
 def _safe_id(text: str) -> str:

@@ -33,20 +33,20 @@ from mixbench.errors import (
     UserError,
 )
 from mixbench.evaluation.suites import enter
-from mixbench.files import check_place, open_log, remove_leftovers, write_text
+from mixbench.files import check_run_folder, open_log, remove_leftovers, write_text
 from mixbench.methods.base import Method
-from mixbench.nn.optim import renew
-from mixbench.records.checkpoints import LAST, check_shapes, read_checkpoint, way_back
+from mixbench.nn.optim import apply_settings
+from mixbench.records.checkpoints import LAST, check_shapes, read_checkpoint, recovery_steps
 from mixbench.records.identity import differences
 from mixbench.records.lock import locked
 from mixbench.records.predictions import PREDICTIONS, read_predictions
 from mixbench.records.record import (
     Record,
     read_record,
-    set_damaged_aside,
+    rename_damaged_record,
     write_record,
 )
-from mixbench.records.redaction import scrubbed
+from mixbench.records.redaction import redact
 from mixbench.training.callbacks.checkpoint import Diverged
 from mixbench.training.callbacks.progress import quiet_lightning
 from mixbench.training.compile import compile_stages
@@ -98,14 +98,14 @@ class Attempt:
         """
         leads = self.group.is_main
         if leads:
-            check_place(self.folder)
+            check_run_folder(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             if leads:
                 stack.enter_context(locked(self.folder))
                 stack.enter_context(_logged_to(self.folder / "log.txt"))
                 remove_leftovers(self.folder)
-                self._follow(set_damaged_aside(self.folder))
+                self._follow(rename_damaged_record(self.folder))
             if self.group.broadcast(self.record.status == "done"):
                 log.info("%s was finished by another process meanwhile", self.folder.name)
                 return read_record(self.folder)
@@ -167,7 +167,7 @@ class Attempt:
                 self._accept(changed, self.folder, allow_config_change, {})
                 log.info("%s has no checkpoint yet and starts from step 0", self.folder.name)
             return None
-        checkpoint = read_checkpoint(path, way_back(path))
+        checkpoint = read_checkpoint(path, recovery_steps(path))
         facts = checkpoint["mixbench"]
         accepted = self.record.config_changes
         # What no step of the checkpoint was trained under has changed nothing.
@@ -184,10 +184,10 @@ class Attempt:
         self._check_optimizer(changed, path)
         try:
             (state,), (clock,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
-            renew(state, clock, self.method.configure_optimizers())
+            apply_settings(state, clock, self.method.configure_optimizers())
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             what = f"{path.name} does not hold the state of this run's optimiser"
-            raise UserError(what, str(path), way_back(path)) from error
+            raise UserError(what, str(path), recovery_steps(path)) from error
         check_shapes(path, checkpoint["state_dict"], self.method.state_dict())
         name, step = self.folder.name, checkpoint["mixbench_step"]
         if facts["epoch"] == self.job.config.epochs:
@@ -255,7 +255,7 @@ class Attempt:
         before, now = facts.get("inputs", {}), self.record.inputs
         hashed = {**before, **now} if "inputs" in facts else {}
         aside = keys_not_in_identity() - {"seed"} | hashed.keys()
-        changed = differences(facts["config"], scrubbed(to_plain(self.job.config)), aside)
+        changed = differences(facts["config"], redact(to_plain(self.job.config)), aside)
         for key in hashed:
             old, new = before.get(key, {}), now.get(key, {})
             if old.get("content") != new.get("content"):
@@ -317,7 +317,7 @@ class Attempt:
         if not self.group.is_main:
             return
         self._mark(doubts(self.job.config, len(self.data.splits.train)))
-        text = OmegaConf.to_yaml(scrubbed(to_plain(self.job.config)))
+        text = OmegaConf.to_yaml(redact(to_plain(self.job.config)))
         write_text(self.folder / "config.yaml", text)
         write_record(self.folder, record)
         for name in (TRACEBACK, REPLAY):
@@ -340,7 +340,7 @@ class Attempt:
         parts = Parts(self.job, self.folder, self.method, self.data, self.group)
         record = self.record
         facts = {
-            "config": scrubbed(to_plain(self.job.config)),
+            "config": redact(to_plain(self.job.config)),
             "info": dataclasses.asdict(self.method.info),
             "id": record.id,
             "data": record.data_hash,

@@ -17,7 +17,7 @@ from mixbench.config.schema import RunConfig, keys_not_in_identity
 from mixbench.errors import UserError
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import LAST
-from mixbench.records.identity import Identity, InputFile, blended, differences
+from mixbench.records.identity import Identity, InputFile, changed_hash, differences
 from mixbench.records.record import Record, cpu_name, environment
 from mixbench.training.build import multiply_adds
 from mixbench.training.job import Job, input_files
@@ -124,7 +124,7 @@ def blended_hashes(facts: dict[str, Any], changes: dict[str, Any]) -> dict[str, 
     Returns:
         Other hashes by field.
     """
-    return {name: blended(facts[name], changes) for name in HASHES}
+    return {name: changed_hash(facts[name], changes) for name in HASHES}
 
 
 def bit_exact(attempts: list[dict[str, Any]], changed: bool) -> bool | None:

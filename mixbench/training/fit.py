@@ -26,7 +26,7 @@ from mixbench.distributed.signals import StopSignals
 from mixbench.evaluation.suites import Outcome
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import BEST, LAST, read_checkpoint
-from mixbench.records.selection import columns, test_curve
+from mixbench.records.selection import choice_columns, peek_curve
 from mixbench.tracking.view import wandb_logger
 from mixbench.training.callbacks.average import EMA
 from mixbench.training.callbacks.buffers import OneSetOfBuffers
@@ -192,10 +192,10 @@ def fit_and_test(
     metrics |= {key.removeprefix("test/"): value for key, value in tested.items()}
     if config.peek and parts.group.is_main:
         rows = [curves.rows[step] for step in sorted(curves.rows)]
-        looked = test_curve(rows, score, config.epochs)
+        looked = peek_curve(rows, score, config.epochs)
         if looked is None:
             log.warning("peek: an earlier attempt did not look at the test set after each epoch")
-        metrics |= columns(looked or [], score)
+        metrics |= choice_columns(looked or [], score)
     measured = speed.results(job.device).items()
     return Results(metrics, suites.outcomes, {k: v for k, v in measured if v is not None})
 

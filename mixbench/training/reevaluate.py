@@ -21,7 +21,7 @@ from mixbench.evaluation.adversarial import ATTACKS
 from mixbench.evaluation.autoattack import PACKAGE, available
 from mixbench.evaluation.patches import OWN
 from mixbench.evaluation.suites import COUNTED, Outcome, check_classes, draws, enter, judge, unfit
-from mixbench.files import check_place
+from mixbench.files import check_run_folder
 from mixbench.methods.base import Method
 from mixbench.methods.moco.base import ContrastiveMethod
 from mixbench.metrics import mean_average_precision, topk
@@ -36,9 +36,9 @@ from mixbench.records.predictions import (
     read_predictions,
     write_predictions,
 )
-from mixbench.records.record import SCHEMA, Record, cpu_name, read_record, write_record
-from mixbench.records.selection import COLUMNS, columns, test_curve
-from mixbench.records.weights import finished
+from mixbench.records.record import RECORD_SCHEMA, Record, cpu_name, read_record, write_record
+from mixbench.records.selection import CHOICE_COLUMNS, choice_columns, peek_curve
+from mixbench.records.weights import tested_checkpoint
 from mixbench.tracking.view import has_view, show_evaluation
 from mixbench.training.build import build
 from mixbench.training.callbacks.probe import neighbours
@@ -133,9 +133,9 @@ def evaluate_run(
     if not names and not config.eval.suites:
         todo = f"name one: mixbench eval {folder} --suite adversarial"
         raise UserError("no suite is asked for, as eval.suites is empty", str(folder), todo)
-    check_place(folder)
+    check_run_folder(folder)
     with locked(folder):
-        checkpoint = finished(folder)
+        checkpoint = tested_checkpoint(folder)
         record = read_record(folder)
         calibration = "calibration" in config.eval.suites
         lost = calibration and not (folder / PREDICTIONS).exists()
@@ -149,7 +149,7 @@ def evaluate_run(
             found = read_predictions(folder / PREDICTIONS).scores()
             record.metrics |= found
             record.verified, record.unverified = None, {}  # of other scores
-            record.schema = SCHEMA
+            record.schema = RECORD_SCHEMA
             write_record(folder, record)
         try:
             for name in names if network is not None else ():
@@ -187,11 +187,11 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
     config = _configured(folder, overrides, None)
     # The record says what was carried out, which need not be what was asked for first.
     config.eval = dataclasses.replace(config.eval, suites=[], attacks=[])
-    check_place(folder)
+    check_run_folder(folder)
     compared: list[str] = []
     left: dict[str, str] = {}
     with locked(folder):
-        finished(folder)
+        tested_checkpoint(folder)
         record = read_record(folder)
         saved = read_checkpoint(folder / LAST)["mixbench"]
         facts, scores, place = other_configuration(folder, saved), [], record.device
@@ -399,7 +399,7 @@ def _curve_scores(folder: Path, record: Record) -> dict[str, float]:
         if record.select == "val" and len(curve) == record.epochs:
             best = max(curve)
             found |= {f"val_{score}": best, "best_epoch": float(curve.index(best))}
-        found |= columns(test_curve(rows, score, record.epochs) or [], score)
+        found |= choice_columns(peek_curve(rows, score, record.epochs) or [], score)
     return found
 
 
@@ -424,7 +424,7 @@ def _why_not(name: str, record: Record) -> str:
         return "the record does not say how it was carried out"
     if attack in (*ATTACKS, "sat_pct", "adv_n"):
         return f"{PACKAGE} is not installed"
-    if any(name == f"{score}_{column}" for score in ("top1", "map") for column in COLUMNS):
+    if any(name == f"{score}_{column}" for score in ("top1", "map") for column in CHOICE_COLUMNS):
         return "metrics.csv lacks the test score of an epoch (peek/top1)"
     if name == "best_epoch" or name.startswith("val_"):
         return "metrics.csv lacks the hold-out's score of an epoch, or there is no hold-out"

@@ -12,9 +12,14 @@ from omegaconf import OmegaConf
 from mixbench.config.compose import compose_again, to_plain
 from mixbench.config.overrides import code_names, flatten
 from mixbench.config.schema import RunConfig, keys_not_in_identity
-from mixbench.distributed.process_group import ProcessGroup, join, leave, rank_of_environment
+from mixbench.distributed.process_group import (
+    ProcessGroup,
+    destroy_process_group,
+    init_process_group,
+    rank_of_environment,
+)
 from mixbench.distributed.signals import StopSignals
-from mixbench.distributed.spawn import follow_launcher, start_ranks
+from mixbench.distributed.spawn import start_ranks, stop_with_launcher
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.records.identity import differences
 from mixbench.records.record import (
@@ -60,23 +65,23 @@ def run(
     if config.world > 1 and rank_of_environment() is None:
         return _run_on_devices(job, shared_cores, folder, allow_config_change)
     with StopSignals() as signals:
-        follow_launcher()
-        group = join(config.world, config.trainer.timeout, on_gpu)
+        stop_with_launcher()
+        group = init_process_group(config.world, config.trainer.timeout, on_gpu)
         try:
             attempt = _prepare(job, group, folder or job.folder)
             if isinstance(attempt, Record):
-                leave()
+                destroy_process_group()
                 return attempt
             attempt.record.shared_cores = shared_cores
             record = attempt.run(signals, allow_config_change)
-            leave()  # not after an error: another process may be gone
+            destroy_process_group()  # not after an error: another process may be gone
         except KeyboardInterrupt as stop:  # before there was anything to save
             if group.is_main:
-                signals.hand_on()
+                signals.requeue_job()
             raise InterruptedRunError("interrupted", todo="give the same command again") from stop
         except InterruptedRunError:
             if group.is_main:
-                signals.hand_on()
+                signals.requeue_job()
             raise
     return record
 
@@ -141,10 +146,10 @@ def _run_on_devices(
             except InterruptedRunError as error:
                 signals.install()  # the agent has set its own
                 signals.received = error.signal or signals.received
-                signals.hand_on()
+                signals.requeue_job()
                 raise
             except KeyboardInterrupt as stop:
-                signals.hand_on()
+                signals.requeue_job()
                 todo = "give the same command again"
                 raise InterruptedRunError("interrupted", todo=todo) from stop
     return read_record(folder or job.folder)

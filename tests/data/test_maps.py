@@ -11,7 +11,7 @@ from mixbench.data.images import ResidentImages
 from mixbench.data.maps import (
     MappedImages,
     check_count,
-    cut_out,
+    crop_maps,
     move_maps,
     read_maps,
     read_test_maps,
@@ -232,9 +232,9 @@ def test_evaluation_shows_no_drawn_part(hilly):
 
 def test_parts_of_fine_maps_are_means_of_what_they_cover():
     maps = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(0))
-    whole = cut_out(maps, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), (3, 3))
+    whole = crop_maps(maps, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), (3, 3))
     torch.testing.assert_close(whole, torch.nn.functional.avg_pool2d(maps, 4))
-    part = cut_out(maps, torch.tensor([[0.5, 0.25, 1.0, 0.75]]), (12, 12))
+    part = crop_maps(maps, torch.tensor([[0.5, 0.25, 1.0, 0.75]]), (12, 12))
     scaled = torch.nn.functional.interpolate(maps[:, None, 6:, 3:9], (12, 12), mode="bilinear")[
         :, 0
     ]

@@ -17,7 +17,11 @@ from paths import ROOT
 
 from mixbench import compose, run
 from mixbench.data import DATA
-from mixbench.distributed.process_group import ProcessGroup, join, leave
+from mixbench.distributed.process_group import (
+    ProcessGroup,
+    destroy_process_group,
+    init_process_group,
+)
 from mixbench.errors import UserError
 from mixbench.metrics import scores, topk
 from mixbench.records.checkpoints import read_checkpoint
@@ -311,11 +315,11 @@ def join_as_task(said, answers):
     for key in [key for key in os.environ if key.startswith(("TORCHELASTIC", "SLURM"))]:
         del os.environ[key]
     os.environ |= said
-    group = join(2, 60, on_gpu=False)
+    group = init_process_group(2, 60, on_gpu=False)
     total = torch.tensor([group.rank + 1.0])
     torch.distributed.all_reduce(total)
     answers.put((group.rank, group.world, group.local_rank, total.item()))
-    leave()
+    destroy_process_group()
 
 
 SLURM = {
@@ -354,4 +358,4 @@ def test_tasks_that_slurm_does_not_count_a_machine_are_refused_with_the_remedy(m
     for key, value in SLURM.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(UserError, match="--ntasks-per-node"):
-        join(2, 60, on_gpu=False)
+        init_process_group(2, 60, on_gpu=False)

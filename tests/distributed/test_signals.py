@@ -6,15 +6,15 @@ import time
 
 import pytest
 
-from mixbench.distributed.signals import unread
+from mixbench.distributed.signals import reader_gone
 
 CHILD = """
 import os, sys, time
 from mixbench.distributed import signals as stop
-from mixbench.distributed.spawn import follow_launcher
-stop.LOOK = 0.05
+from mixbench.distributed.spawn import stop_with_launcher
+stop.ORPHAN_POLL_S = 0.05
 with stop.StopSignals() as signals:
-    signals.patient = True
+    signals.wait_for_step = True
     {follow}
     print(os.getpid(), flush=True)
     deadline = time.monotonic() + 60
@@ -31,9 +31,9 @@ os.close(writer)
 sys.stdin.read()
 """
 FOLLOWS = {
-    "parent": ("follow_launcher()", {"TORCHELASTIC_RUN_ID": "none"}),
-    "pipe": ("stop.stop_when_alone(stop.unread(int(sys.argv[2])))", {}),
-    "nobody": ("follow_launcher()", {}),
+    "parent": ("stop_with_launcher()", {"TORCHELASTIC_RUN_ID": "none"}),
+    "pipe": ("stop.stop_when_orphaned(stop.reader_gone(int(sys.argv[2])))", {}),
+    "nobody": ("stop_with_launcher()", {}),
 }
 
 
@@ -74,7 +74,7 @@ def test_a_process_notices_that_its_launcher_was_killed(tmp_path, kind):
 
 def test_a_pipe_without_a_reader_is_told_from_one_that_is_not_read_now():
     reader, writer = os.pipe()
-    alone = unread(writer)
+    alone = reader_gone(writer)
     assert not alone()
     os.write(writer, b"full")
     assert not alone()

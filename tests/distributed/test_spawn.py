@@ -63,6 +63,22 @@ def call(*words, runs):
     )
 
 
+def start_waiting(runs, **streams):
+    """A run of the method that waits, and the process ids of its ranks by file name."""
+    words = ["run", *WORDS, "method=test_spawn:Waits"]
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "mixbench", *words],
+        env=environment(runs),
+        stderr=subprocess.PIPE,
+        **streams,
+    )
+    deadline = time.monotonic() + 90
+    while len(pids := list(runs.glob("*/pid?"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return launcher, {path.name: int(path.read_text()) for path in pids}
+
+
 def place(root: Path) -> Path:
     (folder,) = (path for path in root.iterdir() if path.is_dir())
     return folder
@@ -107,18 +123,7 @@ def test_the_root_cause_is_printed_last_and_once_with_its_rank(tmp_path):
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_a_killed_rank_stops_the_other_and_the_run_goes_on_later(tmp_path):
-    words = ["run", *WORDS, "method=test_spawn:Waits"]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "mixbench", *words],
-        env=environment(tmp_path),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 90
-    while len(pids := list(tmp_path.glob("*/pid?"))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    numbers = {path.name: int(path.read_text()) for path in pids}
+    first, numbers = start_waiting(tmp_path, text=True)
     started = time.monotonic()
     os.kill(numbers["pid1"], signal.SIGKILL)
     _, shown = first.communicate(timeout=60)
@@ -132,7 +137,7 @@ def test_a_killed_rank_stops_the_other_and_the_run_goes_on_later(tmp_path):
     assert read_checkpoint(folder / LAST)["mixbench_step"] == 6
     assert read_record(folder).status == "failed"
     (folder / "go").touch()
-    again = call(*words, runs=tmp_path)
+    again = call("run", *WORDS, "method=test_spawn:Waits", runs=tmp_path)
     assert again.returncode == 0, again.stderr
     record = read_record(folder)
     assert (record.status, record.resumed_bit_exact) == ("done", True)
@@ -142,22 +147,12 @@ def test_a_killed_rank_stops_the_other_and_the_run_goes_on_later(tmp_path):
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_ranks_of_a_killed_launcher_save_and_stop(tmp_path):
-    words = ["run", *WORDS, "method=test_spawn:Waits"]
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "mixbench", *words],
-        env=environment(tmp_path),
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 90
-    while len(pids := list(tmp_path.glob("*/pid?"))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    numbers = [int(path.read_text()) for path in pids]
+    launcher, numbers = start_waiting(tmp_path)
     launcher.kill()
     launcher.wait()
     launcher.stderr.close()
     deadline = time.monotonic() + 30
-    for number in numbers:
+    for number in numbers.values():
         with contextlib.suppress(ProcessLookupError):
             while time.monotonic() < deadline:
                 os.kill(number, 0)
@@ -169,7 +164,7 @@ def test_ranks_of_a_killed_launcher_save_and_stop(tmp_path):
     assert (record.status, record.attempts[-1]["status"]) == ("interrupted", "interrupted")
     assert not (folder / "lock.json").exists()
     (folder / "go").touch()
-    again = call(*words, runs=tmp_path)
+    again = call("run", *WORDS, "method=test_spawn:Waits", runs=tmp_path)
     assert again.returncode == 0, again.stderr
     assert read_record(folder).resumed_bit_exact
 

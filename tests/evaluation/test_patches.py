@@ -15,7 +15,7 @@ from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation import patches
 from mixbench.evaluation.suites import judge
-from mixbench.nn.looking import own_map
+from mixbench.nn.saliency import saliency_map
 from mixbench.records.record import read_record, write_record
 from mixbench.training.reevaluate import evaluate_run, verify_run
 
@@ -137,7 +137,7 @@ def test_a_network_looks_at_normalised_images_for_their_true_class():
     batch = spots(8)
     x = batch.images / 255
     maps = patches.Looking(None, SimpleNamespace(net=net), INFO)(x, batch.labels)
-    own = own_map(net, (x - GREY) / 0.25, batch.labels)[1].detach()
+    own = saliency_map(net, (x - GREY) / 0.25, batch.labels)[1].detach()
     size = {"size": (16, 16), "mode": "bilinear", "antialias": True}
     expected = F.interpolate(own[:, None], **size)[:, 0]
     torch.testing.assert_close(maps, expected)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mixbench.launch.local import LocalLauncher, Outcome
+from mixbench.launch.local import GridOutcome, LocalLauncher
 from mixbench.launch.plan import PlannedRun, expand
 from mixbench.records.checkpoints import read_checkpoint
-from mixbench.records.lock import Watch
+from mixbench.records.lock import LockWatch
 from mixbench.records.record import Record, read_record, write_record
 
 
@@ -145,12 +145,12 @@ def test_what_another_process_leaves_decides_what_is_left_to_do(held, status, sa
     folder, process = held
     if status is not None:
         write_record(folder, record(id="run", status=status, message="planted"))
-    watch = Watch(folder)
+    watch = LockWatch(folder)
     assert not watch.gone
     process.communicate()
     watch.changes()
     assert watch.gone
-    lines, outcome = [], Outcome({})
+    lines, outcome = [], GridOutcome({})
     run = PlannedRun([], id="run")
     place = "[1/2] run"
     found = LocalLauncher(lines.append)._is_left(run, folder.parent, place, outcome)

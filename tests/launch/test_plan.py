@@ -1,8 +1,8 @@
 import pytest
 
 from mixbench.errors import UserError
-from mixbench.launch import slurm
-from mixbench.launch.local import Outcome, _prepare
+from mixbench.launch.identify import identify_runs
+from mixbench.launch.local import GridOutcome, _prepare
 from mixbench.launch.plan import expand, seeds_note
 from mixbench.training import build
 
@@ -44,13 +44,13 @@ def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, mon
     assert {"erm", "cutmix", "choice"} <= kept
     told = " ".join(notes)
     assert all(f"left out: method {name} needs" in told for name in left)
-    for prepare in (_prepare, slurm._name):
+    for prepare in (_prepare, identify_runs):
         with pytest.raises(UserError, match=f"method {min(left)} needs"):  # it was named
             prepare(expand([f"method=erm,{min(left)}", *given]), False)
 
 
 @pytest.mark.usefixtures("runs")
-@pytest.mark.parametrize("prepare", [_prepare, slurm._name])
+@pytest.mark.parametrize("prepare", [_prepare, identify_runs])
 @pytest.mark.parametrize(
     ("given", "match"),
     [
@@ -108,8 +108,8 @@ def test_seed_and_seeds_exclude_each_other():
 
 
 def test_the_exit_code_tells_how_much_of_a_grid_failed():
-    assert Outcome({}).exit_code(3) == 0
-    assert Outcome({"a": 3}).exit_code(3) == 5
-    assert Outcome({"a": 3, "b": 3}).exit_code(2) == 3
-    assert Outcome({"a": 3, "b": 2}).exit_code(2) == 5
-    assert Outcome({}, interrupted=True).exit_code(2) == 4
+    assert GridOutcome({}).exit_code(3) == 0
+    assert GridOutcome({"a": 3}).exit_code(3) == 5
+    assert GridOutcome({"a": 3, "b": 3}).exit_code(2) == 3
+    assert GridOutcome({"a": 3, "b": 2}).exit_code(2) == 5
+    assert GridOutcome({}, interrupted=True).exit_code(2) == 4

@@ -5,55 +5,61 @@ import yaml
 
 from mixbench import cli, compose
 from mixbench.errors import UserError
-from mixbench.launch.reproduce import candidates, changes, choose, expected_info, official_words
+from mixbench.launch.reproduce import (
+    choose_figure,
+    expected_info,
+    matching_figures,
+    official_words,
+    recipe_changes,
+)
 
 OFFICIAL = "method=mixup data=cifar10 net=preactresnet18 recipe=mixup_cifar"
 
 
 def test_a_figure_leads_to_its_recipe():
-    plain, heavy = candidates("mixup", "cifar10", "preactresnet18")
+    plain, heavy = matching_figures("mixup", "cifar10", "preactresnet18")
     assert official_words(plain) == [*OFFICIAL.split(), "peek=true"]  # a median of epochs
     assert "optim.weight_decay=5.0e-4" in official_words(heavy)
-    last = [f for f in candidates("alignmix", "cifar10", "wrn16x8") if f.select == "last"]
+    last = [f for f in matching_figures("alignmix", "cifar10", "wrn16x8") if f.select == "last"]
     assert "peek=true" not in official_words(last[0])
-    own, *others = candidates("samix", "cifar100", "resnext50")
+    own, *others = matching_figures("samix", "cifar100", "resnext50")
     assert (own.epochs, own.overrides) == (400, ())  # the recipe as it stands comes first
     assert {figure.epochs for figure in others} == {200, 800, 1200}
 
 
 def test_what_is_not_published_or_has_no_recipe_is_refused_with_what_there_is():
     with pytest.raises(UserError, match=r"no published figure(.|\n)*cifar100 resnext50"):
-        candidates("samix", "digits", "preactresnet18")
+        matching_figures("samix", "digits", "preactresnet18")
     with pytest.raises(UserError, match=r"resnet18_cifar \(not here\), resnext50, wrn28x8"):
-        candidates("cutmix", "cifar100", "resnet18")  # that of info is not torchvision's
+        matching_figures("cutmix", "cifar100", "resnet18")  # that of info is not torchvision's
     with pytest.raises(UserError, match=r"recipe is not here: 14.23 top1_err"):
-        candidates("cutmix", "cifar100", "pyramidnet200")
+        matching_figures("cutmix", "cifar100", "pyramidnet200")
     with pytest.raises(UserError, match=r"there are 2 figures(.|\n)*give 1 to 2"):
-        choose(candidates("mixup", "cifar10", "preactresnet18"), 3)
+        choose_figure(matching_figures("mixup", "cifar10", "preactresnet18"), 3)
     with pytest.raises(UserError, match="there are 2 figures"):
-        choose(candidates("mixup", "cifar10", "preactresnet18"), 0)
+        choose_figure(matching_figures("mixup", "cifar10", "preactresnet18"), 0)
 
 
 def test_only_what_decides_a_result_counts_as_a_change():
-    figure = candidates("mixup", "cifar10", "preactresnet18")[0]
+    figure = matching_figures("mixup", "cifar10", "preactresnet18")[0]
     words = official_words(figure)
     aside = ["seed=3", "data.root=elsewhere", "trainer.threads=2", "run.notes=x"]
-    assert changes(figure, compose([*words, *aside])) == {}
-    assert changes(figure, compose([*words, "epochs=3", "method.alpha=0.5"])) == {
+    assert recipe_changes(figure, compose([*words, *aside])) == {}
+    assert recipe_changes(figure, compose([*words, "epochs=3", "method.alpha=0.5"])) == {
         "epochs": [200, 3],
         "method.alpha": [1.0, 0.5],
     }
-    other = changes(figure, compose([*words, "data=digits"]))
+    other = recipe_changes(figure, compose([*words, "data=digits"]))
     assert other["data.kind"] == ["cifar10", "digits"]
 
 
 def test_what_a_recipe_needs_must_be_given_and_is_no_change():
-    (figure,) = candidates("samix", "cub200", "resnet18")
+    (figure,) = matching_figures("samix", "cub200", "resnet18")
     words = official_words(figure)
     with pytest.raises(UserError, match=r"needs net.weights: from weights trained on ImageNet"):
-        changes(figure, compose(words))
+        recipe_changes(figure, compose(words))
     given = compose([*words, "net.weights=resnet18.pth"])
-    assert changes(figure, given) == {}
+    assert recipe_changes(figure, given) == {}
 
 
 def test_the_cost_is_known_before_the_data_is():

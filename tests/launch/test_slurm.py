@@ -12,10 +12,11 @@ import pytest
 
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.launch import slurm, slurm_task
+from mixbench.launch.identify import identify_runs
 from mixbench.launch.plan import PlannedRun, expand
 from mixbench.launch.slurm import SlurmLauncher
-from mixbench.launch.slurm_options import parameters, read_options
-from mixbench.launch.slurm_task import Task
+from mixbench.launch.slurm_options import read_options, submitit_parameters
+from mixbench.launch.slurm_task import SlurmTask
 from mixbench.records.record import read_record
 
 pytest.importorskip("submitit")
@@ -70,7 +71,7 @@ def test_options_become_what_submitit_asks_for():
     words = "partition=gpu time=60 gpus_per_run=2 cpus_per_run=8 mem=16GB account=me"
     extra = "max_parallel=3 extra.qos=high extra.exclusive=true"
     options = read_options(f"{words} {extra}".split())
-    found = parameters(options, expand(["method=erm", "data=digits"]))
+    found = submitit_parameters(options, expand(["method=erm", "data=digits"]))
     assert found == {
         "name": "mixbench",
         "timeout_min": 60,
@@ -95,9 +96,11 @@ def test_options_become_what_submitit_asks_for():
 
 def test_without_options_a_task_gets_what_its_run_uses():
     words = ["method=erm", "data=digits", "data.workers=3", "trainer.threads=2", "devices=2"]
-    assert parameters({}, expand(words))["cpus_per_task"] == 10
-    assert "gpus_per_node" not in parameters({}, expand(words))
-    assert parameters({}, expand([*words, "trainer.accelerator=gpu"]))["gpus_per_node"] == 2
+    assert submitit_parameters({}, expand(words))["cpus_per_task"] == 10
+    assert "gpus_per_node" not in submitit_parameters({}, expand(words))
+    assert (
+        submitit_parameters({}, expand([*words, "trainer.accelerator=gpu"]))["gpus_per_node"] == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ def test_a_bad_option_is_refused_with_the_remedy(words, match):
 
 def test_a_run_of_several_machines_is_refused():
     with pytest.raises(UserError, match="srun or torchrun"):
-        parameters({}, expand(["method=erm", "num_nodes=2"]))
+        submitit_parameters({}, expand(["method=erm", "num_nodes=2"]))
 
 
 def test_missing_programs_are_named_with_the_remedy(monkeypatch, tmp_path):
@@ -145,9 +148,9 @@ def test_a_task_that_is_put_back_carries_out_the_same_words():
     from submitit.core.utils import DelayedSubmission
 
     words = ["method=cutmix", "seed=1"]
-    submitted = pickle.loads(pickle.dumps(DelayedSubmission(Task(), words)))
+    submitted = pickle.loads(pickle.dumps(DelayedSubmission(SlurmTask(), words)))
     again = submitted._checkpoint_function()
-    assert isinstance(again.function, Task)
+    assert isinstance(again.function, SlurmTask)
     assert again.args == (words,)
 
 
@@ -155,18 +158,18 @@ def test_an_interrupted_task_leaves_no_result(monkeypatch):
     def interrupt(words):
         raise InterruptedRunError("stopped")
 
-    monkeypatch.setattr(slurm_task, "_carry_out", interrupt)
+    monkeypatch.setattr(slurm_task, "_run", interrupt)
     with pytest.raises(SystemExit, match="4"):
-        Task()([])
+        SlurmTask()([])
 
 
 def test_a_task_returns_how_its_run_failed(monkeypatch, capsys):
     def fail(words):
         raise UserError("no such data", todo="fetch it") if words else ValueError("planted")
 
-    monkeypatch.setattr(slurm_task, "_carry_out", fail)
-    assert Task()(["x"]) == (2, "no such data\n  to do: fetch it")
-    assert Task()([]) == (3, "ValueError: planted")
+    monkeypatch.setattr(slurm_task, "_run", fail)
+    assert SlurmTask()(["x"]) == (2, "no such data\n  to do: fetch it")
+    assert SlurmTask()([]) == (3, "ValueError: planted")
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -189,7 +192,7 @@ def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
     assert f"\nexec {sys.executable} -u -m submitit" in script  # the task replaces the script
     assert "srun" not in script
     assert (runs / "slurm" / "7_0_0_log.out").name in script.replace("%A_%a", "7_0")
-    named, _ = slurm._name(expand(["method=erm,mixup", "seeds=0,1", *tiny]), strict=False)
+    named, _ = identify_runs(expand(["method=erm,mixup", "seeds=0,1", *tiny]), strict=False)
     assert [bool(each.doubts) for each in named] == [False, False, True, True]  # seed 0 is done
     assert [run.done for run in named] == [True, True, False, False]
 
@@ -256,7 +259,7 @@ def test_without_waiting_the_job_is_named_and_how_to_see_it(fake, runs):
 def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(fake, runs):
     (fake / "squeue").write_text("#!/bin/sh\nexit 1\n")
     assert Quick(print).queue() is None
-    task = slurm._Waiting(1, planned("method=erm")[0], "7")
+    task = slurm._QueuedRun(1, planned("method=erm")[0], "7")
     (runs / "slurm").mkdir(parents=True)
     for queue, ended in ((None, False), ({}, False), (None, False)):
         assert bool(Quick(print)._look(task, queue, runs, 1)[0]) is ended

@@ -11,7 +11,7 @@ from mixbench.config.overrides import split_overrides
 from mixbench.config.yaml_files import folders
 from mixbench.data import DATA
 from mixbench.errors import UserError
-from mixbench.launch.sweep import fill_in, read_sweep
+from mixbench.launch.sweep import fill_needs, read_sweep
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.record import read_record
 from mixbench.training.build import build
@@ -125,12 +125,12 @@ def test_each_run_gets_the_checkpoint_of_its_seed_or_the_only_one(plan, monkeypa
         first = sweep.needs["method.weights"].runs
         for run in first:
             run.id = f"erm-s{dict(split_overrides(run.words))['seed']}"
-        filled = fill_in(sweep, {"method.weights": first})
+        filled = fill_needs(sweep, {"method.weights": first})
         for run in map(dict, map(split_overrides, (run.words for run in filled))):
             seed = run["seed"] if number == 0 else "9"
             assert run["method.weights"] == f"there/erm-s{seed}/last.ckpt"
     with pytest.raises(UserError, match=r"0 runs fit method\.weights of seed 0"):
-        fill_in(sweep, {"method.weights": [*first, *first]})
+        fill_needs(sweep, {"method.weights": [*first, *first]})
 
 
 def test_a_plan_that_goes_first_gets_what_is_said_of_data_and_training(plan):
@@ -206,7 +206,7 @@ def test_networks_that_mix_with_trained_mixers_get_those_of_their_own_seed(monke
     (first,) = sweep.needs.values()
     for run in first.runs:
         run.id = f"mixer-{run.words[-1]}"
-    filled = fill_in(sweep, {"method.mixer_ckpt": first.runs})
+    filled = fill_needs(sweep, {"method.mixer_ckpt": first.runs})
     assert len(filled) == 4
     for run in filled:
         seed = next(word for word in run.words if word.startswith("seed="))
@@ -253,7 +253,7 @@ def test_teachers_are_trained_first_and_look_for_networks_of_their_own_seed(monk
     assert all("method=erm" in run.words for run in first.runs)
     for run in first.runs:
         run.id = f"teacher-{run.words[-1]}"
-    filled = fill_in(sweep, {"method.teacher_ckpt": first.runs})
+    filled = fill_needs(sweep, {"method.teacher_ckpt": first.runs})
     assert [run.arm for run in filled][:3] == [
         "a trained teacher looks",
         "the network itself looks",

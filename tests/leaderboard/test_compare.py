@@ -281,7 +281,7 @@ def test_damaged_predictions_take_only_what_is_computed_from_them(add, tmp_path,
 
 
 def test_arrays_that_would_unpack_beyond_measure_are_not_unpacked(add, tmp_path, monkeypatch):
-    monkeypatch.setattr("mixbench.data.files.arrays.MAX_BYTES", 1000)
+    monkeypatch.setattr("mixbench.data.files.arrays.MAX_UNPACKED_BYTES", 1000)
     with pytest.raises(UserError, match="unpacks to"):
         read_predictions(add("erm", 0, 90.0) / PREDICTIONS)
 

@@ -22,7 +22,7 @@ from mixbench.data.loaders import MixData
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.nn.absvit import AbSViT
-from mixbench.records.checkpoints import FACTS, FORMAT
+from mixbench.records.checkpoints import FACT_KEYS, FORMAT
 from mixbench.records.identity import Identity
 from mixbench.testing.samples import CLASSES, SIZE, fit, sample_splits
 from mixbench.training.build import build
@@ -229,7 +229,7 @@ def trained(config: RunConfig) -> tuple[Method, dict[str, Any]]:
     method, _ = build(resolve(config), sample_splits(cast(Any, SimpleNamespace(info=info))))
     checkpoint = fit(method)._checkpoint_connector.dump_checkpoint()
     facts = {"format": FORMAT, "config": to_plain(config), "info": dataclasses.asdict(info)}
-    return method, checkpoint | {"mixbench": dict.fromkeys(FACTS) | facts}
+    return method, checkpoint | {"mixbench": dict.fromkeys(FACT_KEYS) | facts}
 
 
 @pytest.fixture(scope="module")

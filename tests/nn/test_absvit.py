@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from mixbench.errors import UserError
-from mixbench.nn.absvit import AbSViT, similarity, stand_out
+from mixbench.nn.absvit import AbSViT, above_threshold, similarity
+from mixbench.nn.absvit_prior import choose_prior, wnid_rows
 from mixbench.nn.imagenet import WNIDS
-from mixbench.nn.priors import choose_prior, wnid_rows
-from mixbench.nn.teacher import UnregisteredModule, looking
+from mixbench.nn.teacher import UnregisteredModule, frozen_eval
 
 OTHERS = [f"n{number:08}" for number in range(1000)]
 
@@ -38,7 +38,7 @@ def test_values_alone_take_in_the_signal_with_their_bias():
         heads.append((a @ b.mT / 8**0.5).softmax(-1) @ c)
     h = h + block.attn.proj(torch.cat(heads, dim=2))
     h = net.norm(h + block.mlp(block.norm2(h)))
-    torch.testing.assert_close(net.look(x, [signal]), h, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(net.encode(x, [signal]), h, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -55,10 +55,10 @@ def test_the_way_back_goes_on_without_sigma_from_the_last_block_to_the_first():
 def test_without_a_way_back_the_second_pass_still_differs_by_the_bias():
     net, x = small(), torch.randn(2, 3, 8, 8)
     found = net(x, net.head.weight[:1], sigma=0.0)
-    assert not torch.allclose(found.tokens, net.look(x))
+    assert not torch.allclose(found.tokens, net.encode(x))
     for block in net.blocks:
         block.attn.qkv.bias.zero_()
-    torch.testing.assert_close(net(x, net.head.weight[:1], sigma=0.0).tokens, net.look(x))
+    torch.testing.assert_close(net(x, net.head.weight[:1], sigma=0.0).tokens, net.encode(x))
 
 
 def test_the_search_is_for_what_is_wanted_and_in_float32():
@@ -76,7 +76,7 @@ def test_the_search_is_for_what_is_wanted_and_in_float32():
 def test_what_stands_out_is_above_most_of_the_maximum_and_some_of_the_minimum():
     values = torch.tensor([[0.0, 0.5, 1.0, 0.8], [0.5, 0.5, 0.5, 0.5]])
     torch.testing.assert_close(
-        stand_out(values), torch.tensor([[0.0, 0.0, 0.3, 0.1], [0.0, 0.0, 0.0, 0.0]])
+        above_threshold(values), torch.tensor([[0.0, 0.0, 0.3, 0.1], [0.0, 0.0, 0.0, 0.0]])
     )
     opposite = similarity(torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]]), torch.tensor([[2.0, 0.0]]))
     assert opposite.tolist() == [[1.0, 0.0]]
@@ -129,10 +129,10 @@ def test_looking_gives_each_module_its_own_mode_back():
     net.train()
     net[1][0].eval()  # frozen by hand
     before = net[0].running_mean.clone()
-    with looking(net):
+    with frozen_eval(net):
         assert not any(module.training for module in net.modules())
         assert not net(torch.ones(3, 2)).requires_grad
-    with pytest.raises(RuntimeError), looking(net):
+    with pytest.raises(RuntimeError), frozen_eval(net):
         net(torch.ones(3, 7))
     assert [m.training for m in net.modules()] == [True, True, True, False, True]
     assert torch.equal(net[0].running_mean, before)

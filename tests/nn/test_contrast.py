@@ -9,8 +9,8 @@ def keys(first, count, dim=2):
 
 
 def put(queue, new):
-    queue.offer(new)
-    queue.take_in()
+    queue.hold(new)
+    queue.enqueue()
 
 
 def test_a_queue_begins_with_unit_vectors():
@@ -41,13 +41,13 @@ def test_of_more_keys_than_it_holds_a_queue_keeps_the_last():
 def test_offered_keys_wait_until_they_are_taken_in_and_come_once():
     queue = Queue(2, 4)
     before = queue.keys.clone()
-    queue.offer(keys(0, 1))
-    queue.offer(keys(5, 2))  # a step that is computed again
+    queue.hold(keys(0, 1))
+    queue.hold(keys(5, 2))  # a step that is computed again
     assert torch.equal(queue.keys, before)
-    queue.take_in()
+    queue.enqueue()
     assert queue.keys[0, :2].tolist() == [5.0, 6.0]
     after = queue.keys.clone()
-    queue.take_in()
+    queue.enqueue()
     assert torch.equal(queue.keys, after)
     assert int(queue.place) == 2
 

@@ -71,7 +71,7 @@ def test_in_parts_neighbours_vote_as_in_one(data, monkeypatch):
     features, labels = data
     args = (features, F.normalize(features, dim=1), labels, 3)
     whole = knn_scores(*args, k=7, temperature=0.1)
-    monkeypatch.setattr(probe, "CHUNK", 50)
+    monkeypatch.setattr(probe, "CHUNK_ROWS", 50)
     torch.testing.assert_close(knn_scores(*args, k=7, temperature=0.1), whole)
 
 

@@ -32,7 +32,7 @@ def test_a_teacher_starts_as_a_copy_and_follows_parameters_alone():
             nn.init.normal_(p)
     for buffer in net.buffers():
         buffer.fill_(7)
-    teacher.follow(net, head, 0.9)
+    teacher.update(net, head, 0.9)
     trained = {f"net.{k}": v for k, v in net.named_parameters()}
     trained |= {f"mix_head.{k}": v for k, v in head.named_parameters()}
     for name, value in teacher.state_dict().items():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mixbench.errors import UserError
-from mixbench.records.checkpoints import LAST, PREVIOUS, read_checkpoint, read_plain, way_back
+from mixbench.records.checkpoints import LAST, PREVIOUS, read_checkpoint, read_plain, recovery_steps
 
 
 def content() -> dict:
@@ -70,9 +70,9 @@ def test_a_tensor_that_is_marked_as_a_folder_is_refused(path):
 
 
 def test_the_way_back_names_the_file_that_is_there(path):
-    assert way_back(path) == f"rm {path} to start from step 0"
+    assert recovery_steps(path) == f"rm {path} to start from step 0"
     path.with_name(PREVIOUS).touch()
-    assert way_back(path).startswith(f"mv {path.with_name(PREVIOUS)} {path} ")
+    assert recovery_steps(path).startswith(f"mv {path.with_name(PREVIOUS)} {path} ")
 
 
 def test_a_file_without_checksums_is_read_and_said_to_be_so(tmp_path, caplog):

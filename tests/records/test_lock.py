@@ -13,7 +13,7 @@ import pytest
 from mixbench.errors import InterruptedRunError, UserError
 from mixbench.files import write_bytes, write_text
 from mixbench.records import lock
-from mixbench.records.lock import LOCK, BusyRunError, Watch, is_live, locked
+from mixbench.records.lock import LOCK, BusyRunError, LockWatch, is_live, locked
 
 HERE = socket.gethostname()
 
@@ -35,9 +35,9 @@ def ended_process():
 @pytest.fixture
 def quick(monkeypatch):
     """Seconds of watching become tenths."""
-    monkeypatch.setattr(lock, "BEAT", 0.1)
-    monkeypatch.setattr(lock, "SILENT", 0.6)
-    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(lock, "SILENCE_S", 0.6)
+    monkeypatch.setattr(lock, "WRITE_WAIT_S", 0.1)
 
 
 class Touched:
@@ -110,7 +110,7 @@ def test_a_lock_that_names_no_process_is_left_over_and_nothing_is_signalled(
     monkeypatch.setattr(os, "kill", kill)
     (tmp_path / LOCK).write_text(text.replace("HERE", HERE))
     assert not is_live(tmp_path)
-    assert Watch(tmp_path).gone
+    assert LockWatch(tmp_path).gone
     with locked(tmp_path):
         assert holder(tmp_path / LOCK)["pid"] == os.getpid()
     assert not (tmp_path / LOCK).exists()
@@ -248,7 +248,7 @@ def test_a_silent_lock_of_another_machine_is_taken_over_after_watching_it(tmp_pa
     os.utime(path, (time.time() + skew,) * 2)
     begun = time.monotonic()
     with locked(tmp_path):
-        assert time.monotonic() - begun >= lock.SILENT
+        assert time.monotonic() - begun >= lock.SILENCE_S
         assert holder(path)["host"] == HERE
     assert "7 on elsewhere" in caplog.text
 
@@ -346,14 +346,14 @@ def test_without_locks_of_the_file_system_one_process_holds_a_run(tmp_path):
 
 def test_a_watch_tells_a_living_holder_from_one_that_is_gone(tmp_path, quick):
     path = tmp_path / LOCK
-    assert Watch(tmp_path).gone
+    assert LockWatch(tmp_path).gone
     with locked(tmp_path):
-        watch = Watch(tmp_path)
+        watch = LockWatch(tmp_path)
         assert not watch.gone
     assert watch.changes()
     assert watch.gone
     path.write_text(lock_of())
-    watch = Watch(tmp_path)
+    watch = LockWatch(tmp_path)
     time.sleep(0.4)
     os.utime(path, (1, 1))
     assert watch.changes()

@@ -1,11 +1,18 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from mixbench.errors import UserError
-from mixbench.leaderboard.compare import read_arrays
 from mixbench.metrics import scores
-from mixbench.records.predictions import Predictions, read_predictions, write_predictions
+from mixbench.records.predictions import (
+    Predictions,
+    read_outputs,
+    read_predictions,
+    write_predictions,
+)
 
 
 def predictions(classes, n=60, seed=0):
@@ -82,19 +89,34 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, content, what):
     assert "evaluate" in caught.value.todo
 
 
-@pytest.mark.parametrize("read", [read_predictions, read_arrays])
-def test_a_flipped_bit_is_refused_or_without_effect(tmp_path, read):
+def test_the_file_is_read_without_torch(tmp_path):
+    logits, y = predictions(3)
+    held = (logits[:4], y[:4], torch.arange(4))
+    write_predictions(tmp_path / "p.npz", Predictions(logits, y, torch.arange(60), held, ("a",)))
+    arrays, names = read_outputs(tmp_path / "p.npz")
+    assert names == ("a",)
+    assert np.array_equal(arrays["logits"], logits.numpy())
+    assert np.array_equal(arrays["holdout_labels"], y[:4].numpy())
+    code = (
+        "import sys; from pathlib import Path; from mixbench.records.predictions import "
+        f"read_outputs; read_outputs(Path({str(tmp_path / 'p.npz')!r})); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_flipped_bit_is_refused_or_without_effect(tmp_path):
     path = tmp_path / "p.npz"
     logits, y = predictions(2, n=5)
     write_predictions(path, Predictions(logits, y, torch.arange(5), class_names=("a", "b")))
     whole = path.read_bytes()
-    wanted = [np.asarray(part) for part in read(path)[:3]]
+    wanted = [np.asarray(part) for part in read_predictions(path)[:3]]
     for place in range(0, len(whole), 2):
         changed = bytearray(whole)
         changed[place] ^= 1 << place % 8
         path.write_bytes(changed)
         try:
-            found = read(path)
+            found = read_predictions(path)
         except UserError:
             continue
         assert all(np.array_equal(a, b) for a, b in zip(found[:3], wanted, strict=True)), place

@@ -7,16 +7,16 @@ import sys
 import pytest
 
 from mixbench.errors import UserError
-from mixbench.records.identity import InputFile, any_seed, identify
+from mixbench.records.identity import InputFile, identify, seedless_id
 from mixbench.records.lock import LOCK, locked
 from mixbench.records.record import (
     RECORD,
-    SCHEMA,
+    RECORD_SCHEMA,
     Record,
     earlier_record,
     read_record,
+    rename_damaged_record,
     runs_folder,
-    set_damaged_aside,
     write_record,
 )
 
@@ -117,13 +117,13 @@ def test_without_a_file_a_row_is_grouped_by_what_it_always_was():
 
 
 def test_the_checkpoint_of_a_run_is_pooled_as_the_run_of_any_seed_and_of_this_epoch():
-    last = any_seed("runs/erm-digits-net-12345678-s0/last.ckpt", "1234567890abcdef")
-    assert last == any_seed("/else/erm-digits-net-12345678-s3/last.ckpt", "") == LABEL
-    assert any_seed("runs/erm-digits-net-12345678-s0/best.ckpt", "") not in (last, LABEL)
+    last = seedless_id("runs/erm-digits-net-12345678-s0/last.ckpt", "1234567890abcdef")
+    assert last == seedless_id("/else/erm-digits-net-12345678-s3/last.ckpt", "") == LABEL
+    assert seedless_id("runs/erm-digits-net-12345678-s0/best.ckpt", "") not in (last, LABEL)
     # A run that itself starts from a checkpoint has an id of its own for each seed of that one.
-    assert any_seed("runs/erm-digits-net-99999999-s1/last.ckpt", "1234567890abcdef") == LABEL
+    assert seedless_id("runs/erm-digits-net-99999999-s1/last.ckpt", "1234567890abcdef") == LABEL
     with pytest.raises(ValueError, match="not the checkpoint"):
-        any_seed("runs/erm.ckpt", "")
+        seedless_id("runs/erm.ckpt", "")
 
 
 def test_the_recipe_hash_leaves_the_method_out():
@@ -183,9 +183,9 @@ def test_a_damaged_record_is_unreadable_and_named(tmp_path, text):
 
 # FAULTS row 54: what the fields mean is no longer known.
 def test_a_record_of_a_newer_schema_is_unreadable_and_left_alone(tmp_path):
-    content = record(status="done").to_json() | {"schema": SCHEMA + 1}
+    content = record(status="done").to_json() | {"schema": RECORD_SCHEMA + 1}
     (tmp_path / RECORD).write_text(json.dumps(content))
-    for use in (read_record, earlier_record, set_damaged_aside):
+    for use in (read_record, earlier_record, rename_damaged_record):
         with pytest.raises(UserError, match="newer version"):
             use(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [RECORD]
@@ -275,7 +275,7 @@ def test_a_record_that_cannot_be_read_just_now_is_not_taken_for_a_damaged_one(
         with pytest.raises(UserError, match="Permission denied"):
             earlier_record(tmp_path)
         with pytest.raises(UserError, match="Permission denied"):
-            set_damaged_aside(tmp_path)
+            rename_damaged_record(tmp_path)
     assert earlier_record(tmp_path) == record(status="done")
     assert [path.name for path in tmp_path.iterdir()] == [RECORD]
 
@@ -284,7 +284,7 @@ def test_a_damaged_record_is_kept_under_another_name(tmp_path):
     (tmp_path / RECORD).write_text("{")
     assert earlier_record(tmp_path) is None
     assert (tmp_path / RECORD).exists()  # nobody may move it without the lock
-    set_damaged_aside(tmp_path)
+    rename_damaged_record(tmp_path)
     (kept,) = tmp_path.iterdir()
     assert kept.name.startswith("unreadable-")
     assert kept.read_text() == "{"

@@ -1,6 +1,6 @@
 import copy
 
-from mixbench.records.redaction import scrubbed
+from mixbench.records.redaction import redact
 
 
 def test_texts_under_the_names_of_secrets_are_hidden_at_any_depth():
@@ -12,7 +12,7 @@ def test_texts_under_the_names_of_secrets_are_hidden_at_any_depth():
         7: "h",
     }
     before = copy.deepcopy(content)
-    assert scrubbed(content) == {
+    assert redact(content) == {
         "api_key": "***",
         "WANDB_API_KEY": "***",
         "data": {"accessToken": "***", "root": "images", "mirrors": [{"password": "***"}, "e"]},
@@ -24,4 +24,4 @@ def test_texts_under_the_names_of_secrets_are_hidden_at_any_depth():
 
 def test_numbers_and_missing_values_are_no_secrets():
     content = {"token_weight": 0.5, "keys": 3, "use_tokens": True, "key": None, "secret": ""}
-    assert scrubbed(content) == content
+    assert redact(content) == content

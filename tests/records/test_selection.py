@@ -5,9 +5,9 @@ import pytest
 from mixbench.leaderboard.render import render
 from mixbench.leaderboard.rows import build_leaderboard, find_runs
 from mixbench.records.record import Record, write_record
-from mixbench.records.selection import CHOICES, chosen, columns, test_curve
+from mixbench.records.selection import CHOICES, choice_columns, choose_score, peek_curve
 
-test_curve.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
+peek_curve.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
 CURVE = [50.0, 99.0, *range(60, 69), 61.0]  # twelve epochs
 
 
@@ -16,22 +16,22 @@ CURVE = [50.0, 99.0, *range(60, 69), 61.0]  # twelve epochs
     [("last", 61), ("best", 99), ("best10", 68), ("median10", 63.5), ("median5", 66)],
 )
 def test_each_choice_looks_at_its_own_epochs(choice, expected):
-    assert chosen(CURVE, choice) == expected
+    assert choose_score(CURVE, choice) == expected
 
 
 def test_a_short_run_has_no_median_of_its_last_ten_epochs():
-    assert [chosen([3.0, 1.0], choice) for choice in CHOICES] == [1, 3, None, None, None]
-    assert chosen(CURVE[:10], "median10") == 63.5
-    assert columns([3.0, 1.0], "top1") == {"top1_best_test": 3}
-    assert columns(CURVE, "map") == {"map_median10": 63.5, "map_best_test": 99}
-    assert columns([], "top1") == {}
+    assert [choose_score([3.0, 1.0], choice) for choice in CHOICES] == [1, 3, None, None, None]
+    assert choose_score(CURVE[:10], "median10") == 63.5
+    assert choice_columns([3.0, 1.0], "top1") == {"top1_best_test": 3}
+    assert choice_columns(CURVE, "map") == {"map_median10": 63.5, "map_best_test": 99}
+    assert choice_columns([], "top1") == {}
 
 
 def test_an_epoch_without_a_score_leaves_no_curve():
     rows = [{"step": 1, "peek/top1": "50"}, {"step": 2}, {"step": 3, "peek/top1": "60"}]
-    assert test_curve(rows, "top1", 2) == [50, 60]
-    assert test_curve(rows, "top1", 3) is None
-    assert test_curve(rows, "map", 2) is None
+    assert peek_curve(rows, "top1", 2) == [50, 60]
+    assert peek_curve(rows, "top1", 3) is None
+    assert peek_curve(rows, "map", 2) is None
 
 
 # FAULTS row 57: where it is asked for.

@@ -169,10 +169,10 @@ def test_a_warning_after_sigterm_still_counts_and_sigterm_alone_does_not():
     try:
         for names in (["SIGTERM"], ["SIGTERM", "SIGTERM"], ["SIGTERM", "SIGUSR2", "SIGTERM"]):
             with StopSignals() as signals:
-                signals.patient = True
+                signals.wait_for_step = True
                 for name in names:
                     os.kill(os.getpid(), getattr(signal, name))
-                signals.hand_on()
+                signals.requeue_job()
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert seen == ["requeued"]

@@ -1,4 +1,4 @@
-"""What is changed of single training images, by worker processes, before they are mixed.
+"""Changes of single training images, made by worker processes before the images are mixed.
 
 Every draw is keyed by seed, epoch and image, so that neither workers nor a resumed run change it.
 """
@@ -23,12 +23,12 @@ FILL = (124, 116, 104)  # mean colour of ImageNet, where an operation uncovers w
 
 # Principal directions of ImageNet's colours, a row for each of R, G and B, and their deviations in
 # pixels of [0, 1]; Krizhevsky et al., NeurIPS 2012, with the figures of fb.resnet.torch.
-DIRECTIONS = (
+COLOR_DIRECTIONS = (
     (-0.5675, 0.7192, 0.4009),
     (-0.5808, -0.0045, -0.8140),
     (-0.5836, -0.6948, 0.4203),
 )
-SPREAD = (0.2175, 0.0188, 0.0045)
+COLOR_DEVIATIONS = (0.2175, 0.0188, 0.0045)
 
 Operation = Callable[[Image.Image, random.Random], Image.Image]
 
@@ -80,7 +80,7 @@ class AugmentedImages(ImageSet):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def augmented(images: ImageSet, config: DataConfig) -> ImageSet:
+def augment_images(images: ImageSet, config: DataConfig) -> ImageSet:
     """The training set as a configuration wants to see it.
 
     Args:
@@ -94,7 +94,7 @@ def augmented(images: ImageSet, config: DataConfig) -> ImageSet:
 
 
 def operations(config: DataConfig) -> list[Operation]:
-    """What is done to each image, in order.
+    """The operations on each image, in order.
 
     Args:
         config: Reads ``auto_augment``, ``jitter`` and ``lighting``.
@@ -199,6 +199,6 @@ def lighting(image: Image.Image, strength: float, generator: random.Random) -> I
     Returns:
         RGB.
     """
-    along = [generator.gauss(0, strength) * spread for spread in SPREAD]
-    shift = 255 * np.array(DIRECTIONS) @ np.array(along)
+    along = [generator.gauss(0, strength) * spread for spread in COLOR_DEVIATIONS]
+    shift = 255 * np.array(COLOR_DIRECTIONS) @ np.array(along)
     return Image.fromarray((np.asarray(image) + shift).round().clip(0, 255).astype(np.uint8))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 RATIO = (3 / 4, 4 / 3)  # of width to height of a crop
-ATTEMPTS = 10  # at a crop that fits
+CROP_ATTEMPTS = 10  # at a crop that fits
 # How far brightness, contrast and saturation go from 1, and hue from 0 in turns of the circle.
 STRENGTH = (0.4, 0.4, 0.4, 0.1)
 SIGMA = (0.1, 2.0)  # pixels
@@ -97,7 +97,7 @@ def draw_boxes(
         the largest crop in the middle whose shape is allowed.
     """
     shares, ratios, places = torch.rand(
-        3, batch, ATTEMPTS, generator=generator, dtype=torch.float64
+        3, batch, CROP_ATTEMPTS, generator=generator, dtype=torch.float64
     )
     low, high = (math.log(end) for end in RATIO)
     wanted = height * width * (area + (1 - area) * shares)
@@ -126,14 +126,16 @@ def make_view(x: Tensor, draws: ViewDraws) -> Tensor:
     """
     x = resized_crop(x.float().clamp(0, 1), draws.boxes, draws.flips)
     coloured = x.shape[1] == 3
-    changes = (brightened, contrasted, saturated, turned)[: 4 if coloured else 2]
+    changes = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)[
+        : 4 if coloured else 2
+    ]
     for place in draws.order.unbind(1):
         for number, change in enumerate(changes):
             rows = (draws.jittered & (place == number)).nonzero()[:, 0]
             _on_rows(x, rows, change, draws.factors[:, number])
     if coloured:
-        _on_rows(x, draws.grey.nonzero()[:, 0], saturated, torch.zeros(len(x)))
-    _on_rows(x, (draws.sigma > 0).nonzero()[:, 0], blurred, draws.sigma)
+        _on_rows(x, draws.grey.nonzero()[:, 0], adjust_saturation, torch.zeros(len(x)))
+    _on_rows(x, (draws.sigma > 0).nonzero()[:, 0], gaussian_blur, draws.sigma)
     return x
 
 
@@ -163,23 +165,23 @@ def resized_crop(x: Tensor, boxes: Tensor, flips: Tensor | None = None) -> Tenso
     return F.grid_sample(x, grid.to(x.dtype), padding_mode="border", align_corners=False)
 
 
-def brightened(x: Tensor, factor: Tensor) -> Tensor:
+def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
     """Images (N, C, H, W) in [0, 1] times a factor (N,) each, cut off at 1."""
     return (x * _wide(factor)).clamp(0, 1)
 
 
-def contrasted(x: Tensor, factor: Tensor) -> Tensor:
+def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
     """Images (N, C, H, W) in [0, 1] with their distance from their mean grey times a factor."""
     mean = _grey(x).mean(dim=(2, 3), keepdim=True)
     return mean.lerp(x, _wide(factor)).clamp(0, 1)
 
 
-def saturated(x: Tensor, factor: Tensor) -> Tensor:
+def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] with their distance from grey times a factor; 0 is grey."""
     return _grey(x).lerp(x, _wide(factor)).clamp(0, 1)
 
 
-def turned(x: Tensor, turn: Tensor) -> Tensor:
+def adjust_hue(x: Tensor, turn: Tensor) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] with their hue moved by a share (N,) of the circle."""
     red, green, blue = x.unbind(1)
     high, low = x.amax(dim=1), x.amin(dim=1)
@@ -196,7 +198,7 @@ def turned(x: Tensor, turn: Tensor) -> Tensor:
     return high[:, None] - spread[:, None] * below
 
 
-def blurred(x: Tensor, sigma: Tensor) -> Tensor:
+def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Images blurred by a Gaussian, its weights within the image summing to 1.
 
     Args:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from mixbench.data.classes import stored_labels
-from mixbench.data.datasets.original import Original, OriginalSource
-from mixbench.data.files.unpickle import UnsafePickleError, load_arrays
+from mixbench.data.datasets.original import OfficialFile, OriginalSource
+from mixbench.data.files.unpickle import UnsafePickleError, unpickle_arrays
 from mixbench.data.images import Content, ResidentImages, Stats
 from mixbench.errors import UserError
 
@@ -23,8 +23,8 @@ _URL = "https://www.cs.toronto.edu/~kriz/"
 class Cifar10(OriginalSource):
     """``data=cifar10 [data.root=cifar-10-python.tar.gz]``."""
 
-    originals = (
-        Original(
+    official_files = (
+        OfficialFile(
             "cifar-10-python.tar.gz",
             f"{_URL}cifar-10-python.tar.gz",
             "c58f30108f718f92721af3b95e74349a",
@@ -48,7 +48,7 @@ class Cifar10(OriginalSource):
     def _load(self, name: str) -> dict[str, Any]:
         files, base = self.locate(self.marker)
         try:
-            return load_arrays(files.read(base + name))
+            return unpickle_arrays(files.read(base + name))
         except UnsafePickleError as error:
             raise UserError(
                 f"{name} is not what CIFAR's authors distribute: {error}",
@@ -74,8 +74,8 @@ class Cifar10(OriginalSource):
 class Cifar100(Cifar10):
     """``data=cifar100 [data.root=cifar-100-python.tar.gz]``; the fine labels."""
 
-    originals = (
-        Original(
+    official_files = (
+        OfficialFile(
             "cifar-100-python.tar.gz",
             f"{_URL}cifar-100-python.tar.gz",
             "eb9058c3a382ffc7106e4002c42a8d85",

@@ -5,7 +5,7 @@ Wah et al., California Institute of Technology, CNS-TR-2011-001.
 
 import torch
 
-from mixbench.data.datasets.original import Original, OriginalSource
+from mixbench.data.datasets.original import OfficialFile, OriginalSource
 from mixbench.data.files.archive import Files
 from mixbench.data.files.encoded import Part
 from mixbench.data.images import Stats
@@ -15,8 +15,8 @@ from mixbench.errors import UserError
 class Cub200(OriginalSource):
     """``data=cub200 [data.root=CUB_200_2011.tgz]``."""
 
-    originals = (
-        Original(
+    official_files = (
+        OfficialFile(
             "CUB_200_2011.tgz",
             "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
             "97eceeb196236b17998738112f37df78",

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from mixbench.data.classes import stored_labels
-from mixbench.data.datasets.original import Original, OriginalSource
+from mixbench.data.datasets.original import OfficialFile, OriginalSource
 from mixbench.data.files.archive import Files, FolderFiles
-from mixbench.data.files.arrays import MAX_RATIO, Arrays
-from mixbench.data.files.tree import read_regular
+from mixbench.data.files.arrays import MAX_RATIO, Arrays, check_size
 from mixbench.data.images import Content, ResidentImages, Stats
 from mixbench.errors import UserError
+from mixbench.files import read_bytes
 
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _PARTS = (("train", "train"), ("t10k", "test"))
@@ -30,8 +30,8 @@ _PARTS = (("train", "train"), ("t10k", "test"))
 class FashionMnist(OriginalSource):
     """``data=fashionmnist [data.root=FOLDER or FILE.npz.xz]``."""
 
-    originals = tuple(
-        Original(file, f"{_URL}{file}", md5)
+    official_files = tuple(
+        OfficialFile(file, f"{_URL}{file}", md5)
         for file, md5 in (
             ("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
             ("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
@@ -102,7 +102,7 @@ class _Single(Files):
         if name != self.root.name:
             raise self._missing(name)
         try:
-            return read_regular(self.root, None)
+            return read_bytes(self.root, None)
         except OSError as error:
             raise self._missing(name, error) from error
 
@@ -119,12 +119,10 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _unpacked(raw: bytes, path: Path) -> bytes:
-    limit = MAX_RATIO * len(raw)
     try:
         with gzip.open(io.BytesIO(raw)) as file:
-            content = file.read(limit + 1)
-    except (OSError, EOFError, zlib.error) as error:
+            content = file.read(MAX_RATIO * len(raw) + 1)
+        check_size(len(content), len(raw), 0, free_of_ratio=0)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise UserError(f"not readable: {error}", str(path), "get it again") from error
-    if len(content) > limit:
-        raise UserError(f"it unpacks to more than {MAX_RATIO} times its size", str(path))
     return content

@@ -14,11 +14,18 @@ from mixbench.data.classes import Labels, joined_classes
 from mixbench.data.files.decode import is_image
 from mixbench.data.files.encoded import Part
 from mixbench.data.files.hashes import content_hashes
-from mixbench.data.files.tree import HIDDEN, MAX_BYTES, files_below, is_hidden, listed, read_regular
-from mixbench.data.source import DataSource, existing
+from mixbench.data.files.tree import (
+    HIDDEN_FILE,
+    MAX_IMAGE_BYTES,
+    files_below,
+    folder_entries,
+    is_hidden,
+)
+from mixbench.data.source import DataSource, existing_path
 from mixbench.errors import UserError
+from mixbench.files import read_bytes
 
-LAYOUT = "train/<class>/* and val/<class>/* below data.root"
+FOLDER_LAYOUT = "train/<class>/* and val/<class>/* below data.root"
 OUTSIDE, CIRCLE = "file outside of the folders of classes", "link to a folder around it"
 
 
@@ -43,14 +50,14 @@ class ClassFiles:
     @cached_property
     def hashes(self) -> list[bytes]:
         """SHA-256 of each file."""
-        return content_hashes(self.root, self.names, MAX_BYTES)
+        return content_hashes(self.root, self.names, MAX_IMAGE_BYTES)
 
     def part(self, labels: torch.Tensor | None = None) -> Part:
         """The files as one split, with ``labels`` (N,) in place of their own."""
         paths = [os.path.join(self.root, name) for name in self.names]
         return Part(
             paths,
-            lambda row: read_regular(paths[row]),
+            lambda row: read_bytes(paths[row], MAX_IMAGE_BYTES),
             torch.tensor(self.labels) if labels is None else labels,
             unused=dict(self.unused),
             hashes=lambda: self.hashes,
@@ -68,7 +75,7 @@ class Folder(DataSource):
     @property
     def root(self) -> Path:
         """The folder of ``train`` and ``val``."""
-        return existing(self.config.root, "data.root")
+        return existing_path(self.config.root, "data.root")
 
     def fingerprint(self) -> str:
         """Hash of the names and contents of all images; computed once."""
@@ -148,14 +155,14 @@ def class_files(root: Path, part: str, *, empty: bool = False) -> ClassFiles:
     names: list[str] = []
     labels: list[int] = []
     classes: list[str] = []
-    folders, others = listed(folder)
-    unused.update(HIDDEN if is_hidden(name) else OUTSIDE for name in others)
+    folders, others = folder_entries(folder)
+    unused.update(HIDDEN_FILE if is_hidden(name) else OUTSIDE for name in others)
     for name in folders:
+        if is_hidden(name):
+            unused[HIDDEN_FILE] += 1
+            continue
         below, circles = files_below(folder / name)
         unused += Counter({CIRCLE: circles})
-        if is_hidden(name):
-            unused[HIDDEN] += len(below)
-            continue
         reasons = [why_unused(file) for file in below]
         unused.update(filter(None, reasons))
         images = [file for file, why in zip(below, reasons, strict=True) if not why]
@@ -166,19 +173,19 @@ def class_files(root: Path, part: str, *, empty: bool = False) -> ClassFiles:
     bare = [name for label, name in enumerate(classes) if label not in filled]
     if not names or (bare and not empty):
         what = f"no image in {', '.join(bare[:5])}" if bare else "no images found"
-        raise UserError(what, str(folder), f"expected {LAYOUT}")
+        raise UserError(what, str(folder), f"expected {FOLDER_LAYOUT}")
     return ClassFiles(root, names, labels, classes, unused)
 
 
 def _no_folder(root: Path, part: str) -> UserError:
-    found = [name for name in listed(root)[0] if not is_hidden(name)]
+    found = [name for name in folder_entries(root)[0] if not is_hidden(name)]
     what = f"there is no folder {part}; found {', '.join(found[:5]) or 'no folder'}"
     if part == "val" and "test" in found:
         todo = f"val holds the test images: rename test to val, or ln -s test {root / 'val'}"
         return UserError(what, str(root), todo)
     if any(root.glob("*.parquet")):
         return UserError(what, str(root), f"read Parquet files with data=pack data.train={root}")
-    return UserError(what, str(root), f"expected {LAYOUT}")
+    return UserError(what, str(root), f"expected {FOLDER_LAYOUT}")
 
 
 def why_unused(name: str) -> str:
@@ -191,7 +198,7 @@ def why_unused(name: str) -> str:
         The reason, empty for an image.
     """
     if is_hidden(name):
-        return HIDDEN
+        return HIDDEN_FILE
     if is_image(name):
         return ""
     suffix = os.path.splitext(name)[1].lower()

@@ -28,7 +28,7 @@ from mixbench.errors import UserError
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"  # line n: number 1-1000 of image n
 LISTS = ("val_annotations.txt", "val.txt", "LOC_val_solution.csv")  # lines with image and class
 _KNOWN = (*LISTS, TRUTH, "synsets.txt")
-LAYOUT = (
+IMAGENET_LAYOUT = (
     f"train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or a flat val/ with {', '.join(LISTS)}, or with "
     f"{TRUTH} and the table of its numbers, synsets.txt (one wnid a line)"
 )
@@ -55,7 +55,7 @@ class ImageNet(DataSource):
             "imagenet is not there: it cannot be fetched without an account",
             str(places[0]),
             f"get it from https://image-net.org/download.php, unpack it into {places[0]} or give "
-            f"data.root=FOLDER; expected {LAYOUT}",
+            f"data.root=FOLDER; expected {IMAGENET_LAYOUT}",
         )
 
     def fingerprint(self) -> str:
@@ -128,7 +128,7 @@ class ImageNet(DataSource):
         raise UserError(
             "val is one flat folder, and nothing says which image is of which class",
             str(self.root / "val"),
-            f"expected {LAYOUT}",
+            f"expected {IMAGENET_LAYOUT}",
         )
 
 

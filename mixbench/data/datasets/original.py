@@ -10,12 +10,12 @@ from typing import Any
 
 from mixbench.data.files.archive import Files, FolderFiles, open_files
 from mixbench.data.files.download import DownloadError, download
-from mixbench.data.files.hashes import UNREADABLE, content_hashes
+from mixbench.data.files.hashes import NO_HASH, content_hashes
 from mixbench.data.files.location import data_folder
-from mixbench.data.files.tree import HIDDEN, MAX_BYTES, read_regular
+from mixbench.data.files.tree import HIDDEN_FILE, MAX_IMAGE_BYTES
 from mixbench.data.source import DataSource
 from mixbench.errors import UserError
-from mixbench.files import open_regular
+from mixbench.files import open_regular, read_bytes
 
 log = logging.getLogger("mixbench")
 
@@ -24,7 +24,7 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", 
 
 
 @dataclass(frozen=True)
-class Original:
+class OfficialFile:
     """One file of an official distribution.
 
     Attributes:
@@ -45,7 +45,7 @@ class OriginalSource(DataSource):
     unpacked files; else in the folder of all data sets; else fetched into it.
     """
 
-    originals: tuple[Original, ...]  # the archive, or the archives that belong together
+    official_files: tuple[OfficialFile, ...]  # the archive, or the archives that belong together
     top: str  # folder that they unpack to
     marker: str  # a file in it that no copy lacks
     layout: str  # what that looks like, for messages
@@ -63,7 +63,7 @@ class OriginalSource(DataSource):
         found = self._within(folder)
         if found is not None:
             return found
-        missing = [each for each in self.originals if not (folder / each.file).exists()]
+        missing = [each for each in self.official_files if not (folder / each.file).exists()]
         for each in missing:
             if each.url is None:
                 raise self._refusal(folder, "it cannot be fetched without an account")
@@ -71,7 +71,7 @@ class OriginalSource(DataSource):
                 download(each.url, folder / each.file, each.md5)
             except DownloadError as error:
                 raise self._refusal(folder, str(error)) from error
-        return [folder / each.file for each in self.originals]
+        return [folder / each.file for each in self.official_files]
 
     def fingerprint(self) -> str:
         """SHA-256 over the archives; of a folder over names, sizes and contents."""
@@ -79,8 +79,8 @@ class OriginalSource(DataSource):
 
     @property
     def official(self) -> bool | None:
-        """Whether the archives are the authors' own; None where no checksum is known."""
-        known = [each.md5 for each in self.originals]
+        """True if the archives are the authors' own; None where no checksum is known."""
+        known = [each.md5 for each in self.official_files]
         if any(md5 is None for md5 in known):
             return None
         return known == self._hashes[1]
@@ -103,7 +103,7 @@ class OriginalSource(DataSource):
             UserError: If no place holds it.
         """
         for files in self.files:
-            base = files.base(marker)
+            base = files.prefix(marker)
             if base is not None:
                 return files, base
         raise UserError(
@@ -114,8 +114,10 @@ class OriginalSource(DataSource):
 
     def _given(self, root: Path) -> list[Path]:
         if root.is_file():
-            if len(self.originals) > 1 and root.name in (each.file for each in self.originals):
-                return [root.with_name(each.file) for each in self.originals]
+            if len(self.official_files) > 1 and root.name in (
+                each.file for each in self.official_files
+            ):
+                return [root.with_name(each.file) for each in self.official_files]
             return [root]
         if not root.exists():
             raise self._refusal(root, "no such file or folder")
@@ -125,7 +127,7 @@ class OriginalSource(DataSource):
         return found
 
     def _within(self, folder: Path) -> list[Path] | None:
-        archives = [folder / each.file for each in self.originals]
+        archives = [folder / each.file for each in self.official_files]
         if all(path.is_file() for path in archives):
             return archives
         places = (folder, folder / self.top)
@@ -154,13 +156,13 @@ class OriginalSource(DataSource):
     def unused(self) -> dict[str, int]:
         """Files of file managers and archivers; all others have names that are known."""
         hidden = sum(files.hidden for files in self.files)
-        return {HIDDEN: hidden} if hidden else {}
+        return {HIDDEN_FILE: hidden} if hidden else {}
 
     def _refusal(self, place: Path, why: str) -> UserError:
-        names = " and ".join(each.file for each in self.originals)
+        names = " and ".join(each.file for each in self.official_files)
         fetch = "; ".join(
             f"curl -fL -C - -o {data_folder() / each.file} {each.url}"
-            for each in self.originals
+            for each in self.official_files
             if each.url
         )
         return UserError(
@@ -174,12 +176,12 @@ class OriginalSource(DataSource):
 def _add_folder(digest: Any, files: FolderFiles) -> None:
     """Take the names, sizes and contents of the files of a folder into a hash."""
     pictures = [name for name in files.names if os.path.splitext(name)[1].lower() in _PICTURES]
-    hashes = dict(zip(pictures, content_hashes(files.root, pictures, MAX_BYTES), strict=True))
+    hashes = dict(zip(pictures, content_hashes(files.root, pictures, MAX_IMAGE_BYTES), strict=True))
     for name in files.names:
         path = files.root / name
         try:
             size, content = path.stat().st_size, hashes.get(name)
-            content = read_regular(path, None) if content is None else content
+            content = read_bytes(path, None) if content is None else content
         except OSError:
-            size, content = -1, UNREADABLE
+            size, content = -1, NO_HASH
         digest.update(os.fsencode(name) + f"\0{size}\n".encode() + content)

@@ -22,13 +22,13 @@ from mixbench.data.classes import Labels, class_names, joined_classes, stored_la
 from mixbench.data.files.arrays import Arrays
 from mixbench.data.files.encoded import Part
 from mixbench.data.files.parquet import Shards, files_of_set, is_parquet, read_parquet
-from mixbench.data.images import Content, ResidentImages, corners, summed
-from mixbench.data.source import DataSource, content_of, existing
+from mixbench.data.images import Content, ResidentImages, corners, sum_counts
+from mixbench.data.source import DataSource, existing_path, read_content
 from mixbench.errors import UserError
 from mixbench.files import open_regular
 
-FILES = "data.train, data.test"
-LAYOUT = (
+PACK_KEYS = "data.train, data.test"
+PACK_LAYOUT = (
     "images, or jpeg and offsets, with label; or train_images, train_labels, test_images and "
     "test_labels"
 )
@@ -44,7 +44,7 @@ class Pack(DataSource):
     @property
     def name(self) -> str:
         """The given name, else the stem of the training file."""
-        return self.config.name or existing(self.config.train, "data.train").stem
+        return self.config.name or existing_path(self.config.train, "data.train").stem
 
     def fingerprint(self) -> str:
         """Hash of the files of both parts; computed once.
@@ -63,7 +63,7 @@ class Pack(DataSource):
         if twice and not apart:
             raise UserError(
                 f"training and test images are the same: {self._sides[0].files[twice[0]]}",
-                FILES,
+                PACK_KEYS,
                 "a score on training images says nothing; give another file to data.test",
             )
         return hashlib.sha256(b"".join(train + test)).hexdigest()
@@ -100,7 +100,7 @@ class Pack(DataSource):
     def read(self) -> Content:
         """Decode both files; the class names of the training file count."""
         train, test, names = self._both
-        content = content_of(train, test, names, self.config)
+        content = read_content(train, test, names, self.config)
         if self.parts() is not None:  # which say it themselves
             return content
         notices, unused = self._remarks
@@ -110,7 +110,7 @@ class Pack(DataSource):
     @cached_property
     def _both(self) -> tuple[Part | ResidentImages, Part | ResidentImages, list[str]]:
         (train, labels), (test, others) = (side.read() for side in self._sides)
-        names, indices = joined_classes(labels, others, self.config.classes, FILES)
+        names, indices = joined_classes(labels, others, self.config.classes, PACK_KEYS)
         if test.boxes is not None:
             test.boxes[..., 0] = indices[:, None].float()
         test.labels = indices
@@ -120,7 +120,7 @@ class Pack(DataSource):
 
     @property
     def _remarks(self) -> tuple[list[str], dict[str, int]]:
-        """What is read in place of all training or of test images, and what is not read at all."""
+        """Notices on files that are read in place of others; counts of files that are not read."""
         train, test = self._sides
         together = train.path.resolve() == test.path.resolve()
         used = {train.split, test.split}
@@ -134,15 +134,15 @@ class Pack(DataSource):
             for side in (train, test)
             if side.path.is_file() and (count := files_of_set(side.path)) > 1
         ]
-        return notices, summed(*unused)
+        return notices, sum_counts(*unused)
 
     @cached_property
     def _sides(self) -> tuple["_Side", "_Side"]:
-        """Where the training and the test images lie."""
-        train = _Side(existing(self.config.train, "data.train"), "train")
+        """The places of the training and the test images."""
+        train = _Side(existing_path(self.config.train, "data.train"), "train")
         if self.config.test is None and train.divided:
             return train, _Side(train.path, "test")
-        return train, _Side(existing(self.config.test, "data.test"), "test")
+        return train, _Side(existing_path(self.config.test, "data.test"), "test")
 
 
 class _Side:
@@ -182,7 +182,7 @@ class _Side:
 
     @property
     def divided(self) -> bool:
-        """Whether training and test images have their own place in the same file or folder."""
+        """True if training and test images have their own place in the same file or folder."""
         return len(self._splits) > 1
 
     def others(self, used: set[str]) -> dict[str, int]:
@@ -257,7 +257,7 @@ def _layout(names: list[str], part: str, path: Path) -> tuple[str, tuple[str, st
     raise UserError(
         f"no {part} images with labels; found {', '.join(names[:30]) or 'no array'}",
         str(path),
-        f"a pack holds {LAYOUT}",
+        f"a pack holds {PACK_LAYOUT}",
     )
 
 
@@ -282,7 +282,7 @@ def _hash(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"not a readable .npz pack: {error}", str(path), f"a pack holds {LAYOUT}")
+    return UserError(f"not a readable .npz pack: {error}", str(path), f"a pack holds {PACK_LAYOUT}")
 
 
 def _boxes(boxes: np.ndarray, labels: Tensor, where: str) -> Tensor:

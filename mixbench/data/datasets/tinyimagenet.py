@@ -8,7 +8,7 @@ WordNet ids.
 
 import torch
 
-from mixbench.data.datasets.original import Original, OriginalSource
+from mixbench.data.datasets.original import OfficialFile, OriginalSource
 from mixbench.data.files.archive import Files
 from mixbench.data.files.encoded import Part
 from mixbench.data.images import Stats, corners
@@ -18,8 +18,8 @@ from mixbench.errors import UserError
 class TinyImageNet(OriginalSource):
     """``data=tinyimagenet [data.root=tiny-imagenet-200.zip]``."""
 
-    originals = (
-        Original(
+    official_files = (
+        OfficialFile(
             "tiny-imagenet-200.zip",
             "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
             "90528d7ca1a48142e341f4ef8d21d0de",

@@ -10,13 +10,13 @@ import xml.etree.ElementTree as ET
 
 import torch
 
-from mixbench.data.datasets.original import Original, OriginalSource
+from mixbench.data.datasets.original import OfficialFile, OriginalSource
 from mixbench.data.files.archive import Files
 from mixbench.data.files.encoded import Part
 from mixbench.data.images import Stats
 from mixbench.errors import UserError
 
-CLASSES = (
+VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
@@ -29,13 +29,13 @@ class Voc2007(OriginalSource):
     """``data=voc2007 [data.root=FOLDER, or an archive with VOCdevkit]``."""
 
     task = "multilabel"
-    originals = (
-        Original(
+    official_files = (
+        OfficialFile(
             "VOCtrainval_06-Nov-2007.tar",
             f"{_URL}VOCtrainval_06-Nov-2007.tar",
             "c52e279531787c972589f7e41ab4ae64",
         ),
-        Original(
+        OfficialFile(
             "VOCtest_06-Nov-2007.tar",
             f"{_URL}VOCtest_06-Nov-2007.tar",
             "b6e924de25625d8de591ea690078ad9f",
@@ -52,7 +52,7 @@ class Voc2007(OriginalSource):
             if train is not None and test is not None:
                 parts = _part(*train, split), _part(*test, other)
                 parts[0].unused.update(self.unused)
-                return *parts, list(CLASSES)
+                return *parts, list(VOC_CLASSES)
         raise UserError(
             f"no labels of trainval and test, nor of train and val, for {self.config.kind}",
             ", ".join(map(str, self.places)),
@@ -60,9 +60,9 @@ class Voc2007(OriginalSource):
         )
 
     def _place(self, split: str) -> tuple[Files, str] | None:
-        end = f"ImageSets/Main/{CLASSES[0]}_{split}.txt"
+        end = f"ImageSets/Main/{VOC_CLASSES[0]}_{split}.txt"
         for files in self.files:
-            base = files.base(end)
+            base = files.prefix(end)
             if base is not None:
                 return files, base
         return None
@@ -70,7 +70,7 @@ class Voc2007(OriginalSource):
 
 def _part(files: Files, base: str, split: str) -> Part:
     rows: dict[str, list[float]] = {}
-    for name in CLASSES:
+    for name in VOC_CLASSES:
         path = f"{base}ImageSets/Main/{name}_{split}.txt"
         for number, line in enumerate(files.text(path), 1):
             words = line.split()
@@ -79,7 +79,7 @@ def _part(files: Files, base: str, split: str) -> Part:
                     "expected an image and 1, 0 or -1", f"{files.root}, {path}:{number}"
                 )
             rows.setdefault(words[0], []).append(_FLAGS[words[1]])
-    short = [image for image, flags in rows.items() if len(flags) != len(CLASSES)]
+    short = [image for image, flags in rows.items() if len(flags) != len(VOC_CLASSES)]
     if short or not rows:
         what = f"{short[0]} is not in the lists of all classes" if short else "no image is listed"
         raise UserError(what, f"{files.root}, {base}ImageSets/Main")
@@ -102,7 +102,7 @@ def _objects(files: Files, name: str) -> list[list[float]]:
     try:
         found = []
         for item in ET.fromstring(raw).iter("object"):
-            label = CLASSES.index(item.findtext("name", ""))
+            label = VOC_CLASSES.index(item.findtext("name", ""))
             left, top, right, bottom = (
                 float(item.findtext(f"bndbox/{key}", ""))
                 for key in ("xmin", "ymin", "xmax", "ymax")

@@ -16,11 +16,12 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from mixbench.data.files.arrays import MAX_BYTES, MAX_RATIO
-from mixbench.data.files.tree import files_below, is_hidden, read_regular
+from mixbench.data.files.arrays import MAX_RATIO, UnreadableArraysError, check_size
+from mixbench.data.files.tree import files_below, is_hidden
 from mixbench.errors import UserError
-from mixbench.files import open_regular
+from mixbench.files import open_regular, read_bytes
 
+_FREE_BYTES = MAX_RATIO << 16  # unpacked, for which no ratio is asked
 # What damaged archives lead their readers to.
 _FAULTS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error)
 _FAULTS += (OSError, EOFError, RuntimeError, ValueError, IndexError)
@@ -88,7 +89,7 @@ class Files(ABC):
             raise UserError("not a text file", f"{self.root}, {name}") from error
         return [line.strip() for line in lines if line.strip()]
 
-    def base(self, marker: str) -> str | None:
+    def prefix(self, marker: str) -> str | None:
         """The folder, with its final ``/``, in which a file lies; the outermost one.
 
         Args:
@@ -135,7 +136,7 @@ class FolderFiles(Files):
         if path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve()):
             raise UserError(f"{name} is a link that leads out of the folder", str(self.root))
         try:
-            return read_regular(path, None)
+            return read_bytes(path, None)
         except FileNotFoundError as error:
             raise self._missing(name) from error
         except OSError as error:
@@ -273,8 +274,10 @@ def _check_name(name: str, root: Path) -> None:
 
 
 def _check_size(root: Path, unpacked: int, packed: int) -> None:
-    if unpacked > MAX_BYTES or unpacked > MAX_RATIO * max(packed, 1 << 16):
-        raise _hostile(root, f"it unpacks from {packed} to at least {unpacked} bytes")
+    try:
+        check_size(unpacked, packed, 0, free_of_ratio=_FREE_BYTES)
+    except UnreadableArraysError as error:
+        raise _hostile(root, str(error)) from error
 
 
 def _hostile(root: Path, what: str) -> UserError:

@@ -7,6 +7,7 @@ the limits and the memory before anything is allocated, and nothing is unpickled
 import io
 import lzma
 import math
+import os
 import struct
 import sys
 import tokenize
@@ -18,9 +19,10 @@ from typing import IO, Any, Self
 import numpy as np
 
 from mixbench.data.files.checksums import check_members
+from mixbench.files import open_regular
 
 MAX_RATIO = 200  # unpacked to packed size; lists of file names reach about 20
-MAX_BYTES = 32 << 30  # unpacked, of a whole archive
+MAX_UNPACKED_BYTES = 32 << 30  # unpacked, of a whole archive
 FREE_BYTES = 1 << 30  # unpacked, for which no ratio is asked: equal numbers pack a thousandfold
 _XZ_MEMORY = 1 << 30  # xz -9 takes 65 MiB; a header can claim 4 GiB
 _KEEP = "numpy.savez stores it without packing, if it is meant so"
@@ -133,7 +135,7 @@ class Arrays:
 
 
 def is_single(path: Path | str) -> bool:
-    """Whether a file holds one array, as ``.npy`` does.
+    """Tell whether a file holds one array, as ``.npy`` does.
 
     Args:
         path: The file.
@@ -141,11 +143,8 @@ def is_single(path: Path | str) -> bool:
     Returns:
         True if it begins as such a file does; False where it cannot be read.
     """
-    path = Path(path)
-    if not path.is_file():
-        return False
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(_MAGIC)) == _MAGIC
     except OSError:
         return False
@@ -176,7 +175,7 @@ def read_array(path: Path | str) -> np.ndarray:
         raise _unreadable(error) from error
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an ``.npz`` file that a run has stored, none of them lost or changed.
 
     Args:
@@ -194,24 +193,28 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.names}
 
 
-def check_size(unpacked: int, packed: int, wanted: int | None = None) -> None:
-    """Refuse to unpack what is larger than a file of arrays may be, or than the free memory.
+def check_size(
+    unpacked: int, packed: int, wanted: int | None = None, *, free_of_ratio: int | None = None
+) -> None:
+    """Refuse to unpack more than a file of data may hold, or than the free memory.
 
     Args:
         unpacked: Bytes of all that is unpacked from the file.
         packed: Bytes of the file.
         wanted: Bytes that are not in memory yet; all of them if None.
+        free_of_ratio: Unpacked bytes for which no ratio is asked; :data:`FREE_BYTES` if None.
 
     Raises:
         UnreadableArraysError: With both sizes.
     """
-    if unpacked > MAX_BYTES:
-        raise UnreadableArraysError(f"it unpacks to {_shown(unpacked)}, above {_shown(MAX_BYTES)}")
-    if unpacked > max(FREE_BYTES, MAX_RATIO * packed):
+    if unpacked > MAX_UNPACKED_BYTES:
         raise UnreadableArraysError(
-            f"it unpacks from {_shown(packed)} to {_shown(unpacked)}, more than {MAX_RATIO} times "
-            f"its size; {_KEEP}"
+            f"it unpacks to {_shown(unpacked)}, above {_shown(MAX_UNPACKED_BYTES)}"
         )
+    if unpacked > max(FREE_BYTES if free_of_ratio is None else free_of_ratio, MAX_RATIO * packed):
+        what = f"it unpacks from {_shown(packed)} to {_shown(unpacked)}, "
+        what += f"more than {MAX_RATIO} times its size"
+        raise UnreadableArraysError(f"{what}; {_KEEP}" if free_of_ratio is None else what)
     free, wanted = free_memory(), unpacked if wanted is None else wanted
     if free is not None and wanted > free:
         raise UnreadableArraysError(
@@ -245,16 +248,18 @@ def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def _limit(packed: int) -> int:
-    limits = [MAX_BYTES, max(FREE_BYTES, MAX_RATIO * packed), free_memory()]
+    limits = [MAX_UNPACKED_BYTES, max(FREE_BYTES, MAX_RATIO * packed), free_memory()]
     return min(limit for limit in limits if limit is not None)
 
 
 def _size(path: Path) -> int:
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    if not path.is_file():  # to open a pipe would wait for ever
-        raise UnreadableArraysError("it is no regular file")
-    return path.stat().st_size
+    try:
+        with open_regular(path) as file:
+            return os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableArraysError(error.strerror or error) from error
 
 
 def _checked_header(file: IO[bytes], size: int, name: str) -> tuple[int, ...]:

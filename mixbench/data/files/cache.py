@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from mixbench.data.files.arrays import Arrays
-from mixbench.data.files.location import data_folder, turn
+from mixbench.data.files.location import data_folder, file_lock
 from mixbench.data.images import Content, ImageSet, ResidentImages, Stats, image_stats
 from mixbench.files import write_bytes
 
 log = logging.getLogger("mixbench")
 
 VERSION = 3  # of the layout and of the decoding
-KEYS = ("size", "resize", "crop_area", "on_corrupt", "classes")
+DECODING_KEYS = ("size", "resize", "crop_area", "on_corrupt", "classes")
 
 
 def prepared_path(source: Any) -> Path:
@@ -35,13 +35,13 @@ def prepared_path(source: Any) -> Path:
     Returns:
         Path below the folder of all data sets.
     """
-    shaped = [getattr(source.config, key) for key in KEYS]
+    shaped = [getattr(source.config, key) for key in DECODING_KEYS]
     text = json.dumps([VERSION, source.config.kind, source.fingerprint(), shaped])
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     return data_folder() / "prepared" / f"{source.config.kind}-{key}.npz"
 
 
-def prepared(source: Any) -> Content | None:
+def read_prepared(source: Any) -> Content | None:
     """Read a prepared set.
 
     Args:
@@ -89,8 +89,8 @@ def prepare(source: Any) -> tuple[Path | None, Content]:
     path = prepared_path(source)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with turn(path):  # a second process waits here and then reads
-            content = prepared(source)
+        with file_lock(path):  # a second process waits here and then reads
+            content = read_prepared(source)
             if content is None:
                 content = _with_stats(source, source.read())
                 write_bytes(

@@ -15,7 +15,7 @@ _FOLDER = 0x10  # bit of a member's attributes; torch leaves the content of such
 
 
 def is_archive(path: str | Path) -> bool:
-    """Whether a file is a zip archive, or was one before it was damaged.
+    """Tell whether a file is a zip archive, or was one before it was damaged.
 
     Args:
         path: The file.

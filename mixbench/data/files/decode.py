@@ -28,21 +28,21 @@ from mixbench.errors import UserError
 # shared by the threads that decode, so that this cannot be said around one image.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-SHOWN = 5  # unreadable files named in a message
-TURNED = 0x0112  # EXIF tag of the orientation; above 4 width and height change places
+SHOWN_FILES = 5  # unreadable files named in a message
+ORIENTATION_TAG = 0x0112  # EXIF tag of the orientation; above 4 width and height change places
 # Pillow knows these by their first bytes, and needs another program or plug-in to decode them.
-UNDECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
-USUAL = ("JPEG", "PNG")  # looked for first, which halves the time of opening a file
-SAMPLED = 64  # images of a set that is not decoded as a whole
-DIM = 25  # a 16-bit image that becomes no brighter than this uses under a tenth of its range
+SKIPPED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+COMMON_FORMATS = ("JPEG", "PNG")  # looked for first, which halves the time of opening a file
+SAMPLED_IMAGES = 64  # images of a set that is not decoded as a whole
+DARK_VALUE = 25  # a 16-bit image that becomes no brighter than this uses under a tenth of its range
 
 
 @cache
 def formats() -> tuple[str, ...]:
     """Formats that Pillow decodes on this machine, without the help of another program."""
     Image.init()
-    rest = [name for name in Image.ID if name not in (*UNDECODED, *USUAL)]
-    return (*USUAL, *rest)
+    rest = [name for name in Image.ID if name not in (*SKIPPED_FORMATS, *COMMON_FORMATS)]
+    return (*COMMON_FORMATS, *rest)
 
 
 @cache
@@ -53,7 +53,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by the ending of its name.
+    """Tell by the ending of its name whether a file is an image.
 
     Args:
         name: Its name or path.
@@ -131,7 +131,7 @@ def size_of(raw: bytes) -> tuple[int, int]:
     """
     with _only_oserror():
         image = Image.open(io.BytesIO(raw), formats=formats())
-        turned = image.getexif().get(TURNED, 1) > 4
+        turned = image.getexif().get(ORIENTATION_TAG, 1) > 4
     width, height = image.size
     return (height, width) if turned else (width, height)
 
@@ -221,7 +221,7 @@ def _opened(raw: bytes) -> tuple[Image.Image, int | None]:
 
 
 def _packing(image: Image.Image) -> str:
-    """How the values of an image lie in its file, in Pillow's words."""
+    """Layout of an image's values in its file, in Pillow's words."""
     tiles = getattr(image, "tile", None) or [None]
     options = getattr(tiles[0], "args", None)
     first = options[0] if isinstance(options, tuple) and options else options
@@ -245,7 +245,7 @@ def _check_pixels(width: int, height: int) -> None:
         raise OSError(f"{width}x{height} pixels could be a decompression bomb: at most {limit}")
 
 
-class Decoded(NamedTuple):
+class DecodedImages(NamedTuple):
     """A set of decoded images.
 
     ``images`` (M, 3, H, W) uint8 are those that could be read, ``rows`` (M,) their places among all
@@ -259,7 +259,9 @@ class Decoded(NamedTuple):
     dim: str
 
 
-def decode_all(items: Sequence[str], load: Callable[[int], bytes], config: DataConfig) -> Decoded:
+def decode_all(
+    items: Sequence[str], load: Callable[[int], bytes], config: DataConfig
+) -> DecodedImages:
     """Decode a whole set into one tensor.
 
     Args:
@@ -289,7 +291,7 @@ def decode_all(items: Sequence[str], load: Callable[[int], bytes], config: DataC
     bad = {row: result for row, result in enumerate(results) if isinstance(result, str)}
     good = [row for row in range(len(results)) if row not in bad]
     if bad and (config.on_corrupt == "error" or not good):
-        raise corrupt(list(bad.values()), len(items))
+        raise unreadable_error(list(bad.values()), len(items))
     decoded = [result for result in results if not isinstance(result, str)]
     pixels = [image for image, _ in decoded]
     sizes = {array.shape for array in pixels}
@@ -301,11 +303,11 @@ def decode_all(items: Sequence[str], load: Callable[[int], bytes], config: DataC
             "resize them with data.size=PIXELS",
         )
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return Decoded(images, torch.tensor(good), bad, _dim([peak for _, peak in decoded]))
+    return DecodedImages(images, torch.tensor(good), bad, _dim([peak for _, peak in decoded]))
 
 
-def dim_sample(count: int, load: Callable[[int], bytes]) -> str:
-    """As ``dim`` of :class:`Decoded`, from a few images of a set that is not decoded as a whole.
+def dark_sample_notice(count: int, load: Callable[[int], bytes]) -> str:
+    """As ``dim`` of :class:`DecodedImages`, from a few images of a set that stays files.
 
     Args:
         count: Number of images.
@@ -315,17 +317,17 @@ def dim_sample(count: int, load: Callable[[int], bytes]) -> str:
         A sentence, empty where nothing is to be said.
     """
     peaks = []
-    for row in sorted({row * count // SAMPLED for row in range(SAMPLED)}):
+    for row in sorted({row * count // SAMPLED_IMAGES for row in range(SAMPLED_IMAGES)}):
         with suppress(OSError), _only_oserror():
             peaks.append(_opened(load(row))[1])
     return _dim(peaks)
 
 
 def _dim(peaks: Sequence[int | None]) -> str:
-    """What is to be said of images whose files have more than 8 bits a value."""
+    """A notice on images whose files have more than 8 bits a value."""
     deep = [peak for peak in peaks if peak is not None]
     brightest = max(deep, default=255)
-    if brightest > DIM:
+    if brightest > DARK_VALUE:
         return ""
     return (
         f"{len(deep)} images with more than 8 bits a value are almost black: the brightest uses "
@@ -334,7 +336,7 @@ def _dim(peaks: Sequence[int | None]) -> str:
     )
 
 
-def unreadable(items: Sequence[str], load: Callable[[int], bytes]) -> dict[int, str]:
+def find_unreadable(items: Sequence[str], load: Callable[[int], bytes]) -> dict[int, str]:
     """Try to decode every image of a set.
 
     Args:
@@ -357,7 +359,7 @@ def unreadable(items: Sequence[str], load: Callable[[int], bytes]) -> dict[int, 
         return {row: reason for row, reason in enumerate(reasons) if reason is not None}
 
 
-def corrupt(bad: Sequence[str], count: int) -> UserError:
+def unreadable_error(bad: Sequence[str], count: int) -> UserError:
     """The error for images that cannot be read.
 
     Args:
@@ -374,8 +376,8 @@ def corrupt(bad: Sequence[str], count: int) -> UserError:
     )
 
 
-def left_out(train: Sequence[str], test: Sequence[str]) -> str:
-    """What is to be said of images that cannot be read and are left out.
+def left_out_notice(train: Sequence[str], test: Sequence[str]) -> str:
+    """Notices on images that cannot be read and are left out.
 
     Args:
         train: Name and reason of each training image.
@@ -391,7 +393,7 @@ def left_out(train: Sequence[str], test: Sequence[str]) -> str:
 
 
 def _first_few(bad: Sequence[str]) -> str:
-    return "; ".join(bad[:SHOWN]) + (" ..." if len(bad) > SHOWN else "")
+    return "; ".join(bad[:SHOWN_FILES]) + (" ..." if len(bad) > SHOWN_FILES else "")
 
 
 def _reason(name: str, error: Exception) -> str:

@@ -10,14 +10,14 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from mixbench.data.files.location import turn
+from mixbench.data.files.location import file_lock
 
 log = logging.getLogger("mixbench")
 
 ATTEMPTS = 4
 TIMEOUT = 20.0  # seconds without an answer
-CHUNK = 1 << 20
-HINT = "the command can be given again and goes on with what has arrived"
+CHUNK_BYTES = 1 << 20
+RESUME_HINT = "the command can be given again and goes on with what has arrived"
 
 
 class DownloadError(OSError):
@@ -38,7 +38,7 @@ def download(url: str, target: Path, md5: str | None) -> None:
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with turn(target):
+        with file_lock(target):
             if target.exists():  # by the process that went first
                 return
             _fetch_patiently(url, part)
@@ -77,7 +77,7 @@ def _fetch_patiently(url: str, part: Path) -> None:
         if not again:
             break
     have = part.stat().st_size if part.exists() else 0
-    kept = f"; {have} bytes are kept in {part.name}, {HINT}" if have else ""
+    kept = f"; {have} bytes are kept in {part.name}, {RESUME_HINT}" if have else ""
     raise DownloadError(f"{url}: {reason}{kept}")
 
 
@@ -99,7 +99,7 @@ def _fetch(url: str, part: Path) -> None:
             raise DownloadError(f"{url}: {left} bytes are more than the disk has left")
         log.info("%s %s", "going on with" if goes_on else "fetching", url)
         with part.open("ab" if goes_on else "wb") as file:
-            while chunk := answer.read(CHUNK):
+            while chunk := answer.read(CHUNK_BYTES):
                 file.write(chunk)
                 left = None if left is None else left - len(chunk)
     if left:

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from mixbench.config.schema import DataConfig
 from mixbench.data.files.decode import (
-    corrupt,
+    dark_sample_notice,
     decode,
     decode_all,
     decode_crop,
-    dim_sample,
-    unreadable,
+    find_unreadable,
+    unreadable_error,
 )
 from mixbench.data.images import Batch, ImageSet, ResidentImages
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UnreadableImageError, UserError
 
 Crop = tuple[float, float, float, float]  # top, left, bottom, right as shares of the sides
-WHOLE: Crop = (0.0, 0.0, 1.0, 1.0)
+WHOLE_IMAGE: Crop = (0.0, 0.0, 1.0, 1.0)
 SAMPLE_SIZE = 2_000  # images that stand for a set of files in statistics
 
 
@@ -118,7 +118,7 @@ class FileImages(ImageSet):
         try:
             raw = self.part.load(row)
             if seed is None:
-                return decode(raw, size, self.config.resize), WHOLE
+                return decode(raw, size, self.config.resize), WHOLE_IMAGE
             return decode_crop(raw, size, area, seed)
         except OSError as error:
             name = self.part.names[row]
@@ -137,12 +137,12 @@ def _decoded(part: Part, config: DataConfig) -> tuple[ImageSet, dict[int, str]]:
 
 
 def _kept(part: Part, config: DataConfig) -> tuple[ImageSet, dict[int, str]]:
-    _say(part, dim_sample(len(part.names), part.load))
+    _say(part, dark_sample_notice(len(part.names), part.load))
     if config.on_corrupt == "error":  # found when it is read, as reading all takes hours
         return FileImages(part, config), {}
-    bad = unreadable(part.names, part.load)
+    bad = find_unreadable(part.names, part.load)
     if len(bad) == len(part.names):
-        raise corrupt(list(bad.values()), len(part.names))
+        raise unreadable_error(list(bad.values()), len(part.names))
     good = torch.tensor([row for row in range(len(part.names)) if row not in bad])
     return FileImages(part, config, good), bad
 

@@ -18,19 +18,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mixbench.data.files.location import data_folder, turn
-from mixbench.data.files.tree import check_regular
+from mixbench.data.files.location import data_folder, file_lock
+from mixbench.files import open_regular
 
 log = logging.getLogger("mixbench")
 
 THREADS = 8  # most of their time is spent waiting for a disk or a network
-WINDOW = 8_192  # files between two writes; a process that is killed loses no more
-MANY = 10_000  # files whose reading is announced
+FILES_PER_WRITE = 8_192  # files between two writes; a process that is killed loses no more
+ANNOUNCED_FILES = 10_000  # files whose reading is announced
 # File systems count time in steps of up to two seconds: a file that has changed within one could
 # change again and look the same.
-SETTLED = 2 * 10**9  # nanoseconds
-ASKED = 500  # names in one query
-UNREADABLE = b""
+SETTLED_NS = 2 * 10**9  # nanoseconds
+QUERY_NAMES = 500  # names in one query
+NO_HASH = b""
 
 
 def content_hashes(root: Path, names: Sequence[str], limit: int | None = None) -> list[bytes]:
@@ -42,17 +42,17 @@ def content_hashes(root: Path, names: Sequence[str], limit: int | None = None) -
         limit: Size in bytes above which a file counts as unreadable.
 
     Returns:
-        Digest of each, :data:`UNREADABLE` for what is missing, unreadable or no regular file.
+        Digest of each, :data:`NO_HASH` for what is missing, unreadable or no regular file.
     """
     found: list[bytes] = []
-    announced = len(names) < MANY
+    announced = len(names) < ANNOUNCED_FILES
     with _Kept(hashes_path(root)) as kept, ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(names), WINDOW):
-            window = names[start : start + WINDOW]
+        for start in range(0, len(names), FILES_PER_WRITE):
+            window = names[start : start + FILES_PER_WRITE]
             paths = [os.path.join(root, name) for name in window]
             stamps = _spread(pool, _stamp, paths)
             digests = kept.find(window, stamps)
-            if None in digests and kept.take_turn():  # another process has read them meanwhile
+            if None in digests and kept.wait_for_lock():  # another process has read them meanwhile
                 digests = kept.find(window, stamps)
             missing = [row for row, digest in enumerate(digests) if digest is None]
             if missing and not announced:
@@ -62,7 +62,7 @@ def content_hashes(root: Path, names: Sequence[str], limit: int | None = None) -
             kept.add([(window[row], *each) for row, each in zip(missing, read, strict=True)])
             for row, (_, digest) in zip(missing, read, strict=True):
                 digests[row] = digest
-            found += [digest or UNREADABLE for digest in digests]
+            found += [digest or NO_HASH for digest in digests]
     return found
 
 
@@ -89,7 +89,7 @@ class _Kept:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.stack = ExitStack()
-        self.in_turn = False
+        self.locked = False
         self.database: sqlite3.Connection | None = None
 
     def __enter__(self) -> "_Kept":
@@ -110,14 +110,14 @@ class _Kept:
         if self.database is None:
             return [None] * len(keys)
         try:
-            for start in range(0, len(keys), ASKED):
-                some = keys[start : start + ASKED]
+            for start in range(0, len(keys), QUERY_NAMES):
+                some = keys[start : start + QUERY_NAMES]
                 query = f"SELECT * FROM files WHERE name IN ({', '.join('?' * len(some))})"
                 rows = self.database.execute(query, some)
                 known |= {name: (stamp, digest) for name, stamp, digest in rows}
         except sqlite3.Error as error:
             self._do_without(error)
-        found = (known.get(key, (None, UNREADABLE)) for key in keys)
+        found = (known.get(key, (None, NO_HASH)) for key in keys)
         return [
             digest if stamp is not None and stamp == kept else None
             for stamp, (kept, digest) in zip(stamps, found, strict=True)
@@ -134,13 +134,13 @@ class _Kept:
         except sqlite3.Error as error:
             self._do_without(error)
 
-    def take_turn(self) -> bool:
+    def wait_for_lock(self) -> bool:
         """Wait until no other process reads the same files; whether it has only now been waited."""
-        if self.in_turn or self.database is None:
+        if self.locked or self.database is None:
             return False
-        self.in_turn = True
+        self.locked = True
         try:
-            self.stack.enter_context(turn(self.path))
+            self.stack.enter_context(file_lock(self.path))
         except OSError:  # a place that can be read only, or has no locks
             return False
         return True
@@ -172,7 +172,7 @@ _TABLE = (
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether the content of a database is at fault, and not its place."""
+    """Tell whether the content of a database is at fault, and not its place."""
     return isinstance(error, sqlite3.DatabaseError) and not isinstance(
         error, sqlite3.OperationalError
     )
@@ -204,12 +204,11 @@ def _stamp_of(facts: os.stat_result) -> str:
 def _read(path: str, limit: int | None) -> tuple[str | None, bytes]:
     """Stamp under which the digest may be kept, None where it may not; and the digest."""
     try:
-        check_regular(os.stat(path), limit)
-        with open(path, "rb") as file:
+        with open_regular(path, limit) as file:
             before, now = os.fstat(file.fileno()), time.time_ns()
             digest = hashlib.file_digest(file, "sha256").digest()
             same = _stamp_of(os.fstat(file.fileno())) == _stamp_of(before)
     except OSError:
-        return None, UNREADABLE
-    settled = same and before.st_ctime_ns < now - SETTLED
+        return None, NO_HASH
+    settled = same and before.st_ctime_ns < now - SETTLED_NS
     return (_stamp_of(before) if settled else None), digest

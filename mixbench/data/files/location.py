@@ -1,4 +1,4 @@
-"""Where data sets lie, and how processes that write there take turns."""
+"""The folder of data sets, and a lock for processes that write there."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ def data_folder() -> Path:
 
 
 @contextmanager
-def turn(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """Wait until no other process of this machine holds a file, and hold it.
 
     The kernel lets go of it when the process ends, however it ends. The lock file stays, as a

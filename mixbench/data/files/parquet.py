@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from mixbench.data.classes import Labels, class_names, listed, stored_labels
+from mixbench.data.classes import Labels, class_names, first_names, stored_labels
 from mixbench.data.files.arrays import check_size
 from mixbench.data.files.encoded import Part
-from mixbench.data.files.tree import check_regular
 from mixbench.errors import UserError
+from mixbench.files import open_regular
 
-ROWS = 256  # of one piece, which holds 2 GiB at most
+BATCH_ROWS = 256  # of one piece, which holds 2 GiB at most
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
-SHOWN = 5  # missing files named in a message
+SHOWN_SHARDS = 5  # missing files named in a message
 _SHARD = re.compile(r"(.*?)(\d+)-of-(\d+).*")  # train-00000-of-00002.parquet
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -30,12 +30,12 @@ _SPLITS = {
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a path names a Parquet file, or a folder that holds some."""
+    """Tell whether a path names a Parquet file, or a folder that holds some."""
     return path.suffix == ".parquet" or (path.is_dir() and any(path.glob("**/*.parquet")))
 
 
 def files_of_set(path: Path) -> int:
-    """How many files the set has that a Parquet file belongs to, by the name of the file."""
+    """Number of files in the set of a Parquet file, by the name of the file."""
     found = _SHARD.fullmatch(path.name) if path.suffix == ".parquet" else None
     return int(found[3]) if found else 1
 
@@ -102,7 +102,7 @@ class Shards:
         folders = sorted(map(str, self._folders[split]))
         if len(folders) > 1:
             raise UserError(
-                f"Parquet files of several sets lie together: {split} is in {listed(folders)}",
+                f"Parquet files of several sets lie together: {split} is in {first_names(folders)}",
                 str(self.path),
                 f"give data.{part}= the folder of one of them",
             )
@@ -130,7 +130,7 @@ def read_parquet(path: Path, files: list[Path]) -> tuple[Part, Labels]:
         ) from error
     try:
         for file in files:
-            check_regular(file.stat(), None)
+            open_regular(file).close()  # to open a pipe would wait for ever
         schema: Any = pq.read_schema(files[0])
         image = _column(schema.names, IMAGE_COLUMNS, path)
         label = _column(schema.names, LABEL_COLUMNS, path)
@@ -170,7 +170,7 @@ def _table(file: Path, columns: list[str]) -> Any:
 
     with pq.ParquetFile(file) as opened:
         schema = pa.schema([field for field in opened.schema_arrow if field.name in columns])
-        return pa.Table.from_batches(opened.iter_batches(ROWS, columns=columns), schema)
+        return pa.Table.from_batches(opened.iter_batches(BATCH_ROWS, columns=columns), schema)
 
 
 def _check_whole(files: list[Path]) -> None:
@@ -182,15 +182,17 @@ def _check_whole(files: list[Path]) -> None:
     for (folder, name), shards in sets.items():
         numbers, count = {int(shard[2]) for shard in shards}, int(shards[0][3])
         if len(shards) > count or any(int(shard[3]) != count for shard in shards):
-            what = f"Parquet files of several sets lie together: {listed([s[0] for s in shards])}"
+            what = (
+                f"Parquet files of several sets lie together: {first_names([s[0] for s in shards])}"
+            )
             raise UserError(what, str(folder), "keep the files of one set")
         first = int(count in numbers)  # some count from 1
         wanted = range(first, first + count)
         there = sum(number in wanted for number in numbers)
         if there < count:
-            lost = islice((number for number in wanted if number not in numbers), SHOWN)
+            lost = islice((number for number in wanted if number not in numbers), SHOWN_SHARDS)
             named = [f"{name}{number:0{len(shards[0][2])}}-of-{shards[0][3]}" for number in lost]
-            more = " ..." if count - there > SHOWN else ""
+            more = " ..." if count - there > SHOWN_SHARDS else ""
             what = f"{there} of {count} Parquet files are there; missing: {', '.join(named)}{more}"
             raise UserError(what, str(folder), "download the others")
 

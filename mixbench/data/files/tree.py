@@ -1,13 +1,12 @@
 """Files below a folder: which there are, which of them count, and their content."""
 
 import os
-import stat
 from pathlib import Path
 
 from mixbench.errors import UserError
 
-MAX_BYTES = 1 << 30  # of one image file; what decodes to Pillow's limit of pixels is smaller
-HIDDEN = "hidden file"  # in counts of what is not used
+MAX_IMAGE_BYTES = 1 << 30  # of one image file; what decodes to Pillow's limit of pixels is smaller
+HIDDEN_FILE = "hidden file"  # in counts of what is not used
 # Made by file managers, archivers and network stores beside the files of people.
 _HIDDEN = {
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"),
@@ -16,7 +15,7 @@ _HIDDEN = {
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is not meant for people: a part of its path begins with a dot, or the like.
+    """Tell whether a file is hidden: a part of its path begins with a dot, or the like.
 
     Args:
         name: Path relative to the folder or archive, with ``/``.
@@ -30,7 +29,7 @@ def is_hidden(name: str) -> bool:
     )
 
 
-def listed(folder: Path) -> tuple[list[str], list[str]]:
+def folder_entries(folder: Path) -> tuple[list[str], list[str]]:
     """Entries of a folder.
 
     Args:
@@ -56,7 +55,8 @@ def listed(folder: Path) -> tuple[list[str], list[str]]:
 def files_below(root: Path) -> tuple[list[str], int]:
     """All files at any depth, folder by folder as torchvision's ``ImageFolder`` lists them.
 
-    Links to folders are followed, but for those that lead back to a folder that they lie in.
+    Links to folders are followed, but for those that lead back to a folder that they lie in. A
+    hidden folder is listed as if it were a file: what lies in it is not for people.
 
     Args:
         root: The folder.
@@ -73,49 +73,16 @@ def files_below(root: Path) -> tuple[list[str], int]:
     waiting = [("", around)]
     while waiting:  # no recursion, which very deep folders would end
         place, above = waiting.pop()
-        folders, names = listed(root / place)
+        folders, names = folder_entries(root / place)
         key = _key(root / place)
         if key in above:
             circles += 1
             continue
         prefix = f"{place}/" if place else ""
-        found.append((place, [prefix + name for name in names]))
-        waiting += [(prefix + name, (*above, key)) for name in folders]
+        hidden = [name for name in folders if is_hidden(name)]
+        found.append((place, [prefix + name for name in sorted([*names, *hidden])]))
+        waiting += [(prefix + name, (*above, key)) for name in folders if name not in hidden]
     return [name for _, names in sorted(found) for name in names], circles
-
-
-def read_regular(path: str | Path, limit: int | None = MAX_BYTES) -> bytes:
-    """Content of a regular file; opening a pipe or a device could wait forever.
-
-    Args:
-        path: The file.
-        limit: Largest number of bytes; any if None.
-
-    Returns:
-        All of it.
-
-    Raises:
-        OSError: If it is missing, unreadable, larger, or no regular file.
-    """
-    check_regular(os.stat(path), limit)
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def check_regular(facts: os.stat_result, limit: int | None = MAX_BYTES) -> None:
-    """Refuse what is no regular file, or larger than any image.
-
-    Args:
-        facts: Of the file.
-        limit: Largest number of bytes; any if None.
-
-    Raises:
-        OSError: Saying which of both.
-    """
-    if not stat.S_ISREG(facts.st_mode):
-        raise OSError("not a regular file")
-    if limit is not None and facts.st_size > limit:
-        raise OSError(f"{facts.st_size} bytes are more than any image needs")
 
 
 def _key(folder: Path) -> tuple[int, int]:

@@ -70,7 +70,7 @@ class _Unpickler(pickle.Unpickler):
         raise UnsafePickleError("it refers to something outside")
 
 
-def load_arrays(raw: bytes) -> dict[str, Any]:
+def unpickle_arrays(raw: bytes) -> dict[str, Any]:
     """Read a pickled dict of plain values and uint8 arrays.
 
     Args:

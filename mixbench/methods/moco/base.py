@@ -147,12 +147,12 @@ class ContrastiveMethod(Method):
 
     def contrast(self, z: Tensor, keys: Tensor) -> Tensor:
         """The loss of MoCo; the keys wait for the queue until the gradient is done."""
-        self.queue.offer(keys)
+        self.queue.hold(keys)
         return mf.info_nce(z, keys, self.queue.keys, self.config.temperature).mean()
 
     def on_after_backward(self) -> None:
         """Let the keys into the queue, which the graph of the loss held."""
-        self.queue.take_in()
+        self.queue.enqueue()
 
     def after_step(self) -> None:
         """Let the momentum encoder follow, in front of the next step.
@@ -160,7 +160,7 @@ class ContrastiveMethod(Method):
         MoCo does so when a step begins. The first time there is nothing to follow, and from then on
         it is the same; but here a checkpoint has it.
         """
-        self.teacher.follow(self.net, self.projector, self.config.ema)
+        self.teacher.update(self.net, self.projector, self.config.ema)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups of the network and of the projector."""

@@ -12,7 +12,7 @@ from mixbench.errors import UserError
 from mixbench.methods.base import register
 from mixbench.methods.moco.base import CONTRAST, ContrastiveMethod
 from mixbench.methods.moco.config import LOSSES, MoCoSAMixConfig
-from mixbench.nn.mixer import Mixer, Shared
+from mixbench.nn.mixer import Mixer, SharedProjections
 from mixbench.nn.schedules import anneal
 
 MIX, MIXER, MASK = "mix", "mixer", "mask"  # terms of the loss
@@ -111,7 +111,7 @@ class MoCoSAMix(ContrastiveMethod):
             drawn[f"perm{suffix}"] = mf.draw_perm(len(x), self.generator)
         return drawn
 
-    def _share(self, h: Tensor, view: Tensor) -> Shared:
+    def _share(self, h: Tensor, view: Tensor) -> SharedProjections:
         if h.ndim == 3:  # tokens, of which those of patches lie on a grid
             net = self.teacher.net
             h = net.tokens(h).transpose(1, 2).unflatten(2, net.grid(view))

@@ -12,7 +12,7 @@ from mixbench.errors import UserError
 from mixbench.methods.base import Method
 from mixbench.methods.pictures.masks import draw_masks
 from mixbench.methods.samix.config import SAMixConfig
-from mixbench.nn.mixer import Mixer, Shared
+from mixbench.nn.mixer import Mixer, SharedProjections
 from mixbench.nn.schedules import anneal, cosine_decay, warm_decay
 from mixbench.nn.teacher import Teacher, freeze, second_head
 from mixbench.records.checkpoints import check_shapes, read_checkpoint
@@ -123,7 +123,7 @@ class LearnedMixMethod(Method):
         labels[MIX] = mixed.targets
         return mixed._replace(targets=labels, aux=state._replace(used=mask))
 
-    def share(self, x: Tensor) -> Shared:
+    def share(self, x: Tensor) -> SharedProjections:
         """Features of images (B, C, H, W) for the mixer, before it knows weight and partners."""
         x = x.to(self.mixer.query.weight.dtype)
         return self.mixer.share(self.teacher.features(x, self.layer))
@@ -206,7 +206,7 @@ class LearnedMixMethod(Method):
         cfg, done = self.config, self.step - 1
         decay = cosine_decay(done, self.total_steps, cfg.ema, cfg.ema_end, cfg.ema_hold)
         decay = warm_decay(decay, done) if cfg.ema_warmup else decay
-        self.teacher.follow(self.net, self.mix_head, decay)
+        self.teacher.update(self.net, self.mix_head, decay)
 
     def product(self, x: Tensor) -> Tensor:
         """Logits (B, K) of normalised images by the network that is tested."""

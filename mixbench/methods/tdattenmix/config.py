@@ -7,7 +7,7 @@ from mixbench.config.settings import setting
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.functional.windows import MAP_NORMS, RATIOS
 from mixbench.methods.base import Method
-from mixbench.nn.priors import PRIORS
+from mixbench.nn.absvit_prior import PRIORS
 
 FILES = {"absvit": "absvit", "teacher": "teacher_ckpt", "file": "maps", "gaze": "maps"}
 SOURCES = ("auto", "self", *FILES, "random")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mixbench.errors import UserError
 from mixbench.methods.tdattenmix.maps import AttentionMaps
-from mixbench.nn.looking import check_own_map, own_map, resized
+from mixbench.nn.saliency import check_saliency_map, resize_images, saliency_map
 from mixbench.nn.teacher import UnregisteredModule
 from mixbench.records.weights import load_network
 
@@ -19,11 +19,11 @@ class SelfMaps(AttentionMaps):
 
     def __init__(self, method: Any) -> None:
         super().__init__(method)
-        check_own_map(method.net, "method.attention=self")
+        check_saliency_map(method.net, "method.attention=self")
 
     def forward(self, method: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and maps (B, R, C) in one pass."""
-        return own_map(method.net, x, y)
+        return saliency_map(method.net, x, y)
 
 
 class TeacherMaps(AttentionMaps):
@@ -37,7 +37,7 @@ class TeacherMaps(AttentionMaps):
         super().__init__(method)
         key = f"method.teacher_ckpt={method.config.teacher_ckpt}"
         net, info = load_network(method.config.teacher_ckpt, "method.teacher_ckpt")
-        check_own_map(net, key)
+        check_saliency_map(net, key)
         if "attention" not in net.provides and info.num_classes != method.info.num_classes:
             raise UserError(
                 f"the teacher knows {info.num_classes} classes, the data has "
@@ -53,5 +53,5 @@ class TeacherMaps(AttentionMaps):
 
     def maps(self, pixels: Tensor, y: Tensor) -> Tensor:
         """Attention of the teacher, or its activation maps of the labels."""
-        x = (resized(pixels, self.size) - self.mean) / self.std
-        return own_map(self.teacher.module, x, y)[1]
+        x = (resize_images(pixels, self.size) - self.mean) / self.std
+        return saliency_map(self.teacher.module, x, y)[1]

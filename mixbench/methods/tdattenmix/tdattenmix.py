@@ -16,7 +16,7 @@ from mixbench.methods.pictures.windows import draw_windows
 from mixbench.methods.tdattenmix.config import TdAttenMixConfig
 from mixbench.methods.tdattenmix.consistency import ConsistencyMethod, WindowStep
 from mixbench.methods.tdattenmix.maps import AttentionMaps
-from mixbench.nn.teacher import looking
+from mixbench.nn.teacher import frozen_eval
 from mixbench.registry import Registry
 
 # Read one at a time, and imported only if asked for.
@@ -112,7 +112,7 @@ class TdAttenMix(ConsistencyMethod):
         if side is None:
             side = mf.draw_window(min(size), cfg.min_ratio, cfg.max_ratio, shared)
         # In float32, as less would choose other windows.
-        with torch.autocast(x.device.type, enabled=False), looking(self.net):
+        with torch.autocast(x.device.type, enabled=False), frozen_eval(self.net):
             wide, y = x.float(), targets.argmax(1)
             logits, found = self.source(self, wide, y) if maps is None else (self.net(wide), maps)
             maps = mf.resize_maps(found, size, self.source.resize)

@@ -14,8 +14,8 @@ from mixbench.errors import UserError
 from mixbench.methods.tdattenmix.config import PUBLISHED
 from mixbench.methods.tdattenmix.maps import AttentionMaps
 from mixbench.nn.absvit import AbSViT
-from mixbench.nn.looking import resized
-from mixbench.nn.priors import choose_prior, wnid_rows
+from mixbench.nn.absvit_prior import choose_prior, wnid_rows
+from mixbench.nn.saliency import resize_images
 from mixbench.nn.teacher import UnregisteredModule
 from mixbench.records.weights import read_weights
 
@@ -57,7 +57,7 @@ class TopDownMaps(AttentionMaps):
     def prepared(self, pixels: Tensor) -> Tensor:
         """Images as the network was trained with."""
         size = self.net.module.size
-        return (resized(pixels, (size, size)) - self.mean) / self.std
+        return (resize_images(pixels, (size, size)) - self.mean) / self.std
 
     def maps(self, pixels: Tensor, y: Tensor) -> Tensor:
         """Attention to each patch when the network looks for the label."""
@@ -88,7 +88,7 @@ class TopDownMaps(AttentionMaps):
             y = batch.labels.to(device)
             with torch.no_grad(), torch.autocast(device.type, enabled=False):
                 x = self.prepared(to_float(batch.images.to(device)))
-                total.index_add_(0, y, self.net.module.look(x)[:, 0])
+                total.index_add_(0, y, self.net.module.encode(x)[:, 0])
             count.index_add_(0, y, count.new_ones(len(y), 1))
         return total / count.clamp(min=1)
 

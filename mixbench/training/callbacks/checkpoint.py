@@ -157,7 +157,7 @@ class KeepCheckpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for a whole step."""
         self.signals.install()  # Lightning has set a handler of its own
-        self.signals.patient = True
+        self.signals.wait_for_step = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -194,7 +194,7 @@ class KeepCheckpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal interrupts at once: all of training is saved."""
-        self.signals.patient = False
+        self.signals.wait_for_step = False
         if self.signals.received is not None:
             raise Stopped
 

@@ -11,10 +11,10 @@ from PIL import Image
 from mixbench.config.compose import compose
 from mixbench.config.schema import DataConfig
 from mixbench.data.augment.images import (
-    DIRECTIONS,
-    SPREAD,
+    COLOR_DEVIATIONS,
+    COLOR_DIRECTIONS,
     AugmentedImages,
-    augmented,
+    augment_images,
     auto_augment,
     jitter,
     lighting,
@@ -80,8 +80,8 @@ def test_labels_and_rows_stay_with_their_images():
 
 def test_a_set_of_which_nothing_is_asked_is_the_same_set():
     plain = some_images()
-    assert augmented(plain, DataConfig()) is plain
-    assert isinstance(augmented(plain, DataConfig(lighting=0.1)), AugmentedImages)
+    assert augment_images(plain, DataConfig()) is plain
+    assert isinstance(augment_images(plain, DataConfig(lighting=0.1)), AugmentedImages)
 
 
 def test_jitter_of_a_grey_image_is_its_brightness_alone():
@@ -124,7 +124,7 @@ def test_lighting_shifts_all_pixels_alike_along_the_principal_colours():
         image = np.asarray(lighting(grey(), 0.5, random.Random(seed))).astype(float)
         assert (image == image[0, 0]).all()
         shifts.append((image[0, 0] - 128) / 255)
-    directions, spread = np.array(DIRECTIONS), 0.5 * np.array(SPREAD)
+    directions, spread = np.array(COLOR_DIRECTIONS), 0.5 * np.array(COLOR_DEVIATIONS)
     assert np.cov(np.array(shifts).T) == pytest.approx(
         directions @ np.diag(spread**2) @ directions.T, abs=3e-4
     )

@@ -8,15 +8,15 @@ from torchvision.transforms.v2 import functional as official
 
 from mixbench.data.augment.views import (
     STRENGTH,
-    blurred,
-    brightened,
-    contrasted,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
     draw_boxes,
     draw_view,
+    gaussian_blur,
     make_view,
     resized_crop,
-    saturated,
-    turned,
 )
 
 
@@ -61,10 +61,10 @@ def test_mirrored_images_are_mirrored_crops(images):
 @pytest.mark.parametrize(
     ("ours", "theirs", "low", "high"),
     [
-        (brightened, official.adjust_brightness, 0.6, 1.4),
-        (contrasted, official.adjust_contrast, 0.6, 1.4),
-        (saturated, official.adjust_saturation, 0.0, 1.4),
-        (turned, official.adjust_hue, -0.5, 0.5),
+        (adjust_brightness, official.adjust_brightness, 0.6, 1.4),
+        (adjust_contrast, official.adjust_contrast, 0.6, 1.4),
+        (adjust_saturation, official.adjust_saturation, 0.0, 1.4),
+        (adjust_hue, official.adjust_hue, -0.5, 0.5),
     ],
 )
 def test_colours_change_as_torchvision_changes_them_with_a_factor_for_each_image(
@@ -79,10 +79,10 @@ def test_colours_change_as_torchvision_changes_them_with_a_factor_for_each_image
 
 def test_blur_is_a_gaussian_whose_weights_sum_to_one(images):
     sigma = torch.tensor([0.1, 0.5, 0.8, 1.0, 1.5, 2.0])
-    found = blurred(images, sigma)
+    found = gaussian_blur(images, sigma)
     big = torch.rand(1, 3, 60, 50, generator=torch.Generator().manual_seed(1))
     for value in (0.5, 2.0):
-        whole = blurred(big, torch.tensor([value]))
+        whole = gaussian_blur(big, torch.tensor([value]))
         expected = official.gaussian_blur(big, [27, 27], [value, value])
         inner = slice(13, -13)
         torch.testing.assert_close(
@@ -90,7 +90,7 @@ def test_blur_is_a_gaussian_whose_weights_sum_to_one(images):
         )
     torch.testing.assert_close(found[0], images[0])  # a tenth of a pixel reaches no neighbour
     flat = torch.full((2, 3, 12, 20), 0.3)
-    torch.testing.assert_close(blurred(flat, sigma[4:]), flat)
+    torch.testing.assert_close(gaussian_blur(flat, sigma[4:]), flat)
     assert found[5].std() < 0.5 * images[5].std()
 
 
@@ -111,7 +111,7 @@ def test_each_image_gets_its_own_operations_in_its_own_order(images):
         flips=torch.tensor([False, True, False, False, True, False]),
     )
     found = make_view(images, draws)
-    changes = (brightened, contrasted, saturated, turned)
+    changes = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
     for row in range(6):
         x = images[row : row + 1]
         if draws.flips[row]:
@@ -122,7 +122,7 @@ def test_each_image_gets_its_own_operations_in_its_own_order(images):
         if draws.grey[row]:
             x = official.rgb_to_grayscale(x, num_output_channels=3)
         if draws.sigma[row]:
-            x = blurred(x, draws.sigma[row : row + 1])
+            x = gaussian_blur(x, draws.sigma[row : row + 1])
         torch.testing.assert_close(found[row], x[0], rtol=0, atol=2e-5)
     assert found.amin() >= 0
     assert found.amax() <= 1
@@ -141,7 +141,7 @@ def test_grey_images_of_one_channel_have_no_colours_to_change(images):
     factors = torch.tensor([1.2, 1.1, 0.0, 0.3]).repeat(6, 1)
     order = torch.tensor([[2, 0, 3, 1]]).repeat(6, 1)
     found = make_view(x, plain(x, **all_on, factors=factors, order=order))
-    expected = contrasted(brightened(x, factors[:, 0]), factors[:, 1])
+    expected = adjust_contrast(adjust_brightness(x, factors[:, 0]), factors[:, 1])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 

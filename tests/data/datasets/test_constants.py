@@ -22,7 +22,7 @@ from torchvision.transforms import RandomResizedCrop
 from mixbench.data import DATA
 from mixbench.data.augment import images as augment
 from mixbench.data.augment import views
-from mixbench.data.datasets.voc import CLASSES
+from mixbench.data.datasets.voc import VOC_CLASSES
 from mixbench.nn.imagenet import WNIDS
 
 IMAGES = SHARED / "data"
@@ -92,8 +92,8 @@ def test_fashion_mnist_has_the_names_of_torchvision():
 
 
 def test_the_classes_of_voc_are_the_twenty_of_its_paper_in_alphabetical_order():
-    assert list(CLASSES) == sorted(CLASSES)  # Everingham et al., IJCV 2010, table 1
-    assert len(set(CLASSES)) == 20
+    assert list(VOC_CLASSES) == sorted(VOC_CLASSES)  # Everingham et al., IJCV 2010, table 1
+    assert len(set(VOC_CLASSES)) == 20
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cub200", "voc2007"])
@@ -111,7 +111,7 @@ def test_checksums_of_archives_are_those_that_torchvision_checks():
         "voc2007": [voc.DATASET_YEAR_DICT[key]["md5"] for key in ("2007", "2007-test")],
     }
     for name, md5s in known.items():
-        assert [each.md5 for each in DATA.get(name).originals] == md5s
+        assert [each.md5 for each in DATA.get(name).official_files] == md5s
     files = {
         "cifar10": [theirs.CIFAR10.filename],
         "cifar100": [theirs.CIFAR100.filename],
@@ -119,9 +119,9 @@ def test_checksums_of_archives_are_those_that_torchvision_checks():
         "voc2007": [voc.DATASET_YEAR_DICT[key]["filename"] for key in ("2007", "2007-test")],
     }
     for name, names in files.items():
-        assert [each.file for each in DATA.get(name).originals] == names
-        assert all(each.url.endswith(each.file) for each in DATA.get(name).originals)
-    every = [each.md5 for n in PUBLISHED for each in getattr(DATA.get(n), "originals", ())]
+        assert [each.file for each in DATA.get(name).official_files] == names
+        assert all(each.url.endswith(each.file) for each in DATA.get(name).official_files)
+    every = [each.md5 for n in PUBLISHED for each in getattr(DATA.get(n), "official_files", ())]
     assert all(re.fullmatch("[0-9a-f]{32}", md5) for md5 in every)
     assert len(set(every)) == len(every)
 
@@ -131,7 +131,7 @@ def test_the_classes_of_voc_are_those_of_its_lists():
     with zipfile.ZipFile(IMAGES / "voc2012_sample.zip") as archive:
         lists = [Path(name).stem for name in archive.namelist() if "/Main/" in name]
     names = {name.rpartition("_")[0] for name in lists if "_" in name}
-    assert set(CLASSES) == names
+    assert set(VOC_CLASSES) == names
 
 
 def test_the_ids_of_imagenet_are_timm_s_in_its_order():
@@ -147,8 +147,10 @@ def test_the_ids_of_imagenet_are_those_of_labelled_photographs():
 
 def test_the_principal_colours_are_those_of_alexnet():
     # fb.resnet.torch, datasets/imagenet.lua; MXNet gives the deviations in pixels of [0, 255].
-    assert pytest.approx([55.46 / 255, 4.794 / 255, 1.148 / 255], abs=5e-5) == augment.SPREAD
-    directions = np.array(augment.DIRECTIONS)
+    assert (
+        pytest.approx([55.46 / 255, 4.794 / 255, 1.148 / 255], abs=5e-5) == augment.COLOR_DEVIATIONS
+    )
+    directions = np.array(augment.COLOR_DIRECTIONS)
     assert directions.T @ directions == pytest.approx(np.eye(3), abs=5e-4)
     assert tuple(round(255 * value) for value in IMAGENET.mean) == augment.FILL
 
@@ -158,7 +160,7 @@ def test_the_principal_colours_are_those_of_photographs():
     images = photographs("imagenet_sample64_224.npz")[:, ::16].reshape(-1, 3)
     values, vectors = np.linalg.eigh(np.cov(images.T))
     assert list(values) == sorted(values)
-    along = np.abs((vectors[:, ::-1] * np.array(augment.DIRECTIONS)).sum(axis=0))
+    along = np.abs((vectors[:, ::-1] * np.array(augment.COLOR_DIRECTIONS)).sum(axis=0))
     # Cosines of brightness, blue against red, green against both; 64 images settle the first.
     assert (along > [0.999, 0.85, 0.85]).all()
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from making import encoded, photograph, source, write_folder
 
-from mixbench.data.checks import inspect
+from mixbench.data.checks import check_data
 from mixbench.data.files import hashes
-from mixbench.data.files.cache import prepare, prepared
+from mixbench.data.files.cache import prepare, read_prepared
 from mixbench.data.images import ResidentImages
 from mixbench.errors import UserError
 
@@ -19,7 +19,7 @@ from mixbench.errors import UserError
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXBENCH_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(hashes, "SETTLED", -(10**10))  # files of a test are younger
+    monkeypatch.setattr(hashes, "SETTLED_NS", -(10**10))  # files of a test are younger
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_pixels_that_change_in_place_change_the_identity(tmp_path):
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert path.stat().st_size == size
     assert known_by(zoo) != before
-    assert prepared(source(*words(zoo))) is None
+    assert read_prepared(source(*words(zoo))) is None
     assert source(*words(zoo)).load().train.images[0].min() == 200
     path.write_bytes(encoded(pixels, "BMP"))
     assert known_by(zoo) == before
@@ -184,7 +184,9 @@ def test_what_is_not_used_is_counted_by_reason_in_info_and_check(zoo):
         "file outside of the folders of classes": 2,
         "link to a folder around it": 1,
     }
-    assert any("2 x unusual suffix .heic2" in fact for fact in inspect(source(*words(zoo))).facts)
+    assert any(
+        "2 x unusual suffix .heic2" in fact for fact in check_data(source(*words(zoo))).facts
+    )
 
 
 def test_a_folder_of_test_images_beside_val_is_said_not_to_be_used(zoo):
@@ -253,7 +255,7 @@ def broken(zoo):
 def test_what_is_no_readable_file_is_named_or_skipped_and_counted(zoo, broken, more):
     info = source(*words(zoo, "data.on_corrupt=skip", *more)).load().info
     assert (info.train_size, info.skipped) == (12, 5)
-    problems = inspect(source(*words(zoo))).problems
+    problems = check_data(source(*words(zoo))).problems
     for name in broken:
         assert sum(name in problem for problem in problems) == 1
     with pytest.raises(UserError) as error:

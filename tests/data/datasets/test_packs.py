@@ -12,7 +12,7 @@ from making import encoded, source, twin
 from paths import SHARED
 
 from mixbench.data.files import arrays, parquet
-from mixbench.data.files.cache import prepare, prepared
+from mixbench.data.files.cache import prepare, read_prepared
 from mixbench.data.images import channel_stats
 from mixbench.errors import UserError
 from mixbench.nn.imagenet import WNIDS
@@ -97,7 +97,7 @@ def test_a_row_group_is_read_in_pieces(tmp_path, monkeypatch):
         pa.table({"image": image, "label": [0, 1, 0, 1, 0, 1, 1]}), tmp_path / "x.parquet"
     )
     data = pack(tmp_path / "x.parquet")
-    monkeypatch.setattr(parquet, "ROWS", 3)
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 3)
     monkeypatch.setattr(pq, "read_table", None)
     splits = data.load()
     assert splits.train.images[:, 0, 0, 0].tolist() == [9 * n for n in range(7)]
@@ -255,7 +255,7 @@ def test_what_stands_in_place_of_a_parquet_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "set/train-1.parquet")
     with pytest.raises(UserError, match=r"train-1\.parquet cannot be read: a pipe"):
         data.fingerprint()
-    with pytest.raises(UserError, match="not a regular file"):
+    with pytest.raises(UserError, match="a pipe stands in place of a file"):
         data.read()
     alone = pack(tmp_path / "set/train-1.parquet", tmp_path / "set/test-0.parquet")
     with pytest.raises(UserError, match=r"train-1\.parquet cannot be read: a pipe"):
@@ -307,7 +307,7 @@ def test_a_parquet_file_of_another_layout_is_refused(tmp_path):
 def test_a_parquet_file_that_unpacks_beyond_the_limits_is_refused(tmp_path, monkeypatch):
     shard(tmp_path / "a.parquet", random_pixels(3), [0, 1, 0])
     shard(tmp_path / "b.parquet", random_pixels(2), [0, 1])
-    monkeypatch.setattr(arrays, "MAX_BYTES", 300)
+    monkeypatch.setattr(arrays, "MAX_UNPACKED_BYTES", 300)
     with pytest.raises(UserError, match="above 300 bytes"):
         pack(tmp_path / "a.parquet", tmp_path / "b.parquet").load()
 
@@ -531,7 +531,7 @@ def test_images_in_both_parts_are_counted_in_every_run(tmp_path):
     data = pack(tmp_path / "d.parquet", tmp_path / "e.parquet")
     assert data.load().info.shared_images == 2
     prepare(data)
-    assert prepared(data) is not None
+    assert read_prepared(data) is not None
     assert data.load().info.shared_images == 2
     kept = pack(tmp_path / "d.parquet", tmp_path / "e.parquet", "data.crop_area=0.5", "data.size=4")
     info = kept.load().info

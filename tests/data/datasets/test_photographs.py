@@ -9,7 +9,7 @@ from making import photograph, source
 from paths import SHARED
 
 from mixbench.config.compose import compose
-from mixbench.data.datasets.voc import CLASSES
+from mixbench.data.datasets.voc import VOC_CLASSES
 from mixbench.data.files.encoded import FileImages
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
@@ -179,7 +179,7 @@ def test_a_list_of_cub_cannot_name_a_file_outside(tmp_path):
 def voc(flags, objects=""):
     files = {}
     for split, images in flags.items():
-        for number, name in enumerate(CLASSES):
+        for number, name in enumerate(VOC_CLASSES):
             lines = [f"{image} {values.get(name, -1):2d}" for image, values in images.items()]
             files[f"ImageSets/Main/{name}_{split}.txt"] = "\n".join(lines) + "\n" * (number % 2)
         files[f"ImageSets/Main/{split}.txt"] = "\n".join(images)
@@ -200,11 +200,11 @@ def test_voc_labels_are_multi_hot_and_keep_what_is_unknown(tmp_path):
     root = write(tmp_path / "voc", voc(TWO, DOG))
     splits = source("data=voc2007", f"data.root={root}", *SMALL).load()
     assert splits.info.task == "multilabel"
-    first = dict(zip(CLASSES, splits.train.labels[0].tolist(), strict=True))
+    first = dict(zip(VOC_CLASSES, splits.train.labels[0].tolist(), strict=True))
     assert first.pop("dog") == 1
     assert first.pop("cat") != first.get("cat", 0)  # not a number
     assert set(first.values()) == {0}
-    assert splits.test.boxes.tolist() == [[[CLASSES.index("dog"), 1, 0, 40, 30]]]
+    assert splits.test.boxes.tolist() == [[[VOC_CLASSES.index("dog"), 1, 0, 40, 30]]]
     assert torch.isnan(splits.train[BatchIndex(torch.arange(2), 0)].labels).sum() == 1
 
 
@@ -249,7 +249,7 @@ def test_the_voc_sample_loads_with_its_flags_and_boxes():
         assert len(names) == 320
         lines = content.read("VOCdevkit/VOC2012/ImageSets/Main/dog_train.txt").decode().split()
     expected = [{"1": 1.0, "-1": 0.0}.get(flag) for flag in lines[1::2]]
-    column = splits.train.labels[:, CLASSES.index("dog")].tolist()
+    column = splits.train.labels[:, VOC_CLASSES.index("dog")].tolist()
     assert [None if value != value else value for value in column] == expected
     covered = splits.train.boxes[0][splits.train.boxes[0][:, 0] >= 0]
     assert all(splits.train.labels[0, int(label)] == 1 for label in covered[:, 0])
@@ -265,7 +265,7 @@ def test_a_method_for_single_labels_is_refused_before_data_is_looked_for():
 
 def test_a_multi_label_set_is_trained_on_and_scored_by_map(tmp_path):
     flags = {
-        split: {f"{n}{k:02d}": {CLASSES[k % 3]: 1, CLASSES[3]: (-1, 1)[k % 2], "cow": 0}
+        split: {f"{n}{k:02d}": {VOC_CLASSES[k % 3]: 1, VOC_CLASSES[3]: (-1, 1)[k % 2], "cow": 0}
                 for k in range(8)}
         for n, split in ((1, "trainval"), (2, "test"))
     }  # fmt: skip

@@ -48,8 +48,8 @@ def test_all_kinds_of_places_give_the_same_files(tmp_path, kind):
     assert files.names == sorted(content)
     assert {name: files.read(name) for name in files.names} == content
     assert files.text("top/a.txt") == ["first", "second"]
-    assert files.base("deep/b.bin") == "top/"
-    assert files.base("c") is None
+    assert files.prefix("deep/b.bin") == "top/"
+    assert files.prefix("c") is None
     with pytest.raises(UserError, match="top/c is missing"):
         files.read("top/c")
     assert [path.name for path in tmp_path.iterdir()] == [place.name]  # nothing is unpacked
@@ -98,7 +98,7 @@ def test_an_archive_that_unpacks_to_an_absurd_size_is_refused_unread(tmp_path, k
     else:
         write_tar(path, [("zeros", zeros)])
     assert path.stat().st_size < 1 << 16
-    with pytest.raises(UserError, match=r"unpacks from \d+ to at least \d+ bytes"):
+    with pytest.raises(UserError, match=r"unpacks from .* to .*, more than 200 times its size"):
         open_files(path)
 
 

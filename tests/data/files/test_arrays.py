@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mixbench.data.files import arrays
-from mixbench.data.files.arrays import Arrays, UnreadableArraysError, load_arrays, read_array
+from mixbench.data.files.arrays import Arrays, UnreadableArraysError, read_array, read_arrays
 
 
 def saved(array, **options):
@@ -104,7 +104,7 @@ def test_a_file_that_unpacks_beyond_its_limits_is_refused_before_it_is_unpacked(
         Arrays(tmp_path / "b.npz.xz")
     monkeypatch.setattr(arrays, "free_memory", lambda: 3 << 20)
     refused(tmp_path / "b.npz", "images", r"4\.0 MiB of memory, and 3\.0 MiB are free")
-    monkeypatch.setattr(arrays, "MAX_BYTES", 2 << 20)
+    monkeypatch.setattr(arrays, "MAX_UNPACKED_BYTES", 2 << 20)
     refused(tmp_path / "b.npz", "images", r"4\.0 MiB, above 2\.0 MiB")
 
 
@@ -138,15 +138,15 @@ def test_text_beyond_unicode_is_refused(tmp_path):
 
 def test_stored_arrays_are_whole(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.ones(3), y=np.zeros(2))
-    assert sorted(load_arrays(tmp_path / "a.npz")) == ["x", "y"]
+    assert sorted(read_arrays(tmp_path / "a.npz")) == ["x", "y"]
     with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
         archive.writestr("other.txt", "0" * 100)
     with pytest.raises(UnreadableArraysError, match="more than arrays"):
-        load_arrays(tmp_path / "a.npz")
+        read_arrays(tmp_path / "a.npz")
 
 
 def test_several_members_count_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "MAX_BYTES", 1000)
+    monkeypatch.setattr(arrays, "MAX_UNPACKED_BYTES", 1000)
     np.savez(tmp_path / "a.npz", first=np.zeros(600, np.uint8), other=np.zeros(600, np.uint8))
     with Arrays(tmp_path / "a.npz") as found:
         assert len(found["first"]) == found.shape("other")[0] == 600
@@ -169,7 +169,7 @@ def test_what_is_no_file_of_arrays_says_what_it_is(tmp_path):
         read_array(path)
     os.mkfifo(path)
     for read in (Arrays, read_array):
-        with pytest.raises(UnreadableArraysError, match="no regular file"):
+        with pytest.raises(UnreadableArraysError, match="stands in place of a file"):
             read(path)
     path.unlink()
     np.save(tmp_path / "a.npy", np.zeros(3))

@@ -9,7 +9,7 @@ from making import photograph, source, write_folder
 
 from mixbench.cli import main
 from mixbench.data.files import cache as module
-from mixbench.data.files.cache import prepare, prepared, prepared_path
+from mixbench.data.files.cache import prepare, prepared_path, read_prepared
 from mixbench.data.images import Stats
 
 WORDS = ("data=folder", "data.size=16")
@@ -53,7 +53,7 @@ def test_another_content_or_size_is_not_served_by_it(zoo, change):
         (zoo / "train/ant/9.png").write_bytes(photograph(9))
     else:
         words.append(change)
-    assert prepared(source(*words)) is None
+    assert read_prepared(source(*words)) is None
 
 
 def test_boxes_labels_and_names_come_back(tmp_path):
@@ -65,7 +65,7 @@ def test_boxes_labels_and_names_come_back(tmp_path):
                  class_names=names)  # fmt: skip
     words = ("data=pack", f"data.train={tmp_path}/train.npz", f"data.test={tmp_path}/test.npz")
     prepare(source(*words))
-    content = prepared(source(*words))
+    content = read_prepared(source(*words))
     assert content is not None
     assert content.class_names == ["a", "b"]
     assert content.train.boxes.tolist()[1] == [[1, 1, 0, 4, 3]]
@@ -82,7 +82,7 @@ def test_a_damaged_prepared_set_is_left_aside_and_made_again(zoo, caplog):
     assert len(splits.train) == 12
     assert "left aside" in caplog.text
     prepare(source(*words))
-    assert prepared(source(*words)) is not None
+    assert read_prepared(source(*words)) is not None
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(zoo, place, caplog):

@@ -7,13 +7,13 @@ import time
 import pytest
 
 from mixbench.data.files import hashes as module
-from mixbench.data.files.hashes import UNREADABLE, content_hashes, hashes_path
+from mixbench.data.files.hashes import NO_HASH, content_hashes, hashes_path
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXBENCH_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(module, "SETTLED", -(10**10))  # files of a test are younger
+    monkeypatch.setattr(module, "SETTLED_NS", -(10**10))  # files of a test are younger
     return tmp_path / "data"
 
 
@@ -78,15 +78,15 @@ def test_a_file_that_changed_is_read_again(zoo, reads, how):
 
 
 def test_a_file_that_is_too_young_to_be_known_again_is_not_kept(zoo, reads, monkeypatch):
-    monkeypatch.setattr(module, "SETTLED", 10**12)
+    monkeypatch.setattr(module, "SETTLED_NS", 10**12)
     for _ in range(2):
         assert content_hashes(zoo, names(zoo)) == plain(zoo)
     assert len(reads) == 40
 
 
 def test_more_files_than_a_window_or_a_query_holds(zoo, reads, monkeypatch):
-    monkeypatch.setattr(module, "WINDOW", 7)
-    monkeypatch.setattr(module, "ASKED", 3)
+    monkeypatch.setattr(module, "FILES_PER_WRITE", 7)
+    monkeypatch.setattr(module, "QUERY_NAMES", 3)
     for _ in range(2):
         assert content_hashes(zoo, names(zoo)) == plain(zoo)
     assert len(reads) == 20
@@ -98,10 +98,10 @@ def test_what_cannot_be_read_has_no_hash_and_is_tried_again(zoo, reads):
     (zoo / "link.bin").symlink_to(zoo / "gone")
     (zoo / "folder.bin").mkdir()
     strange = ["pipe.bin", "link.bin", "folder.bin", "missing.bin"]
-    assert content_hashes(zoo, strange) == [UNREADABLE] * 4
+    assert content_hashes(zoo, strange) == [NO_HASH] * 4
     (zoo / "gone").write_bytes(b"found")
     assert content_hashes(zoo, strange)[1] == hashlib.sha256(b"found").digest()
-    assert content_hashes(zoo, ["0.bin"], limit=99) == [UNREADABLE]
+    assert content_hashes(zoo, ["0.bin"], limit=99) == [NO_HASH]
 
 
 def test_names_of_any_bytes_are_kept(zoo, reads):
@@ -157,7 +157,7 @@ def test_a_damaged_file_of_hashes_is_made_anew(zoo, reads, damaged, caplog):
 
 
 def _hash(zoo, barrier, results):
-    module.SETTLED = -(10**10)
+    module.SETTLED_NS = -(10**10)
     read, count = module._read, []
 
     def counted(path, limit):

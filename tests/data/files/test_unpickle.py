@@ -5,7 +5,7 @@ import pickletools
 import numpy as np
 import pytest
 
-from mixbench.data.files.unpickle import UnsafePickleError, load_arrays
+from mixbench.data.files.unpickle import UnsafePickleError, unpickle_arrays
 
 
 class Calls:
@@ -33,9 +33,9 @@ def test_arrays_of_bytes_survive_every_protocol(protocol):
     stored = {b"data": pixels, "labels": [1, 2, 3], "batch_label": b"x", "F": pixels.T}
     if protocol == 5:  # arrays as buffers, which no original archive holds
         with pytest.raises(UnsafePickleError, match="_frombuffer"):
-            load_arrays(pickle.dumps(stored, protocol))
+            unpickle_arrays(pickle.dumps(stored, protocol))
         return
-    found = load_arrays(pickle.dumps(stored, protocol))
+    found = unpickle_arrays(pickle.dumps(stored, protocol))
     assert np.array_equal(found["data"], pixels)
     assert np.array_equal(found["F"], pixels.T)
     assert found["labels"] == [1, 2, 3]
@@ -43,7 +43,7 @@ def test_arrays_of_bytes_survive_every_protocol(protocol):
 
 def test_a_pickle_of_python_2_is_read():
     pickletools.dis(PYTHON2, out=open(os.devnull, "w"))  # noqa: SIM115
-    found = load_arrays(PYTHON2)
+    found = unpickle_arrays(PYTHON2)
     assert found["data"].tolist() == [[1, 2], [3, 252]]
     assert found["labels"] == [6]
 
@@ -63,7 +63,7 @@ def test_a_pickle_of_python_2_is_read():
 def test_whatever_else_a_pickle_names_is_refused_and_not_run(hostile, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnsafePickleError):
-        load_arrays(pickle.dumps({"data": hostile}, 2))
+        unpickle_arrays(pickle.dumps({"data": hostile}, 2))
     assert not list(tmp_path.iterdir())
 
 
@@ -71,10 +71,10 @@ def test_a_broken_or_foreign_pickle_is_refused():
     whole = pickle.dumps({"data": np.zeros((2, 3), np.uint8)}, 2)
     for raw in (b"", b"no pickle", whole[:-20], pickle.dumps([1, 2])):
         with pytest.raises(UnsafePickleError):
-            load_arrays(raw)
+            unpickle_arrays(raw)
 
 
 def test_an_array_must_have_the_bytes_that_its_shape_needs():
     lying = PYTHON2.replace(b"K\x02K\x02\x86", b"K\x02K\x03\x86")
     with pytest.raises(UnsafePickleError, match="4 bytes for an array of shape"):
-        load_arrays(lying)
+        unpickle_arrays(lying)

@@ -34,7 +34,7 @@ def learning(name, **settings):
         torch.nn.init.normal_(parameter)
     other = PreActResNet((1, 1, 1, 1), 4, CLASSES)
     head = projector(other.head.fc.in_features, 128)
-    method.teacher.follow(other, head, 0.5)
+    method.teacher.update(other, head, 0.5)
     return method
 
 
@@ -145,14 +145,14 @@ def test_under_lightning_every_batch_enters_the_queue_and_every_step_moves_the_t
 ):
     method = learning(name)
     seen, followed = [], []
-    take_in, follow = method.queue.take_in, method.teacher.follow
+    enqueue, follow = method.queue.enqueue, method.teacher.update
 
     def noted():
         seen.append(method.queue._waiting)
-        take_in()
+        enqueue()
 
-    method.queue.take_in = noted
-    method.teacher.follow = lambda *parts: (followed.append(parts[2]), follow(*parts))
+    method.queue.enqueue = noted
+    method.teacher.update = lambda *parts: (followed.append(parts[2]), follow(*parts))
     fit(method, accumulate_grad_batches=accumulate)
     assert len(seen) == 4
     assert int(method.queue.place) == 4 * BATCH % 16

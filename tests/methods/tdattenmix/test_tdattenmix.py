@@ -189,7 +189,7 @@ def test_prototypes_are_the_mean_features_of_the_classes_and_found_once(guide):
     method.wrap_dataset(train)
     source = method.source
     with torch.no_grad():
-        features = source.net.module.look(source.prepared(train.images / 255))[:, 0]
+        features = source.net.module.encode(source.prepared(train.images / 255))[:, 0]
     for y in range(4):
         expected = features[train.labels == y].mean(0)
         torch.testing.assert_close(source.wanted[y], expected, rtol=1e-4, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 
 from mixbench.launch import local
 from mixbench.launch.local import LocalLauncher
-from mixbench.launch.places import Machine
+from mixbench.launch.machine import Machine
 from mixbench.launch.plan import PlannedRun, expand
 from mixbench.records.record import Record
 
@@ -20,9 +20,9 @@ def started(machine, waiting):
     """Names of the runs that start now, with their GPUs."""
     found = {}
     waiting = list(waiting)
-    while (each := machine.next(waiting)) is not None:
+    while (each := machine.next_run(waiting)) is not None:
         waiting.remove(each)
-        found[each.id] = machine.take(each)
+        found[each.id] = machine.reserve(each)
     return found
 
 
@@ -31,9 +31,9 @@ def test_runs_of_several_sizes_fill_the_gpus_in_the_order_of_the_plan():
     machine = Machine(cores=8, gpus=4)
     # d has to wait behind c, or c might wait forever.
     assert started(machine, runs) == {"a": [0, 1], "b": [2]}
-    machine.give_back(runs[1], [2])
+    machine.release(runs[1], [2])
     assert started(machine, runs[2:]) == {"c": [2, 3]}
-    machine.give_back(runs[0], [0, 1])
+    machine.release(runs[0], [0, 1])
     assert started(machine, runs[3:]) == {"d": [0]}
 
 
@@ -41,14 +41,14 @@ def test_no_gpu_is_given_to_two_runs():
     runs = [run(str(n), gpus=1 + n % 3) for n in range(12)]
     machine, waiting, active, seen = Machine(4, 4), list(runs), [], set()
     while waiting or active:
-        while (each := machine.next(waiting)) is not None:
+        while (each := machine.next_run(waiting)) is not None:
             waiting.remove(each)
-            active.append((each, machine.take(each)))
+            active.append((each, machine.reserve(each)))
             seen.add(each.id)
         used = [number for _, gpus in active for number in gpus]
         assert len(used) == len(set(used)) <= 4
         assert all(len(gpus) == each.gpus for each, gpus in active)
-        machine.give_back(*active.pop(len(seen) % len(active)))
+        machine.release(*active.pop(len(seen) % len(active)))
     assert seen == {each.id for each in runs}
     assert (machine.free_cores, machine.free_gpus) == (4, [0, 1, 2, 3])
 
@@ -63,7 +63,7 @@ def test_a_run_that_wants_more_than_there_is_has_the_machine_to_itself():
     machine = Machine(cores=2)
     wide, narrow = run("wide", cores=8), run("narrow")
     assert started(machine, [wide, narrow]) == {"wide": []}
-    machine.give_back(wide, [])
+    machine.release(wide, [])
     assert machine.free_cores == 2
 
 
@@ -87,7 +87,7 @@ def test_a_run_on_the_cpu_gets_no_gpu_and_does_not_wait_for_one():
 )
 def test_speed_counts_as_shared_where_another_run_fits_beside_one(runs, cores, shared):
     machine = Machine(cores, gpus=1)
-    assert [machine.shares(each, runs) for each in runs] == shared
+    assert [machine.is_shared(each, runs) for each in runs] == shared
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where a network looks: attention, or the class activation map."""
+"""Saliency maps of a network: its attention, or its class activation map."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mixbench.backbones.attention import Capture
 from mixbench.errors import UserError
 
 
-def own_map(net: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def saliency_map(net: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of a network and its map, in one pass.
 
     Args:
@@ -34,7 +34,7 @@ def own_map(net: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return net.head(h), attention.unflatten(1, tuple(size))
 
 
-def check_own_map(net: Any, key: str) -> None:
+def check_saliency_map(net: Any, key: str) -> None:
     """Refuse a network that has no map of its own.
 
     Args:
@@ -53,7 +53,7 @@ def check_own_map(net: Any, key: str) -> None:
         )
 
 
-def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_images(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Images (B, C, H, W) in the size of another network, in float32."""
     pixels = pixels.float()
     if pixels.shape[2:] == size:

@@ -26,15 +26,15 @@ class Machine:
     def __post_init__(self) -> None:
         self.free_cores, self.free_gpus = self.cores, list(range(self.gpus))
 
-    def need(self, run: PlannedRun) -> int:
+    def required(self, run: PlannedRun) -> int:
         """Cores or GPUs of a run; one that wants more than there are has the machine to itself."""
         return min(run.gpus, self.gpus) if run.gpus else min(run.cores, self.cores)
 
     def fits(self, run: PlannedRun) -> bool:
-        """Whether a run may start now."""
-        return self.need(run) <= (len(self.free_gpus) if run.gpus else self.free_cores)
+        """Tell whether a run may start now."""
+        return self.required(run) <= (len(self.free_gpus) if run.gpus else self.free_cores)
 
-    def take(self, run: PlannedRun) -> list[int]:
+    def reserve(self, run: PlannedRun) -> list[int]:
         """Give a run its place.
 
         Args:
@@ -44,25 +44,25 @@ class Machine:
             Numbers of its GPUs; none of one on the CPU, which shall see none.
         """
         if not run.gpus:
-            self.free_cores -= self.need(run)
+            self.free_cores -= self.required(run)
             return []
         taken, self.free_gpus = (
-            self.free_gpus[: self.need(run)],
-            self.free_gpus[self.need(run) :],
+            self.free_gpus[: self.required(run)],
+            self.free_gpus[self.required(run) :],
         )
         return taken
 
-    def give_back(self, run: PlannedRun, gpus: Sequence[int]) -> None:
+    def release(self, run: PlannedRun, gpus: Sequence[int]) -> None:
         """Take back the place of a run that has ended.
 
         Args:
             run: The run.
-            gpus: As :meth:`take` returned them.
+            gpus: As :meth:`reserve` returned them.
         """
         self.free_gpus = sorted([*self.free_gpus, *gpus])
-        self.free_cores += 0 if run.gpus else self.need(run)
+        self.free_cores += 0 if run.gpus else self.required(run)
 
-    def next(self, waiting: Sequence[PlannedRun]) -> PlannedRun | None:
+    def next_run(self, waiting: Sequence[PlannedRun]) -> PlannedRun | None:
         """The run that starts next.
 
         Args:
@@ -76,8 +76,8 @@ class Machine:
             firsts.setdefault(run.gpus > 0, run)
         return next((run for run in firsts.values() if self.fits(run)), None)
 
-    def shares(self, run: PlannedRun, others: Sequence[PlannedRun]) -> bool:
-        """Whether other runs can be at work beside one on the CPU, which slows it down.
+    def is_shared(self, run: PlannedRun, others: Sequence[PlannedRun]) -> bool:
+        """Tell whether other runs can be at work beside one on the CPU, which slows it down.
 
         Args:
             run: The run.
@@ -88,8 +88,10 @@ class Machine:
         """
         if run.gpus:
             return False
-        rest = self.cores - self.need(run)
-        return any(other.gpus or self.need(other) <= rest for other in others if other is not run)
+        rest = self.cores - self.required(run)
+        return any(
+            other.gpus or self.required(other) <= rest for other in others if other is not run
+        )
 
     def duration(self, runs: Sequence[PlannedRun]) -> float:
         """Seconds that runs take on the empty machine.
@@ -103,11 +105,11 @@ class Machine:
         machine, waiting, now = Machine(self.cores, self.gpus), list(runs), 0.0
         active: list[tuple[float, PlannedRun, list[int]]] = []
         while waiting or active:
-            while (run := machine.next(waiting)) is not None:
+            while (run := machine.next_run(waiting)) is not None:
                 waiting.remove(run)
-                active.append((now + (run.seconds or 0.0), run, machine.take(run)))
+                active.append((now + (run.seconds or 0.0), run, machine.reserve(run)))
             first = min(active, key=lambda item: item[0])
             active.remove(first)
             now = first[0]
-            machine.give_back(first[1], first[2])
+            machine.release(first[1], first[2])
         return now

@@ -1,4 +1,4 @@
-"""What a network for ImageNet is told to look for when it is shown images of another data set.
+"""Top-down signals for an ImageNet network that is shown images of another data set.
 
 Its classifier knows the classes of ImageNet and no others: read by the labels of another data set,
 it would look for something else in every image.
@@ -10,7 +10,7 @@ from mixbench.errors import UserError
 from mixbench.nn.imagenet import WNIDS
 
 PRIORS = ("auto", "head", "wnid", "prototype", "prompt")
-KEY = "method.prior"
+PRIOR_KEY = "method.prior"
 
 
 def choose_prior(wanted: str, rows: int, num_classes: int, class_ids: Sequence[str]) -> str:
@@ -49,8 +49,9 @@ def choose_prior(wanted: str, rows: int, num_classes: int, class_ids: Sequence[s
             raise UserError(
                 f"the {rows} rows of the attention network's classifier stand for other classes "
                 f"than the {num_classes} of the data",
-                KEY,
-                f"use {KEY}=wnid for a part of ImageNet, or {KEY}=prototype, or {KEY}=prompt",
+                PRIOR_KEY,
+                f"use {PRIOR_KEY}=wnid for a part of ImageNet, or else {PRIOR_KEY}=prototype or "
+                f"{PRIOR_KEY}=prompt",
             )
     if wanted == "wnid" and not known:
         why = (
@@ -60,7 +61,9 @@ def choose_prior(wanted: str, rows: int, num_classes: int, class_ids: Sequence[s
             if not class_ids
             else f"{sorted(set(class_ids) - set(WNIDS))[0]} is no class of ImageNet"
         )
-        raise UserError(why, f"{KEY}=wnid", f"use {KEY}=prototype or {KEY}=prompt")
+        raise UserError(
+            why, f"{PRIOR_KEY}=wnid", f"use {PRIOR_KEY}=prototype or {PRIOR_KEY}=prompt"
+        )
     return wanted
 
 

@@ -9,7 +9,7 @@ import yaml
 from mixbench import cli, compose, run
 from mixbench.config.compose import to_plain
 from mixbench.errors import UserError
-from mixbench.files import check_place, open_log, write_text
+from mixbench.files import check_run_folder, open_log, write_text
 from mixbench.launch.local import _run_child
 from mixbench.launch.sweep import read_sweep
 from mixbench.records.record import runs_folder
@@ -26,10 +26,10 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("name", ["log.txt", "wandb", "record.json", "last.ckpt", "anything"])
 def test_no_link_in_the_folder_of_a_run_is_written_through(folder, name):
-    check_place(folder)
+    check_run_folder(folder)
     (folder / name).symlink_to(folder.parent / "target")  # leads nowhere yet
     with pytest.raises(UserError, match=name):
-        check_place(folder)
+        check_run_folder(folder)
     with pytest.raises(UserError, match=name):
         open_log(folder / "log.txt")
     assert not (folder.parent / "target").exists()
@@ -39,11 +39,11 @@ def test_neither_a_link_for_a_folder_nor_a_pipe_is_written_to(folder):
     link = folder.parent / "link"
     link.symlink_to(folder)
     with pytest.raises(UserError, match=str(folder)):
-        check_place(link)
+        check_run_folder(link)
     os.mkfifo(folder / "log.txt")
     with pytest.raises(UserError, match="neither file nor folder"):
         open_log(folder / "log.txt")
-    check_place(folder.parent / "new")
+    check_run_folder(folder.parent / "new")
 
 
 def test_a_log_is_appended_to(folder):
@@ -78,7 +78,7 @@ def test_a_run_refuses_a_folder_with_links(tmp_path, monkeypatch):
     answers = []
     said = {"send": lambda self, found: answers.append(found), "fileno": lambda self: 1}
     answer = type("Answer", (), said)()
-    monkeypatch.setattr("mixbench.launch.local.stop_when_alone", lambda alone: None)
+    monkeypatch.setattr("mixbench.launch.local.stop_when_orphaned", lambda orphaned: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # put back afterwards
     surroundings = dict(os.environ), str(tmp_path)
     monkeypatch.chdir(tmp_path)
