@@ -151,17 +151,11 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     Raises:
         UserError: On an unknown key of the method, a wrong type, or a value out of range.
     """
-    settings = dict(composed.config.method)
-    name = settings.pop("name")
+    name = composed.config.method["name"]
+    settings, nested = _own_and_nested(composed)
     origins = {k: v for k, v in composed.origins.items() if not k.startswith("method.")}
     origins["method.name"] = composed.origins.get("method.name", DEFAULT)
     found = Composed(composed.config, origins, list(composed.notes))
-    nested = {}
-    if "members" in _keys(name):
-        nested = {key: value for key, value in settings.items() if isinstance(value, dict)}
-        settings = {key: value for key, value in settings.items() if key not in nested}
-    for member, keys in nested.items():
-        _refuse_mistyped(member, keys, f"method.{member}", composed.origins)
     own = _own(name, "method", settings, composed.origins, found)
     for member in own.get("members", ()):
         prefix = f"method.{member}"
@@ -182,6 +176,35 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     if strict and found.notes:
         raise UserError(found.notes[0], "--strict", "remove it")
     return found
+
+
+def check_method_keys(composed: Composed) -> None:
+    """Refuse mistyped keys of the method that stand on the command line; values are not checked.
+
+    A grid is checked so before its first run. The method is imported only if one of its keys is
+    set.
+
+    Args:
+        composed: Result of :func:`compose_text`.
+
+    Raises:
+        UserError: On a key that no method has.
+    """
+    typed = [key for key, origin in composed.origins.items() if origin == COMMAND_LINE]
+    if any(key.startswith("method.") and key != NAMES["method"] for key in typed):
+        settings, _ = _own_and_nested(composed)
+        _refuse_mistyped(composed.config.method["name"], settings, "method", composed.origins)
+
+
+def _own_and_nested(composed: Composed) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A method's own keys, and those of its members by member if it has any."""
+    settings = dict(composed.config.method)
+    nested: dict[str, dict[str, Any]] = {}
+    if "members" in _keys(settings.pop("name")):
+        nested = {key: value for key, value in settings.items() if isinstance(value, dict)}
+    for member, keys in nested.items():
+        _refuse_mistyped(member, keys, f"method.{member}", composed.origins)
+    return {key: value for key, value in settings.items() if key not in nested}, nested
 
 
 def _own(

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import dataclass, field
 
-from mixbench.config.compose import compose_text
+from mixbench.config.compose import check_method_keys, compose_text
 from mixbench.config.names import CORE, METHODS
 from mixbench.config.overrides import COMMAND_LINE, split_overrides
 from mixbench.errors import UserError
@@ -62,7 +62,7 @@ def expand(words: list[str], *, strict: bool = False) -> list[PlannedRun]:
     runs = []
     grids = [[word for word in combination if word] for combination in itertools.product(*choices)]
     for combination in grids:
-        compose_text([*combination, *rest], strict=strict)
+        check_method_keys(compose_text([*combination, *rest], strict=strict))
     for seed, combination in itertools.product(seeds, grids):
         run = PlannedRun([*combination, *rest, f"seed={seed}"])
         run.optional = given.get("method") == "all"

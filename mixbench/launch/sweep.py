@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from mixbench.config import yaml_files
-from mixbench.config.compose import compose_text
+from mixbench.config.compose import check_method_keys, compose_text
 from mixbench.config.overrides import (
     code_names,
     flatten,
@@ -109,7 +109,7 @@ def read_sweep(
         for seed, (name, pairs) in itertools.product(seeds, cells)
     ]
     for run in runs[: len(cells)]:
-        compose_text(run.words, strict=strict)
+        check_method_keys(compose_text(run.words, strict=strict))
     after = _mapping(content, "after", path)
     needs = {
         key: read_sweep(

@@ -458,14 +458,14 @@ def test_a_choice_is_known_by_its_keys_and_not_by_their_defaults(tmp_path):
 
     plain = identity(CHOICE)
     assert identity(f"{CHOICE} method.bc.plus=false").id == plain.id
-    other = identity(f"{CHOICE} method.bc.pairing=dataset")
+    other = identity(f"{CHOICE} method.mixup.fold=true")
     assert other.id != plain.id
     assert other.recipe_hash == plain.recipe_hash
-    assert other.settings["bc.pairing"] == "dataset"
+    assert other.settings["mixup.fold"] is True
     assert not [key for key in plain.settings if key.startswith("bc.")]
 
     path = tmp_path / "config.yaml"
-    config = compose(f"{CHOICE} method.bc.pairing=dataset data=digits")
+    config = compose(f"{CHOICE} method.mixup.fold=true data=digits")
     path.write_text(yaml.safe_dump(to_plain(config)))
     again = compose("", base=path)
     assert again.method == config.method

@@ -113,3 +113,15 @@ def test_the_exit_code_tells_how_much_of_a_grid_failed():
     assert GridOutcome({"a": 3, "b": 3}).exit_code(2) == 3
     assert GridOutcome({"a": 3, "b": 2}).exit_code(2) == 5
     assert GridOutcome({}, interrupted=True).exit_code(2) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("method=mixup method.alhpa=1", "did you mean 'alpha'"),
+        ("method=choice method.members=[mixup,bc] method.mixup.alhpa=1", "method.mixup.alhpa"),
+    ],
+)
+def test_a_mistyped_key_of_a_method_is_refused_before_the_first_run(words, match):
+    with pytest.raises(UserError, match=match):
+        expand([*words.split(), "seeds=0,1"])
