@@ -170,7 +170,7 @@ class Method(LightningHooks):
 
     @property
     def fidelity(self) -> str:
-        """What a row of the leaderboard says of it; the network may matter."""
+        """Fidelity of the method as a row of the leaderboard shows it; the network may matter."""
         return self.config.fidelity
 
     def param_groups(self) -> list[dict[str, Any]]:

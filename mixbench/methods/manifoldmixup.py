@@ -80,6 +80,8 @@ class ManifoldMixup(Method):
 
     def predict(self, mixed: mf.Mixed) -> tuple[Tensor, mf.Mixed]:
         """Run the network up to the layer, mix features and labels, and run the rest."""
+        if mixed.aux is None:  # a batch that is not mixed
+            return super().predict(mixed)
         layer = mixed.aux.layer
         h = self.net.forward_stages(mixed.x, stop=layer)
         after = mf.manifoldmixup(h, mixed.targets, lam=mixed.lam, perm=mixed.perm)

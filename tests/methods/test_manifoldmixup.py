@@ -167,7 +167,7 @@ def drawn_layers(method, batches):
     x, targets = torch.zeros(2, 3, 4, 4), torch.eye(2)
     for batch in range(batches):
         method.reseed(0, batch)
-        layers.append(method.mix(x, targets).aux)
+        layers.append(method.mix(x, targets).aux.layer)
     return layers
 
 
@@ -216,7 +216,7 @@ def test_a_given_decision_leaves_the_other_draws_as_they_were(key):
     def mixed(**decisions):
         method.reseed(0, 1)
         result = method.mix(*sample_batch(), **decisions)
-        values = {"layer": result.aux, "lam": result.lam, "perm": result.perm}
+        values = {"layer": result.aux.layer, "lam": result.lam, "perm": result.perm}
         return {name: torch.as_tensor(value) for name, value in values.items()}
 
     method = manifold()
@@ -336,7 +336,7 @@ def test_a_random_layer_adds_no_graph_to_compiled_stages(layers):
             logits, mixed = each.predict(mixed)
             each.loss(logits, mixed).backward()
             found.append(logits)
-        seen.add(mixed.aux)
+        seen.add(mixed.aux.layer)
         torch.testing.assert_close(*found)
     assert seen == set(layers)
     assert len(graphs) == len(method.net.stages)

@@ -40,13 +40,13 @@ class Choice(Method):
 
     @classmethod
     def tasks_with(cls, config: Any) -> frozenset[str]:
-        """Those of all its members."""
+        """Tasks that all its members learn."""
         members = (METHODS.get(name).tasks_with(own) for name, own in config.of.items())
         return cls.tasks.intersection(*members)
 
     @classmethod
     def step_cost(cls, config: Any) -> float:
-        """That of the members, by their shares."""
+        """Mean step time of the members, by their shares."""
         return config.cost
 
     def __init__(self, net: nn.Module, *args: Any, **kwargs: Any) -> None:
