@@ -15,6 +15,7 @@ ACCEPTED = {
     "rules": "each speed table has one",
     "watched": "each speed table has one",
     "Shape": "sizes of the batches of each speed table",
+    "conditions": "of settings, and of a speed table",
     "compare": "of two rows, and of a row with a published figure",
     "Contrast": "a method's loss, and a difference of two means",
     "Counts": "sums of each suite",

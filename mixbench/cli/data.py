@@ -17,9 +17,9 @@ def data_command(args: argparse.Namespace) -> int:
 
 
 def _check(source: object) -> int:
-    from mixbench.data.checks import check_data
+    from mixbench.data.checks import check_data_set
 
-    found = check_data(source)
+    found = check_data_set(source)
     for fact in found.facts:
         print_result(fact)
     for problem in found.problems:

@@ -31,7 +31,7 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
-def check_data(source: Any) -> Findings:
+def check_data_set(source: Any) -> Findings:
     """Count, decode and compare every image of a data set, and add what a run says of it.
 
     Args:

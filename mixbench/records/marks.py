@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 
 from mixbench.records.record import Record
 
-CHANGED, WARMUP, BATCH, STEPS = "changed", "long warm-up", "large batch", "few steps"
+CHANGED, WARMUP, LARGE_BATCH, STEPS = "changed", "long warm-up", "large batch", "few steps"
 CHANCE, PARTLY, UNTRUE = "chance", "partly verified", "not true"
 UNREADABLE = "test images missing"
 MIN_STEPS = 100  # optimiser steps below which nothing is learned that a comparison could use
 EXPLANATIONS = {
     CHANGED: "the configuration was changed on the way (resume --allow-config-change)",
     WARMUP: "the warm-up is as long as training or longer, so that the learning rate never falls",
-    BATCH: "batch_size is larger than the training set, so that a step takes all of it",
+    LARGE_BATCH: "batch_size is larger than the training set, so that a step takes all of it",
     STEPS: f"fewer than {MIN_STEPS} optimiser steps",
     CHANCE: (
         "not above chance by a one-sided test at 5 %: exact binomial test of top1 against the "

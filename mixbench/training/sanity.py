@@ -5,7 +5,7 @@ import torch
 from mixbench.config.schema import RunConfig
 from mixbench.errors import counted
 from mixbench.metrics import mean_average_precision, topk
-from mixbench.records.marks import BATCH, CHANCE, MIN_STEPS, STEPS, WARMUP
+from mixbench.records.marks import CHANCE, LARGE_BATCH, MIN_STEPS, STEPS, WARMUP
 from mixbench.records.predictions import Predictions
 
 LEVEL = 0.05  # chance that a network that has learned nothing is not marked
@@ -30,7 +30,7 @@ def doubts(config: RunConfig, train_size: int) -> dict[str, str]:
             f"{config.epochs}: the learning rate rises to the end"
         )
     if config.batch_size > train_size:
-        found[BATCH] = (
+        found[LARGE_BATCH] = (
             f"batch_size={config.batch_size} is more than "
             f"{counted(train_size, 'training image')}: each epoch is a single step"
         )

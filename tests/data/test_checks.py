@@ -5,7 +5,7 @@ import pytest
 from making import encoded, source, write_folder
 
 from mixbench.cli import main
-from mixbench.data.checks import check_data
+from mixbench.data.checks import check_data_set
 from mixbench.errors import UserError
 
 
@@ -53,7 +53,7 @@ def test_all_corrupt_files_and_leaks_are_listed_at_once(zoo, capsys):
 def test_two_empty_files_are_no_leak(zoo):
     for name in ("train/ant/0.png", "val/ant/0.png"):
         (zoo / name).write_bytes(b"")
-    problems = check_data(source("data=folder", f"data.root={zoo}", "data.size=32")).problems
+    problems = check_data_set(source("data=folder", f"data.root={zoo}", "data.size=32")).problems
     assert len(problems) == 2
     assert not any("also the training image" in problem for problem in problems)
 
@@ -65,7 +65,7 @@ def test_empty_classes_and_leaks_of_stored_pixels_are_found(tmp_path, monkeypatc
     np.savez(tmp_path / "a.npz", images=images, label=[0, 1, 0, 1, 0, 0], class_names=names)
     np.savez(tmp_path / "b.npz", images=images[4:] // 2, label=[0, 2], class_names=names)
     words = ("data=pack", f"data.train={tmp_path / 'a.npz'}", f"data.test={tmp_path / 'b.npz'}")
-    found = check_data(source(*words))
+    found = check_data_set(source(*words))
     assert {
         "train: 3 classes with 0 (cat) to 4 (ant) images",
         "no training image of 1 of 3 classes: cat",
@@ -73,7 +73,7 @@ def test_empty_classes_and_leaks_of_stored_pixels_are_found(tmp_path, monkeypatc
     } <= {*found.facts}
     assert found.problems == []
     np.savez(tmp_path / "b.npz", images=images[4:], label=[0, 2], class_names=names)
-    leaks = check_data(source(*words)).problems
+    leaks = check_data_set(source(*words)).problems
     assert leaks == [f"the test image image {n} is also the training image image {n + 4}"
                      for n in range(2)]  # fmt: skip
 
@@ -107,7 +107,7 @@ def test_what_a_run_refuses_the_check_refuses_with_the_same_words(
     np.savez("people.npz", people=np.array([0, 5]))
     data = packs(tmp_path, train, test, *words)
     said = []
-    for judge in (data.load, lambda: check_data(data)):
+    for judge in (data.load, lambda: check_data_set(data)):
         with pytest.raises(UserError) as caught:
             judge()
         said.append(str(caught.value))
@@ -127,7 +127,7 @@ def test_what_a_run_says_the_check_says_without_a_problem(
 ):
     monkeypatch.setenv("MIXBENCH_DATA", str(tmp_path))
     data = packs(tmp_path, train, test, *words)
-    notices, found = data.load().info.notices, check_data(data)
+    notices, found = data.load().info.notices, check_data_set(data)
     assert len(notices) == count
     assert [fact for fact in found.facts if fact in notices] == notices
     assert found.problems == []
@@ -146,7 +146,7 @@ def test_dim_and_unreadable_images_are_said_by_the_check_as_by_a_run(zoo, capsys
     capsys.readouterr()
     data = source("data=folder", *words, "data.on_corrupt=skip")
     notices = [n for n in data.load().info.notices if "not compared" not in n]
-    found = check_data(data)
+    found = check_data_set(data)
     assert any("almost black" in notice for notice in notices)
     assert any("1 for training and 2 for the test" in notice for notice in notices)
     assert {*notices} <= {*found.facts}
@@ -160,14 +160,14 @@ def test_dim_and_unreadable_images_are_said_by_the_check_as_by_a_run(zoo, capsys
 
 def test_what_cannot_be_trained_on_is_a_problem(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXBENCH_DATA", str(tmp_path))
-    found = check_data(packs(tmp_path, [0, 0], class_names=np.array(["ant"]))).problems
+    found = check_data_set(packs(tmp_path, [0, 0], class_names=np.array(["ant"]))).problems
     assert found == ["1 class with training images; training needs at least two"]
     two_sizes = packs(tmp_path, [0, 1], size=6)
-    problems = check_data(two_sizes).problems
+    problems = check_data_set(two_sizes).problems
     assert len(problems) == 1
     assert "2 sizes" in problems[0]
     assert "data.size" in problems[0]
-    assert check_data(packs(tmp_path, [0, 1], None, "data.size=4", size=6)).problems == []
+    assert check_data_set(packs(tmp_path, [0, 1], None, "data.size=4", size=6)).problems == []
 
 
 def test_a_missing_data_set_is_a_user_error(zoo, capsys):
@@ -188,7 +188,7 @@ def test_stored_pixels_and_encoded_images_may_stand_side_by_side(tmp_path, more)
     files = [tmp_path / "a.npz", tmp_path / "b.npz"]
     for train, test in (files, files[::-1]):
         words = ["data=pack", f"data.train={train}", f"data.test={test}", *more]
-        found = check_data(source(*words))
+        found = check_data_set(source(*words))
         assert found.problems == []
         counts = (4, 2) if train == files[0] else (2, 4)
         for split, count in zip(("train", "test"), counts, strict=True):

@@ -9,7 +9,7 @@ from making import encoded, source
 from mixbench import compose, run
 from mixbench.cli import main
 from mixbench.data import DATA
-from mixbench.data.checks import check_data
+from mixbench.data.checks import check_data_set
 from mixbench.data.files.cache import prepare
 from mixbench.data.files.encoded import Part
 from mixbench.data.source import DataSource
@@ -61,7 +61,7 @@ def test_what_is_said_and_counted_of_data_stays_with_a_prepared_set():
 
 
 def test_the_check_of_data_says_it_without_a_problem():
-    found = check_data(source("data=digits"))
+    found = check_data_set(source("data=digits"))
     assert found.facts.count(SAID) == found.facts.count(LINE) == 1
     assert not found.problems
 

@@ -8,7 +8,7 @@ import torch
 from mixbench import cli, compose, run
 from mixbench.launch import local
 from mixbench.launch.plan import expand
-from mixbench.records.marks import BATCH, CHANCE, EXPLANATIONS, STEPS, WARMUP
+from mixbench.records.marks import CHANCE, EXPLANATIONS, LARGE_BATCH, STEPS, WARMUP
 from mixbench.records.predictions import Predictions
 from mixbench.records.record import read_record
 from mixbench.training.sanity import chance, doubts
@@ -25,13 +25,13 @@ def found(words, size=10_000):
         ("epochs=10 batch_size=100", 999, {STEPS}),  # 9 in an epoch, as no batch is left half full
         ("epochs=99 batch_size=1000", 1000, {STEPS}),
         ("epochs=100 batch_size=1000", 1000, set()),
-        ("epochs=100 batch_size=1000", 999, {BATCH}),
+        ("epochs=100 batch_size=1000", 999, {LARGE_BATCH}),
         ("epochs=10 batch_size=200 optim.accumulate=2", 2000, set()),
         ("epochs=10 batch_size=200 optim.accumulate=2", 1999, {STEPS}),
         ("epochs=10 batch_size=200 devices=2", 1999, {STEPS}),
         ("epochs=10 batch_size=100 optim.warmup_epochs=9.5", 1000, set()),
         ("epochs=10 batch_size=100 optim.warmup_epochs=10", 1000, {WARMUP}),
-        ("epochs=3 batch_size=128 optim.warmup_epochs=5", 60, {WARMUP, BATCH, STEPS}),
+        ("epochs=3 batch_size=128 optim.warmup_epochs=5", 60, {WARMUP, LARGE_BATCH, STEPS}),
     ],
 )
 def test_what_speaks_against_a_training_is_found_before_it(words, size, marks):
@@ -118,4 +118,4 @@ def test_the_plan_is_printed_with_each_doubt_once(monkeypatch, capsys, runs, tin
 
 
 def test_every_mark_is_explained():
-    assert {BATCH, CHANCE, STEPS, WARMUP} <= EXPLANATIONS.keys()
+    assert {LARGE_BATCH, CHANCE, STEPS, WARMUP} <= EXPLANATIONS.keys()

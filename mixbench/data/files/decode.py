@@ -245,7 +245,7 @@ def _check_pixels(width: int, height: int) -> None:
         raise OSError(f"{width}x{height} pixels could be a decompression bomb: at most {limit}")
 
 
-class DecodedImages(NamedTuple):
+class DecodedFiles(NamedTuple):
     """A set of decoded images.
 
     ``images`` (M, 3, H, W) uint8 are those that could be read, ``rows`` (M,) their places among all
@@ -261,7 +261,7 @@ class DecodedImages(NamedTuple):
 
 def decode_all(
     items: Sequence[str], load: Callable[[int], bytes], config: DataConfig
-) -> DecodedImages:
+) -> DecodedFiles:
     """Decode a whole set into one tensor.
 
     Args:
@@ -303,11 +303,11 @@ def decode_all(
             "resize them with data.size=PIXELS",
         )
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return DecodedImages(images, torch.tensor(good), bad, _dim([peak for _, peak in decoded]))
+    return DecodedFiles(images, torch.tensor(good), bad, _dim([peak for _, peak in decoded]))
 
 
 def dark_sample_notice(count: int, load: Callable[[int], bytes]) -> str:
-    """As ``dim`` of :class:`DecodedImages`, from a few images of a set that stays files.
+    """As ``dim`` of :class:`DecodedFiles`, from a few images of a set that stays files.
 
     Args:
         count: Number of images.

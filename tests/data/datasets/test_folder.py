@@ -9,7 +9,7 @@ import pytest
 import torch
 from making import encoded, photograph, source, write_folder
 
-from mixbench.data.checks import check_data
+from mixbench.data.checks import check_data_set
 from mixbench.data.files import hashes
 from mixbench.data.files.cache import prepare, read_prepared
 from mixbench.data.images import ResidentImages
@@ -185,7 +185,7 @@ def test_what_is_not_used_is_counted_by_reason_in_info_and_check(zoo):
         "link to a folder around it": 1,
     }
     assert any(
-        "2 x unusual suffix .heic2" in fact for fact in check_data(source(*words(zoo))).facts
+        "2 x unusual suffix .heic2" in fact for fact in check_data_set(source(*words(zoo))).facts
     )
 
 
@@ -255,7 +255,7 @@ def broken(zoo):
 def test_what_is_no_readable_file_is_named_or_skipped_and_counted(zoo, broken, more):
     info = source(*words(zoo, "data.on_corrupt=skip", *more)).load().info
     assert (info.train_size, info.skipped) == (12, 5)
-    problems = check_data(source(*words(zoo))).problems
+    problems = check_data_set(source(*words(zoo))).problems
     for name in broken:
         assert sum(name in problem for problem in problems) == 1
     with pytest.raises(UserError) as error:
