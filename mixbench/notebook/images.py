@@ -1,4 +1,4 @@
-"""Which real images a notebook works on."""
+"""The real images that a notebook works on."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Small runs behind a notebook: carried out once, found again by their ids."""
+"""Small runs behind a notebook: trained once, found again by their ids."""
 
 import signal
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from mixbench.records.record import read_record, runs_folder
 
 
 def bench(words: Sequence[str], say: Callable[[str], None]) -> list[Path]:
-    """Carry out the runs of a grid that are not done, as ``mixbench bench`` does.
+    """Train the runs of a grid that are not done, as ``mixbench bench`` does.
 
     Args:
         words: Overrides such as ``method=erm,alignmix``, ``data=digits``, ``seeds=0,1``.
@@ -31,11 +31,11 @@ def bench(words: Sequence[str], say: Callable[[str], None]) -> list[Path]:
         RunFailedError: If a run failed; the others are done.
         InterruptedRunError: If it was stopped; the same call goes on.
     """
-    return _launch(expand(_unattacked(words)), say)
+    return _launch(expand(_with_suites(words)), say)
 
 
 def sweep(name: str, words: Sequence[str], say: Callable[[str], None]) -> list[Path]:
-    """Carry out the runs of an ablation plan that are not done, as ``mixbench sweep`` does.
+    """Train the runs of an ablation plan that are not done, as ``mixbench sweep`` does.
 
     Args:
         name: Name of a plan in ``experiments/sweep``, or path of its file.
@@ -46,11 +46,9 @@ def sweep(name: str, words: Sequence[str], say: Callable[[str], None]) -> list[P
         Folders of the runs, in the order of the plan.
 
     Raises:
-        UserError: If the plan cannot be used, or needs another one first.
-        RunFailedError: If a run failed; the others are done.
-        InterruptedRunError: If it was stopped; the same call goes on.
+        UserError: If the plan cannot be used, or needs another one first; else as :func:`bench`.
     """
-    plan = read_sweep(name, _unattacked(words))
+    plan = read_sweep(name, _with_suites(words))
     if plan.needs:
         raise UserError("the plan needs another one first", name, f"use mixbench sweep {name}")
     return _launch(plan.runs, say)
@@ -73,12 +71,7 @@ def scores(folders: Sequence[Path], keys: Sequence[str], curves: Sequence[str] =
         settings = dict(flatten({"method": config.method, "net": vars(config.net)}))
         row: dict[str, Any] = {key: settings[key] for key in keys} | {"seed": record.seed}
         row |= {name: record.metrics[name] for name in ("top1", "nll")}
-        logged, _ = read_curves(folder / "metrics.csv")
-        for name in curves:
-            values = [line[f"train/{name}"] for line in logged if f"train/{name}" in line]
-            if values:
-                row[name] = sum(values) / len(values)
-        rows.append(row)
+        rows.append(row | _means(read_curves(folder / "metrics.csv")[0], curves))
     return Table(rows)
 
 
@@ -88,7 +81,7 @@ def logged(folders: Sequence[Path], names: Sequence[str], parts: int = 20) -> Ta
     Args:
         folders: Folders of runs, finished or not.
         names: Values, such as ``loss_mixer``; a run lacks those that its method does not log.
-        parts: Parts of a run, which is as many rows as it has.
+        parts: Rows of each run.
 
     Returns:
         Method, seed, ``epochs`` done in the middle of the part, and the means of the part.
@@ -100,17 +93,21 @@ def logged(folders: Sequence[Path], names: Sequence[str], parts: int = 20) -> Ta
         steps = max(line["step"] for line in lines) + 1
         for part in range(parts):
             within = [line for line in lines if int(parts * line["step"] / steps) == part]
-            row: dict[str, Any] = {"method": record.method, "seed": record.seed}
+            row = {"method": record.method, "seed": record.seed}
             row["epochs"] = config.epochs * (part + 0.5) / parts
-            for name in names:
-                values = [line[f"train/{name}"] for line in within if f"train/{name}" in line]
-                if values:
-                    row[name] = sum(values) / len(values)
-            rows.append(row)
+            rows.append(row | _means(within, names))
     return Table(rows)
 
 
-def _unattacked(words: Sequence[str]) -> list[str]:
+def _means(lines: list[dict[str, float]], names: Sequence[str]) -> dict[str, float]:
+    """Mean of each logged value over the lines that have it; a name without any has none."""
+    found = {
+        name: [line[key] for line in lines if (key := f"train/{name}") in line] for name in names
+    }
+    return {name: sum(values) / len(values) for name, values in found.items() if values}
+
+
+def _with_suites(words: Sequence[str]) -> list[str]:
     """Leave out suites that no notebook shows; they take no part in the ids."""
     given = any(word.startswith("eval.") for word in words)
     return [*words, *([] if given else ["eval.suites=[calibration]"])]
@@ -120,8 +117,7 @@ def _launch(runs: list[PlannedRun], say: Callable[[str], None]) -> list[Path]:
     folder = runs_folder(compose(runs[0].words).run.dir)
     launcher = LocalLauncher(say)
     runs = launcher.prepare(runs)
-    done = sum(run.done for run in runs)
-    say(f"{counted(len(runs), 'run')}, {done} of them done already")
+    say(f"{counted(len(runs), 'run')}, {sum(run.done for run in runs)} of them done already")
     before = signal.getsignal(signal.SIGTERM)
     try:
         outcome = launcher.launch(runs, folder)
@@ -130,7 +126,6 @@ def _launch(runs: list[PlannedRun], say: Callable[[str], None]) -> list[Path]:
     if outcome.interrupted:
         raise InterruptedRunError("interrupted", str(folder), "the same call goes on")
     if outcome.failures:
-        failed = ", ".join(outcome.failures)
-        todo = f"read {folder}/<id>/log.txt"
-        raise RunFailedError(f"{len(outcome.failures)} of {len(runs)} runs failed", failed, todo)
+        what = f"{len(outcome.failures)} of {len(runs)} runs failed"
+        raise RunFailedError(what, ", ".join(outcome.failures), f"read {folder}/<id>/log.txt")
     return [folder / run.id for run in runs]

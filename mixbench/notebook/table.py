@@ -1,9 +1,15 @@
-"""Rows of named values, for a notebook to show."""
+"""Rows of named values, for a notebook to show as a table or as curves."""
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+
+from mixbench.errors import UserError
 from mixbench.leaderboard.render import NONE, escaped, markdown_table
+
+SIZE, DPI = (5.2, 3.2), 110  # inches, dots per inch
 
 
 @dataclass
@@ -32,3 +38,45 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) >= 5e-5 or value == 0 else f"{value:.4f}"
     return escaped(str(value), "markdown")
+
+
+def curves(
+    table: Table, x: str, y: str, by: str | None = None, *, scale: str = "log"
+) -> Image.Image:
+    """One column over another, drawn with Matplotlib.
+
+    Args:
+        table: The values; rows that lack one of them are left out.
+        x: Column of the x axis, values > 0 on a logarithmic one.
+        y: Column of the y axis.
+        by: Column whose values have a curve each.
+        scale: Of the x axis: ``log`` or ``linear``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UserError: If a column is not there, or Matplotlib is not installed.
+    """
+    for name in filter(None, (x, y, by)):
+        if name not in table.columns:
+            raise UserError(f"no column {name!r}", "curves", f"there are {table.columns}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        todo = "pip install 'mixbench[notebooks]'"
+        raise UserError("Matplotlib is not installed", "curves", todo) from error
+
+    figure = Figure(SIZE, DPI, layout="constrained")
+    axes = figure.subplots()
+    for value in dict.fromkeys(table.column(by) if by else [None]):
+        rows = [row for row in table.rows if by is None or row.get(by) == value]
+        points = sorted((row[x], row[y]) for row in rows if None not in (row.get(x), row.get(y)))
+        axes.plot(*zip(*points, strict=True), marker="o", label=str(value))
+    axes.set(xscale=scale, xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    if by:
+        axes.legend(title=by)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return Image.open(file)

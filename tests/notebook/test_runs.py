@@ -8,10 +8,9 @@ from PIL import Image
 import mixbench.notebook.images as images
 from mixbench import compose, run
 from mixbench.errors import RunFailedError, UserError
-from mixbench.notebook.figures import curves
 from mixbench.notebook.images import PACK, real_images
 from mixbench.notebook.runs import bench, logged, scores, sweep
-from mixbench.notebook.table import Table
+from mixbench.notebook.table import Table, curves
 from mixbench.records.curves import read_curves
 
 

@@ -83,6 +83,7 @@ def truth(base, effect, image_sd, seed_sd, noise, rng):
     return 100 * (rate(base + effect) - rate(base))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "images", "seeds", "rounds"),
     [(10, 100, 1, 150), (100, 100, 1, 60), (10, 1000, 3, 60)],
@@ -106,6 +107,7 @@ def test_all_intervals_of_a_table_hold_at_once(classes, images, seeds, rounds):
     assert held >= stats.binom.ppf(1e-3, rounds, 0.94)
 
 
+@pytest.mark.slow
 def test_no_harm_is_found_where_there_is_none():
     rng = np.random.default_rng(0)
     labels, found = np.repeat(np.arange(50), 100), 0

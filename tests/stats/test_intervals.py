@@ -40,6 +40,7 @@ def test_rows_inside_the_noise_of_the_best_are_not_separated():
     assert inseparable_from_best(seeds) == {"best", "near"}
 
 
+@pytest.mark.slow
 def test_the_pooled_difference_test_has_its_nominal_error():
     rng = np.random.default_rng(3)
     wrong = 0
@@ -54,6 +55,7 @@ def test_single_seeds_support_no_mark():
     assert inseparable_from_best({"a": [99.0], "b": [10.0, 11.0]}) == {"b"}
 
 
+@pytest.mark.slow
 def test_t_intervals_cover_95_percent():
     rng = np.random.default_rng(1)
     for n in (3, 5, 10):
