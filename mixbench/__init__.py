@@ -4,6 +4,8 @@ The names below load on first use, so that ``import mixbench.functional`` needs 
 command line answers without it.
 """
 
+import os
+import sys
 from importlib import import_module
 
 TYPE_CHECKING = (
@@ -43,3 +45,18 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'mixbench' has no attribute {name!r}")
     module = import_module(_HOMES[name])
     return module if name == "functional" else getattr(module, name)
+
+
+def leave_working_directory() -> None:
+    """Take the working directory, which ``python -m`` has put in front, out of the path.
+
+    Whoever unpacks a stranger's runs there would import the stranger's ``yaml.py`` or ``torch.py``.
+
+    It is called before anything else is imported, and stays with modules that are loaded anyway.
+    """
+    if sys.flags.safe_path:
+        return
+    first = sys.path.pop(0)
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if os.path.abspath(first) == here and here not in sys.path:
+        sys.path.append(here)  # a checkout that is not installed

@@ -7,8 +7,7 @@ import sys
 import pytest
 
 import mixbench
-from mixbench import cli
-from mixbench.__main__ import leave_working_directory
+from mixbench import cli, leave_working_directory
 from mixbench.distributed.spawn import SAFE_PATH_ENV, set_safe_path, start_ranks
 from mixbench.errors import UserError
 from mixbench.launch.local import LocalLauncher

@@ -1,21 +1,24 @@
-"""Training labels from another source than the data set, such as people's of CIFAR-10N.
+"""Labels from another source than the data set, such as people's of CIFAR-10N and CIFAR-10H.
 
 A file is an ``.npz`` with arrays (N,) of class indices, one for each set of labels, in the order of
 the original training images: Wei et al., ICLR 2022, arXiv:2110.12088 give the 50,000 labels of
 CIFAR-10 as ``aggre_label``, ``worse_label`` and ``random_label1`` to ``random_label3``, beside
-``clean_label``, by which the order is checked.
+``clean_label``, by which the order is checked. Many answers to each test image (CIFAR-10H,
+jcpeterson/cifar-10h) are ``counts`` (N, K) and the true classes ``labels`` (N,).
 """
 
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mixbench.data.classes import whole_numbers
 from mixbench.data.files.arrays import Arrays
 from mixbench.errors import UserError, near_match
+from mixbench.metrics.human import HumanLabels
 
 KEY, CLEAN, WORD = "data.labels", "clean_label", "_label"
 
@@ -138,3 +141,40 @@ def _ends(values: Tensor) -> tuple[int, int]:
 def _divided(given: str) -> tuple[Path, str]:
     path, colon, name = given.rpartition(":")
     return (Path(path), name) if colon and not Path(given).exists() else (Path(given), "")
+
+
+def read_human(path: Path) -> HumanLabels:
+    """Read people's answers.
+
+    Args:
+        path: An ``.npz`` with ``counts`` (N, K) and optionally ``labels`` (N,).
+
+    Returns:
+        The answers, one row per image of the original test set.
+
+    Raises:
+        UserError: If it is missing, not such a file, or nobody was asked about an image.
+    """
+    try:
+        with Arrays(path) as archive:
+            found = {key: archive[key] for key in archive.names if key in ("counts", "labels")}
+    except FileNotFoundError as error:
+        raise UserError("no such file of people's answers", str(path)) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"not a readable .npz of people's answers: {error}", str(path)) from error
+    if (
+        "counts" not in found
+        or found["counts"].ndim != 2
+        or found["counts"].dtype.kind not in "iuf"
+    ):
+        raise UserError("people's answers need counts (N, K)", str(path), "see cifar10h.npz")
+    counts = torch.from_numpy(found["counts"].astype(np.float64))
+    if not bool(torch.isfinite(counts).all() and (counts >= 0).all() and (counts.sum(1) > 0).all()):
+        raise UserError("an image has negative counts, or no answer", str(path))
+    labels = found.get("labels")
+    if labels is not None and labels.shape != counts.shape[:1]:
+        raise UserError(f"labels {labels.shape} for counts {tuple(counts.shape)}", str(path))
+    if labels is not None and (labels.dtype.kind not in "iuf" or (labels % 1 != 0).any()):
+        raise UserError("labels must be whole numbers, the true classes", str(path))
+    known = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+    return HumanLabels(counts, known, Path(path))

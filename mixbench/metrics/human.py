@@ -1,18 +1,15 @@
 """Predictions against the labels that many people gave each image, such as those of CIFAR-10H.
 
 Peterson et al., ICCV 2019, arXiv:1908.07086 asked about fifty people for the class of each test
-image of CIFAR-10; their answers (jcpeterson/cifar-10h) are read from an ``.npz`` with ``counts``
-(N, K), and ``labels`` (N,), the true classes, by which the order is checked.
+image of CIFAR-10; :func:`mixbench.data.labels.read_human` reads their answers.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mixbench.data.files.arrays import Arrays
 from mixbench.errors import UserError
 
 
@@ -53,43 +50,6 @@ def human_entropy(counts: Tensor) -> Tensor:
         Scalar float64 in nats.
     """
     return -torch.special.xlogy(_shares(counts), _shares(counts)).sum(dim=1).mean()
-
-
-def read_human(path: Path) -> HumanLabels:
-    """Read people's answers.
-
-    Args:
-        path: An ``.npz`` with ``counts`` (N, K) and optionally ``labels`` (N,).
-
-    Returns:
-        The answers, one row per image of the original test set.
-
-    Raises:
-        UserError: If it is missing, not such a file, or nobody was asked about an image.
-    """
-    try:
-        with Arrays(path) as archive:
-            found = {key: archive[key] for key in archive.names if key in ("counts", "labels")}
-    except FileNotFoundError as error:
-        raise UserError("no such file of people's answers", str(path)) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"not a readable .npz of people's answers: {error}", str(path)) from error
-    if (
-        "counts" not in found
-        or found["counts"].ndim != 2
-        or found["counts"].dtype.kind not in "iuf"
-    ):
-        raise UserError("people's answers need counts (N, K)", str(path), "see cifar10h.npz")
-    counts = torch.from_numpy(found["counts"].astype(np.float64))
-    if not bool(torch.isfinite(counts).all() and (counts >= 0).all() and (counts.sum(1) > 0).all()):
-        raise UserError("an image has negative counts, or no answer", str(path))
-    labels = found.get("labels")
-    if labels is not None and labels.shape != counts.shape[:1]:
-        raise UserError(f"labels {labels.shape} for counts {tuple(counts.shape)}", str(path))
-    if labels is not None and (labels.dtype.kind not in "iuf" or (labels % 1 != 0).any()):
-        raise UserError("labels must be whole numbers, the true classes", str(path))
-    known = None if labels is None else torch.from_numpy(labels.astype(np.int64))
-    return HumanLabels(counts, known, Path(path))
 
 
 def human_scores(

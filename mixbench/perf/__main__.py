@@ -2,7 +2,7 @@
 
 import sys
 
-from mixbench.__main__ import leave_working_directory
+from mixbench import leave_working_directory
 
 
 def command() -> int:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from paths import SHARED
 
+from mixbench.data.labels import read_human
 from mixbench.errors import UserError
 from mixbench.metrics.human import (
     HumanLabels,
     human_cross_entropy,
     human_entropy,
     human_scores,
-    read_human,
 )
 
 HUMAN = SHARED / "data" / "cifar10h.npz"
