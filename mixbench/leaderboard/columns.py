@@ -23,7 +23,8 @@ class Column:
         unit: What it is counted in; empty for shares and other pure numbers.
         better: ``higher`` or ``lower``; empty where neither is.
         digits: Behind the decimal point.
-        suite: The suite that finds it; empty for scores of the test itself, and for costs.
+        suite: The suite that finds it, for scores of the test itself ``calibration``; empty for
+            costs and for scores that come from no suite.
         sampled: Whether the suite may look at another number of images in each run, so that scores
             of several numbers do not compare.
         kind: ``score``; ``cost``, which is compared by its ratio and kept in a field of the record
@@ -74,6 +75,10 @@ def _percent(name: str, title: str, better: str = "higher", **more: str | bool) 
     return Column(name, title, "%", better, 2, **more)  # type: ignore[arg-type]
 
 
+def _tested(name: str, title: str, *more: str | int, listed: bool = True) -> Column:
+    return Column(name, title, *more, suite="calibration", listed=listed)  # type: ignore[arg-type]
+
+
 def _attack(name: str, title: str) -> Column:
     return _percent(name, f"error rate under {title}", "lower", suite="adversarial", sampled=True)
 
@@ -87,24 +92,24 @@ def _cost(name: str, title: str, unit: str, better: str = "lower", **more: int |
 
 
 _SCORES = (
-    _percent("top1", "top-1 accuracy"),
-    _percent("top5", "top-5 accuracy"),
-    _percent("map", "mean average precision"),
-    _percent("cf1", "F1 per class"),
-    _percent("of1", "F1 overall"),
-    Column("nll", "negative log-likelihood", "nats", "lower"),
-    Column("nll_cf", "nll after cross-fitted temperature scaling", "nats", "lower"),
-    Column("ece", "expected calibration error", "", "lower"),
-    Column("ece_cf", "ece after cross-fitted temperature scaling", "", "lower"),
-    Column("ece_ts", "ece after temperature scaling on the hold-out", "", "lower"),
-    Column("aece", "adaptive calibration error", "", "lower"),
-    Column("aece_cf", "aece after cross-fitted temperature scaling", "", "lower", listed=False),
-    Column("brier", "Brier score", "", "lower"),
-    Column("brier_cf", "Brier score after cross-fitted scaling", "", "lower", listed=False),
-    Column("bias", "mean confidence less accuracy"),
-    Column("oe", "overconfidence error", "", "lower", listed=False),
-    Column("T", "temperature of the cross-fitted scaling", listed=False),
-    Column("aurc", "area under the risk-coverage curve", "", "lower", listed=False),
+    _tested("top1", "top-1 accuracy", "%", "higher", 2),
+    _tested("top5", "top-5 accuracy", "%", "higher", 2),
+    _tested("map", "mean average precision", "%", "higher", 2),
+    _tested("cf1", "F1 per class", "%", "higher", 2),
+    _tested("of1", "F1 overall", "%", "higher", 2),
+    _tested("nll", "negative log-likelihood", "nats", "lower"),
+    _tested("nll_cf", "nll after cross-fitted temperature scaling", "nats", "lower"),
+    _tested("ece", "expected calibration error", "", "lower"),
+    _tested("ece_cf", "ece after cross-fitted temperature scaling", "", "lower"),
+    _tested("ece_ts", "ece after temperature scaling on the hold-out", "", "lower"),
+    _tested("aece", "adaptive calibration error", "", "lower"),
+    _tested("aece_cf", "aece after cross-fitted temperature scaling", "", "lower", listed=False),
+    _tested("brier", "Brier score", "", "lower"),
+    _tested("brier_cf", "Brier score after cross-fitted scaling", "", "lower", listed=False),
+    _tested("bias", "mean confidence less accuracy"),
+    _tested("oe", "overconfidence error", "", "lower", listed=False),
+    _tested("T", "temperature of the cross-fitted scaling", listed=False),
+    _tested("aurc", "area under the risk-coverage curve", "", "lower", listed=False),
     _percent("top1_knn", "top-1 accuracy of the nearest training images"),
     _attack("fgsm_8", "FGSM, radius 8/255"),
     _attack("fgsm_4", "FGSM, radius 4/255"),

@@ -190,7 +190,7 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         score = _score(every)
         others += [
             f"{record.id}: done, but its record has no {score}; "
-            f"mixbench eval {records[record.id][1]} --suite calibration adds it"
+            f"mixbench eval {records[record.id][1]} --suite {describe(score).suite} adds it"
             for record in every
             if record.status == "done" and not _counts(record, score)
         ]

@@ -19,13 +19,12 @@ from mixbench.data.images import Batch
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation import autoattack
-from mixbench.evaluation.suites import judge, unfit
+from mixbench.evaluation.suite import load_suite
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.curves import read_curves
 from mixbench.records.lock import locked
 from mixbench.records.predictions import PREDICTIONS, read_predictions
 from mixbench.records.record import Record, read_record, write_record
-from mixbench.training.callbacks.suites import say_outcome
 from mixbench.training.facts import ADDED, other_facts, run_facts
 from mixbench.training.reevaluate import evaluate_run, rebuild, verify_run
 from mixbench.training.run import resume
@@ -159,7 +158,7 @@ def test_an_evaluation_changes_nothing_that_was_trained(folder):
         evaluate_run(folder, ["lr=0.2"])
     with pytest.raises(UserError, match="did you mean 'fgsm_8'"):
         evaluate_run(folder, ["eval.attacks=[fgsm8]"])
-    with pytest.raises(UserError, match="must be one of calibration, adversarial, occlusion, sal"):
+    with pytest.raises(UserError, match="unknown suite 'ood'"):
         evaluate_run(folder, ["eval.suites=[ood]"])
     with pytest.raises(UserError, match="names one twice"):
         evaluate_run(folder, ["eval.attacks=[fgsm_8,fgsm_8]"])
@@ -725,8 +724,9 @@ def test_a_masked_gradient_is_said_and_recorded(caplog):
     config = EvalConfig(attacks=["fgsm_8", "pgd10_8"])
     batches = [Batch(images, torch.zeros(40, dtype=torch.long), torch.arange(40))]
     with caplog.at_level(logging.INFO, "mixbench"):
-        outcome = judge("adversarial", blind, batches, info, config, ProcessGroup())
-        say_outcome("adversarial", outcome)
+        suite = load_suite("adversarial", config)
+        outcome = suite.evaluate(blind, batches, info, ProcessGroup())
+        suite.log_outcome(outcome)
     assert outcome.scores["fgsm_8"] == 100
     assert outcome.scores["pgd10_8"] == 0
     (warning,) = outcome.facts["warnings"]
@@ -736,8 +736,10 @@ def test_a_masked_gradient_is_said_and_recorded(caplog):
 
 def test_networks_of_several_labels_are_not_attacked(caplog):
     info = DataInfo(num_classes=3, height=8, width=8, task="multilabel", name="voc2007")
-    assert unfit("adversarial", info) == "it counts right classes, and voc2007 is multilabel"
-    assert unfit("calibration", info) == ""
+    config = EvalConfig()
+    reason = "it counts right classes, and voc2007 is multilabel"
+    assert load_suite("adversarial", config).refusal(info) == reason
+    assert load_suite("calibration", config).refusal(info) == ""
 
 
 @pytest.mark.parametrize(
@@ -746,7 +748,7 @@ def test_networks_of_several_labels_are_not_attacked(caplog):
         (["eval"], 2, "no run is named"),
         (["verify", "eval.adv_n=3"], 2, "no run is named"),
         (["eval", "missing"], 2, "no record of a run"),
-        (["eval", "RUN", "--suite", "ood"], 2, "no suite 'ood'"),
+        (["eval", "RUN", "--suite", "ood"], 2, "unknown suite 'ood'"),
     ],
 )
 def test_bad_words_give_one_line(finished, capsys, words, code, text):

@@ -7,7 +7,7 @@ from torch import nn
 from mixbench.config.schema import DataInfo, EvalConfig
 from mixbench.data.images import Batch
 from mixbench.distributed.process_group import ProcessGroup
-from mixbench.evaluation.suites import Outcome, draws, enter, judge
+from mixbench.evaluation.suite import Outcome, load_suite
 
 INFO = DataInfo(num_classes=3, height=8, width=8, test_size=40, name="noise")
 
@@ -30,12 +30,12 @@ class Network(nn.Module):
 def test_outputs_that_are_no_numbers_leave_no_score(name):
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (40, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    labels, config = torch.arange(40) % 3, EvalConfig(attacks=["fgsm_8"])
-    chunks = draws(name, config, labels, ProcessGroup())
+    labels, suite = torch.arange(40) % 3, load_suite(name, EvalConfig(attacks=["fgsm_8"]))
+    rows = suite.batches(labels, ProcessGroup())
 
     def outcome(limit: float):
-        batches = [Batch(images[d.indices], labels[d.indices], d.indices) for d in chunks]
-        return judge(name, Network(limit), batches, INFO, config, ProcessGroup())
+        batches = [Batch(images[d.indices], labels[d.indices], d.indices) for d in rows]
+        return suite.evaluate(Network(limit), batches, INFO, ProcessGroup())
 
     sound, broken = outcome(0), outcome(0.5)
     assert all(math.isfinite(value) for value in sound.scores.values())
@@ -52,21 +52,21 @@ def attacked(name, rate, images=40, **facts):
 
 
 def test_an_attack_that_is_added_is_held_against_those_before():
-    metrics, evaluations = {}, {}
-    assert enter("adversarial", attacked("pgd10_8", 50.0), metrics, evaluations) == []
-    (sign,) = enter("adversarial", attacked("fgsm_8", 60.0), metrics, evaluations)
+    suite, metrics, evaluations = load_suite("adversarial", EvalConfig()), {}, {}
+    assert suite.add_to_record(attacked("pgd10_8", 50.0), metrics, evaluations) == []
+    (sign,) = suite.add_to_record(attacked("fgsm_8", 60.0), metrics, evaluations)
     assert sign.startswith("pgd10_8 fails on 50.0 %")
     facts = evaluations["adversarial"]
     assert facts["attacks"] == ["pgd10_8", "fgsm_8"]
     assert facts["warnings"] == [sign]
-    assert enter("adversarial", attacked("fgsm_4", 40.0), metrics, evaluations) == []
+    assert suite.add_to_record(attacked("fgsm_4", 40.0), metrics, evaluations) == []
     assert evaluations["adversarial"]["warnings"] == [sign]
 
 
 def test_attacks_on_other_images_take_the_place_of_those_before():
-    metrics, evaluations = {"top1": 80.0}, {}
-    enter("adversarial", attacked("fgsm_8", 60.0), metrics, evaluations)
-    (told,) = enter("adversarial", attacked("fgsm_4", 50.0, images=20), metrics, evaluations)
+    suite, metrics, evaluations = load_suite("adversarial", EvalConfig()), {"top1": 80.0}, {}
+    suite.add_to_record(attacked("fgsm_8", 60.0), metrics, evaluations)
+    (told,) = suite.add_to_record(attacked("fgsm_4", 50.0, images=20), metrics, evaluations)
     assert "fgsm_8" in told
     assert metrics == {"top1": 80.0, "adv_n": 20.0, "fgsm_4": 50.0, "fgsm_4_acc": 50.0}
     assert evaluations["adversarial"]["attacks"] == ["fgsm_4"]
