@@ -4,10 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from mixbench import compose, run
+from mixbench.config.names import SUITES
 from mixbench.config.schema import DataInfo, EvalConfig
 from mixbench.data.images import Batch
 from mixbench.distributed.process_group import ProcessGroup
-from mixbench.evaluation.suite import Outcome, load_suite
+from mixbench.errors import UserError
+from mixbench.evaluation.suite import Outcome, load_suite, load_suites
+from mixbench.leaderboard.columns import COLUMNS
+from mixbench.training.reevaluate import evaluate_run, verify_run
 
 INFO = DataInfo(num_classes=3, height=8, width=8, test_size=40, name="noise")
 
@@ -70,3 +75,72 @@ def test_attacks_on_other_images_take_the_place_of_those_before():
     assert "fgsm_8" in told
     assert metrics == {"top1": 80.0, "adv_n": 20.0, "fgsm_4": 50.0, "fgsm_4_acc": 50.0}
     assert evaluations["adversarial"]["attacks"] == ["fgsm_4"]
+
+
+@pytest.mark.parametrize("name", SUITES.table)
+def test_every_column_of_a_suite_is_described_and_no_other(name):
+    described = [column for column in COLUMNS.values() if column.suite == name]
+    suite = load_suite(name, EvalConfig(adv_n=5))
+    assert {column.name for column in described} == set(suite.columns)
+    assert all(column.sampled == (suite.limit is not None) for column in described)
+
+
+def test_typed_keys_ask_for_their_suites():
+    config = EvalConfig(suites=["shuffle", "salience"])
+    typed = ["eval.gaze", "eval.attacks", "eval.saliency", "eval.adv_n"]
+    names = [suite.name for suite in load_suites(config, typed)]
+    assert names == ["shuffle", "salience", "adversarial", "gaze"]
+    assert [suite.name for suite in load_suites(config)] == ["shuffle", "salience"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("eval.suites=[oclusion]", "did you mean 'occlusion'"),
+        ("eval.suites=[gaze]", "needs one map per test image"),
+        ("eval.suites=[adversarial] eval.attacks=[]", "has no attack"),
+        ("eval.suites=[adversarial] eval.attacks=[fgsm8]", "did you mean 'fgsm_8'"),
+    ],
+)
+def test_settings_that_cannot_be_carried_out_are_refused_before_any_data_is_read(
+    tmp_path, words, text
+):
+    place = [f"data.root={tmp_path / 'none'}", f"run.dir={tmp_path}", "wandb.mode=disabled"]
+    with pytest.raises(UserError, match=text):
+        run(compose(["data=cifar10", *words.split(), *place]))
+
+
+BRIGHT = """
+from mixbench.evaluation.suite import Suite
+
+class Bright(Suite):
+    columns = ("bright",)
+
+    def count(self, model, batches, info):
+        counts = {"n": 0, "bright": 0}
+        for batch in batches:
+            counts["n"] += len(batch.ids)
+            counts["bright"] += int((batch.images.float().mean(dim=(1, 2, 3)) > 76).sum())
+        return counts
+
+    def score(self, counts):
+        return {"bright": 100 * counts["bright"] / counts["n"]}
+"""
+
+
+def test_a_suite_of_a_user_is_carried_out_where_its_code_was_typed(tmp_path, monkeypatch):
+    (tmp_path / "my_suites.py").write_text(BRIGHT)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "my_suites:Bright"
+    words = ["data=digits", "data.limit=64", "net.width=4", "epochs=1", "batch_size=16"]
+    words += [f"run.dir={tmp_path}", "wandb.mode=disabled", f"eval.suites=[shuffle,{name}]"]
+    record = run(compose(words))
+    assert 0 < record.metrics["bright"] < 100
+    assert record.evaluations[name]["images"] == record.test_size
+    folder = tmp_path / record.id
+    with pytest.raises(UserError, match=f"names code to import, {name}"):
+        evaluate_run(folder, [], ["shuffle"])
+    again = evaluate_run(folder, [], [name])
+    assert again.metrics["bright"] == record.metrics["bright"]
+    left = verify_run(folder, [f"eval.suites=[{name}]"]).left
+    assert left == {"bright": "this version does not know it"}  # a record imports no code

@@ -791,7 +791,7 @@ def test_gaze_stands_in_the_record_beside_its_control_and_verifies(tmp_path, map
     words = [*WORDS, f"run.dir={tmp_path}", "method=cutmix", "eval.suites=[]"]
     record = run(compose(words))
     folder = tmp_path / record.id
-    with pytest.raises(UserError, match=r"needs eval\.gaze=FILE"):
+    with pytest.raises(UserError, match=r"needs one map per test image(.|\n)*eval\.gaze=FILE"):
         evaluate_run(folder, [], ["gaze"])
     assert cli.main(["eval", str(folder), "--suite", "gaze", f"eval.gaze={maps}"]) == 0
     assert "gaze_inconsistency" in capsys.readouterr().out
@@ -849,7 +849,7 @@ def test_maps_that_do_not_fit_are_refused_before_training(tmp_path, capsys):
     assert cli.main(["run", *words, f"eval.gaze={tmp_path / 'maps.npy'}"]) == 2
     assert "95 maps for 96 test images" in capsys.readouterr().err
     assert cli.main(["run", *words]) == 2
-    assert "needs eval.gaze=FILE, one map per test image" in capsys.readouterr().err
+    assert "gaze needs one map per test image" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
