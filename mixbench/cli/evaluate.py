@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mixbench.cli.console import print_notice, print_result, show_log
-from mixbench.config.schema import SUITES
+from mixbench.config.names import SUITES
 from mixbench.errors import MixbenchError, UserError, counted
 
 
@@ -15,8 +15,7 @@ def eval_command(args: argparse.Namespace) -> int:
     if args.suite is not None:
         suites = [name.strip() for name in ",".join(args.suite).split(",")]
         for name in suites:
-            if name not in SUITES:
-                raise UserError(f"no suite {name!r}", "--suite", f"choose of: {', '.join(SUITES)}")
+            SUITES.check(name)
     from mixbench.training.reevaluate import evaluate_run
 
     show_log()

@@ -11,7 +11,7 @@ from typing import Any
 from mixbench import __version__
 from mixbench.cli import data, evaluate, export, leaderboard, methods, names, reproduce, run
 from mixbench.cli.console import print_notice, replace_unprintable
-from mixbench.config.schema import SUITES
+from mixbench.config.names import SUITES
 from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.distributed.spawn import write_error
 from mixbench.errors import MixbenchError, explain
@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         "--suite",
         metavar="a,b",
         action="append",
-        help=f"one or more of {', '.join(SUITES)}; the default is eval.suites of the run",
+        help=f"one or more of {', '.join(SUITES.table)}; the default is eval.suites of the run",
     )
     text = "compute the scores of finished runs again and compare them with their records"
     add("verify", evaluate.verify_command, text, overrides="RUN... k=v")

@@ -130,3 +130,19 @@ TASKS = Registry(
     group="mixbench.tasks",
     needs=("targets", "criterion", "scores"),
 )
+
+# Classes of suites; each is a :class:`mixbench.evaluation.suite.Suite`.
+SUITES = Registry(
+    "suite",
+    {
+        "calibration": "mixbench.evaluation.calibration:Calibration",
+        "adversarial": "mixbench.evaluation.adversarial:Adversarial",
+        "occlusion": "mixbench.evaluation.occlusion:Occlusion",
+        "salience": "mixbench.evaluation.salience:Salience",
+        "shuffle": "mixbench.evaluation.shuffle:Shuffle",
+        "linearity": "mixbench.evaluation.linearity:Linearity",
+        "gaze": "mixbench.evaluation.gaze:Gaze",
+    },
+    group="mixbench.suites",
+    needs=("columns", "count", "score"),
+)

@@ -1,12 +1,13 @@
 """Where the values of a configuration come from: words on the command line, experiment files."""
 
+import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mixbench.config import yaml_files
-from mixbench.config.names import DATA, METHODS, NETS
+from mixbench.config.names import DATA, METHODS, NETS, SUITES
 from mixbench.config.schema import RunConfig
 from mixbench.errors import UserError
 
@@ -56,8 +57,16 @@ def code_names(items: Iterable[tuple[str, Any]]) -> dict[str, str]:
     Returns:
         For each name the word that gives it on the command line.
     """
+    items = list(items)
     groups = {key: group for group in _REGISTRIES for key in (group, NAMES[group])}
-    return {
+    suites = (value for key, value in items if key == "eval.suites")
+    named = {
+        name: f"eval.suites=[{name}]"
+        for value in suites
+        for name in re.findall(r"[\w.:]+", str(value))  # a list, or its text on the command line
+        if SUITES.names_code(name)
+    }
+    return named | {
         value: f"{groups[key]}={value}"
         for key, value in items
         if key in groups and isinstance(value, str) and _REGISTRIES[groups[key]].names_code(value)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from mixbench.config.names import SUITES
 from mixbench.config.settings import Settings, info_of, setting, walk
 
 
@@ -232,18 +233,13 @@ class TrainerConfig(Settings):
     )
 
 
-SUITES = ("calibration", "adversarial", "occlusion", "salience", "shuffle", "linearity", "gaze")
-
-
 @dataclass
 class EvalConfig(Settings):
     """What a trained network is judged by after its test; ``mixbench eval`` can do it later."""
 
     prefix = "eval."
 
-    suites: list[str] = setting(
-        ["calibration", "adversarial"], "suites of scores", one_of=SUITES, identity=False
-    )
+    suites: list[str] = setting(["calibration", "adversarial"], "suites of scores", identity=False)
     attacks: list[str] = setting(
         ["fgsm_8", "pgd20_1"], "adversarial: names of attacks", identity=False
     )
@@ -265,10 +261,8 @@ class EvalConfig(Settings):
             if len(set(value)) < len(value):
                 raise ValueError(f"{key} names one twice: {', '.join(value)}")
         super().__post_init__()
-        if "adversarial" in self.suites and not self.attacks:
-            raise ValueError("eval.attacks is empty; name one, or leave adversarial out")
-        if "gaze" in self.suites and self.gaze is None:
-            raise ValueError("the gaze suite needs eval.gaze=FILE, one map per test image")
+        for suite in self.suites:
+            SUITES.check(suite)
 
 
 @dataclass

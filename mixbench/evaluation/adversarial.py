@@ -1,342 +1,159 @@
-"""Attacks within an L-infinity ball around the pixels of an image, untargeted.
+"""The adversarial suite: error rates under the attacks that ``eval.attacks`` names."""
 
-``model`` maps pixels (B, C, H, W) in [0, 1] to logits (B, K) and normalises inside, in eval mode.
-Each image is attacked by itself: neither its batch nor the device changes its start, and the loss
-is summed, never averaged, so that no small gradient is divided away.
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
 
-FGSM: Goodfellow et al., ICLR 2015, arXiv:1412.6572. PGD: Madry et al., ICLR 2018,
-arXiv:1706.06083. Margin loss: Carlini and Wagner, S&P 2017, arXiv:1608.04644. APGD and AutoAttack:
-Croce and Hein, ICML 2020, arXiv:2003.01690. Square: Andriushchenko et al., ECCV 2020,
-arXiv:1912.00049.
-"""
-
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mixbench.evaluation.autoattack import STANDARD, TARGETED, autoattack
-from mixbench.evaluation.keys import uniform
+from mixbench.config.schema import DataInfo
+from mixbench.data.augment.batches import to_float
+from mixbench.data.images import Batch, Splits
+from mixbench.errors import UserError, near_match
+from mixbench.evaluation.attacks import ATTACKS, Attack, evaluation_logits, run_attack, saturated
+from mixbench.evaluation.autoattack import FEWEST, PACKAGE, available, check_installed, targets
+from mixbench.evaluation.suite import SEED, Counts, Model, Outcome, Suite, changed_settings
 
-Model = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Attack:
-    """An attack with all its settings; sizes are in pixels of the scale [0, 1].
-
-    Attributes:
-        eps: Radius of the ball.
-        alpha: Step; unused by ``apgd``, which chooses its own.
-        steps: Number of steps.
-        kind: ``fgsm``, ``pgd``, ``apgd``, or ``autoattack`` by the extra ``eval``.
-        random_start: Start at a random point of the ball instead of at the image.
-        losses: One attack for each, of ``ce`` and ``margin``, or for ``autoattack`` the names of
-            its attacks; an image counts as lost if any of them succeeds.
-        queries: Of Square, which ``autoattack`` may end with.
-    """
-
-    eps: float
-    alpha: float = 0.0
-    steps: int = 1
-    kind: str = "pgd"
-    random_start: bool = True
-    losses: tuple[str, ...] = ("ce", "margin")
-    queries: int = 5000
-
-    @property
-    def targeted(self) -> bool:
-        """Whether it aims at wrong classes, of which it needs enough."""
-        return any(loss in TARGETED for loss in self.losses)
-
-    @property
-    def blind(self) -> bool:
-        """Whether it sees no gradient."""
-        return self.losses == ("square",)
-
-
-def _fgsm(eps: float) -> Attack:
-    return Attack(eps, eps, kind="fgsm", random_start=False, losses=("ce",))
-
-
-def _autoattack(eps: float, losses: tuple[str, ...] = STANDARD) -> Attack:
-    return Attack(eps, steps=100, kind="autoattack", losses=losses)
-
-
-# Columns of error rates. Cross-entropy in float32 loses its gradient on networks that are sure of
-# themselves, so that the columns of PGD also attack by the margin; the single-step columns and
-# those that reproduce a paper's script do as the literature does.
-ATTACKS: Mapping[str, Attack] = {
-    "fgsm_8": _fgsm(8 / 255),
-    "fgsm_4": _fgsm(4 / 255),
-    "pgd10_4": Attack(4 / 255, 2 / 255, 10),
-    "pgd10_8": Attack(8 / 255, 2 / 255, 10),
-    "pgd20_1": Attack(1 / 255, 0.25 / 255, 20),
-    "pgd20_2": Attack(2 / 255, 0.5 / 255, 20),
-    "pgd20_4_puzzlemix": Attack(4 / 255, 2 / 255, 20, losses=("ce",)),
-    "apgd_ce_8": Attack(8 / 255, steps=100, kind="apgd", losses=("ce",)),
-    "apgd_ce_4": Attack(4 / 255, steps=100, kind="apgd", losses=("ce",)),
-    "autoattack_8": _autoattack(8 / 255),
-    "autoattack_4": _autoattack(4 / 255),
-    "autoattack_2": _autoattack(2 / 255),
-    "autoattack_1": _autoattack(1 / 255),
-    "square_8": _autoattack(8 / 255, ("square",)),
-    "square_4": _autoattack(4 / 255, ("square",)),
-}
 DEFAULT = ("fgsm_8", "fgsm_4", "pgd20_1", "pgd20_2")
 SQUARE_GAIN = 0.2  # points by which a black-box search may surpass gradients by chance
 
 
-class Attacked(NamedTuple):
-    """Result of an attack on a batch.
+class Adversarial(Suite):
+    """Counts images that each attack wins."""
 
-    Attributes:
-        x: (B, C, H, W) images, for each the one that fooled the network, else the last loss's.
-        fooled: (B,) bool, wrong after the attack, by any of its losses.
-        saturated: (B,) bool, images whose cross-entropy has no gradient before the attack.
-        stage: (B,) int64 of ``autoattack``: 0 where the network was wrong before, k where the k-th
-            of its attacks was the first to succeed, -1 where none did.
-    """
+    columns = (*ATTACKS, "sat_pct")
+    keys = ("eval.attacks",)
 
-    x: Tensor
-    fooled: Tensor
-    saturated: Tensor
-    stage: Tensor | None = None
-
-
-def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of each image, (B,)."""
-    return F.cross_entropy(logits, y, reduction="none")
-
-
-def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Largest wrong logit minus the right one, (B,): positive where the network is wrong.
-
-    Unlike the cross-entropy it keeps its gradient however sure the network is.
-    """
-    right = logits.gather(1, y[:, None])
-    wrong = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-    return wrong - right[:, 0]
-
-
-LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin}
-
-
-def input_gradient(model: Model, x: Tensor, y: Tensor, loss: str = "ce") -> Tensor:
-    """Gradient of the summed loss by the pixels.
-
-    Args:
-        model: Pixels to logits.
-        x: (B, C, H, W) pixels in [0, 1].
-        y: (B,) class indices.
-        loss: ``ce`` or ``margin``.
-
-    Returns:
-        (B, C, H, W) gradient, in float32 without autocast.
-
-    Raises:
-        ValueError: If the loss is unknown.
-    """
-    return _loss_and_gradient(model, x, y, loss)[1]
-
-
-def fgsm(model: Model, x: Tensor, y: Tensor, *, eps: float, loss: str = "ce") -> Tensor:
-    """One step of size ``eps`` along the sign of the gradient.
-
-    Args:
-        model: Pixels to logits.
-        x: (B, C, H, W) pixels in [0, 1].
-        y: (B,) class indices.
-        eps: Step in pixels of the scale [0, 1].
-        loss: ``ce`` or ``margin``.
-
-    Returns:
-        (B, C, H, W) pixels in [0, 1].
-    """
-    return (x + eps * input_gradient(model, x, y, loss).sign()).clamp(0, 1)
-
-
-def pgd(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float,
-    alpha: float,
-    steps: int,
-    unit: Tensor | None = None,
-    loss: str = "ce",
-) -> Tensor:
-    """Steps along the sign of the gradient, each projected to the ball and to [0, 1].
-
-    Args:
-        model: Pixels to logits.
-        x: (B, C, H, W) pixels in [0, 1].
-        y: (B,) class indices.
-        eps: Radius of the ball.
-        alpha: Size of a step.
-        steps: Number of steps.
-        unit: (B, C, H, W) start in [-1, 1], in units of ``eps``; the image itself if None.
-        loss: ``ce`` or ``margin``.
-
-    Returns:
-        (B, C, H, W) pixels in [0, 1] after the last step.
-    """
-    moved = _start(x, unit, eps)
-    for _ in range(steps):
-        moved = moved + alpha * input_gradient(model, moved, y, loss).sign()
-        moved = _projected(moved, x, eps)
-    return moved
-
-
-def apgd(
-    model: Model,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float,
-    steps: int = 100,
-    unit: Tensor | None = None,
-    loss: str = "ce",
-    rho: float = 0.75,
-) -> Tensor:
-    """PGD with momentum that halves its step, image by image, where it stops gaining.
-
-    Args:
-        model: Pixels to logits.
-        x: (B, C, H, W) pixels in [0, 1].
-        y: (B,) class indices.
-        eps: Radius of the ball.
-        steps: Number of steps.
-        unit: (B, C, H, W) start in [-1, 1], in units of ``eps``; the image itself if None.
-        loss: ``ce`` or ``margin``.
-        rho: Share of the steps since the last check that must gain, or the step is halved.
-
-    Returns:
-        (B, C, H, W) pixels in [0, 1]: where the network was fooled on the way the first such
-        point, else the point of the largest loss.
-    """
-    checks, momentum = _checks(steps), 0.75
-    here = _start(x, unit, eps)
-    value, gradient, wrong = _loss_and_gradient(model, here, y, loss)
-    fooling, fooled = here, wrong
-    best, best_x, best_gradient = value, here, gradient
-    shape = (-1, *[1] * (x.ndim - 1))
-    step = torch.full_like(value, 2 * eps)
-    gains = torch.zeros_like(value)
-    best_then, halved_then = best, torch.ones_like(fooled)  # no halving for want of change yet
-    before, last = here, 0
-    for number in range(1, steps + 1):
-        jump = _projected(here + step.view(shape) * gradient.sign(), x, eps)
-        if number > 1:
-            jump = here + momentum * (jump - here) + (1 - momentum) * (here - before)
-            jump = _projected(jump, x, eps)
-        before, here = here, jump
-        previous = value
-        value, gradient, wrong = _loss_and_gradient(model, here, y, loss)
-        fooling = torch.where((wrong & ~fooled).view(shape), here, fooling)
-        fooled = fooled | wrong
-        gains += (value > previous).to(gains)
-        better = value > best
-        best = torch.where(better, value, best)
-        best_x = torch.where(better.view(shape), here, best_x)
-        best_gradient = torch.where(better.view(shape), gradient, best_gradient)
-        if number in checks:
-            stalled = gains < rho * (number - last)
-            stalled |= ~halved_then & (best <= best_then)
-            step = torch.where(stalled, step / 2, step)
-            here = torch.where(stalled.view(shape), best_x, here)
-            gradient = torch.where(stalled.view(shape), best_gradient, gradient)
-            value = torch.where(stalled, best, value)
-            best_then, halved_then, last = best, stalled, number
-            gains = torch.zeros_like(gains)
-    return torch.where(fooled.view(shape), fooling, best_x)
-
-
-def saturated(logits: Tensor, y: Tensor) -> Tensor:
-    """Images whose cross-entropy is exactly 0 in float32, so that it has no gradient.
-
-    Args:
-        logits: (B, K) network output.
-        y: (B,) class indices.
-
-    Returns:
-        (B,) bool.
-    """
-    return cross_entropy(logits.float(), y) == 0
-
-
-def run_attack(
-    attack: Attack, model: Model, x: Tensor, y: Tensor, ids: Tensor, seed: int = 0
-) -> Attacked:
-    """Attack a batch.
-
-    Args:
-        attack: What to do.
-        model: Pixels to logits.
-        x: (B, C, H, W) pixels in [0, 1].
-        y: (B,) class indices.
-        ids: (B,) int64 numbers of the images, which key their random starts.
-        seed: Seed of the starts.
-
-    Returns:
-        The images, and for each whether the network fails on it.
-
-    Raises:
-        ValueError: If the attack's kind or loss is unknown, ``eps`` is not > 0, or it aims at
-            classes and there are too few.
-        UserError: If the extra ``eval`` is not installed and the attack needs it.
-    """
-    if attack.kind not in ("fgsm", "pgd", "apgd", "autoattack"):
-        raise ValueError(
-            f"kind of attack must be fgsm, pgd, apgd or autoattack, got {attack.kind!r}"
+    def count(self, model: Model, batches: Iterable[Batch], info: DataInfo) -> Counts:
+        """See :func:`attack_counts`."""
+        del info
+        # Copies, as nothing that was made in inference mode can be differentiated.
+        pixels = (
+            (to_float(batch.images).clone(), batch.labels.clone(), batch.ids) for batch in batches
         )
-    if not attack.eps > 0:
-        raise ValueError(f"eps must be > 0, got {attack.eps}")
-    if attack.kind == "autoattack":
-        result, stage = autoattack(
-            model,
-            x,
-            y,
-            ids,
-            eps=attack.eps,
-            attacks=attack.losses,
-            steps=attack.steps,
-            queries=attack.queries,
-            seed=seed,
-        )
-        return Attacked(result, stage >= 0, saturated(_logits(model, x), y), stage)
-    unit = None
-    if attack.random_start:
-        unit = 2 * uniform(seed, ids.to(x.device), tuple(x.shape[1:])) - 1
-    result, fooled = x.clone(), torch.zeros_like(y, dtype=torch.bool)
-    for loss in attack.losses:
-        left = (~fooled).nonzero()[:, 0]  # a second loss need not win again
-        if not len(left):
-            break
-        inputs = (model, x[left], y[left])
-        start = None if unit is None else unit[left]
-        if attack.kind == "fgsm":
-            moved = fgsm(*inputs, eps=attack.eps, loss=loss)
-        elif attack.kind == "pgd":
-            moved = pgd(
-                *inputs,
-                eps=attack.eps,
-                alpha=attack.alpha,
-                steps=attack.steps,
-                unit=start,
-                loss=loss,
-            )
-        else:
-            moved = apgd(*inputs, eps=attack.eps, steps=attack.steps, unit=start, loss=loss)
-        # Judged as evaluation judges: the highest logit, equal ones by the lower class.
-        result[left] = moved
-        fooled[left] = _logits(model, moved).argmax(dim=1) != y[left]
-    return Attacked(result, fooled, saturated(_logits(model, x), y))
+        return attack_counts(model, pixels, self.config.attacks, SEED)
+
+    def score(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """See :func:`attack_rates`."""
+        return attack_rates(counts)
+
+    def facts(self, info: DataInfo, counts: Mapping[str, int]) -> dict[str, Any]:
+        """The attacks, and of those of the package what each part of them has added."""
+        facts: dict[str, Any] = {"attacks": list(self.config.attacks)}
+        stages = attack_stages(counts)
+        if stages:
+            facts["autoattack"] = {
+                name: {
+                    "errors": rates,
+                    "steps": ATTACKS[name].steps,
+                    "queries": ATTACKS[name].queries,
+                    "targets": targets(info.num_classes) if ATTACKS[name].targeted else 0,
+                    "package": f"{PACKAGE} {version(PACKAGE)}",
+                }
+                for name, rates in stages.items()
+            }
+        return facts
+
+    def doubts(self, scores: Mapping[str, float], counts: Mapping[str, int]) -> list[str]:
+        """Signs of masked gradients."""
+        return masking_warnings(scores, attack_stages(counts))
+
+    @property
+    def limit(self) -> int | None:
+        """``eval.adv_n`` images."""
+        return self.config.adv_n
+
+    def check(self) -> None:
+        """Refuse attacks that are unknown, or need a package that is not installed."""
+        if not self.config.attacks:
+            todo = f"name one, or leave {self.name} out of eval.suites"
+            raise UserError(f"the suite {self.name} has no attack", "eval.attacks", todo)
+        for name in self.config.attacks:
+            if name not in ATTACKS:
+                hint = near_match(name, ATTACKS)
+                what = f"unknown attack {name!r}" + (f"; {hint}" if hint else "")
+                raise UserError(what, "eval.attacks", f"choose of: {', '.join(ATTACKS)}")
+            if ATTACKS[name].packaged:
+                check_installed(f"eval.attacks={name}")
+
+    def check_data(self, splits: Splits) -> None:
+        """Refuse attacks that aim at more classes than there are."""
+        info = splits.info
+        for name in self.config.attacks:
+            if ATTACKS[name].targeted and info.num_classes < FEWEST:
+                raise UserError(
+                    f"{name} aims at wrong classes and needs {FEWEST} classes or more; "
+                    f"{info.name} has {info.num_classes}",
+                    "eval.attacks",
+                    "use square_8, apgd_ce_8 or pgd10_8, which aim at none",
+                )
+
+    def add_to_record(
+        self, outcome: Outcome, metrics: dict[str, float], evaluations: dict[str, Any]
+    ) -> list[str]:
+        """Add an outcome; attacks that were judged before on the same images stay beside it.
+
+        Args:
+            outcome: The result.
+            metrics: Scores of the record.
+            evaluations: Facts of the record, by suite.
+
+        Returns:
+            Sentences on what is replaced, and on what attacks say of each other.
+        """
+        earlier, facts = evaluations.get(self.name, {}), dict(outcome.facts)
+        others = [name for name in earlier.get("attacks", ()) if name not in facts["attacks"]]
+        told = super().add_to_record(outcome, metrics, evaluations)
+        if changed_settings(earlier, facts):
+            for name in others:
+                metrics.pop(name, None)
+                metrics.pop(f"{name}_acc", None)
+            return told
+        if not others:
+            return told
+        facts["attacks"] = others + facts["attacks"]
+        known = {k: v for k, v in earlier.get("autoattack", {}).items() if k in others}
+        if known:
+            facts["autoattack"] = known | facts.get("autoattack", {})
+        rates = {name: metrics[name] for name in facts["attacks"] if name in metrics}
+        before = [*earlier.get("warnings", ()), *outcome.warnings]
+        told += [sign for sign in masking_warnings(rates) if sign not in before]
+        if warnings := list(dict.fromkeys([*before, *told])):
+            facts["warnings"] = warnings
+        evaluations[self.name] = facts
+        return told
+
+    def replaced(self, earlier: Mapping[str, Any], outcome: Outcome) -> Iterable[str]:
+        """The attacks of the record."""
+        return earlier.get("attacks") or super().replaced(earlier, outcome)
+
+    def as_recorded(self, facts: Mapping[str, Any]) -> Suite | None:
+        """With the attacks of the record that can be carried out here, on as many images."""
+        attacks = [name for name in facts.get("attacks", ()) if self._repeatable(name, facts)]
+        if not attacks and facts.get("attacks"):
+            return None
+        return self._with(attacks=attacks, adv_n=facts.get("images", self.config.adv_n))
+
+    def unverified(self, score: str, facts: Mapping[str, Any]) -> str:
+        """Why an attack was not carried out again."""
+        attack = score.removesuffix("_acc")
+        if attack in ATTACKS and attack not in facts.get("attacks", ()):
+            return "the record does not say how it was carried out"
+        if attack not in (*ATTACKS, "sat_pct", "adv_n"):
+            return ""
+        if available():
+            return "an older version attacked by an implementation of its own"
+        return f"{PACKAGE} is not installed"
+
+    def varies(self, score: str) -> bool:
+        """The sign of a tiny gradient may turn with the order in which a machine adds."""
+        return score.removesuffix("_acc") in ATTACKS
+
+    def _repeatable(self, attack: str, facts: Mapping[str, Any]) -> bool:
+        if attack not in ATTACKS:
+            return False
+        own = ATTACKS[attack].packaged and attack not in facts.get("autoattack", ())
+        return not own and (available() or not ATTACKS[attack].packaged)
 
 
 def attack_scores(
@@ -393,7 +210,7 @@ def attack_counts(
     counts |= {f"{name}:{part}": 0 for name in chosen for part in _parts(ATTACKS[name])}
     for x, y, ids in batches:
         counts["n"] += len(y)
-        counts["saturated"] += int(saturated(_logits(model, x), y).sum())
+        counts["saturated"] += int(saturated(evaluation_logits(model, x), y).sum())
         for name in chosen:
             found = run_attack(ATTACKS[name], model, x, y, ids, seed)
             counts[name] += int(found.fooled.sum())
@@ -484,39 +301,4 @@ def masking_warnings(
 
 def _parts(attack: Attack) -> tuple[str, ...]:
     """What the images that an AutoAttack wins are counted by."""
-    return ("clean", *attack.losses) if attack.kind == "autoattack" else ()
-
-
-def _logits(model: Model, x: Tensor) -> Tensor:
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        return model(x.float()).float()
-
-
-def _loss_and_gradient(
-    model: Model, x: Tensor, y: Tensor, loss: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    if loss not in LOSSES:
-        raise ValueError(f"loss of an attack must be one of {', '.join(LOSSES)}, got {loss!r}")
-    with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        pixels = x.detach().float().requires_grad_()
-        logits = model(pixels).float()
-        values = LOSSES[loss](logits, y)
-        (gradient,) = torch.autograd.grad(values.sum(), pixels)
-    return values.detach(), gradient, logits.detach().argmax(dim=1) != y
-
-
-def _start(x: Tensor, unit: Tensor | None, eps: float) -> Tensor:
-    return x if unit is None else (x + eps * unit.to(x)).clamp(0, 1)
-
-
-def _projected(moved: Tensor, x: Tensor, eps: float) -> Tensor:
-    return (x + (moved - x).clamp(-eps, eps)).clamp(0, 1)
-
-
-def _checks(steps: int) -> set[int]:
-    """Steps after which the size of the next ones is decided; they come ever more often."""
-    places = [0.0, 0.22]
-    while places[-1] < 1:
-        places.append(places[-1] + max(places[-1] - places[-2] - 0.03, 0.06))
-    # Rounded first: 0.22 + 0.19 must not come out a hair above 0.41.
-    return {math.ceil(round(place * steps, 6)) for place in places[1:] if place <= 1}
+    return ("clean", *attack.losses) if attack.packaged else ()

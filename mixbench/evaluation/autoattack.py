@@ -1,6 +1,7 @@
-"""AutoAttack: attacks one after another, each on the images that withstood those before it.
+"""AutoAttack and its parts: attacks one after another, each on images that withstood the others.
 
-Croce and Hein, ICML 2020, arXiv:2003.01690; the attacks are those of the package ``pyautoattack``
+Croce and Hein, ICML 2020, arXiv:2003.01690 (Square: Andriushchenko et al., ECCV 2020,
+arXiv:1912.00049); the attacks are those of the package ``pyautoattack``
 (extra ``eval``) with the settings of its standard version: APGD by cross-entropy, APGD by the
 targeted DLR loss, targeted FAB and Square, which sees no gradient.
 """
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mixbench.errors import UserError
-from mixbench.evaluation.keys import keys
+from mixbench.evaluation.per_image_random import keys
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 TARGETED = ("apgd-t", "fab-t")
@@ -118,7 +119,7 @@ def check_installed(where: str) -> None:
     """
     if not available():
         todo = "pip install 'mixbench[eval]', or EXTRAS=eval in front of make"
-        raise UserError(f"AutoAttack needs the package {PACKAGE}", where, todo)
+        raise UserError(f"the attack needs the package {PACKAGE}", where, todo)
 
 
 def _tools(

@@ -1,25 +1,83 @@
-"""Do labels of mixed images say what people would look at? The suite behind ``eval.gaze``.
+"""The gaze suite: whether labels of mixed images agree with what people look at in them.
 
 Test images are mixed as training mixes, by decisions that belong to the suite and not to batches or
 processes, in groups whose images are neighbours in a random order and partners in a ring: the same
 pairs for every method.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixbench.data.images import Batch
-from mixbench.data.maps import interpolate_maps
-from mixbench.evaluation.keys import orders
+from mixbench.config.schema import DataInfo
+from mixbench.data.images import Batch, Splits
+from mixbench.data.maps import interpolate_maps, read_test_maps
+from mixbench.errors import UserError
+from mixbench.evaluation.per_image_random import orders
+from mixbench.evaluation.suite import BATCH, SEED, Counts, Suite
 from mixbench.methods.evaluation import mix_for_evaluation
 from mixbench.metrics import centre_gaussian, gaze_lam
 
 GROUP = 16  # images that are mixed together, and share what a method draws once for a batch
 EXACT = 10**9  # sums are whole numbers of this part of 1, equal in whatever order they are added
 ORDER = 1  # of the images, among the keys of the suite's seed
+
+
+class Gaze(Suite):
+    """Adds up distances of labels from gaze, of images that the method mixes."""
+
+    columns = ("gaze_inconsistency", "gaze_centre")
+    keys = ("eval.gaze",)
+    needs = "compares weights of two classes"
+
+    def count(self, model: Any, batches: Iterable[Batch], info: DataInfo) -> Counts:
+        """See :func:`gaze_counts`."""
+        del info
+        return gaze_counts(model, batches, SEED)
+
+    def score(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """See :func:`gaze_scores`."""
+        return gaze_scores(counts)
+
+    def facts(self, info: DataInfo, counts: Mapping[str, int]) -> dict[str, Any]:
+        """The file of the maps, and the numbers of pairs with and without gaze."""
+        del info
+        return {"maps": self.config.gaze, "pairs": counts["pairs"], "blank": counts["blank"]}
+
+    def check(self) -> None:
+        """Refuse to be carried out without maps."""
+        if self.config.gaze is None:
+            what = f"the suite {self.name} needs one map per test image"
+            raise UserError(what, "eval.gaze", "give eval.gaze=FILE or FOLDER")
+
+    def check_data(self, splits: Splits) -> None:
+        """Refuse maps that do not fit the test images."""
+        if self.config.gaze is not None:
+            read_test_maps(self.config.gaze, splits)
+
+    def refusal(self, info: DataInfo, method: Any = None) -> str:
+        """Also a method that does not say which pixels it mixes."""
+        reason = super().refusal(info, method)
+        if reason or method is None or not method.no_mask_reason:
+            return reason
+        name = method.run.method["name"]
+        return f"{self.name} needs a mask over pixels; {name}: {method.no_mask_reason}"
+
+    @property
+    def maps(self) -> str | None:
+        """``eval.gaze``."""
+        return self.config.gaze
+
+    def divide(self, rows: Tensor, labels: Tensor) -> Sequence[Tensor]:
+        """Neighbours in a random order, which become pairs."""
+        del rows
+        return gaze_order(SEED, len(labels)).split(BATCH)
+
+    def as_recorded(self, facts: Mapping[str, Any]) -> Suite:
+        """With the maps where they lie now, or lay then."""
+        return self._with(gaze=self.config.gaze or facts.get("maps"))
 
 
 def gaze_order(seed: int, total: int) -> Tensor:

@@ -1,229 +1,195 @@
-"""Suites that take patches away or move them: which images a network still gets right.
+"""Patches of images: grids, orders in which they disappear, and images without or with moved ones.
 
-Patches disappear in a random order, or in the order of what a network looks at: the object first
-(``salient``) or the background first (``nonsalient``). Counts of several processes add up.
+The patterns belong to the image (seed and number), are nested over the ratios, and are the same
+for every network; OpenMixup's tool draws one pattern per batch.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mixbench.config.schema import DataInfo
-from mixbench.data.augment.batches import to_float
-from mixbench.data.images import Batch
-from mixbench.errors import UserError
-from mixbench.evaluation import occlusion
-from mixbench.evaluation.adversarial import Model
-from mixbench.evaluation.keys import orders
-from mixbench.nn.saliency import check_saliency_map, resize_images, saliency_map
-from mixbench.records.weights import load_network
+from mixbench.evaluation.per_image_random import orders
 
-OWN = "own"  # where the judged network itself looks
-RANDOM, SALIENT, NONSALIENT = "occ", "occ_salient", "occ_nonsalient"
-Counts = dict[str, int]
+RATIOS = tuple(tenth / 10 for tenth in range(10))
+SHUFFLES = (2, 4, 8)  # patches per side
 
 
-class Looking:
-    """Where a network looks in images: its attention, or its activation map of the true class.
+def patch_grid(side: int) -> int:
+    """Patches per side that images of a size are divided into.
 
     Args:
-        given: Folder of a finished run, or its checkpoint; None: the judged network.
-        model: The judged method.
-        info: Facts of the data.
+        side: Pixels of the image's side.
+
+    Returns:
+        14 from 224 pixels on, else 8, or fewer where 8 does not divide the side.
 
     Raises:
-        UserError: If there is no such run, or its network shows no map of these classes.
-        ValueError: If the judged network shows none.
+        ValueError: If the side is 1 pixel or a prime number, so that no grid divides it.
     """
-
-    def __init__(self, given: str | None, model: Any, info: DataInfo) -> None:
-        if given is None:
-            self.net, self.size = model.net, (info.height, info.width)
-            self.mean, self.std = torch.tensor(info.mean), torch.tensor(info.std)
-            if not _shows(self.net, info):
-                raise ValueError("the network shows no map of its own; give eval.saliency=RUN")
-            return
-        key = f"eval.saliency={given}"
-        self.net, known = load_network(given, "eval.saliency")
-        check_saliency_map(self.net, key)
-        if not _shows(self.net, info):
-            raise UserError(
-                f"its network knows {known.num_classes} classes, the data has {info.num_classes}",
-                key,
-                "use a run of the same data set, or one with attention",
-            )
-        self.net.requires_grad_(False).eval()
-        self.size = (known.height, known.width)
-        self.mean, self.std = torch.tensor(known.mean), torch.tensor(known.std)
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Maps (B, H, W) of images (B, C, H, W) in [0, 1] with labels (B,)."""
-        mean, std = (value.to(x)[:, None, None] for value in (self.mean, self.std))
-        with torch.autocast(x.device.type, enabled=False):
-            maps = saliency_map(
-                self.net.to(x.device), (resize_images(x, self.size) - mean) / std, y
-            )[1]
-        return resize_images(maps[:, None], (x.shape[2], x.shape[3]))[:, 0]
+    wanted = 14 if side >= 224 else 8
+    for grid in range(wanted, 1, -1):
+        if side % grid == 0:
+            return grid
+    raise ValueError(f"images of {side} pixels fit no grid of patches; resize them")
 
 
-def occluded(model: Model, batches: Iterable[Batch], info: DataInfo, seed: int) -> Counts:
-    """Right answers while patches disappear in random order.
+def drop_orders(seed: int, index: Tensor, grid: int) -> Tensor:
+    """The order in which patches of each image disappear.
 
     Args:
-        model: Pixels (B, C, H, W) in [0, 1] to logits (B, K), in eval mode.
-        batches: Images.
-        info: Reads size and mean colour.
-        seed: Of the orders, which belong to the image.
+        seed: Seed of the patterns.
+        index: (B,) int64 numbers of the images.
+        grid: Patches per side.
 
     Returns:
-        Counts by ``occ_<percent>``, and the number of images ``n``.
+        (B, grid * grid) int64 patches, counted row by row.
+    """
+    return orders(seed, index, grid * grid)
+
+
+def salient_orders(saliency: Tensor, grid: int, *, lowest_first: bool = False) -> Tensor:
+    """Patches by the saliency that they hold; of equal ones the lower patch comes first.
+
+    Args:
+        saliency: (B, H, W) map, such as the class activation of a teacher.
+        grid: Patches per side, a divisor of H and W.
+        lowest_first: Begin with the background instead of the object.
+
+    Returns:
+        (B, grid * grid) int64 patches, counted row by row.
 
     Raises:
-        ValueError: If no grid of patches divides the images.
+        ValueError: If the grid does not divide the map.
     """
-    grid = _grid(info)
-
-    def order(x: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {RANDOM: occlusion.drop_orders(seed, batch.ids, grid)}
-
-    return _disappearing(model, batches, info, (RANDOM,), order)
+    sums = patch_sums(saliency, grid)
+    return sums.argsort(dim=1, stable=True, descending=not lowest_first)
 
 
-def occluded_by_salience(
-    model: Model, batches: Iterable[Batch], info: DataInfo, look: Callable[[Tensor, Tensor], Tensor]
-) -> Counts:
-    """Right answers while patches disappear by how much is looked at them.
+def patch_sums(saliency: Tensor, grid: int) -> Tensor:
+    """Sum of a map over each patch, (B, grid * grid).
 
     Args:
-        model: As for :func:`occluded`.
-        batches: Images.
-        info: Reads size and mean colour.
-        look: Images and labels (B,) to maps (B, H, W), such as :class:`Looking`.
+        saliency: (B, H, W) map.
+        grid: Patches per side, a divisor of H and W.
 
     Returns:
-        Counts by ``occ_salient_<percent>``, the most looked at first, and by
-        ``occ_nonsalient_<percent>``, and the number of images ``n``.
+        Sums in float64, or in the map's own type if that counts whole numbers.
 
     Raises:
-        ValueError: If no grid of patches divides the images.
+        ValueError: If the grid does not divide the map.
     """
-    grid = _grid(info)
-
-    def order(x: Tensor, batch: Batch) -> dict[str, Tensor]:
-        maps = look(x, batch.labels)
-        first = occlusion.salient_orders(maps, grid)
-        last = occlusion.salient_orders(maps, grid, lowest_first=True)
-        return {SALIENT: first, NONSALIENT: last}
-
-    return _disappearing(model, batches, info, (SALIENT, NONSALIENT), order)
+    values = saliency.double() if saliency.is_floating_point() else saliency
+    return _to_patches(values[:, None], grid).sum(dim=(2, 3, 4))
 
 
-def occlusion_scores(counts: Mapping[str, int]) -> dict[str, float]:
-    """Accuracy at each ratio in percent, and the area under it.
+def dropped(order: Tensor, ratios: Sequence[float]) -> Tensor:
+    """Which patches are gone at each ratio.
 
     Args:
-        counts: Those of :func:`occluded` or :func:`occluded_by_salience` over the whole set.
+        order: (B, P) patches in the order in which they disappear.
+        ratios: Shares of the patches, in [0, 1].
 
     Returns:
-        By kind of order ``<kind>_auc`` and ``<kind>_0`` to ``<kind>_90``.
+        (B, R, P) bool, True where a patch is gone; the sets of larger ratios hold the smaller.
     """
-    ratios = torch.tensor(occlusion.RATIOS, dtype=torch.float64)
-    found: dict[str, float] = {}
-    for kind in (RANDOM, SALIENT, NONSALIENT):
-        names = _names(kind)
-        if names[0] in counts:
-            curve = {name: 100 * counts[name] / counts["n"] for name in names}
-            accuracy = torch.tensor(list(curve.values()), dtype=torch.float64)
-            found[f"{kind}_auc"] = float(occlusion.occlusion_auc(ratios, accuracy))
-            found |= curve
-    return found
+    rank = order.argsort(dim=1)
+    counts = torch.tensor([drop_count(ratio, order.shape[1]) for ratio in ratios])
+    return rank[:, None] < counts.to(order.device)[:, None]
 
 
-def shuffled(model: Model, batches: Iterable[Batch], info: DataInfo, seed: int) -> Counts:
-    """Right answers after the patches of each image have changed places.
+def drop_count(ratio: float, patches: int) -> int:
+    """Number of patches that make up a share, rounded half up.
 
     Args:
-        model: As for :func:`occluded`.
-        batches: Images.
-        info: Reads the size.
-        seed: Of the orders, which belong to the image.
+        ratio: Share in [0, 1].
+        patches: Number of patches.
 
     Returns:
-        Counts by ``shuffle_<patches per side>`` for the grids of 2, 4 and 8 that divide the
-        images, and the number of images ``n``.
+        The number.
+    """
+    return math.floor(ratio * patches + 0.5)
+
+
+def occlude(x: Tensor, gone: Tensor, fill: Tensor) -> Tensor:
+    """Replace patches by a colour.
+
+    Args:
+        x: (B, C, H, W) images.
+        gone: (B, P) bool, patches to replace, of a square grid whose side divides H and W.
+        fill: (C,) colour; the mean colour in pixels is 0 after normalisation.
+
+    Returns:
+        (B, C, H, W) images.
 
     Raises:
-        ValueError: If none of them does.
+        ValueError: If the grid is not square or does not divide the image.
     """
-    sides = (info.height, info.width)
-    grids = [grid for grid in occlusion.SHUFFLES if not any(side % grid for side in sides)]
-    if not grids:
-        raise ValueError(f"no grid of 2, 4 or 8 patches divides {info.height} x {info.width}")
-    counts = {"n": 0} | {f"shuffle_{grid}": 0 for grid in grids}
-    for batch in batches:
-        counts["n"] += len(batch.labels)
-        x = to_float(batch.images)
-        for grid in grids:
-            order = orders(seed, batch.ids, grid * grid)
-            counts[f"shuffle_{grid}"] += _right(model, occlusion.shuffle(x, order), batch.labels)
-    return counts
+    grid = _side(gone.shape[1])
+    _check_grid(x, grid)
+    mask = gone.view(-1, 1, grid, grid).float()
+    mask = F.interpolate(mask, size=x.shape[2:], mode="nearest") > 0
+    return torch.where(mask, fill.to(x)[:, None, None], x)
 
 
-def shuffle_scores(counts: Mapping[str, int]) -> dict[str, float]:
-    """Accuracy in percent for each grid.
+def shuffle(x: Tensor, order: Tensor) -> Tensor:
+    """Move patches: patch p of the result is patch ``order[p]`` of the image.
 
     Args:
-        counts: Those of :func:`shuffled` over the whole set.
+        x: (B, C, H, W) images.
+        order: (B, P) permutations of a square grid of patches.
 
     Returns:
-        ``shuffle_2``, ``shuffle_4`` and ``shuffle_8``, as far as they fit.
+        (B, C, H, W) images.
+
+    Raises:
+        ValueError: If the grid is not square or does not divide the image.
     """
-    return {name: 100 * count / counts["n"] for name, count in counts.items() if name != "n"}
+    grid = _side(order.shape[1])
+    patches = _to_patches(x, grid)
+    moved = patches.gather(1, order[:, :, None, None, None].expand_as(patches))
+    batch, _, channels, high, wide = moved.shape
+    moved = moved.view(batch, grid, grid, channels, high, wide).permute(0, 3, 1, 4, 2, 5)
+    return moved.reshape(x.shape)
 
 
-def _disappearing(
-    model: Model,
-    batches: Iterable[Batch],
-    info: DataInfo,
-    kinds: tuple[str, ...],
-    order: Callable[[Tensor, Batch], dict[str, Tensor]],
-) -> Counts:
-    counts = {"n": 0} | {name: 0 for kind in kinds for name in _names(kind)}
-    fill = torch.tensor(info.mean)
-    for batch in batches:
-        counts["n"] += len(batch.labels)
-        x = to_float(batch.images)
-        for kind, patches in order(x, batch).items():
-            gone = occlusion.dropped(patches, occlusion.RATIOS)
-            for number, name in enumerate(_names(kind)):
-                seen = occlusion.occlude(x, gone[:, number], fill)
-                counts[name] += _right(model, seen, batch.labels)
-    return counts
+def occlusion_auc(ratios: Tensor, accuracy: Tensor) -> Tensor:
+    """Area under accuracy against ratio by the trapezoid rule, divided by the range of ratios.
+
+    Args:
+        ratios: (R,) ascending ratios, evenly spaced or not.
+        accuracy: (R,) accuracy at each ratio.
+
+    Returns:
+        Scalar in the unit of the accuracy.
+
+    Raises:
+        ValueError: If there are fewer than two ratios or they do not ascend.
+    """
+    if len(ratios) < 2 or not (ratios.diff() > 0).all():
+        raise ValueError(f"ratios must be two or more and ascend, got {ratios.tolist()}")
+    return torch.trapezoid(accuracy.double(), ratios.double()) / (ratios[-1] - ratios[0]).double()
 
 
-def _right(model: Model, x: Tensor, labels: Tensor) -> int:
-    with torch.no_grad():
-        return int((model(x).argmax(dim=1) == labels).sum())
-
-
-def _grid(info: DataInfo) -> int:
-    grid = occlusion.patch_grid(info.height)
-    if info.width % grid:
-        raise ValueError(f"a grid of {grid} patches does not divide {info.width} pixels")
+def _side(patches: int) -> int:
+    grid = math.isqrt(patches)
+    if grid * grid != patches:
+        raise ValueError(f"patches must form a square grid, got {patches}")
     return grid
 
 
-def _names(kind: str) -> list[str]:
-    return [f"{kind}_{100 * ratio:.0f}" for ratio in occlusion.RATIOS]
+def _check_grid(x: Tensor, grid: int) -> None:
+    height, width = x.shape[2:]
+    if grid < 1 or height % grid or width % grid:
+        raise ValueError(f"a grid of {grid} does not divide images of {height} x {width} pixels")
 
 
-def _shows(net: Any, info: DataInfo) -> bool:
-    """Whether a network has attention, or an activation map for each class of the data."""
-    provides = getattr(net, "provides", frozenset())
-    weight = getattr(getattr(getattr(net, "head", None), "fc", None), "weight", None)
-    return "attention" in provides or (
-        "maps" in provides and weight is not None and len(weight) == info.num_classes
-    )
+def _to_patches(x: Tensor, grid: int) -> Tensor:
+    """(B, C, H, W) to (B, grid * grid, C, H / grid, W / grid)."""
+    _check_grid(x, grid)
+    batch, channels, height, width = x.shape
+    high, wide = height // grid, width // grid
+    parts = x.view(batch, channels, grid, high, grid, wide).permute(0, 2, 4, 1, 3, 5)
+    return parts.reshape(batch, grid * grid, channels, high, wide)

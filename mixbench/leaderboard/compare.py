@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from mixbench.errors import UserError, counted, near_match
+from mixbench.leaderboard.columns import names
 from mixbench.leaderboard.costs import machine
-from mixbench.leaderboard.rows import ATTACKED, PATCHES, Group, Leaderboard, Row, gaps
+from mixbench.leaderboard.rows import Group, Leaderboard, Row, gaps
 from mixbench.records.marks import mark_notes
 from mixbench.records.predictions import PREDICTIONS, read_outputs
 from mixbench.records.record import Record
@@ -23,11 +24,7 @@ from mixbench.stats.class_changes import class_changes
 from mixbench.stats.dunnett import detectable, equivalent, pool, t_p
 from mixbench.stats.intervals import LEVEL, Summary, summarize, t_quantile
 
-SCORES = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts")
-SCORES += ("aece_cf", "brier", "brier_cf", "bias", "oe", "T", "aurc", *ATTACKED, "sat_pct")
-SCORES += (*PATCHES, "lin_gap", "gaze_inconsistency", "gaze_centre")
-COSTS = ("img_per_s", "ms_step", "peak_mem_gb", "gpu_hours", "wall_s", "params", "params_train")
-COSTS += ("macs",)
+SCORES, COSTS = (names(kind, unlisted=True) for kind in ("score", "cost"))
 
 
 @dataclass
@@ -137,7 +134,7 @@ def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int
     lines = []
     for name in SCORES:
         # Scores of other images do not compare.
-        rows = [row for row in group.rows if row.images(name) == a.images(name)]
+        rows = [row for row in group.rows if row.images_of(name) == a.images_of(name)]
         values = {row.label: _scores(row, name) for row in (*rows, a)}
         values.setdefault(b.label, [])
         if all(values[row.label] for row in (a, b)):
@@ -157,7 +154,7 @@ def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int
     other = [
         name
         for name in SCORES
-        if a.images(name) != b.images(name) and _scores(a, name) and _scores(b, name)
+        if a.images_of(name) != b.images_of(name) and _scores(a, name) and _scores(b, name)
     ]
     if other:
         comparison.notes.append(f"left out, as they are of other images: {', '.join(other)}")
@@ -359,7 +356,7 @@ def _check_known(board: Leaderboard, name: str) -> None:
 
 def _scores(row: Row, name: str) -> list[float]:
     """Values by seed; nothing where a run lacks them, or rates are of several sets of images."""
-    if len(row.images(name)) > 1:
+    if len(row.images_of(name)) > 1:
         return []
     if any(name not in record.metrics for record in row.records):
         return []

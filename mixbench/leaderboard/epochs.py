@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixbench.errors import UserError
-from mixbench.leaderboard.render import NONE, escaped, safe_cell, text_table
+from mixbench.leaderboard.columns import NONE, describe
+from mixbench.leaderboard.render import escaped, safe_cell, text_table
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
 from mixbench.records.curves import read_curves
 from mixbench.records.marks import mark_notes
@@ -151,9 +152,9 @@ def _value(course: Course, name: str, epoch: int) -> str:
     found = course.values[name][course.epochs.index(epoch)]
     if found is None or not math.isfinite(found.mean):
         return NONE
-    digits = 4 if name == "nll" else 2
-    spread = "" if found.sd is None else f" \N{PLUS-MINUS SIGN} {found.sd:.{digits}f}"
-    return f"{found.mean:.{digits}f}{spread}"
+    column = describe(name)
+    spread = "" if found.sd is None else f" \N{PLUS-MINUS SIGN} {column.text(found.sd)}"
+    return f"{column.text(found.mean)}{spread}"
 
 
 def _thinned(epochs: list[int]) -> list[int]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mixbench.errors import counted
+from mixbench.leaderboard.columns import describe
 from mixbench.stats.dunnett import Contrast, compare_with, inseparable_from_best
 
 BASELINE = "erm"
@@ -62,12 +63,13 @@ def weigh(seeds: Mapping[str, Sequence[float]], diverged: Mapping[str, int]) -> 
     )
 
 
-def verdict(evidence: Evidence, label: str) -> str:
+def verdict(evidence: Evidence, label: str, score: str) -> str:
     """A row against the reference, in words.
 
     Args:
         evidence: Of its table.
         label: The row.
+        score: What the rows were tested by.
 
     Returns:
         The difference with its p, ``not distinguishable``, or nothing where it was not tested.
@@ -78,7 +80,7 @@ def verdict(evidence: Evidence, label: str) -> str:
     if not contrast.separated:
         return "not distinguishable"
     p = "p < 0.001" if contrast.p < 0.001 else f"p = {contrast.p:.3f}"
-    return f"{contrast.difference:+.2f}, {p}"
+    return f"{describe(score).text(contrast.difference, sign=True)}, {p}"
 
 
 def sentences(evidence: Evidence, score: str) -> list[str]:
@@ -95,7 +97,7 @@ def sentences(evidence: Evidence, score: str) -> list[str]:
     if evidence.contrasts:
         lines.append(
             f"detectable difference of {score} from {evidence.reference} (80 % power): "
-            f"{evidence.mdd:.2f}; not distinguishable does not mean equal"
+            f"{describe(score).text(evidence.mdd)}; not distinguishable does not mean equal"
         )
         lines.append(
             f"test: Dunnett's, variance pooled over the rows "

@@ -15,21 +15,18 @@ from mixbench.config import yaml_files
 from mixbench.config.names import DATA, METHODS, NETS
 from mixbench.config.overrides import refuse_code, split_overrides
 from mixbench.errors import UserError, near_match
+from mixbench.leaderboard.columns import describe, names
 from mixbench.records.selection import CHOICES
 
 GROUP = "literature"
 UNKNOWN = "unknown"  # how the epoch was chosen was not said
-METRICS = {
-    "top1": "top-1 accuracy, %",
-    "top1_err": "top-1 error, %",
-    "top5": "top-5 accuracy, %",
-    "map": "mean average precision, %",
-    "cf1": "F1 per class, %",
-    "of1": "F1 overall, %",
-    "cf1_top3": "F1 per class of three guesses, %",
-    "of1_top3": "F1 overall of three guesses, %",
-    "c_acc": "mean accuracy under corruptions, %",
-    "mce": "mean corruption error relative to AlexNet, %",
+# What a figure may be of: a column of ours, or what only papers report, in percent.
+METRICS = {name: describe(name).title for name in names("score")} | {
+    "top1_err": "top-1 error",
+    "cf1_top3": "F1 per class of three guesses",
+    "of1_top3": "F1 overall of three guesses",
+    "c_acc": "mean accuracy under corruptions",
+    "mce": "mean corruption error relative to AlexNet",
 }
 _SHARED = {
     "data": str,

@@ -10,33 +10,19 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from mixbench.errors import UserError, printable
+from mixbench.leaderboard.columns import NONE, describe, names, sampled
 from mixbench.leaderboard.compare import Comparison, Line
 from mixbench.leaderboard.costs import CostTable
 from mixbench.leaderboard.evidence import sentences, verdict
 from mixbench.leaderboard.literature import Figure
-from mixbench.leaderboard.rows import (
-    ATTACKED,
-    COLUMNS,
-    COSTS,
-    PATCHES,
-    PEEKED,
-    Group,
-    Leaderboard,
-    Row,
-    gaps,
-)
+from mixbench.leaderboard.rows import Group, Leaderboard, Row, gaps
 from mixbench.records.marks import mark_explanations, mark_notes, marks_text
 from mixbench.records.selection import CHOICES
 from mixbench.stats.intervals import Summary
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
-NONE = "\N{EN DASH}"  # no value, or one that is not finite
 WARNING = "\N{WARNING SIGN}"
 FLOOR = "\N{DAGGER}"
-_DIGITS = {"top1": 2, "top1_knn": 2, "top5": 2, "img_per_s": 0, "wall_s": 0}
-_DIGITS |= {"peak_mem_gb": 2, "gpu_hours": 3}
-_DIGITS |= dict.fromkeys((*PEEKED, *ATTACKED, *PATCHES, "lin_gap"), 2)
-_DIGITS |= dict.fromkeys(("gaze_inconsistency", "gaze_centre"), 2)
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NONE: "--"}
 _LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\N{MIDDLE DOT}": r"\textperiodcentered{}"}
@@ -195,14 +181,14 @@ def _latex_table(title: str, header: list[str], lines: list[list[str]], notes: l
 def _text(group: Group, style: str) -> str:
     score = group.score
     known = {name for row in group.rows for name in row.summaries} - {score}
-    names = [name for name in COLUMNS if name in known]
+    shown = [name for name in names() if name in known]
     if score != "top1":  # of several labels per image
-        names = [name for name in names if name != "top1"]
+        shown = [name for name in shown if name != "top1"]
     tested = [f"vs {group.evidence.reference}"] if _ranked(group) else []
     marked = ["marks"] if any(row.marks for row in group.rows) else []
-    header = ["method", "n", score, "sd", "95 % interval", *tested, *names, *marked]
+    header = ["method", "n", score, "sd", "95 % interval", *tested, *shown, *marked]
     lines = [[_cell(group, row, name, style) for name in header] for row in group.rows]
-    peeked = [name for name in header if name in PEEKED]
+    peeked = [name for name in header if describe(name).kind == "peek"]
     header = [f"{name} {WARNING}" if name in peeked else name for name in header]
     notes = []
     if group.smoke_test:
@@ -220,10 +206,9 @@ def _text(group: Group, style: str) -> str:
             f"{FLOOR}: what a perfectly calibrated network as sure as this one shows by chance, "
             "for every seed (95 %)"
         )
-    notes += _attack_notes(group, names)
-    notes += [
-        note for row in group.rows for note in gaps(row, [n for n in names if n not in COSTS])
-    ]
+    notes += _image_notes(group, shown)
+    scores = [name for name in shown if describe(name).kind != "cost"]
+    notes += [note for row in group.rows for note in gaps(row, scores)]
     if any(row.shared_cores for row in group.rows):
         notes.append("img_per_s: measured while other runs shared the machine")
     notes += mark_explanations(mark for row in group.rows for mark in row.marks)
@@ -254,8 +239,7 @@ def comparison_text(comparison: Comparison, style: str) -> str:
             ratio = line.ratio
             cells += [f"\N{MULTIPLICATION SIGN} {ratio:.2f}" if ratio == ratio else NONE, ""]
         else:
-            sign = "+" if line.difference > 0 else ""
-            cells += [f"{sign}{_number(line.difference, line.name)}"]
+            cells += [describe(line.name).text(line.difference, sign=line.difference > 0)]
             cells += [interval(line.low, line.high, line.name)]
         lines.append([escaped(cell, style) for cell in cells])
     title = f"{comparison.mine} against {comparison.other}: {comparison.title}"
@@ -308,19 +292,20 @@ def _mean(found: Summary | None, line: Line) -> str:
         return NONE
     if line.cost:
         return f"{found.mean:,.4g}" if found.mean < 1e4 else f"{found.mean:,.0f}"
-    spread = "" if found.sd is None else f" \N{PLUS-MINUS SIGN} {_number(found.sd, line.name)}"
-    return f"{_number(found.mean, line.name)}{spread} ({found.n})"
+    column = describe(line.name)
+    spread = "" if found.sd is None else f" \N{PLUS-MINUS SIGN} {column.text(found.sd)}"
+    return f"{column.text(found.mean)}{spread} ({found.n})"
 
 
-def _attack_notes(group: Group, names: list[str]) -> list[str]:
-    shown = [name for name in names if name in ATTACKED]
-    if not shown:
-        return []
-    sizes = sorted({size for row in group.rows for size in row.attacked})
-    told = " or ".join(map(str, sizes)) or "an unknown number"
-    notes = [f"{', '.join(shown)}: error rates in percent on {told} of the test images"]
-    if len(sizes) > 1:
-        notes[0] += ", which do not compare"
+def _image_notes(group: Group, shown: list[str]) -> list[str]:
+    """On how many images the scores of each suite are that looks at some of them."""
+    notes = []
+    for suite, scores in sampled(shown).items():
+        sizes = sorted({size for row in group.rows for size in row.images.get(suite, ())})
+        told = " or ".join(map(str, sizes)) or "an unknown number"
+        better, unit = (getattr(describe(scores[0]), key) for key in ("better", "unit"))
+        note = f"{', '.join(scores)} ({unit}, {better} is better): on {told} of the test images"
+        notes.append(note + ", which do not compare" * (len(sizes) > 1))
     return notes
 
 
@@ -335,8 +320,8 @@ def _cost_text(table: CostTable, style: str) -> str:
                 _label(row.label, row.label in table.evidence.best, style),
                 str(row.epochs),
                 str(len(row.seeds)),
-                _number(found.mean, table.score),
-                _number(found.sd, table.score),
+                describe(table.score).text(found.mean),
+                describe(table.score).text(found.sd),
                 interval(found.low, found.high, table.score),
                 f"{row.hours:.3g}",
                 NONE if row.step is None else f"{row.step:.2f}",
@@ -360,7 +345,8 @@ def interval(low: float | None, high: float | None, name: str) -> str:
     """An interval of a score in words; a dash where there is none."""
     if low is None or high is None or not math.isfinite(low + high):
         return NONE
-    return f"{_number(low, name)} to {_number(high, name)}"
+    column = describe(name)
+    return f"{column.text(low)} to {column.text(high)}"
 
 
 def _cell(group: Group, row: Row, name: str, style: str) -> str:
@@ -371,25 +357,19 @@ def _cell(group: Group, row: Row, name: str, style: str) -> str:
         failed = f" of {len(row.seeds) + row.failed}" if row.failed else ""
         return f"{len(row.seeds)}{failed}"
     if name == "sd":
-        shown = _number(score.sd, group.score)
+        shown = describe(group.score).text(score.sd)
     elif name == "95 % interval":
         shown = interval(score.low, score.high, group.score)
     elif name == "marks":
         shown = marks_text(row.marks, len(row.seeds))
     elif name.startswith("vs "):
-        shown = verdict(group.evidence, row.label) or NONE
+        shown = verdict(group.evidence, row.label, group.score) or NONE
     else:
         summary = row.summaries.get(name)
-        shown = _number(summary.mean if summary else None, name)
+        shown = describe(name).text(summary.mean if summary else None)
         if name == "ece" and row.calibrated:
             shown += FLOOR
     return escaped(shown, style)
-
-
-def _number(value: float | None, name: str) -> str:
-    if value is None or not math.isfinite(value):
-        return NONE
-    return f"{value:.{_DIGITS.get(name, 4)}f}"
 
 
 def _aligned(header: list[str], lines: list[list[str]], texts: Collection[int] = (0,)) -> str:
@@ -416,7 +396,7 @@ def _json(board: Leaderboard) -> dict[str, Any]:
                 "failed": row.failed,
                 "diverged": row.diverged,
                 "marked": row.marked,
-                "attacked": list(row.attacked),
+                "images": row.images,
                 "calibrated": row.calibrated,
                 "marks": row.marks,
                 "verified": row.verified,

@@ -9,33 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.errors import UserError, counted
+from mixbench.leaderboard.columns import describe, names, sampled
 from mixbench.leaderboard.costs import CostTable, equal_cost
 from mixbench.leaderboard.evidence import Evidence, weigh
 from mixbench.records.marks import count_marks
 from mixbench.records.record import RECORD, Record, read_record
-from mixbench.records.selection import CHOICE_COLUMNS as SELECTIONS
 from mixbench.stats.intervals import Summary, summarize
 
-METRICS = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts", "aece")
-METRICS += ("brier", "bias", "top1_knn")
-ATTACKED = ("fgsm_8", "fgsm_4", "pgd10_4", "pgd10_8", "pgd20_1", "pgd20_2", "pgd20_4_puzzlemix")
-ATTACKED += ("apgd_ce_4", "apgd_ce_8", "autoattack_1", "autoattack_2", "autoattack_4")
-ATTACKED += ("autoattack_8", "square_4", "square_8")
-PATCHES = (
-    "occ_auc",
-    "occ_salient_auc",
-    "occ_nonsalient_auc",
-    "shuffle_2",
-    "shuffle_4",
-    "shuffle_8",
-)
-METRICS += (*ATTACKED, *PATCHES, "lin_gap", "gaze_inconsistency", "gaze_centre")
-# Suites that look at a number of images that may be another in each run, by their scores.
-SAMPLED = dict.fromkeys((*ATTACKED, "sat_pct"), "adversarial") | {"lin_gap": "linearity"}
-COSTS = ("img_per_s", "peak_mem_gb", "gpu_hours", "wall_s")
-# Chosen on the test set, to compare with published figures: shown, never ranked by.
-PEEKED = tuple(f"{score}_{name}" for score in ("top1", "map") for name in SELECTIONS)
-COLUMNS = (*METRICS, *PEEKED, *COSTS)  # in the order of tables
 SMOKE_TESTS = ("digits",)
 
 
@@ -51,7 +31,7 @@ class Row:
     marked: bool = False  # best, or not separated from the best
     shared_cores: bool = False
     diverged: int = 0  # of those that failed
-    attacked: tuple[int, ...] = ()  # images; of several sizes no mean is taken
+    images: dict[str, list[int]] = field(default_factory=dict)  # of suites that sample them
     calibrated: bool = False  # no seed's ECE is more than chance makes of perfect calibration
     records: list[Record] = field(default_factory=list, repr=False)  # by seed
     folders: list[Path] = field(default_factory=list, repr=False)
@@ -61,12 +41,13 @@ class Row:
         """Words of caution, by number of seeds."""
         return count_marks(self.records)
 
-    def images(self, score: str) -> set[int | None]:
+    def images_of(self, score: str) -> set[int | None]:
         """Numbers of images that its runs have a score of; of several no mean is taken.
 
         None stands for a run that does not say; a score of all test images has none of them.
         """
-        return _images(self.records, SAMPLED[score]) if score in SAMPLED else set()
+        column = describe(score)
+        return _images(self.records, column.suite) if column.sampled else set()
 
     @property
     def verified(self) -> str:
@@ -209,7 +190,7 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         score = _score(every)
         others += [
             f"{record.id}: done, but its record has no {score}; "
-            f"mixbench eval {records[record.id][1]} --suite calibration adds it"
+            f"mixbench eval {records[record.id][1]} --suite {describe(score).suite} adds it"
             for record in every
             if record.status == "done" and not _counts(record, score)
         ]
@@ -250,7 +231,7 @@ def _counts(record: Record, score: str) -> bool:
 
 
 def _not_finite(metrics: dict[str, float]) -> list[str]:
-    return [k for k in (*METRICS, *PEEKED) if not math.isfinite(metrics.get(k, 0.0))]
+    return [k for k in names("score", "peek") if not math.isfinite(metrics.get(k, 0.0))]
 
 
 def _age(record: Record) -> tuple[bool, int, str]:
@@ -296,7 +277,8 @@ def _group(
     if group.smoke_test:
         group.rows.sort(key=lambda row: row.label)
         return group
-    group.rows.sort(key=lambda row: (-_rankable(row.summaries[group.score].mean), row.label))
+    rank = describe(group.score).rank
+    group.rows.sort(key=lambda row: (rank(row.summaries[group.score].mean), row.label))
     for row in group.rows:
         row.marked = row.label in group.evidence.best
     return group
@@ -307,13 +289,16 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
     settings = " ".join(f"{key}={value}" for key, value in sorted(first.settings.items()))
     summaries = {
         name: summarize([record.metrics.get(name, math.nan) for record in done])
-        for name in (*METRICS, *PEEKED)
+        for name in names("score", "peek")
         if name == score or any(name in record.metrics for record in done)
     }
-    for name, suite in SAMPLED.items():  # scores of other images, or of fewer runs, make no mean
-        if name in summaries and len(_images(done, suite)) > 1:
-            summaries[name] = summarize([math.nan])
-    for name in COSTS:
+    images = {}
+    for suite, found in sampled(summaries).items():
+        sizes = _images(done, suite)
+        images[suite] = sorted(filter(None, sizes))
+        if len(sizes) > 1:  # scores of other images, or of fewer runs, make no mean
+            summaries |= dict.fromkeys(found, summarize([math.nan]))
+    for name in names("cost"):
         values = [value for record in done if (value := getattr(record, name)) is not None]
         if values:
             summaries[name] = summarize(values)
@@ -325,25 +310,25 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         failed=failed,
         shared_cores=any(record.shared_cores for record in done),
         records=done,
-        attacked=tuple(sorted(filter(None, _images(done, "adversarial")))),
+        images=images,
         calibrated=all(_at_floor(record.metrics) for record in done),
     )
 
 
-def gaps(row: Row, names: Iterable[str]) -> list[str]:
+def gaps(row: Row, scores: Iterable[str]) -> list[str]:
     """Why a row has no mean of scores that some of its runs have.
 
     Args:
         row: The row.
-        names: Scores.
+        scores: Their names.
 
     Returns:
         A sentence for each reason.
     """
     partly, mixed = defaultdict(list), defaultdict(list)
-    for name in names:
+    for name in scores:
         having = tuple(name in record.metrics for record in row.records)
-        images = row.images(name)
+        images = row.images_of(name)
         if any(having) and not all(having):
             partly[having].append(name)
         elif any(having) and len(images) > 1:
@@ -351,13 +336,13 @@ def gaps(row: Row, names: Iterable[str]) -> list[str]:
             mixed[", ".join(map(str, [*known, *["unknown"] * (None in images)]))].append(name)
     found = [
         f"{row.label}: {sum(having)} of {len(having)} runs {'has' if sum(having) == 1 else 'have'} "
-        f"{', '.join(scores)}"
-        for having, scores in partly.items()
+        f"{', '.join(lacking)}"
+        for having, lacking in partly.items()
     ]
     return found + [
-        f"{row.label}: no mean of {', '.join(scores)}, as its runs were judged on different "
+        f"{row.label}: no mean of {', '.join(other)}, as its runs were judged on different "
         f"numbers of images ({shown})"
-        for shown, scores in mixed.items()
+        for shown, other in mixed.items()
     ]
 
 
@@ -367,7 +352,3 @@ def _images(records: Iterable[Record], suite: str) -> set[int | None]:
 
 def _at_floor(metrics: dict[str, float]) -> bool:
     return metrics.get("ece", math.nan) <= metrics.get("ece_floor_95", math.nan)
-
-
-def _rankable(value: float) -> float:
-    return value if math.isfinite(value) else -math.inf

@@ -32,7 +32,6 @@ from mixbench.errors import (
     RunFailedError,
     UserError,
 )
-from mixbench.evaluation.suites import enter
 from mixbench.files import check_run_folder, open_log, remove_leftovers, write_text
 from mixbench.methods.base import Method
 from mixbench.nn.optim import apply_settings
@@ -353,8 +352,8 @@ class Attempt:
                 parts, signals, checkpoint, facts, len(record.attempts), self._note
             )
         record.metrics |= found.metrics
-        for name, outcome in found.suites.items():
-            enter(name, outcome, record.metrics, record.evaluations)
+        for suite, outcome in found.suites:
+            suite.add_to_record(outcome, record.metrics, record.evaluations)
         for key, value in found.speed.items():
             setattr(record, key, value)
 

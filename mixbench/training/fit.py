@@ -23,7 +23,7 @@ from mixbench.config.schema import RunConfig
 from mixbench.data.loaders import MixData
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.distributed.signals import StopSignals
-from mixbench.evaluation.suites import Outcome
+from mixbench.evaluation.suite import Outcome, Suite
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import BEST, LAST, read_checkpoint
 from mixbench.records.selection import choice_columns, peek_curve
@@ -63,12 +63,12 @@ class Results:
 
     Attributes:
         metrics: Scores by their bare names, those of suites excepted.
-        suites: Outcomes of suites by their names.
+        suites: Suites that were carried out, with their outcomes.
         speed: Fields of the record that tell of speed, as far as they were measured.
     """
 
     metrics: dict[str, float]
-    suites: dict[str, Outcome]
+    suites: list[tuple[Suite, Outcome]]
     speed: dict[str, float]
 
 

@@ -14,7 +14,7 @@ from mixbench.data.augment.images import operations
 from mixbench.data.images import Splits
 from mixbench.data.source import DataSource
 from mixbench.errors import UserError
-from mixbench.evaluation.suites import check_attacks
+from mixbench.evaluation.suite import load_suites
 from mixbench.methods.base import Method
 from mixbench.records.identity import Identity, InputFile, identify, is_checkpoint
 from mixbench.records.record import runs_folder
@@ -114,14 +114,15 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
 
     Raises:
         UserError: If the method cannot learn from such data or work with the network, an
-            augmentation is not at hand, or an attack is unknown.
+            augmentation is not at hand, or a suite cannot be carried out as it is set.
     """
     name = config.method["name"]
     method, kind = METHODS.get(name), DATA.get(config.data.kind)
     settings = settings_of(config)
     task = check_task(config, method, settings, kind.task, f"data={config.data.kind}")
     operations(config.data)
-    check_attacks(config.eval.attacks)
+    for suite in load_suites(config.eval):
+        suite.check()
     check_pair(name, settings, config.net.name)
     return Job(config, method, settings, task, source or kind(config.data))
 

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from mixbench.config.compose import compose_again, to_plain
+from mixbench.config.names import SUITES
 from mixbench.config.schema import EvalConfig, RunConfig, keys_not_in_identity
-from mixbench.data.images import Batch
 from mixbench.data.loaders import MixData
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import MixbenchError, RunFailedError, UserError
-from mixbench.evaluation.adversarial import ATTACKS
-from mixbench.evaluation.autoattack import PACKAGE, available
-from mixbench.evaluation.patches import OWN
-from mixbench.evaluation.suites import COUNTED, Outcome, check_classes, draws, enter, judge, unfit
+from mixbench.evaluation.calibration import Calibration
+from mixbench.evaluation.inference import infer
+from mixbench.evaluation.suite import Outcome, Suite, load_suite, load_suites
 from mixbench.files import check_run_folder
 from mixbench.methods.base import Method
 from mixbench.methods.moco.base import ContrastiveMethod
@@ -42,13 +41,10 @@ from mixbench.records.weights import tested_checkpoint
 from mixbench.tracking.view import has_view, show_evaluation
 from mixbench.training.build import build
 from mixbench.training.callbacks.probe import neighbours
-from mixbench.training.callbacks.suites import say_outcome
 from mixbench.training.facts import MISSING, Mismatch, other_configuration, other_facts
 from mixbench.training.job import Job, resolve
 from mixbench.training.sanity import chance, doubts
 
-# Suites that a typed key is for.
-IMPLIED = {"eval.attacks": "adversarial", "eval.gaze": "gaze", "eval.saliency": "salience"}
 log = logging.getLogger("mixbench")
 EXACT, ROUNDED = 1e-6, 1e-3  # tolerance relative to the larger of the value and 1
 Outputs = tuple[Tensor, Tensor, Tensor]  # logits (N, K), labels, ids
@@ -78,31 +74,15 @@ class Network:
     method: Method
     data: MixData
 
-    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Batches of a loader, on the device."""
-        for batch in loader:
-            yield self.method.transfer_batch_to_device(batch, self.job.device, 0)
+    def outputs(self, loader: Any) -> tuple[Outputs, dict[str, Tensor]]:
+        """Logits, labels and ids of a loader, and logits of other heads by name, on the CPU."""
+        found = infer(self.method, loader)
+        logits, labels, ids = (values.cpu() for values in found.compute())
+        return (logits, labels, ids), {k: v.cpu() for k, v in found.extra().items()}
 
-    def outputs(self, loader: Iterable[Batch]) -> tuple[Outputs, dict[str, Tensor]]:
-        """What the network says, and logits of other heads by name."""
-        found: list[Any] = []
-        with torch.no_grad():
-            for index, batch in enumerate(self.batches(loader)):
-                found.append(self.method.test_step(batch, index))
-        logits, y, ids = (
-            torch.cat([part[key] for part in found]).cpu() for key in ("logits", "y", "ids")
-        )
-        names = found[0]["extra"]
-        extra = {n: torch.cat([part["extra"][n] for part in found]).cpu() for n in names}
-        return (logits, y, ids), extra
-
-    def outcome(self, name: str, config: EvalConfig) -> Outcome:
+    def outcome(self, suite: Suite) -> Outcome:
         """Carry out a suite."""
-        group = ProcessGroup()
-        rows = draws(name, config, self.data.splits.test.labels, group)
-        images = self.data.test_part(rows, config.gaze if name == "gaze" else None)
-        part = self.batches(images)
-        outcome = judge(name, self.method, part, self.method.info, config, group)
+        outcome = suite.run(self.method, self.data, ProcessGroup())
         outcome.facts["device"] = _device_name(self.job.device)
         return outcome
 
@@ -127,35 +107,37 @@ def evaluate_run(
             what was trained, or a suite does not fit the data.
     """
     config = _configured(folder, overrides, suites)
-    names = [name for name in config.eval.suites if name in COUNTED]
     typed = {word.partition("=")[0] for word in overrides} if suites is None else set()
-    names += [name for key, name in IMPLIED.items() if key in typed and name not in names]
-    if not names and not config.eval.suites:
+    asked = load_suites(config.eval, typed)
+    if not asked:
         todo = f"name one: mixbench eval {folder} --suite adversarial"
         raise UserError("no suite is asked for, as eval.suites is empty", str(folder), todo)
+    for suite in asked:
+        suite.check()
+    counting = [suite for suite in asked if not suite.of_test]
     check_run_folder(folder)
     with locked(folder):
         checkpoint = tested_checkpoint(folder)
         record = read_record(folder)
-        calibration = "calibration" in config.eval.suites
-        lost = calibration and not (folder / PREDICTIONS).exists()
-        network = rebuild(folder, checkpoint, config, record) if names or lost else None
+        of_test = len(counting) < len(asked)
+        lost = of_test and not (folder / PREDICTIONS).exists()
+        network = rebuild(folder, checkpoint, config, record) if counting or lost else None
         if network is not None:
-            _check_fit(folder, names, network.method, config.eval)
+            _check_fit(folder, counting, network)
             if lost:
                 write_predictions(folder / PREDICTIONS, _tested(network)[0])
         found: dict[str, float] = {}
-        if calibration:
+        if of_test:
             found = read_predictions(folder / PREDICTIONS).scores()
             record.metrics |= found
             record.verified, record.unverified = None, {}  # of other scores
             record.schema = RECORD_SCHEMA
             write_record(folder, record)
         try:
-            for name in names if network is not None else ():
-                outcome = network.outcome(name, config.eval)  # type: ignore[union-attr]
-                say_outcome(name, outcome)
-                for line in enter(name, outcome, record.metrics, record.evaluations):
+            for suite in counting if network is not None else ():
+                outcome = network.outcome(suite)  # type: ignore[union-attr]
+                suite.log_outcome(outcome)
+                for line in suite.add_to_record(outcome, record.metrics, record.evaluations):
                     log.warning("%s", line)
                 record.verified, record.unverified = None, {}
                 write_record(folder, record)  # what is found stays, if a later suite is stopped
@@ -319,7 +301,8 @@ def _compare(
     }
     # What the record must hold; an older version knew fewer scores.
     needed = {"map" if "map" in tested else "top1", *_logged_scores(folder)}
-    needed |= {*record.evaluations.get("adversarial", {}).get("attacks", ())}
+    for facts in record.evaluations.values():
+        needed |= {*facts.get("attacks", ())}
     compared: dict[str, None] = {}
     wrong: list[Mismatch] = []
     lacking: dict[str, str] = {}
@@ -342,23 +325,21 @@ def _compare(
 
     for source, scores in sources.items():
         for name, value in scores.items():
-            check(name, value, source, tolerance, "calibration" if name in tested else "")
+            check(name, value, source, tolerance, Calibration.name if name in tested else "")
     wrong += [
         Mismatch(f"{name} of the test images", "others", "these", "its data")
         for name in ("labels", "ids")
         if not _equal(getattr(stored, name), getattr(found, name))
     ]
     for name, facts in record.evaluations.items():
-        if name not in COUNTED:  # of a newer version
+        suite = _recorded_suite(name, config)
+        suite = suite and suite.as_recorded(facts)
+        if suite is None:
             continue
-        as_then = _as_carried_out(config, facts)
-        if not as_then.attacks and facts.get("attacks"):
-            continue  # none of them can be carried out here
-        again = network.outcome(name, as_then)
+        again = network.outcome(suite)
         for key, value in again.scores.items():
             allowed = tolerance
-            if key.removesuffix("_acc") in ATTACKS:
-                # The sign of a tiny gradient may turn with the order in which a machine adds.
+            if suite.varies(key):
                 points = max(FLIPPED, 100 / again.facts["images"])
                 allowed = points / max(1.0, abs(record.metrics.get(key, 0.0))) + EXACT
             check(key, value, "its weights", allowed, name)
@@ -370,14 +351,20 @@ def _compare(
     return list(compared), wrong, lacking
 
 
-def _check_fit(folder: Path, names: Iterable[str], method: Method, config: EvalConfig) -> None:
-    for name in names:
-        if why := unfit(name, method.info, method):
+def _check_fit(folder: Path, suites: Iterable[Suite], network: Network) -> None:
+    for suite in suites:
+        if reason := suite.refusal(network.method.info, network.method):
             raise UserError(
-                f"no {name} suite for {folder.name}: {why}", "--suite", f"leave {name} out"
+                f"no {suite.name} suite for {folder.name}: {reason}",
+                "--suite",
+                f"leave {suite.name} out",
             )
-        if name == "adversarial":
-            check_classes(config.attacks, method.info)
+        suite.check_data(network.data.splits)
+
+
+def _recorded_suite(name: str, config: EvalConfig) -> Suite | None:
+    """A suite that a record names; None for one of another version, and for code to import."""
+    return load_suite(name, config) if name in SUITES.names() else None
 
 
 def _holdout_scores(predictions: Predictions) -> dict[str, float]:
@@ -418,36 +405,15 @@ def _why_not(name: str, record: Record) -> str:
     """Why a score was not computed again."""
     if name in ORDERED:
         return "several predictions are equally sure; mixbench eval RUN --suite calibration"
-    attack = name.removesuffix("_acc")
-    carried_out = record.evaluations.get("adversarial", {}).get("attacks", ())
-    if attack in ATTACKS and attack not in carried_out:
-        return "the record does not say how it was carried out"
-    if attack in (*ATTACKS, "sat_pct", "adv_n"):
-        return f"{PACKAGE} is not installed"
+    for key in SUITES.table:
+        facts = record.evaluations.get(key, {})
+        if reason := load_suite(key, EvalConfig()).unverified(name, facts):
+            return reason
     if any(name == f"{score}_{column}" for score in ("top1", "map") for column in CHOICE_COLUMNS):
         return "metrics.csv lacks the test score of an epoch (peek/top1)"
     if name == "best_epoch" or name.startswith("val_"):
         return "metrics.csv lacks the hold-out's score of an epoch, or there is no hold-out"
     return "this version does not know it"
-
-
-def _possible(attack: str) -> bool:
-    return attack in ATTACKS and (ATTACKS[attack].kind != "autoattack" or available())
-
-
-def _as_carried_out(config: EvalConfig, facts: dict[str, Any]) -> EvalConfig:
-    """The settings of a suite that the record tells of."""
-    attacks = [name for name in facts.get("attacks", config.attacks) if _possible(name)]
-    maps = config.gaze or facts.get("maps")  # where they lie now, or lay then
-    looking = facts.get("saliency")
-    looking = None if looking == OWN else config.saliency or looking
-    return dataclasses.replace(
-        config,
-        attacks=attacks,
-        adv_n=facts.get("images", config.adv_n),
-        gaze=maps,
-        saliency=looking,
-    )
 
 
 def _tested(network: Network) -> tuple[Predictions, dict[str, float]]:

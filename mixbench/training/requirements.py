@@ -8,10 +8,8 @@ from typing import Any, get_type_hints
 from mixbench.config.names import METHODS, NETS, TASKS
 from mixbench.config.schema import RunConfig
 from mixbench.data.images import Splits
-from mixbench.data.maps import read_test_maps
 from mixbench.errors import UserError
-from mixbench.evaluation.patches import Looking
-from mixbench.evaluation.suites import check_classes
+from mixbench.evaluation.suite import load_suites
 from mixbench.methods.base import Method
 from mixbench.tasks.base import Task, check_data, find_task
 
@@ -171,17 +169,14 @@ def check_splits(config: RunConfig, task: Task, splits: Splits) -> None:
 
     Raises:
         UserError: If the labels are of another kind than the data set said, there is one class
-            only, a process would get single images, an attack needs more classes, or
-            ``eval.saliency`` or ``eval.gaze`` does not fit the test images.
+            only, a process would get single images, or the settings of a suite do not fit the
+            data.
     """
     info = splits.info
     check_data(task, info.task, f"data {info.name}")
-    if info.task == "multiclass" and "adversarial" in config.eval.suites:
-        check_classes(config.eval.attacks, info)
-    if "salience" in config.eval.suites and config.eval.saliency is not None:
-        Looking(config.eval.saliency, None, info)
-    if "gaze" in config.eval.suites and config.eval.gaze is not None:
-        read_test_maps(config.eval.gaze, splits)
+    for suite in load_suites(config.eval):
+        if not suite.refusal(info):
+            suite.check_data(splits)
     labels = splits.train.labels
     classes = labels.unique() if labels.ndim == 1 else (labels == 1).any(dim=0).nonzero()
     present = len(classes)

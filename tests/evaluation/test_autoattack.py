@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from attacked import patterns, trained
 from making import twin
 from pyautoattack import AutoAttack
+from pyautoattack.autopgd_base import APGDAttack
 
 from mixbench import cli, compose, run
 from mixbench.config.schema import DataInfo, EvalConfig
@@ -14,8 +16,9 @@ from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError
 from mixbench.evaluation import adversarial as adv
 from mixbench.evaluation import autoattack as auto
-from mixbench.evaluation.keys import keys
-from mixbench.evaluation.suites import Outcome, check_attacks, check_classes, draws, enter, judge
+from mixbench.evaluation.attacks import ATTACKS, run_attack
+from mixbench.evaluation.per_image_random import keys
+from mixbench.evaluation.suite import Outcome, load_suite
 from mixbench.training.reevaluate import evaluate_run, verify_run
 
 EPS = 4 / 255
@@ -54,6 +57,21 @@ def test_a_batch_ends_as_the_package_itself_ends_it(net):
     assert changed.sum() > 2
 
 
+def test_apgd_is_that_of_the_package(net):
+    x, y, ids = images()
+    theirs = APGDAttack(net, n_iter=100, norm="Linf", n_restarts=1, eps=4 / 255, loss="ce",
+                        eot_iter=1, rho=0.75, seed=int(keys(0, ids[:1], 1)) % 2**31,
+                        device=torch.device("cpu"))  # fmt: skip
+    right = net(x).argmax(1) == y
+    moved = theirs.perturb(x[right].clone(), y[right].clone())
+    found = run_attack(ATTACKS["apgd_ce_4"], net, x, y, ids)
+    fooled = net(moved).argmax(1) != y[right]
+    assert 0 < fooled.sum() < len(fooled)
+    assert torch.equal(found.fooled[right], fooled)
+    assert torch.equal(found.x[right][fooled], moved[fooled])
+    assert found.fooled[~right].all()
+
+
 def test_the_attacks_have_the_settings_of_the_standard_version(net):
     _, _, ids = images()
     theirs = package(net, ids)
@@ -75,17 +93,17 @@ def test_the_attacks_have_the_settings_of_the_standard_version(net):
 
 
 def test_presets_are_the_standard_version_and_its_black_box_alone():
-    presets = {name: a for name, a in adv.ATTACKS.items() if a.kind == "autoattack"}
+    presets = {name: a for name, a in ATTACKS.items() if a.kind == "autoattack"}
     assert {name: a.eps * 255 for name, a in presets.items()} == {
         "autoattack_8": 8, "autoattack_4": 4, "autoattack_2": 2, "autoattack_1": 1,
-        "square_8": 8, "square_4": 4,
+        "square_8": 8, "square_4": 4, "apgd_ce_8": 8, "apgd_ce_4": 4,
     }  # fmt: skip
     for name, attack in presets.items():
         assert (attack.steps, attack.queries) == (100, 5000)
-        alone = name.startswith("square")
-        assert attack.losses == (("square",) if alone else auto.STANDARD)
-        assert attack.blind == alone
-        assert attack.targeted != alone
+        alone = {"square": ("square",), "apgd_ce": ("apgd-ce",)}.get(name[:-2])
+        assert attack.losses == (alone or auto.STANDARD)
+        assert attack.blind == name.startswith("square")
+        assert attack.targeted == (alone is None)
     assert not set(presets) & {*adv.DEFAULT, *EvalConfig().attacks}  # never unless asked for
 
 
@@ -157,13 +175,14 @@ def test_a_seed_gives_the_same_attack_and_another_one_another(net):
 
 
 def test_the_number_of_processes_changes_no_rate(net, monkeypatch):
-    quick = dataclasses.replace(adv.ATTACKS["autoattack_4"], steps=5, queries=10)
-    monkeypatch.setitem(adv.ATTACKS, "autoattack_4", quick)  # type: ignore[arg-type]
+    quick = dataclasses.replace(ATTACKS["autoattack_4"], steps=5, queries=10)
+    monkeypatch.setitem(ATTACKS, "autoattack_4", quick)  # type: ignore[arg-type]
     x, y, ids = images(150)
 
     def counts(rank, world):
-        chunks = draws("adversarial", EvalConfig(adv_n=None), y, ProcessGroup(rank, world))
-        parts = [(x[d.indices], y[d.indices], ids[d.indices]) for d in chunks]
+        suite = load_suite("adversarial", EvalConfig(adv_n=None))
+        rows = suite.batches(y, ProcessGroup(rank, world))
+        parts = [(x[d.indices], y[d.indices], ids[d.indices]) for d in rows]
         return adv.attack_counts(net, parts, ["autoattack_4", "fgsm_4"])
 
     whole, parts = counts(0, 1), [counts(rank, 4) for rank in range(4)]
@@ -180,6 +199,10 @@ def test_the_number_of_processes_changes_no_rate(net, monkeypatch):
     assert values[-1] == pytest.approx(rates["autoattack_4"])
 
 
+def check_classes(names, info):
+    load_suite("adversarial", EvalConfig(attacks=names)).check_data(SimpleNamespace(info=info))
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_too_few_classes_for_targeted_attacks_are_refused(classes):
     x = torch.rand(3, 3, 4, 4)
@@ -194,9 +217,9 @@ def test_too_few_classes_for_targeted_attacks_are_refused(classes):
     assert stage.shape == (3,)
     info = DataInfo(num_classes=classes, height=4, width=4, name="few")
     with pytest.raises(UserError, match=f"autoattack_8 aims .* few has {classes}") as error:
-        check_classes(["fgsm_8", "square_8", "autoattack_8"], info)
+        check_classes(["fgsm_8", "square_8", "apgd_ce_8", "autoattack_8"], info)
     assert "square_8" in error.value.todo
-    check_classes(["square_8", "fgsm_8"], info)
+    check_classes(["square_8", "apgd_ce_8", "fgsm_8"], info)
     check_classes(["autoattack_8"], dataclasses.replace(info, num_classes=4))
 
 
@@ -253,21 +276,26 @@ def test_masked_gradients_are_found_by_the_search_of_the_suite():
     info = DataInfo(num_classes=4, height=4, width=4, test_size=6, name="flat")
     batches = [Batch(pixels, torch.zeros(6, dtype=torch.long), torch.arange(6))]
     config = EvalConfig(attacks=["square_8", "pgd10_8"])
-    outcome = judge("adversarial", steps, batches, info, config, ProcessGroup())
+    outcome = load_suite("adversarial", config).evaluate(steps, batches, info, ProcessGroup())
     assert outcome.scores["square_8"] == 100
     assert any("black-box search" in warning for warning in outcome.facts["warnings"])
 
 
-def test_without_the_package_nothing_begins(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("name", ["autoattack_8", "square_4", "apgd_ce_8", "apgd_ce_4"])
+def test_an_attack_of_the_package_is_refused_without_it(name, monkeypatch):
     monkeypatch.setattr(auto, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package pyautoattack") as error:
-        check_attacks(["fgsm_8", "autoattack_8"])
+        load_suite("adversarial", EvalConfig(attacks=["fgsm_8", name])).check()
     assert "mixbench[eval]" in error.value.todo
-    check_attacks(["fgsm_8"])
+    load_suite("adversarial", EvalConfig(attacks=["fgsm_8"])).check()
+
+
+def test_without_the_package_nothing_begins(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(auto, "find_spec", lambda name: None)
     words = ["data=digits", "data.limit=64", "epochs=1", f"run.dir={tmp_path}"]
     assert cli.main(["run", *words, "eval.attacks=[autoattack_4]"]) == 2
     shown = capsys.readouterr().err
-    assert "AutoAttack needs the package pyautoattack" in shown
+    assert "the attack needs the package pyautoattack" in shown
     assert "eval.attacks=autoattack_4" in shown
     assert "Traceback" not in shown
     assert list(tmp_path.iterdir()) == []
@@ -310,11 +338,11 @@ def test_facts_of_earlier_attacks_on_the_same_images_are_kept():
         facts["autoattack"] = {name: {"errors": {"clean": 1.0}}}
         return Outcome({name: 1.0}, facts, [])
 
-    metrics, evaluations = {}, {}
+    suite, metrics, evaluations = load_suite("adversarial", EvalConfig()), {}, {}
     for name in ("autoattack_8", "square_8"):
-        enter("adversarial", outcome(name), metrics, evaluations)
+        suite.add_to_record(outcome(name), metrics, evaluations)
     assert set(evaluations["adversarial"]["autoattack"]) == {"autoattack_8", "square_8"}
-    enter("adversarial", outcome("autoattack_4", 5), metrics, evaluations)
+    suite.add_to_record(outcome("autoattack_4", 5), metrics, evaluations)
     assert set(evaluations["adversarial"]["autoattack"]) == {"autoattack_4"}
     assert set(metrics) == {"autoattack_4"}
 
@@ -325,8 +353,8 @@ WORDS += ["wandb.mode=disabled", "eval.adv_n=20"]
 
 def test_a_run_is_judged_by_it_and_verified(tmp_path, monkeypatch):
     for name in ("autoattack_4", "square_4"):
-        quick = dataclasses.replace(adv.ATTACKS[name], steps=8, queries=15)
-        monkeypatch.setitem(adv.ATTACKS, name, quick)  # type: ignore[arg-type]
+        quick = dataclasses.replace(ATTACKS[name], steps=8, queries=15)
+        monkeypatch.setitem(ATTACKS, name, quick)  # type: ignore[arg-type]
     record = run(compose([*WORDS, f"run.dir={tmp_path}", "eval.attacks=[autoattack_4,fgsm_4]"]))
     folder = tmp_path / record.id
     assert record.metrics["autoattack_4"] >= record.metrics["fgsm_4"]
@@ -345,8 +373,8 @@ def test_a_run_is_judged_by_it_and_verified(tmp_path, monkeypatch):
 def test_the_standard_version_does_no_less_than_pgd_and_a_single_step(tmp_path, monkeypatch):
     attacks = ["autoattack_8", "apgd_ce_8", "pgd10_8", "fgsm_8"]
     for name in attacks:  # digits withstand 8 / 255
-        wide = dataclasses.replace(adv.ATTACKS[name], eps=28 / 255, alpha=7 / 255)
-        monkeypatch.setitem(adv.ATTACKS, name, wide)  # type: ignore[arg-type]
+        wide = dataclasses.replace(ATTACKS[name], eps=28 / 255, alpha=7 / 255)
+        monkeypatch.setitem(ATTACKS, name, wide)  # type: ignore[arg-type]
     words = [*WORDS, f"run.dir={tmp_path}", "data.limit=null", "epochs=3", "eval.adv_n=48"]
     record = run(compose([*words, f"eval.attacks=[{','.join(attacks)}]"]))
     error = {name: record.metrics[name] for name in attacks}

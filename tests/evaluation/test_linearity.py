@@ -3,12 +3,13 @@ import torch
 import torch.nn.functional as F
 
 from mixbench import compose, run
-from mixbench.config.schema import SUITES, DataInfo, EvalConfig
+from mixbench.config.names import SUITES
+from mixbench.config.schema import DataInfo, EvalConfig
 from mixbench.data.images import Batch
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError
 from mixbench.evaluation.linearity import LAMS, linearity_gaps, partners
-from mixbench.evaluation.suites import CHUNK, draws, judge, unfit
+from mixbench.evaluation.suite import BATCH, load_suite
 from mixbench.training.reevaluate import evaluate_run, verify_run
 
 INFO = DataInfo(num_classes=4, height=4, width=4, test_size=150, name="noise")
@@ -32,10 +33,10 @@ def by_hand(model, a, b, lam):
 
 def outcome(noise, config=None, group=None, rows=None):
     images, labels, model = noise
-    config = config or EvalConfig(adv_n=None)
-    chunks = draws("linearity", config, labels, group or ProcessGroup()) if rows is None else rows
-    batches = [Batch(images[d.indices], labels[d.indices], d.indices) for d in chunks]
-    return judge("linearity", model, batches, INFO, config, ProcessGroup())
+    suite = load_suite("linearity", config or EvalConfig(adv_n=None))
+    rows = suite.batches(labels, group or ProcessGroup()) if rows is None else rows
+    batches = [Batch(images[d.indices], labels[d.indices], d.indices) for d in rows]
+    return suite.evaluate(model, batches, INFO, ProcessGroup())
 
 
 def test_the_gap_is_the_formula(noise):
@@ -100,7 +101,9 @@ def test_one_class_gives_no_pair():
     with pytest.raises(ValueError, match="pairs need two"):
         partners(torch.zeros(5, dtype=torch.long), torch.arange(5))
     with pytest.raises(UserError, match="all images are of one class") as error:
-        draws("linearity", EvalConfig(), torch.ones(5, dtype=torch.long), ProcessGroup())
+        load_suite("linearity", EvalConfig()).batches(
+            torch.ones(5, dtype=torch.long), ProcessGroup()
+        )
     assert error.value.todo == "leave linearity out"
 
 
@@ -116,15 +119,13 @@ def test_the_score_is_the_mean_over_pairs_and_weights(noise):
 
 
 def test_processes_share_pairs_and_change_nothing(noise):
-    from mixbench.evaluation.suites import _SUITES
-
     images, labels, model = noise
-    config = EvalConfig(adv_n=None)
+    suite = load_suite("linearity", EvalConfig(adv_n=None))
 
     def counts(rank, world):
-        chunks = draws("linearity", config, labels, ProcessGroup(rank, world))
-        batches = [Batch(images[d.indices], labels[d.indices], d.indices) for d in chunks]
-        return _SUITES["linearity"].count(model, batches, INFO, config)
+        rows = suite.batches(labels, ProcessGroup(rank, world))
+        batches = [Batch(images[d.indices], labels[d.indices], d.indices) for d in rows]
+        return suite.count(model, batches, INFO)
 
     whole, parts = counts(0, 1), [counts(rank, 7) for rank in range(7)]
     assert all(list(part) == list(whole) for part in parts)
@@ -134,15 +135,17 @@ def test_processes_share_pairs_and_change_nothing(noise):
 
 def test_a_subset_has_the_pairs_of_the_whole(noise):
     _, labels, _ = noise
-    few = draws("linearity", EvalConfig(adv_n=20), labels, ProcessGroup())
-    every = draws("linearity", EvalConfig(adv_n=None), labels, ProcessGroup())
+    few, every = (
+        load_suite("linearity", EvalConfig(adv_n=n)).batches(labels, ProcessGroup())
+        for n in (20, None)
+    )
     assert [len(draw.indices) for draw in few] == [40]
 
     def pairs(draw):
         half = len(draw.indices) // 2
         return zip(draw.indices[:half].tolist(), draw.indices[half:].tolist(), strict=True)
 
-    assert max(len(draw.indices) for draw in every) == CHUNK
+    assert max(len(draw.indices) for draw in every) == BATCH
     known = {first: second for draw in every for first, second in pairs(draw)}
     assert len(known) == 150
     assert all(known[first] == second for first, second in pairs(few[0]))
@@ -150,10 +153,11 @@ def test_a_subset_has_the_pairs_of_the_whole(noise):
 
 
 def test_it_is_opt_in_and_for_single_labels():
-    assert "linearity" in SUITES
+    assert "linearity" in SUITES.names()
     assert "linearity" not in EvalConfig().suites
     info = DataInfo(num_classes=3, height=8, width=8, task="multilabel", name="voc2007")
-    assert unfit("linearity", info) == "it pairs images of two classes, and voc2007 is multilabel"
+    reason = "it pairs images of two classes, and voc2007 is multilabel"
+    assert load_suite("linearity", EvalConfig()).refusal(info) == reason
 
 
 def test_a_run_is_judged_by_it_later_and_verified(tmp_path):

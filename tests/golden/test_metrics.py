@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mixbench import metrics
-from mixbench.evaluation.adversarial import fgsm, input_gradient, pgd
+from mixbench.evaluation.attacks import fgsm, input_gradient, pgd
 from mixbench.metrics.corruption import mce, mean_ce, relative_mce
 from mixbench.stats import bootstrap, dunnett
 

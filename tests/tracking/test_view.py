@@ -22,7 +22,7 @@ from PIL import Image
 
 from mixbench import compose, run
 from mixbench.errors import UserError
-from mixbench.evaluation import occlusion
+from mixbench.evaluation import patches
 from mixbench.tracking import run as wandb_run
 from mixbench.tracking.view import wandb_logger
 from mixbench.training.reevaluate import evaluate_run
@@ -624,7 +624,7 @@ def test_a_view_that_fails_costs_an_evaluation_one_line(judged, lines, monkeypat
 
 
 def test_what_was_found_before_a_suite_failed_arrives(judged, monkeypatch):
-    monkeypatch.setattr(occlusion, "patch_grid", lambda side: 5)  # does not divide it
+    monkeypatch.setattr(patches, "patch_grid", lambda side: 5)  # does not divide it
     with pytest.raises(UserError, match="leave occlusion out"):
         evaluate_run(judged, ["eval.attacks=[fgsm_4]"], ["adversarial", "occlusion"])
     (row,) = history(stored(judged, "offline-run-*-s0-e*"))

@@ -19,13 +19,12 @@ from mixbench.data.images import Batch
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation import autoattack
-from mixbench.evaluation.suites import judge, unfit
+from mixbench.evaluation.suite import load_suite
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.curves import read_curves
 from mixbench.records.lock import locked
 from mixbench.records.predictions import PREDICTIONS, read_predictions
 from mixbench.records.record import Record, read_record, write_record
-from mixbench.training.callbacks.suites import say_outcome
 from mixbench.training.facts import ADDED, other_facts, run_facts
 from mixbench.training.reevaluate import evaluate_run, rebuild, verify_run
 from mixbench.training.run import resume
@@ -159,7 +158,7 @@ def test_an_evaluation_changes_nothing_that_was_trained(folder):
         evaluate_run(folder, ["lr=0.2"])
     with pytest.raises(UserError, match="did you mean 'fgsm_8'"):
         evaluate_run(folder, ["eval.attacks=[fgsm8]"])
-    with pytest.raises(UserError, match="must be one of calibration, adversarial, occlusion, sal"):
+    with pytest.raises(UserError, match="unknown suite 'ood'"):
         evaluate_run(folder, ["eval.suites=[ood]"])
     with pytest.raises(UserError, match="names one twice"):
         evaluate_run(folder, ["eval.attacks=[fgsm_8,fgsm_8]"])
@@ -725,8 +724,9 @@ def test_a_masked_gradient_is_said_and_recorded(caplog):
     config = EvalConfig(attacks=["fgsm_8", "pgd10_8"])
     batches = [Batch(images, torch.zeros(40, dtype=torch.long), torch.arange(40))]
     with caplog.at_level(logging.INFO, "mixbench"):
-        outcome = judge("adversarial", blind, batches, info, config, ProcessGroup())
-        say_outcome("adversarial", outcome)
+        suite = load_suite("adversarial", config)
+        outcome = suite.evaluate(blind, batches, info, ProcessGroup())
+        suite.log_outcome(outcome)
     assert outcome.scores["fgsm_8"] == 100
     assert outcome.scores["pgd10_8"] == 0
     (warning,) = outcome.facts["warnings"]
@@ -736,8 +736,10 @@ def test_a_masked_gradient_is_said_and_recorded(caplog):
 
 def test_networks_of_several_labels_are_not_attacked(caplog):
     info = DataInfo(num_classes=3, height=8, width=8, task="multilabel", name="voc2007")
-    assert unfit("adversarial", info) == "it counts right classes, and voc2007 is multilabel"
-    assert unfit("calibration", info) == ""
+    config = EvalConfig()
+    reason = "it counts right classes, and voc2007 is multilabel"
+    assert load_suite("adversarial", config).refusal(info) == reason
+    assert load_suite("calibration", config).refusal(info) == ""
 
 
 @pytest.mark.parametrize(
@@ -746,7 +748,7 @@ def test_networks_of_several_labels_are_not_attacked(caplog):
         (["eval"], 2, "no run is named"),
         (["verify", "eval.adv_n=3"], 2, "no run is named"),
         (["eval", "missing"], 2, "no record of a run"),
-        (["eval", "RUN", "--suite", "ood"], 2, "no suite 'ood'"),
+        (["eval", "RUN", "--suite", "ood"], 2, "unknown suite 'ood'"),
     ],
 )
 def test_bad_words_give_one_line(finished, capsys, words, code, text):
@@ -789,7 +791,7 @@ def test_gaze_stands_in_the_record_beside_its_control_and_verifies(tmp_path, map
     words = [*WORDS, f"run.dir={tmp_path}", "method=cutmix", "eval.suites=[]"]
     record = run(compose(words))
     folder = tmp_path / record.id
-    with pytest.raises(UserError, match=r"needs eval\.gaze=FILE"):
+    with pytest.raises(UserError, match=r"needs one map per test image(.|\n)*eval\.gaze=FILE"):
         evaluate_run(folder, [], ["gaze"])
     assert cli.main(["eval", str(folder), "--suite", "gaze", f"eval.gaze={maps}"]) == 0
     assert "gaze_inconsistency" in capsys.readouterr().out
@@ -847,7 +849,7 @@ def test_maps_that_do_not_fit_are_refused_before_training(tmp_path, capsys):
     assert cli.main(["run", *words, f"eval.gaze={tmp_path / 'maps.npy'}"]) == 2
     assert "95 maps for 96 test images" in capsys.readouterr().err
     assert cli.main(["run", *words]) == 2
-    assert "needs eval.gaze=FILE, one map per test image" in capsys.readouterr().err
+    assert "gaze needs one map per test image" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

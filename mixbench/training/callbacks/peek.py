@@ -1,13 +1,13 @@
-"""A look at the test set after every epoch, for comparison with figures that were chosen on it."""
+"""The test score of every epoch, for comparison with figures that were chosen on the test set."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mixbench.metrics import StoredLogits, mean_average_precision, topk
+from mixbench.evaluation.inference import infer
+from mixbench.metrics import mean_average_precision, topk
 
 
 class Peek(Callback):
@@ -27,13 +27,9 @@ class Peek(Callback):
         """Test on all images."""
         if self._loader is None:
             self._loader = trainer.datamodule.test_dataloader()  # type: ignore[attr-defined]
-        stored = StoredLogits().to(pl_module.device)
-        with self._evaluating(trainer, pl_module), torch.no_grad():
-            for index, batch in enumerate(self._loader):
-                batch = trainer.strategy.batch_to_device(batch)
-                found = pl_module.test_step(batch, index)
-                stored.update(found["logits"], found["y"], found["ids"])
-        logits, labels, _ = stored.compute()
+        with self._evaluating(trainer, pl_module):
+            outputs = infer(pl_module, self._loader)
+        logits, labels, _ = outputs.compute()
         if pl_module.info.task == "multilabel":
             values = {"map": mean_average_precision(logits, labels)}
         else:

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 
 from mixbench.data.augment.batches import to_float
+from mixbench.data.images import Batch
 from mixbench.data.loaders import MixData
+from mixbench.evaluation.inference import infer
 from mixbench.methods.base import Method
 from mixbench.methods.moco.base import Bank, ContrastiveMethod
-from mixbench.metrics import StoredLogits
 from mixbench.nn.probe import linear_probe
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.training.callbacks.checkpoint import AtomicCheckpointIO
@@ -79,17 +80,16 @@ def _bank(features: torch.Tensor, labels: torch.Tensor) -> Bank:
     return Bank(F.normalize(features, dim=1), labels)
 
 
-@torch.no_grad()
 def _features(method: ContrastiveMethod, data: MixData) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (N, D) in float32 of the training images, and their labels (N,).
 
     Called when an evaluation has begun, so that the method is in eval mode.
     """
-    stored = StoredLogits().to(method.device)
+
+    def step(batch: Batch, number: int) -> dict[str, Any]:
+        features = method.features(to_float(batch.images)).float()
+        return {"logits": features, "y": batch.labels, "ids": batch.ids, "extra": {}}
+
     autocast = torch.autocast(method.device.type, enabled=False)
     with autocast, torch.compiler.set_stance("force_eager"):
-        for batch in data.plain_train_dataloader():
-            batch = method.transfer_batch_to_device(batch, method.device, 0)
-            features = method.features(to_float(batch.images)).float()
-            stored.update(features, batch.labels, batch.ids)
-    return stored.compute()[:2]
+        return infer(method, data.plain_train_dataloader(), step).compute()[:2]

@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from mixbench.metrics import StoredLogits, curve_scores, multilabel_scores, topk
+from mixbench.evaluation.inference import Outputs
+from mixbench.metrics import curve_scores, multilabel_scores, topk
 from mixbench.records.predictions import Predictions, write_predictions
 
 
@@ -23,13 +24,11 @@ class Scores(Callback):
     def __init__(self) -> None:
         self.holdout: tuple[Tensor, Tensor, Tensor] | None = None
         self._on_holdout = False
-        self.stored = StoredLogits()
-        self.extra: dict[str, StoredLogits] = {}  # of other heads
+        self.outputs = Outputs()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last evaluation."""
-        self.stored = StoredLogits().to(pl_module.device)
-        self.extra = {}
+        self.outputs = Outputs(pl_module.device)
 
     def on_validation_batch_end(
         self,
@@ -41,11 +40,7 @@ class Scores(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch."""
-        self.stored.update(outputs["logits"], outputs["y"], outputs["ids"])
-        for name, logits in outputs["extra"].items():
-            if name not in self.extra:
-                self.extra[name] = StoredLogits().to(pl_module.device)
-            self.extra[name].update(logits, outputs["y"], outputs["ids"])
+        self.outputs.add(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report ``val/*``."""
@@ -57,7 +52,7 @@ class Scores(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report ``test/*``, or keep the hold-out."""
         if self._on_holdout:
-            self.holdout = self.stored.compute()
+            self.holdout = self.outputs.compute()
         else:
             self._report("test", pl_module)
 
@@ -77,20 +72,19 @@ class Scores(Callback):
             path: The file.
             class_names: Names of the classes, where they have names.
         """
-        found = Predictions(*self.stored.compute(), self.holdout, tuple(class_names))
+        found = Predictions(*self.outputs.compute(), self.holdout, tuple(class_names))
         write_predictions(path, found)
 
     def _report(self, split: str, module: Any) -> None:
         # Gathered from all processes, so that every one of them computes the same scores.
-        logits, labels, ids = self.stored.compute()
+        logits, labels, ids = self.outputs.compute()
         if split == "test":
             found = Predictions(logits, labels, ids, self.holdout).scores()
         else:
             score = multilabel_scores if module.info.task == "multilabel" else curve_scores
             found = score(logits, labels)
         values = {name: torch.tensor(value) for name, value in found.items()}
-        for name, stored in self.extra.items():
-            logits, labels, _ = stored.compute()
+        for name, logits in self.outputs.extra().items():
             values[f"top1_{name}"] = topk(logits, labels).cpu()
         module.log_dict({f"{split}/{key}": value for key, value in values.items()}, logger=False)
         module.report(values, split=split)

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-import mixbench.training.callbacks.suites
 from mixbench import compose, run
 from mixbench.data import DATA
-from mixbench.evaluation.suites import judge
+from mixbench.evaluation.suite import Suite
 from mixbench.records.checkpoints import BEST, read_checkpoint
 from mixbench.records.record import read_record
 from mixbench.training.reevaluate import evaluate_run, rebuild
@@ -18,16 +17,18 @@ WORDS = "select=val eval.suites=[occlusion,linearity] eval.adv_n=null data.limit
 def test_suites_see_the_chosen_weights_in_eval_mode_and_no_image_of_the_hold_out(
     runs, tiny, monkeypatch, more
 ):
-    seen = []
+    seen, evaluate = [], Suite.evaluate
 
-    def spy(name, model, batches, info, config, group):
+    def spy(suite, model, batches, info, group):
         batches = list(batches)
         modes = {module.training for module in model.modules()}
         images = torch.cat([batch.images for batch in batches])
-        seen.append((name, modes, images, {k: v.clone() for k, v in model.state_dict().items()}))
-        return judge(name, model, batches, info, config, group)
+        seen.append(
+            (suite.name, modes, images, {k: v.clone() for k, v in model.state_dict().items()})
+        )
+        return evaluate(suite, model, batches, info, group)
 
-    monkeypatch.setattr(mixbench.training.callbacks.suites, "judge", spy)
+    monkeypatch.setattr(Suite, "evaluate", spy)
     config = compose([*tiny, *WORDS.split(), *more])
     record = run(config)
     folder = runs / record.id

@@ -1,0 +1,374 @@
+"""A suite judges a trained network by more than its test: its hooks, and the template around them.
+
+A suite counts images, so that several processes can share the work and add up: batches of images
+are the same for any number of processes, and so are the scores. To add one, write a class with
+``count`` and ``score`` in a file of this folder, name it in :data:`mixbench.config.names.SUITES`,
+and give each of its scores a line in :mod:`mixbench.leaderboard.columns`.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixbench.config.names import SUITES
+from mixbench.config.schema import DataInfo, EvalConfig
+from mixbench.data.images import Batch, Splits
+from mixbench.data.loaders import MixData
+from mixbench.data.sampling import BatchIndex
+from mixbench.distributed.process_group import ProcessGroup
+from mixbench.errors import UserError
+from mixbench.evaluation.inference import on_device
+from mixbench.evaluation.per_image_random import subset
+
+log = logging.getLogger("mixbench")
+BATCH = 64  # images that a network sees together
+SEED = 0  # of subsets, random starts, patterns and partners: the same for every run
+SETTINGS = ("images", "of", "seed", "maps", "saliency")  # facts that scores side by side share
+Model = Callable[[Tensor], Tensor]  # pixels (B, C, H, W) in [0, 1] to logits (B, K), in eval mode
+Counts = dict[str, int]
+_LOST, _SIZES = "not numbers", ("adv_n",)
+
+
+@dataclass
+class Outcome:
+    """The result of a suite.
+
+    Attributes:
+        scores: By the names of a leaderboard row.
+        facts: How it was carried out, for the record.
+        warnings: Reasons not to believe it.
+    """
+
+    scores: dict[str, float]
+    facts: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+class Suite:
+    """Base of all suites.
+
+    Args:
+        config: The section ``eval`` of a configuration.
+
+    Attributes:
+        name: The name under which it was asked for.
+        columns: Its scores that a table shows; others, such as complements, are kept in the record.
+        keys: Keys of ``eval`` that ask for the suite where a user types them.
+        tasks: Kinds of data that it can judge networks of.
+        needs: Why not of others, in a few words that follow "it".
+        of_test: Whether its scores are found by the test itself, so that stored predictions suffice
+            and ``count`` is never called.
+    """
+
+    name = ""
+    columns: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    tasks = frozenset({"multiclass"})
+    needs = "counts right classes"
+    of_test = False
+
+    def __init__(self, config: EvalConfig) -> None:
+        self.config = config
+
+    # Hooks: what a suite is.
+
+    def count(self, model: Model, batches: Iterable[Batch], info: DataInfo) -> Counts:
+        """Count over some batches; counts of several processes are added.
+
+        Args:
+            model: The network; a method where a run is judged.
+            batches: Images of :meth:`batches`, where the network is; there may be none.
+            info: Facts of the data.
+
+        Returns:
+            Whole numbers by name, among them ``n``, the number of images; the same names for any
+            batches.
+
+        Raises:
+            ValueError: If it cannot judge such images or such a network.
+        """
+        raise NotImplementedError
+
+    def score(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """The scores that follow from the counts of all images."""
+        raise NotImplementedError
+
+    def facts(self, info: DataInfo, counts: Mapping[str, int]) -> dict[str, Any]:
+        """More about how it was carried out, for the record."""
+        del info, counts
+        return {}
+
+    def doubts(self, scores: Mapping[str, float], counts: Mapping[str, int]) -> list[str]:
+        """Reasons not to believe its scores, in sentences."""
+        del scores, counts
+        return []
+
+    def check(self) -> None:
+        """Refuse settings with which it cannot be carried out, before any data is read."""
+
+    def check_data(self, splits: Splits) -> None:
+        """Refuse data that its settings do not fit, before training."""
+
+    def refusal(self, info: DataInfo, method: Any = None) -> str:
+        """Why it cannot judge networks of some data; empty if it can.
+
+        Args:
+            info: Facts of the data.
+            method: The method that trained it; without it only the data is looked at.
+
+        Returns:
+            A few words.
+        """
+        del method
+        return "" if info.task in self.tasks else f"it {self.needs}, and {info.name} is {info.task}"
+
+    @property
+    def limit(self) -> int | None:
+        """Largest number of images that it looks at; None for all test images."""
+        return None
+
+    @property
+    def maps(self) -> str | None:
+        """Value of ``eval.gaze`` if its batches are to bring maps."""
+        return None
+
+    def divide(self, rows: Tensor, labels: Tensor) -> Sequence[Tensor]:
+        """Rows (N,) of test images in batches; ``labels`` are those of all test images."""
+        del labels
+        return rows.split(BATCH)
+
+    # Hooks for records of the past.
+
+    def as_recorded(self, facts: Mapping[str, Any]) -> "Suite | None":
+        """The suite as a record says that it was carried out; None if that is not possible here."""
+        return self._with(adv_n=facts.get("images", self.config.adv_n))
+
+    def unverified(self, score: str, facts: Mapping[str, Any]) -> str:
+        """Why one of its scores cannot be computed again; empty if the score is not its own."""
+        del score, facts
+        return ""
+
+    def varies(self, score: str) -> bool:
+        """Whether a few images may be counted otherwise on another machine."""
+        del score
+        return False
+
+    def replaced(self, earlier: Mapping[str, Any], outcome: Outcome) -> Iterable[str]:
+        """Scores that an outcome under other settings replaces.
+
+        Args:
+            earlier: Facts of the suite in the record.
+            outcome: The new result.
+
+        Returns:
+            Their names.
+        """
+        del earlier
+        return self.headline(outcome.scores)
+
+    # The template.
+
+    def batches(self, labels: Tensor, group: ProcessGroup) -> list[BatchIndex]:
+        """The images that it looks at; processes take turns.
+
+        Args:
+            labels: (N,) labels of the test images, by which some suites pair them.
+            group: The processes.
+
+        Returns:
+            This process's batches; there may be none.
+
+        Raises:
+            UserError: If it needs images of two classes and there is one.
+        """
+        rows = subset(len(labels), self.limit, SEED)
+        try:
+            parts = self.divide(rows, labels.cpu())
+        except ValueError as error:
+            raise self._unfit(error) from error
+        return [BatchIndex(rows, 0) for rows in parts[group.rank :: group.world]]
+
+    def run(self, method: Any, data: MixData, group: ProcessGroup) -> Outcome:
+        """Judge a method by test images that the processes share.
+
+        Args:
+            method: The method in eval mode, where it computes.
+            data: The loaders.
+            group: The processes, all of which call this.
+
+        Returns:
+            The same outcome everywhere.
+
+        Raises:
+            UserError: As :meth:`evaluate`.
+        """
+        rows = self.batches(data.splits.test.labels, group)
+        batches = on_device(method, data.test_part(rows, self.maps))
+        return self.evaluate(method, batches, method.info, group)
+
+    def evaluate(
+        self, model: Model, batches: Iterable[Batch], info: DataInfo, group: ProcessGroup
+    ) -> Outcome:
+        """Judge a network by the images of :meth:`batches`.
+
+        Args:
+            model: As for :meth:`count`.
+            batches: As for :meth:`count`.
+            info: Facts of the data.
+            group: The processes, all of which call this.
+
+        Returns:
+            The same outcome everywhere.
+
+        Raises:
+            UserError: If the images are of a size that the suite cannot divide, or a file that it
+                needs cannot be used.
+        """
+        started = time.monotonic()
+        try:
+            # Tests run in inference mode, in which nothing can be differentiated.
+            with (
+                torch.inference_mode(False),
+                torch.compiler.set_stance("force_eager"),
+                _count_lost(model) as lost,
+            ):
+                counts = self.count(model, batches, info)
+            counts = group.all_reduce_sum(counts | {_LOST: sum(map(int, lost))})
+            useless = counts.pop(_LOST)
+            scores = self.score(counts)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise self._unfit(error) from error
+        facts: dict[str, Any] = {"images": counts["n"], "of": info.test_size, "seed": SEED}
+        facts |= self.facts(info, counts)
+        facts["seconds"] = round(time.monotonic() - started, 3)
+        warnings = self.doubts(scores, counts)
+        if useless:
+            # A wrong answer would be counted, and a right one where the first class is true.
+            scores = {k: value if k in _SIZES else math.nan for k, value in scores.items()}
+            warnings = [f"the network gave {useless} outputs that are not numbers: no score"]
+        if warnings:
+            facts["warnings"] = warnings
+        return Outcome(scores, facts, warnings)
+
+    def add_to_record(
+        self, outcome: Outcome, metrics: dict[str, float], evaluations: dict[str, Any]
+    ) -> list[str]:
+        """Add an outcome to a record.
+
+        Scores that the suite has found under other settings are replaced, as columns of one record
+        must tell of the same images.
+
+        Args:
+            outcome: The result.
+            metrics: Scores of the record.
+            evaluations: Facts of the record, by suite.
+
+        Returns:
+            Sentences on what is replaced.
+        """
+        earlier, told = evaluations.get(self.name, {}), []
+        changed = changed_settings(earlier, outcome.facts)
+        if changed:
+            known = ", ".join(s for s in self.replaced(earlier, outcome) if s in metrics)
+            if known:
+                told.append(f"{self.name} replaces {known} of other settings ({changed})")
+        metrics |= outcome.scores
+        evaluations[self.name] = dict(outcome.facts)
+        return told
+
+    def headline(self, scores: Iterable[str]) -> list[str]:
+        """Scores that are no complement or part of another one; all where no column is named."""
+        return [score for score in scores if score in self.columns or not self.columns]
+
+    def log_outcome(self, outcome: Outcome) -> None:
+        """Log one line of results, and one for each doubt about them."""
+        facts = outcome.facts
+        scores = self.headline(outcome.scores)
+        log.info(
+            "%s on %d of %d images: %s (%.1f s)",
+            self.name,
+            facts["images"],
+            facts["of"],
+            "  ".join(f"{score} {outcome.scores[score]:.2f}" for score in scores),
+            facts["seconds"],
+        )
+        for warning in outcome.warnings:
+            log.warning("%s", warning)
+
+    def _with(self, **changes: Any) -> "Suite":
+        return load_suite(self.name, replace(self.config, **changes))
+
+    def _unfit(self, error: ValueError) -> UserError:
+        return UserError(f"{self.name}: {error}", "eval.suites", f"leave {self.name} out")
+
+
+def load_suite(name: str, config: EvalConfig) -> Suite:
+    """A suite by its name.
+
+    Args:
+        name: A name of :data:`mixbench.config.names.SUITES`.
+        config: The section ``eval`` of a configuration.
+
+    Returns:
+        The suite.
+
+    Raises:
+        UserError: If the name is unknown or its module cannot be imported.
+    """
+    suite: Suite = SUITES.get(name)(config)
+    suite.name = name
+    return suite
+
+
+def load_suites(config: EvalConfig, typed: Iterable[str] = ()) -> list[Suite]:
+    """The suites that a configuration asks for.
+
+    Args:
+        config: The section ``eval`` of a configuration.
+        typed: Dotted keys that a user has typed, which ask for the suites that read them.
+
+    Returns:
+        Those of ``eval.suites`` in their order, then those of the keys.
+
+    Raises:
+        UserError: As :func:`load_suite`.
+    """
+    names = list(config.suites)
+    typed = set(typed)
+    if typed:
+        names += [name for name in SUITES.table if typed & set(SUITES.get(name).keys)]
+    return [load_suite(name, config) for name in dict.fromkeys(names)]
+
+
+def changed_settings(earlier: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Settings that scores side by side have to share and do not, with both values."""
+    changed = [key for key in SETTINGS if earlier and earlier.get(key) != facts.get(key)]
+    return ", ".join(f"{key} {earlier.get(key)} -> {facts.get(key)}" for key in changed)
+
+
+@contextmanager
+def _count_lost(model: Model) -> Iterator[list[Tensor]]:
+    """The number of outputs that are NaN, as a single count on the device; empty before any."""
+    lost: list[Tensor] = []
+
+    def count(module: nn.Module, args: Any, logits: Any) -> None:
+        more = logits.detach().isnan().any(dim=1).sum()
+        lost[:] = [lost[0] + more] if lost else [more]
+
+    if not isinstance(model, nn.Module):
+        yield lost
+        return
+    handle = model.register_forward_hook(count)
+    try:
+        yield lost
+    finally:
+        handle.remove()

@@ -1,0 +1,212 @@
+"""The columns of tables: what each score and cost is called, counted in, and better at.
+
+A score is described here and nowhere else. Tables show the columns in this order. To add one, add a
+line to :data:`COLUMNS`; of a suite, also name it in the suite's ``columns``.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mixbench.records.selection import CHOICE_COLUMNS, CHOICES
+
+NONE = "\N{EN DASH}"  # no value, or one that is not finite
+
+
+@dataclass(frozen=True)
+class Column:
+    """A score or a cost.
+
+    Attributes:
+        name: In records and tables.
+        title: In words.
+        unit: What it is counted in; empty for shares and other pure numbers.
+        better: ``higher`` or ``lower``; empty where neither is.
+        digits: Behind the decimal point.
+        suite: The suite that finds it, for scores of the test itself ``calibration``; empty for
+            costs and for scores that come from no suite.
+        sampled: Whether the suite may look at another number of images in each run, so that scores
+            of several numbers do not compare.
+        kind: ``score``; ``cost``, which is compared by its ratio and kept in a field of the record
+            of its own; or ``peek``, chosen on the test set and shown for comparison with papers.
+        listed: Whether the leaderboard shows it; a comparison of two methods shows all but those
+            that were chosen on the test set.
+    """
+
+    name: str
+    title: str = ""
+    unit: str = ""
+    better: str = ""
+    digits: int = 4
+    suite: str = ""
+    sampled: bool = False
+    kind: str = "score"
+    listed: bool = True
+
+    def text(self, value: float | None, sign: bool = False) -> str:
+        """A value as tables show it.
+
+        Args:
+            value: The value, if there is one.
+            sign: Whether a positive one gets a plus.
+
+        Returns:
+            The number, or a dash where there is none or it is not finite.
+        """
+        if value is None or not math.isfinite(value):
+            return NONE
+        return f"{value:{'+' * sign}.{self.digits}f}"
+
+    def rank(self, value: float) -> float:
+        """A key that sorts the best value to the front, and values that are not finite behind.
+
+        Args:
+            value: A value.
+
+        Returns:
+            A number, smaller for better values.
+        """
+        if not math.isfinite(value):
+            return math.inf
+        return value if self.better == "lower" else -value
+
+
+def _percent(name: str, title: str, better: str = "higher", **more: str | bool) -> Column:
+    return Column(name, title, "%", better, 2, **more)  # type: ignore[arg-type]
+
+
+def _tested(name: str, title: str, *more: str | int, listed: bool = True) -> Column:
+    return Column(name, title, *more, suite="calibration", listed=listed)  # type: ignore[arg-type]
+
+
+def _attack(name: str, title: str) -> Column:
+    return _percent(name, f"error rate under {title}", "lower", suite="adversarial", sampled=True)
+
+
+def _patches(name: str, title: str, suite: str) -> Column:
+    return _percent(name, f"accuracy {title}", suite=suite)
+
+
+def _cost(name: str, title: str, unit: str, better: str = "lower", **more: int | bool) -> Column:
+    return Column(name, title, unit, better, kind="cost", **more)  # type: ignore[arg-type]
+
+
+_SCORES = (
+    _tested("top1", "top-1 accuracy", "%", "higher", 2),
+    _tested("top5", "top-5 accuracy", "%", "higher", 2),
+    _tested("map", "mean average precision", "%", "higher", 2),
+    _tested("cf1", "F1 per class", "%", "higher", 2),
+    _tested("of1", "F1 overall", "%", "higher", 2),
+    _tested("nll", "negative log-likelihood", "nats", "lower"),
+    _tested("nll_cf", "nll after cross-fitted temperature scaling", "nats", "lower"),
+    _tested("ece", "expected calibration error", "", "lower"),
+    _tested("ece_cf", "ece after cross-fitted temperature scaling", "", "lower"),
+    _tested("ece_ts", "ece after temperature scaling on the hold-out", "", "lower"),
+    _tested("aece", "adaptive calibration error", "", "lower"),
+    _tested("aece_cf", "aece after cross-fitted temperature scaling", "", "lower", listed=False),
+    _tested("brier", "Brier score", "", "lower"),
+    _tested("brier_cf", "Brier score after cross-fitted scaling", "", "lower", listed=False),
+    _tested("bias", "mean confidence less accuracy"),
+    _tested("oe", "overconfidence error", "", "lower", listed=False),
+    _tested("T", "temperature of the cross-fitted scaling", listed=False),
+    _tested("aurc", "area under the risk-coverage curve", "", "lower", listed=False),
+    _percent("top1_knn", "top-1 accuracy of the nearest training images"),
+    _attack("fgsm_8", "FGSM, radius 8/255"),
+    _attack("fgsm_4", "FGSM, radius 4/255"),
+    _attack("pgd10_4", "10 steps of PGD, radius 4/255"),
+    _attack("pgd10_8", "10 steps of PGD, radius 8/255"),
+    _attack("pgd20_1", "20 steps of PGD, radius 1/255"),
+    _attack("pgd20_2", "20 steps of PGD, radius 2/255"),
+    _attack("pgd20_4_puzzlemix", "20 steps of PGD as Puzzle Mix attacks, radius 4/255"),
+    _attack("apgd_ce_4", "APGD by cross-entropy, radius 4/255"),
+    _attack("apgd_ce_8", "APGD by cross-entropy, radius 8/255"),
+    _attack("autoattack_1", "AutoAttack, radius 1/255"),
+    _attack("autoattack_2", "AutoAttack, radius 2/255"),
+    _attack("autoattack_4", "AutoAttack, radius 4/255"),
+    _attack("autoattack_8", "AutoAttack, radius 8/255"),
+    _attack("square_4", "Square, radius 4/255"),
+    _attack("square_8", "Square, radius 8/255"),
+    _percent(
+        "sat_pct",
+        "share of images whose cross-entropy has no gradient",
+        "",
+        suite="adversarial",
+        sampled=True,
+        listed=False,
+    ),
+    _patches("occ_auc", "while random patches disappear", "occlusion"),
+    _patches("occ_salient_auc", "while salient patches disappear first", "salience"),
+    _patches("occ_nonsalient_auc", "while salient patches disappear last", "salience"),
+    _patches("shuffle_2", "after 2 x 2 patches change places", "shuffle"),
+    _patches("shuffle_4", "after 4 x 4 patches change places", "shuffle"),
+    _patches("shuffle_8", "after 8 x 8 patches change places", "shuffle"),
+    _percent(
+        "lin_gap", "distance from linear between images", "lower", suite="linearity", sampled=True
+    ),
+    _percent(
+        "gaze_inconsistency", "distance of labels from what people look at", "lower", suite="gaze"
+    ),
+    _percent("gaze_centre", "the same if people looked at the centre", "", suite="gaze"),
+)
+# Never ranked by.
+_PEEKED = tuple(
+    _percent(f"{score}_{name}", f"{title}, {CHOICES[choice][0]}", kind="peek")
+    for score, title in (("top1", "top-1 accuracy"), ("map", "mean average precision"))
+    for name, choice in CHOICE_COLUMNS.items()
+)
+_COSTS = (
+    _cost("img_per_s", "training images per second", "images/s", "higher", digits=0),
+    _cost("ms_step", "time of a training step", "ms", listed=False),
+    _cost("peak_mem_gb", "largest memory in use", "GB", digits=2),
+    _cost("gpu_hours", "time of all GPUs", "h", digits=3),
+    _cost("wall_s", "time of the run", "s", digits=0),
+    _cost("params", "parameters", "", "", listed=False),
+    _cost("params_train", "parameters while training", "", "", listed=False),
+    _cost("macs", "multiply-adds of an image", "", listed=False),
+)
+COLUMNS = {column.name: column for column in (*_SCORES, *_PEEKED, *_COSTS)}
+
+
+def describe(name: str) -> Column:
+    """The column of a score.
+
+    Args:
+        name: Name of a score or cost.
+
+    Returns:
+        Its column; a plain one for a score of another version or of a plug-in.
+    """
+    return COLUMNS.get(name) or Column(name)
+
+
+def names(*kinds: str, unlisted: bool = False) -> tuple[str, ...]:
+    """Names of columns in the order of tables.
+
+    Args:
+        kinds: Of :attr:`Column.kind`; all of them if none is given.
+        unlisted: Whether to name those, too, that the leaderboard does not show.
+
+    Returns:
+        The names.
+    """
+    return tuple(
+        column.name
+        for column in COLUMNS.values()
+        if (column.listed or unlisted) and (not kinds or column.kind in kinds)
+    )
+
+
+def sampled(shown: Iterable[str]) -> dict[str, list[str]]:
+    """Scores that may be of another number of images in each run.
+
+    Args:
+        shown: Names of scores.
+
+    Returns:
+        Those among them, by the suite that finds them.
+    """
+    found: dict[str, list[str]] = {}
+    for column in map(describe, shown):
+        if column.sampled:
+            found.setdefault(column.suite, []).append(column.name)
+    return found
