@@ -14,7 +14,7 @@ from mixbench.data.augment.images import operations
 from mixbench.data.images import Splits
 from mixbench.data.source import DataSource
 from mixbench.errors import UserError
-from mixbench.evaluation.suite import load_suites
+from mixbench.evaluation.suite import Suite, load_suites
 from mixbench.methods.base import Method
 from mixbench.records.identity import Identity, InputFile, identify, is_checkpoint
 from mixbench.records.record import runs_folder
@@ -33,6 +33,7 @@ class Job:
         settings: The method's own settings, an instance of the class's ``Config``.
         task: What it learns.
         source: Its data, not read yet.
+        suites: Judges of the trained network, as ``eval.suites`` asks for them.
     """
 
     config: RunConfig
@@ -40,6 +41,7 @@ class Job:
     settings: Any
     task: Task
     source: DataSource
+    suites: tuple[Suite, ...]
 
     @cached_property
     def device(self) -> torch.device:
@@ -121,10 +123,11 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
     settings = settings_of(config)
     task = check_task(config, method, settings, kind.task, f"data={config.data.kind}")
     operations(config.data)
-    for suite in load_suites(config.eval):
+    suites = tuple(load_suites(config.eval))
+    for suite in suites:
         suite.check()
     check_pair(name, settings, config.net.name)
-    return Job(config, method, settings, task, source or kind(config.data))
+    return Job(config, method, settings, task, source or kind(config.data), suites)
 
 
 def incompatibility(config: RunConfig) -> str:

@@ -9,7 +9,7 @@ from mixbench.config.names import METHODS, NETS, TASKS
 from mixbench.config.schema import RunConfig
 from mixbench.data.images import Splits
 from mixbench.errors import UserError
-from mixbench.evaluation.suite import load_suites
+from mixbench.evaluation.suite import Suite
 from mixbench.methods.base import Method
 from mixbench.tasks.base import Task, check_data, find_task
 
@@ -159,12 +159,13 @@ def _declared(net: str) -> frozenset[str] | None:
     return None
 
 
-def check_splits(config: RunConfig, task: Task, splits: Splits) -> None:
+def check_splits(config: RunConfig, task: Task, suites: Iterable[Suite], splits: Splits) -> None:
     """Refuse data and batches that no method can train on.
 
     Args:
         config: A composed configuration.
         task: What is learned.
+        suites: Judges of the trained network.
         splits: The data.
 
     Raises:
@@ -174,7 +175,7 @@ def check_splits(config: RunConfig, task: Task, splits: Splits) -> None:
     """
     info = splits.info
     check_data(task, info.task, f"data {info.name}")
-    for suite in load_suites(config.eval):
+    for suite in suites:
         if not suite.refusal(info):
             suite.check_data(splits)
     labels = splits.train.labels

@@ -166,7 +166,7 @@ def _prepare(job: Job, group: ProcessGroup, folder: Path) -> "Attempt | Record":
     if group.broadcast(done):
         return _finished(earlier or read_record(folder), folder)
     splits = job.read_data()
-    check_splits(job.config, job.task, splits)
+    check_splits(job.config, job.task, job.suites, splits)
     method, data = build(job, splits, group.rank, group.world)
     return Attempt(job, group, folder, new_record(job, method), method, data)
 

@@ -294,7 +294,7 @@ def test_single_images_per_device_are_refused(tmp_path):
     config = compose("data=digits batch_size=4 devices=4")
     job = resolve(config)
     with pytest.raises(UserError, match="batches of 1 image"):
-        check_splits(config, job.task, job.read_data())
+        check_splits(config, job.task, job.suites, job.read_data())
 
 
 def test_more_machines_need_a_launcher_of_their_own(runs):

@@ -7,7 +7,6 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mixbench.evaluation.inference import infer
-from mixbench.metrics import mean_average_precision, topk
 
 
 class Peek(Callback):
@@ -30,11 +29,8 @@ class Peek(Callback):
         with self._evaluating(trainer, pl_module):
             outputs = infer(pl_module, self._loader)
         logits, labels, _ = outputs.compute()
-        if pl_module.info.task == "multilabel":
-            values = {"map": mean_average_precision(logits, labels)}
-        else:
-            values = {"top1": topk(logits, labels)}
-        pl_module.report(values, split="peek")
+        task = pl_module.task
+        pl_module.report({task.monitor: task.peek_score(logits, labels)}, split="peek")
 
     @contextmanager
     def _evaluating(self, trainer: Trainer, module: LightningModule) -> Iterator[None]:

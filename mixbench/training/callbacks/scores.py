@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from mixbench.evaluation.inference import Outputs
-from mixbench.metrics import curve_scores, multilabel_scores, topk
+from mixbench.metrics import topk
 from mixbench.records.predictions import Predictions, write_predictions
 
 
@@ -77,12 +77,12 @@ class Scores(Callback):
 
     def _report(self, split: str, module: Any) -> None:
         # Gathered from all processes, so that every one of them computes the same scores.
-        logits, labels, ids = self.outputs.compute()
+        logits, labels, _ = self.outputs.compute()
         if split == "test":
-            found = Predictions(logits, labels, ids, self.holdout).scores()
+            known = self.holdout
+            found = module.task.scores(logits, labels, known[:2] if known else None)
         else:
-            score = multilabel_scores if module.info.task == "multilabel" else curve_scores
-            found = score(logits, labels)
+            found = module.task.epoch_scores(logits, labels)
         values = {name: torch.tensor(value) for name, value in found.items()}
         for name, logits in self.outputs.extra().items():
             values[f"top1_{name}"] = topk(logits, labels).cpu()

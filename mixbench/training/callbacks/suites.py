@@ -1,15 +1,15 @@
 """Suites after the test, as ``eval.suites`` asks for them."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mixbench.config.schema import EvalConfig
 from mixbench.data.loaders import MixData
 from mixbench.distributed.process_group import ProcessGroup
-from mixbench.evaluation.suite import Outcome, Suite, load_suites
+from mixbench.evaluation.suite import Outcome, Suite
 
 log = logging.getLogger("mixbench")
 
@@ -18,7 +18,7 @@ class Suites(Callback):
     """Judges the network once, by test images that the processes share.
 
     Args:
-        config: Which suites, and how.
+        suites: Judges of the network.
         data: The test images.
         group: The processes.
 
@@ -27,15 +27,15 @@ class Suites(Callback):
         outcomes: The suites that were carried out, with their results.
     """
 
-    def __init__(self, config: EvalConfig, data: MixData, group: ProcessGroup) -> None:
-        self.config, self.data, self.group = config, data, group
+    def __init__(self, suites: Sequence[Suite], data: MixData, group: ProcessGroup) -> None:
+        self.suites, self.data, self.group = suites, data, group
         self.active = True
         self.outcomes: list[tuple[Suite, Outcome]] = []
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Carry out the suites and report ``test/*``."""
         module: Any = pl_module
-        for suite in load_suites(self.config) if self.active else ():
+        for suite in self.suites if self.active else ():
             if suite.of_test:
                 continue
             if reason := suite.refusal(module.info, module):
