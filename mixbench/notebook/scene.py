@@ -15,7 +15,7 @@ import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
 from mixbench.config.compose import compose
 from mixbench.config.names import METHODS
-from mixbench.methods.alignmix.steps import EMBED, Place
+from mixbench.methods.alignmix.steps import EMBED, Place, forward_aligned
 from mixbench.methods.base import Method
 from mixbench.notebook.table import Table
 from mixbench.pictures.sheet import under_titles
@@ -127,5 +127,5 @@ def _step(
     method.reseed(0, 0)
     settings: Any = dataclasses.replace(method.config, fast_path="none", **own)
     step = mf.Mixed(x, targets, torch.tensor([LAM]), perm, place)
-    logits, mixed = settings.run(copy.deepcopy(method.net), step, method.generator)
+    logits, mixed = forward_aligned(copy.deepcopy(method.net), step, settings, method.generator)
     return logits, mixed.aux.plan
