@@ -646,9 +646,9 @@ def test_no_value_of_any_field_takes_the_other_runs_away(add, tmp_path, values):
         add("mixup", seed, 91.0 + seed, img_per_s=900.0)
     place = add("mixup", 2, 90.0, img_per_s=900.0)
     good = json.loads((place / RECORD).read_text())
-    for name in good:
+    for index, name in enumerate(good):
         refusals = 0
-        for value in values:
+        for value in [*values, HOSTILE[index % len(HOSTILE)]]:  # each of them at least once
             (place / RECORD).write_text(json.dumps(good | {name: value}))
             try:
                 read_record(place)
