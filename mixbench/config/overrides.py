@@ -1,4 +1,4 @@
-"""Where the values of a configuration come from: words on the command line, experiment files."""
+"""Sources of a configuration's values: words on the command line and experiment files."""
 
 import re
 import shlex

@@ -277,7 +277,7 @@ def _by_class(
     labels: np.ndarray,
     names: dict[int, str],
 ) -> None:
-    """Which classes lose accuracy, and whether the worst does beyond chance."""
+    """Note the classes that lose accuracy, and whether the worst does beyond chance."""
     changes = class_changes(mine, other, labels)
     lost = [item for item in changes if item.change < 0]
     surely = [item for item in changes if item.high < 0]

@@ -51,7 +51,7 @@ class CostTable:
 
 
 def hours(record: Record) -> float | None:
-    """What a run has cost.
+    """Cost of a run in hours.
 
     Args:
         record: Its record.
@@ -148,7 +148,7 @@ def _row(label: str, score: str, records: list[Record]) -> CostRow | None:
 
 
 def machine(record: Record) -> tuple[Any, ...]:
-    """What the speed of a run depends on beside its method; costs compare only where it is equal.
+    """Conditions of a run's speed beside its method; costs compare only where they are equal.
 
     Args:
         record: Its record.

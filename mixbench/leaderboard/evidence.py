@@ -1,4 +1,4 @@
-"""What the seeds of a table support: differences, what could not be seen, and what stands out."""
+"""Evidence that the seeds of a table give: differences, the least visible one, and the best."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def verdict(evidence: Evidence, label: str, score: str) -> str:
 
 
 def sentences(evidence: Evidence, score: str) -> list[str]:
-    """What has to stand under a table.
+    """Sentences about the test that stand under a table.
 
     Args:
         evidence: Of the table.

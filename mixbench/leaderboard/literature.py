@@ -90,7 +90,7 @@ class Figure:
 
     @property
     def choice(self) -> str:
-        """How its epoch was chosen, in words."""
+        """The choice of its epoch, in words."""
         return CHOICES[self.select][0] if self.select in CHOICES else "epoch chosen: not said"
 
 

@@ -26,7 +26,7 @@ class Reproduction:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where one more run of ours is expected; None for one seed."""
+        """Prediction interval of one more run of ours; None for one seed."""
         return prediction_interval(list(self.values.values()))
 
     @property
@@ -119,7 +119,7 @@ def _shown(value: object) -> str:
 
 
 def report(found: Reproduction) -> list[str]:
-    """What came out, as lines.
+    """A comparison as lines of text.
 
     Args:
         found: The comparison.

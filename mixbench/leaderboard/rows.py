@@ -81,7 +81,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        """What the rows have in common, in one line."""
+        """The facts that the rows have in common, in one line."""
         task = "" if self.task == "supervised" else f"task {self.task} · "
         return (
             f"{self.data} · {self.net} · {task}recipe {self.recipe} ({self.recipe_hash[:8]}) · "
@@ -220,7 +220,7 @@ def _divide(methods: dict[tuple[str, str], list[Record]]) -> None:
 
 
 def _score(records: Iterable[Record]) -> str:
-    """What the rows of a group are ranked by."""
+    """The score by which the rows of a group are ranked."""
     scored = {name for record in records for name in record.metrics}
     return "map" if "map" in scored and "top1" not in scored else "top1"
 
@@ -316,7 +316,7 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
 
 
 def gaps(row: Row, scores: Iterable[str]) -> list[str]:
-    """Why a row has no mean of scores that some of its runs have.
+    """Reasons why a row has no mean of scores that some of its runs have.
 
     Args:
         row: The row.

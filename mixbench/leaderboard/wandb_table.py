@@ -72,7 +72,7 @@ def table_rows(board: Leaderboard) -> tuple[list[str], list[list[Any]]]:
 
 
 def pictures(row: Row) -> tuple[Any, Path | None]:
-    """What a row looks like.
+    """Pictures of a row.
 
     Args:
         row: Of a leaderboard.

@@ -71,7 +71,7 @@ class View:
 
     @property
     def sync_command(self) -> str:
-        """What uploads the run later."""
+        """The command that uploads the run later."""
         return f"wandb sync {shlex.quote(str(self.folder))}"
 
     def send(self, call: Callable[[], object]) -> None:
@@ -244,7 +244,7 @@ def _start(mode: Mode, seconds: float, wanted: dict[str, Any]) -> Any:
 
 
 def _obstacle() -> str:
-    """Why W&B cannot be online, in a few words; empty if it seems it can."""
+    """The reason why W&B cannot be online, in a few words; empty if it seems it can."""
     if not _key():
         return "no API key (set WANDB_API_KEY, or run wandb login)"
     try:

@@ -240,7 +240,7 @@ class Attempt:
             )
 
     def _changed(self, facts: dict[str, Any]) -> dict[str, list[Any]]:
-        """What decides a run and was another in an earlier attempt.
+        """Values that decide a run and were others in an earlier attempt.
 
         Files that the run starts from count by their content, wherever they lie; an older version
         noted their names only.

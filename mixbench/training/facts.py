@@ -236,7 +236,7 @@ def other_facts(
 
 
 def _told_by_attempts(attempts: list[dict[str, Any]], changed: bool) -> dict[str, Any]:
-    """What attempts say of the machine, as far as they do; older versions noted less."""
+    """Facts of the machine that attempts noted; older versions noted fewer."""
     machines = [attempt["machine"] for attempt in attempts if "machine" in attempt]
     if not attempts or len(machines) < len(attempts):
         return {}

@@ -199,7 +199,7 @@ class KeepCheckpoints(Checkpoint):
             raise Stopped
 
     def _vote(self, method: Method, look: bool) -> int:
-        """What this process knows; looking at the loss makes the device catch up."""
+        """The verdict of this process; looking at the loss makes the device catch up."""
         if look and method.epoch_loss.first_bad() is not None:
             return DIVERGED
         return GO_ON if self.signals.received is None else STOP
