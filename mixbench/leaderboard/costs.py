@@ -126,7 +126,7 @@ def _tables(members: list[tuple[CostRow, Record]], score: str) -> list[CostTable
         )
         if BASELINE not in chosen:
             epochs = round(slow.hours / (longest.hours / longest.epochs))
-            table.note = f"no run of {BASELINE} costs as much; train it with epochs={epochs}"
+            table.note = f"No run of {BASELINE} costs as much; train one with epochs={epochs}."
         tables.append(table)
     return tables
 
