@@ -250,7 +250,7 @@ class EvalConfig(Settings):
         identity=False,
     )
     saliency: str | None = setting(
-        None, "salience: finished run that looks; null: the network itself", identity=False
+        None, "salience: finished run that gives the maps; null: the network itself", identity=False
     )
     gaze: str | None = setting(
         None, "gaze: .npy or .npz of a map per test image, or a folder of maps", identity=False

@@ -101,7 +101,7 @@ class Suite:
         raise NotImplementedError
 
     def facts(self, info: DataInfo, counts: Mapping[str, int]) -> dict[str, Any]:
-        """More about how it was carried out, for the record."""
+        """Settings and counts of how it was carried out, for the record."""
         del info, counts
         return {}
 

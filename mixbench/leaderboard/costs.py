@@ -1,4 +1,4 @@
-"""Methods at equal cost: for a slow one, what others reach in the time that it takes.
+"""Methods at equal cost: for a slow method, the scores of others in the same time.
 
 Equal epochs are the budget of a leaderboard. A method whose step costs more has seen more
 computation for it, so that longer runs of the others stand beside it here.

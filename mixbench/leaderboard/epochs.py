@@ -159,7 +159,7 @@ def _value(course: Course, name: str, epoch: int) -> str:
 
 
 def _thinned(epochs: list[int]) -> list[int]:
-    """Evenly spread, the last one among them."""
+    """At most ``SHOWN`` evenly spread epochs, the last one among them."""
     if len(epochs) <= SHOWN:
         return epochs
     places = {round((number + 1) * len(epochs) / SHOWN) - 1 for number in range(SHOWN)}

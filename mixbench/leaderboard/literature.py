@@ -210,7 +210,7 @@ def _figures_of(
 
 
 def _declared(name: str, kind: str, known: dict[str, set[str]], where: str) -> None:
-    """Refuse a name that is neither one of ours nor said to be none."""
+    """Refuse a name that is neither registered nor declared as foreign."""
     registry = _REGISTRIES[kind]
     if name in known[kind] or name.partition(":")[0] in registry.families:
         return

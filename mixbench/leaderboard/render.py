@@ -147,7 +147,7 @@ def text_table(
 
 
 def escaped(text: str, style: str) -> str:
-    """Text that means nothing but itself.
+    """Text without any sign that the format would interpret.
 
     Args:
         text: From a record.

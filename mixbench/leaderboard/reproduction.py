@@ -46,7 +46,7 @@ def needs_peek(figure: Figure) -> bool:
 
 
 def value_of(figure: Figure, record: Record, folder: Path) -> float | None:
-    """The statistic of a figure for a run of ours; of an unsaid one the last epoch.
+    """The statistic of a figure for a run of ours; the last epoch if the paper names none.
 
     Args:
         figure: The published figure.

@@ -128,7 +128,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def _has_record(folder: Path) -> bool:
-    """Whether there is one, be it one that cannot be read."""
+    """Whether a folder has a record, even one that cannot be read."""
     try:
         os.lstat(folder / RECORD)
     except (FileNotFoundError, NotADirectoryError):
@@ -208,7 +208,7 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
 
 
 def _divide(methods: dict[tuple[str, str], list[Record]]) -> None:
-    """Take apart rows in which runs of one seed start from several checkpoints.
+    """Split rows in which runs of one seed start from several checkpoints.
 
     Runs that start each from the checkpoint of their own seed make one row; those that compare
     checkpoints do not.
