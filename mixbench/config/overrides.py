@@ -1,4 +1,4 @@
-"""Where the values of a configuration come from: words on the command line, experiment files."""
+"""Sources of a configuration's values: words on the command line and experiment files."""
 
 import re
 import shlex
@@ -79,7 +79,7 @@ def refuse_code(
     trusted: Collection[str] = (),
     option: str | None = None,
 ) -> None:
-    """Refuse a file that names code which nobody typed: a file may come from a stranger.
+    """Refuse a file that names code unknown to the command line: anyone may have written it.
 
     Args:
         items: What the file sets, as for :func:`code_names`.
@@ -98,7 +98,7 @@ def refuse_code(
 
 
 def refuse_place(items: Iterable[tuple[str, Any]], origin: str) -> None:
-    """Refuse a file that sends runs to an absolute path; a relative one stays where the user is.
+    """Refuse a file that writes runs to an absolute path; a relative one is harmless.
 
     Args:
         items: Dotted keys with values.
@@ -193,7 +193,7 @@ def saved_layer(path: Path, picks: dict[str, str]) -> tuple[str, list[tuple[str,
 def _named(
     group: str, name: str, items: list[tuple[str, Any]], origin: str
 ) -> list[tuple[str, Any]]:
-    """Put the picked name in front; no file picks one, least of all a class to import."""
+    """Put the picked name in front; no file may pick one, least of all a class to import."""
     for key, _ in items:
         if key in NAMES.values():
             raise UserError(f"{key} cannot be set by a file", origin, "pick it on the command line")

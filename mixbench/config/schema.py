@@ -13,7 +13,7 @@ from mixbench.config.settings import Settings, info_of, setting, walk
 
 @dataclass
 class DataConfig(Settings):
-    """What to train and test on."""
+    """Data to train and test on."""
 
     prefix = "data."
 
@@ -195,7 +195,7 @@ class OptimConfig(Settings):
 
 @dataclass
 class TrainerConfig(Settings):
-    """How the machine is used."""
+    """Use of the machine: device, threads, memory layout and checkpoints."""
 
     prefix = "trainer."
 
@@ -235,7 +235,7 @@ class TrainerConfig(Settings):
 
 @dataclass
 class EvalConfig(Settings):
-    """What a trained network is judged by after its test; ``mixbench eval`` can do it later."""
+    """Scores of a trained network beside its test; ``mixbench eval`` can add them later."""
 
     prefix = "eval."
 
@@ -250,7 +250,7 @@ class EvalConfig(Settings):
         identity=False,
     )
     saliency: str | None = setting(
-        None, "salience: finished run that looks; null: the network itself", identity=False
+        None, "salience: finished run that gives the maps; null: the network itself", identity=False
     )
     gaze: str | None = setting(
         None, "gaze: .npy or .npz of a map per test image, or a folder of maps", identity=False
@@ -267,7 +267,7 @@ class EvalConfig(Settings):
 
 @dataclass
 class RunSection(Settings):
-    """Where a run is kept and what it is called."""
+    """Folder and names of a run."""
 
     prefix = "run."
 
@@ -351,7 +351,7 @@ class RunConfig(Settings):
 
 @dataclass
 class DataInfo:
-    """What networks and methods need to know of the data.
+    """Facts of the data that networks and methods need.
 
     ``mean`` and ``std`` are per channel for pixels in [0, 1], over the training set. The
     ``residual`` pair is the same after each image's own scalar mean is removed, which BC+ uses.

@@ -135,7 +135,7 @@ class Adversarial(Suite):
         return self._with(attacks=attacks, adv_n=facts.get("images", self.config.adv_n))
 
     def unverified(self, score: str, facts: Mapping[str, Any]) -> str:
-        """Why an attack was not carried out again."""
+        """The reason why an attack was not carried out again."""
         attack = score.removesuffix("_acc")
         if attack in ATTACKS and attack not in facts.get("attacks", ()):
             return "the record does not say how it was carried out"
@@ -221,7 +221,7 @@ def attack_counts(
 
 
 def attack_stages(counts: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    """How the error rate of each AutoAttack grows from one of its attacks to the next.
+    """Error rates of each AutoAttack as they grow from one of its attacks to the next.
 
     Args:
         counts: Those of :func:`attack_counts` over the whole set.
@@ -300,5 +300,5 @@ def masking_warnings(
 
 
 def _parts(attack: Attack) -> tuple[str, ...]:
-    """What the images that an AutoAttack wins are counted by."""
+    """Stages by which the images that an AutoAttack wins are counted."""
     return ("clean", *attack.losses) if attack.packaged else ()

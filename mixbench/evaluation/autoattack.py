@@ -154,7 +154,7 @@ class _Silence:
     """In place of a logger: gradients of zero are counted as ``sat_pct``, once and not by batch."""
 
     def warning(self, message: str) -> None:
-        """Say nothing."""
+        """Drop the message."""
 
 
 @contextmanager

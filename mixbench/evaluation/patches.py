@@ -86,7 +86,7 @@ def patch_sums(saliency: Tensor, grid: int) -> Tensor:
 
 
 def dropped(order: Tensor, ratios: Sequence[float]) -> Tensor:
-    """Which patches are gone at each ratio.
+    """Mask of the patches that are gone at each ratio.
 
     Args:
         order: (B, P) patches in the order in which they disappear.

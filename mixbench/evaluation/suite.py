@@ -101,7 +101,7 @@ class Suite:
         raise NotImplementedError
 
     def facts(self, info: DataInfo, counts: Mapping[str, int]) -> dict[str, Any]:
-        """More about how it was carried out, for the record."""
+        """Settings and counts of how it was carried out, for the record."""
         del info, counts
         return {}
 
@@ -117,7 +117,7 @@ class Suite:
         """Refuse data that its settings do not fit, before training."""
 
     def refusal(self, info: DataInfo, method: Any = None) -> str:
-        """Why it cannot judge networks of some data; empty if it can.
+        """The reason why it cannot judge networks of some data; empty if it can.
 
         Args:
             info: Facts of the data.
@@ -151,7 +151,7 @@ class Suite:
         return self._with(adv_n=facts.get("images", self.config.adv_n))
 
     def unverified(self, score: str, facts: Mapping[str, Any]) -> str:
-        """Why one of its scores cannot be computed again; empty if the score is not its own."""
+        """The reason why a score of its own cannot be computed again; empty for other scores."""
         del score, facts
         return ""
 

@@ -1,4 +1,4 @@
-"""The columns of tables: what each score and cost is called, counted in, and better at.
+"""The columns of tables: name, title, unit and direction of each score and cost.
 
 A score is described here and nowhere else. Tables show the columns in this order. To add one, add a
 line to :data:`COLUMNS`; of a suite, also name it in the suite's ``columns``.

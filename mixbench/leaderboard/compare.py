@@ -148,16 +148,19 @@ def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int
     _test(comparison, group, a, b, margin)
     _resample(comparison, a, b, resamples)
     if len(same) > 1:
-        comparison.notes.append("costs are left out: they were measured on different machines")
+        comparison.notes.append("Costs are left out, as they were measured on different machines.")
     elif any(record.shared_cores for row in (a, b) for record in row.records):
-        comparison.notes.append("costs were measured while other runs shared the machine")
+        comparison.notes.append("Costs were measured while other runs shared the machine.")
     other = [
         name
         for name in SCORES
         if a.images_of(name) != b.images_of(name) and _scores(a, name) and _scores(b, name)
     ]
     if other:
-        comparison.notes.append(f"left out, as they are of other images: {', '.join(other)}")
+        comparison.notes.append(
+            "Scores that were measured on different numbers of images are left out: "
+            f"{', '.join(other)}."
+        )
     comparison.notes += [note for row in (a, b) for note in gaps(row, SCORES)]
     _count_failures(comparison, a, b)
     comparison.notes += mark_notes((row.label, row.marks, len(row.seeds)) for row in (a, b))
@@ -180,7 +183,7 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
     seeds = {label: values for label, values in seeds.items() if values}
     pooled, say = pool(seeds), comparison.notes.append
     if not {a.label, b.label} <= pooled.means.keys() or not pooled.df:
-        say("one seed of each supports no claim about the methods, only about these two networks")
+        say("One seed of each supports no claim about the methods, only about these two networks.")
         return
     difference = pooled.means[a.label] - pooled.means[b.label]
     error = pooled.error(a.label, b.label)
@@ -197,16 +200,18 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
         "separated": p < 1 - LEVEL,
     }
     single = min(pooled.counts[a.label], pooled.counts[b.label]) == 1
-    verdict = "they differ" if p < 1 - LEVEL else "not distinguishable, which is not equal"
+    verdict = (
+        "they differ" if p < 1 - LEVEL else "they are not distinguishable, but need not be equal"
+    )
     if single and p < 1 - LEVEL:
         verdict = "they seem to differ, but one of them has a single seed"
     say(
-        f"{group.score}, variance pooled over {counted(len(pooled.means), 'row')} "
-        f"({counted(pooled.df, 'degree')} of freedom): {difference:+.2f} "
-        f"[{difference - critical * error:+.2f}, {difference + critical * error:+.2f}], "
-        f"p = {p:.3g}: {verdict}"
+        f"The difference of {group.score} is {difference:+.2f} "
+        f"[{difference - critical * error:+.2f}, {difference + critical * error:+.2f}] with "
+        f"p = {p:.3g}, by the variance pooled over {counted(len(pooled.means), 'row')} "
+        f"({counted(pooled.df, 'degree')} of freedom): {verdict}."
     )
-    say(f"detectable difference (80 % power): {mdd:.2f}")
+    say(f"The detectable difference is {mdd:.2f} (80 % power).")
     shared = sorted(set(a.seeds) & set(b.seeds))
     if len(shared) > 2:
         x, y = (dict(zip(row.seeds, _scores(row, group.score), strict=True)) for row in (b, a))
@@ -216,8 +221,8 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
     if margin is not None:
         tost, equal = equivalent(seeds, a.label, b.label, margin)
         comparison.numbers |= {"margin": margin, "tost_p": tost, "equivalent": equal}
-        words = "equivalent" if equal else "not shown to be equivalent"
-        say(f"{words} within {margin:g} (TOST p = {tost:.3g})")
+        words = "are equivalent" if equal else "are not shown to be equivalent"
+        say(f"The two {words} within {margin:g} (TOST p = {tost:.3g}).")
 
 
 def _pairs(comparison: Comparison, x: list[float], y: list[float]) -> None:
@@ -225,13 +230,13 @@ def _pairs(comparison: Comparison, x: list[float], y: list[float]) -> None:
     comparison.numbers["seed_correlation"] = test.correlation
     shown = "unknown" if math.isnan(test.correlation) else f"{test.correlation:.2f}"
     if not test.used:
-        say(f"correlation of seeds {shown}: no paired test")
+        say(f"The correlation of the seeds is {shown}, so that there is no paired test.")
         return
     comparison.numbers["paired_p"] = test.p
-    flips = "" if math.isnan(test.sign_flip) else f", sign-flip p = {test.sign_flip:.3g}"
+    flips = "" if math.isnan(test.sign_flip) else f" ({test.sign_flip:.3g} by sign flips)"
     say(
-        f"correlation of seeds {shown}, paired t: [{test.low:+.2f}, {test.high:+.2f}], "
-        f"p = {test.p:.3g}{flips}"
+        f"The correlation of the seeds is {shown}; the paired t test gives "
+        f"[{test.low:+.2f}, {test.high:+.2f}] with p = {test.p:.3g}{flips}."
     )
 
 
@@ -239,17 +244,17 @@ def _resample(comparison: Comparison, a: Row, b: Row, resamples: int) -> None:
     """Bootstraps over the stored predictions, in points of top1."""
     say = comparison.notes.append
     if comparison.score != "top1":
-        say(f"no bootstrap: {comparison.score} is no mean over images")
+        say(f"There is no bootstrap, as {comparison.score} is no mean over images.")
         return
     try:
         mine, other = _hits(a), _hits(b)
     except UserError as error:
-        say(f"no bootstrap: {error.what} ({error.where})")
+        say(f"There is no bootstrap: {error.what} ({error.where}).")
         return
     if mine[0].shape[1] != other[0].shape[1] or not all(
         np.array_equal(x, y) for x, y in zip(mine[1:3], other[1:3], strict=True)
     ):
-        say("no bootstrap: the two were not tested on the same images")
+        say("There is no bootstrap, as the two were not tested on the same images.")
         return
     _by_class(comparison, mine[0], other[0], mine[1], dict(enumerate(mine[3] or other[3])))
     x, y = 100.0 * other[0], 100.0 * mine[0]
@@ -258,15 +263,16 @@ def _resample(comparison: Comparison, a: Row, b: Row, resamples: int) -> None:
         p = mcnemar(x[0], y[0])
         comparison.numbers |= {"images": vars(images), "mcnemar_p": p}
         say(
-            f"these two networks on new images (bootstrap): {images.difference:+.2f} "
-            f"[{images.low:+.2f}, {images.high:+.2f}], McNemar p = {p:.3g}; says nothing of seeds"
+            "On new images, the bootstrap gives these two networks a difference of "
+            f"{images.difference:+.2f} [{images.low:+.2f}, {images.high:+.2f}], McNemar's test "
+            f"p = {p:.3g}; that says nothing of other seeds."
         )
         return
     both = bootstrap_both(x, y, resamples=resamples)
     comparison.numbers["images_and_seeds"] = vars(both)
     say(
-        f"on new images and new seeds (two-level bootstrap, too narrow with few seeds): "
-        f"{both.difference:+.2f} [{both.low:+.2f}, {both.high:+.2f}]"
+        f"On new images and new seeds, the two-level bootstrap gives {both.difference:+.2f} "
+        f"[{both.low:+.2f}, {both.high:+.2f}]; with few seeds that is too narrow."
     )
 
 
@@ -277,7 +283,7 @@ def _by_class(
     labels: np.ndarray,
     names: dict[int, str],
 ) -> None:
-    """Which classes lose accuracy, and whether the worst does beyond chance."""
+    """Note the classes that lose accuracy, and whether the worst does beyond chance."""
     changes = class_changes(mine, other, labels)
     lost = [item for item in changes if item.change < 0]
     surely = [item for item in changes if item.high < 0]
@@ -293,19 +299,23 @@ def _by_class(
     }
     single = len(mine) == len(other) == 1
     comparison.notes.append(
-        f"by class: {len(lost)} of {len(changes)} {'loses' if len(lost) == 1 else 'lose'} "
-        f"accuracy, {len(surely)} beyond chance; "
-        f"{'the most' if lost else 'the least gain'} {name}, {worst.change:+.2f} "
+        f"Of {counted(len(changes), 'class')}, {len(lost)} "
+        f"{'loses' if len(lost) == 1 else 'lose'} accuracy, {len(surely)} beyond chance; {name} "
+        f"{'loses the most' if lost else 'gains the least'}, {worst.change:+.2f} "
         f"[{worst.low:+.2f}, {worst.high:+.2f}] on {counted(worst.images, 'image')} "
-        f"(95 % intervals for all classes at once{'; says nothing of seeds' if single else ''})"
+        "(95 % intervals for all classes at once)."
+        + (" That says nothing of other seeds." if single else "")
     )
 
 
 def _count_failures(comparison: Comparison, a: Row, b: Row) -> None:
     for row in (a, b):
         if row.failed:
+            verb = "is" if row.failed == 1 else "are"
             kinds = f", {row.diverged} of them diverged" if row.diverged else ""
-            comparison.notes.append(f"{row.label}: {counted(row.failed, 'run')} in no mean{kinds}")
+            comparison.notes.append(
+                f"{counted(row.failed, 'run')} of {row.label} {verb} in no mean{kinds}."
+            )
 
 
 def _hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:

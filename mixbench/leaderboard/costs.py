@@ -1,4 +1,4 @@
-"""Methods at equal cost: for a slow one, what others reach in the time that it takes.
+"""Methods at equal cost: for a slow method, the scores of others in the same time.
 
 Equal epochs are the budget of a leaderboard. A method whose step costs more has seen more
 computation for it, so that longer runs of the others stand beside it here.
@@ -51,7 +51,7 @@ class CostTable:
 
 
 def hours(record: Record) -> float | None:
-    """What a run has cost.
+    """Cost of a run in hours.
 
     Args:
         record: Its record.
@@ -126,7 +126,7 @@ def _tables(members: list[tuple[CostRow, Record]], score: str) -> list[CostTable
         )
         if BASELINE not in chosen:
             epochs = round(slow.hours / (longest.hours / longest.epochs))
-            table.note = f"no run of {BASELINE} costs as much; train it with epochs={epochs}"
+            table.note = f"No run of {BASELINE} costs as much; train one with epochs={epochs}."
         tables.append(table)
     return tables
 
@@ -148,7 +148,7 @@ def _row(label: str, score: str, records: list[Record]) -> CostRow | None:
 
 
 def machine(record: Record) -> tuple[Any, ...]:
-    """What the speed of a run depends on beside its method; costs compare only where it is equal.
+    """Conditions of a run's speed beside its method; costs compare only where they are equal.
 
     Args:
         record: Its record.

@@ -71,9 +71,9 @@ def curves_text(board: Leaderboard, style: str) -> str:
     for group in board.groups:
         found, warnings = courses(group)
         if not found:
-            told = "".join(f"{escaped(line, style)}\n" for line in warnings)
+            told = "".join(f"{escaped(line, style)}.\n" for line in warnings)
             title = escaped(group.title, style)
-            blocks.append(f"{title}\nno curve: train with select=val\n{told}")
+            blocks.append(f"{title}\nThere is no curve; train with select=val.\n{told}")
             continue
         blocks.append(_text(group, found, warnings, style))
     return "\n".join(blocks) or "No finished runs.\n"
@@ -84,7 +84,7 @@ def _course(group: Group, row: Row) -> tuple[Course | None, list[str]]:
     for folder in row.folders:
         path: Path = folder / CURVES
         if not path.exists():
-            return None, [f"{path}: missing"]
+            return None, [f"{path} is missing"]
         try:
             rows, told = read_curves(path)
         except UserError as error:
@@ -136,14 +136,15 @@ def _text(group: Group, found: list[Course], warnings: list[str], style: str) ->
     for split, words in SPLITS.items():
         labels = [course.label for course in found if course.split == split]
         if labels:
-            notes.append(f"scores of the {words}: {', '.join(labels)}")
+            notes.append(f"The curves of {', '.join(labels)} are scores of the {words}.")
     if len(shown) < len(epochs):
-        notes.append(f"{len(shown)} of {len(epochs)} epochs; all of them with --format csv")
+        notes.append(f"{len(shown)} of {len(epochs)} epochs are shown; --format csv writes all.")
     lacking = [row.label for row in group.rows if row.label not in {c.label for c in found}]
     if lacking:
-        notes.append(f"no curve (train with select=val): {', '.join(lacking)}")
+        notes.append(f"There is no curve of {', '.join(lacking)}; train with select=val.")
     notes += mark_notes((row.label, row.marks, len(row.seeds)) for row in group.rows)
-    return text_table(f"curves: {group.title}", header, lines, notes + warnings, style)
+    notes += [f"{warning}." for warning in warnings]
+    return text_table(f"curves: {group.title}", header, lines, notes, style)
 
 
 def _value(course: Course, name: str, epoch: int) -> str:
@@ -158,7 +159,7 @@ def _value(course: Course, name: str, epoch: int) -> str:
 
 
 def _thinned(epochs: list[int]) -> list[int]:
-    """Evenly spread, the last one among them."""
+    """At most ``SHOWN`` evenly spread epochs, the last one among them."""
     if len(epochs) <= SHOWN:
         return epochs
     places = {round((number + 1) * len(epochs) / SHOWN) - 1 for number in range(SHOWN)}

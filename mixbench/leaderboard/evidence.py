@@ -1,4 +1,4 @@
-"""What the seeds of a table support: differences, what could not be seen, and what stands out."""
+"""Evidence that the seeds of a table give: differences, the least visible one, and the best."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def verdict(evidence: Evidence, label: str, score: str) -> str:
 
 
 def sentences(evidence: Evidence, score: str) -> list[str]:
-    """What has to stand under a table.
+    """Sentences about the test that stand under a table.
 
     Args:
         evidence: Of the table.
@@ -96,16 +96,17 @@ def sentences(evidence: Evidence, score: str) -> list[str]:
     lines = []
     if evidence.contrasts:
         lines.append(
-            f"detectable difference of {score} from {evidence.reference} (80 % power): "
-            f"{describe(score).text(evidence.mdd)}; not distinguishable does not mean equal"
+            f"The detectable difference of {score} from {evidence.reference} is "
+            f"{describe(score).text(evidence.mdd)} (80 % power): rows that are not "
+            "distinguishable need not be equal."
         )
         lines.append(
-            f"test: Dunnett's, variance pooled over the rows "
-            f"({counted(evidence.df, 'degree')} of freedom)" + _variances(evidence.levene)
+            "The test is Dunnett's, with the variance pooled over the rows "
+            f"({counted(evidence.df, 'degree')} of freedom)." + _variances(evidence.levene)
         )
     if evidence.diverged:
         named = ", ".join(f"{count} of {name}" for name, count in evidence.diverged.items())
-        lines.append(f"diverged, in no mean and no test: {named}")
+        lines.append(f"Runs that diverged are in no mean and no test: {named}.")
     return lines
 
 
@@ -113,4 +114,4 @@ def _variances(p: float) -> str:
     if math.isnan(p):
         return ""
     doubt = ", which makes a common variance doubtful" if p < DOUBTFUL else ""
-    return f"; equal variances: Levene p = {p:.2f}{doubt}"
+    return f" Levene's test of equal variances gives p = {p:.2f}{doubt}."

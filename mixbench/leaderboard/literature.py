@@ -90,7 +90,7 @@ class Figure:
 
     @property
     def choice(self) -> str:
-        """How its epoch was chosen, in words."""
+        """The choice of its epoch, in words."""
         return CHOICES[self.select][0] if self.select in CHOICES else "epoch chosen: not said"
 
 
@@ -210,7 +210,7 @@ def _figures_of(
 
 
 def _declared(name: str, kind: str, known: dict[str, set[str]], where: str) -> None:
-    """Refuse a name that is neither one of ours nor said to be none."""
+    """Refuse a name that is neither registered nor declared as foreign."""
     registry = _REGISTRIES[kind]
     if name in known[kind] or name.partition(":")[0] in registry.families:
         return

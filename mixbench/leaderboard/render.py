@@ -93,9 +93,9 @@ def literature_table(found: Sequence[Figure], style: str = "table") -> str:
                 f"{_one_line(paper)}\n{_aligned(header, lines, texts=(0, 1, 2, 5, 6, 8))}\n"
             )
     used = [name for name in CHOICES if any(figure.select == name for figure in found)]
-    words = "; ".join(f"{name}: {CHOICES[name][0]}" for name in used)
-    blocks.append(f"epoch: {words + '; ' if words else ''}{NONE}: not said\n")
-    return "\n".join(blocks) if found else f"{blocks[0]}none for this data\n"
+    words = "".join(f"{name} means the {CHOICES[name][0]}; " for name in used)
+    blocks.append(f"In the column epoch, {words}{NONE} means that the paper does not say.\n")
+    return "\n".join(blocks) if found else f"{blocks[0]}There are none for this data.\n"
 
 
 def _published(figure: Figure) -> list[str]:
@@ -147,7 +147,7 @@ def text_table(
 
 
 def escaped(text: str, style: str) -> str:
-    """Text that means nothing but itself.
+    """Text without any sign that the format would interpret.
 
     Args:
         text: From a record.
@@ -166,7 +166,7 @@ def _latex_table(title: str, header: list[str], lines: list[list[str]], notes: l
     """A table of the package booktabs, of text that is escaped already."""
     head = " & ".join(header)
     body = "\n".join("  " + " & ".join(line) + r" \\" for line in lines)
-    below = " ".join(f"{note}." for note in notes)
+    below = " ".join(notes)
     columns = "l" + "r" * (len(header) - 1)
     return (
         "\\begin{table}\n\\centering\n"
@@ -192,28 +192,34 @@ def _text(group: Group, style: str) -> str:
     header = [f"{name} {WARNING}" if name in peeked else name for name in header]
     notes = []
     if group.smoke_test:
-        notes.append("smoke test: listed alphabetically, not a ranking")
+        notes.append("This is a smoke test: its rows are in alphabetical order, not ranked.")
     elif any(row.marked for row in group.rows):
-        mark = "*" if style == "table" else "bold"
-        notes.append(f"{mark}: best mean, and rows that its seeds do not separate from it")
+        mark = "with *" if style == "table" else "in bold"
+        notes.append(
+            f"The rows {mark} are the one with the best mean and those that the test over seeds "
+            "does not separate from it."
+        )
     notes += sentences(group.evidence, score)
     if any(len(row.seeds) == 1 for row in group.rows):
-        notes.append("n=1: one seed supports no interval and no claim")
+        notes.append("Where n is 1, there is one seed, which supports no interval and no claim.")
     if peeked:
-        notes.append(f"{WARNING}: chosen on the test set, to compare with published figures only")
+        notes.append(
+            f"{WARNING} marks scores of an epoch that was chosen on the test set; compare them "
+            "with published figures only."
+        )
     if any(row.calibrated for row in group.rows):
         notes.append(
-            f"{FLOOR}: what a perfectly calibrated network as sure as this one shows by chance, "
-            "for every seed (95 %)"
+            f"{FLOOR} marks an ece no larger than a perfectly calibrated network of the same "
+            "confidence shows by chance (95 %), in every seed."
         )
     notes += _image_notes(group, shown)
     scores = [name for name in shown if describe(name).kind != "cost"]
     notes += [note for row in group.rows for note in gaps(row, scores)]
     if any(row.shared_cores for row in group.rows):
-        notes.append("img_per_s: measured while other runs shared the machine")
+        notes.append("img_per_s was measured while other runs shared the machine.")
     notes += mark_explanations(mark for row in group.rows for mark in row.marks)
     if group.devices:
-        notes.append(f"hardware: {', '.join(group.devices)}")
+        notes.append(f"The runs used this hardware: {', '.join(group.devices)}.")
     return text_table(group.title, header, lines, notes, style)
 
 
@@ -298,14 +304,20 @@ def _mean(found: Summary | None, line: Line) -> str:
 
 
 def _image_notes(group: Group, shown: list[str]) -> list[str]:
-    """On how many images the scores of each suite are that looks at some of them."""
+    """Sentences on the number of images behind the scores of suites that sample them."""
     notes = []
     for suite, scores in sampled(shown).items():
         sizes = sorted({size for row in group.rows for size in row.images.get(suite, ())})
         told = " or ".join(map(str, sizes)) or "an unknown number"
         better, unit = (getattr(describe(scores[0]), key) for key in ("better", "unit"))
-        note = f"{', '.join(scores)} ({unit}, {better} is better): on {told} of the test images"
-        notes.append(note + ", which do not compare" * (len(sizes) > 1))
+        verb = "is" if len(scores) == 1 else "are"
+        note = (
+            f"{', '.join(scores)} ({unit}, {better} is better) {verb} measured on {told} of the "
+            "test images."
+        )
+        if len(sizes) > 1:
+            note += " Scores on different numbers of images do not compare."
+        notes.append(note)
     return notes
 
 

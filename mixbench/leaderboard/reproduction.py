@@ -26,7 +26,7 @@ class Reproduction:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where one more run of ours is expected; None for one seed."""
+        """Prediction interval of one more run of ours; None for one seed."""
         return prediction_interval(list(self.values.values()))
 
     @property
@@ -46,7 +46,7 @@ def needs_peek(figure: Figure) -> bool:
 
 
 def value_of(figure: Figure, record: Record, folder: Path) -> float | None:
-    """The statistic of a figure for a run of ours; of an unsaid one the last epoch.
+    """The statistic of a figure for a run of ours; the last epoch if the paper names none.
 
     Args:
         figure: The published figure.
@@ -85,9 +85,9 @@ def compare(
     if any(record.official is False for record, _ in runs):
         reasons.append("the data files are not the authors'")
     if any(record.label_noise is not None for record, _ in runs):
-        reasons.append("trained on other labels")
+        reasons.append("the runs were trained on other labels")
     if any(record.config_changes for record, _ in runs):
-        reasons.append("the configuration was changed on the way")
+        reasons.append("the configuration was changed during the run")
     epochs = {record.epochs for record, _ in runs}
     if figure.epochs is not None and epochs - {figure.epochs} and "epochs" not in changes:
         reasons.append(f"epochs {figure.epochs} -> {', '.join(map(str, sorted(epochs)))}")
@@ -107,10 +107,12 @@ def compare(
         window = CHOICES[figure.select][1] if figure.select in CHOICES else None
         if window is not None and record.epochs < window:
             reasons.append(
-                f"seed {record.seed}: {counted(record.epochs, 'epoch')}, {window} are looked at"
+                f"seed {record.seed}: {figure.select} needs {window} epochs, not {record.epochs}"
             )
         else:
-            reasons.append(f"seed {record.seed}: its run has no {figure.select} of peek=true")
+            reasons.append(
+                f"seed {record.seed}: {figure.select} needs a test score of each epoch (peek=true)"
+            )
     return Reproduction(figure, values, reasons)
 
 
@@ -119,7 +121,7 @@ def _shown(value: object) -> str:
 
 
 def report(found: Reproduction) -> list[str]:
-    """What came out, as lines.
+    """A comparison as lines of text.
 
     Args:
         found: The comparison.
@@ -143,8 +145,8 @@ def report(found: Reproduction) -> list[str]:
         lines.append(f"prediction interval  {low:.2f} to {high:.2f} (95 %, of one more run)")
         if figure.n is not None and figure.n > 1:
             lines.append(
-                f"                     the published value is a mean of {figure.n} runs, which "
-                "varies less"
+                f"                     The published value is a mean of {figure.n} runs, which "
+                "varies less."
             )
     lines.append(f"verdict              {found.verdict}")
     return lines

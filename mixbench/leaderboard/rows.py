@@ -81,7 +81,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        """What the rows have in common, in one line."""
+        """The facts that the rows have in common, in one line."""
         task = "" if self.task == "supervised" else f"task {self.task} · "
         return (
             f"{self.data} · {self.net} · {task}recipe {self.recipe} ({self.recipe_hash[:8]}) · "
@@ -128,7 +128,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def _has_record(folder: Path) -> bool:
-    """Whether there is one, be it one that cannot be read."""
+    """Whether a folder has a record, even one that cannot be read."""
     try:
         os.lstat(folder / RECORD)
     except (FileNotFoundError, NotADirectoryError):
@@ -158,7 +158,7 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         try:
             record = read_record(folder)
         except UserError as error:
-            others.append(f"{folder.name}: unreadable ({error.what})")
+            others.append(f"{folder.name} cannot be read: {error.what}.")
             continue
         key = (record.config_hash, record.recipe_hash, record.method, record.data, record.net)
         key = (*key, record.select, record.epochs, record.seed)
@@ -170,7 +170,7 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         what = f"record of {record.id}"
         if known[0].id != record.id:
             what = f"run of {record.method} with seed {record.seed}"
-        others.append(f"{older[1]}: another {what}, the later attempt counts")
+        others.append(f"{older[1]} is another {what}, of which the later attempt counts.")
         del records[known[0].id]
         records[newer[0].id], seeds[key] = newer, newer[0].id
 
@@ -182,15 +182,17 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         groups[key][record.method, record.row].append(record)
         if record.status != "done":
             reason = f" ({record.message.splitlines()[0]})" if record.message else ""
-            others.append(f"{record.id}: {record.status}{reason}")
+            others.append(f"{record.id} has the status {record.status}{reason}.")
         elif bad := _not_finite(record.metrics):
-            others.append(f"{record.id}: {', '.join(bad)} not finite, so that its row has no mean")
+            others.append(
+                f"{record.id} has no finite {', '.join(bad)}, so that its row has no mean of it."
+            )
     for methods in groups.values():
         every = [record for members in methods.values() for record in members]
         score = _score(every)
         others += [
-            f"{record.id}: done, but its record has no {score}; "
-            f"mixbench eval {records[record.id][1]} --suite {describe(score).suite} adds it"
+            f"{record.id} is done, but its record has no {score}; "
+            f"mixbench eval {records[record.id][1]} --suite {describe(score).suite} adds it."
             for record in every
             if record.status == "done" and not _counts(record, score)
         ]
@@ -206,7 +208,7 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
 
 
 def _divide(methods: dict[tuple[str, str], list[Record]]) -> None:
-    """Take apart rows in which runs of one seed start from several checkpoints.
+    """Split rows in which runs of one seed start from several checkpoints.
 
     Runs that start each from the checkpoint of their own seed make one row; those that compare
     checkpoints do not.
@@ -220,7 +222,7 @@ def _divide(methods: dict[tuple[str, str], list[Record]]) -> None:
 
 
 def _score(records: Iterable[Record]) -> str:
-    """What the rows of a group are ranked by."""
+    """The score by which the rows of a group are ranked."""
     scored = {name for record in records for name in record.metrics}
     return "map" if "map" in scored and "top1" not in scored else "top1"
 
@@ -316,7 +318,7 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
 
 
 def gaps(row: Row, scores: Iterable[str]) -> list[str]:
-    """Why a row has no mean of scores that some of its runs have.
+    """Reasons why a row has no mean of scores that some of its runs have.
 
     Args:
         row: The row.
@@ -335,13 +337,13 @@ def gaps(row: Row, scores: Iterable[str]) -> list[str]:
             known = sorted(filter(None, images))
             mixed[", ".join(map(str, [*known, *["unknown"] * (None in images)]))].append(name)
     found = [
-        f"{row.label}: {sum(having)} of {len(having)} runs {'has' if sum(having) == 1 else 'have'} "
-        f"{', '.join(lacking)}"
+        f"Only {sum(having)} of {len(having)} runs of {row.label} "
+        f"{'has' if sum(having) == 1 else 'have'} {', '.join(lacking)}, so that there is no mean."
         for having, lacking in partly.items()
     ]
     return found + [
-        f"{row.label}: no mean of {', '.join(other)}, as its runs were judged on different "
-        f"numbers of images ({shown})"
+        f"There is no mean of {', '.join(other)} for {row.label}, as its runs were judged on "
+        f"different numbers of images ({shown})."
         for shown, other in mixed.items()
     ]
 

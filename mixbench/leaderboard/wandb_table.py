@@ -72,7 +72,7 @@ def table_rows(board: Leaderboard) -> tuple[list[str], list[list[Any]]]:
 
 
 def pictures(row: Row) -> tuple[Any, Path | None]:
-    """What a row looks like.
+    """Pictures of a row.
 
     Args:
         row: Of a leaderboard.
@@ -82,7 +82,7 @@ def pictures(row: Row) -> tuple[Any, Path | None]:
         samples of its first one; None for what there is not.
     """
     paths = (folder / SAMPLES for folder in row.folders)
-    # A link of a stranger could lead to any picture, and this one is sent away.
+    # A link in a downloaded run may point to any local picture, and this one is uploaded.
     samples = next((path for path in paths if path.is_file() and not path.is_symlink()), None)
     stored = [folder / PREDICTIONS for folder in row.folders if (folder / PREDICTIONS).exists()]
     if not stored:

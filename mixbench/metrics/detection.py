@@ -13,7 +13,7 @@ SCORES = ("msp", "maxlogit", "energy", "negentropy")
 
 
 def ood_score(logits: Tensor, score: str = "msp") -> Tensor:
-    """How much each image looks like one of the training distribution.
+    """Likeness of each image to the training distribution, by one of four scores.
 
     Args:
         logits: (N, K) network output.
@@ -41,7 +41,7 @@ def ood_score(logits: Tensor, score: str = "msp") -> Tensor:
 
 
 def detection_scores(inside: Tensor, outside: Tensor) -> dict[str, float]:
-    """How well a score separates the two.
+    """Measures of how well a score separates ID from OOD images.
 
     Args:
         inside: (N,) scores of ID images.

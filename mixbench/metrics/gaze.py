@@ -1,4 +1,4 @@
-"""Does the label of a mixed image say how much of each object people would look at?
+"""Agreement of a mixed image's label with how much of each object people would look at.
 
 The measure is ours: the share of gaze that a mixing mask keeps, against the label's weight. People
 look at the centre of photographs whatever they show, so :func:`centre_gaussian` stands beside

@@ -1,1 +1,1 @@
-"""What the notebooks call: real images, pictures and tables of settings, and small runs."""
+"""Helpers of the notebooks: real images, pictures and tables of settings, and small runs."""

@@ -43,7 +43,7 @@ class Scene:
         self.splits = resolve(compose(self.words)).read_data()
 
     def picture(self, *words: str) -> Image.Image:
-        """What a method makes of the batch.
+        """Picture of the batch as a method mixes it.
 
         Args:
             *words: Overrides such as ``method=alignmix``, ``method.layers=[3]``.
@@ -54,7 +54,7 @@ class Scene:
         return picture(compose([*self.words, *words]), self.trained, self.splits)
 
     def gallery(self) -> Image.Image:
-        """What every registered method that can train the network makes of the same images.
+        """Pictures of the same images by every registered method that can train the network.
 
         Returns:
             The pictures of ``mixbench show`` under the names of the methods, with default settings.

@@ -16,7 +16,7 @@ NO_GPU, NOT_ASKED = "no GPU", "run with --device cuda"
 
 @dataclass(frozen=True)
 class Case:
-    """What is given to all variants alike; its text is the shape in the table."""
+    """Input that all variants get alike; its text is the shape in the table."""
 
     batch: int
     title: str
@@ -41,7 +41,7 @@ class Benchmark:
     watched: ClassVar[Sequence[Any]] = ()
 
     def cases(self, device: torch.device) -> Sequence[Any]:
-        """What is measured by default: each has a ``batch`` size and a text."""
+        """Cases that are measured by default: each has a ``batch`` size and a text."""
         raise NotImplementedError
 
     def own(self, case: Any, device: torch.device, budget: Budget) -> list[Variant]:
@@ -49,7 +49,7 @@ class Benchmark:
         raise NotImplementedError
 
     def rules(self, device: torch.device) -> list[Rule | Limit]:
-        """What must hold of the rows that were measured on a device."""
+        """Rules that the rows must meet that were measured on a device."""
         raise NotImplementedError
 
     def inputs(self, case: Any, device: torch.device) -> Callable[[int], tuple[Any, ...]]:
@@ -75,7 +75,7 @@ class Benchmark:
     def figures(
         self, case: Any, variant: Variant, row: Row, device: torch.device
     ) -> dict[str, float]:
-        """What else is measured of a variant that has run, by the title of its column."""
+        """Further figures of a variant that has run, by the title of their column."""
         del case, variant, row, device
         return {}
 

@@ -48,7 +48,7 @@ SHAPES = (Shape(128, 32, 10), Shape(128, 64, 100), Shape(32, 224, 100))
 
 
 def own_variants(shape: Shape) -> list[Variant]:
-    """What this package offers, with targets made and decisions drawn in the call.
+    """Variants of this package, with targets made and decisions drawn in the call.
 
     Args:
         shape: The batch.

@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold between two rows of a shape: ``ours`` is ``speedup`` times faster."""
+    """Condition on two rows of a shape: ``ours`` is ``speedup`` times faster."""
 
     part: str
     shape: str
@@ -71,7 +71,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Limit:
-    """What must hold of a figure of a row: at most a number, or at most the same of a peer."""
+    """Bound on a figure of a row: at most a number, or at most the same figure of a peer."""
 
     part: str
     shape: str

@@ -211,7 +211,7 @@ class StepBenchmark(Benchmark):
 
 
 def saved_mb(step: Callable[[int], object]) -> float:
-    """What a step saves for its backward pass, weights included.
+    """Memory that a step saves for its backward pass, weights included.
 
     The least that it needs at once beside gradients: all passes end before the first goes back.
 
@@ -234,7 +234,7 @@ def saved_mb(step: Callable[[int], object]) -> float:
 
 
 def _cuda_figures(step: Callable[[int], object]) -> dict[str, float]:
-    """What a CUDA device tells of a step."""
+    """Figures of a step that a CUDA device gives."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -22,7 +22,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure.
+    """Length of a measurement.
 
     Args:
         rounds: Turns of the mixing variants.
@@ -53,7 +53,7 @@ class Ratio:
 
 
 def quartiles(values: list[float]) -> tuple[float, float]:
-    """Where the middle half begins and ends.
+    """Bounds of the middle half of some values.
 
     Args:
         values: At least one.

@@ -80,7 +80,7 @@ def features(maps: Maps) -> Tensor:
 
 
 def broadcast_loop(h: Tensor, partner: Tensor) -> Tensor:
-    """What the formula says, written down plainly.
+    """The formula, written down plainly.
 
     Args:
         h: (B, C, H, W) feature maps.

@@ -133,7 +133,7 @@ def differences(
 
 
 def changed_hash(config_hash: str, changes: dict[str, Any]) -> str:
-    """Hash of a run whose configuration was changed on the way: it belongs with no other.
+    """Hash of a run whose configuration was changed during the run; no other run shares it.
 
     Args:
         config_hash: Hash of what it was changed to.

@@ -9,17 +9,17 @@ CHANCE, PARTLY, UNTRUE = "chance", "partly verified", "not true"
 UNREADABLE = "test images missing"
 MIN_STEPS = 100  # optimiser steps below which nothing is learned that a comparison could use
 EXPLANATIONS = {
-    CHANGED: "the configuration was changed on the way (resume --allow-config-change)",
+    CHANGED: "the configuration was changed during the run (resume --allow-config-change)",
     WARMUP: "the warm-up is as long as training or longer, so that the learning rate never falls",
-    LARGE_BATCH: "batch_size is larger than the training set, so that a step takes all of it",
-    STEPS: f"fewer than {MIN_STEPS} optimiser steps",
+    LARGE_BATCH: "batch_size is larger than the training set, so that each step takes all of it",
+    STEPS: f"training took fewer than {MIN_STEPS} optimiser steps",
     CHANCE: (
-        "not above chance by a one-sided test at 5 %: exact binomial test of top1 against the "
-        "share of the largest class in the test set; with several labels per image, map against "
-        "that of shuffled labels"
+        "the score is not above chance by a one-sided test at 5 %: an exact binomial test of top1 "
+        "against the share of the largest class in the test set, or, with several labels per "
+        "image, a comparison of map with that of shuffled labels"
     ),
     UNREADABLE: (
-        "test images that cannot be read are left out (data.on_corrupt=skip), so that the scores "
+        "test images that cannot be read were left out (data.on_corrupt=skip), so that the scores "
         "are those of another test set"
     ),
     PARTLY: "mixbench verify could not compute every score or fact again",
@@ -85,7 +85,11 @@ def mark_explanations(marks: Iterable[str]) -> list[str]:
         A note for each; a mark of a newer version has none.
     """
     found = dict.fromkeys(marks)
-    return [f"{mark}: {EXPLANATIONS[mark]}" for mark in found if mark in EXPLANATIONS]
+    return [
+        f'The mark "{mark}" means that {EXPLANATIONS[mark]}.'
+        for mark in found
+        if mark in EXPLANATIONS
+    ]
 
 
 def mark_notes(rows: Iterable[tuple[str, Mapping[str, int], int]]) -> list[str]:
@@ -98,5 +102,8 @@ def mark_notes(rows: Iterable[tuple[str, Mapping[str, int], int]]) -> list[str]:
         Sentences.
     """
     marked = [row for row in rows if row[1]]
-    named = [f"{label}: {marks_text(marks, runs)}" for label, marks, runs in marked]
+    named = [
+        f"The runs of {label} are marked: {marks_text(marks, runs)}."
+        for label, marks, runs in marked
+    ]
     return named + mark_explanations(mark for _, marks, _ in marked for mark in marks)

@@ -1,4 +1,4 @@
-"""Which classes a method harms: its change of accuracy class by class, with one band for all."""
+"""Classes that a method harms: change of accuracy by class, with one band for all."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _MANY = 10**6  # degrees of freedom from which t is normal
 
 @dataclass(frozen=True)
 class ClassChange:
-    """How much better one method is on a class, in points of accuracy.
+    """Advantage of one method on a class, in points of accuracy.
 
     Attributes:
         label: Class index.

@@ -1,4 +1,4 @@
-"""Which methods differ from a reference, by one test for a whole table.
+"""Dunnett's test: one test for a whole table of the methods that differ from a reference.
 
 The seeds of all methods share one residual variance, which gives M(n-1) degrees of freedom where a
 test of two methods alone would have few: with three seeds and twelve methods a true difference of

@@ -53,7 +53,7 @@ def summarize(values: list[float]) -> Summary:
 
 
 def prediction_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Where one more run is expected with 95 % probability, to compare a published figure with.
+    """Interval that holds one more run with 95 % probability, to compare a published figure with.
 
     A published figure is one run, so that it varies more than a mean over seeds does.
 

@@ -15,7 +15,7 @@ Holdout = tuple[Tensor, Tensor] | None  # logits and labels of the hold-out
 
 
 class Task:
-    """What a method learns; by itself nothing, every task derives from it.
+    """Interface of a task, which is what a method learns; every task derives from it.
 
     Attributes:
         name: By which methods say in ``tasks`` that they can learn it.

@@ -1,4 +1,4 @@
-"""A W&B run that neither delays nor stops what it looks at.
+"""A W&B run that neither delays nor stops the training that it shows.
 
 Local files are the truth and W&B is a view of them. Opening is bounded in time and falls back to
 an offline run; everything after goes through a thread of its own; the first failure is one line in
@@ -71,7 +71,7 @@ class View:
 
     @property
     def sync_command(self) -> str:
-        """What uploads the run later."""
+        """The command that uploads the run later."""
         return f"wandb sync {shlex.quote(str(self.folder))}"
 
     def send(self, call: Callable[[], object]) -> None:
@@ -158,7 +158,7 @@ def open_view(
     tags: Iterable[str] = (),
     notes: str = "",
 ) -> View | None:
-    """Start a W&B run in at most 10 s, offline where online is not to be had.
+    """Start a W&B run in at most 10 s, offline if it cannot be online.
 
     Args:
         folder: Gets a folder ``wandb``.
@@ -244,7 +244,7 @@ def _start(mode: Mode, seconds: float, wanted: dict[str, Any]) -> Any:
 
 
 def _obstacle() -> str:
-    """Why W&B cannot be online, in a few words; empty if it seems it can."""
+    """The reason why W&B cannot be online, in a few words; empty if it seems it can."""
     if not _key():
         return "no API key (set WANDB_API_KEY, or run wandb login)"
     try:
@@ -302,7 +302,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 
 
 def _end_service() -> None:
-    """Part with W&B's process, for which W&B would wait when this one ends."""
+    """Detach W&B's process, for which W&B would wait when this one ends."""
     try:
         import wandb
 
@@ -318,7 +318,7 @@ def _brief(error: BaseException) -> str:
 
 
 def _safe_id(text: str) -> str:
-    """The text where W&B and file systems take it, else a readable part of it and a hash."""
+    """The text if W&B and file systems accept it, else a readable part of it and a hash."""
     clean = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)
     if clean == text and 0 < len(text) <= LONGEST:
         return text

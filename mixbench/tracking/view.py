@@ -28,7 +28,7 @@ class WandbView(WandbLogger):
         view.send(self._define_axes)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Nothing to do: the run was opened with the configuration."""
+        """No-op: the run was opened with the configuration."""
         del params
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -46,7 +46,7 @@ class WandbView(WandbLogger):
         self.view.send(lambda: WandbLogger.log_image(self, key, images, step, **kwargs))
 
     def finalize(self, status: str) -> None:
-        """Nothing to do: the test comes after the training, and :meth:`close` after both."""
+        """No-op: the test comes after the training, and :meth:`close` after both."""
         del status
 
     def close(self, timeout: float = 30.0) -> None:

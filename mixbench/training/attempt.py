@@ -145,7 +145,7 @@ class Attempt:
         return self.record
 
     def _follow(self, earlier: Record | None) -> None:
-        """Go on with the attempts of the record on disk, which nobody else can change any more."""
+        """Continue the attempts of the record on disk, which no other process can change now."""
         record, self.earlier = self.record, earlier
         if earlier is None:
             return
@@ -240,7 +240,7 @@ class Attempt:
             )
 
     def _changed(self, facts: dict[str, Any]) -> dict[str, list[Any]]:
-        """What decides a run and was another in an earlier attempt.
+        """Values that decide a run and were others in an earlier attempt.
 
         Files that the run starts from count by their content, wherever they lie; an older version
         noted their names only.
@@ -253,8 +253,8 @@ class Attempt:
         """
         before, now = facts.get("inputs", {}), self.record.inputs
         hashed = {**before, **now} if "inputs" in facts else {}
-        aside = keys_not_in_identity() - {"seed"} | hashed.keys()
-        changed = differences(facts["config"], redact(to_plain(self.job.config)), aside)
+        ignored = keys_not_in_identity() - {"seed"} | hashed.keys()
+        changed = differences(facts["config"], redact(to_plain(self.job.config)), ignored)
         for key in hashed:
             old, new = before.get(key, {}), now.get(key, {})
             if old.get("content") != new.get("content"):
@@ -264,7 +264,7 @@ class Attempt:
         return changed
 
     def _changed_since_start(self) -> dict[str, list[Any]]:
-        """The same where no checkpoint was written yet."""
+        """Values of :meth:`_changed` where no checkpoint was written yet."""
         earlier, path = self.earlier, self.folder / "config.yaml"
         assert earlier is not None
         same = (earlier.config_hash, earlier.seed) == (self.record.config_hash, self.record.seed)
@@ -358,7 +358,7 @@ class Attempt:
             setattr(record, key, value)
 
     def _note(self, epoch: int, step: int) -> None:
-        """Write down how far training is, now and then."""
+        """Write the progress of training from time to time."""
         now = time.monotonic()
         attempt = self.record.attempts[-1]
         attempt |= {"epochs": epoch, "steps": step, "wall_s": now - self._started}
@@ -408,7 +408,7 @@ class Attempt:
         return self._named(RunFailedError(what, str(where), todo))
 
     def _named(self, error: MixbenchError) -> MixbenchError:
-        """Say to which run an error belongs, for the process that started several ranks."""
+        """Name the run of an error, for the process that started several ranks."""
         error.folder = self.folder  # type: ignore[attr-defined]
         return error
 

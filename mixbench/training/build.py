@@ -52,7 +52,7 @@ def build(job: Job, splits: Splits, rank: int = 0, world: int = 1) -> tuple[Meth
 
 
 def with_safe_layout(config: RunConfig, net: nn.Module) -> RunConfig:
-    """Do without ``trainer.channels_last`` where a gradient would be written out of bounds.
+    """Turn ``trainer.channels_last`` off where a gradient would be written out of bounds.
 
     On the CPU, oneDNN's weight gradient of a 1x1 convolution with a stride and 8 input channels
     corrupts memory in that layout for images of 64 pixels and more (torch 2.15 with AVX-512: a

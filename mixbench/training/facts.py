@@ -115,7 +115,7 @@ def new_record(job: Job, method: Method) -> Record:
 
 
 def blended_hashes(facts: dict[str, Any], changes: dict[str, Any]) -> dict[str, str]:
-    """Hashes of a run whose configuration was changed on the way: it belongs with no other.
+    """Hashes of a run whose configuration was changed during the run; no other run shares them.
 
     Args:
         facts: Hashes of the configuration that it was changed to, by field.
@@ -134,7 +134,7 @@ def bit_exact(attempts: list[dict[str, Any]], changed: bool) -> bool | None:
 
     Args:
         attempts: As the record lists them.
-        changed: Whether the configuration was changed on the way.
+        changed: Whether the configuration was changed during the run.
 
     Returns:
         None where there was one only.
@@ -170,8 +170,8 @@ def other_configuration(folder: Path, saved: dict[str, Any]) -> list[Mismatch]:
     text, _ = yaml_files.read(folder / "config.yaml")
     known = dict(flatten(saved["config"]))
     # A file that a run starts from may lie elsewhere now; the record holds its content.
-    aside = keys_not_in_identity() - {"seed", "recipe"} | saved.get("inputs", {}).keys()
-    changed = differences(saved["config"], text, aside)
+    ignored = keys_not_in_identity() - {"seed", "recipe"} | saved.get("inputs", {}).keys()
+    changed = differences(saved["config"], text, ignored)
     return [
         Mismatch(f"{key} in config.yaml", written, value, LAST)
         for key, (value, written) in changed.items()
@@ -236,7 +236,7 @@ def other_facts(
 
 
 def _told_by_attempts(attempts: list[dict[str, Any]], changed: bool) -> dict[str, Any]:
-    """What attempts say of the machine, as far as they do; older versions noted less."""
+    """Facts of the machine that attempts noted; older versions noted fewer."""
     machines = [attempt["machine"] for attempt in attempts if "machine" in attempt]
     if not attempts or len(machines) < len(attempts):
         return {}

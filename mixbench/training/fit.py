@@ -245,7 +245,7 @@ def _strategy(parts: Parts) -> Any:
 
 
 def _environment(world: int) -> ClusterEnvironment:
-    """Where ranks come from, said outright; Lightning's guess would also set signal handlers."""
+    """The source of ranks, given explicitly: Lightning's guess would also set signal handlers."""
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     return SLURMEnvironment(auto_requeue=False) if world > 1 else LightningEnvironment()

@@ -45,7 +45,7 @@ class Job:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where it computes on this machine.
+        """The device that it computes on, on this machine.
 
         Raises:
             UserError: If a GPU is asked for and there is none.
@@ -87,7 +87,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where its files go, unless another folder is asked for."""
+        """The folder of its files, unless another one is asked for."""
         return runs_folder(self.config.run.dir) / self.identity.id
 
     @property
@@ -131,7 +131,7 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
 
 
 def incompatibility(config: RunConfig) -> str:
-    """Why a method cannot be trained with its network and data; empty if it can.
+    """The reason why a method cannot be trained with its network and data; empty if it can.
 
     Args:
         config: A composed configuration.
@@ -178,7 +178,7 @@ def input_files(config: RunConfig) -> dict[str, InputFile]:
 
 
 def training_device(config: RunConfig) -> torch.device:
-    """Where a run computes; never the CPU when a GPU was asked for.
+    """The device that a run computes on; never the CPU when a GPU was asked for.
 
     Args:
         config: Reads ``trainer.accelerator``.

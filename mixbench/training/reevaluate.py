@@ -368,7 +368,7 @@ def _recorded_suite(name: str, config: EvalConfig) -> Suite | None:
 
 
 def _holdout_scores(predictions: Predictions) -> dict[str, float]:
-    """What the epoch was chosen by."""
+    """The hold-out score by which the epoch was chosen."""
     if predictions.holdout is None:
         return {}
     logits, labels, _ = predictions.holdout
@@ -378,7 +378,7 @@ def _holdout_scores(predictions: Predictions) -> dict[str, float]:
 
 
 def _curve_scores(folder: Path, record: Record) -> dict[str, float]:
-    """What ``metrics.csv`` says of the choice of an epoch."""
+    """Scores of the choice of an epoch, from ``metrics.csv``."""
     rows = _curves(folder)
     found: dict[str, float] = {}
     for score in ("top1", "map"):
@@ -402,7 +402,7 @@ def _curves(folder: Path) -> list[dict[str, float]]:
 
 
 def _why_not(name: str, record: Record) -> str:
-    """Why a score was not computed again."""
+    """The reason why a score was not computed again."""
     if name in ORDERED:
         return "several predictions are equally sure; mixbench eval RUN --suite calibration"
     for key in SUITES.table:

@@ -16,7 +16,7 @@ from mixbench.tasks.base import Task, check_data, find_task
 
 @dataclass
 class Pairs:
-    """What a method needs with its default settings, and where it finds it.
+    """Tasks and networks that a method works with in its default settings.
 
     Attributes:
         method: Name of the method.
@@ -31,7 +31,7 @@ class Pairs:
 
 
 def provided(net: str) -> frozenset[str] | None:
-    """What a network provides, read from the class that its function says it returns.
+    """Features that a network provides, read from the class that its function says it returns.
 
     Args:
         net: Registered name, or ``module:function``.
@@ -153,7 +153,7 @@ def pairs(methods: Iterable[str], nets: Iterable[str]) -> list[Pairs]:
 
 
 def _declared(net: str) -> frozenset[str] | None:
-    """What a network says it provides; nothing for a plug-in that cannot be imported."""
+    """Features that a network declares; None for a plug-in that cannot be imported."""
     with contextlib.suppress(UserError):
         return provided(net)
     return None

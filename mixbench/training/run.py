@@ -1,4 +1,4 @@
-"""One run from configuration to record: the only place where all rooms meet."""
+"""One run from configuration to record: the module that joins all packages."""
 
 import json
 import logging
@@ -108,8 +108,8 @@ def resume(
     before, config = compose_again(path, overrides)
     record = earlier_record(folder)
     if record is not None and record.status == "done":
-        aside = keys_not_in_identity() - {"seed"} | record.inputs.keys()
-        changed = differences(to_plain(before), to_plain(config), aside)
+        ignored = keys_not_in_identity() - {"seed"} | record.inputs.keys()
+        changed = differences(to_plain(before), to_plain(config), ignored)
         if changed:
             raise UserError(
                 f"{folder.name} is done, and {next(iter(changed))} would make it another run",
@@ -156,7 +156,7 @@ def _run_on_devices(
 
 
 def _prepare(job: Job, group: ProcessGroup, folder: Path) -> "Attempt | Record":
-    """Read and build everything, without a trace on disk as long as something may not fit."""
+    """Read and build everything, and write nothing until everything is known to fit."""
     if not group.is_main:
         log.setLevel(logging.ERROR)
     if job.device.type == "cpu":
@@ -172,9 +172,12 @@ def _prepare(job: Job, group: ProcessGroup, folder: Path) -> "Attempt | Record":
 
 
 def _finished(record: Record, folder: Path) -> Record:
-    """The record of a run that is done already, with a word on what it stands for."""
+    """The record of a run that is done already, with a warning if its configuration changed."""
     log.info("%s is done already", folder.name)
     if record.config_changes:
         keys = ", ".join(record.config_changes)
-        log.warning("its configuration was changed on the way, so that it is no other's: %s", keys)
+        log.warning(
+            "the configuration was changed during the run, so that no other run compares: %s",
+            keys,
+        )
     return record

@@ -13,7 +13,7 @@ SHUFFLES = round(1 / LEVEL) - 1  # the score and these are ranked: a test at tha
 
 
 def doubts(config: RunConfig, train_size: int) -> dict[str, str]:
-    """Why training cannot work, or hardly can.
+    """Reasons why training cannot work, or hardly can.
 
     Args:
         config: A composed configuration.

@@ -76,4 +76,4 @@ def test_a_column_that_is_added_is_in_the_leaderboard(tmp_path, monkeypatch):
         write_record(tmp_path / f"r{seed}", found)
     text = render(build_leaderboard(find_runs([tmp_path])))
     assert " 3.3" in text
-    assert "toy (%, lower is better): on 30 of the test images" in text
+    assert "toy (%, lower is better) is measured on 30 of the test images" in text

@@ -73,9 +73,9 @@ def test_marks_of_either_method_are_said(add, tmp_path):
     fill(add)
     add("erm", 3, 80.0, config_changes={"lr": [0.1, 0.2]})
     notes = compared(tmp_path).notes
-    assert "erm: changed (1 of 4)" in notes
+    assert any("erm" in note and "changed (1 of 4)" in note for note in notes)
     assert any("--allow-config-change" in note for note in notes)
-    assert not any(note.startswith("cutmix") for note in compared(tmp_path, "mixup", "erm").notes)
+    assert not any("cutmix" in note for note in compared(tmp_path, "mixup", "erm").notes)
 
 
 def test_the_score_is_tested_with_the_variance_of_the_whole_table(add, tmp_path):
@@ -93,7 +93,7 @@ def test_the_score_is_tested_with_the_variance_of_the_whole_table(add, tmp_path)
     assert power == pytest.approx(0.8, abs=1e-6)
     assert found.numbers["separated"]
     assert any("they differ" in note for note in found.notes)
-    assert any(note.startswith("detectable difference (80 % power)") for note in found.notes)
+    assert any("detectable difference" in note for note in found.notes)
 
 
 def test_every_score_has_its_difference_and_interval(add, tmp_path):
@@ -111,7 +111,7 @@ def test_what_is_not_found_is_not_called_equal(add, tmp_path):
         add("mixup", seed, 80.5 - noise)
     found = compared(tmp_path)
     assert not found.numbers["separated"]
-    assert any("not distinguishable, which is not equal" in note for note in found.notes)
+    assert any("not distinguishable" in note for note in found.notes)
     loose, tight = compared(tmp_path, margin=20.0), compared(tmp_path, margin=0.6)
     assert loose.numbers["equivalent"]
     assert "equivalent within 20" in "".join(loose.notes)
@@ -129,10 +129,10 @@ def test_seeds_are_paired_only_where_they_correlate(add, tmp_path):
     assert found.numbers["paired_p"] == pytest.approx(
         stats.ttest_rel([85.0, 86.01, 83.52, 85.73], [80.0, 81.0, 78.5, 80.7]).pvalue, rel=1e-6
     )
-    assert any("paired t: [+4.99, +5.04], p = " in note for note in found.notes)
+    assert any("[+4.99, +5.04] with p = " in note for note in found.notes)
     apart = compared(tmp_path, "cutmix")
     assert "paired_p" not in apart.numbers
-    assert any("correlation of seeds -1.00: no paired test" in note for note in apart.notes)
+    assert any("-1.00, so that there is no paired test" in note for note in apart.notes)
 
 
 def test_images_and_seeds_are_resampled_together(add, tmp_path):
@@ -153,8 +153,8 @@ def test_two_single_runs_get_mcnemar_and_no_claim_about_methods(add, tmp_path):
     # 20 images that only mixup gets right, none that only erm does.
     assert found.numbers["mcnemar_p"] == pytest.approx(2 * 0.5**20)
     assert found.numbers["images"]["difference"] == pytest.approx(10.0)
-    assert any("one seed of each supports no claim" in note for note in found.notes)
-    assert any("says nothing of seeds" in note for note in found.notes)
+    assert any("One seed of each supports no claim" in note for note in found.notes)
+    assert any("nothing of other seeds" in note for note in found.notes)
 
 
 @pytest.fixture
@@ -186,13 +186,15 @@ def test_the_classes_that_lose_are_counted_and_the_worst_is_named(pair, tmp_path
     assert worst["low"] < -40 < worst["high"] < -20
     assert [item["name"] for item in classes["changes"]] == ["cat", "ship & sail", "frog"]
     assert [item["change"] for item in classes["changes"]] == pytest.approx([-1, -40, 0])
-    (note,) = [note for note in found.notes if note.startswith("by class")]
-    assert "2 of 3 lose accuracy, 1 beyond chance; the most ship & sail, -40.00 [-" in note
+    (note,) = [note for note in found.notes if "beyond chance" in note]
+    assert note.startswith("Of 3 classes, 2 lose accuracy, 1 beyond chance")
+    assert "ship & sail loses the most, -40.00 [-" in note
     assert "on 100 images" in note
-    assert "says nothing of seeds" in note
+    assert "nothing of other seeds" in note
     turned = compared(tmp_path, "erm", "mixup")
-    (note,) = [note for note in turned.notes if note.startswith("by class")]
-    assert "0 of 3 lose accuracy, 0 beyond chance; the least gain frog, +0.00" in note
+    (note,) = [note for note in turned.notes if "beyond chance" in note]
+    assert note.startswith("Of 3 classes, 0 lose accuracy, 0 beyond chance")
+    assert "frog gains the least, +0.00" in note
 
 
 @pytest.mark.parametrize("style", ["table", "markdown", "latex", "json"])
@@ -202,9 +204,9 @@ def test_harm_is_told_in_every_format(pair, tmp_path, capsys, style):
     assert cli.main(words) == 0
     text = capsys.readouterr().out
     shown = {
-        "table": "the most <b>*ship*</b> & co, -40.00",
-        "markdown": r"the most &lt;b>\*ship\*&lt;/b> & co, -40.00",
-        "latex": r"the most \textless{}b\textgreater{}*ship*\textless{}/b\textgreater{} \& co, -40",
+        "table": "<b>*ship*</b> & co loses the most, -40.00",
+        "markdown": r"&lt;b>\*ship\*&lt;/b> & co loses the most, -40.00",
+        "latex": r"*ship*\textless{}/b\textgreater{} \& co loses the most, -40.00",
         "json": '"name": "<b>*ship*</b> & co"',
     }
     assert shown[style] in text
@@ -214,24 +216,24 @@ def test_harm_is_told_in_every_format(pair, tmp_path, capsys, style):
 
 def test_a_name_of_several_lines_stays_on_one(pair, tmp_path):
     named(pair, ["a", "b\nc", "d"])
-    assert any("the most b c, -40.00" in note for note in compared(tmp_path).notes)
+    assert any("b c loses the most, -40.00" in note for note in compared(tmp_path).notes)
 
 
 def test_classes_without_names_have_numbers(pair, tmp_path):
     found = compared(tmp_path)
     assert found.numbers["classes"]["worst"]["name"] == "class 1"
-    assert any("the most class 1, -40.00" in note for note in found.notes)
+    assert any("class 1 loses the most, -40.00" in note for note in found.notes)
     named(pair, ["0", "1", "2"])
-    assert any("the most class 1, -40.00" in note for note in compared(tmp_path).notes)
+    assert any("class 1 loses the most, -40.00" in note for note in compared(tmp_path).notes)
     turned = compared(tmp_path, "erm", "mixup")
-    assert any("the least gain class 2" in note for note in turned.notes)
+    assert any("class 2 gains the least" in note for note in turned.notes)
 
 
 def test_harm_over_seeds_counts_what_seeds_change(add, tmp_path):
     fill(add)
     found = compared(tmp_path)
-    (note,) = [note for note in found.notes if note.startswith("by class")]
-    assert "says nothing of seeds" not in note
+    (note,) = [note for note in found.notes if "beyond chance" in note]
+    assert "nothing of other seeds" not in note
     mine, other = [], []
     for method, hits in (("mixup", mine), ("erm", other)):
         for seed in range(3):
@@ -273,7 +275,7 @@ def test_damaged_predictions_take_only_what_is_computed_from_them(add, tmp_path,
     DAMAGES[damage](path, dict(np.load(path)))
     found = compared(tmp_path)
     assert next(line for line in found.lines if line.name == "top1").difference == pytest.approx(1)
-    (note,) = [note for note in found.notes if note.startswith("no bootstrap")]
+    (note,) = [note for note in found.notes if "no bootstrap" in note]
     assert str(path) in note
     if damage != "folder":  # as eval, verify and the table in W&B read them
         with pytest.raises(UserError, match="unreadable predictions"):
@@ -360,7 +362,7 @@ def test_gaps_are_compared_on_the_same_pairs_only_and_a_score_of_some_runs_is_co
     assert not any(line.name == "lin_gap" for line in found.lines)
     assert any("left out" in note and "lin_gap" in note for note in found.notes)
     add("cutmix", 1, 80.0)
-    assert any("cutmix: 1 of 2 runs has lin_gap" in n for n in compared(tmp_path, "cutmix").notes)
+    assert any("1 of 2 runs of cutmix has lin_gap" in n for n in compared(tmp_path, "cutmix").notes)
 
 
 def test_rows_are_found_by_method_label_or_run(add, tmp_path):
@@ -395,7 +397,7 @@ def test_protocols_are_never_mixed(add, tmp_path):
 def test_diverged_runs_are_counted(add, tmp_path):
     fill(add)
     add("mixup", 3, 10.0, status="diverged")
-    assert any("mixup: 1 run in no mean, 1 of them" in n for n in compared(tmp_path).notes)
+    assert any("1 run of mixup is in no mean, 1 of them" in n for n in compared(tmp_path).notes)
 
 
 def test_the_command_takes_folders_and_ids(add, tmp_path, capsys, monkeypatch):

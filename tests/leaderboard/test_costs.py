@@ -88,7 +88,7 @@ def test_marks_stand_below_a_table_at_equal_cost():
     )
     assert [r.marks for r in found[0].rows] == [{"few steps": 2}]
     text = render(Leaderboard([], [], found))
-    assert "samix: few steps" in text
+    assert "The runs of samix are marked: few steps" in text
     assert "fewer than 100" in text
 
 
@@ -97,7 +97,7 @@ def test_what_is_missing_is_named_with_its_length():
         [row("erm", 10, [90.0, 90.2]), row("samix", 10, [93.0, 93.2], speed=400.0)]
     )
     assert [r.label for r in table.rows] == ["samix"]
-    assert table.note == "no run of erm costs as much; train it with epochs=25"
+    assert table.note == "No run of erm costs as much; train one with epochs=25."
 
 
 def test_steps_up_to_a_third_dearer_need_no_table():

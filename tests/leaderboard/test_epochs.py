@@ -73,7 +73,7 @@ def test_scores_are_averaged_over_seeds_at_each_epoch(add, tmp_path):
     line = next(line for line in text.splitlines() if line.startswith("2 "))
     assert "16.00 ± 7.07" in line
     assert "31.00" in line
-    assert "scores of the hold-out: " in text
+    assert "scores of the hold-out" in text
 
 
 def test_marks_stand_below_the_curves(add, tmp_path):
@@ -81,7 +81,7 @@ def test_marks_stand_below_the_curves(add, tmp_path):
     assert "few steps" not in curves_text(board(tmp_path), "table")
     write_record(folder, dataclasses.replace(read_record(folder), marks=["few steps"]))
     text = curves_text(board(tmp_path), "table")
-    assert "erm: few steps" in text
+    assert "The runs of erm are marked: few steps" in text
     assert "fewer than 100" in text
 
 
@@ -98,11 +98,11 @@ def test_an_epoch_that_a_seed_lacks_has_no_mean(add, tmp_path):
 
 def test_without_a_hold_out_the_table_says_what_to_do(add, tmp_path):
     add("erm", 0, 10.0, split=None, select="last")
-    assert "no curve: train with select=val" in curves_text(board(tmp_path), "table")
+    assert "There is no curve; train with select=val" in curves_text(board(tmp_path), "table")
     add("mixup", 0, 10.0, split="peek", select="last")
     text = curves_text(board(tmp_path), "markdown")
-    assert "scores of the test set, to look at and not to choose by: mixup" in text
-    assert "no curve (train with select=val): erm" in text
+    assert "mixup are scores of the test set, to look at and not to choose by" in text
+    assert "no curve of erm; train with select=val" in text
 
 
 def test_long_runs_are_thinned_for_reading_only(add, tmp_path):
@@ -111,7 +111,7 @@ def test_long_runs_are_thinned_for_reading_only(add, tmp_path):
     rows = [line for line in text.splitlines() if line[:1].isdigit() and "of" not in line]
     assert len(rows) == SHOWN
     assert rows[-1].startswith("205 ")
-    assert "20 of 205 epochs; all of them with --format csv" in text
+    assert "20 of 205 epochs are shown; --format csv writes all" in text
     lines = list(csv.DictReader(io.StringIO(curves_text(board(tmp_path), "csv"))))
     assert len(lines) == 2 * 205
     assert lines[204]["mean"] == "214.0"

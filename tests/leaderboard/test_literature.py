@@ -197,10 +197,10 @@ def test_a_table_of_literature_stands_apart(monkeypatch):
     assert text.startswith("Literature: published figures, never ranked")
     assert "81.71" in text
     assert "best epoch on the test set" in text
-    assert "median10: median of the last 10" in text
+    assert "median10 means the median of the last 10" in text
     markdown = literature_table(found, "markdown")
     assert "| alignmix | cifar100 | preactresnet18 | 2000 | 81.71 | top1 | best | 1 |" in markdown
-    assert "none for this data" in literature_table([])
+    assert "There are none for this data" in literature_table([])
     assert "81.71" not in render(Leaderboard([]))
 
 

@@ -88,7 +88,7 @@ def test_the_same_statistic_is_compared(tmp_path):
         ({}, {"data.name": ["", "q80"]}, "data.name none -> q80"),
         ({"official": False}, {}, "not the authors'"),
         ({"label_noise": 0.4}, {}, "trained on other labels"),
-        ({"config_changes": {"lr": [0.1, 0.2]}}, {}, "changed on the way"),
+        ({"config_changes": {"lr": [0.1, 0.2]}}, {}, "changed during the run"),
     ],
 )
 def test_what_differs_makes_it_not_comparable(tmp_path, more, changes, reason):
@@ -106,10 +106,10 @@ def test_an_unsaid_choice_or_another_length_is_not_comparable(three):
 
 def test_a_run_that_did_not_look_gives_no_best_epoch(tmp_path, three):
     verdict = compare(figure(select="best"), three, {}).verdict
-    assert "seed 2: its run has no best of peek=true" in verdict
+    assert "seed 2: best needs a test score of each epoch (peek=true)" in verdict
     short = [record(tmp_path / f"s{seed}", seed, 1.0, [1.0, 2.0]) for seed in range(2)]
     found = compare(figure(select="median10"), short, {})
-    assert "seed 1: 2 epochs, 10 are looked at" in found.verdict
+    assert "seed 1: median10 needs 10 epochs, not 2" in found.verdict
     assert found.verdict in report(found)[-1]
 
 

@@ -211,9 +211,9 @@ def test_the_base_of_a_step_s_cost_is_plain_training_of_the_same_length_or_the_l
     assert slow["samix", 10].hours == pytest.approx(0.25)
     notes = {t.title.split(": ")[1].split(" ")[0]: t.note for t in tables}
     assert notes == {
-        "0.25": "no run of erm costs as much; train it with epochs=20",  # 0.25 / 0.0125
-        "0.175": "no run of erm costs as much; train it with epochs=14",
-        "0.225": "no run of erm costs as much; train it with epochs=18",
+        "0.25": "No run of erm costs as much; train one with epochs=20.",  # 0.25 / 0.0125
+        "0.175": "No run of erm costs as much; train one with epochs=14.",
+        "0.225": "No run of erm costs as much; train one with epochs=18.",
     }
 
 

@@ -288,7 +288,7 @@ def test_a_changed_configuration_is_refused_with_its_difference_or_recorded(runs
     assert verify_run(folder).record.verified is True
     with caplog.at_level(logging.WARNING, "mixbench"):
         assert run(compose(WORDS)).config_changes  # it has the name, and says what it is
-    assert "changed on the way" in caplog.text
+    assert "changed during the run" in caplog.text
 
 
 @pytest.mark.parametrize("change", ["lr=0.01", "optim.weight_decay=0.1", "optim.momentum=0.5"])

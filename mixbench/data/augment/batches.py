@@ -11,7 +11,7 @@ from mixbench.functional.cutmix import paste_box
 
 
 class Augmentation(NamedTuple):
-    """What was drawn to augment a batch of B images.
+    """Random decisions that augment a batch of B images.
 
     ``offsets`` (B, 2) and ``flips`` (B,) are those of :func:`draw_crop_flip`, ``erased`` (B, 4)
     that of :func:`draw_erasing`. ``crops`` (B, 4) are the parts of their files that the images

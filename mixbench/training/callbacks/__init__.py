@@ -1,1 +1,1 @@
-"""What happens around training: scores, speed, pictures, checkpoints, curves and progress."""
+"""Callbacks of training: scores, speed, pictures, checkpoints, curves and progress."""

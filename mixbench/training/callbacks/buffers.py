@@ -22,7 +22,7 @@ class OneSetOfBuffers(Callback):
         self.group = group
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Send them round."""
+        """Broadcast the buffers of the leading process."""
         if self.group.world > 1:
             for buffer in pl_module.buffers():
                 dist.broadcast(buffer, 0)

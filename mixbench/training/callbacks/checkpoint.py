@@ -139,30 +139,30 @@ class KeepCheckpoints(Checkpoint):
         return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with it."""
+        """Restore the best score."""
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the facts and the place."""
+        """Add the facts of the run, and the epoch and batch with which a resumed run begins."""
         epoch, batch = self._place
         place = {"epoch": epoch, "batch": batch, "curves": self.curves.last_row()}
         checkpoint["mixbench"] = self.facts | {"format": FORMAT} | place
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Note where training begins."""
+        """Note the step with which training begins."""
         self._step = pl_module.step
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a signal waits for a whole step."""
+        """Let a signal wait for the end of a step from here on."""
         self.signals.install()  # Lightning has set a handler of its own
         self.signals.wait_for_step = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when it is time; look whether training must end."""
+        """Save when a checkpoint is due, and check whether training must end."""
         if pl_module.step == self._step:
             return  # inside an accumulation window
         self._step = pl_module.step
@@ -189,17 +189,17 @@ class KeepCheckpoints(Checkpoint):
         self._end_or_save(trainer, pl_module, trainer.current_epoch + 1, 0)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has set its own handler again."""
+        """Install the handlers of signals again, as Lightning has replaced them."""
         self.signals.install()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a signal interrupts at once: all of training is saved."""
+        """Let a signal interrupt at once from here on: all of training is saved."""
         self.signals.wait_for_step = False
         if self.signals.received is not None:
             raise Stopped
 
     def _vote(self, method: Method, look: bool) -> int:
-        """What this process knows; looking at the loss makes the device catch up."""
+        """The verdict of this process; looking at the loss makes the device catch up."""
         if look and method.epoch_loss.first_bad() is not None:
             return DIVERGED
         return GO_ON if self.signals.received is None else STOP

@@ -29,16 +29,16 @@ class CurveLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Lightning asks for one; nothing is made of it."""
+        """A value that Lightning asks for and that has no use here."""
         return "curves"
 
     @property
     def version(self) -> str:
-        """Lightning asks for one; nothing is made of it."""
+        """A value that Lightning asks for and that has no use here."""
         return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing to do: the runner writes the configuration."""
+        """No-op: the runner writes the configuration."""
         return
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

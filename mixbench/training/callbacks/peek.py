@@ -12,7 +12,7 @@ from mixbench.evaluation.inference import infer
 class Peek(Callback):
     """Reports ``peek/top1``, or ``peek/map``; nothing in training reads it.
 
-    The weights are those that would be tested, and training goes on as if nobody had looked.
+    The weights are those that would be tested, and training goes on as it would without this test.
 
     Args:
         around: Callbacks that prepare an evaluation and put things back after it.

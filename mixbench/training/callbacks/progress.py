@@ -42,7 +42,7 @@ class PlainProgress(Callback):
         self._first = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Say how far training is."""
+        """Log the progress of training."""
         now, epoch = time.monotonic(), trainer.current_epoch + 1
         total = trainer.max_epochs or epoch
         if now - self._last < INTERVAL and epoch < total:

@@ -1,4 +1,4 @@
-"""A picture of what a method makes of its first batch."""
+"""A picture of the first batch as a method mixes it."""
 
 from pathlib import Path
 from typing import Any

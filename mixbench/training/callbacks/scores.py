@@ -58,7 +58,7 @@ class Scores(Callback):
 
     @contextmanager
     def on_holdout(self) -> Iterator[None]:
-        """A test inside of this is one on the hold-out, which is kept and not reported."""
+        """Context in which a test is one on the hold-out, whose outputs are kept, not reported."""
         self._on_holdout = True
         try:
             yield

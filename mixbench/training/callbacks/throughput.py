@@ -1,4 +1,4 @@
-"""How fast training runs, without slowing it: no synchronisation before the end."""
+"""Speed of training, measured without slowing it: no synchronisation before the end."""
 
 import resource
 import time
@@ -28,7 +28,7 @@ class Throughput(Callback):
         self._ended = self._waited = self._spent = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What was evaluated and saved between two epochs is no wait for data."""
+        """Restart the clock: evaluation and saving between two epochs are no wait for data."""
         self._ended = time.perf_counter()
 
     def on_train_batch_start(
