@@ -141,7 +141,9 @@ def rare_class(outcome: Outcome) -> str:
 
 def patience(outcome: Outcome) -> float:
     """Of a strategy that two processes would share."""
-    parts: Any = SimpleNamespace(config=outcome.config, method=Method, group=ProcessGroup(0, 2))
+    parts: Any = SimpleNamespace(
+        job=SimpleNamespace(config=outcome.config), method=Method, group=ProcessGroup(0, 2)
+    )
     return _strategy(parts)._timeout.total_seconds()
 
 
