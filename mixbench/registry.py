@@ -76,11 +76,12 @@ class Registry:
         """
         return sorted(fnmatch.filter({*self._sources(), *self._objects}, pattern))
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, where: str = "") -> None:
         """Refuse an unknown name, without importing anything.
 
         Args:
             name: A registered name, or ``module:attribute``.
+            where: The key or option that names it, for the message; else the kind.
 
         Raises:
             UserError: With the nearest name and all names.
@@ -92,7 +93,7 @@ class Registry:
             return
         raise UserError(
             f"unknown {self.kind} {name!r}{_joined(near_match(name, known))}",
-            where=f"{self.kind.split()[0]}={name}",
+            where=where or f"{self.kind.split()[0]}={name}",
             todo=f"choose one of: {', '.join(known)}",
         )
 

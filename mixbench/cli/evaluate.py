@@ -15,7 +15,7 @@ def eval_command(args: argparse.Namespace) -> int:
     if args.suite is not None:
         suites = [name.strip() for name in ",".join(args.suite).split(",")]
         for name in suites:
-            SUITES.check(name)
+            SUITES.check(name, "--suite")
     from mixbench.training.reevaluate import evaluate_run
 
     show_log()

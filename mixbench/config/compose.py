@@ -220,7 +220,7 @@ def _own(
             origins[f"{prefix}.{key}"] = origin = given.get(f"{prefix}.{key}", COMMAND_LINE)
             _assign(tree, key, value, f"{prefix}.{key}", origin)
     found.origins |= origins
-    return dataclasses.asdict(_to_object(tree, origins))
+    return dataclasses.asdict(_to_object(tree, origins, f"{prefix}."))
 
 
 def _refuse_mistyped(
@@ -381,14 +381,15 @@ def _wanted(tree: Any, path: str) -> str:
     return "another value"
 
 
-def _to_object(tree: Any, origins: dict[str, str]) -> Any:
+def _to_object(tree: Any, origins: dict[str, str], prefix: str = "method.") -> Any:
     try:
         return OmegaConf.to_object(tree)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):  # it knows better where
             raise cause from None
-        text = str(cause).splitlines()[0]
+        # A method calls its keys method.<key>, also where it is one of several.
+        text = str(cause).splitlines()[0].replace("method.", prefix)
         key = next((k for k in sorted(origins, key=len, reverse=True) if k in text), "")
         short = key.removeprefix("method.")
         key = key or next((k for k in origins if short and k.endswith(short)), "")

@@ -262,7 +262,7 @@ class EvalConfig(Settings):
                 raise ValueError(f"{key} names one twice: {', '.join(value)}")
         super().__post_init__()
         for suite in self.suites:
-            SUITES.check(suite)
+            SUITES.check(suite, "eval.suites")
 
 
 @dataclass

@@ -118,15 +118,14 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
         UserError: If the method cannot learn from such data or work with the network, an
             augmentation is not at hand, or a suite cannot be carried out as it is set.
     """
-    name = config.method["name"]
-    method, kind = METHODS.get(name), DATA.get(config.data.kind)
     settings = settings_of(config)
-    task = check_task(config, method, settings, kind.task, f"data={config.data.kind}")
+    task = _check_method(config, settings)
+    task.refuse(config)
     operations(config.data)
     suites = tuple(load_suites(config.eval))
     for suite in suites:
         suite.check()
-    check_pair(name, settings, config.net.name)
+    method, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
     return Job(config, method, settings, task, source or kind(config.data), suites)
 
 
@@ -140,10 +139,18 @@ def incompatibility(config: RunConfig) -> str:
         The reason in one line.
     """
     try:
-        resolve(config)
+        _check_method(config, settings_of(config))
     except UserError as error:
         return f"{error.what} ({error.where})"
     return ""
+
+
+def _check_method(config: RunConfig, settings: Any) -> Task:
+    """What a method learns, if it can learn it from such data and with the network."""
+    name, data = config.method["name"], config.data.kind
+    task = check_task(config, METHODS.get(name), settings, DATA.get(data).task, f"data={data}")
+    check_pair(name, settings, config.net.name)
+    return task
 
 
 def input_files(config: RunConfig) -> dict[str, InputFile]:

@@ -162,6 +162,11 @@ def test_a_value_out_of_range_is_refused_with_the_range(words, match):
     assert "to do: correct " in text
 
 
+def test_an_unknown_suite_is_refused_with_its_key():
+    text = assert_refused("eval.suites=[adversarials]", "did you mean 'adversarial'")
+    assert "where: eval.suites" in text
+
+
 BOMB = "".join(
     f"{new}: &{new} [*{old},*{old},*{old},*{old},*{old},*{old},*{old},*{old}]\n"
     for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -429,7 +434,7 @@ def test_the_file_of_choice_is_the_switch_of_deit_and_its_keys_of_others_are_lef
     [
         (f"{CHOICE} method.mixup.alhpa=1", "unknown key method.mixup.alhpa of method mixup; did"),
         (f"{CHOICE} method.mixup.alpha=x", "method.mixup.alpha='x' has the wrong type"),
-        (f"{CHOICE} method.mixup.alpha=-1", "alpha must be > 0"),
+        (f"{CHOICE} method.mixup.alpha=-1", "method.mixup.alpha must be > 0"),
         (f"{CHOICE} method.mixupp.alpha=1", "unknown method 'mixupp'; did you mean 'mixup'"),
         (f"{CHOICE} method.mixup.alpha.x=1", "unknown key method.mixup.alpha.x"),
         (f"{CHOICE} method.member=[erm]", "unknown key method.member of method choice; did you"),

@@ -57,6 +57,9 @@ def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, mon
         (["method=choice", "method.members=[mixup,tlalign]"], "needs attention"),
         (["method=erm,moco", "task=supervised"], "without labels"),
         (["method=erm", "eval.attacks=[fgsm_99]"], "unknown attack"),
+        (["method=all", "eval.attacks=[fgsm_99]"], "unknown attack"),
+        (["method=all", "eval.suites=[gaze]"], "needs one map per test image"),
+        (["method=all", "data=voc2007", "optim.label_smoothing=0.1"], "label smoothing is for one"),
     ],
 )
 def test_a_named_run_that_cannot_be_carried_out_is_refused_with_the_plan(
@@ -64,7 +67,7 @@ def test_a_named_run_that_cannot_be_carried_out_is_refused_with_the_plan(
 ):
     monkeypatch.setattr(build, "estimate_seconds", lambda *_: 1.0)
     with pytest.raises(UserError, match=match):
-        prepare(expand([*given, "data=digits", "data.limit=64"]), False)
+        prepare(expand(["data=digits", "data.limit=64", *given]), False)
 
 
 # FAULTS row 55, of seeds that are given twice.

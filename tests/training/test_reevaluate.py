@@ -748,7 +748,7 @@ def test_networks_of_several_labels_are_not_attacked(caplog):
         (["eval"], 2, "no run is named"),
         (["verify", "eval.adv_n=3"], 2, "no run is named"),
         (["eval", "missing"], 2, "no record of a run"),
-        (["eval", "RUN", "--suite", "ood"], 2, "unknown suite 'ood'"),
+        (["eval", "RUN", "--suite", "ood"], 2, "unknown suite 'ood'\n  where: --suite\n"),
     ],
 )
 def test_bad_words_give_one_line(finished, capsys, words, code, text):
