@@ -500,5 +500,5 @@ def test_every_key_but_those_of_free_text_refuses_what_cannot_be(value):
 
 def test_the_gaze_suite_needs_its_maps():
     assert compose("eval.suites=[gaze] eval.gaze=maps.npy").eval.gaze == "maps.npy"
-    with pytest.raises(UserError, match=r"eval\.gaze=FILE"):
-        compose("eval.suites=[gaze]")
+    with pytest.raises(UserError, match=r"needs one map per test image[\s\S]*eval\.gaze=FILE"):
+        resolve(compose("eval.suites=[gaze]"))
