@@ -26,7 +26,6 @@ from mixbench import compose, run
 from mixbench.backbones import NETS
 from mixbench.backbones.base import Head, StagedNet
 from mixbench.backbones.vit import VisionTransformer
-from mixbench.data import DATA
 from mixbench.distributed.process_group import init_process_group
 from mixbench.errors import InterruptedRunError, RunFailedError
 from mixbench.methods import METHODS
@@ -67,15 +66,14 @@ def plain_training(config, rank=0, world=1, group=None):
     """Weights after training in float64 without augmentation."""
     NETS._objects["plain"] = PlainNet
     config = dataclasses.replace(config, net=dataclasses.replace(config.net, name="plain"))
-    splits = DATA.get("digits")(config.data).load()
-    method, data = build(resolve(config), splits, rank, world)
+    job = resolve(config)
+    method, data = build(job, job.read_data(), rank, world)
     mixbench.training.fit.PRECISIONS["fp32"] = "64-true"
     parts = mixbench.training.fit.Parts(
-        config,
+        job,
         Path("unused"),
         method,
         data,
-        torch.device("cpu"),
         group or init_process_group(1, 60, False),
     )
     trainer = mixbench.training.fit._trainer(parts, [], [Checkpoint()], AtomicCheckpointIO())
@@ -456,7 +454,7 @@ def main(place: Path) -> None:
     rank = int(os.environ["RANK"])
     faulthandler.dump_traceback_later(LIMIT - 20, exit=True)  # where a rank waits for another
     init_process_group(2, 40, False)
-    mixbench.training.run.leave = lambda: None  # the group serves all checks
+    mixbench.training.run.destroy_process_group = lambda: None  # the group serves all checks
     torch.set_num_threads(1)
     found = {}
     for check in CHECKS:

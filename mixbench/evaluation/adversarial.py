@@ -12,7 +12,7 @@ from mixbench.data.images import Batch, Splits
 from mixbench.errors import UserError, near_match
 from mixbench.evaluation.attacks import ATTACKS, Attack, evaluation_logits, run_attack, saturated
 from mixbench.evaluation.autoattack import FEWEST, PACKAGE, available, check_installed, targets
-from mixbench.evaluation.suite import SEED, Counts, Model, Outcome, Suite, changed_settings
+from mixbench.evaluation.suite import SUITE_SEED, Counts, Model, Outcome, Suite, changed_settings
 
 DEFAULT = ("fgsm_8", "fgsm_4", "pgd20_1", "pgd20_2")
 SQUARE_GAIN = 0.2  # points by which a black-box search may surpass gradients by chance
@@ -31,7 +31,7 @@ class Adversarial(Suite):
         pixels = (
             (to_float(batch.images).clone(), batch.labels.clone(), batch.ids) for batch in batches
         )
-        return attack_counts(model, pixels, self.config.attacks, SEED)
+        return attack_counts(model, pixels, self.config.attacks, SUITE_SEED)
 
     def score(self, counts: Mapping[str, int]) -> dict[str, float]:
         """See :func:`attack_rates`."""

@@ -16,7 +16,7 @@ from mixbench.data.images import Batch, Splits
 from mixbench.data.maps import interpolate_maps, read_test_maps
 from mixbench.errors import UserError
 from mixbench.evaluation.per_image_random import orders
-from mixbench.evaluation.suite import BATCH, SEED, Counts, Suite
+from mixbench.evaluation.suite import SUITE_BATCH, SUITE_SEED, Counts, Suite
 from mixbench.methods.evaluation import mix_for_evaluation
 from mixbench.metrics import centre_gaussian, gaze_lam
 
@@ -35,7 +35,7 @@ class Gaze(Suite):
     def count(self, model: Any, batches: Iterable[Batch], info: DataInfo) -> Counts:
         """See :func:`gaze_counts`."""
         del info
-        return gaze_counts(model, batches, SEED)
+        return gaze_counts(model, batches, SUITE_SEED)
 
     def score(self, counts: Mapping[str, int]) -> dict[str, float]:
         """See :func:`gaze_scores`."""
@@ -73,7 +73,7 @@ class Gaze(Suite):
     def divide(self, rows: Tensor, labels: Tensor) -> Sequence[Tensor]:
         """Neighbours in a random order, which become pairs."""
         del rows
-        return gaze_order(SEED, len(labels)).split(BATCH)
+        return gaze_order(SUITE_SEED, len(labels)).split(SUITE_BATCH)
 
     def as_recorded(self, facts: Mapping[str, Any]) -> Suite:
         """With the maps where they lie now, or lay then."""

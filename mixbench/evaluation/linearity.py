@@ -17,7 +17,7 @@ from mixbench.config.schema import DataInfo
 from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch
 from mixbench.evaluation.per_image_random import keys
-from mixbench.evaluation.suite import BATCH, SEED, Counts, Model, Suite
+from mixbench.evaluation.suite import SUITE_BATCH, SUITE_SEED, Counts, Model, Suite
 
 LAMS = tuple(tenth / 10 for tenth in range(1, 10))
 UNIT = 1 << 40  # gaps are added up as whole numbers of 1 / UNIT, so that no order matters
@@ -64,8 +64,8 @@ class Linearity(Suite):
 
     def divide(self, rows: Tensor, labels: Tensor) -> Sequence[Tensor]:
         """Images and behind them their partners."""
-        firsts = rows.split(BATCH // 2)
-        return [torch.cat([first, partners(labels, first, SEED)]) for first in firsts]
+        firsts = rows.split(SUITE_BATCH // 2)
+        return [torch.cat([first, partners(labels, first, SUITE_SEED)]) for first in firsts]
 
 
 def linearity_curve(counts: Mapping[str, int]) -> dict[float, float]:

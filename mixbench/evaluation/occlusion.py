@@ -10,7 +10,7 @@ from mixbench.config.schema import DataInfo
 from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch
 from mixbench.evaluation import patches
-from mixbench.evaluation.suite import SEED, Counts, Model, Suite
+from mixbench.evaluation.suite import SUITE_SEED, Counts, Model, Suite
 
 
 class Occlusion(Suite):
@@ -24,7 +24,7 @@ class Occlusion(Suite):
         grid = grid_of(info)
 
         def order(x: Tensor, batch: Batch) -> dict[str, Tensor]:
-            return {"occ": patches.drop_orders(SEED, batch.ids, grid)}
+            return {"occ": patches.drop_orders(SUITE_SEED, batch.ids, grid)}
 
         return count_while_disappearing(model, batches, info, self.kinds, order)
 

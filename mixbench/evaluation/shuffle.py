@@ -8,7 +8,7 @@ from mixbench.data.images import Batch
 from mixbench.evaluation import patches
 from mixbench.evaluation.occlusion import count_right
 from mixbench.evaluation.per_image_random import orders
-from mixbench.evaluation.suite import SEED, Counts, Model, Suite
+from mixbench.evaluation.suite import SUITE_SEED, Counts, Model, Suite
 
 
 class Shuffle(Suite):
@@ -27,7 +27,7 @@ class Shuffle(Suite):
             counts["n"] += len(batch.labels)
             x = to_float(batch.images)
             for grid in grids:
-                moved = patches.shuffle(x, orders(SEED, batch.ids, grid * grid))
+                moved = patches.shuffle(x, orders(SUITE_SEED, batch.ids, grid * grid))
                 counts[f"shuffle_{grid}"] += count_right(model, moved, batch.labels)
         return counts
 

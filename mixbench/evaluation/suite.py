@@ -28,8 +28,8 @@ from mixbench.evaluation.inference import on_device
 from mixbench.evaluation.per_image_random import subset
 
 log = logging.getLogger("mixbench")
-BATCH = 64  # images that a network sees together
-SEED = 0  # of subsets, random starts, patterns and partners: the same for every run
+SUITE_BATCH = 64  # images that a network sees together
+SUITE_SEED = 0  # of subsets, random starts, patterns and partners: the same for every run
 SETTINGS = ("images", "of", "seed", "maps", "saliency")  # facts that scores side by side share
 Model = Callable[[Tensor], Tensor]  # pixels (B, C, H, W) in [0, 1] to logits (B, K), in eval mode
 Counts = dict[str, int]
@@ -142,7 +142,7 @@ class Suite:
     def divide(self, rows: Tensor, labels: Tensor) -> Sequence[Tensor]:
         """Rows (N,) of test images in batches; ``labels`` are those of all test images."""
         del labels
-        return rows.split(BATCH)
+        return rows.split(SUITE_BATCH)
 
     # Hooks for records of the past.
 
@@ -188,7 +188,7 @@ class Suite:
         Raises:
             UserError: If it needs images of two classes and there is one.
         """
-        rows = subset(len(labels), self.limit, SEED)
+        rows = subset(len(labels), self.limit, SUITE_SEED)
         try:
             parts = self.divide(rows, labels.cpu())
         except ValueError as error:
@@ -247,7 +247,7 @@ class Suite:
             raise
         except ValueError as error:
             raise self._unfit(error) from error
-        facts: dict[str, Any] = {"images": counts["n"], "of": info.test_size, "seed": SEED}
+        facts: dict[str, Any] = {"images": counts["n"], "of": info.test_size, "seed": SUITE_SEED}
         facts |= self.facts(info, counts)
         facts["seconds"] = round(time.monotonic() - started, 3)
         warnings = self.doubts(scores, counts)

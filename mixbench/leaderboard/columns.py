@@ -179,7 +179,7 @@ def describe(name: str) -> Column:
     return COLUMNS.get(name) or Column(name)
 
 
-def names(*kinds: str, unlisted: bool = False) -> tuple[str, ...]:
+def column_names(*kinds: str, unlisted: bool = False) -> tuple[str, ...]:
     """Names of columns in the order of tables.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mixbench.errors import UserError, counted, near_match
-from mixbench.leaderboard.columns import names
+from mixbench.leaderboard.columns import column_names
 from mixbench.leaderboard.costs import machine
 from mixbench.leaderboard.rows import Group, Leaderboard, Row, gaps
 from mixbench.records.marks import mark_notes
@@ -24,7 +24,7 @@ from mixbench.stats.class_changes import class_changes
 from mixbench.stats.dunnett import detectable, equivalent, pool, t_p
 from mixbench.stats.intervals import LEVEL, Summary, summarize, t_quantile
 
-SCORES, COSTS = (names(kind, unlisted=True) for kind in ("score", "cost"))
+SCORES, COSTS = (column_names(kind, unlisted=True) for kind in ("score", "cost"))
 
 
 @dataclass

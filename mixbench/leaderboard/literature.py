@@ -15,13 +15,13 @@ from mixbench.config import yaml_files
 from mixbench.config.names import DATA, METHODS, NETS
 from mixbench.config.overrides import refuse_code, split_overrides
 from mixbench.errors import UserError, near_match
-from mixbench.leaderboard.columns import describe, names
+from mixbench.leaderboard.columns import column_names, describe
 from mixbench.records.selection import CHOICES
 
 GROUP = "literature"
 UNKNOWN = "unknown"  # how the epoch was chosen was not said
 # What a figure may be of: a column of ours, or what only papers report, in percent.
-METRICS = {name: describe(name).title for name in names("score")} | {
+METRICS = {name: describe(name).title for name in column_names("score")} | {
     "top1_err": "top-1 error",
     "cf1_top3": "F1 per class of three guesses",
     "of1_top3": "F1 overall of three guesses",

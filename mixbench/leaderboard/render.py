@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from mixbench.errors import UserError, printable
-from mixbench.leaderboard.columns import NONE, describe, names, sampled
+from mixbench.leaderboard.columns import NONE, column_names, describe, sampled
 from mixbench.leaderboard.compare import Comparison, Line
 from mixbench.leaderboard.costs import CostTable
 from mixbench.leaderboard.evidence import sentences, verdict
@@ -181,7 +181,7 @@ def _latex_table(title: str, header: list[str], lines: list[list[str]], notes: l
 def _text(group: Group, style: str) -> str:
     score = group.score
     known = {name for row in group.rows for name in row.summaries} - {score}
-    shown = [name for name in names() if name in known]
+    shown = [name for name in column_names() if name in known]
     if score != "top1":  # of several labels per image
         shown = [name for name in shown if name != "top1"]
     tested = [f"vs {group.evidence.reference}"] if _ranked(group) else []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.errors import UserError, counted
-from mixbench.leaderboard.columns import describe, names, sampled
+from mixbench.leaderboard.columns import column_names, describe, sampled
 from mixbench.leaderboard.costs import CostTable, equal_cost
 from mixbench.leaderboard.evidence import Evidence, weigh
 from mixbench.records.marks import count_marks
@@ -233,7 +233,7 @@ def _counts(record: Record, score: str) -> bool:
 
 
 def _not_finite(metrics: dict[str, float]) -> list[str]:
-    return [k for k in names("score", "peek") if not math.isfinite(metrics.get(k, 0.0))]
+    return [k for k in column_names("score", "peek") if not math.isfinite(metrics.get(k, 0.0))]
 
 
 def _age(record: Record) -> tuple[bool, int, str]:
@@ -291,7 +291,7 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
     settings = " ".join(f"{key}={value}" for key, value in sorted(first.settings.items()))
     summaries = {
         name: summarize([record.metrics.get(name, math.nan) for record in done])
-        for name in names("score", "peek")
+        for name in column_names("score", "peek")
         if name == score or any(name in record.metrics for record in done)
     }
     images = {}
@@ -300,7 +300,7 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         images[suite] = sorted(filter(None, sizes))
         if len(sizes) > 1:  # scores of other images, or of fewer runs, make no mean
             summaries |= dict.fromkeys(found, summarize([math.nan]))
-    for name in names("cost"):
+    for name in column_names("cost"):
         values = [value for record in done if (value := getattr(record, name)) is not None]
         if values:
             summaries[name] = summarize(values)

@@ -72,7 +72,7 @@ LIGHT = [
     (["eval", "none"], 2, "no record of a run"),
     (["verify", "none"], 2, "no record of a run"),
     (["verify"], 2, "no run is named"),
-    (["run", "eval.suites=[ood]"], 2, "one of calibration, adversarial, occlusion"),
+    (["run", "eval.suites=[ood]"], 2, "choose one of: adversarial, calibration, gaze"),
     (["run", "eval.adv_n=0"], 2, "eval.adv_n must be >= 1"),
     (["list", "metods"], 2, "nothing matches"),
     (["list", "recipes", "cut"], 2, "*cut*"),

@@ -9,7 +9,7 @@ from mixbench.data.images import Batch
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError
 from mixbench.evaluation.linearity import LAMS, linearity_gaps, partners
-from mixbench.evaluation.suite import BATCH, load_suite
+from mixbench.evaluation.suite import SUITE_BATCH, load_suite
 from mixbench.training.reevaluate import evaluate_run, verify_run
 
 INFO = DataInfo(num_classes=4, height=4, width=4, test_size=150, name="noise")
@@ -145,7 +145,7 @@ def test_a_subset_has_the_pairs_of_the_whole(noise):
         half = len(draw.indices) // 2
         return zip(draw.indices[:half].tolist(), draw.indices[half:].tolist(), strict=True)
 
-    assert max(len(draw.indices) for draw in every) == BATCH
+    assert max(len(draw.indices) for draw in every) == SUITE_BATCH
     known = {first: second for draw in every for first, second in pairs(draw)}
     assert len(known) == 150
     assert all(known[first] == second for first, second in pairs(few[0]))

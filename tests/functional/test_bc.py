@@ -5,6 +5,7 @@ from torch import Generator, Tensor, nn
 
 import mixbench.functional as mf
 from mixbench.config.schema import DataInfo
+from mixbench.data.images import Batch
 from mixbench.methods.build import build_method
 
 NEXT = torch.tensor([1, 2, 3, 0])  # every input gets another one as partner
@@ -343,13 +344,14 @@ def test_pairs_of_the_data_set_mix_the_first_half_with_the_second(batch):
 
 
 @pytest.mark.parametrize("pairing", ["batch", "dataset"])
-def test_the_method_in_eval_mode_is_the_identity_and_draws_nothing(batch, pairing):
-    method = build_method("bc", nn.Identity(), make_info(), pairing=pairing).eval()
+def test_an_evaluation_step_mixes_and_draws_nothing(batch, pairing):
+    method = build_method("bc", nn.Flatten(), make_info(), pairing=pairing).eval()
     sources = method.generator, method.shared_generator
     before = torch.get_rng_state(), *(source.get_state() for source in sources)
-    mixed = method.mix(*batch)
-    assert mixed.x is batch[0]
-    assert mixed.targets is batch[1]
+    images = (255 * torch.rand(batch[0].shape, generator=torch.Generator().manual_seed(1))).byte()
+    step = method.test_step(Batch(images, torch.arange(len(images)), torch.arange(len(images))), 0)
+    expected = method.normalize(images.float() / 255).flatten(1)
+    torch.testing.assert_close(step["logits"], expected)
     after = torch.get_rng_state(), *(source.get_state() for source in sources)
     assert all(map(torch.equal, after, before))
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from mixbench.leaderboard import columns
-from mixbench.leaderboard.columns import COLUMNS, NONE, Column, describe, names, sampled
+from mixbench.leaderboard.columns import COLUMNS, NONE, Column, column_names, describe, sampled
 from mixbench.leaderboard.render import render
 from mixbench.leaderboard.rows import build_leaderboard, find_runs
 from mixbench.records.record import Record, write_record
@@ -24,14 +24,14 @@ def test_every_column_says_what_it_is():
 
 def test_costs_are_fields_of_a_record():
     known = {item.name for item in fields(Record)}
-    assert set(names("cost", unlisted=True)) <= known
+    assert set(column_names("cost", unlisted=True)) <= known
 
 
 def test_kinds_and_unlisted_columns_are_told_apart():
-    assert names("cost") == ("img_per_s", "peak_mem_gb", "gpu_hours", "wall_s")
-    assert "T" not in names()
-    assert "T" in names(unlisted=True)
-    assert set(names("score", "peek", "cost")) == set(names())
+    assert column_names("cost") == ("img_per_s", "peak_mem_gb", "gpu_hours", "wall_s")
+    assert "T" not in column_names()
+    assert "T" in column_names(unlisted=True)
+    assert set(column_names("score", "peek", "cost")) == set(column_names())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from mixbench.leaderboard import compare as comparing
-from mixbench.leaderboard.columns import names as columns
+from mixbench.leaderboard.columns import column_names as columns
 from mixbench.leaderboard.compare import compare
 from mixbench.leaderboard.costs import equal_cost
 from mixbench.leaderboard.render import comparison_text, render

@@ -289,8 +289,8 @@ def test_a_mask_that_is_no_number_is_refused_on_the_first_step_and_not_looked_at
 def test_the_teacher_follows_after_every_step_and_by_its_schedule(warmup):
     method = learning(ema=0.5, ema_end=0.9, ema_hold=0.5, ema_warmup=warmup)
     seen = []
-    follow = method.teacher.follow
-    method.teacher.follow = lambda *parts: (seen.append(parts[2]), follow(*parts))[0]
+    update = method.teacher.update
+    method.teacher.update = lambda *parts: (seen.append(parts[2]), update(*parts))[0]
     trained = [p.clone() for p in method.teacher.parameters()]
     after = method.after_step
 
@@ -314,8 +314,8 @@ def test_accumulated_batches_move_the_teacher_once():
     method = learning()
     before = [p.clone() for p in method.teacher.parameters()]
     counts = []
-    follow = method.teacher.follow
-    method.teacher.follow = lambda *parts: (counts.append(method.step), follow(*parts))[0]
+    update = method.teacher.update
+    method.teacher.update = lambda *parts: (counts.append(method.step), update(*parts))[0]
     fit(method, accumulate_grad_batches=2)
     assert counts == [1, 2]
     assert not torch.equal(before[0], next(method.teacher.parameters()))
