@@ -126,5 +126,6 @@ def test_a_run_without_some_test_images_is_marked_in_tables(torn, runs):
     assert UNREADABLE in marks_of(record)
     assert UNREADABLE not in marks_of(dataclasses.replace(record, skipped_test=0))
     text = render(build_leaderboard(find_runs([runs])), "table")
-    assert f"{UNREADABLE}: test images that cannot be read" in text
+    (told,) = (line for line in text.splitlines() if f'"{UNREADABLE}"' in line)
+    assert "cannot be read" in told
     assert verify_run(runs / record.id).record.verified is True
