@@ -156,6 +156,7 @@ class Registry:
                 "installed one has its name",
             ) from error
         lacking = [word for word in self.needs if not hasattr(found, word)]
+        lacking += sorted(getattr(found, "__abstractmethods__", ()))
         if lacking or (self.needs and not isinstance(found, type)):
             raise UserError(
                 f"{path} is no {self.kind}" + (f": it has no {lacking[0]}" if lacking else ""),

@@ -92,7 +92,11 @@ class DataSource(ABC):
         """Read everything; to be written anew for a set that does not consist of image files."""
         parts = self.parts()
         if parts is None:
-            raise NotImplementedError(f"{type(self).__name__} needs parts() or read()")
+            raise UserError(
+                f"{type(self).__name__} does not say how it is read",
+                f"data={self.config.kind}",
+                "give the class parts() or read()",
+            )
         return read_content(*parts, self.config)
 
     def load(self, *, holdout: bool = False) -> Splits:

@@ -3,7 +3,11 @@
 It can be asked for again of a finished run, whose stored predictions it reads.
 """
 
-from mixbench.evaluation.suite import Suite
+from collections.abc import Iterable, Mapping
+
+from mixbench.config.schema import DataInfo
+from mixbench.data.images import Batch
+from mixbench.evaluation.suite import Counts, Model, Suite
 
 
 class Calibration(Suite):
@@ -14,3 +18,13 @@ class Calibration(Suite):
     columns += ("aece", "aece_cf", "brier", "brier_cf", "bias", "oe", "T", "aurc")
     tasks = frozenset({"multiclass", "multilabel"})
     of_test = True
+
+    def count(self, model: Model, batches: Iterable[Batch], info: DataInfo) -> Counts:
+        """No images of its own: the test has seen them all."""
+        del model, batches, info
+        return {"n": 0}
+
+    def score(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """No scores beside those of the test."""
+        del counts
+        return {}

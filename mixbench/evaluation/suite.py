@@ -9,6 +9,7 @@ and give each of its scores a line in :mod:`mixbench.leaderboard.columns`.
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -51,7 +52,7 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-class Suite:
+class Suite(ABC):
     """Base of all suites.
 
     Args:
@@ -79,6 +80,7 @@ class Suite:
 
     # Hooks: what a suite is.
 
+    @abstractmethod
     def count(self, model: Model, batches: Iterable[Batch], info: DataInfo) -> Counts:
         """Count over some batches; counts of several processes are added.
 
@@ -94,11 +96,10 @@ class Suite:
         Raises:
             ValueError: If it cannot judge such images or such a network.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, counts: Mapping[str, int]) -> dict[str, float]:
         """The scores that follow from the counts of all images."""
-        raise NotImplementedError
 
     def facts(self, info: DataInfo, counts: Mapping[str, int]) -> dict[str, Any]:
         """Settings and counts of how it was carried out, for the record."""
@@ -112,9 +113,11 @@ class Suite:
 
     def check(self) -> None:
         """Refuse settings with which it cannot be carried out, before any data is read."""
+        return  # most have none that can be wrong
 
     def check_data(self, splits: Splits) -> None:
         """Refuse data that its settings do not fit, before training."""
+        del splits
 
     def refusal(self, info: DataInfo, method: Any = None) -> str:
         """The reason why it cannot judge networks of some data; empty if it can.

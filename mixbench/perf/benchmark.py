@@ -1,5 +1,6 @@
 """The shape of every part of the measurements: cases, variants of each, and what must hold."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ class Case:
         return self.title
 
 
-class Benchmark:
+class Benchmark(ABC):
     """One part of the measurements. At each case all variants run in turn.
 
     Attributes:
@@ -40,17 +41,17 @@ class Benchmark:
     peers: tuple[Callable[[Any], list[Variant]], ...] = ()
     watched: ClassVar[Sequence[Any]] = ()
 
+    @abstractmethod
     def cases(self, device: torch.device) -> Sequence[Any]:
         """Cases that are measured by default: each has a ``batch`` size and a text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def own(self, case: Any, device: torch.device, budget: Budget) -> list[Variant]:
         """The base and the variants of this package, in the order of the table."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rules(self, device: torch.device) -> list[Rule | Limit]:
         """Rules that the rows must meet that were measured on a device."""
-        raise NotImplementedError
 
     def inputs(self, case: Any, device: torch.device) -> Callable[[int], tuple[Any, ...]]:
         """Map from a running number to the arguments of a variant; the number itself by default."""

@@ -1,5 +1,6 @@
 """The interface of a task."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,7 @@ MIXES_LABELS = frozenset(
 Holdout = tuple[Tensor, Tensor] | None  # logits and labels of the hold-out
 
 
-class Task:
+class Task(ABC):
     """Interface of a task, which is what a method learns; every task derives from it.
 
     Attributes:
@@ -34,30 +35,30 @@ class Task:
         """Raise a UserError where a key cannot have an effect on this task."""
         del config
 
+    @abstractmethod
     def targets(self, labels: Tensor, num_classes: int, optim: OptimConfig) -> Tensor:
         """Labels of a batch to what methods mix: (B, K) weights of the classes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss of outputs (B, K) against mixed targets (B, K), a scalar."""
-        raise NotImplementedError
 
     def training_scores(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Scalars of a mixed batch that are worth a curve, by bare name."""
         del logits, targets
         return {}
 
+    @abstractmethod
     def epoch_scores(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
         """Scores of the hold-out after an epoch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def peek_score(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The monitored score alone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, logits: Tensor, labels: Tensor, holdout: Holdout) -> dict[str, float]:
         """Scores of the test set, as a row of the leaderboard has them."""
-        raise NotImplementedError
 
 
 def find_task(asked: str, kind: str) -> Task:

@@ -144,3 +144,11 @@ def test_a_suite_of_a_user_is_carried_out_where_its_code_was_typed(tmp_path, mon
     assert again.metrics["bright"] == record.metrics["bright"]
     left = verify_run(folder, [f"eval.suites=[{name}]"]).left
     assert left == {"bright": "this version does not know it"}  # a record imports no code
+
+
+def test_a_suite_that_lacks_a_hook_is_refused_before_any_data_is_read(tmp_path, monkeypatch):
+    (tmp_path / "half_suites.py").write_text(BRIGHT.partition("    def score")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["data=cifar10", f"data.root={tmp_path / 'none'}", f"run.dir={tmp_path}"]
+    with pytest.raises(UserError, match="it has no score"):
+        run(compose([*words, "wandb.mode=disabled", "eval.suites=[half_suites:Bright]"]))

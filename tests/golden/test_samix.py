@@ -61,6 +61,7 @@ def test_a_mixer_equals_the_authors_block_up_to_its_gradients(case):
 @pytest.mark.cases("full*")
 def test_a_step_equals_the_authors_from_masks_to_the_next_teacher(case, bugs):
     one_step(case, official_bugs=bugs)
+    assert "expect_loss_total" in case.compared
 
 
 @pytest.mark.cases("sched*")

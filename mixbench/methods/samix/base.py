@@ -1,5 +1,6 @@
 """Base of AutoMix and SAMix: a mixer that is trained along with the network, and a teacher."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -36,7 +37,7 @@ class MixerStep(NamedTuple):
     used: Tensor | None = None
 
 
-class LearnedMixMethod(Method):
+class LearnedMixMethod(Method, ABC):
     """Base of methods whose masks come from a network that is trained along.
 
     A step mixes twice. The images of one mask train the network, those of the other the mixer,
@@ -67,9 +68,9 @@ class LearnedMixMethod(Method):
         if self.frozen:
             self._load(weights_file(self.config.mixer_ckpt, "method.mixer_ckpt"))
 
+    @abstractmethod
     def build_mixer(self, channels: int) -> Mixer:
         """The mixer for features of so many channels."""
-        raise NotImplementedError
 
     def _load(self, path: Path) -> None:
         saved = read_checkpoint(path)["state_dict"]

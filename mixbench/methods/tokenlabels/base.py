@@ -1,5 +1,6 @@
 """Base of TL-Align and TransMix: pasted boxes whose label weights the network decides."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -23,7 +24,7 @@ class PastedBox(NamedTuple):
     weight: Tensor | None = None
 
 
-class PastedPatchesMethod(Method):
+class PastedPatchesMethod(Method, ABC):
     """Base of both: pastes a box or interpolates, and leaves the label of a box to ``predict``."""
 
     @dataclass
@@ -66,9 +67,9 @@ class PastedPatchesMethod(Method):
         super().__init__(net, *args, **kwargs)
         self.check_partners(self.config.partner)
 
+    @abstractmethod
     def paste(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Paste a box of the partner."""
-        raise NotImplementedError
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Paste or interpolate, as the decision ``cutmix`` says or else as drawn.
