@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixbench.config import yaml_files
-from mixbench.config.names import METHODS
+from mixbench.config.names import METHODS, UNLABELLED
 from mixbench.config.overrides import (
     COMMAND_LINE,
     DEFAULT,
@@ -80,7 +80,10 @@ def compose_again(path: Path, overrides: str | Sequence[str] = "") -> tuple[RunC
     Raises:
         UserError: As :func:`compose`.
     """
-    typed = list(code_names(split_overrides(overrides)).values())
+    given = split_overrides(overrides)
+    typed = list(code_names(given).values())
+    # Suites that are replaced are not imported.
+    typed += [f"{key}={text}" for key, text in given if key == "eval.suites"]
     return compose(typed, base=path), compose(overrides, base=path)
 
 
@@ -114,9 +117,9 @@ def compose_text(
         notes += surprises
         given.append((key, value))
     layers = list(file_layers(picks, notes)) if base is None else [saved_layer(base, picks)]
-    typed = code_names([*picks.items(), *given])
+    typed, replaced = code_names([*picks.items(), *given]), {key for key, _ in given}
     for origin, items in layers:
-        refuse_code(items, origin, typed)
+        refuse_code([item for item in items if item[0] not in replaced], origin, typed)
         if base is None:
             refuse_place(items, origin)
     layers.append((COMMAND_LINE, given))
@@ -168,8 +171,9 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
             if composed.origins.get(key) == COMMAND_LINE
         ]
     found.config = dataclasses.replace(composed.config, method={"name": name, **own})
-    if origins.get("task", DEFAULT) == DEFAULT and METHODS.get(name).tasks == {"ssl"}:
-        found.config = dataclasses.replace(found.config, task="ssl")
+    tasks = METHODS.get(name).tasks
+    if origins.get("task", DEFAULT) == DEFAULT and tasks and tasks <= set(UNLABELLED):
+        found.config = dataclasses.replace(found.config, task=min(tasks))
         origins["task"] = f"method {name}"
         given = [key for key, origin in origins.items() if origin == COMMAND_LINE]
         found.notes += [n for n in _ineffective(found.config, given) if n not in found.notes]

@@ -118,6 +118,9 @@ DATA = Registry(
     needs=("load", "fingerprint"),
 )
 
+# Tasks without labels, which `task=<name>` picks.
+UNLABELLED = ("ssl",)
+
 # Classes of tasks by the name that methods list in ``tasks``; those without labels are picked by
 # ``task=<name>``, the others by the labels of the data.
 TASKS = Registry(

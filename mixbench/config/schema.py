@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixbench.config.names import SUITES
+from mixbench.config.names import SUITES, UNLABELLED
 from mixbench.config.settings import Settings, info_of, setting, walk
 
 
@@ -294,7 +294,6 @@ class WandbConfig(Settings):
 
 
 SELECTIONS = ("last", "val")
-TASKS = ("supervised", "ssl")
 
 
 @dataclass
@@ -310,7 +309,9 @@ class RunConfig(Settings):
     run: RunSection = field(default_factory=RunSection)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     task: str = setting(
-        "supervised", "ssl: labels serve only to judge the features afterwards", one_of=TASKS
+        "supervised",
+        "ssl: labels serve only to judge the features afterwards",
+        one_of=("supervised", *UNLABELLED),
     )
     recipe: str = setting("default", "picked by `recipe=`; its values count", identity=False)
     seed: int = setting(0, "of weights, order, augmentation and mixing", at_least=0, identity=False)
@@ -334,7 +335,7 @@ class RunConfig(Settings):
                 "and peek=true to see what it would give"
             )
         super().__post_init__()
-        if self.peek and self.task == "ssl":
+        if self.peek and self.task != "supervised":
             raise ValueError("peek=true needs task=supervised: without labels there is no score")
         parts = self.optim.accumulate * self.world
         if self.batch_size % parts:

@@ -74,6 +74,8 @@ def find_task(asked: str, kind: str) -> Task:
     Raises:
         UserError: If there is none of this name.
     """
+    if asked == "supervised":
+        TASKS.check(kind, "labels of the data")
     return TASKS.get(kind if asked == "supervised" else asked)()
 
 

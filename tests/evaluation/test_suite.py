@@ -1,4 +1,5 @@
 import math
+import sys
 
 import pytest
 import torch
@@ -139,7 +140,11 @@ def test_a_suite_of_a_user_is_carried_out_where_its_code_was_typed(tmp_path, mon
     assert record.evaluations[name]["images"] == record.test_size
     folder = tmp_path / record.id
     with pytest.raises(UserError, match=f"names code to import, {name}"):
+        evaluate_run(folder)
+    with monkeypatch.context() as patch:  # suites that are replaced are not imported
+        patch.setitem(sys.modules, "my_suites", None)
         evaluate_run(folder, [], ["shuffle"])
+        assert verify_run(folder).left == {"bright": "this version does not know it"}
     again = evaluate_run(folder, [], [name])
     assert again.metrics["bright"] == record.metrics["bright"]
     left = verify_run(folder, [f"eval.suites=[{name}]"]).left
