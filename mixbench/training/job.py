@@ -146,7 +146,7 @@ def incompatibility(config: RunConfig) -> str:
 
 
 def _check_method(config: RunConfig, settings: Any) -> Task:
-    """What a method learns, if it can learn it from such data and with the network."""
+    """The task of a run, if its method can learn it from such data and with the network."""
     name, data = config.method["name"], config.data.kind
     task = check_task(config, METHODS.get(name), settings, DATA.get(data).task, f"data={data}")
     check_pair(name, settings, config.net.name)

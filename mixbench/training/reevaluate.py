@@ -166,9 +166,9 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
         UserError: If the run is not finished or its files cannot be read.
         RunFailedError: If a score or a fact differs.
     """
-    config = _configured(folder, overrides, [])  # those of the record count
     # The record says what was carried out, which need not be what was asked for first.
-    config.eval = dataclasses.replace(config.eval, suites=[], attacks=[])
+    config = _configured(folder, overrides, [])
+    config.eval = dataclasses.replace(config.eval, attacks=[])
     check_run_folder(folder)
     compared: list[str] = []
     left: dict[str, str] = {}
