@@ -38,15 +38,6 @@ class Predictions(NamedTuple):
     holdout: "tuple[Tensor, Tensor, Tensor] | None" = None
     class_names: tuple[str, ...] = ()
 
-    def scores(self) -> dict[str, float]:
-        """All scores that need nothing else, by the names of a leaderboard row."""
-        from mixbench.metrics.classification import scores
-        from mixbench.metrics.multilabel import multilabel_scores
-
-        if self.labels.ndim == 2:
-            return multilabel_scores(self.logits, self.labels)
-        return scores(self.logits, self.labels, self.holdout[:2] if self.holdout else None)
-
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write the file; logits of more than 200 classes become float16.

@@ -19,7 +19,7 @@ from mixbench.methods.base import Method
 from mixbench.records.identity import Identity, InputFile, identify, is_checkpoint
 from mixbench.records.record import runs_folder
 from mixbench.records.weights import input_file
-from mixbench.tasks.base import Task
+from mixbench.tasks.base import Task, find_task
 from mixbench.training.requirements import check_pair, check_task
 
 
@@ -127,6 +127,11 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
         suite.check()
     method, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
     return Job(config, method, settings, task, source or kind(config.data), suites)
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task of a composed configuration, without a check of its method."""
+    return find_task(config.task, DATA.get(config.data.kind).task)
 
 
 def incompatibility(config: RunConfig) -> str:

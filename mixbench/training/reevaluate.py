@@ -23,7 +23,7 @@ from mixbench.evaluation.suite import Outcome, Suite, load_suite, load_suites
 from mixbench.files import check_run_folder
 from mixbench.methods.base import Method
 from mixbench.methods.moco.base import ContrastiveMethod
-from mixbench.metrics import mean_average_precision, topk
+from mixbench.metrics import topk
 from mixbench.records.checkpoints import BEST, LAST, check_shapes, read_checkpoint
 from mixbench.records.curves import read_curves
 from mixbench.records.identity import differences
@@ -38,11 +38,12 @@ from mixbench.records.predictions import (
 from mixbench.records.record import RECORD_SCHEMA, Record, cpu_name, read_record, write_record
 from mixbench.records.selection import CHOICE_COLUMNS, choice_columns, peek_curve
 from mixbench.records.weights import tested_checkpoint
+from mixbench.tasks.base import Task
 from mixbench.tracking.view import has_view, show_evaluation
 from mixbench.training.build import build
 from mixbench.training.callbacks.probe import neighbours
 from mixbench.training.facts import MISSING, Mismatch, other_configuration, other_facts
-from mixbench.training.job import Job, resolve
+from mixbench.training.job import Job, resolve, task_of
 from mixbench.training.sanity import chance, doubts
 
 log = logging.getLogger("mixbench")
@@ -96,7 +97,8 @@ def evaluate_run(
 
     Args:
         folder: Folder of the run.
-        overrides: Keys that change how it is judged, such as ``eval.adv_n=1000``, or where.
+        overrides: Keys that change how it is judged, such as ``eval.adv_n=1000``, or where. Those
+            that ask for a suite, such as ``eval.gaze``, add it.
         suites: Names of suites in place of ``eval.suites``.
 
     Returns:
@@ -107,8 +109,7 @@ def evaluate_run(
             what was trained, or a suite does not fit the data.
     """
     config = _configured(folder, overrides, suites)
-    typed = {word.partition("=")[0] for word in overrides} if suites is None else set()
-    asked = load_suites(config.eval, typed)
+    asked = load_suites(config.eval, {word.partition("=")[0] for word in overrides})
     if not asked:
         todo = f"name one: mixbench eval {folder} --suite adversarial"
         raise UserError("no suite is asked for, as eval.suites is empty", str(folder), todo)
@@ -128,7 +129,7 @@ def evaluate_run(
                 write_predictions(folder / PREDICTIONS, _tested(network)[0])
         found: dict[str, float] = {}
         if of_test:
-            found = read_predictions(folder / PREDICTIONS).scores()
+            found = task_scores(task_of(config), read_predictions(folder / PREDICTIONS))
             record.metrics |= found
             record.verified, record.unverified = None, {}  # of other scores
             record.schema = RECORD_SCHEMA
@@ -293,14 +294,15 @@ def _compare(
     stored = read_predictions(folder / PREDICTIONS)
     whole = stored.logits.shape[1] <= FULL_PRECISION_CLASSES
     tolerance = EXACT if whole else ROUNDED
-    tested = found.scores()
+    task = network.job.task
+    tested = task_scores(task, found)
     sources = {
-        "its weights": tested | extra | _holdout_scores(found),
-        "its predictions": stored.scores() | _holdout_scores(stored),
-        "its curves": _curve_scores(folder, record),
+        "its weights": tested | extra | _holdout_scores(task, found),
+        "its predictions": task_scores(task, stored) | _holdout_scores(task, stored),
+        "its curves": _curve_scores(folder, record, task.monitor),
     }
     # What the record must hold; an older version knew fewer scores.
-    needed = {"map" if "map" in tested else "top1", *_logged_scores(folder)}
+    needed = {task.monitor, *_logged_scores(folder)}
     for facts in record.evaluations.values():
         needed |= {*facts.get("attacks", ())}
     compared: dict[str, None] = {}
@@ -367,27 +369,29 @@ def _recorded_suite(name: str, config: EvalConfig) -> Suite | None:
     return load_suite(name, config) if name in SUITES.names() else None
 
 
-def _holdout_scores(predictions: Predictions) -> dict[str, float]:
+def task_scores(task: Task, predictions: Predictions) -> dict[str, float]:
+    """All scores that need nothing else than stored outputs, by the names of a leaderboard row."""
+    holdout = predictions.holdout[:2] if predictions.holdout else None
+    return task.scores(predictions.logits, predictions.labels, holdout)
+
+
+def _holdout_scores(task: Task, predictions: Predictions) -> dict[str, float]:
     """The hold-out score by which the epoch was chosen."""
     if predictions.holdout is None:
         return {}
     logits, labels, _ = predictions.holdout
-    if labels.ndim == 2:
-        return {"val_map": float(mean_average_precision(logits, labels))}
-    return {"val_top1": float(topk(logits, labels))}
+    return {f"val_{task.monitor}": float(task.peek_score(logits, labels))}
 
 
-def _curve_scores(folder: Path, record: Record) -> dict[str, float]:
-    """Scores of the choice of an epoch, from ``metrics.csv``."""
+def _curve_scores(folder: Path, record: Record, score: str) -> dict[str, float]:
+    """Scores of the choice of an epoch by the monitored score, from ``metrics.csv``."""
     rows = _curves(folder)
     found: dict[str, float] = {}
-    for score in ("top1", "map"):
-        curve = [row[key] for row in rows if (key := f"val/{score}") in row]
-        if record.select == "val" and len(curve) == record.epochs:
-            best = max(curve)
-            found |= {f"val_{score}": best, "best_epoch": float(curve.index(best))}
-        found |= choice_columns(peek_curve(rows, score, record.epochs) or [], score)
-    return found
+    curve = [row[key] for row in rows if (key := f"val/{score}") in row]
+    if record.select == "val" and len(curve) == record.epochs:
+        best = max(curve)
+        found |= {f"val_{score}": best, "best_epoch": float(curve.index(best))}
+    return found | choice_columns(peek_curve(rows, score, record.epochs) or [], score)
 
 
 def _logged_scores(folder: Path) -> set[str]:

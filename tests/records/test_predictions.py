@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixbench.errors import UserError
-from mixbench.metrics import scores
+from mixbench.metrics import multilabel_scores, scores
 from mixbench.records.predictions import (
     Predictions,
     read_outputs,
@@ -30,9 +30,9 @@ def test_every_score_can_be_computed_again_from_the_file(tmp_path):
     found = read_predictions(tmp_path / "p.npz")
     assert torch.equal(found.logits, logits)
     assert torch.equal(found.ids, torch.arange(60))
-    assert found.scores() == whole.scores() == scores(logits, y, held[:2])
+    assert scores(found.logits, found.labels, found.holdout[:2]) == scores(logits, y, held[:2])
     write_predictions(tmp_path / "p.npz", whole._replace(holdout=None))
-    assert read_predictions(tmp_path / "p.npz").scores() == scores(logits, y)
+    assert read_predictions(tmp_path / "p.npz").holdout is None
 
 
 def test_names_of_classes_are_kept_and_may_be_missing(tmp_path):
@@ -54,7 +54,7 @@ def test_many_classes_are_kept_in_half_precision(tmp_path):
         assert stored["logits"].dtype == np.float16
     found = read_predictions(tmp_path / "p.npz")
     assert found.logits.dtype == torch.float32
-    again, first = found.scores(), scores(logits, y)
+    again, first = scores(found.logits, found.labels), scores(logits, y)
     for name in ("top1", "nll", "brier", "nll_cf", "T"):
         assert again[name] == pytest.approx(first[name], rel=1e-3)
 
@@ -63,7 +63,8 @@ def test_several_labels_per_image_have_their_own_scores(tmp_path):
     logits, _ = predictions(4)
     targets = (logits > 1).float()
     write_predictions(tmp_path / "p.npz", Predictions(logits, targets, torch.arange(60)))
-    assert read_predictions(tmp_path / "p.npz").scores()["map"] == pytest.approx(100)
+    found = read_predictions(tmp_path / "p.npz")
+    assert multilabel_scores(found.logits, found.labels)["map"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize(

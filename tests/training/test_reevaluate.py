@@ -25,8 +25,9 @@ from mixbench.records.curves import read_curves
 from mixbench.records.lock import locked
 from mixbench.records.predictions import PREDICTIONS, read_predictions
 from mixbench.records.record import Record, read_record, write_record
+from mixbench.tasks.classification import Classification
 from mixbench.training.facts import ADDED, other_facts, run_facts
-from mixbench.training.reevaluate import evaluate_run, rebuild, verify_run
+from mixbench.training.reevaluate import evaluate_run, rebuild, task_scores, verify_run
 from mixbench.training.run import resume
 
 WORDS = ["data=digits", "data.limit=96", "net.width=4", "epochs=2", "batch_size=16", "lr=0.1"]
@@ -138,7 +139,7 @@ def test_scores_of_other_settings_are_replaced_aloud(folder, caplog, suite, firs
 
 def test_calibration_is_computed_from_the_predictions_alone(folder):
     (folder / "last.ckpt").unlink()
-    expected = read_predictions(folder / PREDICTIONS).scores()
+    expected = task_scores(Classification(), read_predictions(folder / PREDICTIONS))
     changed(folder, nll=99.0)
     record = evaluate_run(folder, [], ["calibration"])
     assert {name: record.metrics[name] for name in expected} == expected
@@ -615,7 +616,7 @@ def test_a_hold_out_gives_its_temperature_again(tmp_path):
     arrays = dict(np.load(folder / PREDICTIONS))
     arrays["holdout_logits"] = 2 * arrays["holdout_logits"]
     np.savez(folder / PREDICTIONS, **arrays)
-    changed(folder, **read_predictions(folder / PREDICTIONS).scores())
+    changed(folder, **task_scores(Classification(), read_predictions(folder / PREDICTIONS)))
     with pytest.raises(RunFailedError, match=r"_ts is recorded as .* from its weights"):
         verify_run(folder)
 
@@ -865,5 +866,5 @@ def test_attacks_that_are_typed_are_carried_out_whatever_the_run_was_judged_by(t
     with pytest.raises(UserError, match=r"no suite(.|\n)*--suite"):
         evaluate_run(folder)
     assert evaluate_run(folder, ["eval.attacks=[fgsm_4]", "eval.adv_n=8"]).metrics["adv_n"] == 8
-    looking = evaluate_run(folder, [f"eval.saliency={folder}"])
-    assert "occ_salient_auc" in looking.metrics
+    looking = evaluate_run(folder, [f"eval.saliency={folder}"], ["calibration"])
+    assert "occ_salient_auc" in looking.metrics  # asked for beside the suite that is named
