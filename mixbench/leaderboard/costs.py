@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mixbench.leaderboard.evidence import BASELINE, Evidence, weigh
+from mixbench.leaderboard.verdict import Verdict, decide
 from mixbench.records.marks import count_marks
 from mixbench.records.record import Record
 from mixbench.stats.intervals import Summary, summarize
@@ -48,6 +49,11 @@ class CostTable:
     rows: list[CostRow]
     evidence: Evidence = field(default_factory=Evidence)
     note: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The answer of the table in words."""
+        return decide(self.evidence, {row.label: row.summary for row in self.rows}, self.score)
 
 
 def hours(record: Record) -> float | None:

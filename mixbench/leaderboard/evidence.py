@@ -22,6 +22,7 @@ class Evidence:
         best: The best row and all rows that the test does not separate from it.
         mdd: Largest of the smallest true differences that would be found with 80 % power.
         df: Degrees of freedom of the common deviation.
+        sd: Deviation over seeds that all rows share; NaN where it cannot be said.
         levene: p of equal variances; NaN where it cannot be said.
         diverged: Runs that diverged, by row; they are in no mean and no test.
     """
@@ -31,6 +32,7 @@ class Evidence:
     best: set[str] = field(default_factory=set)
     mdd: float = math.nan
     df: int = 0
+    sd: float = math.nan
     levene: float = math.nan
     diverged: dict[str, int] = field(default_factory=dict)
 
@@ -58,6 +60,7 @@ def weigh(seeds: Mapping[str, Sequence[float]], diverged: Mapping[str, int]) -> 
         best=inseparable_from_best(usable),
         mdd=table.mdd,
         df=table.pooled.df,
+        sd=table.pooled.sd,
         levene=table.pooled.levene,
         diverged=counted,
     )

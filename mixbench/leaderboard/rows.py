@@ -12,6 +12,7 @@ from mixbench.errors import UserError, counted
 from mixbench.leaderboard.columns import column_names, describe, sampled
 from mixbench.leaderboard.costs import CostTable, equal_cost
 from mixbench.leaderboard.evidence import Evidence, weigh
+from mixbench.leaderboard.verdict import Verdict, decide
 from mixbench.records.marks import count_marks
 from mixbench.records.record import RECORD, Record, read_record
 from mixbench.stats.intervals import Summary, summarize
@@ -78,6 +79,12 @@ class Group:
     def smoke_test(self) -> bool:
         """Whether the data is too easy to rank methods on."""
         return self.data in SMOKE_TESTS
+
+    @property
+    def verdict(self) -> Verdict:
+        """The answer of the table in words."""
+        means = {row.label: row.summaries[self.score] for row in self.rows}
+        return decide(self.evidence, means, self.score, smoke_test=self.smoke_test)
 
     @property
     def title(self) -> str:

@@ -22,6 +22,7 @@ from mixbench.stats.intervals import t_quantile
 LEVEL = 0.95
 POWER = 0.8
 ADJUSTMENTS = ("dunnett", "holm")
+MOST_SEEDS = 1000  # beyond which a difference counts as one that no bench finds
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,39 @@ def compare_with(
     }
     mdd = max(contrast.mdd for contrast in contrasts.values())
     return Table(reference, adjustment, pooled, contrasts, mdd)
+
+
+def seeds_to_detect(
+    difference: float, sd: float, methods: int, most: int = MOST_SEEDS
+) -> int | None:
+    """Seeds of each method from which on the default test finds a true difference.
+
+    Args:
+        difference: The true difference of a method from the reference.
+        sd: Deviation over seeds that all methods share.
+        methods: Number of methods, the reference included.
+        most: Largest number to try.
+
+    Returns:
+        The smallest number of seeds of which the power is 80 %; None if there is none up to
+        ``most``, or the difference is 0 or not finite.
+    """
+    ratio = abs(difference) / sd if sd > 0 else math.nan
+    if not math.isfinite(ratio) or ratio == 0:
+        return None
+
+    def found(n: int) -> bool:
+        df = methods * (n - 1)
+        critical = dunnett_critical(_loads((n,) * (methods - 1), n), df)
+        return detectable(critical, df) * math.sqrt(2 / n) <= ratio
+
+    low, high = 1, most
+    if not found(most):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if found(middle) else (middle, high)
+    return high
 
 
 def inseparable_from_best(seeds: Mapping[str, Sequence[float]]) -> set[str]:

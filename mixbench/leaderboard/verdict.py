@@ -1,0 +1,211 @@
+"""Verdicts: the answer of a table in words, from its default test."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mixbench.errors import counted
+from mixbench.leaderboard.columns import describe
+from mixbench.leaderboard.evidence import BASELINE, Evidence
+from mixbench.stats.dunnett import Contrast, seeds_to_detect
+from mixbench.stats.intervals import Summary
+
+OUTCOMES = ("winner", "tie", "none better", "too few seeds", "smoke test", "one method", "no score")
+NAMED = 4  # methods that a sentence names, beyond which it counts them
+LISTED = 8  # seeds that a command lists one by one
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer of a table.
+
+    Attributes:
+        outcome: One of :data:`OUTCOMES`.
+        text: The answer in one or two sentences.
+        best: Label of the row that wins; empty where none does.
+        seeds: Seeds of each method that would settle what is open; None where nothing is, or no
+            number that can be carried out would.
+    """
+
+    outcome: str
+    text: str
+    best: str = ""
+    seeds: int | None = None
+
+
+def decide(
+    evidence: Evidence, rows: Mapping[str, Summary], score: str, *, smoke_test: bool = False
+) -> Verdict:
+    """The verdict of a table.
+
+    Args:
+        evidence: Its default test.
+        rows: Mean of the score by row, with the number of seeds.
+        score: Name of the score that rows are ranked by.
+        smoke_test: Whether the data is too easy to rank methods on.
+
+    Returns:
+        The verdict.
+    """
+    finite = {label: found for label, found in rows.items() if math.isfinite(found.mean)}
+    if not finite:
+        return Verdict("no score", f"No verdict: no run of this table has a finite {score}.")
+    if smoke_test:
+        text = "No verdict: this data is a smoke test, on which all methods do well."
+        return Verdict("smoke test", text)
+    top = max(finite, key=lambda label: finite[label].mean)
+    if len(finite) == 1:
+        text = f"No verdict: {plain(top)} is the only method here, and there is nothing to compare."
+        return Verdict("one method", text)
+    if not evidence.contrasts:
+        return _untested(finite, score, top)
+    tested = {evidence.reference, *evidence.contrasts}
+    top = max(tested & finite.keys(), key=lambda label: finite[label].mean)
+    if evidence.reference != BASELINE:
+        return _without_baseline(evidence, finite, score, top)
+    contrast = evidence.contrasts.get(top)
+    if contrast is None or contrast.difference <= 0:
+        return _none_better(evidence)
+    if not contrast.separated:
+        return _tie(evidence, finite, score, top, contrast)
+    equals = [label for label in _others(evidence.best, top, finite) if label != BASELINE]
+    return Verdict(
+        "winner",
+        f"{top} is best: {_points(contrast.difference, score)} over plain training "
+        f"({_evidence(contrast, finite[top], finite[BASELINE], score)}); {_behind(equals)}.",
+        top,
+    )
+
+
+def plain(label: str) -> str:
+    """A label as a sentence names it: the baseline as plain training."""
+    return f"plain training ({label})" if label == BASELINE else label
+
+
+def seeds_text(seeds: int) -> str:
+    """The override that asks for a number of seeds, such as ``seeds=0,1,2``.
+
+    Args:
+        seeds: How many.
+
+    Returns:
+        The override; from nine on with an ellipsis, as no command takes.
+    """
+    if seeds <= LISTED:
+        return f"seeds={','.join(map(str, range(seeds)))}"
+    return f"seeds=0,1,...,{seeds - 1}"
+
+
+def p_text(p: float) -> str:
+    """A p value as sentences show it."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def _untested(finite: Mapping[str, Summary], score: str, top: str) -> Verdict:
+    """Nothing was tested, as fewer than two rows have two seeds."""
+    others = [label for label in finite if label != top]
+    other = BASELINE if BASELINE in others else max(others, key=lambda label: finite[label].mean)
+    lead = finite[top].mean - finite[other].mean
+    text = f"No winner at one seed: {plain(top)} is ahead of {plain(other)} by "
+    text += f"{_points(lead, score, sign=False)}, and one seed cannot tell that from chance"
+    return Verdict("too few seeds", f"{text}; {_command(3)} gives a first answer.", seeds=3)
+
+
+def _without_baseline(
+    evidence: Evidence, finite: Mapping[str, Summary], score: str, top: str
+) -> Verdict:
+    """The reference is the best row itself, as plain training is not there or has one seed."""
+    equals = _others(evidence.best, top, finite)
+    lacking = f"Plain training ({BASELINE}) is not among the rows with two seeds or more."
+    if equals:
+        second = max(equals, key=lambda label: finite[label].mean)
+        contrast = evidence.contrasts[second]
+        return _tie(evidence, finite, score, top, contrast, second, lacking)
+    second = max(evidence.contrasts, key=lambda label: evidence.contrasts[label].difference)
+    contrast = evidence.contrasts[second]
+    ahead = Contrast(-contrast.difference, -contrast.high, -contrast.low, contrast.p, contrast.mdd)
+    return Verdict(
+        "winner",
+        f"{top} is best: {_points(ahead.difference, score)} over {second}, the next "
+        f"({_evidence(ahead, finite[top], finite[second], score)}). {lacking}",
+        top,
+    )
+
+
+def _none_better(evidence: Evidence) -> Verdict:
+    worse = [
+        label
+        for label, contrast in evidence.contrasts.items()
+        if contrast.separated and contrast.difference < 0
+    ]
+    same = [label for label in evidence.contrasts if label not in worse]
+    parts = []
+    if same:
+        verb = "is" if len(same) == 1 else "are"
+        parts.append(f"{_names(same)} {verb} not distinguishable from it")
+    if worse:
+        parts.append(f"{_names(worse)} {'is' if len(worse) == 1 else 'are'} worse")
+    return Verdict("none better", f"No method beats plain training here: {'; '.join(parts)}.")
+
+
+def _tie(
+    evidence: Evidence,
+    finite: Mapping[str, Summary],
+    score: str,
+    top: str,
+    contrast: Contrast,
+    other: str = BASELINE,
+    more: str = "",
+) -> Verdict:
+    """The best mean is ahead, and the test does not separate it."""
+    lead = abs(contrast.difference)
+    n = min(finite[label].n for label in (top, other))
+    text = f"No winner at {counted(n, 'seed')}: {top} is ahead of {plain(other)} by "
+    text += f"{_points(lead, score, sign=False)}, {p_text(contrast.p)}"
+    wanted = seeds_to_detect(lead, evidence.sd, 1 + len(evidence.contrasts))
+    if wanted is None:
+        settle = "no number of seeds that can be trained would settle a difference of this size"
+    elif wanted <= n:  # found with 80 % power at most, and was not
+        wanted = n + 1
+        settle = f"one more seed may settle a difference of this size: {_command(wanted)}"
+    else:
+        settle = f"about {wanted} seeds would settle a difference of this size: {_command(wanted)}"
+    return Verdict("tie", f"{text}; {settle}. {more}".strip(), seeds=wanted)
+
+
+def _evidence(contrast: Contrast, one: Summary, other: Summary, score: str) -> str:
+    column = describe(score)
+    low, high = (column.text(value) for value in (contrast.low, contrast.high))
+    few, many = sorted((one.n, other.n))
+    seeds = counted(few, "seed") if few == many else f"{few} and {many} seeds"
+    return f"95 % interval {low} to {high}, {p_text(contrast.p)}, {seeds}"
+
+
+def _behind(equals: Sequence[str]) -> str:
+    if not equals:
+        return "all other methods are behind it"
+    verb = "is" if len(equals) == 1 else "are"
+    return f"{_names(equals)} {verb} not distinguishable from it"
+
+
+def _others(labels: set[str], top: str, finite: Mapping[str, Summary]) -> list[str]:
+    """Other labels, the best mean first."""
+    return sorted(labels & finite.keys() - {top}, key=lambda label: -finite[label].mean)
+
+
+def _names(labels: Sequence[str]) -> str:
+    shown = [plain(label) for label in labels]
+    if len(shown) > NAMED:
+        shown = [*shown[: NAMED - 1], f"{len(shown) - NAMED + 1} others"]
+    *first, last = shown
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _points(value: float, score: str, sign: bool = True) -> str:
+    column = describe(score)
+    unit = "points" if column.unit == "%" else column.unit or score
+    return f"{column.text(value, sign=sign)} {unit}"
+
+
+def _command(seeds: int) -> str:
+    return f"`mixbench bench ... {seeds_text(seeds)}`"
