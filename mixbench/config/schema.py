@@ -335,6 +335,12 @@ class RunConfig(Settings):
     select: str = setting(
         "last", "epoch that is tested: the last, or the best on the hold-out", one_of=SELECTIONS
     )
+    logger: str = setting(
+        "wandb",
+        "view of a run beside its files",
+        one_of=("wandb", "tensorboard", "none"),
+        identity=False,
+    )
     peek: bool = setting(
         False, "also log the test score of every epoch; nothing is chosen by it", identity=False
     )
