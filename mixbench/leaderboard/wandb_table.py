@@ -15,9 +15,10 @@ from mixbench.tracking.run import View, open_view
 
 log = logging.getLogger("mixbench")
 SAMPLES = "samples.png"
-SHARED = ("data", "net", "recipe", "recipe_hash", "select", "epochs")
-OWN = ("method", "fidelity", "n", "failed")
-PARTS = ("mean", "sd", "low", "high")
+SHARED = ("data", "net", "recipe")  # which tell the groups apart in a single table
+FIRST = (*SHARED, "method", "n")
+TESTED = ("difference", "p")
+FURTHER = ("nll", "ece_cf")
 
 
 def log_table(board: Leaderboard, *, project: str, folder: Path, mode: str | None) -> str:
@@ -57,18 +58,25 @@ def table_rows(board: Leaderboard) -> tuple[list[str], list[list[Any]]]:
         board: The leaderboard.
 
     Returns:
-        Names of the columns, and the rows; None where there is no finite value.
+        Names of the columns: those of the narrow table that a terminal shows, of which some row
+        has a value; and the rows, with None where there is no finite one.
     """
-    lines: list[dict[str, Any]] = []
-    for group in json.loads(render(board, "json"))["groups"]:
-        for row in group["rows"]:
-            line = {key: group[key] for key in SHARED} | {key: row[key] for key in OWN}
-            line["marks"] = marks_text(row["marks"], row["n"])
-            for name, summary in row["metrics"].items():
-                line |= {f"{name}_{part}": summary[part] for part in PARTS}
-            lines.append(line)
-    columns = list(dict.fromkeys([*SHARED, *OWN, *(key for line in lines for key in line)]))
-    return columns, [[line.get(key) for key in columns] for line in lines]
+    groups = json.loads(render(board, "json"))["groups"]
+    lines = [_line(group, row) for group in groups for row in group["rows"]]
+    scores = dict.fromkeys(group["score"] for group in groups)
+    order = [*FIRST, *scores, "sd", *TESTED, *FURTHER, "marks"]
+    columns = [n for n in order if n in FIRST or any(line.get(n) is not None for line in lines)]
+    return columns, [[line.get(name) for name in columns] for line in lines]
+
+
+def _line(group: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a group by column."""
+    means = {name: summary["mean"] for name, summary in row["metrics"].items()}
+    line = {name: group[name] for name in SHARED} | {name: row[name] for name in ("method", "n")}
+    line |= {name: means.get(name) for name in (group["score"], *FURTHER)}
+    line["sd"] = row["metrics"].get(group["score"], {}).get("sd")
+    line |= {name: (row["contrast"] or {}).get(name) for name in TESTED}
+    return line | {"marks": marks_text(row["marks"], row["n"]) or None}
 
 
 def pictures(row: Row) -> tuple[Any, Path | None]:
