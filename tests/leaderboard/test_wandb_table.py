@@ -71,8 +71,8 @@ def test_a_row_per_method_carries_what_it_is_and_its_summaries(board):
 
 def test_a_table_is_as_narrow_as_that_of_a_terminal(board):
     columns, _ = table_rows(board)
-    told = ["data", "net", "recipe", "method", "n", "top1", "sd", "ece_cf", "marks"]
-    assert columns == told  # nll is finite nowhere, and no row has a partner to be tested with
+    told = ["data", "net", "recipe", "method", "n", "top1", "sd", "nll", "ece_cf", "marks"]
+    assert columns == told  # no row has another one to be tested with
 
 
 def test_a_row_that_was_tested_shows_its_difference_from_the_reference(tmp_path):
