@@ -42,8 +42,7 @@ class TensorBoardView(TensorBoardLogger):
     def __init__(self, folder: Path, first_step: int, config: dict[str, Any]) -> None:
         super().__init__(folder, name="", version=EVENTS, purge_step=first_step or None)
         self._stopped = False
-        text = json.dumps(redact(config), indent=2)
-        self._write(lambda: self.experiment.add_text("config", f"```\n{text}\n```"))
+        self._write(lambda: self._add_text("config", config))
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """No-op: the configuration is written once."""
@@ -60,8 +59,7 @@ class TensorBoardView(TensorBoardLogger):
 
     def summarize(self, values: Mapping[str, Any]) -> None:
         """Write values that stand for the whole run, as text."""
-        text = "\n".join(f"    {key}: {value}" for key, value in values.items())
-        self._write(lambda: self.experiment.add_text("summary", text))
+        self._write(lambda: self._add_text("summary", values))
 
     def save(self) -> None:
         """Write what is left."""
@@ -80,6 +78,11 @@ class TensorBoardView(TensorBoardLogger):
         del timeout
         self._write(lambda: self.experiment.close())
 
+    def _add_text(self, name: str, content: Mapping[str, Any]) -> None:
+        # Indented, it is code to Markdown, which no line break in a value can leave.
+        lines = json.dumps(redact(dict(content)), indent=2).splitlines()
+        self.experiment.add_text(name, "\n".join(f"    {line}" for line in lines))
+
     def _add_picture(self, key: str, path: str) -> None:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
@@ -92,4 +95,5 @@ class TensorBoardView(TensorBoardLogger):
             call()
         except Exception as error:
             self._stopped = True
-            log.warning("TensorBoard view stopped: %s; the local results are complete", error)
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.warning("TensorBoard view stopped: %s; the local results are complete", why)
