@@ -62,6 +62,7 @@ log = logging.getLogger("mixbench")
 TRACEBACK, REPLAY = "traceback.txt", "diverged.json"
 SPEED = ("img_per_s", "ms_step", "dataloader_wait_pct", "peak_mem_gb")
 RECORD_EVERY = 5.0  # seconds between notes of progress in the record
+LONGEST_MESSAGE = 200  # characters of a message in a view
 PATIENCE, HURRY = 30.0, 5.0  # seconds for W&B after a run that is done, and after one that is not
 
 
@@ -394,7 +395,8 @@ class Attempt:
         done = record.status == "done"
         if done and samples.exists():
             self.view.log_image("samples", [str(samples)])
-        health = ", ".join(marks_of(record)) or ("sound" if done else record.message)
+        told = [*marks_of(record), *([] if done else [record.message[:LONGEST_MESSAGE]])]
+        health = ", ".join(told) or "sound"
         others = {name: getattr(record, name) for name in ("wall_s", *SPEED)}
         self.view.summarize({"status": record.status, "health": health} | record.metrics | others)
         self.view.close(PATIENCE if done else HURRY)

@@ -601,6 +601,8 @@ def test_a_run_that_failed_says_so_in_its_summary(tmp_path):
     items = [item for r in stored(folder) if r.HasField("summary") for item in r.summary.update]
     found = {item.key: json.loads(item.value_json) for item in items}
     assert found["status"] == "diverged"
+    assert "few steps" in found["health"]
+    assert "not finite" in found["health"]
 
 
 def test_a_later_evaluation_arrives_in_the_group_of_the_run(judged, lines):
