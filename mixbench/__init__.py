@@ -19,6 +19,7 @@ _HOMES = {
     "compose": "mixbench.config.compose",
     "functional": "mixbench.functional",
     "list_methods": "mixbench.methods",
+    "plot": "mixbench.leaderboard.plots.draw",
     "register": "mixbench.methods",
     "run": "mixbench.training.run",
 }
@@ -28,6 +29,7 @@ __all__ = [
     "compose",
     "functional",
     "list_methods",
+    "plot",
     "register",
     "run",
 ]
@@ -35,6 +37,7 @@ __all__ = [
 if TYPE_CHECKING:
     from mixbench import functional
     from mixbench.config.compose import compose
+    from mixbench.leaderboard.plots.draw import plot
     from mixbench.methods import list_methods, register
     from mixbench.methods.build import build_method
     from mixbench.training.run import run

@@ -1,0 +1,234 @@
+"""The frame of a figure: a panel for each table, a legend, and notes below."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mixbench.errors import UserError, counted
+from mixbench.leaderboard.columns import describe
+from mixbench.leaderboard.plots.style import (
+    LINE,
+    MUTED,
+    NORMAL,
+    SMALL,
+    Look,
+    fitted,
+    literal,
+    text_width,
+    wrapped,
+)
+from mixbench.leaderboard.rows import Group, Leaderboard, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+MOST_PANELS = 6
+MOST_ROWS = 60  # that a panel shows one below the other
+MARGIN = 0.04  # inches
+_HANDLE = 0.42  # inches of a legend's line and the room around it
+_NAMED = 4  # rows that a note names, beyond which it counts them
+
+
+def check_panels(kind: str, groups: Sequence[Group]) -> None:
+    """Refuse more tables than a figure holds.
+
+    Args:
+        kind: Of the plot.
+        groups: The tables that would have a panel.
+
+    Raises:
+        UserError: If there are too many.
+    """
+    if len(groups) > MOST_PANELS:
+        raise UserError(
+            f"the runs make {len(groups)} tables, and a figure holds {MOST_PANELS}",
+            f"plot {kind}",
+            "name the folders of the runs that belong into the figure",
+        )
+
+
+def stack(
+    width: float,
+    heights: Sequence[float],
+    titles: Sequence[str],
+    notes: Sequence[str] = (),
+    legend: Mapping[str, Look] | None = None,
+) -> "tuple[Figure, list[SubFigure]]":
+    """An empty figure with a panel for each table.
+
+    Args:
+        width: Inches.
+        heights: Inches of each panel, its axes and their labels together.
+        titles: A line above each panel; none where it is empty.
+        notes: Sentences below all panels.
+        legend: Looks by label, which stand between panels and notes.
+
+    Returns:
+        The figure, and its panels from top to bottom.
+    """
+    from matplotlib.figure import Figure
+
+    room = width - 2 * MARGIN
+    heads = [wrapped(title, room, NORMAL) for title in titles]
+    whole = [high + LINE * 1.15 * len(head) for high, head in zip(heights, heads, strict=True)]
+    entries = _entries(legend or {}, room)
+    lines = [line for note in notes for line in wrapped(note, room)]
+    below = LINE * len(lines) + LINE * 1.1 * len(entries) + 2 * MARGIN
+    height = sum(whole) + below
+    figure = Figure((width, height), layout="constrained")
+    layout: Any = figure.get_layout_engine()
+    layout.set(rect=(0, below / height, 1, 1 - below / height), w_pad=MARGIN, h_pad=MARGIN)
+    panels = figure.subfigures(len(whole), 1, height_ratios=whole, squeeze=False)[:, 0].tolist()
+    for panel, head in zip(panels, heads, strict=True):
+        if head:
+            panel.suptitle("\n".join(head), x=MARGIN / width, ha="left", fontsize=NORMAL)
+    _write_below(figure, entries, lines)
+    return figure, panels
+
+
+def _entries(legend: Mapping[str, Look], room: float) -> list[list[tuple[str, Look]]]:
+    """The legend in lines, all entries equally wide."""
+    if not legend:
+        return []
+    labels = {label: fitted(label, room - _HANDLE) for label in legend}
+    widest = max(text_width(text.replace(r"\$", "$"), SMALL) for text in labels.values())
+    columns = max(1, int(room / (widest + _HANDLE + 0.1)))
+    pairs = [(labels[label], look) for label, look in legend.items()]
+    return [pairs[start : start + columns] for start in range(0, len(pairs), columns)]
+
+
+def _write_below(figure: "Figure", entries: list[list[tuple[str, Look]]], lines: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    width, height = figure.get_size_inches()
+    top = LINE * len(lines) + LINE * 1.1 * len(entries) + MARGIN
+    step = (width - 2 * MARGIN) / max((len(line) for line in entries), default=1)
+    for line in entries:
+        top -= LINE * 1.1
+        for column, (label, look) in enumerate(line):
+            left, y = MARGIN + column * step, (top + LINE / 2) / height
+            places = [(left + share * (_HANDLE - 0.1)) / width for share in (0, 0.5, 1)]
+            sign = Line2D(places, [y] * 3, markevery=[1], **vars(look), markersize=3.5)
+            figure.add_artist(sign)
+            place = (left + _HANDLE) / width
+            figure.text(place, y, label, va="center_baseline", fontsize=SMALL)
+    for line in lines:
+        top -= LINE
+        figure.text(MARGIN / width, (top + LINE / 4) / height, line, fontsize=SMALL, color=MUTED)
+
+
+def title_of(group: Group, board: Leaderboard) -> str:
+    """The facts of a table that a figure has room for.
+
+    Args:
+        group: The table.
+        board: Its leaderboard, whose tables the title tells apart.
+
+    Returns:
+        One line.
+    """
+    words = [group.data, group.net, group.recipe, counted(group.epochs, "epoch")]
+    others = [other for other in board.groups if other is not group]
+    same = [o for o in others if [o.data, o.net, o.recipe] == words[:3]]
+    if any(other.select != group.select for other in others):
+        words.append(f"select {group.select}")
+    if any(other.recipe_hash != group.recipe_hash for other in same):
+        words.append(group.recipe_hash[:8])
+    return " \N{MIDDLE DOT} ".join(words)
+
+
+def axis_title(score: str) -> str:
+    """A score with its unit.
+
+    Args:
+        score: Its name.
+
+    Returns:
+        Such as ``top-1 accuracy (%)``.
+    """
+    column = describe(score)
+    words = column.title or column.name
+    return literal(f"{words} ({column.unit})" if column.unit else words)
+
+
+def note_smoke_tests(groups: Sequence[Group]) -> list[str]:
+    """A note that no method wins on data that is too easy."""
+    names = list(dict.fromkeys(group.data for group in groups if group.smoke_test))
+    return [f"{names[0]} is a smoke test, on which all methods do well."] if names else []
+
+
+def note_left_out(labels: Sequence[str], why: str) -> list[str]:
+    """A note on rows that are not shown.
+
+    Args:
+        labels: The rows.
+        why: The reason, which follows the verb.
+
+    Returns:
+        A sentence, or nothing where there is no such row.
+    """
+    if not labels:
+        return []
+    named = list(labels)
+    if len(named) > _NAMED:
+        named = [*named[: _NAMED - 1], f"{len(named) - _NAMED + 1} others"]
+    verb = "is" if len(labels) == 1 else "are"
+    shown = ", ".join(name if len(name) <= 40 else f"{name[:37]}..." for name in named)
+    return [f"Not shown: {shown}, which {verb} {why}."]
+
+
+def best_rows(
+    group: Group, rows: Sequence[Row], most: int, score: str = ""
+) -> tuple[list[Row], list[str]]:
+    """The best rows of a table and the one that others are compared with.
+
+    Args:
+        group: The table.
+        rows: Those that can be shown.
+        most: How many are.
+        score: What the best ones are best in; empty for what the table is ranked by.
+
+    Returns:
+        The rows, the best mean first or in alphabetical order where no row is ranked, and the labels
+        of the others.
+    """
+    score = score or group.score
+    rank = describe(score).rank
+    ranked = sorted(rows, key=lambda row: rank(row.summaries[score].mean))
+    kept = ranked[:most]
+    reference = reference_of(group)
+    extra = [row for row in ranked[most:] if row.label == reference]
+    if extra:
+        kept = [*kept[:-1], *extra]
+    if group.smoke_test:
+        kept = sorted(kept, key=lambda row: row.label)
+    names = {row.label for row in kept}
+    return kept, [row.label for row in ranked if row.label not in names]
+
+
+def reference_of(group: Group) -> str:
+    """The row that others are compared with: that of the table's test, else plain training."""
+    from mixbench.leaderboard.evidence import BASELINE
+
+    return group.evidence.reference or BASELINE
+
+
+def label_rows(axes: "Axes", labels: Sequence[str], width: float) -> None:
+    """Name the lines of a panel, the first one at the top.
+
+    Args:
+        axes: Of the panel, on which line k has the height k.
+        labels: Of the lines.
+        width: Of the figure, in inches.
+    """
+    room = 0.42 * width
+    axes.set_yticks(range(len(labels)), [fitted(label, room) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+
+
+def finite(values: Sequence[float | None]) -> list[float]:
+    """The numbers among values."""
+    return [value for value in values if value is not None and math.isfinite(value)]

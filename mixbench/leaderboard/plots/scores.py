@@ -1,0 +1,155 @@
+"""``leaderboard``: each row's seeds, mean and interval on one axis."""
+
+import math
+from typing import TYPE_CHECKING
+
+from mixbench.errors import UserError
+from mixbench.leaderboard.columns import describe
+from mixbench.leaderboard.plots.panels import (
+    MOST_ROWS,
+    axis_title,
+    best_rows,
+    check_panels,
+    finite,
+    label_rows,
+    note_left_out,
+    note_smoke_tests,
+    reference_of,
+    stack,
+    title_of,
+)
+from mixbench.leaderboard.plots.style import BETTER, INK, MUTED, PALE
+from mixbench.leaderboard.rows import Group, Leaderboard, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROW = 0.17  # inches of a row
+AROUND = 0.42  # inches of the axis below the rows
+
+
+def draw_scores(
+    board: Leaderboard, width: float, title: bool = True, score: str | None = None
+) -> "Figure":
+    """The score of each row: its seeds as small dots, their mean, and its 95 % interval.
+
+    Args:
+        board: The leaderboard.
+        width: Inches.
+        title: Whether the facts that rows have in common stand above them.
+        score: What is shown; None for what the tables are ranked by.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UserError: If no row has the score, or there are too many tables.
+    """
+    shown: list[tuple[Group, str, list[Row]]] = []
+    notes: list[str] = []
+    for group in board.groups:
+        name = score or group.score
+        rows = [row for row in group.rows if math.isfinite(_mean(row, name))]
+        lacking = [row.label for row in group.rows if row not in rows]
+        if not rows:
+            continue
+        rows, more = best_rows(group, rows, MOST_ROWS)
+        if name != group.score:
+            rows.sort(key=lambda row: describe(name).rank(_mean(row, name)))
+        notes += note_left_out(lacking, f"without a finite mean of {name}")
+        notes += note_left_out(more, f"behind the best {MOST_ROWS}")
+        shown.append((group, name, rows))
+    if not shown:
+        suite = describe(score or "top1").suite
+        todo = f"mixbench eval RUN --suite {suite} adds it" if suite else "check the name"
+        what = f"no row has a finite mean of {score or 'its score'}"
+        raise UserError(what, "plot leaderboard", todo)
+    check_panels("leaderboard", [group for group, _, _ in shown])
+    notes += _explained(shown)
+    heights = [ROW * len(rows) + AROUND for _, _, rows in shown]
+    titles = [title_of(group, board) if title else "" for group, _, _ in shown]
+    figure, panels = stack(width, heights, titles, notes)
+    for panel, (group, name, rows) in zip(panels, shown, strict=True):
+        _draw(panel.subplots(), rows, name, reference_of(group), width)
+    return figure
+
+
+def _mean(row: Row, score: str) -> float:
+    return row.summaries[score].mean if score in row.summaries else math.nan
+
+
+def _explained(shown: list[tuple[Group, str, list[Row]]]) -> list[str]:
+    rows = [(row, name) for _, name, rows in shown for row in rows]
+    ns = {row.summaries[name].n for row, name in rows}
+    notes = ["Dots are runs of one seed, which supports no interval."]
+    if any(row.summaries[name].low is not None for row, name in rows):
+        notes = ["Small dots are seeds, large ones their mean, lines its 95 % t interval."]
+        notes += ["One seed supports no interval."] * (1 in ns)
+    if any(_limits(rows, name)[1] for _, name, rows in shown):
+        notes.append("Intervals with an arrow go on beyond the axis.")
+    return [" ".join(notes), *note_smoke_tests([group for group, _, _ in shown])]
+
+
+def _limits(rows: list[Row], score: str) -> tuple[tuple[float, float], bool]:
+    """Ends of the axis, and whether an interval is cut there.
+
+    The interval of two seeds is 13 standard errors long each way; an axis that held it would show
+    nothing else.
+    """
+    summaries = [row.summaries[score] for row in rows]
+    values = [value for row in rows for value in seed_values(row, score)]
+    values += [summary.mean for summary in summaries]
+    span = (max(values) - min(values)) or max(abs(max(values)) * 0.01, 1e-6)
+    ends = [*finite([s.low for s in summaries]), *finite([s.high for s in summaries]), *values]
+    left = max(min(ends), min(values) - 0.6 * span)
+    right = min(max(ends), max(values) + 0.6 * span)
+    pad = 0.05 * (right - left) or 0.05 * span
+    low, high = left - pad, right + pad
+    if describe(score).unit == "%":
+        low, high = max(low, -2.0), min(high, 102.0)
+        ends = [min(100.0, max(0.0, end)) for end in ends]
+    return (low, high), min(ends) < low or max(ends) > high
+
+
+def seed_values(row: Row, score: str) -> list[float]:
+    """Values of a score over a row's seeds, those that are no numbers left out."""
+    return finite([record.metrics.get(score) for record in row.records])
+
+
+def _draw(axes: "Axes", rows: list[Row], score: str, reference: str, width: float) -> None:
+    label_rows(axes, [row.label for row in rows], width)
+    (low, high), _ = _limits(rows, score)
+    axes.set_xlim(low, high)
+    axes.set_xlabel(axis_title(score))
+    percent = describe(score).unit == "%"
+    for place, row in enumerate(rows):
+        summary = row.summaries[score]
+        colour = INK if row.label == reference else BETTER
+        if row.label == reference:
+            axes.axvline(summary.mean, color=MUTED, linestyle=(0, (1, 1.5)), linewidth=0.8)
+        if summary.low is not None and summary.high is not None:
+            ends = (summary.low, summary.high)
+            if percent:
+                ends = (max(0.0, summary.low), min(100.0, summary.high))
+            axes.plot(ends, (place, place), color=colour, linewidth=1.1, solid_capstyle="butt")
+            draw_arrows(axes, ends, place, colour)
+        values = seed_values(row, score)
+        if len(values) > 1:
+            axes.plot(values, [place + 0.27] * len(values), ".", color=PALE, markersize=3, zorder=3)
+        axes.plot([summary.mean], [place], "o", color=colour, markersize=4, zorder=4)
+
+
+def draw_arrows(axes: "Axes", ends: tuple[float, float], place: float, colour: str) -> None:
+    """Heads of an interval that goes on beyond the axis.
+
+    Args:
+        axes: Of the panel, with its limits set.
+        ends: Of the interval.
+        place: Its height.
+        colour: Of the heads.
+    """
+    low, high = axes.get_xlim()
+    for beyond, edge, marker in ((ends[0] < low, low, "<"), (ends[1] > high, high, ">")):
+        if beyond:
+            axes.plot([edge], [place], marker, color=colour, markersize=3.5, clip_on=False)
