@@ -14,7 +14,7 @@ from mixbench.leaderboard.plots.panels import (
     note_left_out,
 )
 from mixbench.leaderboard.plots.scores import AROUND, ROW, draw_arrows
-from mixbench.leaderboard.plots.style import BETTER, MUTED, NORMAL, WORSE, fitted
+from mixbench.leaderboard.plots.style import BETTER, MUTED, NORMAL, WORSE, fitted, literal
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
 from mixbench.stats.dunnett import Contrast
 
@@ -78,9 +78,8 @@ def _draw(part: "SubFigure", group: Group, rows: list[Row], width: float) -> Non
     axes.axvline(0, color=MUTED, linewidth=0.8)
     column = describe(group.score)
     unit = "points" if column.unit == "%" else column.unit
-    words = f"{group.score} less that of {group.evidence.reference}"
-    words = f"{words} ({unit})" if unit else words
-    axes.set_xlabel(fitted(words, 0.95 * width, NORMAL), x=1, ha="right")
+    reference = fitted(group.evidence.reference, 0.3 * width, NORMAL)
+    axes.set_xlabel(f"{literal(group.score)} less that of {reference} ({unit or group.score})")
     for place, contrast in enumerate(contrasts):
         colour = MUTED
         if contrast.separated:

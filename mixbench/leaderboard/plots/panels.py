@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 6
 MOST_ROWS = 60  # that a panel shows one below the other
+MOST_LINES = 8  # that one diagram holds
 MARGIN = 0.04  # inches
 _HANDLE = 0.42  # inches of a legend's line and the room around it
 _NAMED = 4  # rows that a note names, beyond which it counts them
