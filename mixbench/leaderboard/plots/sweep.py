@@ -170,7 +170,9 @@ def _number(value: Any) -> bool:
 def _ordered(sweep: Sweep, key: str) -> list[Any]:
     """Values of a setting: numbers by size, others by their text."""
     values = {_text(own[key]): own[key] for own in sweep.values}
-    return sorted(values.values(), key=lambda v: (0, v, "") if _number(v) else (1, 0, _text(v)))
+    return sorted(
+        values.values(), key=lambda v: (0, v, "") if _number(v) else (1, 0, _text(v).strip("[]"))
+    )
 
 
 def _lines(sweep: Sweep) -> dict[str, list[tuple[Any, Row]]]:
@@ -191,7 +193,7 @@ def _check_cells(sweep: Sweep) -> None:
         cell = tuple(_text(own[key]) for key in sweep.keys)
         if cell in cells:
             raise UserError(
-                f"two rows have {' and '.join(sweep.keys)} in common: {cells[cell]} and {row.label}",
+                f"{cells[cell]} and {row.label} have one {' and one '.join(sweep.keys)}",
                 "plot sweep",
                 "name the rows that belong together by --row",
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
@@ -15,6 +15,7 @@ from mixbench.leaderboard.plots.style import (
     SMALL,
     WORSE,
     fitted,
+    signed,
     text_width,
 )
 from mixbench.leaderboard.rows import Leaderboard
@@ -107,8 +108,8 @@ def _draw(
         )
         text = texts[mine, other] if size >= LEAST_TEXT else texts[mine, other][0]
         ink = "white" if line.separated else MUTED
-        place = {"ha": "center", "va": "center_baseline", "color": ink}
-        axes.text(x, y, text, fontsize=max(size, LEAST_TEXT), **place)
+        place: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
+        axes.text(x, y, text, fontsize=max(size, LEAST_TEXT), color=ink, **place)
     _label(axes, labels, width)
 
 
