@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from mixbench.errors import UserError, counted
+from mixbench.errors import UserError, counted, printable
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.evidence import BASELINE
 from mixbench.leaderboard.plots.export import rendered
@@ -33,7 +33,7 @@ MOST_LINES = 8  # that one diagram holds
 NOTEBOOK_DPI = 160
 MARGIN = 0.04  # inches
 _HANDLE = 0.42  # inches of a legend's line and the room around it
-_LONG = 200  # letters of a title that decide about its place
+_LONG = 200  # letters that a title has at most
 _GAP = 0.12  # inches between columns of a legend
 _NAMED = 4  # rows that a note names, beyond which it counts them
 
@@ -205,8 +205,9 @@ def title_below(axes: "Axes", text: str, width: float) -> None:
         text: Its title.
         width: Of the figure, in inches.
     """
-    wide = text_width(text[:_LONG], NORMAL) > width / 2  # centred, it would leave the figure
+    text = printable(text[:_LONG])
     title = fitted(text, 0.95 * width, NORMAL)
+    wide = text_width(text, NORMAL) > width / 2  # centred, it would leave the figure
     axes.set_xlabel(title, loc="right" if wide else "center")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
-from mixbench.leaderboard.plots.cells import MOST_CELLS, cell_axes, columns_of, lines_of
+from mixbench.leaderboard.plots.cells import MOST_CELLS, cell_axes, columns_of, lines_of, title_room
 from mixbench.leaderboard.plots.panels import Panel, assemble, best_rows, note_left_out
 from mixbench.leaderboard.plots.style import BETTER, MUTED, SMALL, WORSE, fitted
 from mixbench.leaderboard.rows import Leaderboard, Row
@@ -154,7 +154,7 @@ def _draw(part: "SubFigure", found: Sequence[Diagram], width: float) -> None:
     most = max(int(diagram.counts.max()) for diagram in found)
     for place, (diagram, (above, below)) in enumerate(zip(found, every, strict=True)):
         _bars(above, diagram)
-        name = fitted(diagram.label, 0.8 * width / columns)
+        name = fitted(diagram.label, title_room(width, len(found)))
         facts = f"ECE {describe('ece').text(diagram.ece)}, n = {int(diagram.counts.sum()):,}"
         above.set_title(f"{name}\n{facts}", fontsize=SMALL)
         left = (np.arange(BINS)) / BINS

@@ -26,7 +26,7 @@ class Runs:
             "recipe": "cifar200",
             "epochs": 16,
             "select": "last",
-            "config_hash": f"{crc32(f'{method}{settings}'.encode()):016x}",
+            "config_hash": f"{crc32(words.encode()):016x}",
             "recipe_hash": "r" * 16,
             "train_size": 1000,
             "test_size": 40,
