@@ -98,7 +98,7 @@ def drawn_block(sheet: Sheet, cell: int, enlarge: Callable[[Tensor, int], Image.
         return Shown(panel.title, picture, width, height, panel.lines)
 
     rows = [[draw(panel) for panel in row] for row in sheet.drawn()]
-    return Block(rows, sheet.notes, sheet.title)
+    return Block(rows, (*sheet.notes, *sheet.caveats), sheet.title)
 
 
 def page_width(blocks: Sequence[Block], style: Style, measure: Measure) -> float:

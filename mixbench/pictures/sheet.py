@@ -49,12 +49,15 @@ class Sheet(NamedTuple):
     """Pairs of a batch, each in the same number of rows of panels.
 
     ``pairs`` are rows of the batch and of their partners; ``rows`` makes the panels of a pair, the
-    last of which shows what became of it; ``most`` pairs are shown unless more are asked for.
+    last of which shows what became of it. ``notes`` are sentences about all panels, ``caveats``
+    those that the last one needs also where it stands alone. ``most`` pairs are shown unless
+    another number is asked for.
     """
 
     pairs: Sequence[tuple[int, int]]
     rows: Callable[[int, int], Sequence[Row]]
     notes: Sequence[str] = ()
+    caveats: Sequence[str] = ()
     title: str = ""
     most: int = PAIRS
 
@@ -143,7 +146,7 @@ def mixed_sheet(
     targets: Tensor,
     mixed: Mixed,
     names: list[str],
-    notes: Sequence[str] = (),
+    caveats: Sequence[str] = (),
 ) -> Sheet:
     """Images, partners and mixed images of a batch with their labels.
 
@@ -152,7 +155,7 @@ def mixed_sheet(
         targets: (B, K) their labels.
         mixed: The mixed batch, its ``x`` (N, 3, H, W) as pixels in [0, 1].
         names: Class names.
-        notes: Sentences below.
+        caveats: Sentences below.
 
     Returns:
         The sheet.
@@ -168,7 +171,7 @@ def mixed_sheet(
             row.append(Panel("partner", pixels[other], label_text(targets[other], names)))
         return [[*row, Panel("mixed", mixed.x[own], label_text(labels[own], names))]]
 
-    return Sheet(list(enumerate(partners)), rows, notes, most=ROWS)
+    return Sheet(list(enumerate(partners)), rows, caveats=caveats, most=ROWS)
 
 
 def matrix_sheet(
@@ -183,7 +186,7 @@ def matrix_sheet(
         sheets: Sheet of each method by its name, all with the same partners.
 
     Returns:
-        The sheet, with the notes of all.
+        The sheet, with the titles and caveats of all.
     """
 
     def rows(own: int, other: int) -> list[Row]:
@@ -199,10 +202,10 @@ def matrix_sheet(
     notes = [
         f"{name}: {text}"
         for name, sheet in sheets.items()
-        for text in (sheet.title, *sheet.notes)
+        for text in (sheet.title, *sheet.caveats)
         if text
     ]
-    return Sheet(pairs, rows, notes)
+    return Sheet(pairs, rows, caveats=notes)
 
 
 def as_sheets(picture: Sequence[Sheet] | Image.Image) -> list[Sheet]:

@@ -118,7 +118,7 @@ def _write_text(axes: Any, text: Any, scale: float) -> None:
     # From the baseline, as letters of other heights would move the line.
     axes.text(
         text.left,
-        text.top + 0.9 * text.size,
+        text.top + text.size,
         text.text,
         color=FAINT if text.faint else INK,
         fontproperties=font,

@@ -77,7 +77,7 @@ def draw_features(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> 
         "(dark) to the highest (pale) of each row; it falls where the two features disagree.",
         *initial_weights(self, NETWORK),
     ]
-    return [Sheet(shown_pairs(mixed.perm), rows, notes)]
+    return [Sheet(shown_pairs(mixed.perm), rows, caveats=notes)]
 
 
 def draw_alignment(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[Sheet]:
@@ -140,14 +140,16 @@ def draw_alignment(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) ->
             ]
         ]
 
-    notes += [
+    legend = [
         "A position of the layout that is kept and what the plan matches to it bear the same "
-        "colour; arrows lead to the strongest match. Features are mixed, not pixels: the last two "
-        "columns apply the plan to patches, as an illustration.",
+        "colour; arrows lead to the strongest match.",
         *_without_effect(settings, net, layer, side),
+    ]
+    notes += [
+        "Features are mixed, not pixels: the plan is applied to patches as an illustration.",
         *initial_weights(self, NETWORK),
     ]
-    return [Sheet(shown_pairs(perm), rows, notes)]
+    return [Sheet(shown_pairs(perm), rows, legend, notes)]
 
 
 def _shown_layer(drawn: int | str, layers: Any) -> tuple[Any, list[str]]:

@@ -20,6 +20,6 @@ def initial_weights(method: Any, part: str) -> list[str]:
         return []
     words = f"method={run.method['name']} data={run.data.kind} net={run.net.name}"
     return [
-        f"Initial weights of the {part}; train first: mixbench run {words} ..., then draw the run "
-        "with mixbench show RUN."
+        f"Initial weights of the {part}; train first: mixbench run {words} ..., then "
+        "mixbench show RUN."
     ]

@@ -62,6 +62,5 @@ def draw_masks(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[S
     ]
     if torch.equal(columns[0][2], columns[len(WEIGHTS) - 1][2]):
         notes.append("This mixer is not told the weight: its masks are the same for all.")
-    if not self.frozen:
-        notes += initial_weights(self, MIXER)
-    return [Sheet(shown_pairs(mixed.perm), rows, notes)]
+    caveats = [] if self.frozen else initial_weights(self, MIXER)
+    return [Sheet(shown_pairs(mixed.perm), rows, notes, caveats)]

@@ -28,8 +28,9 @@ def draw_tokens(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> li
     titles = "labels of tokens at first", "labels after all layers"
     note = (
         "Colours give the partner's share in the label of each token, from 0 (dark) to 1 (pale), "
-        "before the first layer and behind the last. The last label is the target: that of the "
-        "class token, or the mean over all tokens where there is none."
+        "before the first layer, where the label is by area, and behind the last. The label of "
+        "the mixed image is that of the class token, or the mean over all tokens where there is "
+        "none."
     )
     return _draw(self, x, targets, mixed, [*titles, note], relative=False)
 
@@ -39,8 +40,8 @@ def draw_attention(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) ->
     titles = "tokens that count as pasted", "attention of the class"
     note = (
         "The last map is what the class token looks at in the last block (without a class token, "
-        "what all tokens look at), from nothing (dark) to the most in the image (pale). The last "
-        "label is the target: by area, and by the attention inside and outside of the box."
+        "what all tokens look at), from nothing (dark) to the most in the image (pale). The label "
+        "of the pasted tokens is by area, that of the mixed image also by attention."
     )
     return _draw(self, x, targets, mixed, [*titles, note], relative=True)
 
@@ -76,11 +77,10 @@ def _draw(
             [
                 Panel("image", pixels[own], label_text(targets[own], names)),
                 Panel("partner", pixels[other], label_text(targets[other], names)),
-                Panel("mixed by area", made[own], label_text(by_area[own], names)),
-                Panel(texts[0], partial(over, own, first)),
-                Panel(texts[1], partial(over, own, last), label_text(after.targets[own], names)),
+                Panel(texts[0], partial(over, own, first), label_text(by_area[own], names)),
+                Panel(texts[1], partial(over, own, last)),
+                Panel("mixed", made[own], label_text(after.targets[own], names)),
             ]
         ]
 
-    notes = [*texts[2:], *initial_weights(method, NETWORK)]
-    return [Sheet(shown_pairs(mixed.perm), rows, notes)]
+    return [Sheet(shown_pairs(mixed.perm), rows, texts[2:], initial_weights(method, NETWORK))]

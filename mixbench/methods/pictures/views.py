@@ -37,6 +37,6 @@ def draw_views(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[S
         return [panels]
 
     notes = ["Labels are shown for the reader; training does not see them."]
-    if mixed.perm is not None:  # by masks
-        notes += initial_weights(self, MIXER)
-    return [Sheet(list(enumerate(partners)), rows, notes)]
+    # Only a mixer mixes views.
+    caveats = [] if mixed.perm is None else initial_weights(self, MIXER)
+    return [Sheet(list(enumerate(partners)), rows, notes, caveats)]

@@ -38,7 +38,5 @@ def draw_windows(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list
     shown = mixed._replace(x=self.to_pixels(mixed.x), aux=mixed.aux.pasted)
     drawn = windows_sheet(self.to_pixels(x), targets, shown, self.info.names)
     title = "With windows" if sheets else ""
-    notes = [*drawn.notes]
-    if self.config.looks_with == LEARNING:
-        notes += initial_weights(self, NETWORK)
-    return [*sheets, drawn._replace(title=title, notes=notes)]
+    caveats = initial_weights(self, NETWORK) if self.config.looks_with == LEARNING else []
+    return [*sheets, drawn._replace(title=title, caveats=caveats)]
