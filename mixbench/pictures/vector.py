@@ -41,7 +41,7 @@ def write_vector(sheets: Sequence[Sheet], file: IO[bytes], form: str, scale: flo
         UserError: If matplotlib is missing, or a page would be longer than PDF has it.
     """
     check_matplotlib()
-    blocks = [drawn_block(sheet, RESOLUTION, repeated) for sheet in sheets]
+    blocks = [drawn_block(sheet, RESOLUTION, magnify) for sheet in sheets]
     page = lay_out(blocks, _fitting_style(blocks), _measure)
     longest = scale * max(page.width, page.height)
     if form == "pdf" and longest > LONGEST:
@@ -61,8 +61,8 @@ def check_matplotlib() -> None:
         raise UserError(what, "show", "pip install 'mixbench[plots]', or write a .png")
 
 
-def repeated(image: Tensor, cell: int) -> Image.Image:
-    """An image whose pixels are repeated, each as often as the others.
+def magnify(image: Tensor, cell: int) -> Image.Image:
+    """An image whose pixels are magnify, each as often as the others.
 
     Args:
         image: (3, H, W) values in [0, 1]; others are cut off.
