@@ -11,20 +11,20 @@ from mixbench.errors import UserError
 
 def show_command(args: argparse.Namespace) -> int:
     """Draw what methods make of a batch, with the weights of runs if such are named."""
-    from mixbench.training.preview import PictureForm, show
+    subjects = _subjects(args.overrides, args.strict)
+    from mixbench.training.preview import PictureForm, Subject, show
 
-    columns = () if args.columns is None else tuple(args.columns.split(","))
+    columns = () if args.columns is None else tuple(map(str.strip, args.columns.split(",")))
     form = PictureForm(args.format.lower(), args.scale, columns, args.images)
-    show(_subjects(args.overrides, args.strict), args.output, form)
+    show({name: Subject(*found) for name, found in subjects.items()}, args.output, form)
     print_result(f"written: {args.output}")
     return 0
 
 
-def _subjects(words: list[str], strict: bool) -> dict[str, Any]:
-    """What is drawn, by the names that a matrix gives: runs, or methods."""
+def _subjects(words: list[str], strict: bool) -> dict[str, tuple[Any, Path | None]]:
+    """Configurations and folders of runs, by the names that a matrix gives."""
     from mixbench.config.compose import compose
     from mixbench.config.overrides import split_overrides
-    from mixbench.training.preview import Subject
 
     runs = list(itertools.takewhile(lambda word: "=" not in word, words))
     given = split_overrides(words[len(runs) :])
@@ -32,19 +32,21 @@ def _subjects(words: list[str], strict: bool) -> dict[str, Any]:
     if len(names) > 1 and (len(set(names)) < len(names) or "" in names):
         listed = ",".join(names)
         raise UserError(f"method={listed} names one twice or none", "show", "name each once")
+    if len(set(runs)) < len(runs):
+        raise UserError("a run is named twice", "show", "name each once")
     if len(runs) > 1 and len(names) > 1:
         raise UserError("several runs and several methods", "show", "name the runs alone")
     if len(names) == 1:
         folders = {name: _folder_of(name) for name in runs} or {"": None}
         found = {
-            name: Subject(compose(words[len(runs) :], strict=strict, base=_base(folder)), folder)
+            name: (compose(words[len(runs) :], strict=strict, base=_base(folder)), folder)
             for name, folder in folders.items()
         }
         return _named(found)
     folder = _folder_of(runs[0]) if runs else None
     rest = [f"{key}={text}" for key, text in given if key != "method"]
     return {
-        name: Subject(compose([f"method={name}", *rest], strict=strict, base=_base(folder)), folder)
+        name: (compose([f"method={name}", *rest], strict=strict, base=_base(folder)), folder)
         for name in names
     }
 
@@ -62,9 +64,9 @@ def _base(folder: Path | None) -> Path | None:
     return None if folder is None else folder / "config.yaml"
 
 
-def _named(runs: dict[str, Any]) -> dict[str, Any]:
+def _named(runs: dict[str, tuple[Any, Path | None]]) -> dict[str, tuple[Any, Path | None]]:
     """Runs by their methods, where each has its own."""
-    names = [subject.config.method["name"] for subject in runs.values()]
+    names = [config.method["name"] for config, _ in runs.values()]
     if len(set(names)) < len(names):
         return runs
     return dict(zip(names, runs.values(), strict=True))

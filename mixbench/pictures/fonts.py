@@ -2,10 +2,14 @@
 
 import functools
 import importlib.util
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from PIL import ImageFont
+
+from mixbench.errors import counted
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 BUILT_IN = ""  # Pillow's own, which knows few signs beyond Latin
@@ -83,6 +87,20 @@ def text_width(text: str, size: float, first: str = BUILT_IN) -> float:
         The width, in the unit of the size.
     """
     return load_font(font_file(text, first), size).getlength(text)
+
+
+def warn_of_boxes(texts: Iterable[str], first: str = BUILT_IN) -> None:
+    """Warn once where no font has all signs of some texts.
+
+    Args:
+        texts: What a picture says.
+        first: File of the font to prefer.
+    """
+    files = {text: font_file(text, first) for text in texts}
+    signs = {s for text, file in files.items() for s in text if not (s.isspace() or _has(file, s))}
+    if signs:
+        what = f"no font on this machine has {counted(len(signs), 'sign')} of the picture"
+        warnings.warn(f"{what}, which became boxes; install one that has", stacklevel=2)
 
 
 @functools.cache

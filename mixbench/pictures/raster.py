@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw
 
 from mixbench.errors import UserError
-from mixbench.pictures.fonts import font_file, load_font, text_width
+from mixbench.pictures.fonts import font_file, load_font, text_width, warn_of_boxes
 from mixbench.pictures.layout import Page, Style, drawn_block, lay_out
 from mixbench.pictures.sheet import CELL, Sheet, enlarge
 
@@ -40,6 +40,7 @@ def raster(sheets: Sequence[Sheet], scale: float = 1.0) -> Image.Image:
 
 
 def _painted(page: Page, size: tuple[int, int], factor: float) -> Image.Image:
+    warn_of_boxes(text.text for text in page.texts)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     for image in page.images:

@@ -1,5 +1,6 @@
 """Sheets as SVG and PDF for papers: text stays text, in 8 points at the width of a column."""
 
+import warnings
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -7,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from mixbench.errors import UserError
-from mixbench.pictures.fonts import font_file, plot_font, text_width
+from mixbench.pictures.fonts import font_file, load_font, plot_font, text_width, warn_of_boxes
 from mixbench.pictures.layout import Block, Page, Style, drawn_block, lay_out, page_width
 from mixbench.pictures.raster import FAINT, INK
 from mixbench.pictures.sheet import Sheet, as_picture
@@ -47,7 +48,11 @@ def write_vector(sheets: Sequence[Sheet], file: IO[bytes], form: str, scale: flo
     if form == "pdf" and longest > LONGEST:
         what = f"a page of PDF has at most {LONGEST:,} points, and this one {longest:,.0f}"
         raise UserError(what, "show", "give a smaller --scale, or fewer --images")
-    _write(page, file, form, scale)
+    if form == "pdf":  # in SVG the reader's own fonts have the word
+        warn_of_boxes((text.text for text in page.texts), plot_font())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        _write(page, file, form, scale)
 
 
 def check_matplotlib() -> None:
@@ -114,7 +119,8 @@ def _write_text(axes: Any, text: Any, scale: float) -> None:
 
     own = plot_font()
     name = font_file(text.text, own)
-    font = FontProperties(size=scale * text.size, fname=None if name == own else name)
+    found: Any = load_font(name, text.size)  # which Pillow found by the name alone
+    font = FontProperties(size=scale * text.size, fname=None if name == own else found.path)
     # From the baseline, as letters of other heights would move the line.
     axes.text(
         text.left,

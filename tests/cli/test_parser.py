@@ -277,6 +277,8 @@ def test_show_draws_several_methods_or_runs_as_a_matrix(runs, tiny, tmp_path, ca
     shown = path.read_text()
     assert all(f">{name}</text>" in shown for name in ("mixup", "samix", "partner"))
     assert "nitial weights" not in shown
+    assert cli.main(["show", names[0], names[0], "-o", str(path)]) == 2
+    assert cli.main(["show", *names, "method=mixup,cutmix", "-o", str(path)]) == 2
 
 
 @pytest.mark.parametrize(

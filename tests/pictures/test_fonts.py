@@ -38,6 +38,13 @@ def test_a_text_that_no_font_has_is_written_by_the_one_with_most_signs(monkeypat
     assert text_width("\U000f0000", 12) > 0
 
 
+def test_signs_that_no_font_has_are_counted_aloud_once(recwarn):
+    fonts.warn_of_boxes(["cat", GREEK])
+    assert not recwarn
+    with pytest.warns(UserWarning, match="2 signs"):
+        fonts.warn_of_boxes(["\U000f0000 cat", "\U000f0001\U000f0000"])
+
+
 def test_without_matplotlib_the_built_in_font_remains(monkeypatch):
     monkeypatch.setattr(fonts.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(fonts, "SYSTEM", ())
