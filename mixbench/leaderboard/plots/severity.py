@@ -140,13 +140,22 @@ def _draw(
             _line(axes, line, looks[label])
         radii = sorted({radius for line in attack.lines.values() for radius in line})
         axes.set_xticks(radii)
-        axes.set_ylim(-2, 102)
+        axes.set_ylim(*_limits(attacks))
         axes.set_title(attack.title, fontsize=SMALL)
         axes.grid(axis="y")
         if place % across == 0:
             axes.set_ylabel("error rate (%)")
         if place + across >= len(attacks):
             axes.set_xlabel("radius (1/255)")
+
+
+def _limits(attacks: Sequence[AttackDiagram]) -> tuple[float, float]:
+    """Ends of the axis of rates, which all diagrams share."""
+    found = [summary for a in attacks for line in a.lines.values() for summary in line.values()]
+    low = min(max(0.0, summary.mean - (summary.sd or 0.0)) for summary in found)
+    high = max(min(100.0, summary.mean + (summary.sd or 0.0)) for summary in found)
+    pad = 0.05 * (high - low) or 1.0
+    return max(-2.0, low - pad), min(102.0, high + pad)
 
 
 def _line(axes: "Axes", line: Mapping[int, Summary], look: Look) -> None:
