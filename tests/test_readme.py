@@ -127,5 +127,16 @@ def test_the_stranger_s_method_fits_in_thirty_lines_and_keeps_the_contract(workp
 def test_the_method_table_names_every_method():
     from mixbench.methods import METHODS
 
-    rows = re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)
+    first = README.index("| `erm` |")
+    table = README[first : README.index("\n\n", first)]
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert sorted(rows) == sorted(METHODS.table)
+
+
+def test_the_table_of_plots_names_every_kind():
+    from mixbench.leaderboard.plots.kinds import SHOWN
+
+    first = README.index("| `forest` |")
+    table = README[README.rindex("\n\n", 0, first) : README.index("\n\n", first)]
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(rows) == sorted(SHOWN)
