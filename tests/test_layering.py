@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "distributed": (4, LIGHTNING),
     "tracking": (4, LIGHTNING | {"wandb"}),
     "methods": (4, LIGHTNING),
-    "leaderboard": (5, {"torch", "numpy", "wandb", "matplotlib"}),
+    "leaderboard": (5, {"torch", "numpy", "wandb", "matplotlib", "jinja2", "markupsafe", "PIL"}),
     "evaluation": (5, TORCH | {"pyautoattack"}),
     "training": (6, LIGHTNING | {"omegaconf", "scipy"}),
     "testing": (7, LIGHTNING | {"omegaconf"}),

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from mixbench.cli.console import print_notice, print_result, show_log
+from mixbench.cli.report import grid_output, report_grid
 from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.errors import UserError, counted
 
@@ -113,6 +114,7 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
         print_result(f"written: {args.to_wandb}; next: wandb sweep {args.to_wandb}")
         return 0, runs
     folder = runs_folder(config.run.dir)
+    page = grid_output(args.report, folder)
     launcher = _launcher(args)
     runs = launcher.prepare(runs)
     left = [run for run in runs if not run.done]
@@ -140,7 +142,10 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
     elif folder.is_dir():
         hashes = {run.recipe_hash for run in runs}
         print_result("")
-        print_result(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
+        board = build_leaderboard(find_runs([folder])).only(hashes)
+        print_result(render(board).rstrip())
+        if page is not None:
+            report_grid(board, [folder / run.id for run in runs], page)
     return outcome.exit_code(len(runs)), runs
 
 
