@@ -1,27 +1,25 @@
 """``forest``: the difference of each row from the reference, with the interval of the test."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.plots.panels import (
     MOST_ROWS,
+    Panel,
+    assemble,
     best_rows,
-    check_panels,
     label_rows,
     note_left_out,
-    note_smoke_tests,
-    stack,
-    title_of,
 )
 from mixbench.leaderboard.plots.scores import AROUND, ROW, draw_arrows
-from mixbench.leaderboard.plots.style import BETTER, MUTED, WORSE, literal
+from mixbench.leaderboard.plots.style import BETTER, MUTED, NORMAL, WORSE, fitted, literal
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
 from mixbench.stats.dunnett import Contrast
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 
 def draw_forest(board: Leaderboard, width: float, title: bool = True) -> "Figure":
@@ -38,31 +36,27 @@ def draw_forest(board: Leaderboard, width: float, title: bool = True) -> "Figure
     Raises:
         UserError: If nothing was tested, or there are too many tables.
     """
-    shown: list[tuple[Group, list[Row]]] = []
+    panels: list[Panel] = []
     notes: list[str] = []
+    found: list[Contrast] = []
     for group in board.groups:
         rows = [row for row in group.rows if row.label in group.evidence.contrasts]
         if not rows:
             continue
-        others = {*group.evidence.contrasts, group.evidence.reference}
-        lacking = [row.label for row in group.rows if row.label not in others]
+        tested = {*group.evidence.contrasts, group.evidence.reference}
+        lacking = [row.label for row in group.rows if row.label not in tested]
         rows, more = best_rows(group, rows, MOST_ROWS)
         notes += note_left_out(lacking, "not tested, without two seeds that are finite")
         notes += note_left_out(more, f"behind the best {MOST_ROWS}")
-        shown.append((group, rows))
-    if not shown:
+        draw = partial(_draw, group=group, rows=rows, width=width)
+        panels.append(Panel(group, ROW * len(rows) + AROUND, draw))
+        found += _contrasts(group, rows)
+    if not panels:
         todo = "train more seeds: mixbench bench ... seeds=0,1,2"
         what = "no difference was tested, as no table has two rows of two seeds"
         raise UserError(what, "plot forest", todo)
-    check_panels("forest", [group for group, _ in shown])
-    groups = [group for group, _ in shown]
-    notes.insert(0, _explained([contrast for pair in shown for contrast in _contrasts(*pair)]))
-    heights = [ROW * len(rows) + AROUND for _, rows in shown]
-    titles = [title_of(group, board) if title else "" for group in groups]
-    figure, panels = stack(width, heights, titles, [*notes, *note_smoke_tests(groups)])
-    for panel, (group, rows) in zip(panels, shown, strict=True):
-        _draw(panel.subplots(), group, rows, width)
-    return figure
+    notes.insert(0, _explained(found))
+    return assemble("forest", board, panels, width, title=title, notes=notes)
 
 
 def _contrasts(group: Group, rows: list[Row]) -> list[Contrast]:
@@ -76,15 +70,16 @@ def _explained(contrasts: list[Contrast]) -> str:
     return f"{text}filled squares are rows that the test separates from the reference."
 
 
-def _draw(axes: "Axes", group: Group, rows: list[Row], width: float) -> None:
+def _draw(part: "SubFigure", group: Group, rows: list[Row], width: float) -> None:
+    axes = part.subplots()
     label_rows(axes, [row.label for row in rows], width)
     contrasts = _contrasts(group, rows)
     axes.set_xlim(*_limits(contrasts))
     axes.axvline(0, color=MUTED, linewidth=0.8)
     column = describe(group.score)
     unit = "points" if column.unit == "%" else column.unit
-    words = f"{group.score} less that of {group.evidence.reference}"
-    axes.set_xlabel(literal(f"{words} ({unit})" if unit else words))
+    reference = fitted(group.evidence.reference, 0.3 * width, NORMAL)
+    axes.set_xlabel(f"{literal(group.score)} less that of {reference} ({unit or group.score})")
     for place, contrast in enumerate(contrasts):
         colour = MUTED
         if contrast.separated:

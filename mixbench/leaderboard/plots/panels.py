@@ -1,11 +1,13 @@
 """The frame of a figure: a panel for each table, a legend, and notes below."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError, counted
 from mixbench.leaderboard.columns import describe
+from mixbench.leaderboard.evidence import BASELINE
 from mixbench.leaderboard.plots.style import (
     LINE,
     MUTED,
@@ -25,66 +27,96 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 6
 MOST_ROWS = 60  # that a panel shows one below the other
+MOST_LINES = 8  # that one diagram holds
 MARGIN = 0.04  # inches
 _HANDLE = 0.42  # inches of a legend's line and the room around it
 _NAMED = 4  # rows that a note names, beyond which it counts them
 
 
-def check_panels(kind: str, groups: Sequence[Group]) -> None:
-    """Refuse more tables than a figure holds.
+@dataclass
+class Panel:
+    """The part of a figure that shows one table.
+
+    Attributes:
+        group: The table.
+        height: Inches of its axes and their labels.
+        draw: Draws into the part of the figure that it is given.
+        title: Words behind the facts of the table.
+    """
+
+    group: Group
+    height: float
+    draw: "Callable[[SubFigure], None]"
+    title: str = ""
+
+
+def assemble(
+    kind: str,
+    board: Leaderboard,
+    panels: Sequence[Panel],
+    width: float,
+    *,
+    title: bool,
+    notes: Sequence[str] = (),
+    legend: Mapping[str, Look] | None = None,
+) -> "Figure":
+    """A figure of panels one below the other.
 
     Args:
         kind: Of the plot.
-        groups: The tables that would have a panel.
+        board: The leaderboard.
+        panels: From top to bottom.
+        width: Inches.
+        title: Whether the facts that rows have in common stand above them.
+        notes: Sentences below all panels.
+        legend: Looks by label, between panels and notes.
+
+    Returns:
+        The figure.
 
     Raises:
-        UserError: If there are too many.
+        UserError: If there are more panels than a figure holds.
     """
-    if len(groups) > MOST_PANELS:
+    if len(panels) > MOST_PANELS:
         raise UserError(
-            f"the runs make {len(groups)} tables, and a figure holds {MOST_PANELS}",
+            f"the runs make {len(panels)} panels, and a figure holds {MOST_PANELS}",
             f"plot {kind}",
             "name the folders of the runs that belong into the figure",
         )
+    titles = [_title(panel, board) if title else panel.title for panel in panels]
+    below = [*notes, *_smoke_tests([panel.group for panel in panels])]
+    figure, parts = _stack(width, [panel.height for panel in panels], titles, below, legend or {})
+    for panel, part in zip(panels, parts, strict=True):
+        panel.draw(part)
+    return figure
 
 
-def stack(
+def _stack(
     width: float,
     heights: Sequence[float],
     titles: Sequence[str],
-    notes: Sequence[str] = (),
-    legend: Mapping[str, Look] | None = None,
+    notes: Sequence[str],
+    legend: Mapping[str, Look],
 ) -> "tuple[Figure, list[SubFigure]]":
-    """An empty figure with a panel for each table.
-
-    Args:
-        width: Inches.
-        heights: Inches of each panel, its axes and their labels together.
-        titles: A line above each panel; none where it is empty.
-        notes: Sentences below all panels.
-        legend: Looks by label, which stand between panels and notes.
-
-    Returns:
-        The figure, and its panels from top to bottom.
-    """
+    """An empty figure, and its parts from top to bottom."""
     from matplotlib.figure import Figure
 
     room = width - 2 * MARGIN
     heads = [wrapped(title, room, NORMAL) for title in titles]
     whole = [high + LINE * 1.15 * len(head) for high, head in zip(heights, heads, strict=True)]
-    entries = _entries(legend or {}, room)
+    entries = _entries(legend, room)
     lines = [line for note in notes for line in wrapped(note, room)]
     below = LINE * len(lines) + LINE * 1.1 * len(entries) + 2 * MARGIN
     height = sum(whole) + below
     figure = Figure((width, height), layout="constrained")
     layout: Any = figure.get_layout_engine()
     layout.set(rect=(0, below / height, 1, 1 - below / height), w_pad=MARGIN, h_pad=MARGIN)
-    panels = figure.subfigures(len(whole), 1, height_ratios=whole, squeeze=False)[:, 0].tolist()
-    for panel, head in zip(panels, heads, strict=True):
+    parts = figure.subfigures(len(whole), 1, height_ratios=whole, squeeze=False)[:, 0].tolist()
+    for part, head in zip(parts, heads, strict=True):
         if head:
-            panel.suptitle("\n".join(head), x=MARGIN / width, ha="left", fontsize=NORMAL)
+            part.suptitle("\n".join(head), x=MARGIN / width, ha="left", fontsize=NORMAL)
     _write_below(figure, entries, lines)
-    return figure, panels
+    return figure, parts
 
 
 def _entries(legend: Mapping[str, Look], room: float) -> list[list[tuple[str, Look]]]:
@@ -118,16 +150,9 @@ def _write_below(figure: "Figure", entries: list[list[tuple[str, Look]]], lines:
         figure.text(MARGIN / width, (top + LINE / 4) / height, line, fontsize=SMALL, color=MUTED)
 
 
-def title_of(group: Group, board: Leaderboard) -> str:
-    """The facts of a table that a figure has room for.
-
-    Args:
-        group: The table.
-        board: Its leaderboard, whose tables the title tells apart.
-
-    Returns:
-        One line.
-    """
+def _title(panel: Panel, board: Leaderboard) -> str:
+    """The facts of a table that a figure has room for, and which tell it from others."""
+    group = panel.group
     words = [group.data, group.net, group.recipe, counted(group.epochs, "epoch")]
     others = [other for other in board.groups if other is not group]
     same = [o for o in others if [o.data, o.net, o.recipe] == words[:3]]
@@ -135,7 +160,7 @@ def title_of(group: Group, board: Leaderboard) -> str:
         words.append(f"select {group.select}")
     if any(other.recipe_hash != group.recipe_hash for other in same):
         words.append(group.recipe_hash[:8])
-    return " \N{MIDDLE DOT} ".join(words)
+    return " \N{MIDDLE DOT} ".join([*words, *filter(None, [panel.title])])
 
 
 def axis_title(score: str) -> str:
@@ -152,7 +177,7 @@ def axis_title(score: str) -> str:
     return literal(f"{words} ({column.unit})" if column.unit else words)
 
 
-def note_smoke_tests(groups: Sequence[Group]) -> list[str]:
+def _smoke_tests(groups: Sequence[Group]) -> list[str]:
     """A note that no method wins on data that is too easy."""
     names = list(dict.fromkeys(group.data for group in groups if group.smoke_test))
     return [f"{names[0]} is a smoke test, on which all methods do well."] if names else []
@@ -190,8 +215,8 @@ def best_rows(
         score: What the best ones are best in; empty for what the table is ranked by.
 
     Returns:
-        The rows, the best mean first or in alphabetical order where no row is ranked, and the labels
-        of the others.
+        The rows, the best mean first or in alphabetical order where no row is ranked, and the
+        labels of the others.
     """
     score = score or group.score
     rank = describe(score).rank
@@ -209,8 +234,6 @@ def best_rows(
 
 def reference_of(group: Group) -> str:
     """The row that others are compared with: that of the table's test, else plain training."""
-    from mixbench.leaderboard.evidence import BASELINE
-
     return group.evidence.reference or BASELINE
 
 

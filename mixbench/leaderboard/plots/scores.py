@@ -1,29 +1,28 @@
 """``leaderboard``: each row's seeds, mean and interval on one axis."""
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.plots.panels import (
     MOST_ROWS,
+    Panel,
+    assemble,
     axis_title,
     best_rows,
-    check_panels,
     finite,
     label_rows,
     note_left_out,
-    note_smoke_tests,
     reference_of,
-    stack,
-    title_of,
 )
 from mixbench.leaderboard.plots.style import BETTER, INK, MUTED, PALE
-from mixbench.leaderboard.rows import Group, Leaderboard, Row
+from mixbench.leaderboard.rows import Leaderboard, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 ROW = 0.17  # inches of a row
 AROUND = 0.42  # inches of the axis below the rows
@@ -46,49 +45,44 @@ def draw_scores(
     Raises:
         UserError: If no row has the score, or there are too many tables.
     """
-    shown: list[tuple[Group, str, list[Row]]] = []
+    panels: list[Panel] = []
+    parts: list[tuple[list[Row], str]] = []
     notes: list[str] = []
     for group in board.groups:
         name = score or group.score
         rows = [row for row in group.rows if math.isfinite(_mean(row, name))]
-        lacking = [row.label for row in group.rows if row not in rows]
         if not rows:
             continue
-        rows, more = best_rows(group, rows, MOST_ROWS)
-        if name != group.score:
-            rows.sort(key=lambda row: describe(name).rank(_mean(row, name)))
+        lacking = [row.label for row in group.rows if row not in rows]
+        rows, more = best_rows(group, rows, MOST_ROWS, name)
         notes += note_left_out(lacking, f"without a finite mean of {name}")
         notes += note_left_out(more, f"behind the best {MOST_ROWS}")
-        shown.append((group, name, rows))
-    if not shown:
+        draw = partial(_draw, rows=rows, score=name, reference=reference_of(group), width=width)
+        panels.append(Panel(group, ROW * len(rows) + AROUND, draw))
+        parts.append((rows, name))
+    if not panels:
         suite = describe(score or "top1").suite
         todo = f"mixbench eval RUN --suite {suite} adds it" if suite else "check the name"
         what = f"no row has a finite mean of {score or 'its score'}"
         raise UserError(what, "plot leaderboard", todo)
-    check_panels("leaderboard", [group for group, _, _ in shown])
-    notes += _explained(shown)
-    heights = [ROW * len(rows) + AROUND for _, _, rows in shown]
-    titles = [title_of(group, board) if title else "" for group, _, _ in shown]
-    figure, panels = stack(width, heights, titles, notes)
-    for panel, (group, name, rows) in zip(panels, shown, strict=True):
-        _draw(panel.subplots(), rows, name, reference_of(group), width)
-    return figure
+    notes.insert(0, _explained(parts))
+    return assemble("leaderboard", board, panels, width, title=title, notes=notes)
 
 
 def _mean(row: Row, score: str) -> float:
     return row.summaries[score].mean if score in row.summaries else math.nan
 
 
-def _explained(shown: list[tuple[Group, str, list[Row]]]) -> list[str]:
-    rows = [(row, name) for _, name, rows in shown for row in rows]
-    ns = {row.summaries[name].n for row, name in rows}
-    notes = ["Dots are runs of one seed, which supports no interval."]
-    if any(row.summaries[name].low is not None for row, name in rows):
-        notes = ["Small dots are seeds, large ones their mean, lines its 95 % t interval."]
-        notes += ["One seed supports no interval."] * (1 in ns)
-    if any(_limits(rows, name)[1] for _, name, rows in shown):
-        notes.append("Intervals with an arrow go on beyond the axis.")
-    return [" ".join(notes), *note_smoke_tests([group for group, _, _ in shown])]
+def _explained(parts: list[tuple[list[Row], str]]) -> str:
+    found = [row.summaries[name] for rows, name in parts for row in rows]
+    if all(summary.low is None for summary in found):
+        return "Dots are runs of one seed, which supports no interval."
+    text = "Small dots are seeds, large ones their mean, lines its 95 % t interval."
+    if any(summary.n == 1 for summary in found):
+        text += " One seed supports no interval."
+    if any(_limits(rows, name)[1] for rows, name in parts):
+        text += " Intervals with an arrow go on beyond the axis."
+    return text
 
 
 def _limits(rows: list[Row], score: str) -> tuple[tuple[float, float], bool]:
@@ -117,7 +111,8 @@ def seed_values(row: Row, score: str) -> list[float]:
     return finite([record.metrics.get(score) for record in row.records])
 
 
-def _draw(axes: "Axes", rows: list[Row], score: str, reference: str, width: float) -> None:
+def _draw(part: "SubFigure", rows: list[Row], score: str, reference: str, width: float) -> None:
+    axes = part.subplots()
     label_rows(axes, [row.label for row in rows], width)
     (low, high), _ = _limits(rows, score)
     axes.set_xlim(low, high)
