@@ -18,6 +18,7 @@ _HOMES = {
     "build_method": "mixbench.methods.build",
     "compose": "mixbench.config.compose",
     "functional": "mixbench.functional",
+    "leaderboard": "mixbench.leaderboard",
     "list_methods": "mixbench.methods",
     "plot": "mixbench.leaderboard.plots.draw",
     "register": "mixbench.methods",
@@ -28,6 +29,7 @@ __all__ = [
     "build_method",
     "compose",
     "functional",
+    "leaderboard",
     "list_methods",
     "plot",
     "register",
@@ -35,7 +37,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mixbench import functional
+    from mixbench import functional, leaderboard
     from mixbench.config.compose import compose
     from mixbench.leaderboard.plots.draw import plot
     from mixbench.methods import list_methods, register
@@ -47,7 +49,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'mixbench' has no attribute {name!r}")
     module = import_module(_HOMES[name])
-    return module if name == "functional" else getattr(module, name)
+    return module if module.__name__ == f"mixbench.{name}" else getattr(module, name)
 
 
 def leave_working_directory() -> None:

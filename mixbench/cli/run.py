@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from mixbench.cli.console import print_notice, print_result, show_log
+from mixbench.cli.console import print_notice, print_result, show_log, terminal_width
 from mixbench.cli.report import grid_output, report_grid
 from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.errors import UserError, counted
@@ -143,7 +143,7 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
         hashes = {run.recipe_hash for run in runs}
         print_result("")
         board = build_leaderboard(find_runs([folder])).only(hashes)
-        print_result(render(board).rstrip())
+        print_result(render(board, width=terminal_width()).rstrip())
         if page is not None:
             report_grid(board, [folder / run.id for run in runs], page)
     return outcome.exit_code(len(runs)), runs

@@ -342,6 +342,9 @@ def _find(group: Group, name: str) -> Row | None:
     for row in group.rows:
         if row.label == name or any(record.id == name for record in row.records):
             return row
+    for row in group.rows:
+        if row.full_label == name:
+            return row
     found = [row for row in group.rows if row.records and row.records[0].method == name]
     if len(found) > 1:
         labels = "; ".join(row.label for row in found)

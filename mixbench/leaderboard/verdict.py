@@ -106,8 +106,10 @@ def _untested(finite: Mapping[str, Summary], score: str, top: str) -> Verdict:
     others = [label for label in finite if label != top]
     other = BASELINE if BASELINE in others else max(others, key=lambda label: finite[label].mean)
     lead = finite[top].mean - finite[other].mean
-    text = f"No winner at one seed: {plain(top)} is ahead of {plain(other)} by "
-    text += f"{_points(lead, score, sign=False)}, and one seed cannot tell that from chance"
+    ahead = f"{plain(top)} is ahead of {plain(other)} by {_points(lead, score, sign=False)}"
+    if not lead:
+        ahead = f"{plain(top)} and {plain(other)} have the same {score}"
+    text = f"No winner at one seed: {ahead}, and one seed cannot tell that from chance"
     return Verdict("too few seeds", f"{text}; {_command(3)} gives a first answer.", seeds=3)
 
 

@@ -8,25 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.errors import UserError
-from mixbench.leaderboard.columns import describe
+from mixbench.leaderboard.columns import NONE, describe
 from mixbench.leaderboard.costs import CostTable, hours
 from mixbench.leaderboard.literature import Figure, figures
-from mixbench.leaderboard.report.cells import (
-    all_columns,
-    cell_text,
-    default_columns,
-    header_text,
-    table_notes,
-)
 from mixbench.leaderboard.report.descriptions import Description, describe_method
 from mixbench.leaderboard.report.provenance import Provenance, provenance
 from mixbench.leaderboard.report.samples import EmbeddedPicture, embed_samples
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
+from mixbench.leaderboard.table import (
+    OWN,
+    SETTING,
+    all_columns,
+    default_columns,
+    plain_table,
+)
 from mixbench.records.record import Record, read_record
 
 PICTURE_BYTES = 900_000  # of all pictures of mixed images together
 LARGEST_PICTURE = 60_000  # bytes of one of them
 MOST_PICTURES = 40  # in a page
+TEXTS = ("method", "fidelity", "verified", "seeds", "marks")  # columns of words
 OWN_TITLES = {
     "method": "name of the method, with the settings that tell its rows apart",
     "n": "finished seeds, of all that were started",
@@ -62,7 +63,7 @@ class ShownColumn:
 
 @dataclass(frozen=True)
 class ShownCell:
-    """A cell: its text, and the number that it is sorted by where the text does not begin with it."""
+    """A cell: its text, and what it is sorted by where the text does not begin with that number."""
 
     text: str
     order: str = ""
@@ -163,33 +164,50 @@ def gather(board: Leaderboard, folders: Iterable[Path]) -> Report:
 def _section(group: Group, limit: int, pictures: int) -> Section:
     shown, names = default_columns(group), all_columns(group)
     names += [name for name in shown if name not in names]
+    table = plain_table(group, names)
+    lines = [
+        [_cell(group, row, *pair) for pair in zip(names, texts, strict=True)]
+        for row, texts in zip(group.rows, table.lines, strict=True)
+    ]
     return Section(
         group=group,
         verdict=group.verdict.text,
-        columns=[_column(group, name, name in shown) for name in names],
-        lines=[(row, [_cell(group, row, name) for name in names]) for row in group.rows],
-        notes=table_notes(group, names),
+        columns=[
+            _column(name, heading, texts, name in shown)
+            for name, heading, *texts in zip(names, table.header, *table.lines, strict=True)
+        ],
+        lines=list(zip(group.rows, lines, strict=True)),
+        notes=table.notes,
         methods=_methods(group, limit, pictures),
         origins=[provenance(row) for row in group.rows],
     )
 
 
-def _column(group: Group, name: str, shown: bool) -> ShownColumn:
-    column = describe(name)
-    title = OWN_TITLES.get(name, column.title)
+def _column(name: str, heading: str, texts: Sequence[str], shown: bool) -> ShownColumn:
+    column, numeric = describe(name), name not in TEXTS
+    title = OWN_TITLES.get(name) or (OWN[name].title if name in OWN else column.title)
+    if name.startswith(SETTING):
+        title, numeric = f"setting {name}", all(map(_is_number, texts))
     if column.unit:
-        title += f", in {'percent' if column.unit == '%' else column.unit}"
+        title += f", in {'percent' if column.percent else column.unit}"
     if column.better:
         title += f"; {column.better} is better"
     lower = column.better == "lower" or name in ("cost", "p")
-    words = ("method", "fidelity", "verified", "seeds", "marks")
-    return ShownColumn(header_text(group, name), title, shown, lower, name not in words)
+    return ShownColumn(heading, title, shown, lower, numeric)
 
 
-def _cell(group: Group, row: Row, name: str) -> ShownCell:
-    text = cell_text(group, row, name)
-    if name == "p" and row.label in group.evidence.contrasts:
-        return ShownCell(text, f"{group.evidence.contrasts[row.label].p:.3g}")
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text == NONE
+    return True
+
+
+def _cell(group: Group, row: Row, name: str, text: str) -> ShownCell:
+    contrast = group.evidence.contrasts.get(row.label)
+    if name == "p" and contrast is not None:
+        return ShownCell(text, f"{contrast.p:.3g}")
     return ShownCell(text, "0" if text == "reference" else "")
 
 
@@ -197,14 +215,14 @@ def _first_runs(group: Group) -> dict[str, Record]:
     """The first run of the best row of each method."""
     found: dict[str, Record] = {}
     for row in group.rows:
-        found.setdefault(row.records[0].method, row.records[0])
+        found.setdefault(row.method, row.records[0])
     return found
 
 
 def _methods(group: Group, limit: int, pictures: int) -> list[MethodEntry]:
     rows: dict[str, list[Row]] = {}
     for row in group.rows:
-        rows.setdefault(row.records[0].method, []).append(row)
+        rows.setdefault(row.method, []).append(row)
     return [
         _method(name, members, limit if place < pictures else 0)
         for place, (name, members) in enumerate(rows.items())

@@ -22,6 +22,7 @@ from mixbench.leaderboard.plots.kinds import KINDS, SHOWN
 from mixbench.leaderboard.plots.style import style
 from mixbench.leaderboard.report.data import Report, gather
 from mixbench.leaderboard.rows import Group, Leaderboard
+from mixbench.leaderboard.table import interval
 
 HERE = Path(__file__).parent
 MOST_MESSAGE = 2000  # characters of a run's message
@@ -154,9 +155,7 @@ def _cost_lines(table: CostTable) -> Iterator[list[str]]:
     for row in table.rows:
         found = row.summary
         spread = "" if found.sd is None else f" \N{PLUS-MINUS SIGN} {column.text(found.sd)}"
-        ends = NONE
-        if found.low is not None and found.high is not None:
-            ends = f"{column.text(found.low)} to {column.text(found.high)}"
+        ends = interval(found.low, found.high, table.score)
         step = NONE if row.step is None else f"{row.step:.2f}"
         texts = [str(row.epochs), str(len(row.seeds)), column.text(found.mean) + spread, ends]
         yield [row.label, *texts, f"{row.hours:.3g}", step]
