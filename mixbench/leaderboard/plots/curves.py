@@ -18,7 +18,7 @@ from mixbench.leaderboard.plots.panels import (
     note_left_out,
     reference_of,
 )
-from mixbench.leaderboard.plots.style import Look, literal, looks
+from mixbench.leaderboard.plots.style import Look, looks, plain_ticks
 from mixbench.leaderboard.rows import Leaderboard
 
 if TYPE_CHECKING:
@@ -116,10 +116,11 @@ def _draw(
     for axes, (found, name, words) in zip(every, diagrams, strict=True):
         for course in found:
             _line(axes, course, name, looks[course.label])
-        axes.set_ylabel(literal(words))
+        axes.set_ylabel(words)
         axes.grid(axis="y")
         if name == LOSS and _wide(found):
             axes.set_yscale("log")
+            plain_ticks(axes.yaxis)
     for axes in every[-across:]:
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -30,6 +30,7 @@ MOST_ROWS = 60  # that a panel shows one below the other
 MOST_LINES = 8  # that one diagram holds
 MARGIN = 0.04  # inches
 _HANDLE = 0.42  # inches of a legend's line and the room around it
+_GAP = 0.12  # inches between columns of a legend
 _NAMED = 4  # rows that a note names, beyond which it counts them
 
 
@@ -119,31 +120,35 @@ def _stack(
     return figure, parts
 
 
-def _entries(legend: Mapping[str, Look], room: float) -> list[list[tuple[str, Look]]]:
-    """The legend in lines, all entries equally wide."""
-    if not legend:
-        return []
-    labels = {label: fitted(label, room - _HANDLE) for label in legend}
-    widest = max(text_width(text.replace(r"\$", "$"), SMALL) for text in labels.values())
-    columns = max(1, int(room / (widest + _HANDLE + 0.1)))
-    pairs = [(labels[label], look) for label, look in legend.items()]
-    return [pairs[start : start + columns] for start in range(0, len(pairs), columns)]
+def _entries(legend: Mapping[str, Look], room: float) -> list[list[tuple[str, Look, float]]]:
+    """The legend in lines: label, look and place of each entry, in as few lines as have room."""
+    labels = [fitted(label, room - _HANDLE) for label in legend]
+    widths = [text_width(text.replace(r"\$", "$"), SMALL) + _HANDLE + _GAP for text in labels]
+    entries = list(zip(labels, legend.values(), widths, strict=True))
+    for columns in range(len(entries), 0, -1):
+        widest = [max(w for _, _, w in entries[start::columns]) for start in range(columns)]
+        if sum(widest) <= room + _GAP or columns == 1:
+            lefts = [sum(widest[:column]) for column in range(columns)]
+            placed = [(t, look, lefts[i % columns]) for i, (t, look, _) in enumerate(entries)]
+            return [placed[start : start + columns] for start in range(0, len(placed), columns)]
+    return []
 
 
-def _write_below(figure: "Figure", entries: list[list[tuple[str, Look]]], lines: list[str]) -> None:
+def _write_below(
+    figure: "Figure", entries: list[list[tuple[str, Look, float]]], lines: list[str]
+) -> None:
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
     top = LINE * len(lines) + LINE * 1.1 * len(entries) + MARGIN
-    step = (width - 2 * MARGIN) / max((len(line) for line in entries), default=1)
     for line in entries:
         top -= LINE * 1.1
-        for column, (label, look) in enumerate(line):
-            left, y = MARGIN + column * step, (top + LINE / 2) / height
-            places = [(left + share * (_HANDLE - 0.1)) / width for share in (0, 0.5, 1)]
+        for label, look, left in line:
+            start, y = MARGIN + left, (top + LINE / 2) / height
+            places = [(start + share * (_HANDLE - 0.1)) / width for share in (0, 0.5, 1)]
             sign = Line2D(places, [y] * 3, markevery=[1], **vars(look), markersize=3.5)
             figure.add_artist(sign)
-            place = (left + _HANDLE) / width
+            place = (start + _HANDLE) / width
             figure.text(place, y, label, va="center_baseline", fontsize=SMALL)
     for line in lines:
         top -= LINE
@@ -255,3 +260,44 @@ def label_rows(axes: "Axes", labels: Sequence[str], width: float) -> None:
 def finite(values: Sequence[float | None]) -> list[float]:
     """The numbers among values."""
     return [value for value in values if value is not None and math.isfinite(value)]
+
+
+def score_limits(rows: list[Row], score: str) -> tuple[tuple[float, float], bool]:
+    """Ends of an axis of scores.
+
+    The interval of two seeds is 13 standard errors long each way; an axis that held it would show
+    nothing else.
+
+    Args:
+        rows: What is shown.
+        score: Name of the score.
+
+    Returns:
+        The ends, and whether an interval goes on beyond them.
+    """
+    summaries = [row.summaries[score] for row in rows]
+    values = [value for row in rows for value in seed_values(row, score)]
+    values += [summary.mean for summary in summaries]
+    span = (max(values) - min(values)) or max(abs(max(values)) * 0.01, 1e-6)
+    ends = [*finite([s.low for s in summaries]), *finite([s.high for s in summaries]), *values]
+    left = max(min(ends), min(values) - 0.6 * span)
+    right = min(max(ends), max(values) + 0.6 * span)
+    pad = 0.05 * (right - left) or 0.05 * span
+    low, high = left - pad, right + pad
+    if describe(score).unit == "%":
+        low, high = max(low, -2.0), min(high, 102.0)
+        ends = [min(100.0, max(0.0, end)) for end in ends]
+    return (low, high), min(ends) < low or max(ends) > high
+
+
+def seed_values(row: Row, score: str) -> list[float]:
+    """Values of a score over a row's seeds.
+
+    Args:
+        row: The row.
+        score: Name of the score.
+
+    Returns:
+        Those that are finite.
+    """
+    return finite([record.metrics.get(score) for record in row.records])

@@ -13,7 +13,7 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.plots.cells import MOST_CELLS, cell_axes, columns_of, lines_of
 from mixbench.leaderboard.plots.panels import Panel, assemble, best_rows, note_left_out
-from mixbench.leaderboard.plots.style import BETTER, MUTED, SMALL, WORSE, fitted
+from mixbench.leaderboard.plots.style import BETTER, MUTED, SMALL, WORSE, fitted, plain_ticks
 from mixbench.leaderboard.rows import Leaderboard, Row
 from mixbench.records.predictions import PREDICTIONS, read_outputs
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 BINS = 15  # of equal width, as for the score
-HEIGHT = 2.05  # inches of a diagram
+HEIGHT = 2.1  # inches of a diagram
 
 
 @dataclass
@@ -154,11 +154,14 @@ def _draw(part: "SubFigure", found: Sequence[Diagram], width: float) -> None:
     most = max(int(diagram.counts.max()) for diagram in found)
     for place, (diagram, (above, below)) in enumerate(zip(found, every, strict=True)):
         _bars(above, diagram)
-        above.set_title(fitted(diagram.label, 0.8 * width / columns), fontsize=SMALL)
+        name = fitted(diagram.label, 0.8 * width / columns)
+        facts = f"ECE {describe('ece').text(diagram.ece)}, n = {int(diagram.counts.sum()):,}"
+        above.set_title(f"{name}\n{facts}", fontsize=SMALL)
         left = (np.arange(BINS)) / BINS
         below.bar(left, diagram.counts, 1 / BINS, align="edge", color=MUTED, linewidth=0)
         below.set(xlim=(0, 1), yscale="log", ylim=(0.7, 1.6 * most))
         below.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        plain_ticks(below.yaxis)
         below.minorticks_off()
         if place % columns:
             above.tick_params(labelleft=False)
@@ -187,7 +190,3 @@ def _bars(axes: "Axes", diagram: Diagram) -> None:
     axes.plot(left + 0.5 / BINS, diagram.confidence, "D", color=WORSE, markersize=2)
     axes.set(ylim=(0, 1.02))
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    shown = describe("ece").text(diagram.ece)
-    axes.text(0.04, 0.94, f"ECE {shown}", transform=axes.transAxes, va="top", fontsize=SMALL)
-    images = f"n = {int(diagram.counts.sum()):,}"
-    axes.text(0.04, 0.81, images, transform=axes.transAxes, va="top", fontsize=SMALL)

@@ -12,10 +12,11 @@ from mixbench.leaderboard.plots.panels import (
     assemble,
     axis_title,
     best_rows,
-    finite,
     label_rows,
     note_left_out,
     reference_of,
+    score_limits,
+    seed_values,
 )
 from mixbench.leaderboard.plots.style import BETTER, INK, MUTED, PALE
 from mixbench.leaderboard.rows import Leaderboard, Row
@@ -80,41 +81,15 @@ def _explained(parts: list[tuple[list[Row], str]]) -> str:
     text = "Small dots are seeds, large ones their mean, lines its 95 % t interval."
     if any(summary.n == 1 for summary in found):
         text += " One seed supports no interval."
-    if any(_limits(rows, name)[1] for rows, name in parts):
+    if any(score_limits(rows, name)[1] for rows, name in parts):
         text += " Intervals with an arrow go on beyond the axis."
     return text
-
-
-def _limits(rows: list[Row], score: str) -> tuple[tuple[float, float], bool]:
-    """Ends of the axis, and whether an interval is cut there.
-
-    The interval of two seeds is 13 standard errors long each way; an axis that held it would show
-    nothing else.
-    """
-    summaries = [row.summaries[score] for row in rows]
-    values = [value for row in rows for value in seed_values(row, score)]
-    values += [summary.mean for summary in summaries]
-    span = (max(values) - min(values)) or max(abs(max(values)) * 0.01, 1e-6)
-    ends = [*finite([s.low for s in summaries]), *finite([s.high for s in summaries]), *values]
-    left = max(min(ends), min(values) - 0.6 * span)
-    right = min(max(ends), max(values) + 0.6 * span)
-    pad = 0.05 * (right - left) or 0.05 * span
-    low, high = left - pad, right + pad
-    if describe(score).unit == "%":
-        low, high = max(low, -2.0), min(high, 102.0)
-        ends = [min(100.0, max(0.0, end)) for end in ends]
-    return (low, high), min(ends) < low or max(ends) > high
-
-
-def seed_values(row: Row, score: str) -> list[float]:
-    """Values of a score over a row's seeds, those that are no numbers left out."""
-    return finite([record.metrics.get(score) for record in row.records])
 
 
 def _draw(part: "SubFigure", rows: list[Row], score: str, reference: str, width: float) -> None:
     axes = part.subplots()
     label_rows(axes, [row.label for row in rows], width)
-    (low, high), _ = _limits(rows, score)
+    (low, high), _ = score_limits(rows, score)
     axes.set_xlim(low, high)
     axes.set_xlabel(axis_title(score))
     percent = describe(score).unit == "%"

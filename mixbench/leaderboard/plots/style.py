@@ -1,15 +1,20 @@
 """The one style of all plots: sizes, colours, and text that stays text.
 
 Rows differ in marker and line as well as in colour, so that a plot reads in grey, too. The colours
-are those of Okabe and Ito (2008), which people with any kind of colour blindness tell apart.
+are those of Okabe and Ito (2008), which people with any kind of colour blindness tell apart, and a
+dark red beside them.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 from mixbench.errors import UserError, printable
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
 
 COLUMN, PAGE = 3.3, 6.9  # inches: one column of a paper, and its page
 NORMAL, SMALL = 8.0, 7.0  # points
@@ -17,7 +22,7 @@ LINE = 0.14  # inches from one line of small text to the next
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 INK, MUTED, PALE = "#000000", "#595959", "#b3b3b3"
 BETTER, WORSE = "#0072B2", "#D55E00"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (4, 1.5, 1, 1.5)))
 _LONGEST = 400  # signs of a text that are measured at all
@@ -85,7 +90,7 @@ def looks(labels: Sequence[str], reference: str) -> dict[str, Look]:
         reference: The one that the others are compared with; it may be absent.
 
     Returns:
-        Looks by label. They repeat after 42 rows.
+        Looks by label. They repeat after 28 rows.
     """
     others = [label for label in labels if label != reference]
     found = {label: _look(index) for index, label in enumerate(others)}
@@ -171,3 +176,32 @@ def text_width(text: str, size: float) -> float:
 
     font = FontProperties(family="DejaVu Sans", size=size)
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+
+def plain_ticks(axis: "Axis") -> None:
+    """Write the numbers of a logarithmic axis out, as powers would be set as mathematics.
+
+    Args:
+        axis: The axis.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    few = high < 30 * low
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign.
+
+    Args:
+        value: The difference.
+        digits: Behind the decimal point.
+
+    Returns:
+        The number with a plus or a true minus in front, unless it is shown as zero.
+    """
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
