@@ -47,7 +47,7 @@ class PagePlot:
 
     Attributes:
         title: Above it.
-        caption: Below it.
+        caption: What it shows, for those who cannot see it.
         svg: The drawing; empty where there is none.
         gap: Why there is none.
     """
@@ -103,6 +103,7 @@ def page(report: Report, plots_gap: str = "") -> str:
         .render(
             report=report,
             title=_title(groups),
+            headings=_headings(groups),
             told=f"{counted(report.count, 'run')} in {counted(len(groups), 'table')}",
             made=f"Made with mixbench {__version__} on {made}.",
             plots=[[] if plots_gap else list(_plots(group)) for group in groups],
@@ -181,6 +182,18 @@ def _title(groups: list[Group]) -> str:
         return "Report of runs"
     few = names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} other data sets"]
     return f"Mixup methods on {', '.join(few)}"
+
+
+def _headings(groups: list[Group]) -> list[str]:
+    """The data, network and recipe of each table, with what else tells two of them apart."""
+    short = [" \N{MIDDLE DOT} ".join((group.data, group.net, group.recipe)) for group in groups]
+    return [
+        text
+        if short.count(text) == 1
+        else f"{text} \N{MIDDLE DOT} {counted(group.epochs, 'epoch')} \N{MIDDLE DOT} "
+        f"select {group.select} \N{MIDDLE DOT} {group.recipe_hash[:8]}"
+        for text, group in zip(short, groups, strict=True)
+    ]
 
 
 def _part(name: str) -> str:

@@ -4,7 +4,7 @@ const cells = (table, column) => [...table.rows].map((row) => row.cells[column])
 const text = (cell) => cell.textContent.trim();
 
 function number(cell) {
-  return parseFloat(cell.dataset.order ?? text(cell));
+  return parseFloat((cell.dataset.order ?? text(cell)).replace("\u2212", "-"));
 }
 
 // Cells without a number stay at the end in both directions.
