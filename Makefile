@@ -54,7 +54,7 @@ $(VENV)/.extras-%: $(BASE)
 	@touch $@
 
 bench: $(STAMP) ## train, evaluate and rank: METHOD=a,b DATA=name NET= RECIPE= SEEDS=0,1 ARGS="a.b=c"
-	@$(PY) -m mixbench bench $(GRID) --report
+	@$(PY) -m mixbench bench $(GRID)$(if $(findstring --report,$(value ARGS)),, --report)
 
 test: $(STAMP) ## the default test suite, without network
 	@$(PY) -m pytest -q $(SPREAD)

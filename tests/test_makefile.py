@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def planned(*words):
-    """The words that the shell would see behind `mixbench bench`."""
+    """The words that the shell would see behind `mixbench bench`, but the last one, `--report`."""
     done = subprocess.run(
         ["make", "--dry-run", "--assume-old=requirements.lock", "bench", *words],
         capture_output=True,
@@ -23,7 +23,9 @@ def planned(*words):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.replace("\\\n", " ").splitlines()
     (command,) = [line for line in lines if "-m mixbench bench" in line]
-    return shlex.split(command.split("mixbench bench", 1)[1])
+    *shown, last = shlex.split(command.split("mixbench bench", 1)[1])
+    assert last == "--report"
+    return shown
 
 
 def test_no_variable_is_the_default_benchmark():
@@ -34,6 +36,17 @@ def test_variables_become_overrides():
     found = planned("METHOD=erm,bc", "DATA=pack", "SEEDS=0,1", "ARGS=data.train=a.npz epochs=3")
     assert found == ["method=erm,bc", "data=pack", "seeds=0,1", "data.train=a.npz", "epochs=3"]
     assert planned("NET=preactresnet18", "RECIPE=quick") == ["net=preactresnet18", "recipe=quick"]
+
+
+def test_a_report_that_is_named_takes_the_place_of_the_default():
+    done = subprocess.run(
+        ["make", "--dry-run", "--assume-old=requirements.lock", "bench", "ARGS=--report a.html"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stdout.rstrip().endswith("mixbench bench '--report' 'a.html'")
 
 
 # FAULTS row 10.

@@ -252,8 +252,15 @@ def _cost(rows: Sequence[Row]) -> str:
         return ""
     unit = "CPU" if known[0][0].gpu_hours is None else "GPU"
     times = [hour for _, hour in known]
-    low, high = f"{min(times):.3g}", f"{max(times):.3g}"
-    return f"Measured here: {low if low == high else f'{low} to {high}'} {unit} hours for a run."
+    low, high = (_time(end, unit) for end in (min(times), max(times)))
+    return f"Measured here: {low if low == high else f'{low} to {high}'} for a run."
+
+
+def _time(hours: float, unit: str) -> str:
+    minutes = 60 * hours
+    if minutes < 1.5:
+        return f"{60 * minutes:.0f} {unit} seconds"
+    return f"{minutes:.0f} {unit} minutes" if minutes < 90 else f"{hours:.3g} {unit} hours"
 
 
 def _unfinished(folders: Iterable[Path]) -> list[Record]:

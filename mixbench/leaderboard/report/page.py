@@ -15,7 +15,7 @@ from mixbench import __version__
 from mixbench.errors import UserError, counted, printable
 from mixbench.files import write_text
 from mixbench.leaderboard.columns import NONE, describe
-from mixbench.leaderboard.costs import CostTable
+from mixbench.leaderboard.costs import SLOW, CostTable
 from mixbench.leaderboard.plots.draw import draw
 from mixbench.leaderboard.plots.export import svg
 from mixbench.leaderboard.plots.kinds import KINDS, SHOWN
@@ -108,6 +108,7 @@ def page(report: Report, plots_gap: str = "") -> str:
             made=f"Made with mixbench {__version__} on {made}.",
             plots=[[] if plots_gap else list(_plots(group)) for group in groups],
             plots_gap=plots_gap,
+            slow=SLOW,
             records=Markup(report.records),
             script=Markup(script),
             script_hash=f"sha256-{digest}",

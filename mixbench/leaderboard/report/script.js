@@ -80,6 +80,14 @@ const content = document.getElementById("records").textContent;
 link.href = URL.createObjectURL(new Blob([content], { type: "application/json" }));
 link.hidden = false;
 
+// A row leads to its provenance, which is folded.
+function unfold() {
+  const part = document.getElementById(location.hash.slice(1));
+  if (part instanceof HTMLDetailsElement) part.open = true;
+}
+addEventListener("hashchange", unfold);
+unfold();
+
 // Paper unfolds nothing: what is folded is opened for it.
 addEventListener("beforeprint", () => each(document, "details:not([open])", (part) => {
   part.open = part.dataset.printed = true;

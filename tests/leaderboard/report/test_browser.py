@@ -95,6 +95,14 @@ def test_columns_are_chosen_by_keyboard(opened):
     assert shown(page, "fidelity")
 
 
+def test_a_row_leads_to_its_provenance_unfolded(opened):
+    page = opened
+    page.evaluate("document.querySelector('#rows-1 tbody a').click()")
+    opened_parts = "[...document.querySelectorAll('details[open] summary')]"
+    page.evaluate("new Promise(done => setTimeout(done, 0))")
+    assert page.evaluate(f"{opened_parts}.map(part => part.textContent)") == ["bc"]
+
+
 def test_light_and_dark_change_places(opened):
     page = opened
     colour = "getComputedStyle(document.body).backgroundColor"
