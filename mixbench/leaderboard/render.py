@@ -15,7 +15,7 @@ from mixbench.leaderboard.table import (
     check_columns,
     group_text,
     interval,
-    label_text,
+    marked_label,
     sort_rows,
 )
 from mixbench.leaderboard.text import (
@@ -188,7 +188,7 @@ def _cost_text(table: CostTable, style: str) -> str:
         found = row.summary
         lines.append(
             [
-                label_text(row.label, row.label in table.evidence.best, style),
+                marked_label(row.label, row.label in table.evidence.best, style),
                 str(row.epochs),
                 str(len(row.seeds)),
                 describe(table.score).text(found.mean),

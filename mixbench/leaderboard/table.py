@@ -275,7 +275,7 @@ def _header(group: Group, name: str, style: str) -> str:
 def _cell(group: Group, row: Row, name: str, style: str) -> str:
     """A cell, escaped and marked for the style."""
     if name == "method":
-        return label_text(_row_name(group, row), row.marked, style)
+        return marked_label(_row_name(group, row), row.marked, style)
     if name.startswith(SETTING):
         return escaped(setting_text(row, name), style)
     if name in OWN:
@@ -289,7 +289,7 @@ def _cell(group: Group, row: Row, name: str, style: str) -> str:
     return escaped(shown, style)
 
 
-def label_text(label: str, marked: bool, style: str) -> str:
+def marked_label(label: str, marked: bool, style: str) -> str:
     """A label, in bold or with an asterisk where it is marked.
 
     Args:
@@ -429,11 +429,9 @@ def _difference(group: Group, row: Row) -> str:
 
 def _p(group: Group, row: Row) -> str:
     contrast = group.evidence.contrasts.get(row.label)
-    return (
-        NONE
-        if contrast is None
-        else p_text(contrast.p).removeprefix("p ").removeprefix("= ").replace(" ", "")
-    )
+    if contrast is None:
+        return NONE
+    return p_text(contrast.p).removeprefix("p ").removeprefix("= ").replace(" ", "")
 
 
 def _cost(group: Group, row: Row) -> str:

@@ -92,7 +92,7 @@ def test_the_score_is_tested_with_the_variance_of_the_whole_table(add, tmp_path)
     power = stats.nct.sf(critical, 6, shift) + stats.nct.cdf(-critical, 6, shift)
     assert power == pytest.approx(0.8, abs=1e-6)
     assert found.numbers["separated"]
-    assert any("they differ" in note for note in found.notes)
+    assert any("mixup is better than erm: +5.00" in note for note in found.notes)
     assert any("detectable difference" in note for note in found.notes)
 
 

@@ -188,7 +188,7 @@ def test_a_difference_its_p_and_what_could_be_found_are_dunnetts(tmp_path):
         difference, ends = cells(text, method)["vs erm"].split(" ", 1)
         contrast = group.evidence.contrasts[method]
         assert difference == f"{mean:+.2f}"
-        assert [float(end) for end in ends.strip("[]").split(" to ")] == pytest.approx(
+        assert [float(end) for end in ends.strip("[]").split(", ")] == pytest.approx(
             [contrast.low, contrast.high], abs=0.005
         )
         assert float(cells(text, method)["p"]) == pytest.approx(contrast.p, abs=0.005)
