@@ -262,6 +262,10 @@ def _plotting(figure: Any) -> None:
     figure.add_argument("--row", dest="rows", action="append", default=[], metavar="ROW", help=text)
     text = "show this score in place of the one that the tables are ranked by"
     figure.add_argument("--score", metavar="NAME", help=text)
+    text = "setting on an axis of sweep; name one or two, each by an option of its own"
+    figure.add_argument("--key", dest="keys", action="append", default=[], metavar="KEY", help=text)
+    text = "draw the reliability of each run in place of each row"
+    figure.add_argument("--per-seed", action="store_true", help=text)
     text = "leave out the line above each panel"
     figure.add_argument("--no-title", action="store_true", help=text)
 

@@ -14,7 +14,8 @@ def plot_command(args: argparse.Namespace) -> int:
     from mixbench.leaderboard.plots.draw import plot
 
     options: dict[str, Any] = {"width": _inches(args.width), "title": not args.no_title}
-    options |= {name: value for name in ("rows", "score") if (value := getattr(args, name))}
+    given = {name: getattr(args, name) for name in ("rows", "score", "keys", "per_seed")}
+    options |= {name: value for name, value in given.items() if value}
     plot(args.kind, args.runs or None, args.output, **options)
     print_result(f"written: {args.output}")
     return 0

@@ -14,6 +14,7 @@ from mixbench.leaderboard.plots.panels import (
     Panel,
     assemble,
     axis_title,
+    clipped,
     note_left_out,
     reference_of,
     score_limits,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 HEIGHT = 2.3  # inches of a panel
 NAMED = 14  # rows that a legend names; of more, those that no other one beats
-UNITS = (("hours", 1.0), ("minutes", 60.0), ("seconds", 3600.0), ("nanoseconds", 3.6e12))
+UNITS = (("hours", 1.0), ("minutes", 60.0), ("seconds", 3600.0))
 _RATIO = 5  # of the largest cost to the smallest from which on the axis is logarithmic
 
 
@@ -75,6 +76,7 @@ def draw_cost(
             named = [label for label in named if label in kept][:NAMED]
             notes.append(f"The other {len(points) - len(named)} rows are grey.")
         legend |= {k: v for k, v in looks(named, reference_of(group)).items() if k not in legend}
+        notes += _explained(points, name)
         draw = partial(_draw, points=points, best=best, score=name, looks=legend)
         panels.append(Panel(group, HEIGHT, draw))
     if not panels:
@@ -83,7 +85,16 @@ def draw_cost(
         raise UserError(what, "plot cost", todo)
     notes.insert(0, "The line joins rows that no other one beats at the same cost or a lower one.")
     signs = {label: Look(look.color, look.marker, "none") for label, look in legend.items()}
+    notes = list(dict.fromkeys(notes))
     return assemble("cost", board, panels, width, title=title, notes=notes, legend=signs)
+
+
+def _explained(points: Sequence[Point], score: str) -> list[str]:
+    if all(point.score.low is None for point in points):
+        return []
+    cut = score_limits([point.row for point in points], score)[1]
+    more = "; some go on beyond the diagram" if cut else ""
+    return [f"Bars are 95 % t intervals over seeds{more}."]
 
 
 def _points(group: Group, score: str) -> tuple[list[Point], dict[str, list[str]]]:
@@ -138,16 +149,17 @@ def _draw(
     looks: Mapping[str, Look],
 ) -> None:
     axes = part.subplots()
-    unit, scale = next((u, k) for u, k in UNITS if max(p.hours for p in points) * k >= 1)
+    longest = max(point.hours for point in points)
+    unit, scale = next((pair for pair in UNITS if longest * pair[1] >= 1), UNITS[-1])
     places = [scale * point.hours for point in best]
     means = [point.score.mean for point in best]
     axes.step(places, means, where="post", color=MUTED, linewidth=0.8)
     for point in points:
         look, x = looks.get(point.row.label), scale * point.hours
         colour, marker = (look.color, look.marker) if look else (PALE, "o")
-        low, high = point.score.low, point.score.high
-        if look and low is not None and high is not None:
-            axes.plot([x, x], [low, high], color=colour, linewidth=0.9)
+        ends = clipped(point.score, score)
+        if look and ends:
+            axes.plot([x, x], ends, color=colour, linewidth=0.9)
         axes.plot([x], [point.score.mean], marker, color=colour, zorder=3 if look else 1)
     _scale_costs(axes, [scale * point.hours for point in points])
     axes.set_ylim(*score_limits([point.row for point in points], score)[0])

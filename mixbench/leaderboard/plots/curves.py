@@ -129,13 +129,14 @@ def _draw(
 def _line(axes: "Axes", course: Course, name: str, look: Look) -> None:
     summaries = course.values[name]
     means = [math.nan if found is None else found.mean for found in summaries]
+    epochs = list(map(float, course.epochs))
     step = max(1, len(means) // _SIGNS)
-    axes.plot(course.epochs, means, **vars(look), markevery=step, markersize=3)
+    axes.plot(epochs, means, **vars(look), markevery=step, markersize=3)
     if any(found is not None and found.sd is not None for found in summaries):
         spread = [math.nan if f is None or f.sd is None else f.sd for f in summaries]
         low = [mean - sd for mean, sd in zip(means, spread, strict=True)]
         high = [mean + sd for mean, sd in zip(means, spread, strict=True)]
-        axes.fill_between(course.epochs, low, high, color=look.color, alpha=0.18, linewidth=0)
+        axes.fill_between(epochs, low, high, color=look.color, alpha=0.18, linewidth=0)
 
 
 def _wide(found: Sequence[Course]) -> bool:

@@ -52,7 +52,7 @@ def save(figure: "Figure", path: Path) -> None:
         UserError: If its name ends otherwise, or its folder does not exist.
     """
     check_target(path)
-    content = _rendered(figure, path.suffix.lower())
+    content = rendered(figure, path.suffix.lower())
     write_bytes(path, lambda file: file.write(content))
 
 
@@ -65,16 +65,26 @@ def svg(figure: "Figure") -> str:
     Returns:
         ``<svg ...>...</svg>``, whose ids no other figure has.
     """
-    text = _rendered(figure, ".svg").decode()
+    text = rendered(figure, ".svg").decode()
     text = text[text.index("<svg") :]
     mark = f"p{hashlib.sha256(text.encode()).hexdigest()[:10]}-"
     return _TAG.sub(lambda tag: _REFERENCE.sub(rf"\g<1>{mark}", tag[0]), text)
 
 
-def _rendered(figure: "Figure", suffix: str) -> bytes:
+def rendered(figure: "Figure", suffix: str, dpi: int = DPI) -> bytes:
+    """The content of a file.
+
+    Args:
+        figure: The figure.
+        suffix: Of the file's name.
+        dpi: Dots to the inch of a PNG file.
+
+    Returns:
+        The bytes, the same for equal figures.
+    """
     file = io.BytesIO()
     with style(), warnings.catch_warnings():
         if suffix == ".svg":  # whoever shows the text brings the letters
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(file, format=suffix[1:], dpi=DPI, metadata=_METADATA[suffix])
+        figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=_METADATA[suffix])
     return file.getvalue()

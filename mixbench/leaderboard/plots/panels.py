@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError, counted
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.evidence import BASELINE
+from mixbench.leaderboard.plots.export import rendered
 from mixbench.leaderboard.plots.style import (
     LINE,
     MUTED,
@@ -20,6 +22,7 @@ from mixbench.leaderboard.plots.style import (
     wrapped,
 )
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
+from mixbench.stats.intervals import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 MOST_PANELS = 6
 MOST_ROWS = 60  # that a panel shows one below the other
 MOST_LINES = 8  # that one diagram holds
+NOTEBOOK_DPI = 160
 MARGIN = 0.04  # inches
 _HANDLE = 0.42  # inches of a legend's line and the room around it
 _GAP = 0.12  # inches between columns of a legend
@@ -100,16 +104,14 @@ def _stack(
     legend: Mapping[str, Look],
 ) -> "tuple[Figure, list[SubFigure]]":
     """An empty figure, and its parts from top to bottom."""
-    from matplotlib.figure import Figure
-
     room = width - 2 * MARGIN
-    heads = [wrapped(title, room, NORMAL) for title in titles]
+    heads = [wrapped(title, room, NORMAL, most=2) for title in titles]
     whole = [high + LINE * 1.15 * len(head) for high, head in zip(heights, heads, strict=True)]
     entries = _entries(legend, room)
     lines = [line for note in notes for line in wrapped(note, room)]
     below = LINE * len(lines) + LINE * 1.1 * len(entries) + 2 * MARGIN
     height = sum(whole) + below
-    figure = Figure((width, height), layout="constrained")
+    figure = _figure_class()((width, height), layout="constrained")
     layout: Any = figure.get_layout_engine()
     layout.set(rect=(0, below / height, 1, 1 - below / height), w_pad=MARGIN, h_pad=MARGIN)
     parts = figure.subfigures(len(whole), 1, height_ratios=whole, squeeze=False)[:, 0].tolist()
@@ -118,6 +120,19 @@ def _stack(
             part.suptitle("\n".join(head), x=MARGIN / width, ha="left", fontsize=NORMAL)
     _write_below(figure, entries, lines)
     return figure, parts
+
+
+@cache
+def _figure_class() -> "type[Figure]":
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        """A figure that a notebook shows without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            return rendered(self, ".png", NOTEBOOK_DPI)
+
+    return NotebookFigure
 
 
 def _entries(legend: Mapping[str, Look], room: float) -> list[list[tuple[str, Look, float]]]:
@@ -276,17 +291,17 @@ def score_limits(rows: list[Row], score: str) -> tuple[tuple[float, float], bool
         The ends, and whether an interval goes on beyond them.
     """
     summaries = [row.summaries[score] for row in rows]
+    intervals = [clipped(summary, score) or () for summary in summaries]
     values = [value for row in rows for value in seed_values(row, score)]
     values += [summary.mean for summary in summaries]
     span = (max(values) - min(values)) or max(abs(max(values)) * 0.01, 1e-6)
-    ends = [*finite([s.low for s in summaries]), *finite([s.high for s in summaries]), *values]
+    ends = [*(end for interval in intervals for end in interval), *values]
     left = max(min(ends), min(values) - 0.6 * span)
     right = min(max(ends), max(values) + 0.6 * span)
     pad = 0.05 * (right - left) or 0.05 * span
     low, high = left - pad, right + pad
     if describe(score).unit == "%":
         low, high = max(low, -2.0), min(high, 102.0)
-        ends = [min(100.0, max(0.0, end)) for end in ends]
     return (low, high), min(ends) < low or max(ends) > high
 
 
@@ -301,3 +316,20 @@ def seed_values(row: Row, score: str) -> list[float]:
         Those that are finite.
     """
     return finite([record.metrics.get(score) for record in row.records])
+
+
+def clipped(summary: Summary, score: str) -> tuple[float, float] | None:
+    """The interval of a score without shares that cannot be.
+
+    Args:
+        summary: Of the score.
+        score: Its name.
+
+    Returns:
+        The ends, or None where there is no interval.
+    """
+    if summary.low is None or summary.high is None:
+        return None
+    if describe(score).unit != "%":
+        return summary.low, summary.high
+    return max(0.0, summary.low), min(100.0, summary.high)

@@ -12,6 +12,7 @@ from mixbench.leaderboard.plots.panels import (
     assemble,
     axis_title,
     best_rows,
+    clipped,
     label_rows,
     note_left_out,
     reference_of,
@@ -92,16 +93,13 @@ def _draw(part: "SubFigure", rows: list[Row], score: str, reference: str, width:
     (low, high), _ = score_limits(rows, score)
     axes.set_xlim(low, high)
     axes.set_xlabel(axis_title(score))
-    percent = describe(score).unit == "%"
     for place, row in enumerate(rows):
         summary = row.summaries[score]
         colour = INK if row.label == reference else BETTER
         if row.label == reference:
             axes.axvline(summary.mean, color=MUTED, linestyle=(0, (1, 1.5)), linewidth=0.8)
-        if summary.low is not None and summary.high is not None:
-            ends = (summary.low, summary.high)
-            if percent:
-                ends = (max(0.0, summary.low), min(100.0, summary.high))
+        ends = clipped(summary, score)
+        if ends is not None:
             axes.plot(ends, (place, place), color=colour, linewidth=1.1, solid_capstyle="butt")
             draw_arrows(axes, ends, place, colour)
         values = seed_values(row, score)

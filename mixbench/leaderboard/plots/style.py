@@ -25,6 +25,7 @@ BETTER, WORSE = "#0072B2", "#D55E00"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (4, 1.5, 1, 1.5)))
+MOST_TEXT = 4  # lines of a note
 _LONGEST = 400  # signs of a text that are measured at all
 
 _SETTINGS = {
@@ -78,7 +79,10 @@ def style() -> Iterator[None]:
     except ImportError as error:
         todo = "pip install 'mixbench[plots]', or EXTRAS=plots in front of make"
         raise UserError("plots need Matplotlib, which is not installed", "plot", todo) from error
-    with matplotlib.rc_context(matplotlib.rcParamsDefault | _SETTINGS):  # type: ignore[arg-type]
+    defaults = dict(matplotlib.rcParamsDefault)
+    for name in ("backend", "interactive"):  # a context does not give them back
+        del defaults[name]
+    with matplotlib.rc_context(defaults | _SETTINGS):  # type: ignore[arg-type]
         yield
 
 
@@ -127,7 +131,7 @@ def fitted(text: str, inches: float, size: float = SMALL) -> str:
     Returns:
         The text for Matplotlib, cut with an ellipsis where there is no room for all of it.
     """
-    shown = printable(text)
+    shown = printable(text[: _LONGEST + 1])
     if len(shown) <= _LONGEST and text_width(shown, size) <= inches:
         return literal(shown)
     low, high = 0, min(len(shown), _LONGEST)
@@ -138,26 +142,30 @@ def fitted(text: str, inches: float, size: float = SMALL) -> str:
     return literal(shown[:low].rstrip() + ELLIPSIS)
 
 
-def wrapped(text: str, inches: float, size: float = SMALL) -> list[str]:
+def wrapped(text: str, inches: float, size: float = SMALL, most: int = MOST_TEXT) -> list[str]:
     """Text in lines that are no longer than they may be.
 
     Args:
         text: Words.
         inches: Room.
         size: Of the letters in points.
+        most: Lines; what goes on behind them is cut.
 
     Returns:
         Lines for Matplotlib; a word without room has a line of its own and is cut.
     """
     lines: list[str] = []
     line = ""
-    for word in printable(text).split():
+    for word in printable(text[: most * _LONGEST]).split():
         longer = f"{line} {word}" if line else word
         if line and text_width(longer[:_LONGEST], size) > inches:
             lines.append(line)
             longer = word
         line = longer
-    return [fitted(each, inches, size) for each in [*lines, line] if each]
+    lines.append(line)
+    if len(lines) > most:
+        lines[most - 1 :] = [f"{lines[most - 1]} {lines[most]} {ELLIPSIS}"]
+    return [fitted(each, inches, size) for each in lines if each]
 
 
 @cache

@@ -17,11 +17,12 @@ from mixbench.leaderboard.plots.panels import (
     Panel,
     assemble,
     axis_title,
+    clipped,
     note_left_out,
     reference_of,
     score_limits,
 )
-from mixbench.leaderboard.plots.style import MUTED, SMALL, Look, fitted, literal, looks, text_width
+from mixbench.leaderboard.plots.style import MUTED, SMALL, Look, fitted, looks, text_width
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def draw_sweep(
     legend: dict[str, Look] = {}
     for sweep in sweeps:
         group = sweep.group
-        lacking = [row.label for row in sweep.rows if not _finite(row, group)]
+        own = [row for row in group.rows if row.records[0].method == sweep.method]
+        lacking = [row.label for row in own if not _finite(row, group)]
         notes += note_left_out(lacking, f"without a finite mean of {group.score}")
         if len(sweep.keys) == 2:
             across, down = (_ordered(sweep, key) for key in reversed(sweep.keys))
@@ -105,7 +107,7 @@ def draw_sweep(
             )
         own = looks(list(lines), "")
         legend |= {k: v for k, v in own.items() if k and k not in legend}
-        draw = partial(_draw_lines, sweep=sweep, lines=lines, looks=own)
+        draw = partial(_draw_lines, sweep=sweep, lines=lines, looks=own, width=width)
         panels.append(Panel(group, HEIGHT, draw, sweep.method))
     notes = [*_explained(sweeps), *notes]
     return assemble("sweep", board, panels, width, title=title, notes=notes, legend=legend)
@@ -114,7 +116,8 @@ def draw_sweep(
 def _sweeps(group: Group, named: Sequence[str]) -> list[Sweep]:
     methods: dict[str, list[Row]] = {}
     for row in group.rows:
-        methods.setdefault(row.records[0].method, []).append(row)
+        if _finite(row, group):
+            methods.setdefault(row.records[0].method, []).append(row)
     found: list[Sweep] = []
     for method, rows in methods.items():
         values = _values(rows)
@@ -170,9 +173,11 @@ def _number(value: Any) -> bool:
 def _ordered(sweep: Sweep, key: str) -> list[Any]:
     """Values of a setting: numbers by size, others by their text."""
     values = {_text(own[key]): own[key] for own in sweep.values}
-    return sorted(
-        values.values(), key=lambda v: (0, v, "") if _number(v) else (1, 0, _text(v).strip("[]"))
-    )
+    return sorted(values.values(), key=_rank)
+
+
+def _rank(value: Any) -> tuple[bool, float, str]:
+    return (False, value, "") if _number(value) else (True, 0.0, _text(value).strip("[]"))
 
 
 def _lines(sweep: Sweep) -> dict[str, list[tuple[Any, Row]]]:
@@ -181,7 +186,7 @@ def _lines(sweep: Sweep) -> dict[str, list[tuple[Any, Row]]]:
     found: dict[str, list[tuple[Any, Row]]] = {}
     for value in _ordered(sweep, key):
         for row, own in zip(sweep.rows, sweep.values, strict=True):
-            if _text(own[key]) == _text(value) and _finite(row, sweep.group):
+            if _text(own[key]) == _text(value):
                 rest = " ".join(f"{k}={_text(v)}" for k, v in own.items() if k != key)
                 found.setdefault(rest, []).append((value, row))
     return found
@@ -216,6 +221,7 @@ def _draw_lines(
     sweep: Sweep,
     lines: Mapping[str, Sequence[tuple[Any, Row]]],
     looks: Mapping[str, Look],
+    width: float,
 ) -> None:
     axes = part.subplots()
     (key,), score = sweep.keys, sweep.group.score
@@ -227,15 +233,13 @@ def _draw_lines(
         look = looks[rest]
         axes.plot(places, [summary.mean for summary in summaries], **vars(look))
         for place, summary in zip(places, summaries, strict=True):
-            if summary.low is not None:
-                ends = [summary.low, summary.high]
+            if ends := clipped(summary, score):
                 axes.plot([place, place], ends, color=look.color, linewidth=0.8)
     _draw_reference(axes, sweep.group)
     drawn = [row for points in lines.values() for _, row in points]
-    if drawn:
-        axes.set_ylim(*score_limits([*drawn, *_reference(sweep.group)], score)[0])
+    axes.set_ylim(*score_limits([*drawn, *_reference(sweep.group)], score)[0])
     _scale_settings(axes, values, numbers)
-    axes.set_xlabel(literal(f"{sweep.method}, {key}")[:200])
+    axes.set_xlabel(fitted(f"{sweep.method}, {key}", 0.8 * width))
     axes.set_ylabel(axis_title(score))
     axes.grid(axis="y")
 
@@ -276,11 +280,10 @@ def _draw_map(
         place = rows.index(_text(own[sweep.keys[0]])), columns.index(_text(own[sweep.keys[1]]))
         summary = row.summaries[score]
         means[place] = summary.mean
-        if math.isfinite(summary.mean):
-            texts[place] = column.text(summary.mean)
-            if summary.low is not None and summary.high is not None:
-                half = column.text((summary.high - summary.low) / 2)
-                texts[place] += f"\n\N{PLUS-MINUS SIGN} {half}"
+        texts[place] = column.text(summary.mean)
+        if summary.low is not None and summary.high is not None:
+            half = column.text((summary.high - summary.low) / 2)
+            texts[place] += f"\n\N{PLUS-MINUS SIGN} {half}"
     image = axes.imshow(means, cmap="cividis", aspect="auto")
     _write_cells(part, axes, image, texts, 0.78 * width / len(across))
     axes.set_xticks(range(len(across)), [fitted(text, 0.8) for text in columns])
