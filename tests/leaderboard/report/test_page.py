@@ -172,7 +172,7 @@ def test_hundreds_of_rows_make_a_page_with_all_of_them(runs):
 def test_a_plot_that_does_not_apply_is_left_out_with_its_reason(runs):
     runs.add("mixup")
     shown = runs.write()
-    assert re.search(r"Differences from the reference: left out, as [^<]+\.</p>", shown)
+    assert re.search(r"Differences from the reference: left out, as [^<]+\.</li>", shown)
     assert Parsed(shown).text["svg"]
 
 
