@@ -258,7 +258,7 @@ def _plotting(figure: Any) -> None:
     figure.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
     text = "column (3.3 in, the default), page (6.9 in), or a number of inches"
     figure.add_argument("--width", default="column", metavar="WIDTH", help=text)
-    text = "show only this row of the leaderboard, or this method; can be repeated"
+    text = "show only this row or method, and the reference; can be repeated"
     figure.add_argument("--row", dest="rows", action="append", default=[], metavar="ROW", help=text)
     text = "show this score in place of the one that the tables are ranked by"
     figure.add_argument("--score", metavar="NAME", help=text)

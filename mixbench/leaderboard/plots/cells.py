@@ -25,6 +25,19 @@ def columns_of(width: float, count: int) -> int:
     return max(1, min(count, int(width / CELL)))
 
 
+def title_room(width: float, count: int) -> float:
+    """Inches that a title above a diagram has, which is centred on the axes.
+
+    Args:
+        width: Of the figure, in inches.
+        count: Diagrams in all.
+
+    Returns:
+        Inches.
+    """
+    return width / columns_of(width, count) - 0.45
+
+
 def lines_of(width: float, count: int) -> int:
     """Lines that the diagrams make, at as many as fit side by side."""
     return math.ceil(count / columns_of(width, count))

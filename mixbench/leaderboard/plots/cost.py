@@ -13,11 +13,12 @@ from mixbench.leaderboard.costs import LONGEST, SHORTEST, hours, machine
 from mixbench.leaderboard.plots.panels import (
     Panel,
     assemble,
-    axis_title,
     clipped,
     note_left_out,
     reference_of,
     score_limits,
+    score_title,
+    title_left,
 )
 from mixbench.leaderboard.plots.style import MUTED, PALE, Look, looks, plain_ticks
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
@@ -165,7 +166,7 @@ def _draw(
     axes.set_ylim(*score_limits([point.row for point in points], score)[0])
     gpu = points[0].row.records[0].gpu_hours is not None
     axes.set_xlabel(f"training time ({'GPU' if gpu else 'CPU'} {unit} per run)")
-    axes.set_ylabel(axis_title(score))
+    title_left(axes, score_title(score), HEIGHT)
     axes.grid()
 
 

@@ -12,11 +12,12 @@ from mixbench.leaderboard.plots.panels import (
     MOST_LINES,
     Panel,
     assemble,
-    axis_title,
     best_rows,
     finite,
     note_left_out,
     reference_of,
+    score_title,
+    title_left,
 )
 from mixbench.leaderboard.plots.style import Look, looks, plain_ticks
 from mixbench.leaderboard.rows import Leaderboard
@@ -66,7 +67,7 @@ def draw_curves(board: Leaderboard, width: float, title: bool = True) -> "Figure
         notes += [f"{warning}." for warning in warnings[:MOST_WARNINGS]]
         notes += _explained(scores, len(drawn))
         diagrams = [(losses, LOSS, "training loss")] * bool(losses)
-        diagrams += [(scores, group.score, axis_title(group.score))] * bool(scores)
+        diagrams += [(scores, group.score, score_title(group.score))] * bool(scores)
         across = len(diagrams) if width >= WIDE else 1
         height = HEIGHT * math.ceil(len(diagrams) / across) + 0.25
         draw = partial(_draw, diagrams=diagrams, across=across, looks=legend)
@@ -116,7 +117,7 @@ def _draw(
     for axes, (found, name, words) in zip(every, diagrams, strict=True):
         for course in found:
             _line(axes, course, name, looks[course.label])
-        axes.set_ylabel(words)
+        title_left(axes, words, HEIGHT)
         axes.grid(axis="y")
         if name == LOSS and _wide(found):
             axes.set_yscale("log")

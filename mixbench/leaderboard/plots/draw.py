@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError, near_match
 from mixbench.leaderboard.plots.kinds import KINDS
+from mixbench.leaderboard.plots.panels import reference_of
 from mixbench.leaderboard.plots.style import COLUMN, style
-from mixbench.leaderboard.rows import Group, Leaderboard, build_leaderboard, find_runs
+from mixbench.leaderboard.rows import Group, Leaderboard, Row, build_leaderboard, find_runs
 from mixbench.records.record import runs_folder
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def draw(
         board: The leaderboard.
         width: Inches; :data:`~mixbench.leaderboard.plots.style.COLUMN` is a column of a paper and
             :data:`~mixbench.leaderboard.plots.style.PAGE` its page.
-        rows: Labels of rows, or methods, that are shown; all of them if none is named.
+        rows: Labels of rows, or methods, that are shown beside the reference; all of them if none
+            is named.
         title: Whether the facts that rows have in common stand above them.
         options: Of the kind.
 
@@ -55,7 +57,8 @@ def draw(
         if not board.groups:
             todo = "train some: mixbench bench method=erm,mixup,cutmix seeds=0,1,2"
             raise UserError("there are no finished runs", f"plot {kind}", todo)
-        figure = function(_only(board, kind, list(rows)), width=width, title=title, **options)
+        named = [rows] if isinstance(rows, str) else list(rows)
+        figure = function(_only(board, kind, named), width=width, title=title, **options)
         figure.draw_without_rendering()  # ticks are made now, in this style
     return figure
 
@@ -103,7 +106,7 @@ def _check_options(kind: str, function: Callable[..., Any], options: dict[str, A
 
 
 def _only(board: Leaderboard, kind: str, names: list[str]) -> Leaderboard:
-    """The named rows of a leaderboard."""
+    """The named rows of a leaderboard, and what they are compared with."""
     if not names:
         return board
     known = [name for group in board.groups for row in group.rows for name in _names(row)]
@@ -115,11 +118,12 @@ def _only(board: Leaderboard, kind: str, names: list[str]) -> Leaderboard:
             raise UserError(what, f"plot {kind}", f"rows: {', '.join(labels)}")
     kept: list[Group] = []
     for group in board.groups:
-        rows = [row for row in group.rows if set(names).intersection(_names(row))]
-        if rows:
+        named = [row.label for row in group.rows if set(names).intersection(_names(row))]
+        if named:
+            rows = [row for row in group.rows if row.label in (reference_of(group), *named)]
             kept.append(replace(group, rows=rows))
     return replace(board, groups=kept)
 
 
-def _names(row: Any) -> tuple[str, ...]:
+def _names(row: Row) -> tuple[str, ...]:
     return row.label, *{record.method for record in row.records}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError
 from mixbench.files import write_bytes
-from mixbench.leaderboard.plots.style import style
+from mixbench.leaderboard.plots.style import MISSING_GLYPH, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,8 +83,13 @@ def rendered(figure: "Figure", suffix: str, dpi: int = DPI) -> bytes:
         The bytes, the same for equal figures.
     """
     file = io.BytesIO()
-    with style(), warnings.catch_warnings():
-        if suffix == ".svg":  # whoever shows the text brings the letters
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    with style(), warnings.catch_warnings(record=True) as told:
+        warnings.filterwarnings("default", MISSING_GLYPH)
         figure.savefig(file, format=suffix[1:], dpi=dpi, metadata=_METADATA[suffix])
+    if told and suffix != ".svg":
+        warnings.warn(
+            "the font of the figure lacks letters of some names, and boxes stand in their place; "
+            "an .svg file keeps the letters",
+            stacklevel=2,
+        )
     return file.getvalue()

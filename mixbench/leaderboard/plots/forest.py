@@ -12,9 +12,10 @@ from mixbench.leaderboard.plots.panels import (
     best_rows,
     label_rows,
     note_left_out,
+    title_below,
 )
 from mixbench.leaderboard.plots.scores import AROUND, ROW, draw_arrows
-from mixbench.leaderboard.plots.style import BETTER, MUTED, NORMAL, WORSE, fitted, literal
+from mixbench.leaderboard.plots.style import BETTER, MUTED, WORSE
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
 from mixbench.stats.dunnett import Contrast
 
@@ -78,8 +79,8 @@ def _draw(part: "SubFigure", group: Group, rows: list[Row], width: float) -> Non
     axes.axvline(0, color=MUTED, linewidth=0.8)
     column = describe(group.score)
     unit = "points" if column.unit == "%" else column.unit
-    reference = fitted(group.evidence.reference, 0.3 * width, NORMAL)
-    axes.set_xlabel(f"{literal(group.score)} less that of {reference} ({unit or group.score})")
+    words = f"{group.score} less that of {group.evidence.reference} ({unit or group.score})"
+    title_below(axes, words, width)
     for place, contrast in enumerate(contrasts):
         colour = MUTED
         if contrast.separated:

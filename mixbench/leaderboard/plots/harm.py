@@ -9,7 +9,7 @@ import numpy as np
 
 from mixbench.errors import UserError
 from mixbench.leaderboard.compare import read_hits
-from mixbench.leaderboard.plots.cells import MOST_CELLS, cell_axes, columns_of, lines_of
+from mixbench.leaderboard.plots.cells import MOST_CELLS, cell_axes, columns_of, lines_of, title_room
 from mixbench.leaderboard.plots.panels import (
     Panel,
     assemble,
@@ -87,7 +87,7 @@ def draw_harm(board: Leaderboard, width: float, title: bool = True) -> "Figure":
 def _explained(single: bool) -> str:
     text = (
         "Classes are sorted by their change; lines are 95 % intervals that hold for all classes of "
-        "a diagram at once, and filled dots change beyond chance."
+        "a diagram at once. Filled dots change beyond chance, and below is how many lose that way."
     )
     return f"{text} One seed of each says nothing of other seeds." if single else text
 
@@ -131,7 +131,7 @@ def _draw(part: "SubFigure", found: Sequence[Changes], width: float) -> None:
     for place, (changes, (axes,)) in enumerate(zip(found, every, strict=True)):
         _intervals(axes, changes.classes)
         worst = changes.classes[0]
-        room = 0.85 * width / columns
+        room = title_room(width, len(found))
         lost = sum(item.high < 0 for item in changes.classes)
         name = fitted(changes.label, room)
         said = fitted(f"worst: {changes.worst}, {signed(worst.change, 1)}", room)
@@ -142,7 +142,7 @@ def _draw(part: "SubFigure", found: Sequence[Changes], width: float) -> None:
             axes.tick_params(labelleft=False)
         else:
             axes.set_ylabel("change (points)")
-        words = f"{lost} of {len(changes.classes)} lose beyond chance"
+        words = f"{lost} of {len(changes.classes)} classes lose"
         axes.set_xlabel(fitted(words, room), fontsize=SMALL)
 
 

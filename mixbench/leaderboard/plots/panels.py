@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from mixbench.errors import UserError, counted
+from mixbench.errors import UserError, counted, printable
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.evidence import BASELINE
 from mixbench.leaderboard.plots.export import rendered
@@ -17,7 +17,6 @@ from mixbench.leaderboard.plots.style import (
     SMALL,
     Look,
     fitted,
-    literal,
     text_width,
     wrapped,
 )
@@ -34,6 +33,7 @@ MOST_LINES = 8  # that one diagram holds
 NOTEBOOK_DPI = 160
 MARGIN = 0.04  # inches
 _HANDLE = 0.42  # inches of a legend's line and the room around it
+_LONG = 200  # letters that a title has at most
 _GAP = 0.12  # inches between columns of a legend
 _NAMED = 4  # rows that a note names, beyond which it counts them
 
@@ -104,7 +104,7 @@ def _stack(
     legend: Mapping[str, Look],
 ) -> "tuple[Figure, list[SubFigure]]":
     """An empty figure, and its parts from top to bottom."""
-    room = width - 2 * MARGIN
+    room = 0.97 * width - 2 * MARGIN  # letters of a picture are a little wider
     heads = [wrapped(title, room, NORMAL, most=2) for title in titles]
     whole = [high + LINE * 1.15 * len(head) for high, head in zip(heights, heads, strict=True)]
     entries = _entries(legend, room)
@@ -183,7 +183,7 @@ def _title(panel: Panel, board: Leaderboard) -> str:
     return " \N{MIDDLE DOT} ".join([*words, *filter(None, [panel.title])])
 
 
-def axis_title(score: str) -> str:
+def score_title(score: str) -> str:
     """A score with its unit.
 
     Args:
@@ -194,7 +194,32 @@ def axis_title(score: str) -> str:
     """
     column = describe(score)
     words = column.title or column.name
-    return literal(f"{words} ({column.unit})" if column.unit else words)
+    return f"{words} ({column.unit})" if column.unit else words
+
+
+def title_below(axes: "Axes", text: str, width: float) -> None:
+    """Name the axis below a diagram.
+
+    Args:
+        axes: Of the diagram.
+        text: Its title.
+        width: Of the figure, in inches.
+    """
+    text = printable(text[:_LONG])
+    title = fitted(text, 0.95 * width, NORMAL)
+    wide = text_width(text, NORMAL) > width / 2  # centred, it would leave the figure
+    axes.set_xlabel(title, loc="right" if wide else "center")
+
+
+def title_left(axes: "Axes", text: str, height: float) -> None:
+    """Name the axis at the left of a diagram, in two lines where one has no room.
+
+    Args:
+        axes: Of the diagram.
+        text: Its title.
+        height: Of the diagram, in inches.
+    """
+    axes.set_ylabel("\n".join(wrapped(text, 0.85 * height, NORMAL, most=2)))
 
 
 def _smoke_tests(groups: Sequence[Group]) -> list[str]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
-from mixbench.leaderboard.plots.cells import MOST_CELLS, cell_axes, columns_of, lines_of
+from mixbench.leaderboard.plots.cells import MOST_CELLS, cell_axes, columns_of, lines_of, title_room
 from mixbench.leaderboard.plots.panels import Panel, assemble, best_rows, note_left_out
-from mixbench.leaderboard.plots.style import BETTER, MUTED, SMALL, WORSE, fitted, plain_ticks
+from mixbench.leaderboard.plots.style import BETTER, MUTED, SMALL, WORSE, fitted
 from mixbench.leaderboard.rows import Leaderboard, Row
 from mixbench.records.predictions import PREDICTIONS, read_outputs
 
@@ -154,14 +154,14 @@ def _draw(part: "SubFigure", found: Sequence[Diagram], width: float) -> None:
     most = max(int(diagram.counts.max()) for diagram in found)
     for place, (diagram, (above, below)) in enumerate(zip(found, every, strict=True)):
         _bars(above, diagram)
-        name = fitted(diagram.label, 0.8 * width / columns)
+        name = fitted(diagram.label, title_room(width, len(found)))
         facts = f"ECE {describe('ece').text(diagram.ece)}, n = {int(diagram.counts.sum()):,}"
         above.set_title(f"{name}\n{facts}", fontsize=SMALL)
         left = (np.arange(BINS)) / BINS
         below.bar(left, diagram.counts, 1 / BINS, align="edge", color=MUTED, linewidth=0)
         below.set(xlim=(0, 1), yscale="log", ylim=(0.7, 1.6 * most))
         below.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        plain_ticks(below.yaxis)
+        below.set_yticks(*_count_ticks(most))
         below.minorticks_off()
         if place % columns:
             above.tick_params(labelleft=False)
@@ -172,6 +172,12 @@ def _draw(part: "SubFigure", found: Sequence[Diagram], width: float) -> None:
         if place + columns >= len(found):
             below.tick_params(labelbottom=True)
             below.set_xlabel("confidence")
+
+
+def _count_ticks(most: int) -> tuple[list[int], list[str]]:
+    """At most three powers of ten, from 1 on."""
+    powers = range(0, int(math.log10(most)) + 1, 1 + int(math.log10(most)) // 3)
+    return [10**power for power in powers], [f"{10**power:,}" for power in powers]
 
 
 def _bars(axes: "Axes", diagram: Diagram) -> None:

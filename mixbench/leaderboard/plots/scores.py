@@ -10,14 +10,15 @@ from mixbench.leaderboard.plots.panels import (
     MOST_ROWS,
     Panel,
     assemble,
-    axis_title,
     best_rows,
     clipped,
     label_rows,
     note_left_out,
     reference_of,
     score_limits,
+    score_title,
     seed_values,
+    title_below,
 )
 from mixbench.leaderboard.plots.style import BETTER, INK, MUTED, PALE
 from mixbench.leaderboard.rows import Leaderboard, Row
@@ -92,7 +93,7 @@ def _draw(part: "SubFigure", rows: list[Row], score: str, reference: str, width:
     label_rows(axes, [row.label for row in rows], width)
     (low, high), _ = score_limits(rows, score)
     axes.set_xlim(low, high)
-    axes.set_xlabel(axis_title(score))
+    title_below(axes, score_title(score), width)
     for place, row in enumerate(rows):
         summary = row.summaries[score]
         colour = INK if row.label == reference else BETTER

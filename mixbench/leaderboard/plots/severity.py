@@ -122,7 +122,7 @@ def _images(group: Group, rows: Sequence[Row]) -> list[str]:
     sizes = sorted({size for row in rows for size in row.images.get(suite, [])})
     if not sizes:
         return []
-    note = f"The attacks saw {' or '.join(map(str, sizes))} of {group.sizes[1]} test images."
+    note = f"The attacks saw {' or '.join(map(str, sizes))} of {group.sizes[1]:,} test images."
     if len(sizes) > 1:
         note += " Rates on different numbers of images do not compare."
     return [note]

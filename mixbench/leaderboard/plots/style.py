@@ -5,11 +5,12 @@ are those of Okabe and Ito (2008), which people with any kind of colour blindnes
 dark red beside them.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError, printable
 
@@ -25,6 +26,7 @@ BETTER, WORSE = "#0072B2", "#D55E00"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (4, 1.5, 1, 1.5)))
+MISSING_GLYPH = "Glyph .* missing from font"  # begins a warning of Matplotlib
 MOST_TEXT = 4  # lines of a note
 _LONGEST = 400  # signs of a text that are measured at all
 
@@ -82,7 +84,10 @@ def style() -> Iterator[None]:
     defaults = dict(matplotlib.rcParamsDefault)
     for name in ("backend", "interactive"):  # a context does not give them back
         del defaults[name]
-    with matplotlib.rc_context(defaults | _SETTINGS):  # type: ignore[arg-type]
+    settings: Any = defaults | _SETTINGS
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # Text is measured often, and whoever shows an SVG brings the letters.
+        warnings.filterwarnings("ignore", MISSING_GLYPH)
         yield
 
 

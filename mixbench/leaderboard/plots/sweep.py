@@ -16,11 +16,13 @@ from mixbench.leaderboard.plots.panels import (
     MOST_LINES,
     Panel,
     assemble,
-    axis_title,
     clipped,
     note_left_out,
     reference_of,
     score_limits,
+    score_title,
+    title_below,
+    title_left,
 )
 from mixbench.leaderboard.plots.style import MUTED, SMALL, Look, fitted, looks, text_width
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
@@ -74,7 +76,7 @@ def draw_sweep(
         UserError: If no method has rows that differ in such settings, they differ in more, or
             there are too many tables.
     """
-    named = [key.removeprefix("method.") for key in keys]
+    named = [key.removeprefix("method.") for key in ([keys] if isinstance(keys, str) else keys)]
     if len(set(named)) != len(named) or len(named) > 2:
         raise UserError("a plot is over one setting or two", "plot sweep", "name them once each")
     sweeps = [sweep for group in board.groups for sweep in _sweeps(group, named)]
@@ -239,8 +241,8 @@ def _draw_lines(
     drawn = [row for points in lines.values() for _, row in points]
     axes.set_ylim(*score_limits([*drawn, *_reference(sweep.group)], score)[0])
     _scale_settings(axes, values, numbers)
-    axes.set_xlabel(fitted(f"{sweep.method}, {key}", 0.8 * width))
-    axes.set_ylabel(axis_title(score))
+    title_below(axes, f"{sweep.method}, {key}", width)
+    title_left(axes, score_title(score), HEIGHT)
     axes.grid(axis="y")
 
 
@@ -288,8 +290,8 @@ def _draw_map(
     _write_cells(part, axes, image, texts, 0.78 * width / len(across))
     axes.set_xticks(range(len(across)), [fitted(text, 0.8) for text in columns])
     axes.set_yticks(range(len(down)), [fitted(text, 0.2 * width) for text in rows])
-    axes.set_xlabel(fitted(sweep.keys[1], 0.6 * width))
-    axes.set_ylabel(fitted(sweep.keys[0], 1.0))
+    title_below(axes, sweep.keys[1], width)
+    title_left(axes, sweep.keys[0], CELL * len(down))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
