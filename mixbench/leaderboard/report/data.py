@@ -11,6 +11,7 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.columns import NONE, describe
 from mixbench.leaderboard.costs import CostTable, hours
 from mixbench.leaderboard.literature import Figure, figures
+from mixbench.leaderboard.render import lacking_baseline
 from mixbench.leaderboard.report.descriptions import Description, describe_method
 from mixbench.leaderboard.report.provenance import Provenance, provenance
 from mixbench.leaderboard.report.samples import EmbeddedPicture, embed_samples
@@ -119,6 +120,7 @@ class Report:
 
     sections: list[Section]
     costs: list[CostTable]
+    costs_note: str
     unfinished: list[Record]
     others: list[str]
     literature: dict[str, list[Figure]]
@@ -152,7 +154,8 @@ def gather(board: Leaderboard, folders: Iterable[Path]) -> Report:
         pictures -= len(sections[-1].methods)
     return Report(
         sections=sections,
-        costs=board.costs,
+        costs=[table for table in board.costs if table.lacking is None],
+        costs_note=lacking_baseline(board),
         unfinished=unfinished,
         others=_others(board.others, unfinished),
         literature=literature,
