@@ -191,6 +191,20 @@ def test_without_matplotlib_the_page_has_all_but_plots_and_says_so(table, monkey
     assert "The page has no plots, as plots need Matplotlib" in shown
 
 
+def test_rows_at_equal_cost_stand_apart_and_a_missing_long_baseline_is_named(runs):
+    for seed in range(2):
+        runs.add("erm", seed, 90.0 + seed, gpu_hours=1.0, family_hash="f")
+        runs.add("samix", seed, 91.0 + seed, gpu_hours=2.0, family_hash="f")
+    assert re.search(r"samix \(epochs=32\)", runs.write())
+    longer = {"epochs": 32, "recipe_hash": "long", "config_hash": "erm32", "family_hash": "f"}
+    for seed in range(2):
+        runs.add("erm", seed, 92.0 + seed, gpu_hours=2.1, **longer)
+    shown = runs.write()
+    apart = shown[shown.index('id="costs"') : shown.index('id="unfinished"')]
+    assert re.search(r"92\.50 ± 0\.71</td>", apart)
+    assert "epochs=32)" not in shown
+
+
 def test_published_figures_stand_apart_with_the_rule_of_their_epoch(table):
     parsed = Parsed(table.write())
     known = [text for text in parsed.text["table"][1:] if "best epoch" in text or "last" in text]
