@@ -48,20 +48,24 @@ def check_output(output: Path) -> None:
         raise UserError("the folder of the file does not exist", str(output), "make it first")
 
 
-def grid_output(given: Path | None, folder: Path) -> Path | None:
+def grid_output(args: argparse.Namespace, folder: Path) -> Path | None:
     """The file of a grid's report, checked before the first run.
 
     Args:
-        given: Value of ``--report``; a dot if it names no file.
+        args: Options of the grid; ``report`` is a dot if it names no file.
         folder: Folder of all runs, which the grid makes.
 
     Returns:
-        The file; None if no report is asked for.
+        The file; None if no report is asked for, or the command does not wait for its runs.
 
     Raises:
         UserError: If it cannot be written.
     """
+    given: Path | None = args.report
     if given is None:
+        return None
+    if args.to_wandb or args.no_wait:
+        print_notice("no report is written, as this command does not wait for the runs")
         return None
     if given == Path():
         return folder / REPORT

@@ -106,6 +106,7 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
     from mixbench.records.record import make_runs_folder, runs_folder
 
     config = compose_text(runs[0].words).config
+    page = grid_output(args, runs_folder(config.run.dir))
     if args.to_wandb:
         from mixbench.files import write_text
         from mixbench.launch.wandb_sweep import sweep_file
@@ -114,7 +115,6 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
         print_result(f"written: {args.to_wandb}; next: wandb sweep {args.to_wandb}")
         return 0, runs
     folder = runs_folder(config.run.dir)
-    page = grid_output(args.report, folder)
     launcher = _launcher(args)
     runs = launcher.prepare(runs)
     left = [run for run in runs if not run.done]

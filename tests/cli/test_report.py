@@ -105,3 +105,11 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_first_run(runs, w
     assert cli.main(["bench", *words]) == 2
     assert text in capsys.readouterr().err
     assert not runs.exists()
+
+
+def test_a_grid_that_does_not_wait_says_that_it_writes_no_report(runs, tmp_path, capsys):
+    sweep = tmp_path / "sweep.yaml"
+    assert cli.main(["bench", "method=erm", "--report", "--to-wandb", str(sweep)]) == 0
+    assert "no report is written" in capsys.readouterr().err
+    assert sweep.exists()
+    assert not runs.exists()
