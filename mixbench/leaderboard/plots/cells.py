@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 CELL = 1.6  # inches of width that a diagram has at least
 MOST_CELLS = 12
+LABELS = 0.65  # inches of the numbers and the title at the left
 
 
 def columns_of(width: float, count: int) -> int:
@@ -35,7 +36,7 @@ def title_room(width: float, count: int) -> float:
     Returns:
         Inches.
     """
-    return width / columns_of(width, count) - 0.45
+    return (width - LABELS) / columns_of(width, count)
 
 
 def lines_of(width: float, count: int) -> int:

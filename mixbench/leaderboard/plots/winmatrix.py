@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 MOST = 16  # rows of a matrix
-LABELS = 0.3  # share of the width that the names of rows have
+NAMES = 0.3  # share of the width that the names of rows have
 LEAST_TEXT = 4.5  # points below which a number is left out
 _EDGE = 0.12  # inches around the matrix
 
@@ -81,7 +81,7 @@ def _explained(board: Leaderboard) -> str:
 
 def _cell(width: float, count: int) -> float:
     """Inches of a cell's side."""
-    return min(0.42, ((1 - LABELS) * width - 2 * _EDGE) / count)
+    return min(0.42, ((1 - NAMES) * width - 2 * _EDGE) / count)
 
 
 def _draw(
@@ -122,7 +122,7 @@ def _text_size(texts: Sequence[str], side: float) -> float:
 def _label(axes: "Axes", labels: Sequence[str], width: float) -> None:
     count = len(labels)
     axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), aspect="equal")
-    room = LABELS * width - 0.15
+    room = NAMES * width - 0.15
     names = [f"{fitted(label, room)} {place}" for place, label in enumerate(labels, start=1)]
     axes.set_yticks(range(count), names)
     axes.set_xticks(range(count), [str(place) for place in range(1, count + 1)])
