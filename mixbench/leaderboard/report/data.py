@@ -255,15 +255,16 @@ def _cost(rows: Sequence[Row]) -> str:
         return ""
     unit = "CPU" if known[0][0].gpu_hours is None else "GPU"
     times = [hour for _, hour in known]
-    low, high = (_time(end, unit) for end in (min(times), max(times)))
-    return f"Measured here: {low if low == high else f'{low} to {high}'} for a run."
+    factor, word = _scale(max(times))
+    low, high = (f"{factor * end:.3g}" for end in (min(times), max(times)))
+    return f"Measured here: {low if low == high else f'{low} to {high}'} {unit} {word} for a run."
 
 
-def _time(hours: float, unit: str) -> str:
-    minutes = 60 * hours
-    if minutes < 1.5:
-        return f"{60 * minutes:.0f} {unit} seconds"
-    return f"{minutes:.0f} {unit} minutes" if minutes < 90 else f"{hours:.3g} {unit} hours"
+def _scale(hours: float) -> tuple[float, str]:
+    """What a time in hours is multiplied with to read well, and its unit then."""
+    if hours < 0.025:
+        return 3600.0, "seconds"
+    return (60.0, "minutes") if hours < 1.5 else (1.0, "hours")
 
 
 def _unfinished(folders: Iterable[Path]) -> list[Record]:

@@ -205,6 +205,20 @@ def test_rows_at_equal_cost_stand_apart_and_a_missing_long_baseline_is_named(run
     assert "epochs=32)" not in shown
 
 
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [
+        ((0.01, 0.02), "36 to 72 GPU seconds"),
+        ((0.5, 0.5), "30 GPU minutes"),
+        ((1.0, 2.0), "1 to 2 GPU hours"),
+    ],
+)
+def test_the_measured_cost_of_a_method_has_a_unit_that_reads_well(runs, hours, text):
+    for seed, hour in enumerate(hours):
+        runs.add("mixup", seed, gpu_hours=hour)
+    assert f"Measured here: {text} for a run." in runs.write()
+
+
 def test_published_figures_stand_apart_with_the_rule_of_their_epoch(table):
     parsed = Parsed(table.write())
     known = [text for text in parsed.text["table"][1:] if "best epoch" in text or "last" in text]
