@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,9 +114,20 @@ class Section:
     origins: list[Provenance]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
-    """Everything that a page shows beside its plots."""
+    """Everything that a page shows beside its plots.
+
+    Attributes:
+        sections: One for each table.
+        costs: Tables at equal cost.
+        costs_note: What these tables lack, in a sentence.
+        unfinished: Records of runs that are not done.
+        others: Sentences on other runs that are in no table.
+        literature: Published figures on the same data, by paper.
+        records: Records of all runs as JSON that can stand in a page.
+        count: How many records these are.
+    """
 
     sections: list[Section]
     costs: list[CostTable]
@@ -140,13 +151,8 @@ def gather(board: Leaderboard, folders: Iterable[Path]) -> Report:
     """
     unfinished = _unfinished(folders)
     done = [record for group in board.groups for row in group.rows for record in row.records]
-    names = {group.data for group in board.groups}
-    literature: dict[str, list[Figure]] = {}
-    for figure in figures():
-        if figure.data in names:
-            literature.setdefault(figure.title, []).append(figure)
-    methods = [record.method for group in board.groups for record in _first_runs(group).values()]
-    limit = min(LARGEST_PICTURE, PICTURE_BYTES // max(1, min(len(methods), MOST_PICTURES)))
+    methods = sum(len({row.method for row in group.rows}) for group in board.groups)
+    limit = min(LARGEST_PICTURE, PICTURE_BYTES // max(1, min(methods, MOST_PICTURES)))
     pictures = MOST_PICTURES
     sections = []
     for group in board.groups:
@@ -158,7 +164,7 @@ def gather(board: Leaderboard, folders: Iterable[Path]) -> Report:
         costs_note=lacking_baseline(board),
         unfinished=unfinished,
         others=_others(board.others, unfinished),
-        literature=literature,
+        literature=_literature({group.data for group in board.groups}),
         records=embedded_json([record.to_json() for record in (*done, *unfinished)]),
         count=len(done) + len(unfinished),
     )
@@ -214,14 +220,6 @@ def _cell(group: Group, row: Row, name: str, text: str) -> ShownCell:
     return ShownCell(text, "0" if text == "reference" else "")
 
 
-def _first_runs(group: Group) -> dict[str, Record]:
-    """The first run of the best row of each method."""
-    found: dict[str, Record] = {}
-    for row in group.rows:
-        found.setdefault(row.method, row.records[0])
-    return found
-
-
 def _methods(group: Group, limit: int, pictures: int) -> list[MethodEntry]:
     rows: dict[str, list[Row]] = {}
     for row in group.rows:
@@ -265,6 +263,15 @@ def _scale(hours: float) -> tuple[float, str]:
     if hours < 0.025:
         return 3600.0, "seconds"
     return (60.0, "minutes") if hours < 1.5 else (1.0, "hours")
+
+
+def _literature(data: Collection[str]) -> dict[str, list[Figure]]:
+    """Published figures on some data sets, by paper."""
+    found: dict[str, list[Figure]] = {}
+    for figure in figures():
+        if figure.data in data:
+            found.setdefault(figure.title, []).append(figure)
+    return found
 
 
 def _unfinished(folders: Iterable[Path]) -> list[Record]:
