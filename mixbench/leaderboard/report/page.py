@@ -18,7 +18,7 @@ from mixbench.leaderboard.columns import NONE, describe
 from mixbench.leaderboard.costs import SLOW, CostTable
 from mixbench.leaderboard.plots.draw import draw
 from mixbench.leaderboard.plots.export import svg
-from mixbench.leaderboard.plots.kinds import KINDS, SHOWN
+from mixbench.leaderboard.plots.kinds import SHOWN
 from mixbench.leaderboard.plots.style import style
 from mixbench.leaderboard.report.data import Report, gather
 from mixbench.leaderboard.rows import Group, Leaderboard
@@ -166,8 +166,6 @@ def _cost_lines(table: CostTable) -> Iterator[list[str]]:
 def _plots(group: Group) -> Iterator[PagePlot]:
     board = Leaderboard([group])
     for kind, title in TITLES.items():
-        if kind not in KINDS.table:
-            continue
         caption = f"{SHOWN[kind][:1].upper()}{SHOWN[kind][1:]}."
         try:
             drawing = svg(draw(kind, board, width=PLOT_WIDTH, title=False))

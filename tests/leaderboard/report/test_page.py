@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from report_runs import HOSTILE, write_samples
 
+from mixbench.leaderboard.plots.kinds import KINDS
 from mixbench.leaderboard.report import data, page
 
 EMPTY = {"meta", "input", "img", "br"}
@@ -167,6 +168,10 @@ def test_hundreds_of_rows_make_a_page_with_all_of_them(runs):
     parsed = Parsed(runs.write())
     rows = [attrs for tag, attrs in parsed.elements if attrs.get("scope") == "row"]
     assert len(rows) >= 400
+
+
+def test_a_page_shows_every_kind_of_plot_there_is():
+    assert set(page.TITLES) == set(KINDS.table)
 
 
 def test_a_plot_that_does_not_apply_is_left_out_with_its_reason(runs):
