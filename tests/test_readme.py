@@ -15,7 +15,7 @@ from mixbench.cli.parser import _parser
 from mixbench.records.record import read_record
 from mixbench.testing.contract import check_method
 
-OF_A_RUN = "eval export leaderboard plot report resume show verify".split()
+OF_A_RUN = ["eval", "export", "leaderboard", "plot", "report", "resume", "show", "verify"]
 README = (ROOT / "README.md").read_text()
 SMALL = ["data.limit=64", "net.width=4", "epochs=1", "batch_size=16", "wandb.mode=disabled"]
 SMALL += ["eval.suites=[calibration]"]
