@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "methods": (4, LIGHTNING),
     "leaderboard": (5, TORCH | {"wandb", "matplotlib", "jinja2", "markupsafe", "pandas"}),
     "evaluation": (5, TORCH | {"pyautoattack"}),
-    "training": (6, LIGHTNING | {"omegaconf", "scipy"}),
+    "training": (6, LIGHTNING | {"omegaconf", "rich", "scipy"}),
     "testing": (7, LIGHTNING | {"omegaconf"}),
     "perf": (7, TORCH | {"torchvision", "timm", "kornia", "ot", "geomloss"}),
     "launch": (7, {"torch", "submitit", "yaml"}),

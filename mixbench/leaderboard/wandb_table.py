@@ -1,23 +1,22 @@
 """A leaderboard as a table in W&B, with a reliability diagram and samples of each row."""
 
-import json
 import logging
+import math
 import uuid
 from pathlib import Path
 from typing import Any
 
 from mixbench.errors import UserError
-from mixbench.leaderboard.render import render
-from mixbench.leaderboard.rows import Leaderboard, Row
+from mixbench.leaderboard.rows import Group, Leaderboard, Row
+from mixbench.leaderboard.table import OWN, SETTING, default_columns, setting_text
 from mixbench.records.marks import marks_text
 from mixbench.records.predictions import PREDICTIONS, read_predictions
 from mixbench.tracking.run import View, open_view
 
 log = logging.getLogger("mixbench")
 SAMPLES = "samples.png"
-SHARED = ("data", "net", "recipe", "recipe_hash", "select", "epochs")
-OWN = ("method", "fidelity", "n", "failed")
-PARTS = ("mean", "sd", "low", "high")
+SHARED = ("data", "net", "recipe")  # which tell the groups apart in a single table
+FIRST = (*SHARED, "method", "n")
 
 
 def log_table(board: Leaderboard, *, project: str, folder: Path, mode: str | None) -> str:
@@ -57,18 +56,43 @@ def table_rows(board: Leaderboard) -> tuple[list[str], list[list[Any]]]:
         board: The leaderboard.
 
     Returns:
-        Names of the columns, and the rows; None where there is no finite value.
+        Names of the columns, which are those of the tables of a terminal; and the rows, with None
+        where there is no finite value.
     """
-    lines: list[dict[str, Any]] = []
-    for group in json.loads(render(board, "json"))["groups"]:
-        for row in group["rows"]:
-            line = {key: group[key] for key in SHARED} | {key: row[key] for key in OWN}
-            line["marks"] = marks_text(row["marks"], row["n"])
-            for name, summary in row["metrics"].items():
-                line |= {f"{name}_{part}": summary[part] for part in PARTS}
-            lines.append(line)
-    columns = list(dict.fromkeys([*SHARED, *OWN, *(key for line in lines for key in line)]))
-    return columns, [[line.get(key) for key in columns] for line in lines]
+    lines = [_line(group, row) for group in board.groups for row in group.rows]
+    known = dict.fromkeys([*FIRST, *(name for line in lines for name in line if name != "marks")])
+    columns = [*known, *["marks"] * any(line["marks"] for line in lines)]
+    return columns, [[line.get(name) for name in columns] for line in lines]
+
+
+def _line(group: Group, row: Row) -> dict[str, Any]:
+    """A row of a group by column."""
+    line: dict[str, Any] = {name: getattr(group, name) for name in SHARED}
+    for name in default_columns(group):
+        line[name] = _value(group, row, name)
+        if name == group.score:
+            line["sd"] = _finite(row.summaries[name].sd)
+    return line | {"marks": marks_text(row.marks, len(row.seeds)) or None}
+
+
+def _value(group: Group, row: Row, name: str) -> Any:
+    if name == "method":
+        return OWN[name].cell(group, row)
+    if name.startswith(SETTING):
+        return setting_text(row, name)
+    if name == "n":
+        return len(row.seeds)
+    if name == "cost":
+        return row.cost
+    if name in ("difference", "p"):
+        contrast = group.evidence.contrasts.get(row.label)
+        return None if contrast is None else _finite(getattr(contrast, name))
+    found = row.summaries.get(name)
+    return None if found is None else _finite(found.mean)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def pictures(row: Row) -> tuple[Any, Path | None]:

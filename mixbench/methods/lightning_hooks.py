@@ -112,7 +112,9 @@ class LightningHooks(LightningModule):
         every = self.run.trainer.log_every * self.run.optim.accumulate
         if not self.loggers or position % every:
             return
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         values = {"loss": loss, **cast(Any, self).diagnostics(mixed)}
+        values["lr"] = torch.as_tensor(rate, device=loss.device)
         if isinstance(terms, dict):
             values |= {f"loss_{key}": term for key, term in terms.items()}
         if isinstance(logits, Tensor):

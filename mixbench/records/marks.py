@@ -102,8 +102,8 @@ def mark_notes(rows: Iterable[tuple[str, Mapping[str, int], int]]) -> list[str]:
         Sentences.
     """
     marked = [row for row in rows if row[1]]
-    named = [
-        f"The runs of {label} are marked: {marks_text(marks, runs)}."
-        for label, marks, runs in marked
-    ]
+    labels: dict[str, list[str]] = {}
+    for label, marks, runs in marked:
+        labels.setdefault(marks_text(marks, runs), []).append(label)
+    named = [f"The runs of {', '.join(of)} are marked: {text}." for text, of in labels.items()]
     return named + mark_explanations(mark for _, marks, _ in marked for mark in marks)

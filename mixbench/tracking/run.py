@@ -6,7 +6,6 @@ the log and the end of the view.
 """
 
 import hashlib
-import http.client
 import logging
 import netrc
 import os
@@ -14,11 +13,7 @@ import queue
 import re
 import shlex
 import shutil
-import ssl
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -41,8 +36,7 @@ MODES: dict[str, Mode] = {
 }
 SERVER = "https://api.wandb.ai"
 # Seconds. What is tried before W&B goes offline takes below 10 together.
-CHECK = 3.0  # does the server answer at all
-ONLINE = 5.5  # from the check to the started online run
+ONLINE = 5.0  # for the start of an online run
 END = 2.0  # for W&B's process to end
 OFFLINE = 20.0  # for the start of that process, mostly below 1
 UPLOAD = 20.0  # seconds that W&B itself gives the upload at the end
@@ -208,12 +202,13 @@ def open_view(
 
 
 def _open(folder: Path, mode: Mode, wanted: dict[str, Any]) -> View:
-    started = time.monotonic()
-    why = _obstacle() if mode == "online" else ""
-    if mode == "online" and not why:
+    why = ""
+    if mode == "online" and not _key():  # W&B would ask for it on a terminal
+        why = "no API key (set WANDB_API_KEY, or run wandb login)"
+    elif mode == "online":
         earlier = set((folder / "wandb").glob("run-*"))
         try:
-            return View(_start("online", ONLINE - (time.monotonic() - started), wanted))
+            return View(_start("online", ONLINE, wanted))
         except Exception as error:
             why = _brief(error)
         _end_service()  # it holds on to the id
@@ -238,35 +233,9 @@ def _start(mode: Mode, seconds: float, wanted: dict[str, Any]) -> Any:
     )
     # `create_new`: an open run of the same process, such as a notebook's, is left alone.
     return _within(
-        seconds + 0.5,
+        seconds + 1.0,
         lambda: wandb.init(mode=mode, reinit="create_new", settings=settings, **wanted),
     )
-
-
-def _obstacle() -> str:
-    """The reason why W&B cannot be online, in a few words; empty if it seems it can."""
-    if not _key():
-        return "no API key (set WANDB_API_KEY, or run wandb login)"
-    try:
-        _within(CHECK + 0.2, _ask_server)  # looking up a name knows no time limit
-    except Exception as error:
-        return f"{urlsplit(_server()).netloc or _server()} does not answer ({_brief(error)})"
-    return ""
-
-
-def _ask_server() -> None:
-    request = urllib.request.Request(_server(), method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=CHECK).close()
-    except (urllib.error.HTTPError, http.client.HTTPException):
-        return
-    except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):  # W&B has certificates of its own
-            raise OSError(getattr(error.reason, "strerror", None) or error.reason) from error
-
-
-def _server() -> str:
-    return (os.environ.get("WANDB_BASE_URL") or SERVER).rstrip("/")
 
 
 def _key() -> str:
@@ -274,8 +243,9 @@ def _key() -> str:
     if key := os.environ.get("WANDB_API_KEY"):
         return key
     path = os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVER).netloc
     try:
-        entry = netrc.netrc(path).hosts.get(urlsplit(_server()).netloc)
+        entry = netrc.netrc(path).hosts.get(server)
     except (OSError, ValueError, netrc.NetrcParseError):
         return ""
     return entry[2] or "" if entry else ""

@@ -1,4 +1,4 @@
-"""The W&B view of a run: Lightning's logger, without its power to stop a training."""
+"""The view of a run in W&B: Lightning's logger, without its power to stop a training."""
 
 import uuid
 from argparse import Namespace
@@ -8,9 +8,11 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
+from mixbench.records.record import Record
 from mixbench.tracking.run import View, is_disabled, open_view
 
 STEP = "trainer/global_step"
+BY_EPOCH = ("val/*", "peek/*", "train/loss_epoch")  # values of which an epoch has one
 
 
 class WandbView(WandbLogger):
@@ -49,6 +51,10 @@ class WandbView(WandbLogger):
         """No-op: the test comes after the training, and :meth:`close` after both."""
         del status
 
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Send values that stand for the whole run."""
+        self.view.send(lambda: self.view.run.summary.update(dict(values)))
+
     def close(self, timeout: float = 30.0) -> None:
         """Finish the run.
 
@@ -61,12 +67,27 @@ class WandbView(WandbLogger):
         self.view.run.define_metric(STEP)
         self.view.run.define_metric("epoch")
         self.view.run.define_metric("*", step_metric=STEP, step_sync=True)
+        for name in BY_EPOCH:
+            self.view.run.define_metric(name, step_metric="epoch", step_sync=True)
+
+
+def group_of(record: Record) -> str:
+    """The name that runs share which differ in nothing but their seed.
+
+    Args:
+        record: Of one of them.
+
+    Returns:
+        Method, recipe, and a hash of all else that decides a run.
+    """
+    return f"{record.method}-{record.recipe}-{record.row[:8]}"
 
 
 def wandb_logger(
     folder: Path,
     *,
     run_id: str,
+    group: str,
     attempt: int,
     mode: str | None,
     project: str,
@@ -76,11 +97,12 @@ def wandb_logger(
 ) -> WandbView | None:
     """The W&B view of a run, to be closed by the caller.
 
-    Every attempt gets an id of its own in the group of the run, as W&B cannot resume offline.
+    Every attempt gets an id of its own, as W&B cannot resume offline.
 
     Args:
         folder: Folder of the run.
-        run_id: Id of the run.
+        run_id: Id of the run, under which its attempts and evaluations are shown.
+        group: As :func:`group_of` names it.
         attempt: Number of this attempt, from 1.
         mode: As for :func:`mixbench.tracking.run.open_view`.
         project: W&B project.
@@ -95,7 +117,8 @@ def wandb_logger(
         folder,
         run_id=f"{run_id}-a{attempt}",
         name=run_id,
-        group=run_id,
+        group=group,
+        job_type="train",
         project=project,
         mode=mode,
         config=config | {"run_id": run_id},
@@ -121,6 +144,7 @@ def show_evaluation(
     folder: Path,
     *,
     run_id: str,
+    group: str,
     mode: str | None,
     project: str,
     scores: Mapping[str, float],
@@ -134,6 +158,7 @@ def show_evaluation(
     Args:
         folder: Folder of the run.
         run_id: Id of the run.
+        group: As :func:`group_of` names it.
         mode: As for :func:`mixbench.tracking.run.open_view`.
         project: W&B project.
         scores: By the names of a leaderboard row.
@@ -149,7 +174,7 @@ def show_evaluation(
         folder,
         run_id=f"{run_id}-e{uuid.uuid4().hex[:8]}",
         name=run_id,
-        group=run_id,
+        group=group,
         job_type="eval",
         project=project,
         mode=mode,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 
 from mixbench.backbones.base import StagedNet
@@ -38,6 +39,7 @@ from mixbench.nn.optim import apply_settings
 from mixbench.records.checkpoints import LAST, check_shapes, read_checkpoint, recovery_steps
 from mixbench.records.identity import differences
 from mixbench.records.lock import locked
+from mixbench.records.marks import marks_of
 from mixbench.records.predictions import PREDICTIONS, read_predictions
 from mixbench.records.record import (
     Record,
@@ -46,6 +48,8 @@ from mixbench.records.record import (
     write_record,
 )
 from mixbench.records.redaction import redact
+from mixbench.tracking.tensorboard import TensorBoardView
+from mixbench.tracking.view import WandbView, group_of, wandb_logger
 from mixbench.training.callbacks.checkpoint import Diverged
 from mixbench.training.callbacks.progress import quiet_lightning
 from mixbench.training.compile import compile_stages
@@ -58,6 +62,8 @@ log = logging.getLogger("mixbench")
 TRACEBACK, REPLAY = "traceback.txt", "diverged.json"
 SPEED = ("img_per_s", "ms_step", "dataloader_wait_pct", "peak_mem_gb")
 RECORD_EVERY = 5.0  # seconds between notes of progress in the record
+LONGEST_MESSAGE = 200  # characters of a message in a view
+PATIENCE, HURRY = 30.0, 5.0  # seconds for W&B after a run that is done, and after one that is not
 
 
 @dataclass
@@ -72,6 +78,8 @@ class Attempt:
         method: The method around its network.
         data: The loaders.
         earlier: The record as the attempt before left it; for the leading process only.
+        view: Where the run is shown beside its files; for the leading process only, and once it
+            trains.
     """
 
     job: Job
@@ -81,6 +89,7 @@ class Attempt:
     method: Method
     data: MixData
     earlier: Record | None = None
+    view: WandbView | TensorBoardView | None = None
 
     def run(self, signals: StopSignals, allow_config_change: bool) -> Record:
         """Train from where the last attempt was saved, test, and record how it ended.
@@ -348,14 +357,49 @@ class Attempt:
         }
         with warnings.catch_warnings():
             quiet_lightning()
-            found = fit_and_test(
-                parts, signals, checkpoint, facts, len(record.attempts), self._note
-            )
+            if self.group.is_main:
+                self.view = self._open_view()
+            views: list[Logger] = [self.view] if self.view else []
+            found = fit_and_test(parts, signals, checkpoint, facts, views, self._note)
         record.metrics |= found.metrics
         for suite, outcome in found.suites:
             suite.add_to_record(outcome, record.metrics, record.evaluations)
         for key, value in found.speed.items():
             setattr(record, key, value)
+
+    def _open_view(self) -> WandbView | TensorBoardView | None:
+        """The view that ``logger`` asks for."""
+        config, record = self.job.config, self.record
+        if config.logger == "none":
+            return None
+        if config.logger == "tensorboard":
+            first_step = record.attempts[-1]["from_step"]
+            return TensorBoardView(self.folder, first_step, to_plain(config))
+        return wandb_logger(
+            self.folder,
+            run_id=record.id,
+            group=group_of(record),
+            attempt=len(record.attempts),
+            mode=config.wandb.mode,
+            project=config.wandb.project,
+            config=to_plain(config),
+            tags=[record.method, record.data, record.net, record.recipe, *config.run.tags],
+            notes=config.run.notes,
+        )
+
+    def _close_view(self) -> None:
+        """Show how the run ended, which holds up no run that has to stop."""
+        record, samples = self.record, self.folder / "samples.png"
+        if self.view is None:
+            return
+        done = record.status == "done"
+        if done and samples.exists():
+            self.view.log_image("samples", [str(samples)])
+        told = [*marks_of(record), *([] if done else [record.message[:LONGEST_MESSAGE]])]
+        health = ", ".join(told) or "sound"
+        others = {name: getattr(record, name) for name in ("wall_s", *SPEED)}
+        self.view.summarize({"status": record.status, "health": health} | record.metrics | others)
+        self.view.close(PATIENCE if done else HURRY)
 
     def _note(self, epoch: int, step: int) -> None:
         """Write the progress of training from time to time."""
@@ -386,6 +430,8 @@ class Attempt:
                     "free some space and give the same command again",
                 ) from error
             log.warning("the record cannot be written: %s", error.strerror)
+        finally:
+            self._close_view()
 
     def _failed(self, error: Exception) -> MixbenchError:
         record = self.record

@@ -18,7 +18,6 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
-from mixbench.config.compose import to_plain
 from mixbench.config.schema import RunConfig
 from mixbench.data.loaders import MixData
 from mixbench.distributed.process_group import ProcessGroup
@@ -27,7 +26,6 @@ from mixbench.evaluation.suite import Outcome, Suite
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import BEST, LAST, read_checkpoint
 from mixbench.records.selection import choice_columns, peek_curve
-from mixbench.tracking.view import wandb_logger
 from mixbench.training.callbacks.average import EMA
 from mixbench.training.callbacks.buffers import OneSetOfBuffers
 from mixbench.training.callbacks.checkpoint import AtomicCheckpointIO, KeepCheckpoints
@@ -42,7 +40,6 @@ from mixbench.training.callbacks.throughput import Throughput
 from mixbench.training.job import Job
 
 log = logging.getLogger("mixbench")
-HURRY = 5.0  # seconds for W&B when a run must end
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -92,7 +89,7 @@ def fit_and_test(
     signals: StopSignals,
     checkpoint: dict[str, Any] | None,
     facts: dict[str, Any],
-    attempt: int,
+    views: list[Logger],
     note: Callable[[int, int], None],
 ) -> Results:
     """Train, select, test once, and leave files and figures.
@@ -102,7 +99,7 @@ def fit_and_test(
         signals: Requests from outside to stop.
         checkpoint: Where to go on, None for step 0.
         facts: What checkpoints say of the run, beside what goes on from them.
-        attempt: Number of this attempt, from 1.
+        views: Loggers beside that of ``metrics.csv``; the caller closes them.
         note: Called after each checkpoint with the epochs and steps done.
 
     Returns:
@@ -116,7 +113,8 @@ def fit_and_test(
     config, score, monitor = job.config, job.task.monitor, job.monitor
     curves = CurveLogger(folder / "metrics.csv")
     scores, samples = Scores(), Samples(folder / "samples.png")
-    suites = Suites(job.suites, data, parts.group)
+    seen = config.epochs * len(data.splits.train)
+    suites = Suites(job.suites, data, parts.group, folder, seen)
     speed = Throughput(
         config.epochs * len(data.batches), data.batches.batch_size * parts.group.world
     )
@@ -130,19 +128,7 @@ def fit_and_test(
         every=config.trainer.ckpt_steps,
         saved=note,
     )
-    wandb = None
-    if parts.group.is_main:
-        wandb = wandb_logger(
-            folder,
-            run_id=facts["id"],
-            attempt=attempt,
-            mode=config.wandb.mode,
-            project=config.wandb.project,
-            config=to_plain(config),
-            tags=config.run.tags,
-            notes=config.run.notes,
-        )
-    loggers: list[Logger] = [curves, *([wandb] if wandb else [])] if parts.group.is_main else []
+    loggers: list[Logger] = [curves, *views] if parts.group.is_main else []
     callbacks: list[Callback] = [EMA(config.optim.ema)] if config.optim.ema is not None else []
     callbacks.append(OneSetOfBuffers(parts.group))
     callbacks += [Peek(around=list(callbacks))] if config.peek else []
@@ -157,35 +143,26 @@ def fit_and_test(
         curves.go_on_from(place["curves"])
         data.batches.start_at(place["epoch"], place["batch"])
         trained = place["epoch"] == config.epochs
-    try:
-        io = AtomicCheckpointIO(config.trainer.ckpt_required, loaded)
-        trainer = _trainer(parts, loggers, callbacks, io)
-        if trained and checkpoint is not None:
-            method.load_state_dict(checkpoint["state_dict"])
-            method.step = checkpoint["mixbench_step"]
-            keeper.load_state_dict(checkpoint["callbacks"][keeper.state_key])
-        else:
-            start = folder / LAST if checkpoint is not None else None
-            trainer.fit(method, datamodule=data, ckpt_path=start, weights_only=True)
-        if monitor is not None:
-            method.load_state_dict(read_checkpoint(folder / BEST)["state_dict"])
-            metrics |= {f"val_{score}": keeper.best, "best_epoch": keeper.best_epoch}
-            suites.active = False
-            with scores.on_holdout():  # under the weights that were chosen
-                loader = data.val_dataloader()
-                trainer.test(method, dataloaders=loader, verbose=False, weights_only=True)
-            suites.active = True
-        trainer.test(method, datamodule=data, verbose=False, weights_only=True)
-        if not job.task.labelled and monitor is None and parts.group.is_main:
-            keep_classifier(folder / LAST, method, io)  # with a monitor, each epoch's has its own
-        if wandb and samples.path.exists():
-            wandb.log_image("samples", [str(samples.path)])
-    except BaseException:
-        if wandb:
-            wandb.close(HURRY)
-        raise
-    if wandb:
-        wandb.close()
+    io = AtomicCheckpointIO(config.trainer.ckpt_required, loaded)
+    trainer = _trainer(parts, loggers, callbacks, io)
+    if trained and checkpoint is not None:
+        method.load_state_dict(checkpoint["state_dict"])
+        method.step = checkpoint["mixbench_step"]
+        keeper.load_state_dict(checkpoint["callbacks"][keeper.state_key])
+    else:
+        start = folder / LAST if checkpoint is not None else None
+        trainer.fit(method, datamodule=data, ckpt_path=start, weights_only=True)
+    if monitor is not None:
+        method.load_state_dict(read_checkpoint(folder / BEST)["state_dict"])
+        metrics |= {f"val_{score}": keeper.best, "best_epoch": keeper.best_epoch}
+        suites.active = False
+        with scores.on_holdout():  # under the weights that were chosen
+            loader = data.val_dataloader()
+            trainer.test(method, dataloaders=loader, verbose=False, weights_only=True)
+        suites.active = True
+    trainer.test(method, datamodule=data, verbose=False, weights_only=True)
+    if not job.task.labelled and monitor is None and parts.group.is_main:
+        keep_classifier(folder / LAST, method, io)  # with a monitor, each epoch's has its own
     if parts.group.is_main:
         scores.save(folder / "predictions.npz", method.info.class_names)
     tested = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}

@@ -39,9 +39,11 @@ from mixbench.records.record import RECORD_SCHEMA, Record, cpu_name, read_record
 from mixbench.records.selection import CHOICE_COLUMNS, choice_columns, peek_curve
 from mixbench.records.weights import tested_checkpoint
 from mixbench.tasks.base import Task
-from mixbench.tracking.view import has_view, show_evaluation
+from mixbench.tracking.tensorboard import EVENTS, TensorBoardView
+from mixbench.tracking.view import group_of, has_view, show_evaluation
 from mixbench.training.build import build
 from mixbench.training.callbacks.probe import neighbours
+from mixbench.training.callbacks.suites import show_progress
 from mixbench.training.facts import MISSING, Mismatch, other_configuration, other_facts
 from mixbench.training.job import Job, resolve, task_of
 from mixbench.training.sanity import chance, doubts
@@ -83,7 +85,8 @@ class Network:
 
     def outcome(self, suite: Suite) -> Outcome:
         """Carry out a suite."""
-        outcome = suite.run(self.method, self.data, ProcessGroup())
+        show = show_progress(suite, self.method.info.test_size)
+        outcome = suite.run(self.method, self.data, ProcessGroup(), show)
         outcome.facts["device"] = _device_name(self.job.device)
         return outcome
 
@@ -265,22 +268,30 @@ def rebuild(folder: Path, checkpoint: Path, config: RunConfig, record: Record) -
 
 
 def _show(folder: Path, record: Record, config: RunConfig, scores: dict[str, float]) -> None:
-    """Send scores to W&B where the run has a view there."""
+    """Send scores to the view that the run has."""
     if not scores:
         return
+    rows = _curves(folder)
+    place = rows[-1] if rows else {}
+    if config.logger == "tensorboard" and (folder / EVENTS).is_dir():
+        view = TensorBoardView(folder, 0, to_plain(config))
+        values = {f"test/{name}": value for name, value in scores.items()}
+        view.log_metrics(values, int(place.get("step", 0)))
+        view.close()
+        return
     if not has_view(folder):
-        if config.wandb.mode != "disabled":
+        if config.logger == "wandb" and config.wandb.mode != "disabled":
             log.info("%s has no view in W&B: the scores are in the record only", folder.name)
         return
-    rows = _curves(folder)
     line = show_evaluation(
         folder,
         run_id=record.id,
+        group=group_of(record),
         mode=config.wandb.mode,
         project=config.wandb.project,
         scores=scores,
         facts=record.evaluations,
-        place=rows[-1] if rows else {},
+        place=place,
     )
     if line:
         log.info("%s", line)

@@ -27,6 +27,7 @@ from mixbench.records.record import (
     earlier_record,
     read_record,
 )
+from mixbench.tracking.tensorboard import check_tensorboard
 from mixbench.training.attempt import Attempt
 from mixbench.training.build import build
 from mixbench.training.facts import new_record
@@ -61,6 +62,8 @@ def run(
         InterruptedRunError: If it was stopped from outside; the same call goes on with it.
     """
     job = resolve(config)
+    if config.logger == "tensorboard":
+        check_tensorboard()
     on_gpu = job.device.type == "cuda"
     if config.world > 1 and rank_of_environment() is None:
         return _run_on_devices(job, shared_cores, folder, allow_config_change)

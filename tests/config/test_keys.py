@@ -238,6 +238,9 @@ ASIDE = {
     "run.dir": Key("run.dir=elsewhere", seen=lambda outcome: outcome.folder.parent),
     "run.tags": Key("run.tags=[a]", seen=called("wandb_logger", "tags")),
     "run.notes": Key("run.notes=hello", seen=called("wandb_logger", "notes")),
+    "logger": Key(
+        "logger=tensorboard", seen=lambda outcome: (outcome.folder / "tensorboard").exists()
+    ),
     "wandb.mode": Key("wandb.mode=offline", seen=called("wandb_logger", "mode")),
     "wandb.project": Key("wandb.project=other", seen=called("wandb_logger", "project")),
     "recipe": Key("recipe=two", seen=recorded("recipe")),
@@ -369,7 +372,7 @@ def spy(patch: pytest.MonkeyPatch, calls: dict[str, dict[str, Any]]) -> None:
     patch.setattr(torch, "set_num_threads", lambda count: calls.update(torch={"threads": count}))
     patch.setattr(mixbench.training.fit, "Trainer", noted("Trainer", trainer))
     patch.setattr(
-        mixbench.training.fit, "wandb_logger", noted("wandb_logger", lambda *_, **__: None)
+        mixbench.training.attempt, "wandb_logger", noted("wandb_logger", lambda *_, **__: None)
     )
     patch.setattr(mixbench.training.attempt, "compile_stages", lambda *_: True)
     patch.setattr(io, "save_checkpoint", saved)

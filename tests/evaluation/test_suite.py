@@ -86,6 +86,57 @@ def test_every_column_of_a_suite_is_described_and_no_other(name):
     assert all(column.sampled == (suite.limit is not None) for column in described)
 
 
+class Constant(nn.Module):
+    """A network that no attack can mislead, and that counts its passes by image."""
+
+    passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += (2 if x.requires_grad else 1) * len(x)
+        return x.flatten(1)[:, :3] * 1e-3 + torch.tensor([9.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [EvalConfig(), EvalConfig(attacks=["fgsm_4"]), EvalConfig(attacks=["pgd20_4_puzzlemix"])],
+    ids=lambda config: "+".join(config.attacks),
+)
+@pytest.mark.parametrize("name", ["adversarial", "linearity"])
+def test_a_suite_knows_how_many_passes_an_image_costs(name, config):
+    model, suite = Constant(), load_suite(name, config)
+    images, labels = torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
+    counts = suite.count(model, [Batch(images, labels, torch.arange(8))], INFO)
+    assert model.passes == suite.passes * counts["n"]
+
+
+@pytest.mark.parametrize("attacks", [["fgsm_8", "pgd20_1"], ["fgsm_8"], ["autoattack_8"]], ids=str)
+def test_the_judgement_takes_a_tenth_of_the_training_at_most(attacks):
+    suite = load_suite("adversarial", EvalConfig(attacks=attacks))
+    sizes = []
+    for images in (10, 1_000, 17_244, 40_000, 60_000, 10**7):
+        judge = suite.after_training(images)
+        sizes.append(0 if judge is None else judge.limit)
+        assert sizes[-1] * suite.passes <= 0.1 * 3 * images
+        assert sizes[-1] == 0 or sizes[-1] >= 48
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 0
+    assert attacks == ["autoattack_8"] or sizes[-1] == 512
+    assert suite.limit == 512  # `mixbench eval` has no training to fit in with
+
+
+@pytest.mark.parametrize(("given", "expected"), [(10, 10), (512, 512), (None, None)])
+def test_a_number_of_images_that_was_given_holds_after_any_training(given, expected):
+    for name in ("adversarial", "linearity"):
+        judge = load_suite(name, EvalConfig(adv_n=given)).after_training(1)
+        assert judge is not None
+        assert judge.limit == expected
+
+
+def test_a_suite_that_looks_at_all_images_is_left_as_it_is():
+    suite = load_suite("occlusion", EvalConfig())
+    assert suite.after_training(1) is suite
+
+
 def test_typed_keys_ask_for_their_suites():
     config = EvalConfig(suites=["shuffle", "salience"])
     typed = ["eval.gaze", "eval.attacks", "eval.saliency", "eval.adv_n"]

@@ -21,7 +21,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 
 from mixbench import compose, run
-from mixbench.errors import UserError
+from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation import patches
 from mixbench.tracking import run as wandb_run
 from mixbench.tracking.view import wandb_logger
@@ -54,10 +54,6 @@ class Server(http.server.ThreadingHTTPServer):
 
 class Answers(http.server.BaseHTTPRequestHandler):
     server: Server
-
-    def do_HEAD(self) -> None:
-        self.send_response(404)  # any answer counts
-        self.end_headers()
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
@@ -103,7 +99,8 @@ def lines(caplog):
 
 
 def open_logger(folder, mode=None, run_id="mixup-digits-s0", attempt=1, **changes):
-    values = {"project": "mixbench", "config": {"lr": 0.1}, "tags": [], "notes": ""} | changes
+    values = {"project": "mixbench", "config": {"lr": 0.1}, "tags": [], "notes": ""}
+    values |= {"group": "mixup-digits"} | changes
     return wandb_logger(folder, run_id=run_id, attempt=attempt, mode=mode, **values)
 
 
@@ -157,7 +154,7 @@ def test_an_offline_run_holds_curves_by_step_and_epoch_and_the_configuration(tmp
     logger.close()
     records = stored(tmp_path)
     run = opened(records)
-    assert (run.run_id, run.run_group) == ("mixup-digits-s0-a1", "mixup-digits-s0")
+    assert (run.run_id, run.run_group) == ("mixup-digits-s0-a1", "mixup-digits")
     assert (run.display_name, run.project, run.notes) == ("mixup-digits-s0", "mixbench", "why")
     assert list(run.tags) == ["a"]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
@@ -210,7 +207,7 @@ def test_attempts_are_runs_of_their_own_in_one_process(tmp_path):
         logger.close()
     for attempt in (1, 2):
         records = stored(tmp_path, f"offline-run-*-a{attempt}")
-        assert opened(records).run_group == "mixup-digits-s0"
+        assert opened(records).run_group == "mixup-digits"
         assert [row["a"] for row in history(records)] == [attempt]
 
 
@@ -282,8 +279,8 @@ def test_a_server_that_does_not_answer_leads_offline_in_time(tmp_path, lines, mo
         logger.close()
     (line,) = lines()
     why = fallen_back(line, tmp_path)
-    assert f"127.0.0.1:{port} does not answer" in why
-    assert {"refused": "Connection refused", "silent": "timed out"}[kind] in why
+    assert f"127.0.0.1:{port}" in why
+    assert {"refused": "connection refused", "silent": "Timed out"}[kind] in why
     assert [row["a"] for row in history(stored(tmp_path))] == [1.0]
 
 
@@ -558,6 +555,56 @@ def judged(tmp_path):
     return tmp_path / run(compose(words)).id
 
 
+def test_seeds_make_a_group_that_other_configurations_are_not_in(tmp_path):
+    words = ["data=digits", "data.limit=64", "net.width=4", "epochs=1", "batch_size=32"]
+    words += ["eval.suites=[]", "wandb.mode=offline", f"run.dir={tmp_path}", "method=mixup"]
+    words += ["run.tags=[mine,mixup]"]
+    groups = []
+    for more in ("seed=0", "seed=1", "method.alpha=0.3", "recipe=quick"):
+        record = run(compose([*words, more]))
+        shown = opened(stored(tmp_path / record.id))
+        groups.append(shown.run_group)
+        told = ["mixup", "digits", "preactresnet18", record.recipe, "mine"]
+        assert list(shown.tags) == list(dict.fromkeys(told))
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 3
+    assert groups[3].startswith("mixup-quick-")
+
+
+def test_a_run_shows_its_rate_its_score_by_epoch_and_how_it_ended(tmp_path):
+    words = ["data=digits", "data.limit=64", "net.width=4", "epochs=2", "batch_size=32", "lr=0.04"]
+    words += ["eval.suites=[]", "wandb.mode=offline", f"run.dir={tmp_path}", "select=val"]
+    words += ["optim.schedule=step", "trainer.log_every=1", "data.val_fraction=0.5"]
+    record = run(compose(words))
+    records = stored(tmp_path / record.id)
+    rows = history(records)
+    rates = [row["train/lr"] for row in rows if "train/lr" in row]
+    assert rates == pytest.approx([0.04, 0.004])
+    assert [row["epoch"] for row in rows if "val/top1" in row] == [0, 1]
+    axes = {r.metric.glob_name: r.metric.step_metric for r in records if r.HasField("metric")}
+    assert axes["val/*"] == "epoch"
+    summary = {}
+    for found in records:
+        if found.HasField("summary"):
+            summary |= {item.key: json.loads(item.value_json) for item in found.summary.update}
+    assert summary["status"] == "done"
+    assert "few steps" in summary["health"]
+    assert summary.items() >= record.metrics.items()
+
+
+def test_a_run_that_failed_says_so_in_its_summary(tmp_path):
+    words = ["data=digits", "data.limit=64", "net.width=4", "epochs=2", "batch_size=32", "lr=1e30"]
+    words += ["eval.suites=[]", "wandb.mode=offline", f"run.dir={tmp_path}", "trainer.log_every=1"]
+    with pytest.raises(RunFailedError):
+        run(compose(words))
+    (folder,) = tmp_path.glob("erm-*")
+    items = [item for r in stored(folder) if r.HasField("summary") for item in r.summary.update]
+    found = {item.key: json.loads(item.value_json) for item in items}
+    assert found["status"] == "diverged"
+    assert "few steps" in found["health"]
+    assert "not finite" in found["health"]
+
+
 def test_a_later_evaluation_arrives_in_the_group_of_the_run(judged, lines):
     record = evaluate_run(judged, ["eval.attacks=[fgsm_4]", "eval.adv_n=10"], ["adversarial"])
     first, second = sorted(
@@ -567,7 +614,8 @@ def test_a_later_evaluation_arrives_in_the_group_of_the_run(judged, lines):
     assert len(list(first.glob("files/media/images/samples*.png"))) == 1  # the run's own picture
     records = stored(judged, second.name)
     shown = opened(records)
-    assert (shown.run_group, shown.display_name) == (judged.name, judged.name)
+    own = opened(stored(judged, first.name))
+    assert (shown.run_group, shown.display_name) == (own.run_group, judged.name)
     assert (shown.job_type, shown.project) == ("eval", "p")
     assert shown.run_id.startswith(f"{judged.name}-e")
     config = {item.key: json.loads(item.value_json) for item in shown.config.update}

@@ -39,7 +39,7 @@ def equal(first, second):
 def test_a_run_leaves_everything_that_is_promised(runs, plain_wandb):
     config = compose(
         "method=cutmix data=digits data.limit=128 net.width=4 epochs=2 batch_size=32 "
-        "trainer.log_every=2 run.tags=[a,b] run.notes=hello"
+        "trainer.log_every=2 run.tags=[a,b] run.notes=hello eval.adv_n=16"
     )
     record = run(config)
     folder = runs / record.id

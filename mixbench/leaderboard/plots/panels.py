@@ -17,7 +17,7 @@ from mixbench.leaderboard.plots.style import (
     SMALL,
     Look,
     fitted,
-    text_width,
+    printed_width,
     wrapped,
 )
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
@@ -138,7 +138,7 @@ def _figure_class() -> "type[Figure]":
 def _entries(legend: Mapping[str, Look], room: float) -> list[list[tuple[str, Look, float]]]:
     """The legend in lines: label, look and place of each entry, in as few lines as have room."""
     labels = [fitted(label, room - _HANDLE) for label in legend]
-    widths = [text_width(text.replace(r"\$", "$"), SMALL) + _HANDLE + _GAP for text in labels]
+    widths = [printed_width(text.replace(r"\$", "$"), SMALL) + _HANDLE + _GAP for text in labels]
     entries = list(zip(labels, legend.values(), widths, strict=True))
     for columns in range(len(entries), 0, -1):
         widest = [max(w for _, _, w in entries[start::columns]) for start in range(columns)]
@@ -207,7 +207,7 @@ def title_below(axes: "Axes", text: str, width: float) -> None:
     """
     text = printable(text[:_LONG])
     title = fitted(text, 0.95 * width, NORMAL)
-    wide = text_width(text, NORMAL) > width / 2  # centred, it would leave the figure
+    wide = printed_width(text, NORMAL) > width / 2  # centred, it would leave the figure
     axes.set_xlabel(title, loc="right" if wide else "center")
 
 

@@ -20,7 +20,7 @@ from mixbench.leaderboard.plots.panels import (
     seed_values,
     title_below,
 )
-from mixbench.leaderboard.plots.style import BETTER, INK, MUTED, PALE
+from mixbench.leaderboard.plots.style import BETTER, BLACK, MUTED, PALE
 from mixbench.leaderboard.rows import Leaderboard, Row
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _draw(part: "SubFigure", rows: list[Row], score: str, reference: str, width:
     title_below(axes, score_title(score), width)
     for place, row in enumerate(rows):
         summary = row.summaries[score]
-        colour = INK if row.label == reference else BETTER
+        colour = BLACK if row.label == reference else BETTER
         if row.label == reference:
             axes.axvline(summary.mean, color=MUTED, linestyle=(0, (1, 1.5)), linewidth=0.8)
         ends = clipped(summary, score)

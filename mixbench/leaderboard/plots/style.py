@@ -21,7 +21,7 @@ COLUMN, PAGE = 3.3, 6.9  # inches: one column of a paper, and its page
 NORMAL, SMALL = 8.0, 7.0  # points
 LINE = 0.14  # inches from one line of small text to the next
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
-INK, MUTED, PALE = "#000000", "#595959", "#b3b3b3"
+BLACK, MUTED, PALE = "#000000", "#595959", "#b3b3b3"
 BETTER, WORSE = "#0072B2", "#D55E00"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -104,7 +104,7 @@ def looks(labels: Sequence[str], reference: str) -> dict[str, Look]:
     """
     others = [label for label in labels if label != reference]
     found = {label: _look(index) for index, label in enumerate(others)}
-    return {label: found.get(label) or Look(INK, "o", "-") for label in labels}
+    return {label: found.get(label) or Look(BLACK, "o", "-") for label in labels}
 
 
 def _look(index: int) -> Look:
@@ -138,12 +138,12 @@ def fitted(text: str, inches: float, size: float = SMALL) -> str:
         The text for Matplotlib, cut with an ellipsis where there is no room for all of it.
     """
     shown = printable(text[: _LONGEST + 1])
-    if len(shown) <= _LONGEST and text_width(shown, size) <= inches:
+    if len(shown) <= _LONGEST and printed_width(shown, size) <= inches:
         return literal(shown)
     low, high = 0, min(len(shown), _LONGEST)
     while low < high:
         middle = (low + high + 1) // 2
-        fits = text_width(shown[:middle].rstrip() + ELLIPSIS, size) <= inches
+        fits = printed_width(shown[:middle].rstrip() + ELLIPSIS, size) <= inches
         low, high = (middle, high) if fits else (low, middle - 1)
     return literal(shown[:low].rstrip() + ELLIPSIS)
 
@@ -164,7 +164,7 @@ def wrapped(text: str, inches: float, size: float = SMALL, most: int = MOST_TEXT
     line = ""
     for word in printable(text[: most * _LONGEST]).split():
         longer = f"{line} {word}" if line else word
-        if line and text_width(longer[:_LONGEST], size) > inches:
+        if line and printed_width(longer[:_LONGEST], size) > inches:
             lines.append(line)
             longer = word
         line = longer
@@ -175,7 +175,7 @@ def wrapped(text: str, inches: float, size: float = SMALL, most: int = MOST_TEXT
 
 
 @cache
-def text_width(text: str, size: float) -> float:
+def printed_width(text: str, size: float) -> float:
     """Width of a line of text.
 
     Args:

@@ -23,7 +23,7 @@ from mixbench.leaderboard.plots.panels import (
     title_below,
     title_left,
 )
-from mixbench.leaderboard.plots.style import MUTED, SMALL, Look, fitted, looks, text_width
+from mixbench.leaderboard.plots.style import MUTED, SMALL, Look, fitted, looks, printed_width
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def _write_cells(
 ) -> None:
     """Write the numbers into a map, or a scale beside it where they have no room."""
     widest = max(
-        (text_width(line, SMALL) for t in texts.values() for line in t.split("\n")), default=1
+        (printed_width(line, SMALL) for t in texts.values() for line in t.split("\n")), default=1
     )
     size = min(SMALL, 0.9 * SMALL * side / widest)
     if size < LEAST_TEXT:

@@ -10,13 +10,13 @@ from mixbench.leaderboard.compare import Line, pairwise
 from mixbench.leaderboard.plots.panels import TablePanel, assemble, best_rows, note_left_out
 from mixbench.leaderboard.plots.style import (
     BETTER,
-    INK,
+    BLACK,
     MUTED,
     SMALL,
     WORSE,
     fitted,
+    printed_width,
     signed,
-    text_width,
 )
 from mixbench.leaderboard.rows import Leaderboard
 
@@ -115,7 +115,7 @@ def _draw(
 
 def _text_size(texts: Sequence[str], side: float) -> float:
     """Points at which the longest number fits into a cell."""
-    widest = max(text_width(text, SMALL) for text in texts)
+    widest = max(printed_width(text, SMALL) for text in texts)
     return min(SMALL, SMALL * 0.92 * side / widest)
 
 
@@ -126,5 +126,5 @@ def _label(axes: "Axes", labels: Sequence[str], width: float) -> None:
     names = [f"{fitted(label, room)} {place}" for place, label in enumerate(labels, start=1)]
     axes.set_yticks(range(count), names)
     axes.set_xticks(range(count), [str(place) for place in range(1, count + 1)])
-    axes.tick_params(length=0, labeltop=True, labelbottom=False, colors=INK)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False, colors=BLACK)
     axes.spines[:].set_visible(False)

@@ -5,8 +5,8 @@ from mixbench.leaderboard.plots.style import (
     ELLIPSIS,
     fitted,
     looks,
+    printed_width,
     signed,
-    text_width,
     wrapped,
 )
 
@@ -20,14 +20,14 @@ def test_a_text_without_room_is_cut_with_an_ellipsis(text):
     found = fitted(text, 1.0).replace(r"\$", "$")
     assert found.endswith(ELLIPSIS)
     assert text.startswith(found[:-1])
-    assert 0.8 < text_width(found, 7.0) <= 1.0
+    assert 0.8 < printed_width(found, 7.0) <= 1.0
 
 
 def test_wrapped_text_keeps_all_words_in_lines_with_room():
     text = "Lines are intervals that hold for all rows of a table at once."
     lines = wrapped(text, 1.2)
     assert " ".join(lines) == text
-    assert all(text_width(line, 7.0) <= 1.2 for line in lines)
+    assert all(printed_width(line, 7.0) <= 1.2 for line in lines)
 
 
 def test_text_that_goes_on_and_on_is_cut_after_some_lines():
