@@ -27,7 +27,7 @@ GRID = $(call pick,METHOD,method) $(call pick,DATA,data) $(call pick,NET,net) \
        $(call pick,RECIPE,recipe) $(call pick,SEEDS,seeds) $(call quote_each,ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-all perf leaderboard notebooks lint format clean setup
+.PHONY: help bench test test-all perf leaderboard report notebooks lint format clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ $(VENV)/.extras-%: $(BASE)
 	@touch $@
 
 bench: $(STAMP) ## train, evaluate and rank: METHOD=a,b DATA=name NET= RECIPE= SEEDS=0,1 ARGS="a.b=c"
-	@$(PY) -m mixbench bench $(GRID)
+	@$(PY) -m mixbench bench $(GRID)$(if $(findstring --report,$(value ARGS)),, --report)
 
 test: $(STAMP) ## the default test suite, without network
 	@$(PY) -m pytest -q $(SPREAD)
@@ -67,6 +67,9 @@ perf: $(STAMP) ## speed tables against installed peers, as ratios: DEVICE=cpu|cu
 
 leaderboard: $(STAMP) ## tables of the runs in runs/
 	@$(PY) -m mixbench leaderboard
+
+report: $(STAMP) ## one self-contained HTML page of the runs in runs/
+	@$(PY) -m mixbench report
 
 notebooks: $(STAMP) ## execute all notebooks; the copies go to runs/notebooks/
 	@$(PY) -m mixbench.notebook

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow
 
 SEED, _, FACTOR = os.environ.get("MIXBENCH_FUZZ", "0:1").partition(":")
 INPUTS = {"record": 500, "lock": 250, "yaml": 450, "pack": 300, "image": 300, "checkpoint": 200}
+INPUTS["report"] = 60  # each draws all plots
 LIMIT_S = 30
 LIMIT_GB = 2.0
 CODES = {0, 2, 3, 4, 5}
@@ -263,6 +264,24 @@ def fuzz_record(bench: Bench) -> None:
     assert code == 0
     assert f"{int(read_record(bench.good).metrics['top1'])}." in text  # whatever its digits
     bench.command("compare", "--mine", "erm", "--with", "erm")
+
+
+def fuzz_report(bench: Bench) -> None:
+    names = [path.name for path in bench.good.iterdir() if path.is_file()]
+    other, draw = bench.neighbour(*names), bench.draw
+    victim = draw.choice([name for name in names if not name.endswith((".ckpt", ".txt"))])
+    raw = (bench.good / victim).read_bytes()
+    if victim == "record.json":
+        content = json.loads(raw) | {"id": other.name, "method": "mixup"}
+        (other / victim).write_bytes(mutate_json(content, draw))
+    else:
+        (other / victim).write_bytes(mutate_bytes(raw, draw))
+    odd_file(other / victim, draw)
+    output = bench.place / "report.html"
+    remove(output)
+    code, _ = bench.command("report", "-o", output)
+    assert code == 0
+    assert not CONTROL.search(output.read_text(encoding="utf-8"))
 
 
 def fuzz_lock(bench: Bench) -> None:

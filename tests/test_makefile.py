@@ -11,7 +11,14 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def planned(*words):
-    """The words that the shell would see behind `mixbench bench`."""
+    """The words that the shell would see behind `mixbench bench`, but the last one, `--report`."""
+    *found, last = given(*words)
+    assert last == "--report"
+    return found
+
+
+def given(*words):
+    """All words that the shell would see behind `mixbench bench`."""
     done = subprocess.run(
         ["make", "--dry-run", "--assume-old=requirements.lock", "bench", *words],
         capture_output=True,
@@ -34,6 +41,10 @@ def test_variables_become_overrides():
     found = planned("METHOD=erm,bc", "DATA=pack", "SEEDS=0,1", "ARGS=data.train=a.npz epochs=3")
     assert found == ["method=erm,bc", "data=pack", "seeds=0,1", "data.train=a.npz", "epochs=3"]
     assert planned("NET=preactresnet18", "RECIPE=quick") == ["net=preactresnet18", "recipe=quick"]
+
+
+def test_a_report_that_is_named_takes_the_place_of_the_default():
+    assert given("ARGS=--report a.html") == ["--report", "a.html"]
 
 
 # FAULTS row 10.

@@ -15,6 +15,7 @@ from mixbench.cli.parser import _parser
 from mixbench.records.record import read_record
 from mixbench.testing.contract import check_method
 
+OF_A_RUN = ["eval", "export", "leaderboard", "plot", "report", "resume", "show", "verify"]
 README = (ROOT / "README.md").read_text()
 SMALL = ["data.limit=64", "net.width=4", "epochs=1", "batch_size=16", "wandb.mode=disabled"]
 SMALL += ["eval.suites=[calibration]"]
@@ -67,7 +68,7 @@ def test_every_command_works(workplace, words, runs, capsys, plain_wandb):
     elif words[0] == "compare":
         for method in ("cutmix", "erm"):
             assert cli.main(["run", "data=digits", f"method={method}", *SMALL]) == 0
-    elif words[0] in ("eval", "export", "leaderboard", "plot", "resume", "show", "verify"):
+    elif words[0] in OF_A_RUN:
         assert cli.main(["run", "data=digits", "method=mixup", *SMALL]) == 0
         (folder,) = runs.iterdir()
         words = [word.replace("runs/ID", str(folder)) for word in words]

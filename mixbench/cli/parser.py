@@ -17,6 +17,7 @@ from mixbench.cli import (
     methods,
     names,
     plot,
+    report,
     reproduce,
     run,
 )
@@ -206,6 +207,10 @@ def _parser() -> argparse.ArgumentParser:
         default="table",
         help="format of the output: table (default), markdown, latex or json",
     )
+    page = add("report", report.report_command, "write the results of runs as one HTML page")
+    page.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders that hold runs")
+    text = "file to write; the default is report.html in the folder of all runs"
+    page.add_argument("-o", "--output", type=Path, metavar="FILE.html", help=text)
     _plotting(add("plot", plot.plot_command, "draw a plot of finished runs"))
     listing = add(
         "list", names.list_names, "list the names of methods, data sets, networks and recipes"
@@ -287,6 +292,10 @@ def _launching(grid: Any) -> None:
     )
     grid.add_argument(
         "--no-wait", action="store_true", help="submit the runs to SLURM and do not wait for them"
+    )
+    text = "also write the results as one HTML page; the default is report.html beside the runs"
+    grid.add_argument(
+        "--report", nargs="?", const=Path(), type=Path, metavar="FILE.html", help=text
     )
     grid.add_argument(
         "--to-wandb",

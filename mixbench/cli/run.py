@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from mixbench.cli.console import print_notice, print_result, show_log, terminal_width
+from mixbench.cli.report import grid_output, report_grid
 from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.errors import UserError, counted
 
@@ -105,6 +106,7 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
     from mixbench.records.record import make_runs_folder, runs_folder
 
     config = compose_text(runs[0].words).config
+    page = grid_output(args, runs_folder(config.run.dir))
     if args.to_wandb:
         from mixbench.files import write_text
         from mixbench.launch.wandb_sweep import sweep_file
@@ -142,6 +144,8 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
         print_result("")
         board = build_leaderboard(find_runs([folder])).only(hashes)
         print_result(render(board, width=terminal_width()).rstrip())
+        if page is not None:
+            report_grid(board, [folder / run.id for run in runs], page)
     return outcome.exit_code(len(runs)), runs
 
 

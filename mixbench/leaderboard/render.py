@@ -79,7 +79,7 @@ def render(
     blocks += [_cost_text(table, style) for table in board.costs if table.lacking is None]
     if not blocks:
         blocks = [f"{'% ' * (style == 'latex')}No finished runs.\n"]
-    if lacking := _lacking(board):
+    if lacking := lacking_baseline(board):
         told = escaped(lacking, style)
         blocks.append(f"% {told}\n" if style == "latex" else f"{told}\n")
     if board.others:
@@ -91,8 +91,15 @@ def render(
     return "\n".join(blocks)
 
 
-def _lacking(board: Leaderboard) -> str:
-    """A sentence on the slow methods that nothing is compared with at equal cost."""
+def lacking_baseline(board: Leaderboard) -> str:
+    """A sentence on the slow methods that nothing is compared with at equal cost.
+
+    Args:
+        board: The leaderboard.
+
+    Returns:
+        The sentence; nothing where there are none.
+    """
     needed = [
         f"{table.slow} (epochs={table.lacking})"
         for table in board.costs

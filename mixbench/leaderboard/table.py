@@ -151,6 +151,37 @@ def group_text(
     return text_table(group.title, header, lines, [group.verdict.text, *notes], style)
 
 
+class PlainTable(NamedTuple):
+    """A table as plain text, which is not escaped or marked yet."""
+
+    header: list[str]
+    lines: list[list[str]]
+    notes: list[str]
+
+
+def plain_table(group: Group, names: Sequence[str]) -> PlainTable:
+    """A table for a page that escapes its text and sets what is marked in bold.
+
+    Args:
+        group: The table.
+        names: Names of its columns.
+
+    Returns:
+        Header, lines and notes.
+    """
+    return PlainTable(
+        [_header(group, name, "table") for name in names],
+        [
+            [
+                _row_name(group, row) if name == "method" else _cell(group, row, name, "table")
+                for name in names
+            ]
+            for row in group.rows
+        ],
+        _notes(group, names, "markdown"),
+    )
+
+
 def interval(low: float | None, high: float | None, name: str, sign: bool = False) -> str:
     """An interval of a score or of a difference as a cell.
 

@@ -11,6 +11,7 @@ from paths import ROOT
 
 from mixbench import cli
 from mixbench.cli import names
+from mixbench.leaderboard.rows import find_runs
 from mixbench.records.curves import write_curves
 from mixbench.records.record import Record, read_record, write_record
 from mixbench.testing.contract import RULES
@@ -350,7 +351,8 @@ def test_a_bench_ranks_skips_what_is_done_and_reports_what_failed(tmp_path, monk
     assert first.stdout.count(": done in ") == 4
     rows = [line for line in first.stdout.splitlines() if line.startswith(("cutmix ", "erm "))]
     assert [row.split()[:2] for row in rows] == [["cutmix", "2"], ["erm", "2"]]
-    shared = {read_record(path).shared_cores for path in (tmp_path / "runs").iterdir()}
+    assert first.stdout.splitlines()[-1] == f"report: {tmp_path / 'runs' / 'report.html'}"
+    shared = {read_record(path).shared_cores for path in find_runs([tmp_path / "runs"])}
     assert shared == {len(os.sched_getaffinity(0)) > 1}
 
     shown = make("leaderboard", env=env)
@@ -415,7 +417,9 @@ PATHS = ["file", "file/below", "broken", "loop", LONG, "pipe"]
 
 
 @pytest.mark.parametrize("place", PATHS, ids=lambda text: text[:12])
-@pytest.mark.parametrize("words", [["leaderboard"], ["resume", "x"], ["verify", "x"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["leaderboard"], ["report"], ["resume", "x"], ["verify", "x"]], ids=str
+)
 @pytest.mark.usefixtures("strange")
 def test_a_folder_of_runs_that_is_none_is_a_users_error(words, place, monkeypatch, capsys):
     monkeypatch.setenv("MIXBENCH_RUNS", place)
@@ -428,6 +432,7 @@ def test_a_folder_of_runs_that_is_none_is_a_users_error(words, place, monkeypatc
     "command",
     [
         "leaderboard",
+        "report",
         "resume",
         "verify",
         "info",

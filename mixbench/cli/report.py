@@ -1,0 +1,98 @@
+"""The report page: ``report``, and the end of a grid of runs."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixbench.cli.console import print_notice, print_result
+from mixbench.errors import UserError, explain
+
+if TYPE_CHECKING:
+    from mixbench.leaderboard.rows import Leaderboard
+
+REPORT = "report.html"  # in the folder of all runs, if no other file is named
+SUFFIXES = (".html", ".htm")
+
+
+def report_command(args: argparse.Namespace) -> int:
+    """Write the results of runs as one page."""
+    from mixbench.leaderboard.rows import build_leaderboard, find_runs
+    from mixbench.records.record import runs_folder
+
+    places = args.runs or [runs_folder()]
+    folders = find_runs(places)
+    output = args.output or runs_folder() / REPORT
+    check_output(output)
+    if not folders:
+        todo = "train some: mixbench bench method=erm,mixup,cutmix seeds=0,1,2"
+        raise UserError("there are no runs to report", ", ".join(map(str, places)), todo)
+    _write(build_leaderboard(folders), folders, output)
+    return 0
+
+
+def check_output(output: Path) -> None:
+    """Refuse a file that no page can be written to.
+
+    Args:
+        output: The file.
+
+    Raises:
+        UserError: If its name ends otherwise, it is a folder, or its folder does not exist.
+    """
+    if output.suffix.lower() not in SUFFIXES:
+        todo = f"end its name in {SUFFIXES[0]}"
+        raise UserError("a report is an HTML page", str(output), todo)
+    if output.is_dir():
+        raise UserError("a folder stands in place of the file", str(output), "name a file")
+    if not output.parent.is_dir():
+        raise UserError("the folder of the file does not exist", str(output), "make it first")
+
+
+def grid_output(args: argparse.Namespace, folder: Path) -> Path | None:
+    """The file of a grid's report, checked before the first run.
+
+    Args:
+        args: Options of the grid; ``report`` is a dot if it names no file.
+        folder: Folder of all runs, which the grid makes.
+
+    Returns:
+        The file; None if no report is asked for, or the command does not wait for its runs.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    given: Path | None = args.report
+    if given is None:
+        return None
+    if args.to_wandb or args.no_wait:
+        print_notice("no report is written, as this command does not wait for the runs")
+        return None
+    if given == Path():
+        return folder / REPORT
+    if "=" in given.name and given.suffix not in SUFFIXES:
+        todo = "write overrides in front of --report, or name a file that ends in .html"
+        raise UserError("--report takes the word behind it as a file", str(given), todo)
+    check_output(given)
+    return given
+
+
+def report_grid(board: "Leaderboard", folders: list[Path], output: Path) -> None:
+    """Write the report of a grid, or say why there is none: its runs are done either way.
+
+    Args:
+        board: Leaderboard of the grid.
+        folders: Folders of its runs.
+        output: The file.
+    """
+    try:
+        _write(board, folders, output)
+    except Exception as error:
+        print_notice(f"warning: no report is written: {explain(error).what}")
+
+
+def _write(board: "Leaderboard", folders: list[Path], output: Path) -> None:
+    from mixbench.leaderboard.report.page import write_report
+
+    for note in write_report(board, folders, output):
+        print_notice(f"warning: {note}")
+    print_result(f"report: {output}")

@@ -1,0 +1,1 @@
+"""The report: results of runs as one HTML page that needs nothing beside it."""
