@@ -4,8 +4,8 @@ import argparse
 from typing import Any
 
 from mixbench.cli.console import print_notice, print_result
-from mixbench.cli.run import print_doubts, time_text
-from mixbench.errors import UserError, counted
+from mixbench.cli.run import print_doubts
+from mixbench.errors import UserError, counted, time_text
 
 NOT_COMPARABLE = (
     "the recipe is shorter or changed: the result cannot be compared with the published figure"

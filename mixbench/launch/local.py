@@ -23,6 +23,7 @@ from mixbench.files import open_log
 from mixbench.launch.identify import identify_runs
 from mixbench.launch.machine import Machine
 from mixbench.launch.plan import PlannedRun
+from mixbench.launch.state import GridProgress, GridState
 from mixbench.records.lock import BusyRunError, LockWatch
 from mixbench.records.record import Record, read_record
 
@@ -32,6 +33,7 @@ Environment = tuple[dict[str, str], str]  # environment and working directory
 OWN_S, GRACE_S, KILLED_S = 3.0, 90.0, 10.0
 BUSY = -1  # code of a run that another process is at work on
 LOCK_POLL_S = 1.0  # seconds between looks whether it still is
+SHOW_S = 0.5  # seconds between states that are shown
 
 
 @dataclass
@@ -57,14 +59,23 @@ class LocalLauncher:
     Args:
         print_line: Prints a line.
         strict: Refuse keys that have no effect.
+        jobs: Most runs at a time; None for as many as the machine has places for.
+        show: Shows the state of a grid at work; None where nobody looks.
     """
 
-    def __init__(self, print_line: Callable[[str], None], *, strict: bool = False) -> None:
-        self.print_line, self.strict = print_line, strict
+    def __init__(
+        self,
+        print_line: Callable[[str], None],
+        *,
+        strict: bool = False,
+        jobs: int | None = None,
+        show: Callable[[GridState], None] | None = None,
+    ) -> None:
+        self.print_line, self.strict, self.jobs, self.show = print_line, strict, jobs, show
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mixbench.training.run"])
         set_safe_path()
-        self.machine = Machine()
+        self.machine = Machine(jobs=jobs)
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
         """Name the runs, find out which are done, and estimate the others' time.
@@ -93,6 +104,7 @@ class LocalLauncher:
         if isinstance(answer, MixbenchError):
             raise answer
         prepared, notes, self.machine = answer
+        self.machine.jobs = self.jobs
         for note in notes:
             self.print_line(f"warning: {note}")
         return prepared
@@ -109,9 +121,8 @@ class LocalLauncher:
         Returns:
             What failed.
         """
-        numbers = {id(run): number for number, run in enumerate(runs, 1)}
         left = [run for run in runs if not run.done]
-        waiting, machine = list(left), self.machine
+        waiting, machine, grid = list(left), self.machine, GridProgress(runs, folder, self.machine)
         active: dict[Connection, tuple[PlannedRun, Any, list[int]]] = {}
         outcome = GridOutcome({})
         elsewhere: list[tuple[PlannedRun, LockWatch]] = []
@@ -121,33 +132,39 @@ class LocalLauncher:
                 while (run := machine.next_run(waiting)) is not None:
                     waiting.remove(run)
                     gpus = machine.reserve(run)
+                    grid.start(run)
                     reader, process = self._start(run, folder, machine.is_shared(run, left), gpus)
                     active[reader] = run, process, gpus
                 assert active or elsewhere  # an empty machine has a place for any run
-                for ready in wait(list(active), LOCK_POLL_S if elsewhere else None):
+                if self.show is not None:
+                    self.show(grid.state(waiting))
+                for ready in wait(list(active), self._patience(bool(elsewhere))):
                     assert isinstance(ready, Connection)
                     run, process, gpus = active.pop(ready)
                     machine.release(run, gpus)
                     code, message = _receive(ready)
                     process.join()
-                    place = f"[{numbers[id(run)]}/{len(runs)}] {run.id}"
                     if code == BUSY:
                         elsewhere.append((run, LockWatch(folder / run.id)))
-                        self.print_line(f"{place}: {message}; waiting for it")
-                    elif code:
+                        grid.start(run, elsewhere=True)
+                        self.print_line(f"{grid.place(run)}: {message}; waiting for it")
+                        continue
+                    grid.end(run, failed=code != 0)
+                    if code:
                         outcome.failures[run.id] = code
-                        self.print_line(f"{place}: {message}")
                     else:
-                        self.print_line(f"{place}: {_result(read_record(folder / run.id))}")
+                        message = _result(read_record(folder / run.id))
+                    self.print_line(f"{grid.place(run)}: {message}")
                 for run, watch in [*elsewhere]:
                     watch.changes()
                     if watch.gone:
                         elsewhere.remove((run, watch))
-                        place = f"[{numbers[id(run)]}/{len(runs)}] {run.id}"
-                        waiting += [run] * self._is_left(run, folder, place, outcome)
+                        waiting += [run] * self._is_left(run, folder, grid, outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
             self.print_line("interrupted: waiting for the running processes to stop")
+            if self.show is not None:
+                self.show(grid.state(stopping=True))
             _stop([process for _, process, _ in active.values()])
         return outcome
 
@@ -167,19 +184,32 @@ class LocalLauncher:
         writer.close()
         return reader, process
 
-    def _is_left(self, run: PlannedRun, folder: Path, place: str, outcome: GridOutcome) -> bool:
+    def _patience(self, elsewhere: bool) -> float | None:
+        """Seconds to wait for the end of a run before something else is to be looked at."""
+        if self.show is not None:
+            return SHOW_S
+        return LOCK_POLL_S if elsewhere else None
+
+    def _is_left(
+        self, run: PlannedRun, folder: Path, grid: GridProgress, outcome: GridOutcome
+    ) -> bool:
         """Tell whether a run that another process was at work on is still to be carried out."""
+        place = grid.place(run)
         try:
             record = read_record(folder / run.id)
         except UserError:
+            grid.leave(run)
             return True
         if record.status == "done":
+            grid.end(run, failed=False)
             self.print_line(f"{place}: {_result(record)}, by another process")
             return False
         if record.status in ("failed", "diverged"):
+            grid.end(run, failed=True)
             outcome.failures[run.id] = RunFailedError.exit_code
             self.print_line(f"{place}: {record.status} in another process: {record.message}")
             return False
+        grid.leave(run)
         self.print_line(f"{place}: the other process is gone, going on with it")
         return True
 
