@@ -94,7 +94,7 @@ def _launch(args: argparse.Namespace, runs: Any, config: Any) -> Any:
 
 def _cost(count: int, seconds: float) -> str:
     runs = counted(count, "run")
-    return f"cost: {runs}, about {time_text(seconds)} of training in all on this machine"
+    return f"cost: {runs}, about {time_text(seconds)} in all on this machine"
 
 
 def _records(folder: Any, ids: list[str]) -> list[Any]:

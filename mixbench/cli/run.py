@@ -129,7 +129,7 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
     print_doubts(left)
     if left:
         seconds = launcher.duration(left)
-        about = f", about {time_text(seconds)} of training" if seconds else ""
+        about = f", about {time_text(seconds)} in all" if seconds else ""
         print_result(f"{len(left)} to do{about}")
         print_result(f"logs: {folder}/<id>/log.txt")
     if args.dry_run:

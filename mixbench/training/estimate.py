@@ -1,0 +1,153 @@
+"""Time that a run will take on this machine, from a few steps of its method on its data."""
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mixbench.data.augment.batches import to_float
+from mixbench.data.images import Batch, Splits
+from mixbench.data.loaders import EVAL_BATCH, MixData
+from mixbench.data.sampling import BatchIndex
+from mixbench.methods.base import Method
+from mixbench.tracking.run import is_disabled
+from mixbench.training.build import build
+from mixbench.training.fit import precision_context
+from mixbench.training.job import Job
+
+# Seconds of a process that has imported everything, of W&B, and of saving, in a run of no length.
+PROCESS_S, WANDB_S = 1.0, 1.5
+FORWARD_S = 0.05  # seconds that tell the time of a forward pass
+STEP_S = 0.4  # seconds that a timed step may take; larger batches are timed by a part of them
+TIMED_S, TIMED_STEPS = 0.8, 8  # seconds and steps after which the pace of training is known
+PASSES = 3  # forward passes that a training step is worth
+SUITE_PASSES = 40  # the same of an image of a suite
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of the parts of a run.
+
+    Attributes:
+        start_s: Until the first step.
+        training_s: Of all epochs, with what is evaluated after each.
+        after_s: Of the test and the suites.
+    """
+
+    start_s: float
+    training_s: float
+    after_s: float
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of the whole run."""
+        return self.start_s + self.training_s + self.after_s
+
+
+def estimate(job: Job, splits: Splits, load_s: float = 0.0) -> Estimate:
+    """Time that a run will take.
+
+    Args:
+        job: What is asked for.
+        splits: Its data.
+        load_s: Seconds that reading the data takes.
+
+    Returns:
+        The parts of that time.
+    """
+    config, started = job.config, time.monotonic()
+    if job.device.type == "cpu":
+        torch.set_num_threads(config.trainer.threads)
+    method, data = build(job, splits, 0, config.world)
+    method = method.to(job.device)
+    image_s = _image_seconds(method, splits)
+    load_s += time.monotonic() - started
+    tested = len(splits.test) / config.world * image_s
+    if not job.task.labelled:
+        tested += len(splits.train) / config.world * image_s
+    each = (len(splits.val or ()) / config.world * image_s) + tested * config.peek
+    epoch = len(data.batches) * _step_seconds(job, method, data, image_s)
+    start_s = PROCESS_S + load_s + WANDB_S * (not is_disabled(config.wandb.mode))
+    after_s = tested + each * (splits.val is not None) + _suite_images(job, splits) * image_s
+    return Estimate(start_s, config.epochs * (epoch + each), after_s)
+
+
+def _image_seconds(method: Method, splits: Splits) -> float:
+    """Seconds of a forward pass for one image, by as many images as take long enough to tell."""
+    images = splits.test
+    method.eval()
+    count, seconds = 1, 0.0
+    with torch.no_grad():
+        while seconds < FORWARD_S and count < min(len(images), EVAL_BATCH):
+            count = min(4 * count, len(images), EVAL_BATCH)
+            batch = images[BatchIndex(torch.arange(count), 0)]
+            x = to_float(batch.images.to(method.device))
+            seconds = _timed(lambda x=x: method(x), method.device)
+    return seconds / count
+
+
+def _step_seconds(job: Job, method: Method, data: MixData, image_s: float) -> float:
+    """Seconds of the training step of a micro-batch, that of a method that fails by its cost."""
+    size = rows = data.batches.batch_size
+    while rows > 2 and rows % 2 == 0 and PASSES * rows * image_s > STEP_S:
+        rows //= 2
+    try:
+        return _timed_steps(job, method, data, rows) * size / rows
+    except Exception:  # the run itself will say why
+        return PASSES * size * image_s * method.step_cost(method.config)
+
+
+def _timed_steps(job: Job, method: Method, data: MixData, rows: int) -> float:
+    """Mean seconds of training steps on the first ``rows`` images of micro-batches."""
+    dataset: Any = data.train_dataloader().dataset
+    optimizer = method.configure_optimizers()["optimizer"]
+    method.train()
+    seconds: list[float] = []
+    fetched: list[float] = []
+    for number in range(TIMED_STEPS + 1):
+        draw = data.batches.draw(number // len(data.batches), number % len(data.batches))
+        draw = draw._replace(indices=draw.indices[:rows])
+        began = time.monotonic()
+        batch = dataset[draw]
+        fetched.append(time.monotonic() - began)
+        step = functools.partial(_step, job, method, optimizer, batch, number)
+        seconds.append(_timed(step, method.device))
+        if len(seconds) > 2 and sum(seconds) + sum(fetched) > TIMED_S:
+            break
+    compute, fetch = (sum(times[1:]) / len(times[1:]) for times in (seconds, fetched))
+    workers = job.config.data.workers
+    return max(compute, fetch / workers) if workers else compute + fetch
+
+
+def _step(job: Job, method: Method, optimizer: Any, batch: Batch, number: int) -> None:
+    batch = method.transfer_batch_to_device(batch, method.device, 0)
+    method.reseed(0, number)
+    with precision_context(job.config, job.device):
+        logits, mixed = method.predict(method.mix_batch(batch))
+        terms: Any = method.loss(logits, mixed)
+    loss: Any = sum(terms.values()) if isinstance(terms, dict) else terms
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    method.step += 1
+    method.after_step()
+
+
+def _suite_images(job: Job, splits: Splits) -> float:
+    """Forward passes that the suites are worth, as a number of images."""
+    total = 0
+    for suite in job.suites:
+        if not suite.of_test and not suite.refusal(splits.info):
+            total += min(suite.limit or len(splits.test), len(splits.test)) * SUITE_PASSES
+    return total / job.config.world
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> float:
+    started = time.monotonic()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic() - started
