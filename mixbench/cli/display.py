@@ -9,7 +9,6 @@ from mixbench.cli.console import print_result, shown
 from mixbench.errors import counted, time_text
 from mixbench.launch.state import ActiveRun, GridState
 from mixbench.leaderboard.columns import describe
-from mixbench.records.progress import TRAINING
 
 PLAIN_S = 60.0  # seconds between lines where there is no terminal
 NAMED = 4  # runs that such a line names
@@ -138,7 +137,7 @@ def _cells(run: ActiveRun, total: int) -> list[str]:
 def _place(run: ActiveRun) -> str:
     if run.progress is None:
         return "at work" if run.elsewhere else "starting"
-    if run.progress.phase != TRAINING:
+    if run.progress.phase != "training":
         return run.progress.phase
     return f"epoch {run.progress.epoch}/{run.progress.epochs}"
 

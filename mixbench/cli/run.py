@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixbench.cli.console import print_notice, print_result, show_log
@@ -12,6 +13,7 @@ from mixbench.errors import UserError, counted, time_text
 if TYPE_CHECKING:
     from mixbench.cli.display import GridDisplay
     from mixbench.launch.plan import PlannedRun
+    from mixbench.records.record import Record
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -37,7 +39,10 @@ def run_command(args: argparse.Namespace) -> int:
         folder=args.folder,
         allow_config_change=args.allow_config_change,
     )
-    _print_scores(record)
+    from mixbench.records.record import runs_folder
+
+    place = args.folder or runs_folder(composed.config.run.dir) / record.id
+    _print_end(record, place)
     return 0
 
 
@@ -56,7 +61,7 @@ def resume_command(args: argparse.Namespace) -> int:
 
     show_log()
     record = resume(folder, words, allow_config_change=args.allow_config_change)
-    _print_scores(record)
+    _print_end(record, folder)
     return 0
 
 
@@ -188,8 +193,14 @@ def _launcher(args: argparse.Namespace, display: "GridDisplay") -> Any:
     )
 
 
-def _print_scores(record: Any) -> None:
+def _print_end(record: "Record", folder: Path) -> None:
+    """Print a few scores of a run, what speaks against them, and the place of all others."""
     if os.environ.get("RANK", "0") != "0" or LAUNCHER_ENV in os.environ:
         return  # said once: by the leading process, or by the one that started it
-    scores = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    print_result(f"{record.id}  {scores}")
+    from mixbench.leaderboard.headline import score_texts
+    from mixbench.records.marks import health
+
+    print_result("   ".join(score_texts(record.metrics)) or "no scores")
+    for sentence in health(record):
+        print_result(sentence)
+    print_result(f"everything else is in {folder}")

@@ -18,12 +18,13 @@ from typing import Any
 
 from mixbench.distributed.signals import reader_gone, stop_when_orphaned
 from mixbench.distributed.spawn import set_safe_path
-from mixbench.errors import MixbenchError, RunFailedError, UserError, explain
+from mixbench.errors import MixbenchError, RunFailedError, UserError, explain, time_text
 from mixbench.files import open_log
 from mixbench.launch.identify import identify_runs
 from mixbench.launch.machine import Machine
 from mixbench.launch.plan import PlannedRun
 from mixbench.launch.state import GridProgress, GridState
+from mixbench.leaderboard.headline import score_texts
 from mixbench.records.lock import BusyRunError, LockWatch
 from mixbench.records.record import Record, read_record
 
@@ -153,7 +154,7 @@ class LocalLauncher:
                     if code:
                         outcome.failures[run.id] = code
                     else:
-                        message = _result(read_record(folder / run.id))
+                        message = result_text(read_record(folder / run.id))
                     self.print_line(f"{grid.place(run)}: {message}")
                 for run, watch in [*elsewhere]:
                     watch.changes()
@@ -202,7 +203,7 @@ class LocalLauncher:
             return True
         if record.status == "done":
             grid.end(run, failed=False)
-            self.print_line(f"{place}: {_result(record)}, by another process")
+            self.print_line(f"{place}: {result_text(record)}, by another process")
             return False
         if record.status in ("failed", "diverged"):
             grid.end(run, failed=True)
@@ -238,10 +239,17 @@ def _receive(reader: Connection) -> tuple[int, str]:
         return 3, "its process died; the log in its folder may say why"
 
 
-def _result(record: Record) -> str:
-    top1 = record.metrics.get("top1")
-    shown = "" if top1 is None else f", top1 {top1:.2f}"
-    return f"done in {record.wall_s:.0f} s{shown}"
+def result_text(record: Record) -> str:
+    """How a run ended: its status, its time, and the score that it is ranked by.
+
+    Args:
+        record: Its record.
+
+    Returns:
+        A few words.
+    """
+    scores = list(score_texts(record.metrics))[:1]
+    return ", ".join([f"{record.status} in {time_text(record.wall_s)}", *scores])
 
 
 def _environment() -> Environment:

@@ -29,7 +29,7 @@ from mixbench.distributed.spawn import set_safe_path
 from mixbench.errors import MixbenchError, UserError
 from mixbench.files import write_text
 from mixbench.launch.identify import identify_runs
-from mixbench.launch.local import GridOutcome
+from mixbench.launch.local import GridOutcome, result_text
 from mixbench.launch.plan import PlannedRun
 from mixbench.launch.slurm_options import submitit_parameters
 from mixbench.launch.slurm_task import SlurmTask
@@ -292,12 +292,9 @@ def _read_result(logs: Path, job: str) -> tuple[int, str] | None:
 
 def _result(folder: Path) -> str:
     try:
-        record = read_record(folder)
+        return result_text(read_record(folder))
     except UserError as error:
         return f"done, and {error.what}"
-    top1 = record.metrics.get("top1")
-    shown = "" if top1 is None else f", top1 {top1:.2f}"
-    return f"{record.status} in {record.wall_s:.0f} s{shown}"
 
 
 def _jobs(waiting: list[_QueuedRun]) -> str:

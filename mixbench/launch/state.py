@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixbench.launch.machine import Machine
 from mixbench.launch.plan import PlannedRun
-from mixbench.records.progress import TRAINING, Progress, ProgressWatch
+from mixbench.records.progress import Progress, ProgressWatch
 
 SCHEDULE_S = 5.0  # seconds between two schedules of what is left
 
@@ -72,7 +72,7 @@ class _Follower:
         return ActiveRun(self.number, self.run.id, progress, left, self.elsewhere)
 
     def _left(self, progress: Progress | None) -> float | None:
-        if progress is not None and progress.phase != TRAINING:
+        if progress is not None and progress.phase != "training":
             self._trained = self._trained or time.monotonic()
             return max(0.0, self.run.after_s - (time.monotonic() - self._trained))
         if progress is not None and progress.left_s is not None:

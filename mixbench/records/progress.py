@@ -13,7 +13,7 @@ from mixbench.files import read_json, write_text
 from mixbench.records.fields import check_fields
 
 PROGRESS = "progress.json"
-TRAINING, TEST, SUITES = "training", "test", "suites"  # phases of a run
+PHASES = ("training", "test", "suites")  # of a run, in their order
 MAX_PROGRESS_BYTES = 4096
 MAX_NAME = 30  # characters of a score's name
 
@@ -31,7 +31,7 @@ class Progress:
         value: That score.
     """
 
-    phase: str = TRAINING
+    phase: str = PHASES[0]
     epoch: int = 1
     epochs: int = 1
     left_s: float | None = None
@@ -112,7 +112,7 @@ def _read(path: Path) -> Progress | None:
         return None
     known = found.left_s is None or (math.isfinite(found.left_s) and found.left_s >= 0)
     places = 1 <= found.epoch <= found.epochs
-    named = len(found.score) <= MAX_NAME and found.phase in (TRAINING, TEST, SUITES)
+    named = len(found.score) <= MAX_NAME and found.phase in PHASES
     return found if known and places and named else None
 
 

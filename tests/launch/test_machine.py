@@ -10,6 +10,8 @@ from mixbench.launch.local import LocalLauncher
 from mixbench.launch.machine import Machine
 from mixbench.launch.plan import PlannedRun, expand
 from mixbench.records.record import Record
+from mixbench.training import estimate
+from mixbench.training.estimate import Estimate
 
 
 def run(name, cores=1, gpus=0, seconds=1.0):
@@ -146,11 +148,12 @@ def test_each_run_of_a_mixed_grid_is_started_with_what_it_needs(monkeypatch, tmp
 
 
 def test_what_a_run_needs_is_read_from_its_own_configuration(monkeypatch, runs, tiny):
-    monkeypatch.setattr("mixbench.training.build.estimate_seconds", lambda job, info: 1.0)
+    monkeypatch.setattr(estimate, "estimate", lambda *_: Estimate(1, 2, 3))
     plan = expand(["method=erm", *tiny, "devices=2", "trainer.threads=3"])
     plan += expand(["method=mixup", *tiny])
     kept, _, machine = local._prepare(plan, False)
     assert [(each.cores, each.gpus) for each in kept] == [(6, 0), (1, 0)]
+    assert [(each.seconds, each.after_s) for each in kept] == [(6, 3)] * 2
     assert machine.cores == len(os.sched_getaffinity(0))
 
     import torch

@@ -17,6 +17,7 @@ from mixbench.launch.plan import PlannedRun, expand
 from mixbench.launch.slurm import SlurmLauncher
 from mixbench.launch.slurm_options import read_options, submitit_parameters
 from mixbench.launch.slurm_task import SlurmTask
+from mixbench.launch.state import GridProgress
 from mixbench.records.record import read_record
 
 pytest.importorskip("submitit")
@@ -259,13 +260,14 @@ def test_without_waiting_the_job_is_named_and_how_to_see_it(fake, runs):
 def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(fake, runs):
     (fake / "squeue").write_text("#!/bin/sh\nexit 1\n")
     assert Quick(print).queue() is None
-    task = slurm._QueuedRun(1, planned("method=erm")[0], "7")
+    runs_of_plan = planned("method=erm")
+    task, grid = slurm._QueuedRun(runs_of_plan[0], "7"), GridProgress(runs_of_plan, runs)
     (runs / "slurm").mkdir(parents=True)
     for queue, ended in ((None, False), ({}, False), (None, False)):
-        assert bool(Quick(print)._look(task, queue, runs, 1)[0]) is ended
+        assert bool(Quick(print)._look(task, queue, grid)[0]) is ended
     time.sleep(Quick.patience_s)
-    assert Quick(print)._look(task, None, runs, 1)[0] is None
-    assert Quick(print)._look(task, {}, runs, 1)[0] == 3
+    assert Quick(print)._look(task, None, grid)[0] is None
+    assert Quick(print)._look(task, {}, grid)[0] == 3
 
 
 def test_a_refusal_of_slurm_is_passed_on(fake, runs):

@@ -14,14 +14,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from mixbench.errors import time_text
-from mixbench.records.progress import (
-    SUITES,
-    TEST,
-    TRAINING,
-    Progress,
-    remove_progress,
-    write_progress,
-)
+from mixbench.records.progress import Progress, remove_progress, write_progress
 
 INTERVAL = 5.0  # seconds between lines, and between notes of a place within an epoch
 EPOCH_INTERVAL = 1.0  # seconds between notes of the ends of epochs
@@ -102,29 +95,29 @@ class WriteProgress(Pace):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that training begins."""
-        self._write(trainer, TRAINING, trainer.current_epoch)
+        self._write(trainer, "training", trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note the place within a long epoch."""
         if time.monotonic() - self._written > INTERVAL:
-            self._write(trainer, TRAINING, epochs_done(trainer, batch_idx + 1))
+            self._write(trainer, "training", epochs_done(trainer, batch_idx + 1))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Note the end of an epoch and its score."""
         done = trainer.current_epoch + 1
         if time.monotonic() - self._written > EPOCH_INTERVAL or done == trainer.max_epochs:
             self._score = latest_score(trainer, pl_module)
-            self._write(trainer, TRAINING, done)
+            self._write(trainer, "training", done)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that training is over."""
-        self._write(trainer, TEST)
+        self._write(trainer, "test")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that the test is over."""
-        self._write(trainer, SUITES)
+        self._write(trainer, "suites")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
