@@ -29,7 +29,7 @@ from mixbench.config.overrides import (
     split_overrides,
 )
 from mixbench.config.schema import RunConfig, conditions
-from mixbench.config.settings import type_of
+from mixbench.config.settings import info_of, type_of
 from mixbench.errors import UserError, near_match
 
 
@@ -371,6 +371,7 @@ def _assign(tree: Any, path: str, value: Any, key: str, origin: str) -> None:
 
 
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+_WORDS["None"] = "null"
 
 
 def _wanted(tree: Any, path: str) -> str:
@@ -378,10 +379,9 @@ def _wanted(tree: Any, path: str) -> str:
     cls: Any = OmegaConf.get_type(OmegaConf.select(tree, parent) if parent else tree)
     for item in dataclasses.fields(cls):
         if item.name == leaf:
-            text = type_of(item)
-            optional = " or null" if "None" in text else ""
-            text = text.replace(" | None", "")
-            return _WORDS.get(text, f"a {text}") + optional
+            also = info_of(item).also  # the only text that is allowed, if it is one
+            words = _WORDS | ({"str": also} if isinstance(also, str) else {})
+            return " or ".join(words.get(kind, f"a {kind}") for kind in type_of(item).split(" | "))
     return "another value"
 
 

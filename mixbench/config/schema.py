@@ -233,6 +233,10 @@ class TrainerConfig(Settings):
     )
 
 
+AUTO = "auto"
+SUBSET = 512  # images that a costly suite looks at unless it is told otherwise
+
+
 @dataclass
 class EvalConfig(Settings):
     """Scores of a trained network beside its test; ``mixbench eval`` can add them later."""
@@ -243,10 +247,12 @@ class EvalConfig(Settings):
     attacks: list[str] = setting(
         ["fgsm_8", "pgd20_1"], "adversarial: names of attacks", identity=False
     )
-    adv_n: int | None = setting(
-        512,
-        "images of a fixed random subset to attack or pair; null: all",
+    adv_n: int | str | None = setting(
+        AUTO,
+        "images of a fixed random subset to attack or pair; auto: at most 512, after training as "
+        "many as a tenth of its passes pays for; null: all",
         at_least=1,
+        also=AUTO,
         identity=False,
     )
     saliency: str | None = setting(
@@ -263,6 +269,11 @@ class EvalConfig(Settings):
         super().__post_init__()
         for suite in self.suites:
             SUITES.check(suite, "eval.suites")
+
+    @property
+    def subset_size(self) -> int | None:
+        """``adv_n`` as a number of images; None for all of them."""
+        return self.adv_n if isinstance(self.adv_n, int | None) else SUBSET
 
 
 @dataclass

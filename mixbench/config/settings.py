@@ -19,7 +19,7 @@ class SettingInfo:
     at_least: float | None = None
     below: float | None = None
     at_most: float | None = None
-    also: float | None = None
+    also: float | str | None = None
     options: tuple[Any, ...] = ()
     official: Any = None
     only_when: Mapping[str, Collection[Any]] | None = None
@@ -59,7 +59,8 @@ class SettingInfo:
         if not self.allowed or (self.also is not None and value == self.also):
             return
         fits = (
-            math.isfinite(value)
+            not isinstance(value, str)
+            and math.isfinite(value)
             and (self.above is None or value > self.above)
             and (self.at_least is None or value >= self.at_least)
             and (self.below is None or value < self.below)
@@ -67,7 +68,8 @@ class SettingInfo:
         )
         if not fits:
             text = self.allowed.replace(" or ", " or be ")
-            text = f"lie {text}" if text.startswith("in ") else f"be {text} and finite"
+            finite = "" if isinstance(self.also, str) else " and finite"
+            text = f"lie {text}" if text.startswith("in ") else f"be {text}{finite}"
             raise ValueError(f"{key} must {text}, got {value}")
 
 
@@ -80,7 +82,7 @@ def setting(
     below: float | None = None,
     at_most: float | None = None,
     within: tuple[float, float] | None = None,
-    also: float | None = None,
+    also: float | str | None = None,
     one_of: Collection[Any] = (),
     official: Any = None,
     only_when: Mapping[str, Collection[Any]] | None = None,
@@ -97,7 +99,7 @@ def setting(
         below: The value is smaller than this.
         at_most: Largest value.
         within: Smallest and largest value, in short.
-        also: One number outside of these limits that is allowed, too.
+        also: One number outside of these limits, or a word, that is allowed, too.
         one_of: Values allowed.
         official: Value of the authors, or a text that tells it.
         only_when: Other keys, and the values of each for which this one has an effect.

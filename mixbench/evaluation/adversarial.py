@@ -61,7 +61,12 @@ class Adversarial(Suite):
     @property
     def limit(self) -> int | None:
         """``eval.adv_n`` images."""
-        return self.config.adv_n
+        return self.config.subset_size
+
+    @property
+    def passes(self) -> int:
+        """Those of the attacks, and one more for each and for all, which look for saturation."""
+        return 1 + sum(ATTACKS[name].passes + 1 for name in self.config.attacks)
 
     def check(self) -> None:
         """Refuse attacks that are unknown, or need a package that is not installed."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixbench.evaluation.autoattack import STANDARD, TARGETED, autoattack
+from mixbench.evaluation.autoattack import STANDARD, TARGETED, TARGETS, autoattack
 from mixbench.evaluation.per_image_random import uniform
 
 Model = Callable[[Tensor], Tensor]
@@ -55,6 +55,13 @@ class Attack:
     def packaged(self) -> bool:
         """Whether it needs the package of the extra ``eval``."""
         return self.kind == "autoattack"
+
+    @property
+    def passes(self) -> int:
+        """Forward passes for an image that withstands it, where a gradient counts as two."""
+        descent = 2 * self.steps + 1
+        others = {"square": self.queries} | dict.fromkeys(TARGETED, TARGETS * descent)
+        return sum(others.get(loss, descent) for loss in self.losses)
 
     @property
     def blind(self) -> bool:

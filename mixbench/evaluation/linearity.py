@@ -60,7 +60,12 @@ class Linearity(Suite):
     @property
     def limit(self) -> int | None:
         """``eval.adv_n`` pairs."""
-        return self.config.adv_n
+        return self.config.subset_size
+
+    @property
+    def passes(self) -> int:
+        """The two ends and what lies between them."""
+        return 2 + len(LAMS)
 
     def divide(self, rows: Tensor, labels: Tensor) -> Sequence[Tensor]:
         """Images and behind them their partners."""

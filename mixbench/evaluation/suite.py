@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mixbench.config.names import SUITES
-from mixbench.config.schema import DataInfo, EvalConfig
+from mixbench.config.schema import AUTO, SUBSET, DataInfo, EvalConfig
 from mixbench.data.images import Batch, Splits
 from mixbench.data.loaders import MixData
 from mixbench.data.sampling import BatchIndex
@@ -34,7 +34,12 @@ SUITE_SEED = 0  # of subsets, random starts, patterns and partners: the same for
 SETTINGS = ("images", "of", "seed", "maps", "saliency")  # facts that scores side by side share
 Model = Callable[[Tensor], Tensor]  # pixels (B, C, H, W) in [0, 1] to logits (B, K), in eval mode
 Counts = dict[str, int]
+Show = Callable[[Any], Iterable[Batch]]
 _LOST, _SIZES = "not numbers", ("adv_n",)
+# After training, suites of eval.adv_n=auto look at as many images as SHARE of its passes pays for,
+# in steps of GRAIN, and at none if they would be fewer than SMALLEST.
+SHARE, GRAIN, SMALLEST = 0.1, 16, 48
+TRAINING = 3  # passes of a training image: a gradient by the weights and the layer below is two
 
 
 @dataclass
@@ -138,6 +143,15 @@ class Suite(ABC):
         return None
 
     @property
+    def passes(self) -> int:
+        """Forward passes for an image, at most, if their number may depend on the training's.
+
+        A gradient by the pixels counts as one more. 0 for suites that look at the same images
+        after any training.
+        """
+        return 0
+
+    @property
     def maps(self) -> str | None:
         """Value of ``eval.gaze`` if its batches are to bring maps."""
         return None
@@ -178,6 +192,24 @@ class Suite(ABC):
 
     # The template.
 
+    def after_training(self, images: int) -> "Suite | None":
+        """The suite at a cost that fits the training before it.
+
+        How many images it looks at follows from the configuration and the size of the data alone,
+        so that it is the same for all methods.
+
+        Args:
+            images: Training images that the network has seen, those of each epoch anew.
+
+        Returns:
+            This suite, where ``eval.adv_n`` is not left to it; one of as many images as SHARE of
+            the training's passes pays for; or None if they are fewer than SMALLEST.
+        """
+        if self.config.adv_n != AUTO or not self.passes:
+            return self
+        paid = int(SHARE * TRAINING * images / self.passes) // GRAIN * GRAIN
+        return self._with(adv_n=min(paid, SUBSET)) if paid >= SMALLEST else None
+
     def batches(self, labels: Tensor, group: ProcessGroup) -> list[BatchIndex]:
         """The images that it looks at; processes take turns.
 
@@ -198,13 +230,14 @@ class Suite(ABC):
             raise self._unfit(error) from error
         return [BatchIndex(rows, 0) for rows in parts[group.rank :: group.world]]
 
-    def run(self, method: Any, data: MixData, group: ProcessGroup) -> Outcome:
+    def run(self, method: Any, data: MixData, group: ProcessGroup, show: Show = iter) -> Outcome:
         """Judge a method by test images that the processes share.
 
         Args:
             method: The method in eval mode, where it computes.
             data: The loaders.
             group: The processes, all of which call this.
+            show: Passes on this process's batches, and shows how many of them are done.
 
         Returns:
             The same outcome everywhere.
@@ -213,7 +246,7 @@ class Suite(ABC):
             UserError: As :meth:`evaluate`.
         """
         rows = self.batches(data.splits.test.labels, group)
-        batches = on_device(method, data.test_part(rows, self.maps))
+        batches = on_device(method, show(data.test_part(rows, self.maps)))
         return self.evaluate(method, batches, method.info, group)
 
     def evaluate(

@@ -116,7 +116,8 @@ def fit_and_test(
     config, score, monitor = job.config, job.task.monitor, job.monitor
     curves = CurveLogger(folder / "metrics.csv")
     scores, samples = Scores(), Samples(folder / "samples.png")
-    suites = Suites(job.suites, data, parts.group)
+    seen = config.epochs * len(data.splits.train)
+    suites = Suites(job.suites, data, parts.group, folder, seen)
     speed = Throughput(
         config.epochs * len(data.batches), data.batches.batch_size * parts.group.world
     )

@@ -42,6 +42,7 @@ from mixbench.tasks.base import Task
 from mixbench.tracking.view import has_view, show_evaluation
 from mixbench.training.build import build
 from mixbench.training.callbacks.probe import neighbours
+from mixbench.training.callbacks.suites import show_progress
 from mixbench.training.facts import MISSING, Mismatch, other_configuration, other_facts
 from mixbench.training.job import Job, resolve, task_of
 from mixbench.training.sanity import chance, doubts
@@ -83,7 +84,8 @@ class Network:
 
     def outcome(self, suite: Suite) -> Outcome:
         """Carry out a suite."""
-        outcome = suite.run(self.method, self.data, ProcessGroup())
+        show = show_progress(suite, self.method.info.test_size)
+        outcome = suite.run(self.method, self.data, ProcessGroup(), show)
         outcome.facts["device"] = _device_name(self.job.device)
         return outcome
 
