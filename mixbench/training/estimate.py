@@ -24,7 +24,7 @@ FORWARD_S = 0.05  # seconds that tell the time of a forward pass
 STEP_S = 0.4  # seconds that a timed step may take; larger batches are timed by a part of them
 TIMED_S, TIMED_STEPS = 0.8, 8  # seconds and steps after which the pace of training is known
 PASSES = 3  # forward passes that a training step is worth
-SUITE_PASSES = 40  # the same of an image of a suite
+SUITE_PASSES = 10  # the same of an image of a suite that does not say
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,14 @@ def _step(job: Job, method: Method, optimizer: Any, batch: Batch, number: int) -
 
 def _suite_images(job: Job, splits: Splits) -> float:
     """Forward passes that the suites are worth, as a number of images."""
+    seen = job.config.epochs * len(splits.train)
     total = 0
     for suite in job.suites:
-        if not suite.of_test and not suite.refusal(splits.info):
-            total += min(suite.limit or len(splits.test), len(splits.test)) * SUITE_PASSES
+        skipped = suite.of_test or suite.refusal(splits.info)
+        judge = None if skipped else suite.after_training(seen)
+        if judge is not None:
+            images = min(judge.limit or len(splits.test), len(splits.test))
+            total += images * (judge.passes or SUITE_PASSES)
     return total / job.config.world
 
 
