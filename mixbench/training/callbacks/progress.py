@@ -53,6 +53,11 @@ class Pace(Callback):
         if self._started is None:
             self._started, self._first = time.monotonic(), epochs_done(trainer, batch_idx)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first batch."""
+        return 0.0 if self._started is None else time.monotonic() - self._started
+
     def left(self, done: float, total: int) -> float | None:
         """Seconds that are left.
 
@@ -65,7 +70,7 @@ class Pace(Callback):
         """
         if self._started is None or done <= self._first:
             return None
-        return (time.monotonic() - self._started) / (done - self._first) * (total - done)
+        return self.elapsed / (done - self._first) * (total - done)
 
 
 def epochs_done(trainer: Trainer, batches: int) -> float:
@@ -204,12 +209,14 @@ class Bar(Pace, ProgressBar):
         self._show_training(trainer, trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it is."""
+        """Say how long it took, and leave the bar as it is."""
+        total = trainer.max_epochs or 1
+        self._show(total, f"epoch {total}/{total}", f"{self._score}{time_text(self.elapsed)}")
         self._close()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar of a test."""
-        self._open(sum(map(int, trainer.num_test_batches)))
+        self._open(sum(map(int, trainer.num_test_batches)), transient=True)
         self._show(0, "test", "")
 
     def on_test_batch_end(
@@ -225,7 +232,7 @@ class Bar(Pace, ProgressBar):
         self._show(batch_idx + 1, "test", "")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it is."""
+        """Remove the bar."""
         self._close()
 
     def on_exception(
@@ -240,7 +247,7 @@ class Bar(Pace, ProgressBar):
         told = "" if left is None else f"{time_text(left)} left"
         self._show(done, f"epoch {min(int(done) + 1, total)}/{total}", f"{self._score}{told}")
 
-    def _open(self, total: int) -> None:
+    def _open(self, total: int, *, transient: bool = False) -> None:
         self._close()
         if not self._enabled:
             return
@@ -249,7 +256,7 @@ class Bar(Pace, ProgressBar):
             BarColumn(bar_width=None),
             TextColumn("{task.fields[behind]}", markup=False),
         )
-        self._bars = Bars(*columns, expand=True)
+        self._bars = Bars(*columns, expand=True, transient=transient)
         self._bars.add_task("", total=total, behind="")
         self._bars.start()
 
