@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from mixbench.cli.console import print_result, shown
-from mixbench.errors import counted, time_text
+from mixbench.errors import counted, printable, time_text
 from mixbench.launch.state import ActiveRun, GridState
 from mixbench.leaderboard.columns import describe
 
@@ -151,7 +151,7 @@ def _score(run: ActiveRun) -> str:
 
 def _aligned(rows: list[list[str]], width: int) -> list[str]:
     """Rows of cells under each other; columns behind the id fall away where it has no room."""
-    rows, widths = [list(map(shown, cells)) for cells in rows], [0, 0]
+    rows, widths = [list(map(printable, cells)) for cells in rows], [0, 0]
     while rows:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         room = width - sum(widths) + widths[1] - len(GAP) * (len(widths) - 1)

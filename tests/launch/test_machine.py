@@ -75,6 +75,23 @@ def test_a_run_on_the_cpu_gets_no_gpu_and_does_not_wait_for_one():
     assert started(machine, runs) == {"gpu": [0], "cpu": []}
 
 
+def test_no_more_runs_than_jobs_are_at_work_at_a_time():
+    runs = [run(name) for name in "abc"] + [run("gpu", gpus=1)]
+    machine = Machine(cores=8, gpus=2, jobs=2)
+    assert started(machine, runs) == {"a": [], "b": []}
+    machine.release(runs[0], [])
+    assert started(machine, runs[2:]) == {"c": []}
+    assert Machine(cores=8, jobs=2).duration(runs[:3]) == 2
+    assert not Machine(cores=8, jobs=1).is_shared(runs[0], runs)
+
+
+def test_runs_at_work_keep_their_places_in_a_schedule():
+    runs = [run(name, seconds=10) for name in "abcd"]
+    machine = Machine(cores=2)
+    assert machine.duration(runs[2:], [(runs[0], 3.0), (runs[1], 8.0)]) == 18
+    assert machine.duration([], [(runs[0], 3.0)]) == 3
+
+
 @pytest.mark.parametrize(
     ("runs", "cores", "shared"),
     [

@@ -95,6 +95,14 @@ def test_options_become_what_submitit_asks_for():
     }
 
 
+def test_jobs_are_the_limit_of_the_array():
+    assert read_options(["mem=16GB"], 3)["max_parallel"] == 3
+    assert read_options(["max_parallel=3"], 3)["max_parallel"] == 3
+    assert read_options(["max_parallel=3"])["max_parallel"] == 3
+    with pytest.raises(UserError, match="two numbers of runs"):
+        read_options(["max_parallel=2"], 3)
+
+
 def test_without_options_a_task_gets_what_its_run_uses():
     words = ["method=erm", "data=digits", "data.workers=3", "trainer.threads=2", "devices=2"]
     assert submitit_parameters({}, expand(words))["cpus_per_task"] == 10
