@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mixbench.training.estimate import Estimate
     from mixbench.training.job import Job
 
-RELOAD_S = 2.0  # seconds of a first reading, which may fetch and decode, after which one is timed
+RELOAD_S = 10.0  # seconds of a first reading, which may fetch and decode, after which one is timed
 
 
 def identify_runs(
