@@ -18,6 +18,7 @@ _HOMES = {
     "build_method": "mixbench.methods.build",
     "compose": "mixbench.config.compose",
     "functional": "mixbench.functional",
+    "leaderboard": "mixbench.leaderboard",
     "list_methods": "mixbench.methods",
     "register": "mixbench.methods",
     "run": "mixbench.training.run",
@@ -27,13 +28,14 @@ __all__ = [
     "build_method",
     "compose",
     "functional",
+    "leaderboard",
     "list_methods",
     "register",
     "run",
 ]
 
 if TYPE_CHECKING:
-    from mixbench import functional
+    from mixbench import functional, leaderboard
     from mixbench.config.compose import compose
     from mixbench.methods import list_methods, register
     from mixbench.methods.build import build_method
@@ -44,7 +46,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'mixbench' has no attribute {name!r}")
     module = import_module(_HOMES[name])
-    return module if name == "functional" else getattr(module, name)
+    return module if module.__name__ == f"mixbench.{name}" else getattr(module, name)
 
 
 def leave_working_directory() -> None:

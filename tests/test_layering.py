@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "distributed": (4, LIGHTNING),
     "tracking": (4, LIGHTNING | {"wandb"}),
     "methods": (4, LIGHTNING),
-    "leaderboard": (5, {"torch", "numpy", "wandb"}),
+    "leaderboard": (5, {"torch", "numpy", "wandb", "pandas"}),
     "evaluation": (5, TORCH | {"pyautoattack"}),
     "training": (6, LIGHTNING | {"omegaconf", "rich", "scipy"}),
     "testing": (7, LIGHTNING | {"omegaconf"}),
@@ -39,7 +39,7 @@ ENTRY = {"__init__", "__main__"}  # of the package: they load what was asked for
 # Packages that may only be imported inside the function that needs them, and rooms where more are.
 LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
 LAZY |= {"matplotlib", "nbclient", "nbformat", "traitlets", "onnx", "onnxscript", "pyarrow"}
-LAZY |= {"pyautoattack", "safetensors"}
+LAZY |= {"pyautoattack", "safetensors", "pandas"}
 LAZY_IN = {
     "cli": {"rich"},
     "distributed": {"lightning"},

@@ -3,6 +3,7 @@
 import codecs
 import io
 import logging
+import shutil
 import sys
 
 from mixbench.errors import PrintableFormatter, printable
@@ -17,6 +18,8 @@ _PLAIN = {
     "\N{MULTIPLICATION SIGN}": "x",
     "\N{MIDDLE DOT}": "-",
     "\N{RIGHTWARDS ARROW}": "->",
+    "\N{UPWARDS ARROW}": "^",
+    "\N{DOWNWARDS ARROW}": "v",
     "\N{HORIZONTAL ELLIPSIS}": "...",
     "\N{BOX DRAWINGS LIGHT HORIZONTAL}": "-",
 }
@@ -50,6 +53,11 @@ def print_notice(text: str) -> None:
     """Print what is not a result."""
     sys.stderr.write(f"mixbench: {shown(text)}\n")
     sys.stderr.flush()
+
+
+def terminal_width() -> int | None:
+    """Signs of a line of the terminal; None where the output goes to a file or a program."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def show_log() -> None:

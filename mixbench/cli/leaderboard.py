@@ -5,14 +5,15 @@ import os
 import sys
 from pathlib import Path
 
-from mixbench.cli.console import print_notice
+from mixbench.cli.console import print_notice, terminal_width
 from mixbench.errors import UserError
 
 
 def leaderboard_command(args: argparse.Namespace) -> int:
     """Print rows over seeds."""
-    from mixbench.leaderboard.render import FORMATS, literature_table, render
+    from mixbench.leaderboard.render import literature_table, render
     from mixbench.leaderboard.rows import build_leaderboard, find_runs
+    from mixbench.leaderboard.text import FORMATS
     from mixbench.records.record import runs_folder
 
     if args.format not in FORMATS:
@@ -25,13 +26,23 @@ def leaderboard_command(args: argparse.Namespace) -> int:
             "--literature",
             "use --format table or markdown",
         )
+    _check_view(args)
     board = build_leaderboard(find_runs(args.runs or [runs_folder()]))
     if args.curve:
         from mixbench.leaderboard.epochs import curves_text
 
         sys.stdout.write(curves_text(board, args.format))
         return 0
-    sys.stdout.write(render(board, args.format))
+    if args.pivot:
+        from mixbench.leaderboard.pivot import pivot_text
+
+        down, across = args.pivot
+        sys.stdout.write(pivot_text(board, down, across, args.format))
+        return 0
+    columns = None if args.columns is None else names_of(args.columns)
+    sys.stdout.write(
+        render(board, args.format, columns=columns, sort=args.sort, width=terminal_width())
+    )
     if args.literature:
         from mixbench.leaderboard.literature import figures
 
@@ -48,10 +59,29 @@ def leaderboard_command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_view(args: argparse.Namespace) -> None:
+    """Refuse options that another one makes useless."""
+    views = [f"--{name}" for name in ("curve", "pivot") if getattr(args, name)]
+    if len(views) > 1:
+        raise UserError("two views at once", " ".join(views), "ask for one of them")
+    of_tables = ("columns", "sort", "literature", "wandb")
+    lost = [f"--{name}" for name in of_tables if views and getattr(args, name)]
+    if lost:
+        raise UserError(f"{lost[0]} has no effect on {views[0]}", lost[0], "leave it out")
+    if args.pivot and args.format in ("csv", "json"):
+        raise UserError("a grid is for reading", "--pivot", "use --format table, markdown or latex")
+
+
+def names_of(text: str) -> list[str]:
+    """Names divided by commas."""
+    return [name.strip() for name in text.split(",")]
+
+
 def compare_command(args: argparse.Namespace) -> int:
     """Print two methods side by side."""
     from mixbench.leaderboard.compare import compare
-    from mixbench.leaderboard.render import comparison_text, comparisons_json
+    from mixbench.leaderboard.export import comparisons_json
+    from mixbench.leaderboard.render import comparison_text
     from mixbench.leaderboard.rows import build_leaderboard, find_runs
     from mixbench.records.record import runs_folder
 

@@ -6,12 +6,10 @@ import gc
 import inspect
 import itertools
 import re
-import shutil
-import sys
 import textwrap
 from typing import Any
 
-from mixbench.cli.console import print_result
+from mixbench.cli.console import print_result, terminal_width
 from mixbench.errors import UserError, near_match
 
 KINDS = ("methods", "data", "nets", "recipes")
@@ -50,7 +48,7 @@ def list_names(args: argparse.Namespace) -> int:
 def _entry(name: str, summary: str, column: int) -> str:
     """A name and what it stands for: broken into lines on a terminal, one line for a program."""
     first = f"  {name}".ljust(column)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    width = terminal_width() or 0
     if width - column < NARROW:
         return f"{first}{summary}".rstrip()
     lines = textwrap.wrap(summary, width - column, break_on_hyphens=False) or [""]

@@ -163,6 +163,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="add a table of published figures on the same data",
     )
+    text = "columns to show: names divided by commas, or all; the default is a narrow choice"
+    board.add_argument("--columns", metavar="a,b", help=text)
+    text = "column by which the rows are sorted, the best value first; the default is their rank"
+    board.add_argument("--sort", metavar="KEY", help=text)
+    text = "print a grid of the mean score by two keys, such as method.layers and method.eps"
+    board.add_argument("--pivot", nargs=2, metavar=("A", "B"), help=text)
     text = "print the scores of the hold-out after each epoch instead"
     board.add_argument("--curve", action="store_true", help=text)
     board.add_argument(

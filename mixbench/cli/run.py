@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixbench.cli.console import print_notice, print_result, show_log
+from mixbench.cli.console import print_notice, print_result, show_log, terminal_width
 from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.errors import UserError, counted, time_text
 
@@ -150,7 +150,8 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
     elif folder.is_dir():
         hashes = {run.recipe_hash for run in runs}
         print_result("")
-        print_result(render(build_leaderboard(find_runs([folder])).only(hashes)).rstrip())
+        board = build_leaderboard(find_runs([folder])).only(hashes)
+        print_result(render(board, width=terminal_width()).rstrip())
     return outcome.exit_code(len(runs)), runs
 
 

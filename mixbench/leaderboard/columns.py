@@ -29,8 +29,9 @@ class Column:
             of several numbers do not compare.
         kind: ``score``; ``cost``, which is compared by its ratio and kept in a field of the record
             of its own; or ``peek``, chosen on the test set and shown for comparison with papers.
-        listed: Whether the leaderboard shows it; a comparison of two methods shows all but those
-            that were chosen on the test set.
+        listed: Whether the leaderboard shows it among all columns; a comparison of two methods
+            shows all but those that were chosen on the test set.
+        label: Its name in print; the name itself where it is empty.
     """
 
     name: str
@@ -42,6 +43,12 @@ class Column:
     sampled: bool = False
     kind: str = "score"
     listed: bool = True
+    label: str = ""
+
+    @property
+    def percent(self) -> bool:
+        """Whether it is a share in percent, which lies between 0 and 100."""
+        return self.unit == "%"
 
     def text(self, value: float | None, sign: bool = False) -> str:
         """A value as tables show it.
@@ -75,12 +82,13 @@ def _percent(name: str, title: str, better: str = "higher", **more: str | bool) 
     return Column(name, title, "%", better, 2, **more)  # type: ignore[arg-type]
 
 
-def _tested(name: str, title: str, *more: str | int, listed: bool = True) -> Column:
-    return Column(name, title, *more, suite="calibration", listed=listed)  # type: ignore[arg-type]
+def _tested(name: str, title: str, *more: str | int, **told: bool | str) -> Column:
+    return Column(name, title, *more, suite="calibration", **told)  # type: ignore[arg-type]
 
 
-def _attack(name: str, title: str) -> Column:
-    return _percent(name, f"error rate under {title}", "lower", suite="adversarial", sampled=True)
+def _attack(name: str, title: str, label: str) -> Column:
+    told = {"suite": "adversarial", "sampled": True, "label": f"{label}/255 error"}
+    return _percent(name, f"error rate under {title}", "lower", **told)
 
 
 def _patches(name: str, title: str, suite: str) -> Column:
@@ -92,40 +100,56 @@ def _cost(name: str, title: str, unit: str, better: str = "lower", **more: int |
 
 
 _SCORES = (
-    _tested("top1", "top-1 accuracy", "%", "higher", 2),
-    _tested("top5", "top-5 accuracy", "%", "higher", 2),
-    _tested("map", "mean average precision", "%", "higher", 2),
+    _tested("top1", "top-1 accuracy", "%", "higher", 2, label="Top-1"),
+    _tested("top5", "top-5 accuracy", "%", "higher", 2, label="Top-5"),
+    _tested("map", "mean average precision", "%", "higher", 2, label="mAP"),
     _tested("cf1", "F1 per class", "%", "higher", 2),
     _tested("of1", "F1 overall", "%", "higher", 2),
-    _tested("nll", "negative log-likelihood", "nats", "lower"),
-    _tested("nll_cf", "nll after cross-fitted temperature scaling", "nats", "lower"),
-    _tested("ece", "expected calibration error", "", "lower"),
-    _tested("ece_cf", "ece after cross-fitted temperature scaling", "", "lower"),
+    _tested("nll", "negative log-likelihood", "nats", "lower", label="NLL"),
+    _tested(
+        "nll_cf",
+        "nll after cross-fitted temperature scaling",
+        "nats",
+        "lower",
+        label="NLL, scaled",
+    ),
+    _tested("ece", "expected calibration error", "", "lower", label="ECE"),
+    _tested(
+        "ece_cf",
+        "ece after cross-fitted scaling",
+        "",
+        "lower",
+        label="ECE, scaled",
+    ),
     _tested("ece_ts", "ece after temperature scaling on the hold-out", "", "lower"),
     _tested("aece", "adaptive calibration error", "", "lower"),
     _tested("aece_cf", "aece after cross-fitted temperature scaling", "", "lower", listed=False),
-    _tested("brier", "Brier score", "", "lower"),
+    _tested("brier", "Brier score", "", "lower", label="Brier"),
     _tested("brier_cf", "Brier score after cross-fitted scaling", "", "lower", listed=False),
     _tested("bias", "mean confidence less accuracy"),
     _tested("oe", "overconfidence error", "", "lower", listed=False),
     _tested("T", "temperature of the cross-fitted scaling", listed=False),
     _tested("aurc", "area under the risk-coverage curve", "", "lower", listed=False),
     _percent("top1_knn", "top-1 accuracy of the nearest training images"),
-    _attack("fgsm_8", "FGSM, radius 8/255"),
-    _attack("fgsm_4", "FGSM, radius 4/255"),
-    _attack("pgd10_4", "10 steps of PGD, radius 4/255"),
-    _attack("pgd10_8", "10 steps of PGD, radius 8/255"),
-    _attack("pgd20_1", "20 steps of PGD, radius 1/255"),
-    _attack("pgd20_2", "20 steps of PGD, radius 2/255"),
-    _attack("pgd20_4_puzzlemix", "20 steps of PGD as Puzzle Mix attacks, radius 4/255"),
-    _attack("apgd_ce_4", "APGD by cross-entropy, radius 4/255"),
-    _attack("apgd_ce_8", "APGD by cross-entropy, radius 8/255"),
-    _attack("autoattack_1", "AutoAttack, radius 1/255"),
-    _attack("autoattack_2", "AutoAttack, radius 2/255"),
-    _attack("autoattack_4", "AutoAttack, radius 4/255"),
-    _attack("autoattack_8", "AutoAttack, radius 8/255"),
-    _attack("square_4", "Square, radius 4/255"),
-    _attack("square_8", "Square, radius 8/255"),
+    _attack("fgsm_8", "FGSM, radius 8/255", "FGSM 8"),
+    _attack("fgsm_4", "FGSM, radius 4/255", "FGSM 4"),
+    _attack("pgd10_4", "10 steps of PGD, radius 4/255", "PGD-10 4"),
+    _attack("pgd10_8", "10 steps of PGD, radius 8/255", "PGD-10 8"),
+    _attack("pgd20_1", "20 steps of PGD, radius 1/255", "PGD-20 1"),
+    _attack("pgd20_2", "20 steps of PGD, radius 2/255", "PGD-20 2"),
+    _attack(
+        "pgd20_4_puzzlemix",
+        "20 steps of PGD as Puzzle Mix attacks, radius 4/255",
+        "Puzzle Mix PGD 4",
+    ),
+    _attack("apgd_ce_4", "APGD by cross-entropy, radius 4/255", "APGD 4"),
+    _attack("apgd_ce_8", "APGD by cross-entropy, radius 8/255", "APGD 8"),
+    _attack("autoattack_1", "AutoAttack, radius 1/255", "AutoAttack 1"),
+    _attack("autoattack_2", "AutoAttack, radius 2/255", "AutoAttack 2"),
+    _attack("autoattack_4", "AutoAttack, radius 4/255", "AutoAttack 4"),
+    _attack("autoattack_8", "AutoAttack, radius 8/255", "AutoAttack 8"),
+    _attack("square_4", "Square, radius 4/255", "Square 4"),
+    _attack("square_8", "Square, radius 8/255", "Square 8"),
     _percent(
         "sat_pct",
         "share of images whose cross-entropy has no gradient",

@@ -10,6 +10,7 @@ from mixbench.errors import UserError, counted, near_match
 from mixbench.leaderboard.columns import column_names
 from mixbench.leaderboard.costs import machine
 from mixbench.leaderboard.rows import Group, Leaderboard, Row, gaps
+from mixbench.leaderboard.verdict import decide_pair, p_text
 from mixbench.records.marks import mark_notes
 from mixbench.records.predictions import PREDICTIONS, read_outputs
 from mixbench.records.record import Record
@@ -21,7 +22,7 @@ from mixbench.stats.bootstrap import (
     paired,
 )
 from mixbench.stats.class_changes import class_changes
-from mixbench.stats.dunnett import detectable, equivalent, pool, t_p
+from mixbench.stats.dunnett import Contrast, detectable, equivalent, pool, t_p
 from mixbench.stats.intervals import LEVEL, Summary, summarize, t_quantile
 
 SCORES, COSTS = (column_names(kind, unlisted=True) for kind in ("score", "cost"))
@@ -199,17 +200,20 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
         "detectable_difference": mdd,
         "separated": p < 1 - LEVEL,
     }
-    single = min(pooled.counts[a.label], pooled.counts[b.label]) == 1
-    verdict = (
-        "they differ" if p < 1 - LEVEL else "they are not distinguishable, but need not be equal"
+    contrast = Contrast(
+        difference, difference - critical * error, difference + critical * error, p, mdd
     )
-    if single and p < 1 - LEVEL:
-        verdict = "they seem to differ, but one of them has a single seed"
+    counts = (pooled.counts[a.label], pooled.counts[b.label])
+    say(decide_pair(a.label, b.label, contrast, counts, pooled.sd, group.score).text)
+    within = _in_table(group, a.label, b.label)
+    if within is not None and contrast.separated and not within.separated:
+        say(
+            f"Among all rows of the table the two are not separated ({p_text(within.p)}), so that "
+            "this supports a claim only if just these two were chosen before any result was seen."
+        )
     say(
-        f"The difference of {group.score} is {difference:+.2f} "
-        f"[{difference - critical * error:+.2f}, {difference + critical * error:+.2f}] with "
-        f"p = {p:.3g}, by the variance pooled over {counted(len(pooled.means), 'row')} "
-        f"({counted(pooled.df, 'degree')} of freedom): {verdict}."
+        f"The test of {group.score} takes the variance pooled over "
+        f"{counted(len(pooled.means), 'row')} ({counted(pooled.df, 'degree')} of freedom)."
     )
     say(f"The detectable difference is {mdd:.2f} (80 % power).")
     shared = sorted(set(a.seeds) & set(b.seeds))
@@ -223,6 +227,14 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
         comparison.numbers |= {"margin": margin, "tost_p": tost, "equivalent": equal}
         words = "are equivalent" if equal else "are not shown to be equivalent"
         say(f"The two {words} within {margin:g} (TOST p = {tost:.3g}).")
+
+
+def _in_table(group: Group, a: str, b: str) -> Contrast | None:
+    """The contrast of two rows in the test of the whole table, which has those of one row only."""
+    for one, other in ((a, b), (b, a)):
+        if other == group.evidence.reference:
+            return group.evidence.contrasts.get(one)
+    return None
 
 
 def _pairs(comparison: Comparison, x: list[float], y: list[float]) -> None:
@@ -341,6 +353,9 @@ def _hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
 def _find(group: Group, name: str) -> Row | None:
     for row in group.rows:
         if row.label == name or any(record.id == name for record in row.records):
+            return row
+    for row in group.rows:
+        if row.full_label == name:
             return row
     found = [row for row in group.rows if row.records and row.records[0].method == name]
     if len(found) > 1:

@@ -5,7 +5,7 @@ computation for it, so that longer runs of the others stand beside it here.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,12 +48,42 @@ class CostTable:
     unit: str
     rows: list[CostRow]
     evidence: Evidence = field(default_factory=Evidence)
-    note: str = ""
+    slow: str = ""  # the method whose cost the others have
+    lacking: int | None = None  # epochs of plain training that would cost as much, if none did
+
+    @property
+    def note(self) -> str:
+        """A sentence on what the table lacks; empty if nothing."""
+        if self.lacking is None:
+            return ""
+        return f"No run of {BASELINE} costs as much; train one with epochs={self.lacking}."
 
     @property
     def verdict(self) -> Verdict:
         """The answer of the table in words."""
         return decide(self.evidence, {row.label: row.summary for row in self.rows}, self.score)
+
+
+def relative_costs(rows: Mapping[str, list[Record]]) -> dict[str, float | None]:
+    """Cost of each row of a table relative to plain training, else to the cheapest row.
+
+    Args:
+        rows: Finished runs by label.
+
+    Returns:
+        Ratios by label; None where no cost is known, or that of another machine or precision.
+    """
+    known = {label: cost for label, records in rows.items() if (cost := _mean_hours(records))}
+    if not known:
+        return dict.fromkeys(rows)
+    base = BASELINE if BASELINE in known else min(known, key=lambda label: known[label])
+    machines = {label: {machine(record) for record in records} for label, records in rows.items()}
+    return {
+        label: known[label] / known[base]
+        if label in known and machines[label] == machines[base] and len(machines[base]) == 1
+        else None
+        for label in rows
+    }
 
 
 def hours(record: Record) -> float | None:
@@ -129,28 +159,34 @@ def _tables(members: list[tuple[CostRow, Record]], score: str) -> list[CostTable
             unit,
             rows,
             weigh({row.label: row.values for row in rows}, {}),
+            slow.label,
         )
         if BASELINE not in chosen:
-            epochs = round(slow.hours / (longest.hours / longest.epochs))
-            table.note = f"No run of {BASELINE} costs as much; train one with epochs={epochs}."
+            table.lacking = round(slow.hours / (longest.hours / longest.epochs))
         tables.append(table)
     return tables
 
 
 def _row(label: str, score: str, records: list[Record]) -> CostRow | None:
-    costs = [hours(record) for record in records]
-    known = [cost for cost in costs if cost and SHORTEST < cost < LONGEST]
-    if len(known) < len(records) or len({machine(record) for record in records}) > 1:
+    cost = _mean_hours(records)
+    if cost is None or len({machine(record) for record in records}) > 1:
         return None
     return CostRow(
         label=label,
         epochs=records[0].epochs,
         seeds=[record.seed for record in records],
         values=[record.metrics.get(score, float("nan")) for record in records],
-        hours=sum(known) / len(known),
+        hours=cost,
         step=None,
         marks=count_marks(records),
     )
+
+
+def _mean_hours(records: list[Record]) -> float | None:
+    """Mean cost of a row's runs; None where one of them is not known."""
+    costs = [hours(record) for record in records]
+    known = [cost for cost in costs if cost and SHORTEST < cost < LONGEST]
+    return sum(known) / len(known) if known and len(known) == len(records) else None
 
 
 def machine(record: Record) -> tuple[Any, ...]:

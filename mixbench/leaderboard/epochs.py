@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import NONE, describe
-from mixbench.leaderboard.render import escaped, safe_cell, text_table
 from mixbench.leaderboard.rows import Group, Leaderboard, Row
+from mixbench.leaderboard.text import escaped, safe_cell, text_table
 from mixbench.records.curves import read_curves
 from mixbench.records.marks import mark_notes
 from mixbench.stats.intervals import Summary, summarize
@@ -60,7 +60,7 @@ def curves_text(board: Leaderboard, style: str) -> str:
 
     Args:
         board: The leaderboard.
-        style: A format of :mod:`mixbench.leaderboard.render`.
+        style: A format of :mod:`mixbench.leaderboard.text`.
 
     Returns:
         Text that ends with a line break.

@@ -66,26 +66,6 @@ def weigh(seeds: Mapping[str, Sequence[float]], diverged: Mapping[str, int]) -> 
     )
 
 
-def verdict(evidence: Evidence, label: str, score: str) -> str:
-    """A row against the reference, in words.
-
-    Args:
-        evidence: Of its table.
-        label: The row.
-        score: What the rows were tested by.
-
-    Returns:
-        The difference with its p, ``not distinguishable``, or nothing where it was not tested.
-    """
-    contrast = evidence.contrasts.get(label)
-    if contrast is None:
-        return "reference" if label == evidence.reference else ""
-    if not contrast.separated:
-        return "not distinguishable"
-    p = "p < 0.001" if contrast.p < 0.001 else f"p = {contrast.p:.3f}"
-    return f"{describe(score).text(contrast.difference, sign=True)}, {p}"
-
-
 def sentences(evidence: Evidence, score: str) -> list[str]:
     """Sentences about the test that stand under a table.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mixbench.errors import UserError, counted
 from mixbench.leaderboard.columns import column_names, describe, sampled
-from mixbench.leaderboard.costs import CostTable, equal_cost
+from mixbench.leaderboard.costs import CostTable, equal_cost, relative_costs
 from mixbench.leaderboard.evidence import Evidence, weigh
 from mixbench.leaderboard.verdict import Verdict, decide
 from mixbench.records.marks import count_marks
@@ -22,7 +22,16 @@ SMOKE_TESTS = ("digits",)
 
 @dataclass
 class Row:
-    """A method with its settings, over its seeds."""
+    """A method with its settings, over its seeds.
+
+    Attributes:
+        label: Name of the row in its table: the method, and those settings in which it differs
+            from other rows of the method.
+        settings: Settings of the method away from their defaults, by key.
+        cost: Time of training relative to plain training, else to the cheapest row; None where it
+            is not known or that of another machine.
+        origin: What tells it from rows of equal settings, such as the checkpoint it starts from.
+    """
 
     label: str
     fidelity: str
@@ -34,8 +43,27 @@ class Row:
     diverged: int = 0  # of those that failed
     images: dict[str, list[int]] = field(default_factory=dict)  # of suites that sample them
     calibrated: bool = False  # no seed's ECE is more than chance makes of perfect calibration
+    settings: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
+    cost: float | None = None
     records: list[Record] = field(default_factory=list, repr=False)  # by seed
     folders: list[Path] = field(default_factory=list, repr=False)
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.records[0].method
+
+    @property
+    def full_label(self) -> str:
+        """The method with all settings away from their defaults, in any table the same."""
+        return _label(self, sorted(self.settings))
+
+    def summary(self, name: str) -> Summary | None:
+        """Mean of a score or cost over seeds; None where a run lacks it."""
+        if name not in self.summaries and all(name in record.metrics for record in self.records):
+            self.summaries[name] = summarize([record.metrics[name] for record in self.records])
+        return self.summaries.get(name)
 
     @property
     def marks(self) -> dict[str, int]:
@@ -73,6 +101,8 @@ class Group:
     task: str = "supervised"
     rows: list[Row] = field(default_factory=list)
     score: str = "top1"  # what rows are ranked by
+    varied: tuple[str, ...] = ()  # settings in which rows of one method differ
+    order: str = ""  # column by which a user has sorted the rows
     evidence: Evidence = field(default_factory=Evidence)
 
     @property
@@ -275,27 +305,61 @@ def _group(
         row.diverged = sum(record.status == "diverged" for record in records)
         if row_hash != done[0].row:  # told apart by what they start from
             names = (file.get("name", "?") for file in done[0].inputs.values())
-            row.label += f" from {', '.join(names)}"
-        while row.label in values:  # same method and settings under another version's hash
-            row.label += "'"
-        values[row.label] = [record.metrics.get(group.score, math.nan) for record in done]
+            row.origin = f"from {', '.join(names)}"
         group.rows.append(row)
-        if not group.smoke_test:
-            rows.append((row.label, group.score, done))
+    group.varied = _name_rows(group.rows)
+    for row in group.rows:
+        values[row.label] = [record.metrics.get(group.score, math.nan) for record in row.records]
+    costs = relative_costs({row.label: row.records for row in group.rows})
+    for row in group.rows:
+        row.cost = costs[row.label]
+    if not group.smoke_test:
+        rows += [(row.full_label, group.score, row.records) for row in group.rows]
     group.evidence = weigh(values, {row.label: row.diverged for row in group.rows})
     if group.smoke_test:
         group.rows.sort(key=lambda row: row.label)
         return group
     rank = describe(group.score).rank
     group.rows.sort(key=lambda row: (rank(row.summaries[group.score].mean), row.label))
+    # Nothing stands out where the test separates nothing.
+    tested = {group.evidence.reference, *group.evidence.contrasts} - {""}
     for row in group.rows:
-        row.marked = row.label in group.evidence.best
+        row.marked = row.label in group.evidence.best and group.evidence.best < tested
     return group
+
+
+def _name_rows(rows: list[Row]) -> tuple[str, ...]:
+    """Give rows labels that tell them apart, and return the settings that they need for it."""
+    varied: dict[str, None] = {}
+    labels: set[str] = set()
+    of_method: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        of_method[row.method].append(row)
+    for members in of_method.values():
+        keys = sorted({key for row in members for key in row.settings})
+        own = [key for key in keys if len({_setting(row, key) for row in members}) > 1]
+        varied |= dict.fromkeys(own)
+        for row in members:
+            row.label = _label(row, own)
+            while row.label in labels:  # same method and settings under another version's hash
+                row.origin += "'"
+                row.label = _label(row, own)
+            labels.add(row.label)
+    return tuple(varied)
+
+
+def _setting(row: Row, key: str) -> str:
+    return repr(row.settings[key]) if key in row.settings else ""
+
+
+def _label(row: Row, keys: Iterable[str]) -> str:
+    told = " ".join(f"{key}={row.settings[key]}" for key in keys if key in row.settings)
+    text = f"{row.method} {told}".strip()
+    return f"{text}{'' if row.origin[:1] in ('', chr(39)) else ' '}{row.origin}"
 
 
 def _row(done: list[Record], score: str, failed: int) -> Row:
     first = done[0]
-    settings = " ".join(f"{key}={value}" for key, value in sorted(first.settings.items()))
     summaries = {
         name: summarize([record.metrics.get(name, math.nan) for record in done])
         for name in column_names("score", "peek")
@@ -312,7 +376,8 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         if values:
             summaries[name] = summarize(values)
     return Row(
-        label=f"{first.method} {settings}".strip(),
+        label=first.method,
+        settings=dict(first.settings),
         fidelity=first.fidelity,
         seeds=[record.seed for record in done],
         summaries=summaries,

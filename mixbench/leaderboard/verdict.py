@@ -77,6 +77,46 @@ def decide(
     )
 
 
+def decide_pair(
+    mine: str,
+    other: str,
+    contrast: Contrast,
+    counts: tuple[int, int],
+    sd: float,
+    score: str,
+) -> Verdict:
+    """The verdict on two rows.
+
+    Args:
+        mine: Label of the first.
+        other: Label of the second.
+        contrast: The first against the second.
+        counts: Seeds of both.
+        sd: Deviation over seeds that all rows of their table share.
+        score: What they are compared by.
+
+    Returns:
+        The verdict.
+    """
+    few, many = sorted(counts)
+    seeds = counted(few, "seed") if few == many else f"{few} and {many} seeds"
+    difference = _points(contrast.difference, score)
+    told = f"95 % interval {_ends(contrast, score)}, {p_text(contrast.p)}, {seeds}"
+    if contrast.separated:
+        word = "better" if contrast.difference > 0 else "worse"
+        if few == 1:
+            word = f"probably {word}"  # one of them shows no spread of its own
+        best = mine if contrast.difference > 0 else other
+        return Verdict("winner", f"{mine} is {word} than {other}: {difference} ({told}).", best)
+    text = f"{mine} and {other} are not distinguishable, but need not be equal: {difference} "
+    wanted = seeds_to_detect(contrast.difference, sd, 2)
+    settle = ""
+    if wanted is not None:
+        wanted = max(wanted, few + 1)
+        settle = f" About {wanted} seeds would settle a difference of this size."
+    return Verdict("tie", f"{text}({told}).{settle}", seeds=wanted)
+
+
 def plain(label: str) -> str:
     """A label as a sentence names it: the baseline as plain training."""
     return f"plain training ({label})" if label == BASELINE else label
@@ -106,8 +146,10 @@ def _untested(finite: Mapping[str, Summary], score: str, top: str) -> Verdict:
     others = [label for label in finite if label != top]
     other = BASELINE if BASELINE in others else max(others, key=lambda label: finite[label].mean)
     lead = finite[top].mean - finite[other].mean
-    text = f"No winner at one seed: {plain(top)} is ahead of {plain(other)} by "
-    text += f"{_points(lead, score, sign=False)}, and one seed cannot tell that from chance"
+    ahead = f"{plain(top)} is ahead of {plain(other)} by {_points(lead, score, sign=False)}"
+    if not lead:
+        ahead = f"{plain(top)} and {plain(other)} have the same {score}"
+    text = f"No winner at one seed: {ahead}, and one seed cannot tell that from chance"
     return Verdict("too few seeds", f"{text}; {_command(3)} gives a first answer.", seeds=3)
 
 
@@ -174,11 +216,14 @@ def _tie(
 
 
 def _evidence(contrast: Contrast, one: Summary, other: Summary, score: str) -> str:
-    column = describe(score)
-    low, high = (column.text(value) for value in (contrast.low, contrast.high))
     few, many = sorted((one.n, other.n))
     seeds = counted(few, "seed") if few == many else f"{few} and {many} seeds"
-    return f"95 % interval {low} to {high}, {p_text(contrast.p)}, {seeds}"
+    return f"95 % interval {_ends(contrast, score)}, {p_text(contrast.p)}, {seeds}"
+
+
+def _ends(contrast: Contrast, score: str) -> str:
+    low, high = (describe(score).text(value) for value in (contrast.low, contrast.high))
+    return f"{low} to {high}"
 
 
 def _behind(equals: Sequence[str]) -> str:

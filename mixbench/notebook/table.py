@@ -7,7 +7,8 @@ from typing import Any
 from PIL import Image
 
 from mixbench.errors import UserError
-from mixbench.leaderboard.render import NONE, escaped, markdown_table
+from mixbench.leaderboard.columns import NONE
+from mixbench.leaderboard.text import escaped, markdown_table
 
 SIZE, DPI = (5.2, 3.2), 110  # inches, dots per inch
 

@@ -204,10 +204,17 @@ def inseparable_from_best(seeds: Mapping[str, Sequence[float]]) -> set[str]:
     usable = {name: v for name, v in seeds.items() if len(v) > 1 and all(map(math.isfinite, v))}
     if not usable:
         return set()
-    means = pool(usable).means
+    pooled = pool(usable)
+    means = pooled.means
     best = max(means, key=lambda name: means[name])
-    contrasts = compare_with(usable, best).contrasts
-    return {best} | {name for name, contrast in contrasts.items() if not contrast.separated}
+    others = [name for name in means if name != best]
+    if not others:
+        return {best}
+    # The critical value decides as p would, for one quadrature of the table and not one of a row.
+    loads = _loads([pooled.counts[name] for name in others], pooled.counts[best])
+    critical = dunnett_critical(loads, pooled.df)
+    distance = {n: _ratio(means[best] - means[n], pooled.error(n, best)) for n in others}
+    return {best} | {name for name in others if distance[name] <= critical}
 
 
 def equivalent(

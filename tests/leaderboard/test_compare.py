@@ -92,7 +92,7 @@ def test_the_score_is_tested_with_the_variance_of_the_whole_table(add, tmp_path)
     power = stats.nct.sf(critical, 6, shift) + stats.nct.cdf(-critical, 6, shift)
     assert power == pytest.approx(0.8, abs=1e-6)
     assert found.numbers["separated"]
-    assert any("they differ" in note for note in found.notes)
+    assert any("mixup is better than erm: +5.00" in note for note in found.notes)
     assert any("detectable difference" in note for note in found.notes)
 
 
@@ -373,8 +373,9 @@ def test_rows_are_found_by_method_label_or_run(add, tmp_path):
     assert compared(tmp_path, "mixups0").mine == "mixup"
     assert compared(tmp_path, "mixup").mine == "mixup"  # a label comes before a method
     add("cutmix", 0, 90.0, settings={"a": 1})
-    add("cutmix", 0, 85.0, settings={"a": 1, "b": 2})
-    with pytest.raises(UserError, match="cutmix has several rows: cutmix a=1; cutmix a=1 b=2"):
+    add("cutmix", 0, 85.0, settings={"a": 2, "b": 2})
+    assert compared(tmp_path, "cutmix a=2 b=2").mine == "cutmix a=2 b=2"
+    with pytest.raises(UserError, match="cutmix has several rows: cutmix a=1; cutmix a=2 b=2"):
         compared(tmp_path, "cutmix")
     with pytest.raises(UserError, match="did you mean 'mixup'") as error:
         compared(tmp_path, "mixpu")
@@ -382,7 +383,7 @@ def test_rows_are_found_by_method_label_or_run(add, tmp_path):
     assert "rows: " in error.value.todo
     with pytest.raises(UserError, match="one row: mixup") as error:
         compared(tmp_path, "mixup", "mixups0")
-    assert "(cutmix a=1, cutmix a=1 b=2, mixup alpha=0.2, erm)" in error.value.todo
+    assert "(cutmix a=1, cutmix a=2 b=2, mixup alpha=0.2, erm)" in error.value.todo
     with pytest.raises(UserError, match="margin must be > 0"):
         compared(tmp_path, margin=-1.0)
 

@@ -82,11 +82,11 @@ def test_tables_come_in_the_order_of_their_data():
 def test_marks_stand_below_a_table_at_equal_cost():
     found = equal_cost(
         [
-            row("erm", 10, [90.0, 90.2]),
+            row("erm", 25, [90.0, 90.2]),
             row("samix", 10, [93.0, 93.2], speed=400.0, marks=["few steps"]),
         ]
     )
-    assert [r.marks for r in found[0].rows] == [{"few steps": 2}]
+    assert [r.marks for r in found[0].rows] == [{"few steps": 2}, {}]
     text = render(Leaderboard([], [], found))
     assert "The runs of samix are marked: few steps" in text
     assert "fewer than 100" in text
@@ -97,6 +97,9 @@ def test_what_is_missing_is_named_with_its_length():
         [row("erm", 10, [90.0, 90.2]), row("samix", 10, [93.0, 93.2], speed=400.0)]
     )
     assert [r.label for r in table.rows] == ["samix"]
+    text = render(Leaderboard([], [], [table]))
+    assert "samix (epochs=25)" in text
+    assert "equal cost: " not in text
     assert table.note == "No run of erm costs as much; train one with epochs=25."
 
 

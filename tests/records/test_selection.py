@@ -60,7 +60,8 @@ def test_the_columns_carry_a_warning_and_change_no_rank(tmp_path):
     assert [row.label for row in board.groups[0].rows] == ["high", "low"]
     assert [row.marked for row in board.groups[0].rows] == [True, False]
     for style in ("table", "markdown"):
-        text = render(board, style)
+        assert "top1_median10" not in render(board, style)  # never among the default columns
+        text = render(board, style, columns=["all"])
         assert "top1_median10 \N{WARNING SIGN}" in text
         assert "top1_best_test \N{WARNING SIGN}" in text
         assert "99.00" in text

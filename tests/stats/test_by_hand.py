@@ -119,13 +119,16 @@ def test_every_column_is_the_mean_of_its_seeds_with_its_interval(tmp_path):
         judged = {"adversarial": {"images": 100}, "linearity": {"images": 50}}
         seeds.append(record("erm", seed, values, evaluations=judged, **costs))
     found = board(tmp_path, seeds)
-    shown = cells(render(found), "erm")
-    peeked = columns("peek")
-    warned = {f"{name} \N{WARNING SIGN}" if name in peeked else name for name in columns()}
-    assert set(shown) == {"method", "n", "sd", "95 % interval", *warned}
-    assert {name.removesuffix(" \N{WARNING SIGN}"): cell for name, cell in shown.items()} == {
+    shown = cells(render(found, columns=["method", "n", "sd", "interval", *columns()]), "erm")
+    warned = {name for name in shown if "\N{WARNING SIGN}" in name}
+    assert {name.split()[0] for name in warned} == set(columns("peek"))
+    assert {
+        name if name in ("n", "95 % interval") else name.split()[0]: cell
+        for name, cell in shown.items()
+    } == {
         **SHOWN,
-        "method": "erm *",
+        "top1": f"{SHOWN['top1']} \N{PLUS-MINUS SIGN} 8.00",
+        "method": "erm",  # alone, and separated from nothing
         "n": "3",
         "sd": "8.00",
         # 8 / sqrt(3) times 4.302653, the quantile of two degrees of freedom: 19.87.
@@ -149,11 +152,12 @@ def test_every_column_is_the_mean_of_its_seeds_with_its_interval(tmp_path):
 def test_a_table_of_several_labels_is_ranked_and_shown_by_map(tmp_path):
     scored = ({"map": value, "cf1": 50.0} for value in (60.0, 62.0))
     runs = [record("erm", seed, each, wall_s=60.0) for seed, each in enumerate(scored)]
-    shown = cells(render(board(tmp_path, runs)), "erm")
+    names = ["method", "n", "map", "interval", "cf1", "wall_s"]
+    shown = cells(render(board(tmp_path, runs), columns=names), "erm")
+    assert [name.split()[0] for name in shown] == ["method", "n", "map", "95", "cf1", "wall_s"]
     # 1.4142 / sqrt(2) times 12.7062, the quantile of one degree of freedom.
-    interval = "48.29 to 73.71"
-    row = {"method": "erm *", "n": "2", "map": "61.00", "sd": "1.41", "95 % interval": interval}
-    assert shown == row | {"cf1": "50.00", "wall_s": "60"}
+    score, interval = "61.00 \N{PLUS-MINUS SIGN} 1.41", "48.29 to 73.71"
+    assert [*shown.values()] == ["erm", "2", score, interval, "50.00", "60"]
 
 
 def test_a_difference_its_p_and_what_could_be_found_are_dunnetts(tmp_path):
@@ -180,8 +184,14 @@ def test_a_difference_its_p_and_what_could_be_found_are_dunnetts(tmp_path):
         assert float(line["mdd"]) == pytest.approx(contrast.mdd, rel=1e-5)
     assert group.evidence.df == 7
     text = render(found)
-    assert cells(text, "mixup")["vs erm"].startswith("+6.00, p = 0.0")
-    assert cells(text, "cutmix")["vs erm"] == "not distinguishable"
+    for method, (mean, *_) in means.items():
+        difference, ends = cells(text, method)["vs erm"].split(" ", 1)
+        contrast = group.evidence.contrasts[method]
+        assert difference == f"{mean:+.2f}"
+        assert [float(end) for end in ends.strip("[]").split(", ")] == pytest.approx(
+            [contrast.low, contrast.high], abs=0.005
+        )
+        assert float(cells(text, method)["p"]) == pytest.approx(contrast.p, abs=0.005)
     assert cells(text, "erm")["vs erm"] == "reference"
     assert [cells(text, name)["n"] for name in ("mixup", "cutmix", "erm")] == ["3", "4", "3"]
 
@@ -271,7 +281,7 @@ def test_every_line_of_a_comparison_is_worked_out_by_hand(tmp_path):
         "13.00 \N{PLUS-MINUS SIGN} 1.00 (3)",
         "10.00 \N{PLUS-MINUS SIGN} 1.00 (3)",
         "+3.00",
-        "0.73 to 5.27",
+        "+0.73 to +5.27",
     ]
     assert shown["img_per_s"] == ["6", "3", "\N{MULTIPLICATION SIGN} 2.00"]
 

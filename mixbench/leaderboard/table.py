@@ -1,0 +1,479 @@
+"""The table of a group of runs: its columns, its cells, and the notes below it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from mixbench.errors import UserError, counted, near_match
+from mixbench.leaderboard.columns import COLUMNS, NONE, column_names, describe, sampled
+from mixbench.leaderboard.evidence import BASELINE, sentences
+from mixbench.leaderboard.pivot import configured
+from mixbench.leaderboard.rows import Group, Leaderboard, Row, gaps
+from mixbench.leaderboard.text import ARROWS, FLOOR, WARNING, aligned, escaped, text_table
+from mixbench.leaderboard.verdict import p_text
+from mixbench.records.marks import mark_notes, marks_text
+
+SETTING = "method."  # begins the name of a column of a setting
+MOST_SETTINGS = 2  # that get columns; where more vary, labels tell them
+# The one score of robustness of the default table: the first of these that the rows have.
+ROBUSTNESS = (
+    *("autoattack_8", "autoattack_4", "autoattack_2", "autoattack_1", "apgd_ce_8", "apgd_ce_4"),
+    *("pgd20_2", "pgd20_1", "pgd10_8", "pgd10_4", "fgsm_8", "fgsm_4", "occ_auc"),
+)
+TOO_FEW = "too few seeds"  # in place of an interval that is wider than its scale
+SCALE = 100.0  # points between the lowest and the highest percentage
+
+
+class OwnColumn(NamedTuple):
+    """A column of tables that is no score: its cell, and a key that sorts the best to the front."""
+
+    cell: Callable[[Group, Row], str]
+    key: Callable[[Group, Row], float | str]
+    title: str
+
+
+def default_columns(group: Group) -> list[str]:
+    """Names of the columns of a table that nobody has chosen.
+
+    Args:
+        group: The table.
+
+    Returns:
+        The method, settings in which rows of a method differ, seeds, the score, the difference
+        from the reference with p where that was tested, likelihood, calibration, one score of
+        robustness and the relative cost, each where some row has it.
+    """
+    tested = ["difference", "p"] if _tested(group) else []
+    scores = [name for name in ("nll", "ece_cf") if _any(group, name)]
+    robust = [name for name in ROBUSTNESS if _any(group, name)]
+    whole = [n for n in robust if all(_mean(row, n) is not None for row in group.rows)]
+    return [*_first(group), *tested, *scores, *(whole or robust)[:1], *_costed(group)]
+
+
+def all_columns(group: Group) -> list[str]:
+    """Names of all columns of which some row has a value.
+
+    Args:
+        group: The table.
+
+    Returns:
+        Those of :func:`default_columns`, every score and cost, and what is known of the runs.
+    """
+    tested = ["difference", "p"] if _tested(group) else []
+    listed = [n for n in column_names() if n != group.score and _any(group, n)]
+    told = [*_costed(group), "fidelity", "verified", "seeds"]
+    if any(row.marks for row in group.rows):
+        told.append("marks")
+    return [*_first(group), "interval", *tested, *listed, *told]
+
+
+def check_columns(board: Leaderboard, names: Sequence[str], option: str) -> None:
+    """Refuse columns that no table has.
+
+    Args:
+        board: The tables.
+        names: What a user asks for.
+        option: The option, for the message.
+
+    Raises:
+        UserError: With the nearest name, or if one is named twice.
+    """
+    known = {*OWN, *COLUMNS}
+    for group in board.groups:
+        known |= {f"{SETTING}{key}" for row in group.rows for key in row.settings}
+        known |= {name for row in group.rows for record in row.records for name in record.metrics}
+    for name in names:
+        if name not in known:
+            hint = near_match(name, sorted(known)) or f"columns are {', '.join(sorted(known))}"
+            raise UserError(f"there is no column {name!r}", option, hint)
+    if len(set(names)) < len(names):
+        raise UserError(f"a column is named twice: {', '.join(names)}", option, "name each once")
+
+
+def sort_rows(board: Leaderboard, key: str) -> Leaderboard:
+    """Tables with their rows in another order, the best value of a column first.
+
+    Args:
+        board: The tables.
+        key: Name of the column.
+
+    Returns:
+        The tables; rows without a value stand last.
+
+    Raises:
+        UserError: If there is no such column.
+    """
+    check_columns(board, [key], "--sort")
+
+    def sorted_group(group: Group) -> Group:
+        def place(row: Row) -> tuple[bool, float | str, str]:
+            value = _sort_key(group, row, key)
+            missing = value == math.inf
+            return missing, ("" if isinstance(value, str) else 0.0) if missing else value, row.label
+
+        return replace(group, rows=sorted(group.rows, key=place), order=key)
+
+    return replace(board, groups=[sorted_group(group) for group in board.groups])
+
+
+def group_text(
+    group: Group, style: str, columns: Sequence[str] | None = None, width: int | None = None
+) -> str:
+    """A table with the verdict and notes below it.
+
+    Args:
+        group: The table.
+        style: ``table``, ``markdown`` or ``latex``.
+        columns: Names of columns; those of :func:`default_columns` if None.
+        width: Signs of a line of the terminal, beyond which columns are left out from the right;
+            None where nothing limits it.
+
+    Returns:
+        Text that ends with a line break.
+    """
+    names = default_columns(group) if columns is None else list(columns)
+    names, lost = _fitting(group, names, width) if style == "table" else (names, [])
+    lines = [[_cell(group, row, name, style) for name in names] for row in group.rows]
+    header = [_header(group, name, style) for name in names]
+    notes = _notes(group, names, style)
+    if lost:
+        few = "1 column does" if len(lost) == 1 else f"{len(lost)} columns do"
+        notes.append(
+            f"{few} not fit into {width} signs: {', '.join(lost)}. Use a wider terminal, or name "
+            "the columns that you need with --columns."
+        )
+    if style == "latex":
+        told = [group.title, group.verdict.text, *notes]
+        below = "".join(f"% {escaped(note, style)}\n" for note in told)
+        label = f"mixbench-{group.data}-{group.net}-{group.recipe_hash[:8]}"
+        return text_table(_caption(group, names), header, lines, [], style, label) + below
+    return text_table(group.title, header, lines, [group.verdict.text, *notes], style)
+
+
+def interval(low: float | None, high: float | None, name: str, sign: bool = False) -> str:
+    """An interval of a score or of a difference as a cell.
+
+    Args:
+        low: Its lower end.
+        high: Its upper end.
+        name: The score.
+        sign: Whether it is one of a difference.
+
+    Returns:
+        Both ends, percentages within [0, 100] and their differences within [-100, 100];
+        ``too few seeds`` where it is wider than that scale; a dash where there is none.
+    """
+    if low is None or high is None or not math.isfinite(low + high):
+        return NONE
+    column = describe(name)
+    if column.percent:
+        if high - low > SCALE:
+            return TOO_FEW
+        least = -SCALE if sign else 0.0
+        low, high = (min(max(value, least), SCALE) for value in (low, high))
+    return f"{column.text(low, sign)} to {column.text(high, sign)}"
+
+
+def setting_text(row: Row, name: str) -> str:
+    """The value of a setting of a row's method.
+
+    Args:
+        row: The row.
+        name: The key, with ``method.`` in front.
+
+    Returns:
+        The value, which the configuration of the first run gives where it is the default.
+    """
+    key = name.removeprefix(SETTING)
+    if key in row.settings:
+        return str(row.settings[key])
+    value = configured(row, name)
+    return NONE if value is None else str(value)
+
+
+def _first(group: Group) -> list[str]:
+    """The columns that no table lacks."""
+    settings = group.varied if len(group.varied) <= MOST_SETTINGS else ()
+    return ["method", *(f"{SETTING}{key}" for key in settings), "n", group.score]
+
+
+def _costed(group: Group) -> list[str]:
+    return ["cost"] * any(row.cost is not None for row in group.rows)
+
+
+def _fitting(group: Group, names: list[str], width: int | None) -> tuple[list[str], list[str]]:
+    """As many columns from the left as fit into a width, and the others."""
+    if width is None:
+        return names, []
+    lines = [[_cell(group, row, name, "table") for name in names] for row in group.rows]
+    header = [escaped(_header(group, name, "table"), "table") for name in names]
+    table = aligned(header, lines).splitlines()[1]  # the line of dashes is as long as any
+    ends = [place + len(dashes) for place, dashes in _words(table)]
+    fit = max(1, sum(end <= width for end in ends))
+    return names[:fit], names[fit:]
+
+
+def _words(line: str) -> list[tuple[int, str]]:
+    found, place = [], 0
+    for word in line.split("  "):
+        found.append((place, word))
+        place += len(word) + 2
+    return found
+
+
+def _header(group: Group, name: str, style: str) -> str:
+    """The name of a column with an arrow that points to better values."""
+    if name.startswith(SETTING):
+        return name.removeprefix(SETTING)
+    column = describe(name)
+    if name in OWN:
+        if name == "difference":
+            return f"vs {group.evidence.reference}"
+        return f"{OWN[name].title}{' ' + ARROWS['lower'] if name == 'cost' else ''}"
+    text = name
+    if style == "latex":
+        text = (column.label or name) + (" (%)" if column.percent else "")
+    if name == group.score and any(row.summaries[name].sd is not None for row in group.rows):
+        text += " \N{PLUS-MINUS SIGN} sd"
+    if column.kind == "peek":
+        return f"{text} {WARNING}"
+    return f"{text} {ARROWS[column.better]}".rstrip()
+
+
+def _cell(group: Group, row: Row, name: str, style: str) -> str:
+    """A cell, escaped and marked for the style."""
+    if name == "method":
+        return marked_label(_row_name(group, row), row.marked, style)
+    if name.startswith(SETTING):
+        return escaped(setting_text(row, name), style)
+    if name in OWN:
+        return escaped(OWN[name].cell(group, row), style)
+    found = row.summary(name)
+    shown = describe(name).text(found.mean if found else None)
+    if name == group.score and found and found.sd is not None:
+        shown += f" \N{PLUS-MINUS SIGN} {describe(name).text(found.sd)}"
+    if name == "ece" and row.calibrated:
+        shown += FLOOR
+    return escaped(shown, style)
+
+
+def marked_label(label: str, marked: bool, style: str) -> str:
+    """A label, in bold or with an asterisk where it is marked.
+
+    Args:
+        label: Text.
+        marked: Whether it stands out.
+        style: ``table``, ``markdown`` or ``latex``.
+
+    Returns:
+        Text for the style.
+    """
+    text = escaped(label, style)
+    if not marked:
+        return text
+    return {"markdown": f"**{text}**", "latex": rf"\textbf{{{text}}}"}.get(style, f"{text} *")
+
+
+def _row_name(group: Group, row: Row) -> str:
+    """The label, without the settings that have columns."""
+    if 0 < len(group.varied) <= MOST_SETTINGS:
+        return f"{row.method} {row.origin}".strip().replace(" '", "'")
+    return row.label
+
+
+def _notes(group: Group, names: Sequence[str], style: str) -> list[str]:
+    notes = []
+    shown = [name for name in names if name not in OWN and not name.startswith(SETTING)]
+    if group.order:
+        notes.append(f"The rows are sorted by {group.order}, the best value first.")
+    elif group.smoke_test:
+        notes.append("The rows are in alphabetical order, not ranked.")
+    if any(row.marked for row in group.rows):
+        mark = "with *" if style == "table" else "in bold"
+        notes.append(
+            f"The rows {mark} are the one with the best mean and those that the test over seeds "
+            "does not separate from it."
+        )
+    notes += sentences(group.evidence, group.score)
+    if any(len(row.seeds) == 1 for row in group.rows):
+        notes.append("Where n is 1, there is one seed, which supports no interval and no claim.")
+    if any(describe(name).kind == "peek" for name in shown):
+        notes.append(
+            f"{WARNING} marks scores of an epoch that was chosen on the test set; compare them "
+            "with published figures only."
+        )
+    if "ece" in names and any(row.calibrated for row in group.rows):
+        notes.append(
+            f"{FLOOR} marks an ece no larger than a perfectly calibrated network of the same "
+            "confidence shows by chance (95 %), in every seed."
+        )
+    notes += _image_notes(group, shown)
+    notes += [note for row in group.rows for note in gaps(row, shown)]
+    notes += _cost_notes(group, names)
+    notes += _settings_notes(group, names)
+    notes += mark_notes((row.label, row.marks, len(row.seeds)) for row in group.rows)
+    if group.devices:
+        notes.append(f"The runs used this hardware: {', '.join(group.devices)}.")
+    return notes
+
+
+def _cost_notes(group: Group, names: Sequence[str]) -> list[str]:
+    notes = []
+    if "cost" in names:
+        labels = [row.label for row in group.rows if row.cost is not None]
+        base = BASELINE if BASELINE in labels else "the cheapest row"
+        notes.append(f"cost is the time of training, relative to {base}.")
+    timed = {"cost", "img_per_s"} & set(names)
+    if timed and any(row.shared_cores for row in group.rows):
+        verb = "were" if len(timed) > 1 else "was"
+        notes.append(
+            f"{' and '.join(sorted(timed))} {verb} measured while other runs shared the machine."
+        )
+    return notes
+
+
+def _settings_notes(group: Group, names: Sequence[str]) -> list[str]:
+    """Settings away from the defaults of methods that labels and columns do not tell."""
+    told = []
+    for row in group.rows:
+        hidden = {
+            key: value
+            for key, value in sorted(row.settings.items())
+            if key not in group.varied and f"{SETTING}{key}" not in names
+        }
+        if hidden:
+            told.append(f"{row.label} ({', '.join(f'{k}={v}' for k, v in hidden.items())})")
+    unique = ", ".join(dict.fromkeys(told))
+    return [f"Settings away from the defaults of the methods: {unique}."] if unique else []
+
+
+def _image_notes(group: Group, shown: Sequence[str]) -> list[str]:
+    """Sentences on the number of images behind the scores of suites that sample them."""
+    notes = []
+    for suite, scores in sampled(shown).items():
+        sizes = sorted({size for row in group.rows for size in row.images.get(suite, ())})
+        told = " or ".join(map(str, sizes)) or "an unknown number"
+        better, unit = (getattr(describe(scores[0]), key) for key in ("better", "unit"))
+        verb = "is" if len(scores) == 1 else "are"
+        note = (
+            f"{', '.join(scores)} ({unit}, {better} is better) {verb} measured on {told} of the "
+            "test images."
+        )
+        if len(sizes) > 1:
+            note += " Scores on different numbers of images do not compare."
+        notes.append(note)
+    return notes
+
+
+def _caption(group: Group, names: Sequence[str]) -> str:
+    """A caption that says what the numbers are."""
+    score = describe(group.score)
+    counts = sorted({len(row.seeds) for row in group.rows})
+    few, many = counts[0], counts[-1]
+    seeds = counted(few, "seed") if few == many else f"{few} to {many} seeds"
+    text = (
+        f"{score.title[:1].upper()}{score.title[1:]} on {group.data} with {group.net} (recipe "
+        f"{group.recipe}, {counted(group.epochs, 'epoch')}, {group.sizes[0]:,} training and "
+        f"{counted(group.sizes[1], 'test image')}), mean and standard deviation over {seeds}."
+    )
+    if "difference" in names:
+        text += (
+            f" Differences are from {group.evidence.reference}, with simultaneous 95 % intervals "
+            "and p values of Dunnett's test."
+        )
+    if any(row.marked for row in group.rows):
+        text += " Bold: the best mean, and those that the test does not separate from it."
+    return text
+
+
+def _difference(group: Group, row: Row) -> str:
+    contrast = group.evidence.contrasts.get(row.label)
+    if contrast is None:
+        return "reference" if row.label == group.evidence.reference else NONE
+    text = describe(group.score).text(contrast.difference, sign=True)
+    ends = interval(contrast.low, contrast.high, group.score, sign=True)
+    return f"{text} [{ends.replace(' to ', ', ')}]"
+
+
+def _p(group: Group, row: Row) -> str:
+    contrast = group.evidence.contrasts.get(row.label)
+    if contrast is None:
+        return NONE
+    return p_text(contrast.p).removeprefix("p ").removeprefix("= ").replace(" ", "")
+
+
+def _cost(group: Group, row: Row) -> str:
+    del group
+    return NONE if row.cost is None else f"{row.cost:.2f}"
+
+
+def _n(group: Group, row: Row) -> str:
+    del group
+    failed = f" of {len(row.seeds) + row.failed}" if row.failed else ""
+    return f"{len(row.seeds)}{failed}"
+
+
+def _interval(group: Group, row: Row) -> str:
+    score = row.summaries[group.score]
+    return interval(score.low, score.high, group.score)
+
+
+def _contrast_key(group: Group, row: Row, name: str) -> float:
+    contrast = group.evidence.contrasts.get(row.label)
+    if contrast is None:
+        return 0.0 if name == "difference" and row.label == group.evidence.reference else math.inf
+    return -contrast.difference if name == "difference" else contrast.p
+
+
+def _missing(value: float | None) -> float:
+    return math.inf if value is None or not math.isfinite(value) else value
+
+
+OWN: dict[str, OwnColumn] = {
+    "method": OwnColumn(_row_name, lambda g, r: r.label, "method"),
+    "n": OwnColumn(_n, lambda g, r: -len(r.seeds), "n"),
+    "sd": OwnColumn(
+        lambda g, r: describe(g.score).text(r.summaries[g.score].sd),
+        lambda g, r: _missing(r.summaries[g.score].sd),
+        "sd",
+    ),
+    "interval": OwnColumn(
+        _interval, lambda g, r: _missing(-(r.summaries[g.score].low or math.nan)), "95 % interval"
+    ),
+    "difference": OwnColumn(_difference, lambda g, r: _contrast_key(g, r, "difference"), "vs"),
+    "p": OwnColumn(_p, lambda g, r: _contrast_key(g, r, "p"), "p"),
+    "cost": OwnColumn(_cost, lambda g, r: _missing(r.cost), "cost"),
+    "fidelity": OwnColumn(lambda g, r: r.fidelity or NONE, lambda g, r: r.fidelity, "fidelity"),
+    "verified": OwnColumn(lambda g, r: r.verified or NONE, lambda g, r: r.verified, "verified"),
+    "seeds": OwnColumn(
+        lambda g, r: ", ".join(map(str, r.seeds)), lambda g, r: -len(r.seeds), "seeds"
+    ),
+    "marks": OwnColumn(
+        lambda g, r: marks_text(r.marks, len(r.seeds)) or NONE,
+        lambda g, r: sum(r.marks.values()),
+        "marks",
+    ),
+}
+
+
+def _sort_key(group: Group, row: Row, name: str) -> float | str:
+    if name in OWN:
+        return OWN[name].key(group, row)
+    if name.startswith(SETTING):
+        return setting_text(row, name)
+    found = row.summary(name)
+    return math.inf if found is None else describe(name).rank(found.mean)
+
+
+def _tested(group: Group) -> bool:
+    return bool(group.evidence.contrasts) and not group.smoke_test
+
+
+def _mean(row: Row, name: str) -> float | None:
+    found = row.summaries.get(name)
+    return found.mean if found is not None and math.isfinite(found.mean) else None
+
+
+def _any(group: Group, name: str) -> bool:
+    return any(name in row.summaries for row in group.rows)

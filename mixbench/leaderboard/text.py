@@ -1,0 +1,150 @@
+"""Text of tables: escaped for a terminal, Markdown, LaTeX and CSV, and laid out."""
+
+import re
+import unicodedata
+from collections.abc import Collection
+
+from mixbench.errors import printable
+from mixbench.leaderboard.columns import NONE
+
+FORMATS = ("table", "markdown", "csv", "json", "latex")
+WARNING = "\N{WARNING SIGN}"
+FLOOR = "\N{DAGGER}"
+ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "": ""}
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NONE: "--"}
+_LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\N{MIDDLE DOT}": r"\textperiodcentered{}"}
+_LATEX |= {ARROWS["higher"]: r"$\uparrow$", ARROWS["lower"]: r"$\downarrow$"}
+_LATEX |= {WARNING: "(!)", FLOOR: r"\dag{}"}
+_LATEX |= {"\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$"}
+
+
+_NO_LABEL = re.compile("[^a-zA-Z0-9]+")
+_MARKDOWN = str.maketrans({"<": "&lt;"} | {sign: f"\\{sign}" for sign in "\\`*|~$"})
+# A link or picture, a bare address, and an underscore at the edge of a word.
+_LINKS = re.compile(r"\](?=[(\[:])|:(?=//)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
+
+
+def markdown_table(header: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table, its first column to the left and the others to the right.
+
+    Args:
+        header: Names of the columns.
+        lines: Cells of each row.
+
+    Returns:
+        Text without a line break at its end.
+    """
+    align = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, align, *lines])
+
+
+def text_table(
+    title: str,
+    header: list[str],
+    lines: list[list[str]],
+    notes: list[str],
+    style: str,
+    label: str = "",
+) -> str:
+    """A table with its title above and its notes below.
+
+    Args:
+        title: One line.
+        header: Names of the columns, as they are.
+        lines: Cells, which are escaped and marked for the style already.
+        notes: Sentences.
+        style: ``table``, ``markdown`` or ``latex``.
+        label: Name for references in LaTeX.
+
+    Returns:
+        Text that ends with a line break.
+    """
+    title, *header = (escaped(text, style) for text in (title, *header))
+    notes = [escaped(note, style) for note in notes]
+    if style == "latex":
+        return _latex_table(title, header, lines, notes, label)
+    if style == "markdown":
+        table = markdown_table(header, lines) + "\n"
+        return "\n".join([f"### {title}\n", table, *(f"{note}  " for note in notes), ""])
+    return "\n".join([title, aligned(header, lines), *notes, ""])
+
+
+def escaped(text: str, style: str) -> str:
+    """Text without any sign that the format would interpret.
+
+    Args:
+        text: From a record.
+        style: ``table``, ``markdown`` or ``latex``.
+
+    Returns:
+        One line.
+    """
+    if style == "latex":
+        shown = "".join(_LATEX.get(sign, sign) for sign in one_line(text))
+        return f"{{}}{shown}" if shown[:1] in ("[", "*") else shown  # no argument of a line break
+    return _escape(text) if style == "markdown" else one_line(text)
+
+
+def _latex_table(
+    title: str, header: list[str], lines: list[list[str]], notes: list[str], label: str
+) -> str:
+    """A table of the package booktabs, of text that is escaped already."""
+    name = f"\\label{{tab:{_NO_LABEL.sub('-', label)}}}\n" if label else ""
+    head = " & ".join(header)
+    body = "\n".join("  " + " & ".join(line) + r" \\" for line in lines)
+    below = " ".join(notes)
+    columns = "l" + "r" * (len(header) - 1)
+    return (
+        "\\begin{table}\n\\centering\n"
+        f"\\caption{{{title}}}\n{name}"
+        f"\\begin{{tabular}}{{{columns}}}\n  \\toprule\n  {head} \\\\\n  \\midrule\n"
+        f"{body}\n  \\bottomrule\n\\end{{tabular}}\n"
+        + (f"\\par\\footnotesize {below}\n" if below else "")
+        + "\\end{table}\n"
+    )
+
+
+def safe_cell(text: str) -> str:
+    """Keep spreadsheets from running a cell as a formula.
+
+    Args:
+        text: Text of a cell.
+
+    Returns:
+        The same on one line, behind an apostrophe where it would be read as a formula.
+    """
+    text = one_line(text)  # a carriage return would end the row for some readers
+    return f"'{text}" if unicodedata.normalize("NFKC", text[:1]) in tuple("=+-@") else text
+
+
+def aligned(header: list[str], lines: list[list[str]], texts: Collection[int] = (0,)) -> str:
+    """A table in columns of equal width.
+
+    Args:
+        header: Names of the columns.
+        lines: Cells of each row.
+        texts: Places of the columns that stand to the left, the others to the right.
+
+    Returns:
+        Text without a line break at its end.
+    """
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    rows = [header, ["-" * width for width in widths], *lines]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index in texts else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def one_line(text: str) -> str:
+    """Text on one line, without any sign that a terminal would obey."""
+    return printable(" ".join(text.split()))
+
+
+def _escape(text: str) -> str:
+    """Text in which Markdown sees no link, picture, HTML or emphasis."""
+    return _LINKS.sub(r"\\\g<0>", one_line(text).translate(_MARKDOWN))
