@@ -1,6 +1,7 @@
 """Ids of planned runs, in a process that may import torch: which are done, how long others take."""
 
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError
@@ -97,7 +98,9 @@ def _estimate(job: "Job", splits: "Splits", load_s: float) -> "Estimate | None":
     """Time of a run; None where it cannot be carried out, which the run itself will say."""
     from mixbench.training.estimate import estimate
 
-    try:
-        return estimate(job, splits, load_s)
-    except Exception:
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself will give them
+        try:
+            return estimate(job, splits, load_s)
+        except Exception:
+            return None

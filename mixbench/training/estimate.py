@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mixbench.data.augment.batches import to_float
+from mixbench.data.augment.images import augment_images
 from mixbench.data.images import Batch, Splits
 from mixbench.data.loaders import EVAL_BATCH, MixData
 from mixbench.data.sampling import BatchIndex
@@ -102,7 +103,7 @@ def _step_seconds(job: Job, method: Method, data: MixData, image_s: float) -> fl
 
 def _timed_steps(job: Job, method: Method, data: MixData, rows: int) -> float:
     """Mean seconds of training steps on the first ``rows`` images of micro-batches."""
-    dataset: Any = data.train_dataloader().dataset
+    dataset = method.wrap_dataset(augment_images(data.splits.train, job.config.data))
     optimizer = method.configure_optimizers()["optimizer"]
     method.train()
     seconds: list[float] = []
