@@ -120,7 +120,9 @@ def _timed_steps(job: Job, method: Method, data: MixData, rows: int) -> float:
             break
     compute, fetch = (sum(times[1:]) / len(times[1:]) for times in (seconds, fetched))
     workers = job.config.data.workers
-    return max(compute, fetch / workers) if workers else compute + fetch
+    if method.device.type == "cpu" or not workers:
+        return compute + fetch  # by the same cores, or by those of other runs
+    return max(compute, fetch / workers)
 
 
 def _step(job: Job, method: Method, optimizer: Any, batch: Batch, number: int) -> None:
