@@ -20,6 +20,7 @@ _HOMES = {
     "functional": "mixbench.functional",
     "leaderboard": "mixbench.leaderboard",
     "list_methods": "mixbench.methods",
+    "plot": "mixbench.leaderboard.plots.draw",
     "register": "mixbench.methods",
     "run": "mixbench.training.run",
 }
@@ -30,6 +31,7 @@ __all__ = [
     "functional",
     "leaderboard",
     "list_methods",
+    "plot",
     "register",
     "run",
 ]
@@ -37,6 +39,7 @@ __all__ = [
 if TYPE_CHECKING:
     from mixbench import functional, leaderboard
     from mixbench.config.compose import compose
+    from mixbench.leaderboard.plots.draw import plot
     from mixbench.methods import list_methods, register
     from mixbench.methods.build import build_method
     from mixbench.training.run import run

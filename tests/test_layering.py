@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "distributed": (4, LIGHTNING),
     "tracking": (4, LIGHTNING | {"wandb"}),
     "methods": (4, LIGHTNING),
-    "leaderboard": (5, {"torch", "numpy", "wandb", "pandas"}),
+    "leaderboard": (5, {"torch", "numpy", "wandb", "pandas", "matplotlib"}),
     "evaluation": (5, TORCH | {"pyautoattack"}),
     "training": (6, LIGHTNING | {"omegaconf", "rich", "scipy"}),
     "testing": (7, LIGHTNING | {"omegaconf"}),

@@ -9,12 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from mixbench import __version__
-from mixbench.cli import data, evaluate, export, leaderboard, methods, names, reproduce, run
+from mixbench.cli import (
+    data,
+    evaluate,
+    export,
+    leaderboard,
+    methods,
+    names,
+    plot,
+    reproduce,
+    run,
+)
 from mixbench.cli.console import print_notice, replace_unprintable
 from mixbench.config.names import SUITES
 from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.distributed.spawn import write_error
 from mixbench.errors import MixbenchError, explain
+from mixbench.leaderboard.plots.kinds import KINDS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -195,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         default="table",
         help="format of the output: table (default), markdown, latex or json",
     )
+    _plotting(add("plot", plot.plot_command, "draw a plot of finished runs"))
     listing = add(
         "list", names.list_names, "list the names of methods, data sets, networks and recipes"
     )
@@ -231,6 +243,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("name", metavar="METHOD")
     return parser
+
+
+def _plotting(figure: Any) -> None:
+    """Add the arguments of a plot."""
+    figure.add_argument("kind", metavar="KIND", help=f"one of {', '.join(KINDS.table)}")
+    figure.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders that hold runs")
+    text = "file to write; its name ends in .svg, .pdf or .png"
+    figure.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
+    text = "column (3.3 in, the default), page (6.9 in), or a number of inches"
+    figure.add_argument("--width", default="column", metavar="WIDTH", help=text)
+    text = "show only this row or method, and the reference; can be repeated"
+    figure.add_argument("--row", dest="rows", action="append", default=[], metavar="ROW", help=text)
+    text = "show this score in place of the one that the tables are ranked by"
+    figure.add_argument("--score", metavar="NAME", help=text)
+    text = "setting on an axis of sweep; name one or two, each by an option of its own"
+    figure.add_argument("--key", dest="keys", action="append", default=[], metavar="KEY", help=text)
+    text = "draw the reliability of each run in place of each row"
+    figure.add_argument("--per-seed", action="store_true", help=text)
+    text = "leave out the line above each panel"
+    figure.add_argument("--no-title", action="store_true", help=text)
 
 
 def _launching(grid: Any) -> None:

@@ -1,7 +1,9 @@
 """Two methods side by side, from records and stored predictions alone."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from mixbench.stats.bootstrap import (
     paired,
 )
 from mixbench.stats.class_changes import class_changes
-from mixbench.stats.dunnett import Contrast, detectable, equivalent, pool, t_p
+from mixbench.stats.dunnett import Contrast, Pooled, detectable, equivalent, pool, t_p
 from mixbench.stats.intervals import LEVEL, Summary, summarize, t_quantile
 
 SCORES, COSTS = (column_names(kind, unlisted=True) for kind in ("score", "cost"))
@@ -50,6 +52,11 @@ class Line:
     low: float = math.nan
     high: float = math.nan
     cost: bool = False
+
+    @property
+    def separated(self) -> bool:
+        """Whether the interval of the difference has zero outside."""
+        return self.low > 0 or self.high < 0
 
     @property
     def ratio(self) -> float:
@@ -139,7 +146,8 @@ def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int
         values = {row.label: _scores(row, name) for row in (*rows, a)}
         values.setdefault(b.label, [])
         if all(values[row.label] for row in (a, b)):
-            lines.append(_line(name, {k: v for k, v in values.items() if v}, a.label, b.label))
+            values = {label: known for label, known in values.items() if known}
+            lines.append(_line(name, values, pool(values), a.label, b.label))
     same = {machine(record) for row in (a, b) for record in row.records}
     for name in COSTS if len(same) == 1 else ():
         spent = [_costs(row, name) for row in (a, b)]
@@ -168,10 +176,27 @@ def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int
     return comparison
 
 
-def _line(name: str, values: dict[str, list[float]], a: str, b: str) -> Line:
+def pairwise(group: Group, labels: Collection[str]) -> dict[tuple[str, str], Line]:
+    """Each of some rows against each other one, as :func:`compare` compares two.
+
+    Args:
+        group: The table, whose rows share one variance.
+        labels: The rows.
+
+    Returns:
+        A line for the score of the table by the labels of both rows, of which the first one is
+        ``mine``; none of rows that lack the score.
+    """
+    name = group.score
+    values = {row.label: known for row in group.rows if (known := _scores(row, name))}
+    pooled = pool(values)
+    known = [label for label in labels if label in values]
+    return {(a, b): _line(name, values, pooled, a, b) for a, b in permutations(known, 2)}
+
+
+def _line(name: str, values: dict[str, list[float]], pooled: Pooled, a: str, b: str) -> Line:
     mine, other = summarize(values[a]), summarize(values[b])
     line = Line(name, mine, other, mine.mean - other.mean)
-    pooled = pool(values)
     if pooled.df and a in pooled.means and b in pooled.means and math.isfinite(line.difference):
         half = t_quantile(pooled.df) * pooled.error(a, b)
         line.low, line.high = line.difference - half, line.difference + half
@@ -259,7 +284,7 @@ def _resample(comparison: Comparison, a: Row, b: Row, resamples: int) -> None:
         say(f"There is no bootstrap, as {comparison.score} is no mean over images.")
         return
     try:
-        mine, other = _hits(a), _hits(b)
+        mine, other = read_hits(a), read_hits(b)
     except UserError as error:
         say(f"There is no bootstrap: {error.what} ({error.where}).")
         return
@@ -330,8 +355,19 @@ def _count_failures(comparison: Comparison, a: Row, b: Row) -> None:
             )
 
 
-def _hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Whether each run is right on each image (runs, images), labels, ids, names of classes."""
+def read_hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Whether each run of a row is right on each image, from its stored predictions.
+
+    Args:
+        row: The row.
+
+    Returns:
+        (runs, images) bool; (images,) labels and ids of the images; names of the classes, none
+        where they have none.
+
+    Raises:
+        UserError: If a run has no predictions of one class per image, or of other images.
+    """
     hits, known, names = [], None, []
     for folder in row.folders:
         outputs, stored = read_outputs(folder / PREDICTIONS)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Course:
 
     Attributes:
         label: The row.
-        split: ``val``, or ``peek`` where there is no hold-out.
+        split: ``val``, or ``peek`` where there is no hold-out; ``train`` of what training shows.
         epochs: Numbers from 1.
         values: For each score one summary per epoch; None where a seed lacks it.
     """
@@ -37,18 +38,22 @@ class Course:
     values: dict[str, list[Summary | None]]
 
 
-def courses(group: Group) -> tuple[list[Course], list[str]]:
+def courses(
+    group: Group, splits: Sequence[str] = tuple(SPLITS), scores: Sequence[str] = ()
+) -> tuple[list[Course], list[str]]:
     """Curves of a table's rows.
 
     Args:
         group: The table.
+        splits: Parts of the data, of which the first one that a row has counts.
+        scores: What is followed; none for the score of the table and ``nll``.
 
     Returns:
         The curves, those without any left out, and warnings about damaged files.
     """
     found, warnings = [], []
     for row in group.rows:
-        course, told = _course(group, row)
+        course, told = _course(row, splits, scores or (group.score, "nll"))
         warnings += told
         if course is not None:
             found.append(course)
@@ -79,7 +84,9 @@ def curves_text(board: Leaderboard, style: str) -> str:
     return "\n".join(blocks) or "No finished runs.\n"
 
 
-def _course(group: Group, row: Row) -> tuple[Course | None, list[str]]:
+def _course(
+    row: Row, splits: Sequence[str], scores: Sequence[str]
+) -> tuple[Course | None, list[str]]:
     seeds, warnings = [], []
     for folder in row.folders:
         path: Path = folder / CURVES
@@ -91,8 +98,8 @@ def _course(group: Group, row: Row) -> tuple[Course | None, list[str]]:
             return None, [f"{path}: {error.what}"]
         warnings += told
         seeds.append(rows)
-    for split in SPLITS:
-        names = [f"{split}/{name}" for name in (group.score, "nll")]
+    for split in splits:
+        names = [f"{split}/{name}" for name in scores]
         by_seed = [_by_epoch(rows, names) for rows in seeds]
         epochs = sorted({epoch for known in by_seed for epoch in known})
         if not epochs:

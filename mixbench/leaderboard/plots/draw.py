@@ -1,0 +1,129 @@
+"""A plot of any kind, of a leaderboard or of folders of runs."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixbench.errors import UserError, near_match
+from mixbench.leaderboard.plots.kinds import KINDS
+from mixbench.leaderboard.plots.panels import reference_of
+from mixbench.leaderboard.plots.style import COLUMN, style
+from mixbench.leaderboard.rows import Group, Leaderboard, Row, build_leaderboard, find_runs
+from mixbench.records.record import runs_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NARROWEST, WIDEST = 2.0, 20.0  # inches
+
+
+def draw(
+    kind: str,
+    board: Leaderboard,
+    *,
+    width: float = COLUMN,
+    rows: Iterable[str] = (),
+    title: bool = True,
+    **options: Any,
+) -> "Figure":
+    """Draw a plot of a leaderboard.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        board: The leaderboard.
+        width: Inches; :data:`~mixbench.leaderboard.plots.style.COLUMN` is a column of a paper and
+            :data:`~mixbench.leaderboard.plots.style.PAGE` its page.
+        rows: Labels of rows, or methods, that are shown beside the reference; all of them if none
+            is named.
+        title: Whether the facts that rows have in common stand above them.
+        options: Of the kind.
+
+    Returns:
+        The figure, in whose making no global state of Matplotlib has changed.
+
+    Raises:
+        UserError: If Matplotlib is missing, the kind, a row or an option is unknown, or the runs
+            lack what is to be drawn.
+    """
+    KINDS.check(kind, f"plot {kind}")
+    if not (isinstance(width, int | float) and NARROWEST <= width <= WIDEST):
+        what = f"a figure is {NARROWEST:g} to {WIDEST:g} inches wide, not {width}"
+        raise UserError(what, f"plot {kind}", "give its width in inches")
+    with style():
+        function = KINDS.get(kind)
+        _check_options(kind, function, options)
+        if not board.groups:
+            todo = "train some: mixbench bench method=erm,mixup,cutmix seeds=0,1,2"
+            raise UserError("there are no finished runs", f"plot {kind}", todo)
+        named = [rows] if isinstance(rows, str) else list(rows)
+        figure = function(_only(board, kind, named), width=width, title=title, **options)
+        figure.draw_without_rendering()  # ticks are made now, in this style
+    return figure
+
+
+def plot(
+    kind: str,
+    runs: str | Path | Iterable[str | Path] | None = None,
+    output: str | Path | None = None,
+    **options: Any,
+) -> "Figure":
+    """Draw a plot of finished runs.
+
+    Args:
+        kind: One of :data:`KINDS`, such as ``leaderboard`` or ``forest``.
+        runs: Folders of runs, or folders that hold such; None for the folder of all runs.
+        output: File to write, whose name ends in .svg, .pdf or .png; None for no file.
+        options: As of :func:`draw`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UserError: As :func:`draw`, or if the file cannot be written.
+    """
+    from mixbench.leaderboard.plots.export import check_target, save
+
+    KINDS.check(kind, f"plot {kind}")
+    if output is not None:
+        check_target(Path(output))
+    named = [runs_folder()] if runs is None else [runs] if isinstance(runs, str | Path) else runs
+    figure = draw(kind, build_leaderboard(find_runs(map(Path, named))), **options)
+    if output is not None:
+        save(figure, Path(output))
+    return figure
+
+
+def _check_options(kind: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+    taken = [name for name in inspect.signature(function).parameters if name != "board"]
+    for name in options:
+        if name not in taken:
+            hint = near_match(name, taken)
+            what = f"this plot has no option {name!r}" + (f"; {hint}" if hint else "")
+            own = [word for word in taken if word not in ("width", "title")]
+            raise UserError(what, f"plot {kind}", f"it takes {', '.join(['rows', 'title', *own])}")
+
+
+def _only(board: Leaderboard, kind: str, names: list[str]) -> Leaderboard:
+    """The named rows of a leaderboard, and what they are compared with."""
+    if not names:
+        return board
+    known = [name for group in board.groups for row in group.rows for name in _names(row)]
+    for name in names:
+        if name not in known:
+            hint = near_match(name, known)
+            what = f"no finished run of {name!r}" + (f"; {hint}" if hint else "")
+            labels = dict.fromkeys(row.label for group in board.groups for row in group.rows)
+            raise UserError(what, f"plot {kind}", f"rows: {', '.join(labels)}")
+    kept: list[Group] = []
+    for group in board.groups:
+        named = [row.label for row in group.rows if set(names).intersection(_names(row))]
+        if named:
+            rows = [row for row in group.rows if row.label in (reference_of(group), *named)]
+            kept.append(replace(group, rows=rows))
+    return replace(board, groups=kept)
+
+
+def _names(row: Row) -> tuple[str, ...]:
+    return row.label, *{record.method for record in row.records}

@@ -1,0 +1,53 @@
+import pytest
+from drawn import all_axes, notes, texts
+
+from mixbench.errors import UserError
+from mixbench.leaderboard.plots.draw import draw
+
+
+def attacked(runs, method="erm", seed=0, images=20, **rates):
+    judged = {"adversarial": {"images": images}}
+    return runs.add(method, seed, metrics=rates, evaluations=judged)
+
+
+def test_each_attack_has_a_diagram_of_error_rates_by_radius(runs):
+    attacked(runs, fgsm_4=30.0, fgsm_8=60.0, pgd20_1=50.0)
+    figure = draw("severity", runs.board())
+    fgsm, pgd = all_axes(figure)
+    assert [line.tolist() for line in fgsm.get_lines()[0].get_data()] == [[0, 4, 8], [10, 30, 60]]
+    assert [line.tolist() for line in pgd.get_lines()[0].get_data()] == [[0, 1], [10, 50]]
+    assert {"FGSM", "PGD, 20 steps", "error rate (%)", "radius (1/255)"} <= set(texts(figure))
+
+
+def test_rates_are_means_over_seeds(runs):
+    for seed, rate in enumerate((30.0, 40.0)):
+        attacked(runs, seed=seed, fgsm_4=rate)
+    (axes,) = all_axes(draw("severity", runs.board()))
+    assert list(axes.get_lines()[0].get_ydata()) == [10, 35]
+    assert len(axes.collections) == 1
+
+
+def test_it_is_said_how_many_images_were_attacked(runs):
+    attacked(runs, fgsm_4=30.0)
+    assert "20 of 40 test images" in notes(draw("severity", runs.board()))
+    attacked(runs, "mixup", images=30, fgsm_4=30.0)
+    assert "do not compare" in notes(draw("severity", runs.board()))
+
+
+def test_rows_that_were_not_attacked_are_named(runs):
+    attacked(runs, fgsm_4=30.0)
+    runs.add("mixup")
+    assert "Not shown: mixup" in notes(draw("severity", runs.board()))
+
+
+def test_rates_that_are_not_finite_have_no_place(runs):
+    attacked(runs, fgsm_4=30.0, fgsm_8=float("nan"))
+    (axes,) = all_axes(draw("severity", runs.board()))
+    assert list(axes.get_lines()[0].get_xdata()) == [0, 4]
+
+
+def test_runs_that_were_not_attacked_are_refused_with_the_suite_to_run(runs):
+    runs.add("erm")
+    with pytest.raises(UserError) as raised:
+        draw("severity", runs.board())
+    assert "--suite adversarial" in raised.value.todo
