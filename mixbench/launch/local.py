@@ -91,6 +91,7 @@ class LocalLauncher:
             UserError: If a method's own key is unknown or out of range, a method that was named
                 cannot train the network or the data, or data is missing.
         """
+        self.print_line("planning: reading the data and timing a few steps of each method")
         reader, writer = self.context.Pipe(duplex=False)
         process = self.context.Process(
             target=_prepare_child, args=(_environment(), runs, self.strict, writer)

@@ -164,6 +164,22 @@ def test_each_run_of_a_mixed_grid_is_started_with_what_it_needs(monkeypatch, tmp
     assert alone.told == [("left", False, [])]
 
 
+def test_the_grid_is_shown_while_it_is_carried_out(monkeypatch, tmp_path):
+    record = Record("x", "erm", "d", "n", "r", 0, 1, "last", "c", "r")
+    monkeypatch.setattr(local, "read_record", lambda folder: record)
+    monkeypatch.setattr(local.signal, "signal", lambda *args: None)
+    runs = [run(name, seconds=10.0) for name in "abc"]
+    runs[0].done = True
+    launcher, states = Told(Machine(cores=1)), []
+    launcher.show = states.append
+    launcher.launch(runs, tmp_path)
+    assert [(each.done, [one.id for one in each.active]) for each in states] == [
+        (1, ["b"]),
+        (2, ["c"]),
+    ]
+    assert states[0].left_s == pytest.approx(20, abs=1)
+
+
 def test_what_a_run_needs_is_read_from_its_own_configuration(monkeypatch, runs, tiny):
     monkeypatch.setattr(estimate, "estimate", lambda *_: Estimate(1, 2, 3))
     plan = expand(["method=erm", *tiny, "devices=2", "trainer.threads=3"])

@@ -184,14 +184,17 @@ def test_a_task_returns_how_its_run_failed(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
-    lines = []
-    launcher = Quick(lines.append, options={"max_parallel": 2})
+    lines, states = [], []
+    launcher = Quick(lines.append, options={"max_parallel": 2}, show=states.append)
     plan = launcher.prepare(expand(["method=erm,mixup", *tiny]))
     assert all(run.id and run.recipe_hash and not run.done for run in plan)
     plan += [PlannedRun(["method=erm", "data=folder", "data.root=missing"], id="no-data")]
     outcome = launcher.launch(plan, runs)
     assert outcome.failures == {"no-data": 2}
     assert outcome.exit_code(3) == 5
+    assert {each.id for state in states for each in state.active} >= {run.id for run in plan[:2]}
+    assert any(each.progress for state in states for each in state.active)
+    assert all(state.total == 3 for state in states)
     for run in plan[:2]:
         assert read_record(runs / run.id).status == "done"
         assert any(line.startswith("[") and f"{run.id}: done in" in line for line in lines)
