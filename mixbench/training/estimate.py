@@ -64,30 +64,34 @@ def estimate(job: Job, splits: Splits, load_s: float = 0.0) -> Estimate:
         torch.set_num_threads(config.trainer.threads)
     method, data = build(job, splits, 0, config.world)
     method = method.to(job.device)
-    image_s = _image_seconds(method, splits)
     load_s += time.monotonic() - started
-    tested = len(splits.test) / config.world * image_s
+    fetch_s, image_s = _image_seconds(method, splits)
+    whole_s = (fetch_s + image_s) / config.world
+    tested = len(splits.test) * whole_s
     if not job.task.labelled:
-        tested += len(splits.train) / config.world * image_s
-    each = (len(splits.val or ()) / config.world * image_s) + tested * config.peek
+        tested += len(splits.train) * whole_s
+    held_out = len(splits.val or ()) * whole_s
+    each = held_out + tested * config.peek
     epoch = len(data.batches) * _step_seconds(job, method, data, image_s)
     start_s = PROCESS_S + load_s + WANDB_S * (not is_disabled(config.wandb.mode))
-    after_s = tested + each * (splits.val is not None) + _suite_images(job, splits) * image_s
+    after_s = tested + held_out + _suite_images(job, splits) * image_s
     return Estimate(start_s, config.epochs * (epoch + each), after_s)
 
 
-def _image_seconds(method: Method, splits: Splits) -> float:
-    """Seconds of a forward pass for one image, by as many images as take long enough to tell."""
+def _image_seconds(method: Method, splits: Splits) -> tuple[float, float]:
+    """Seconds to fetch an image and of its forward pass, by as many as take long enough to tell."""
     images = splits.test
     method.eval()
-    count, seconds = 1, 0.0
+    count, fetch, forward = 1, 0.0, 0.0
     with torch.no_grad():
-        while seconds < FORWARD_S and count < min(len(images), EVAL_BATCH):
+        while fetch + forward < FORWARD_S and count < min(len(images), EVAL_BATCH):
             count = min(4 * count, len(images), EVAL_BATCH)
+            began = time.monotonic()
             batch = images[BatchIndex(torch.arange(count), 0)]
+            fetch = time.monotonic() - began
             x = to_float(batch.images.to(method.device))
-            seconds = _timed(lambda x=x: method(x), method.device)
-    return seconds / count
+            forward = _timed(functools.partial(method, x), method.device)
+    return fetch / count, forward / count
 
 
 def _step_seconds(job: Job, method: Method, data: MixData, image_s: float) -> float:
@@ -102,15 +106,17 @@ def _step_seconds(job: Job, method: Method, data: MixData, image_s: float) -> fl
 
 
 def _timed_steps(job: Job, method: Method, data: MixData, rows: int) -> float:
-    """Mean seconds of training steps on the first ``rows`` images of micro-batches."""
-    dataset = method.wrap_dataset(augment_images(data.splits.train, job.config.data))
+    """Mean seconds of training steps on ``rows`` images, which the method alone gets to see."""
+    few = data.splits.train.subset(data.batches.draw(0, 0).indices[:rows])
+    dataset = method.wrap_dataset(augment_images(few, job.config.data))
     optimizer = method.configure_optimizers()["optimizer"]
     method.train()
     seconds: list[float] = []
     fetched: list[float] = []
     for number in range(TIMED_STEPS + 1):
         draw = data.batches.draw(number // len(data.batches), number % len(data.batches))
-        draw = draw._replace(indices=draw.indices[:rows])
+        shown = None if draw.shown is None else draw.shown[:rows]
+        draw = draw._replace(indices=torch.arange(rows), shown=shown)
         began = time.monotonic()
         batch = dataset[draw]
         fetched.append(time.monotonic() - began)

@@ -54,6 +54,9 @@ def test_evaluation_counts_where_it_takes_place():
     assert held > 0
     steps = (96 - held) // 32
     assert chosen.training_s == 2 * (steps * 320 + held)
+    both = found("epochs=2", "select=val", "peek=true")
+    assert both.training_s == chosen.training_s + 2 * tested
+    assert both.after_s == chosen.after_s
 
 
 @pytest.mark.usefixtures("counted")
@@ -105,3 +108,16 @@ def test_a_method_that_fails_is_estimated_by_its_cost(monkeypatch):
     monkeypatch.setattr(Fails, "forward", forward)
     monkeypatch.setitem(METHODS._objects, "erm", Fails)
     assert found("epochs=5").training_s == 5 * 3 * 32 * 3 * 4
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_method_that_looks_at_all_images_before_training_sees_few(monkeypatch):
+    seen = []
+
+    def wrap_dataset(self, train_set):
+        seen.append(len(train_set))
+        return train_set
+
+    monkeypatch.setattr(METHODS._objects["erm"], "wrap_dataset", wrap_dataset)
+    assert found("epochs=5").training_s == 5 * 3 * 32 * 10
+    assert seen == [32]
