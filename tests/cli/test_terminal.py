@@ -17,6 +17,12 @@ LIMIT_S = 240
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
+def take_terminal():
+    """Let Ctrl-C reach this process, also where the tests were started in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
     """A command on a terminal, with all that it has written there."""
 
@@ -32,7 +38,7 @@ class Terminal:
             stderr=inner,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C reaches it
+            preexec_fn=take_terminal,
         )
         os.close(inner)
         os.set_blocking(self.handle, False)
