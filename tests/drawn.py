@@ -3,6 +3,8 @@
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 
+from mixbench.leaderboard.plots.style import style
+
 
 def shown(text):
     """A text as a reader sees it."""
@@ -39,21 +41,25 @@ def lines_with(axes, **facts):
 
 def overlapping(figure):
     """Pairs of texts that lie on each other, and texts that reach beyond the figure."""
+    with style():  # letters are as wide as in a file
+        return list(_overlapping(figure))
+
+
+def _overlapping(figure):
     figure.draw_without_rendering()
     edge, unseen = figure.bbox, _unseen(figure)
-    found, boxes = [], []
+    boxes = []
     for text in figure.findobj(Text):
         if not text.get_text().strip() or not text.get_visible() or text in unseen:
             continue
         box = text.get_window_extent()
         if box.x0 < edge.x0 - 2 or box.x1 > edge.x1 + 2 or box.y0 < -2 or box.y1 > edge.y1 + 2:
-            found.append((shown(text), "beyond the figure"))
+            yield shown(text), "beyond the figure"
         for other, name in boxes:
             across = min(box.x1, other.x1) - max(box.x0, other.x0)
             if across > 1 and min(box.y1, other.y1) - max(box.y0, other.y0) > 1:
-                found.append((shown(text), name))
+                yield shown(text), name
         boxes.append((box, shown(text)))
-    return found
 
 
 def _unseen(figure):

@@ -19,7 +19,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "metrics": (1, TORCH | {"torchmetrics"}),
     "backbones": (2, TORCH | {"timm"}),
     "data": (2, LIGHTNING | {"sklearn", "timm", "pyarrow"}),
-    "pictures": (2, TORCH),
+    "pictures": (2, TORCH | {"matplotlib"}),
     "tasks": (2, {"torch"}),
     "nn": (3, {"torch"}),
     "records": (3, {"torch", "numpy", "safetensors", "onnx", "onnxscript"}),

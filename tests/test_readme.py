@@ -67,7 +67,7 @@ def test_every_command_works(workplace, words, runs, capsys, plain_wandb):
     elif words[0] == "compare":
         for method in ("cutmix", "erm"):
             assert cli.main(["run", "data=digits", f"method={method}", *SMALL]) == 0
-    elif words[0] in ("eval", "export", "leaderboard", "resume", "show", "verify"):
+    elif words[0] in ("eval", "export", "leaderboard", "plot", "resume", "show", "verify"):
         assert cli.main(["run", "data=digits", "method=mixup", *SMALL]) == 0
         (folder,) = runs.iterdir()
         words = [word.replace("runs/ID", str(folder)) for word in words]

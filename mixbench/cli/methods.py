@@ -1,27 +1,75 @@
 """A look at a method: ``show`` and ``check``."""
 
 import argparse
+import itertools
+from pathlib import Path
+from typing import Any
 
 from mixbench.cli.console import print_result
 from mixbench.errors import UserError
 
 
 def show_command(args: argparse.Namespace) -> int:
-    """Draw what a method makes of a batch, with the weights of a run if one is named."""
-    from mixbench.config.compose import compose
-    from mixbench.records.record import run_folder
-    from mixbench.training.preview import show
+    """Draw what methods make of a batch, with the weights of runs if such are named."""
+    subjects = _subjects(args.overrides, args.strict)
+    from mixbench.training.preview import PictureForm, Subject, show
 
-    words, trained, base = args.overrides, None, None
-    if words and "=" not in words[0]:
-        name, *words = words
-        trained = run_folder(name)
-        base = trained / "config.yaml"
-        if not base.exists():
-            raise UserError(f"no such run: {name}", "show", "name a folder below runs/")
-    show(compose(words, strict=args.strict, base=base), args.output, trained)
+    columns = () if args.columns is None else tuple(map(str.strip, args.columns.split(",")))
+    form = PictureForm(args.format.lower(), args.scale, columns, args.images)
+    show({name: Subject(*found) for name, found in subjects.items()}, args.output, form)
     print_result(f"written: {args.output}")
     return 0
+
+
+def _subjects(words: list[str], strict: bool) -> dict[str, tuple[Any, Path | None]]:
+    """Configurations and folders of runs, by the names that a matrix gives."""
+    from mixbench.config.compose import compose
+    from mixbench.config.overrides import split_overrides
+
+    runs = list(itertools.takewhile(lambda word: "=" not in word, words))
+    given = split_overrides(words[len(runs) :])
+    names = dict(given).get("method", "").split(",")
+    if len(names) > 1 and (len(set(names)) < len(names) or "" in names):
+        listed = ",".join(names)
+        raise UserError(f"method={listed} names one twice or none", "show", "name each once")
+    if len(set(runs)) < len(runs):
+        raise UserError("a run is named twice", "show", "name each once")
+    if len(runs) > 1 and len(names) > 1:
+        raise UserError("several runs and several methods", "show", "name the runs alone")
+    if len(names) == 1:
+        folders = {name: _folder_of(name) for name in runs} or {"": None}
+        found = {
+            name: (compose(words[len(runs) :], strict=strict, base=_base(folder)), folder)
+            for name, folder in folders.items()
+        }
+        return _named(found)
+    folder = _folder_of(runs[0]) if runs else None
+    rest = [f"{key}={text}" for key, text in given if key != "method"]
+    return {
+        name: (compose([f"method={name}", *rest], strict=strict, base=_base(folder)), folder)
+        for name in names
+    }
+
+
+def _folder_of(name: str) -> Path:
+    from mixbench.records.record import run_folder
+
+    folder = run_folder(name)
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"no such run: {name}", "show", "name a folder below runs/")
+    return folder
+
+
+def _base(folder: Path | None) -> Path | None:
+    return None if folder is None else folder / "config.yaml"
+
+
+def _named(runs: dict[str, tuple[Any, Path | None]]) -> dict[str, tuple[Any, Path | None]]:
+    """Runs by their methods, where each has its own."""
+    names = [config.method["name"] for config, _ in runs.values()]
+    if len(set(names)) < len(names):
+        return runs
+    return dict(zip(names, runs.values(), strict=True))
 
 
 def check_command(args: argparse.Namespace) -> int:

@@ -220,9 +220,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     info = add("info", names.info, "describe a method, data set, network or recipe")
     info.add_argument("name", metavar="NAME")
-    text = "draw the batch that a method makes; with the weights of a run if its folder comes first"
-    show = add("show", methods.show_command, text, overrides="k=v")
-    show.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.png")
+    text = (
+        "draw the batch that a method makes, or one for each of several methods (method=a,b); with "
+        "the weights of runs if their folders come first"
+    )
+    _drawing(add("show", methods.show_command, text, overrides="k=v"))
     text = (
         "write the weights of a run under the names of timm or torchvision, or its network as ONNX"
     )
@@ -294,6 +296,23 @@ def _launching(grid: Any) -> None:
         metavar="FILE",
         help="write the grid as a W&B sweep without training",
     )
+
+
+def _drawing(show: Any) -> None:
+    """Add the options of a picture of a batch."""
+    text = "file to write; its name ends in .png, .jpg, .webp, .svg or .pdf"
+    show.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
+    text = "format of a file whose name has another ending, or none"
+    show.add_argument("--format", default="", metavar="FORMAT", help=text)
+    text = (
+        "factor of the whole picture; with 1 an image has 128 pixels in .png, .jpg and .webp, and "
+        "letters have 8 points in .svg and .pdf"
+    )
+    show.add_argument("--scale", type=float, default=1.0, metavar="N", help=text)
+    text = "columns to show, by their titles"
+    show.add_argument("--columns", metavar="a,b", help=text)
+    text = "number of pairs to show; the default is 4 or 8"
+    show.add_argument("--images", type=int, metavar="N", help=text)
 
 
 def _report(error: MixbenchError) -> None:

@@ -73,7 +73,7 @@ def relative_costs(rows: Mapping[str, list[Record]]) -> dict[str, float | None]:
     Returns:
         Ratios by label; None where no cost is known, or that of another machine or precision.
     """
-    known = {label: cost for label, records in rows.items() if (cost := _mean_hours(records))}
+    known = {label: cost for label, records in rows.items() if (cost := mean_hours(records))}
     if not known:
         return dict.fromkeys(rows)
     base = BASELINE if BASELINE in known else min(known, key=lambda label: known[label])
@@ -168,7 +168,7 @@ def _tables(members: list[tuple[CostRow, Record]], score: str) -> list[CostTable
 
 
 def _row(label: str, score: str, records: list[Record]) -> CostRow | None:
-    cost = _mean_hours(records)
+    cost = mean_hours(records)
     if cost is None or len({machine(record) for record in records}) > 1:
         return None
     return CostRow(
@@ -182,8 +182,15 @@ def _row(label: str, score: str, records: list[Record]) -> CostRow | None:
     )
 
 
-def _mean_hours(records: list[Record]) -> float | None:
-    """Mean cost of a row's runs; None where one of them is not known."""
+def mean_hours(records: list[Record]) -> float | None:
+    """Mean cost of a row's runs.
+
+    Args:
+        records: Of the runs.
+
+    Returns:
+        Hours; None where the cost of one of them is not known.
+    """
     costs = [hours(record) for record in records]
     known = [cost for cost in costs if cost and SHORTEST < cost < LONGEST]
     return sum(known) / len(known) if known and len(known) == len(records) else None

@@ -6,6 +6,7 @@ through ``Mixed.aux``, a typed record of the method's family, so that a method c
 a Trainer and contain others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ from mixbench.methods import register
 from mixbench.methods.lightning_hooks import LightningHooks
 from mixbench.methods.pictures.predicted import draw_mixed
 from mixbench.nn.optim import decay_groups
+from mixbench.pictures.sheet import Sheet
 from mixbench.tasks.base import MIXES_LABELS
 
 __all__ = ["MIXES_LABELS", "Method", "register"]
@@ -108,11 +110,12 @@ class Method(LightningHooks):
         """Network input back to pixels (B, C, H, W), for pictures only."""
         return x * self.std + self.mean
 
-    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
-        """Draw what was made of a batch (B, C, H, W); ``mixed`` is what ``mix`` returned.
+    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Sequence[Sheet] | Image.Image:
+        """Sheets of what was made of a batch (B, C, H, W); ``mixed`` is what ``mix`` returned.
 
         Called without gradients and before the step, which must not notice it; who calls it puts
-        buffers back. The panels and sheets of :mod:`mixbench.pictures` suit all methods.
+        buffers back. Sheets (:mod:`mixbench.pictures.sheet`) can be drawn in all sizes and kinds of
+        files; a method may also return a finished picture.
         """
         inside = type(self).predict is not Method.predict
         return draw_mixed(self, x, targets, mixed, inside=inside)

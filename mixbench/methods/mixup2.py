@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from PIL import Image
 from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.config.settings import setting
 from mixbench.methods.base import MIXES_LABELS, Method, register
+from mixbench.methods.pictures.passes import draw_passes
 
 CLEAN, MIX = "clean", "mix"
 
@@ -55,6 +55,4 @@ class Mixup2(Method):
         """The weight of the image, the same for every pixel."""
         return mf.even_shares(cast(Tensor, mixed.lam))
 
-    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
-        """Draw the mixed images."""
-        return super().picture(x, targets, mixed._replace(targets=mixed.targets[MIX]))
+    picture = draw_passes

@@ -18,7 +18,7 @@ from mixbench.config.names import METHODS
 from mixbench.methods.alignmix.steps import EMBED, Place, forward_aligned
 from mixbench.methods.base import Method
 from mixbench.notebook.table import Table
-from mixbench.pictures.sheet import under_titles
+from mixbench.pictures.raster import under_titles
 from mixbench.training.job import resolve
 from mixbench.training.preview import first_batch, picture
 from mixbench.training.requirements import pairs

@@ -14,10 +14,10 @@ from mixbench.pictures.sheet import CELL, enlarge
 
 Grid = tuple[int, int]
 Match = tuple[int, int, float]
-GAP = 28  # pixels between two images with arrows
+GAP = 28 / CELL  # between two images with arrows, in cells
 ARROWS = 9  # at most
 _FINE = 3  # arrows are drawn larger by this factor and made smaller, for smooth lines
-_SMALLEST = 6  # pixels; smaller patches get no grid
+_SMALLEST = 6 / CELL  # of a cell; smaller patches get no grid
 _LIFT = 0.25  # what black becomes under a colour, so that the colour can be told
 # Top left, top right, bottom left, bottom right.
 _CORNERS = ((0.90, 0.16, 0.22), (0.98, 0.80, 0.10), (0.20, 0.30, 0.92), (0.05, 0.72, 0.45))
@@ -174,13 +174,14 @@ def with_grid(image: Image.Image, grid: Grid) -> Image.Image:
     lines = Image.new("RGBA", image.size)
     draw = ImageDraw.Draw(lines)
     width, height = image.size
-    if min(width / grid[1], height / grid[0]) >= _SMALLEST:
+    thick = line_width(image)
+    if min(width / grid[1], height / grid[0]) >= _SMALLEST * max(image.size):
         for index in range(1, grid[1]):
             x = round(index * width / grid[1])
-            draw.line((x, 0, x, height), (255, 255, 255, 130))
+            draw.line((x, 0, x, height), (255, 255, 255, 130), thick)
         for index in range(1, grid[0]):
             y = round(index * height / grid[0])
-            draw.line((0, y, width, y), (255, 255, 255, 130))
+            draw.line((0, y, width, y), (255, 255, 255, 130), thick)
     return Image.alpha_composite(image.convert("RGBA"), lines).convert("RGB")
 
 
@@ -200,10 +201,22 @@ def with_box(image: Image.Image, box: Sequence[float], size: tuple[int, int]) ->
     if bottom > top and right > left:
         down, along = image.height / size[0], image.width / size[1]
         ends = (left * along, top * down, right * along - 1, bottom * down - 1)
-        draw = ImageDraw.Draw(shown)
-        draw.rectangle(ends, outline="black", width=3)
-        draw.rectangle(ends, outline="white", width=1)
+        draw, thick = ImageDraw.Draw(shown), line_width(image)
+        draw.rectangle(ends, outline="black", width=3 * thick)
+        draw.rectangle(ends, outline="white", width=thick)
     return shown
+
+
+def line_width(image: Image.Image) -> int:
+    """Pixels of a thin line in a picture of a whole image, which is 1 in a cell of usual size.
+
+    Args:
+        image: The picture.
+
+    Returns:
+        The width.
+    """
+    return max(1, round(max(image.size) / CELL))
 
 
 def correspondence(
@@ -229,18 +242,19 @@ def correspondence(
         for image, tint in zip((layout, other), tints, strict=True)
     ]
     width, height = sides[0].size
-    canvas = Image.new("RGB", (2 * width + GAP, height), "white")
+    gap = round(GAP * cell)
+    canvas = Image.new("RGB", (2 * width + gap, height), "white")
     canvas.paste(sides[0], (0, 0))
-    canvas.paste(sides[1], (width + GAP, 0))
+    canvas.paste(sides[1], (width + gap, 0))
     arrows = Image.new("RGBA", (canvas.width * _FINE, height * _FINE))
-    draw = ImageDraw.Draw(arrows)
+    draw, unit = ImageDraw.Draw(arrows), _FINE * cell / CELL
     for start, end, share in strongest_matches(weights, grid):
         colour = tuple(round(255 * part) for part in colours[start].tolist())
         ends = (
             _middle(start, grid, sides[0].size, 0),
-            _middle(end, grid, sides[0].size, width + GAP),
+            _middle(end, grid, sides[0].size, width + gap),
         )
-        _arrow(draw, *ends, colour, share)
+        _arrow(draw, *ends, colour, share, unit)
     small = arrows.resize(canvas.size, Image.Resampling.LANCZOS)
     return Image.alpha_composite(canvas.convert("RGBA"), small).convert("RGB")
 
@@ -257,16 +271,17 @@ def _arrow(
     end: tuple[float, float],
     colour: tuple[int, ...],
     share: float,
+    unit: float,
 ) -> None:
-    alpha, width = round(70 + 185 * share), round((1 + 1.5 * share) * _FINE)
+    alpha, width = round(70 + 185 * share), round((1 + 1.5 * share) * unit)
     length = ((end[0] - start[0]) ** 2 + (end[1] - start[1]) ** 2) ** 0.5
     along = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
-    head, half = 8 * _FINE, 3.5 * _FINE
+    head, half = 8 * unit, 3.5 * unit
     neck = (end[0] - head * along[0], end[1] - head * along[1])
     wings = [(neck[0] - s * half * along[1], neck[1] + s * half * along[0]) for s in (1, -1)]
-    for fill, more in (((255, 255, 255, alpha), 2 * _FINE), ((*colour, alpha), 0)):
+    for fill, more in (((255, 255, 255, alpha), round(2 * unit)), ((*colour, alpha), 0)):
         draw.line((start, neck), fill, width + more)
         draw.polygon([end, *wings], fill, fill if more else None, max(1, more // 2))
-        radius = 2 * _FINE + more // 2
+        radius = 2 * unit + more // 2
         x, y = start
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill)

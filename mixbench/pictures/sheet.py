@@ -1,31 +1,81 @@
-"""Sheets: rows of panels with titles and text, and the ordinary picture of a mixed batch."""
+"""Sheets: what a picture of a batch holds, pair by pair, before anything is drawn.
 
-from collections.abc import Mapping, Sequence
+:mod:`mixbench.pictures.layout` gives each part its place; :mod:`mixbench.pictures.raster` and
+:mod:`mixbench.pictures.vector` write it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from mixbench.errors import UserError, near_match, printable
 from mixbench.functional.mixed import Mixed, mix_targets
 
-CELL, MARGIN, LINE = 128, 10, 16  # pixels
+CELL = 128  # pixels of an image's longer side, in the size that drawings are made for
 ROWS = 8  # of a batch
 PAIRS = 4  # of a picture with more than the images
-INK, FAINT = "black", "#555555"
 GREY = 0.92  # of a panel where there is no image
+LONGEST = 200  # characters of a class name, before it is measured
+
+Drawing = Callable[[int], Image.Image]  # from pixels of an image's longer side
+
+
+class Label(NamedTuple):
+    """A class with its weight; only the name may be shortened."""
+
+    weight: float
+    name: str
 
 
 class Panel(NamedTuple):
-    """One place of a sheet: the title of its column, a picture, and lines of text below it."""
+    """One place of a sheet: the title of its column, a picture, and lines of text below it.
+
+    The picture is an image (3, H, W) in [0, 1], one that was drawn for a cell of ``CELL`` pixels,
+    or a function that draws it for another cell.
+    """
 
     title: str
-    image: Tensor | Image.Image
-    lines: Sequence[str] = ()
+    image: Tensor | Image.Image | Drawing
+    lines: Sequence[str | Label] = ()
 
 
-def label_text(target: Tensor, names: list[str], most: int = 2) -> list[str]:
-    """The heaviest classes of a soft label, one line each.
+Row = Sequence[Panel]
+
+
+class Sheet(NamedTuple):
+    """Pairs of a batch, each in the same number of rows of panels.
+
+    ``pairs`` are rows of the batch and of their partners; ``rows`` makes the panels of a pair, the
+    last of which shows what became of it. ``notes`` are sentences about all panels, ``caveats``
+    those that the last one needs also where it stands alone. ``most`` pairs are shown unless
+    another number is asked for.
+    """
+
+    pairs: Sequence[tuple[int, int]]
+    rows: Callable[[int, int], Sequence[Row]]
+    notes: Sequence[str] = ()
+    caveats: Sequence[str] = ()
+    title: str = ""
+    most: int = PAIRS
+
+    def drawn(self, images: int | None = None) -> list[Row]:
+        """Rows of the first pairs.
+
+        Args:
+            images: Number of pairs; ``most`` if None.
+
+        Returns:
+            The rows, those of one pair after those of another.
+        """
+        shown = self.pairs[: self.most if images is None else images]
+        return [row for pair in shown for row in self.rows(*pair)]
+
+
+def label_text(target: Tensor, names: list[str], most: int = 2) -> list[Label]:
+    """The heaviest classes of a soft label.
 
     Args:
         target: (K,) soft label.
@@ -33,29 +83,32 @@ def label_text(target: Tensor, names: list[str], most: int = 2) -> list[str]:
         most: Number of classes to name.
 
     Returns:
-        Lines such as ``0.70  cat``; classes below 0.005 are left out.
+        Weights and names; classes below 0.005 are left out.
     """
     weights, classes = target.float().topk(min(most, len(target)))
     pairs = zip(weights.tolist(), classes.tolist(), strict=True)
-    return [f"{weight:.2f}  {names[index]}" for weight, index in pairs if weight >= 0.005]
+    return [
+        Label(weight, printable(names[index][:LONGEST]))
+        for weight, index in pairs
+        if weight >= 0.005
+    ]
 
 
-def shown_pairs(perm: Tensor, most: int = PAIRS) -> list[tuple[int, int]]:
-    """The first images that meet another image, with their partners.
+def shown_pairs(perm: Tensor) -> list[tuple[int, int]]:
+    """The images that meet another image, with their partners.
 
     Args:
         perm: (B,) index of each image's partner.
-        most: Number of pairs.
 
     Returns:
-        Rows of the batch; where every image meets itself, the first ones.
+        Rows of the batch; where every image meets itself, all of them.
 
     Example:
         >>> shown_pairs(torch.tensor([0, 2, 1]))
         [(1, 2), (2, 1)]
     """
     found = list(enumerate(perm.tolist()))
-    return ([pair for pair in found if pair[0] != pair[1]] or found)[:most]
+    return [pair for pair in found if pair[0] != pair[1]] or found
 
 
 def enlarge(image: Tensor, cell: int = CELL) -> Image.Image:
@@ -66,75 +119,26 @@ def enlarge(image: Tensor, cell: int = CELL) -> Image.Image:
         cell: Longer side of the result in pixels.
 
     Returns:
+        The picture; a larger image is averaged.
+    """
+    shown = as_picture(image)
+    scale = cell / max(shown.size)
+    width, height = (max(1, round(side * scale)) for side in shown.size)
+    kind = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    return shown.resize((width, height), kind)
+
+
+def as_picture(image: Tensor) -> Image.Image:
+    """An image, a pixel for each of its own.
+
+    Args:
+        image: (3, H, W) values in [0, 1]; others are cut off.
+
+    Returns:
         The picture.
     """
     array = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    shown = Image.fromarray(array.permute(1, 2, 0).numpy())
-    scale = cell / max(shown.size)
-    width, height = (max(1, round(side * scale)) for side in shown.size)
-    return shown.resize((width, height), Image.Resampling.NEAREST)
-
-
-def sheet(rows: Sequence[Sequence[Panel]], notes: Sequence[str] = ()) -> Image.Image:
-    """Panels in rows and columns, the titles of the first row above them.
-
-    Args:
-        rows: Panels of each row; a picture that is a tensor (3, H, W) in [0, 1] is enlarged.
-        notes: Sentences below, broken into lines.
-
-    Returns:
-        The picture.
-    """
-    font = ImageFont.load_default(12)
-    shown = [[_as_image(panel.image) for panel in row] for row in rows]
-    columns = range(max(map(len, rows)))
-    widths = [max(r[column].width for r in shown if column < len(r)) for column in columns]
-    lines = max(len(panel.lines) for row in rows for panel in row)
-    heights = [max(image.height for image in row) + lines * LINE + MARGIN for row in shown]
-    width = MARGIN + sum(widths) + MARGIN * len(widths)
-    broken = [line for note in notes for line in _broken(note, width - 2 * MARGIN, font)]
-    below = len(broken) * LINE + MARGIN if broken else 0
-    canvas = Image.new("RGB", (width, MARGIN + LINE + sum(heights) + below), "white")
-    draw = ImageDraw.Draw(canvas)
-    top = MARGIN + LINE
-    for index, (row, images) in enumerate(zip(rows, shown, strict=True)):
-        left = MARGIN
-        for column, (panel, image) in enumerate(zip(row, images, strict=True)):
-            if index == 0:
-                title = _fitted(panel.title, widths[column] + MARGIN // 2, font)
-                draw.text((left, MARGIN // 2), title, INK, font)
-            canvas.paste(image, (left, top))
-            for number, line in enumerate(panel.lines):
-                place = (left, top + image.height + 1 + number * LINE)
-                draw.text(place, _fitted(line, widths[column] + MARGIN // 2, font), INK, font)
-            left += widths[column] + MARGIN
-        top += heights[index]
-    for number, line in enumerate(broken):
-        draw.text((MARGIN, top + number * LINE), line, FAINT, font)
-    return canvas
-
-
-def under_titles(pictures: Mapping[str, Image.Image]) -> Image.Image:
-    """Pictures below each other, each under its title.
-
-    Args:
-        pictures: Picture by title.
-
-    Returns:
-        The picture.
-    """
-    font = ImageFont.load_default(16)
-    band = MARGIN + 2 * LINE  # above each picture
-    width = max(picture.width for picture in pictures.values())
-    height = sum(picture.height + band for picture in pictures.values())
-    canvas = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(canvas)
-    top = 0
-    for title, picture in pictures.items():
-        draw.text((MARGIN, top + MARGIN), title, INK, font)
-        canvas.paste(picture, (0, top + band))
-        top += band + picture.height
-    return canvas
+    return Image.fromarray(array.permute(1, 2, 0).numpy())
 
 
 def mixed_sheet(
@@ -142,53 +146,153 @@ def mixed_sheet(
     targets: Tensor,
     mixed: Mixed,
     names: list[str],
-    notes: Sequence[str] = (),
-    most: int = ROWS,
-) -> Image.Image:
-    """First images, partners and mixed images of a batch with their labels.
+    caveats: Sequence[str] = (),
+) -> Sheet:
+    """Images, partners and mixed images of a batch with their labels.
 
     Args:
         pixels: (B, 3, H, W) images before mixing, in [0, 1].
         targets: (B, K) their labels.
         mixed: The mixed batch, its ``x`` (N, 3, H, W) as pixels in [0, 1].
         names: Class names.
-        notes: Sentences below.
-        most: Rows to draw.
+        caveats: Sentences below.
 
     Returns:
-        The picture.
+        The sheet.
     """
     labels = mixed.targets if isinstance(mixed.targets, Tensor) else targets
     if labels is targets and mixed.perm is not None and mixed.lam is not None:
         labels = mix_targets(targets, mixed.perm, mixed.lam)
-    rows = []
-    for index in range(min(most, len(mixed.x))):
-        row = [Panel("image", pixels[index], label_text(targets[index], names))]
+    partners = range(len(mixed.x)) if mixed.perm is None else mixed.perm.tolist()
+
+    def rows(own: int, other: int) -> list[Row]:
+        row = [Panel("image", pixels[own], label_text(targets[own], names))]
         if mixed.perm is not None:
-            other = int(mixed.perm[index])
             row.append(Panel("partner", pixels[other], label_text(targets[other], names)))
-        row.append(Panel("mixed", mixed.x[index], label_text(labels[index], names)))
-        rows.append(row)
-    return sheet(rows, notes)
+        return [[*row, Panel("mixed", mixed.x[own], label_text(labels[own], names))]]
+
+    return Sheet(list(enumerate(partners)), rows, caveats=caveats, most=ROWS)
 
 
-def _as_image(image: Tensor | Image.Image) -> Image.Image:
-    return enlarge(image) if isinstance(image, Tensor) else image
+def matrix_sheet(
+    pixels: Tensor, targets: Tensor, names: list[str], sheets: Mapping[str, Sheet]
+) -> Sheet:
+    """What several methods make of the same pairs, a column for each.
+
+    Args:
+        pixels: (B, 3, H, W) images before mixing, in [0, 1].
+        targets: (B, K) their labels.
+        names: Class names.
+        sheets: Sheet of each method by its name, all with the same partners.
+
+    Returns:
+        The sheet, with the titles and caveats of all.
+    """
+
+    def rows(own: int, other: int) -> list[Row]:
+        row = [
+            Panel("image", pixels[own], label_text(targets[own], names)),
+            Panel("partner", pixels[other], label_text(targets[other], names)),
+        ]
+        made = {name: sheet.rows(own, other)[-1][-1] for name, sheet in sheets.items()}
+        return [[*row, *(panel._replace(title=name) for name, panel in made.items())]]
+
+    shared = set.intersection(*(set(sheet.pairs) for sheet in sheets.values()))
+    pairs = [pair for pair in next(iter(sheets.values())).pairs if pair in shared]
+    notes = [
+        f"{name}: {text}"
+        for name, sheet in sheets.items()
+        for text in (sheet.title, *sheet.caveats)
+        if text
+    ]
+    return Sheet(pairs, rows, caveats=notes)
 
 
-def _fitted(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """As much of a text as there is room for."""
-    while font.getlength(text) > width:
-        text = text[:-2] + "\N{HORIZONTAL ELLIPSIS}"
-    return text
+def as_sheets(picture: Sequence[Sheet] | Image.Image) -> list[Sheet]:
+    """What a method shows of a batch, as sheets.
+
+    Args:
+        picture: Its sheets, or a finished picture.
+
+    Returns:
+        The sheets; of a finished picture one with one panel.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(picture, Image.Image):
+        return [Sheet([(0, 0)], lambda *_: [[Panel("", picture)]])]
+    if not isinstance(picture, list | tuple) or not all(isinstance(s, Sheet) for s in picture):
+        kind = type(picture).__name__
+        raise TypeError(f"picture returned {kind}, expected sheets or a picture of Pillow")
+    return list(picture)
 
 
-def _broken(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """A text in lines of at most a width; a longer word has a line of its own."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
+def under_title(picture: Sequence[Sheet] | Image.Image, title: str) -> list[Sheet]:
+    """What a method shows of a batch, under a title.
+
+    Args:
+        picture: Its sheets, or a finished picture.
+        title: The title, which stands in front of that of the first sheet.
+
+    Returns:
+        The sheets.
+    """
+    first, *others = as_sheets(picture)
+    return [first._replace(title=f"{title} {first.title}".strip()), *others]
+
+
+def selected(
+    sheets: Sequence[Sheet], columns: Sequence[str] = (), images: int | None = None
+) -> list[Sheet]:
+    """Sheets with some of their columns, and a number of pairs.
+
+    Args:
+        sheets: The sheets of one picture.
+        columns: Titles of the columns, in the order in which they are shown; all if empty.
+        images: Pairs of each sheet; as many as it shows by itself if None.
+
+    Returns:
+        The sheets that have any of the columns.
+
+    Raises:
+        UserError: If a title is unknown or given twice, or a sheet has fewer pairs.
+    """
+    if images is not None:
+        have = min(len(sheet.pairs) for sheet in sheets)
+        if not 1 <= images <= have:
+            what = f"--images {images} is not between 1 and {have}, the pairs of this batch"
+            raise UserError(what, "show", "ask for fewer, or give a larger batch_size")
+        sheets = [sheet._replace(most=images) for sheet in sheets]
+    if not columns:
+        return list(sheets)
+    titles = {id(sheet): _titles(sheet) for sheet in sheets}
+    known = list(dict.fromkeys(title for found in titles.values() for title in found if title))
+    for name in columns:
+        if name not in known:
+            listed = f"the columns are: {', '.join(known)}" if known else "it has no columns"
+            hint = near_match(name, known)
+            raise UserError(
+                f"no column {name!r}", "--columns", "; ".join(filter(None, (hint, listed)))
+            )
+    if len(set(columns)) < len(columns):
+        raise UserError(
+            f"a column is given twice: {', '.join(columns)}", "--columns", "name it once"
+        )
+    return [
+        _with_columns(s, titles[id(s)], columns) for s in sheets if {*columns} & {*titles[id(s)]}
+    ]
+
+
+def _titles(sheet: Sheet) -> list[str]:
+    return [panel.title for panel in sheet.rows(*sheet.pairs[0])[0]]
+
+
+def _with_columns(sheet: Sheet, titles: Sequence[str], columns: Sequence[str]) -> Sheet:
+    places = [place for name in columns for place, title in enumerate(titles) if title == name]
+
+    def rows(own: int, other: int) -> list[Row]:
+        found = sheet.rows(own, other)
+        return [[row[place] for place in places if place < len(row)] for row in found]
+
+    return sheet._replace(rows=rows)

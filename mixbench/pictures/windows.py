@@ -1,5 +1,7 @@
 """Pictures of windows: where a map looks, what is taken from there, and where it goes."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
@@ -7,24 +9,17 @@ from torch import Tensor
 
 from mixbench.functional.mixed import Mixed
 from mixbench.functional.windows import Pasted
-from mixbench.pictures.sheet import ROWS, Panel, enlarge, label_text, sheet, under_titles
+from mixbench.pictures.positions import line_width
+from mixbench.pictures.sheet import CELL, ROWS, Panel, Row, Sheet, enlarge, label_text
 
 TAKEN, COVERED = "#ffffff", "#00e5ff"  # outlines of windows
-WHOLE = "this batch, mixed as a whole; other batches have windows, as below"
 NOTES = (
     "Red: attended. Blue frame: the least attended window of the image, which is covered; white "
     "frame: the most attended one of its partner, which covers it.",
 )
 
 
-def windows_sheet(
-    pixels: Tensor,
-    targets: Tensor,
-    mixed: Mixed,
-    names: list[str],
-    whole: Image.Image | None = None,
-    most: int = ROWS,
-) -> Image.Image:
+def windows_sheet(pixels: Tensor, targets: Tensor, mixed: Mixed, names: list[str]) -> Sheet:
     """Images, partners and mixed images of a batch, with maps and windows.
 
     Args:
@@ -33,37 +28,60 @@ def windows_sheet(
         mixed: The mixed batch, its ``x`` (B, 3, H, W) as pixels in [0, 1], and in ``aux`` a
             :class:`mixbench.functional.Pasted`.
         names: Class names.
-        whole: A picture of the batch as it was mixed without windows, to stand above.
-        most: Rows to draw.
 
     Returns:
-        The picture.
+        The sheet.
     """
     pasted: Pasted = mixed.aux
     assert mixed.perm is not None
     side = int((~pasted.kept[0]).any(1).sum())
-    rows = []
-    for index in range(min(most, len(mixed.x))):
-        other = int(mixed.perm[index])
-        own = [("image", index, pasted.target, COVERED), ("partner", other, pasted.source, TAKEN)]
+
+    def rows(own: int, other: int) -> list[Row]:
+        sides = [
+            ("image", own, pasted.target, COVERED),
+            ("partner", other, pasted.source, TAKEN),
+        ]
         row = []
-        for title, place, corners, colour in own:
-            picture = attention_over(pixels[place], pasted.maps[place])
-            frame(picture, corners[index], side, pasted.maps.shape[1:], colour)
+        for title, place, corners, colour in sides:
+            drawn = partial(
+                framed_map, pixels[place], pasted.maps[place], corners[own], side, colour
+            )
             row.append(Panel(title, pixels[place], label_text(targets[place], names)))
-            row.append(Panel("its map", picture))
-        text = label_text(mixed.targets[index], names)
-        rows.append([*row, Panel("mixed", mixed.x[index], text)])
-    drawn = sheet(rows, NOTES)
-    return drawn if whole is None else under_titles({WHOLE: whole, "with windows": drawn})
+            row.append(Panel(f"map of the {title}", drawn))
+        text = label_text(mixed.targets[own], names)
+        return [[*row, Panel("mixed", mixed.x[own], text)]]
+
+    return Sheet(list(enumerate(mixed.perm.tolist())), rows, NOTES, most=ROWS)
 
 
-def attention_over(image: Tensor, values: Tensor) -> Image.Image:
+def framed_map(
+    image: Tensor, values: Tensor, corner: Tensor, side: int, colour: str, cell: int = CELL
+) -> Image.Image:
+    """An image under its map, with the outline of a window.
+
+    Args:
+        image: (3, H, W) pixels in [0, 1].
+        values: (R, C) map, not negative.
+        corner: (2,) row and column of the window's first cell.
+        side: Its side in cells.
+        colour: Colour of the outline.
+        cell: Pixels of the picture's longer side.
+
+    Returns:
+        The picture.
+    """
+    picture = attention_over(image, values, cell)
+    frame(picture, corner, side, values.shape, colour)
+    return picture
+
+
+def attention_over(image: Tensor, values: Tensor, cell: int = CELL) -> Image.Image:
     """An image, darkened, with red where a map is high.
 
     Args:
         image: (3, H, W) pixels in [0, 1].
         values: (R, C) map, not negative; shown relative to its maximum.
+        cell: Pixels of the picture's longer side.
 
     Returns:
         The picture, enlarged.
@@ -71,7 +89,7 @@ def attention_over(image: Tensor, values: Tensor) -> Image.Image:
     heat = (values / values.max().clamp(min=1e-12)).to(image.device, image.dtype)
     heat = F.interpolate(heat[None, None], image.shape[1:], mode="nearest")[0]
     red = torch.tensor([1.0, 0.0, 0.0], device=image.device, dtype=image.dtype)[:, None, None]
-    return enlarge(torch.lerp(0.6 * image.clamp(0, 1), red.expand_as(image), 0.7 * heat))
+    return enlarge(torch.lerp(0.6 * image.clamp(0, 1), red.expand_as(image), 0.7 * heat), cell)
 
 
 def frame(picture: Image.Image, corner: Tensor, side: int, grid: torch.Size, colour: str) -> None:
@@ -87,4 +105,6 @@ def frame(picture: Image.Image, corner: Tensor, side: int, grid: torch.Size, col
     row, column = corner.tolist()
     down, right = picture.height / grid[0], picture.width / grid[1]
     box = (column * right, row * down, (column + side) * right - 1, (row + side) * down - 1)
-    ImageDraw.Draw(picture).rectangle([round(end) for end in box], outline=colour, width=2)
+    ImageDraw.Draw(picture).rectangle(
+        [round(end) for end in box], outline=colour, width=2 * line_width(picture)
+    )

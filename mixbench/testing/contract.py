@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mixbench.config.names import METHODS
@@ -19,6 +18,8 @@ from mixbench.data.sampling import BatchIndex
 from mixbench.functional import Mixed
 from mixbench.methods.base import Method
 from mixbench.methods.evaluation import mix_for_evaluation
+from mixbench.pictures.raster import raster
+from mixbench.pictures.sheet import as_sheets
 from mixbench.testing.samples import (
     BATCH,
     CLASSES,
@@ -28,7 +29,7 @@ from mixbench.testing.samples import (
     sample_method,
     sample_splits,
 )
-from mixbench.training.callbacks.samples import draw_batch
+from mixbench.training.callbacks.samples import show_batch
 
 
 class BrokenRuleError(AssertionError):
@@ -139,8 +140,7 @@ def batches_can_be_drawn(cls: type[Method]) -> None:
     method = sample_method(cls)
     batch = sample_splits(method).train[BatchIndex(torch.arange(BATCH), 3)]
     kept = batch.images.clone(), batch.labels.clone()
-    shown = draw_batch(method, batch)
-    _require(isinstance(shown, Image.Image), f"picture returned {type(shown).__name__}")
+    raster(as_sheets(show_batch(method, batch)))
     same = torch.equal(batch.images, kept[0]) and torch.equal(batch.labels, kept[1])
     _require(same, "a step wrote into the images or labels of the data set")
     if method.no_mask_reason:

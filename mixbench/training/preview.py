@@ -1,38 +1,115 @@
-"""``mixbench show``: what a method makes of the first batch of a run."""
+"""``mixbench show``: what methods make of the first batch of a run."""
 
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from PIL import Image
+from torch import Generator, Tensor
 
+import mixbench.functional as mf
 from mixbench.config.schema import RunConfig
 from mixbench.data.images import Batch, Splits
+from mixbench.data.sampling import SAMPLE, mix_seed
 from mixbench.errors import UserError
+from mixbench.files import write_bytes
 from mixbench.methods.base import Method
+from mixbench.pictures.raster import raster
+from mixbench.pictures.sheet import Sheet, as_sheets, matrix_sheet, selected
+from mixbench.pictures.vector import check_matplotlib, write_vector
 from mixbench.records.checkpoints import LAST, check_shapes, read_checkpoint
 from mixbench.training.build import build
-from mixbench.training.callbacks.samples import draw_batch
+from mixbench.training.callbacks.samples import draw_batch, show_batch
 from mixbench.training.job import resolve
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+VECTOR = ("svg", "pdf")
+SIDES = {"png": math.inf, "jpg": 65_500, "jpeg": 65_500, "webp": 16_383}  # longest, in pixels
+SCALES = (0.25, 16)  # smallest and largest
 
 
-def show(config: RunConfig, path: Path, trained: Path | None = None) -> None:
-    """Write the picture that :func:`picture` draws.
+class Subject(NamedTuple):
+    """A configuration, and the folder of the run whose weights are used, if it is not None."""
+
+    config: RunConfig
+    trained: Path | None = None
+
+
+@dataclass(frozen=True)
+class PictureForm:
+    """Form of a picture.
+
+    Attributes:
+        kind: Kind of the file such as ``svg``; that of its suffix if empty.
+        scale: Factor of the whole picture.
+        columns: Titles of the columns to show; all if empty.
+        images: Pairs to show; as many as the method shows by itself if None.
+    """
+
+    kind: str = ""
+    scale: float = 1.0
+    columns: tuple[str, ...] = ()
+    images: int | None = None
+
+
+def show(subjects: Mapping[str, Subject], path: Path, form: PictureForm | None = None) -> None:
+    """Write what methods make of the first training batch; of several as a matrix.
 
     Args:
-        config: A composed configuration.
+        subjects: Methods by the names that a matrix gives them.
         path: The file to write.
-        trained: Folder of a run whose last weights are used.
+        form: Its form.
 
     Raises:
-        UserError: If the path is no picture, its folder does not exist, or the run has no weights
-            that fit.
+        UserError: If the path is no picture, its folder does not exist, the form does not fit, the
+            methods see different batches, or a run has no weights that fit.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path} is no picture", "-o", f"end it in {', '.join(SUFFIXES)}")
+    form = PictureForm() if form is None else form
+    kind = _kind_of(path, form)
+    if len(subjects) == 1:
+        (subject,) = subjects.values()
+        sheets = as_sheets(show_batch(*first_batch(*subject)))
+    else:
+        sheets = [matrix(subjects)]
+    sheets = selected(sheets, form.columns, form.images)
+    if kind in VECTOR:
+        write_bytes(path, lambda file: write_vector(sheets, file, kind, form.scale))
+        return
+    drawn = raster(sheets, form.scale)
+    if max(drawn.size) > SIDES[kind]:
+        what = (
+            f"a .{kind} has at most {SIDES[kind]:,} pixels a side, and this one {max(drawn.size):,}"
+        )
+        raise UserError(what, "-o", "write a .png, or give a smaller --scale or fewer --images")
+    write_bytes(path, lambda file: drawn.save(file, "jpeg" if kind == "jpg" else kind))
+
+
+def _kind_of(path: Path, form: PictureForm) -> str:
+    """Kind of the file, after all checks that need no data."""
+    suffix = path.suffix.lower().removeprefix(".")
+    kinds = (*SIDES, *VECTOR)
+    if form.kind and form.kind not in kinds:
+        raise UserError(f"unknown format {form.kind!r}", "--format", f"use {', '.join(kinds)}")
+    if not form.kind and suffix not in kinds:
+        listed = ", ".join(f".{kind}" for kind in kinds)
+        raise UserError(f"{path} is no picture", "-o", f"end it in {listed}")
+    if form.kind and suffix in kinds and {form.kind, suffix} not in ({form.kind}, {"jpg", "jpeg"}):
+        what = f"{path} ends in .{suffix}, but --format is {form.kind}"
+        raise UserError(what, "--format", "leave --format out, or give the file another ending")
     if not path.resolve().parent.is_dir():
         raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
-    picture(config, trained).save(path)
+    if not SCALES[0] <= form.scale <= SCALES[1]:
+        limits = f"{SCALES[0]:g} and {SCALES[1]:g}"
+        raise UserError(
+            f"--scale {form.scale:g} is no usual size", "show", f"stay between {limits}"
+        )
+    kind = form.kind or suffix
+    if kind in VECTOR:
+        check_matplotlib()
+    return kind
 
 
 def picture(
@@ -52,6 +129,49 @@ def picture(
         UserError: If the data is missing, or the run has no weights that fit.
     """
     return draw_batch(*first_batch(config, trained, splits))
+
+
+def matrix(subjects: Mapping[str, Subject]) -> Sheet:
+    """Show what several methods make of the same pairs.
+
+    Images and augmentation are those of the first batch. Partners are of other classes where the
+    batch has such; each method draws all other decisions by itself.
+
+    Args:
+        subjects: Methods by their names.
+
+    Returns:
+        A sheet with a column for each.
+
+    Raises:
+        UserError: If they see different images, or one of them has no partners.
+    """
+    sheets: dict[str, Sheet] = {}
+    first: tuple[Method, Batch, Tensor] | None = None
+    for name, subject in subjects.items():
+        method, batch = first_batch(*subject)
+        if first is None:
+            first = method, batch, _partners(method, batch)
+        if not torch.equal(batch.ids, first[1].ids):
+            what = f"{name} sees another first batch than {next(iter(subjects))}"
+            raise UserError(what, "show", "give all the same data, batch_size and seed")
+        mix: Any = functools.partial(method.mix, perm=first[2])
+        vars(method)["mix"] = mix
+        sheet = as_sheets(show_batch(method, batch))[-1]
+        if not any(own != other for own, other in sheet.pairs):
+            what = f"{name} shows no pairs of images"
+            raise UserError(what, "show", "draw it by itself")
+        sheets[name] = sheet
+    assert first is not None
+    method, batch, _ = first
+    method.reseed(0, 0)
+    x, targets = method.prepare(batch)
+    return matrix_sheet(method.to_pixels(x), targets, method.info.names, sheets)
+
+
+def _partners(method: Method, batch: Batch) -> Tensor:
+    generator = Generator().manual_seed(mix_seed(SAMPLE, method.run.seed))
+    return mf.draw_other_class(method.prepare(batch)[1], generator)
 
 
 def first_batch(
@@ -74,7 +194,8 @@ def first_batch(
     job = resolve(config)
     method, data = build(job, splits or job.read_data())
     if trained is not None:
-        saved = read_checkpoint(trained / LAST)["state_dict"]
-        check_shapes(trained / LAST, saved, method.state_dict())
-        method.load_state_dict(saved)
+        saved = read_checkpoint(trained / LAST)
+        check_shapes(trained / LAST, saved["state_dict"], method.state_dict())
+        method.load_state_dict(saved["state_dict"])
+        method.step = saved["mixbench_step"]
     return method.train(), next(iter(data.train_dataloader()))

@@ -69,6 +69,11 @@ LIGHT = [
     (["leaderboard", "--format", "xml"], 2, "unknown format"),
     (["compare", "missing", "--mine", "a", "--with", "b"], 2, "no such folder"),
     (["compare", "--mine", "a"], 2, "required: --with"),
+    (["plot", "forst", "-o", "a.svg"], 2, "did you mean 'forest'?"),
+    (["plot", "forest", "-o", "a.gif"], 2, "end its name in .svg, .pdf, .png"),
+    (["plot", "forest", "missing", "-o", "a.svg"], 2, "no such folder"),
+    (["plot", "forest", "-o", "a.svg", "--width", "wide"], 2, "'wide' is no width"),
+    (["plot", "--help"], 0, "winmatrix"),
     (["eval", "none"], 2, "no record of a run"),
     (["verify", "none"], 2, "no record of a run"),
     (["verify"], 2, "no run is named"),
@@ -292,6 +297,44 @@ def test_show_draws_a_finished_run_with_its_weights(runs, tiny, tmp_path, capsys
     assert "does not fit the network" in capsys.readouterr().err
     assert cli.main(["show", "no-such-run", "-o", str(paths[2])]) == 2
     assert "no such run" in capsys.readouterr().err
+
+
+def test_show_draws_several_methods_or_runs_as_a_matrix(runs, tiny, tmp_path, capsys):
+    path = tmp_path / "matrix.svg"
+    words = ["method=mixup,cutmix", *tiny, "--images", "2", "--columns", "image,cutmix,mixup"]
+    assert cli.main(["show", *words, "-o", str(path)]) == 0
+    shown = path.read_text()
+    assert [shown.count(f">{name}</text>") for name in ("image", "cutmix", "mixup")] == [1, 1, 1]
+    assert shown.count("<image") == 6
+    assert "partner" not in shown
+    for name in ("mixup", "samix"):
+        assert cli.main(["run", f"method={name}", *tiny]) == 0
+    names = [folder.name for folder in runs.iterdir()]
+    assert cli.main(["show", *names, "-o", str(path)]) == 0
+    shown = path.read_text()
+    assert all(f">{name}</text>" in shown for name in ("mixup", "samix", "partner"))
+    assert "nitial weights" not in shown
+    assert cli.main(["show", names[0], names[0], "-o", str(path)]) == 2
+    assert cli.main(["show", *names, "method=mixup,cutmix", "-o", str(path)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["method=mixup,mixup"], "twice"),
+        (["method=mixup,"], "twice or none"),
+        (["method=mixup,nosuch"], "nosuch"),
+        (["method=mixup", "--columns", "partner,mask"], "no column 'mask'"),
+        (["method=mixup", "--images", "33"], "between 1 and"),
+        (["method=mixup,cutmix", "method.alpha=0"], "alpha"),
+    ],
+)
+def test_show_refuses_what_it_cannot_draw_in_one_line(runs, tiny, tmp_path, capsys, words, told):
+    path = tmp_path / "mixed.png"
+    assert cli.main(["show", *tiny, *words, "-o", str(path)]) == 2
+    shown = capsys.readouterr().err
+    assert told in shown.splitlines()[0]
+    assert not path.exists()
 
 
 def test_check_reports_every_rule_and_fails_for_a_broken_method(tmp_path, monkeypatch, capsys):

@@ -285,9 +285,9 @@ def test_the_picture_never_shows_an_image_as_mixed_that_is_not(
 ):
     seen = {}
 
-    def note(pixels, targets, mixed, names, notes=(), most=8):
+    def note(pixels, targets, mixed, names, notes=()):
         seen.update(pixels=pixels, targets=targets, mixed=mixed, notes=notes)
-        return sheet.mixed_sheet(pixels, targets, mixed, names, notes, most)
+        return sheet.mixed_sheet(pixels, targets, mixed, names, notes)
 
     monkeypatch.setattr(predicted, "mixed_sheet", note)
     method = sample_method(cls)

@@ -4,7 +4,7 @@ import torch
 from mixbench import compose, list_methods, run
 from mixbench.errors import UserError
 from mixbench.notebook.scene import Scene
-from mixbench.pictures.sheet import under_titles
+from mixbench.pictures.raster import under_titles
 from mixbench.records.record import runs_folder
 
 WORDS = ["data=digits", "data.limit=64", "net.width=4", "batch_size=8", "net.final_norm=false"]

@@ -111,17 +111,22 @@ def test_arrows_run_between_matched_positions(image):
     plan = torch.zeros(4, 4)
     plan[:, 3] = 1.0  # everything is found at the bottom right
     white = torch.ones(3, 16, 16)
-    bare = correspondence(white, white, plan, (2, 2), cell=64)
-    assert bare.size == (64 + GAP + 64, 64)
-    gap = [bare.getpixel((64 + GAP // 2, y)) for y in range(64)]
-    crossed = [y for y, pixel in enumerate(gap) if min(pixel[:3]) < 200]
-    assert len(crossed) > 4
-    assert min(crossed) > 20  # on their way down
+    for cell in (64, 256):
+        bare = correspondence(white, white, plan, (2, 2), cell=cell)
+        assert bare.size == (2 * cell + round(GAP * cell), cell)
+        crossed = dark_rows(bare, cell)
+        assert len(crossed) > cell / 16
+        assert min(crossed) > cell / 3.2  # on their way down
     even = correspondence(white, white, torch.eye(4), (2, 2), cell=64)
-    gap = [even.getpixel((64 + GAP // 2, y)) for y in range(64)]
-    crossed = {y // 32 for y, pixel in enumerate(gap) if min(pixel[:3]) < 200}
-    assert crossed == {0, 1}
-    assert all(min(gap[y][:3]) == 255 for y in (2, 32, 62))
+    crossed = dark_rows(even, 64)
+    assert {y // 32 for y in crossed} == {0, 1}
+    assert not {2, 32, 62} & set(crossed)
+
+
+def dark_rows(picture, cell):
+    """Rows of the gap's middle that an arrow crosses."""
+    middle = cell + round(GAP * cell) // 2
+    return [y for y in range(cell) if min(picture.getpixel((middle, y))[:3]) < 200]
 
 
 def test_a_weaker_match_has_a_fainter_arrow():
@@ -130,7 +135,8 @@ def test_a_weaker_match_has_a_fainter_arrow():
     def darkness(share):
         plan = torch.tensor([[share, 1 - share], [1 - share, share]])
         picture = correspondence(white, white, plan, (1, 2), cell=64)
-        return sum(255 - min(picture.getpixel((64 + GAP // 2, y))[:3]) for y in range(64))
+        middle = 64 + round(64 * GAP) // 2
+        return sum(255 - min(picture.getpixel((middle, y))[:3]) for y in range(64))
 
     assert darkness(1.0) > darkness(0.6) > 0
 
@@ -149,6 +155,8 @@ def test_a_grid_is_drawn_only_where_patches_can_be_told():
     assert [y for y in range(64) if lines.getpixel((5, y)) != (0, 0, 0)] == [32]
     assert with_grid(black, (32, 32)).getcolors() == [(64 * 64, (0, 0, 0))]
     assert black.getcolors() == [(64 * 64, (0, 0, 0))]
+    large = with_grid(Image.new("RGB", (256, 256)), (1, 2))
+    assert [x for x in range(256) if large.getpixel((x, 5)) != (0, 0, 0)] == [128, 129]
 
 
 def test_the_outline_of_a_box_lies_on_its_border_and_an_empty_one_is_not_drawn():

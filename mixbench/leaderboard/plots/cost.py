@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
-from mixbench.leaderboard.costs import LONGEST, SHORTEST, hours, machine
+from mixbench.leaderboard.costs import machine, mean_hours
 from mixbench.leaderboard.plots.panels import (
-    Panel,
+    TablePanel,
     assemble,
     clipped,
     note_left_out,
@@ -60,7 +60,7 @@ def draw_cost(
     Raises:
         UserError: If no row has a score and a cost, or there are too many tables.
     """
-    panels: list[Panel] = []
+    panels: list[TablePanel] = []
     notes: list[str] = []
     legend: dict[str, Look] = {}
     for group in board.groups:
@@ -79,7 +79,7 @@ def draw_cost(
         legend |= {k: v for k, v in looks(named, reference_of(group)).items() if k not in legend}
         notes += _explained(points, name)
         draw = partial(_draw, points=points, best=best, score=name, looks=legend)
-        panels.append(Panel(group, HEIGHT, draw))
+        panels.append(TablePanel(group, HEIGHT, draw))
     if not panels:
         what = f"no row has both {score or 'its score'} and the cost of its training"
         todo = "train for several steps, so that the speed is measured"
@@ -104,17 +104,15 @@ def _points(group: Group, score: str) -> tuple[list[Point], dict[str, list[str]]
     points: list[Point] = []
     machines: list[tuple[Any, ...]] = []
     for row in group.rows:
-        costs = [hours(record) for record in row.records]
-        known = [cost for cost in costs if cost and SHORTEST < cost < LONGEST]
-        summary = row.summaries.get(score)
+        cost, summary = mean_hours(row.records), row.summary(score)
         if summary is None or not math.isfinite(summary.mean):
             left_out.setdefault(f"without a finite mean of {score}", []).append(row.label)
-        elif len(known) < len(costs):
+        elif cost is None:
             left_out.setdefault("without a measured cost", []).append(row.label)
         elif len({machine(record) for record in row.records}) > 1:
             left_out.setdefault("trained on several kinds of machine", []).append(row.label)
         else:
-            points.append(Point(row, sum(known) / len(known), summary))
+            points.append(Point(row, cost, summary))
             machines.append(machine(row.records[0]))
     most = Counter(machines).most_common(1)
     elsewhere = [p for p, used in zip(points, machines, strict=True) if used != most[0][0]]

@@ -10,7 +10,7 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.epochs import SPLITS, Course, courses
 from mixbench.leaderboard.plots.panels import (
     MOST_LINES,
-    Panel,
+    TablePanel,
     assemble,
     best_rows,
     finite,
@@ -48,7 +48,7 @@ def draw_curves(board: Leaderboard, width: float, title: bool = True) -> "Figure
     Raises:
         UserError: If no run has left curves, or there are too many tables.
     """
-    panels: list[Panel] = []
+    panels: list[TablePanel] = []
     notes: list[str] = []
     legend: dict[str, Look] = {}
     for group in board.groups:
@@ -71,7 +71,7 @@ def draw_curves(board: Leaderboard, width: float, title: bool = True) -> "Figure
         across = len(diagrams) if width >= WIDE else 1
         height = HEIGHT * math.ceil(len(diagrams) / across) + 0.25
         draw = partial(_draw, diagrams=diagrams, across=across, looks=legend)
-        panels.append(Panel(group, height, draw))
+        panels.append(TablePanel(group, height, draw))
     if not panels:
         what = "no run has left a curve"
         raise UserError(what, "plot curves", "train with select=val, and keep metrics.csv")

@@ -126,4 +126,4 @@ def _only(board: Leaderboard, kind: str, names: list[str]) -> Leaderboard:
 
 
 def _names(row: Row) -> tuple[str, ...]:
-    return row.label, *{record.method for record in row.records}
+    return row.label, row.full_label, row.method

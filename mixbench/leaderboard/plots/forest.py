@@ -7,7 +7,7 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.plots.panels import (
     MOST_ROWS,
-    Panel,
+    TablePanel,
     assemble,
     best_rows,
     label_rows,
@@ -37,7 +37,7 @@ def draw_forest(board: Leaderboard, width: float, title: bool = True) -> "Figure
     Raises:
         UserError: If nothing was tested, or there are too many tables.
     """
-    panels: list[Panel] = []
+    panels: list[TablePanel] = []
     notes: list[str] = []
     found: list[Contrast] = []
     for group in board.groups:
@@ -50,7 +50,7 @@ def draw_forest(board: Leaderboard, width: float, title: bool = True) -> "Figure
         notes += note_left_out(lacking, "not tested, without two seeds that are finite")
         notes += note_left_out(more, f"behind the best {MOST_ROWS}")
         draw = partial(_draw, group=group, rows=rows, width=width)
-        panels.append(Panel(group, ROW * len(rows) + AROUND, draw))
+        panels.append(TablePanel(group, ROW * len(rows) + AROUND, draw))
         found += _contrasts(group, rows)
     if not panels:
         todo = "train more seeds: mixbench bench ... seeds=0,1,2"
@@ -78,7 +78,7 @@ def _draw(part: "SubFigure", group: Group, rows: list[Row], width: float) -> Non
     axes.set_xlim(*_limits(contrasts))
     axes.axvline(0, color=MUTED, linewidth=0.8)
     column = describe(group.score)
-    unit = "points" if column.unit == "%" else column.unit
+    unit = "points" if column.percent else column.unit
     words = f"{group.score} less that of {group.evidence.reference} ({unit or group.score})"
     title_below(axes, words, width)
     for place, contrast in enumerate(contrasts):

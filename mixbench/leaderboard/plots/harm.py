@@ -11,7 +11,7 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.compare import read_hits
 from mixbench.leaderboard.plots.cells import MOST_CELLS, cell_axes, columns_of, lines_of, title_room
 from mixbench.leaderboard.plots.panels import (
-    Panel,
+    TablePanel,
     assemble,
     best_rows,
     note_left_out,
@@ -59,7 +59,7 @@ def draw_harm(board: Leaderboard, width: float, title: bool = True) -> "Figure":
         UserError: If no row and its reference have predictions for the same images, or there are
             too many tables.
     """
-    panels: list[Panel] = []
+    panels: list[TablePanel] = []
     notes: list[str] = []
     reasons: list[str] = []
     single = False
@@ -74,7 +74,7 @@ def draw_harm(board: Leaderboard, width: float, title: bool = True) -> "Figure":
         single = single or all(len(row.seeds) == 1 for row in group.rows)
         height = HEIGHT * lines_of(width, len(found)) + 0.2
         words = f"against {reference_of(group)}"
-        panels.append(Panel(group, height, partial(_draw, found=found, width=width), words))
+        panels.append(TablePanel(group, height, partial(_draw, found=found, width=width), words))
     if not panels:
         what = "no two rows have predictions to compare by class"
         where = reasons[0] if reasons else "plot harm"

@@ -39,7 +39,7 @@ _NAMED = 4  # rows that a note names, beyond which it counts them
 
 
 @dataclass
-class Panel:
+class TablePanel:
     """The part of a figure that shows one table.
 
     Attributes:
@@ -58,7 +58,7 @@ class Panel:
 def assemble(
     kind: str,
     board: Leaderboard,
-    panels: Sequence[Panel],
+    panels: Sequence[TablePanel],
     width: float,
     *,
     title: bool,
@@ -170,7 +170,7 @@ def _write_below(
         figure.text(MARGIN / width, (top + LINE / 4) / height, line, fontsize=SMALL, color=MUTED)
 
 
-def _title(panel: Panel, board: Leaderboard) -> str:
+def _title(panel: TablePanel, board: Leaderboard) -> str:
     """The facts of a table that a figure has room for, and which tell it from others."""
     group = panel.group
     words = [group.data, group.net, group.recipe, counted(group.epochs, "epoch")]
@@ -325,7 +325,7 @@ def score_limits(rows: list[Row], score: str) -> tuple[tuple[float, float], bool
     right = min(max(ends), max(values) + 0.6 * span)
     pad = 0.05 * (right - left) or 0.05 * span
     low, high = left - pad, right + pad
-    if describe(score).unit == "%":
+    if describe(score).percent:
         low, high = max(low, -2.0), min(high, 102.0)
     return (low, high), min(ends) < low or max(ends) > high
 
@@ -355,6 +355,6 @@ def clipped(summary: Summary, score: str) -> tuple[float, float] | None:
     """
     if summary.low is None or summary.high is None:
         return None
-    if describe(score).unit != "%":
+    if not describe(score).percent:
         return summary.low, summary.high
     return max(0.0, summary.low), min(100.0, summary.high)

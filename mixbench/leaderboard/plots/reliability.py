@@ -12,7 +12,7 @@ import numpy as np
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.plots.cells import MOST_CELLS, cell_axes, columns_of, lines_of, title_room
-from mixbench.leaderboard.plots.panels import Panel, assemble, best_rows, note_left_out
+from mixbench.leaderboard.plots.panels import TablePanel, assemble, best_rows, note_left_out
 from mixbench.leaderboard.plots.style import BETTER, MUTED, SMALL, WORSE, fitted
 from mixbench.leaderboard.rows import Leaderboard, Row
 from mixbench.records.predictions import PREDICTIONS, read_outputs
@@ -64,7 +64,7 @@ def draw_reliability(
         UserError: If no run has stored predictions of one class per image, or there are too many
             tables.
     """
-    panels: list[Panel] = []
+    panels: list[TablePanel] = []
     notes = [f"Bars are the accuracy in {BINS} bins of confidence, diamonds its mean confidence."]
     reasons: list[str] = []
     several = False
@@ -83,7 +83,7 @@ def draw_reliability(
         found = found[:MOST_CELLS]
         several = several or any(diagram.runs > 1 for diagram in found)
         height = HEIGHT * lines_of(width, len(found)) + 0.2
-        panels.append(Panel(group, height, partial(_draw, found=found, width=width)))
+        panels.append(TablePanel(group, height, partial(_draw, found=found, width=width)))
     if not panels:
         what = "no run has predictions to draw from"
         where = reasons[0] if reasons else "plot reliability"

@@ -8,7 +8,7 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.plots.panels import (
     MOST_ROWS,
-    Panel,
+    TablePanel,
     assemble,
     best_rows,
     clipped,
@@ -48,7 +48,7 @@ def draw_scores(
     Raises:
         UserError: If no row has the score, or there are too many tables.
     """
-    panels: list[Panel] = []
+    panels: list[TablePanel] = []
     parts: list[tuple[list[Row], str]] = []
     notes: list[str] = []
     for group in board.groups:
@@ -61,7 +61,7 @@ def draw_scores(
         notes += note_left_out(lacking, f"without a finite mean of {name}")
         notes += note_left_out(more, f"behind the best {MOST_ROWS}")
         draw = partial(_draw, rows=rows, score=name, reference=reference_of(group), width=width)
-        panels.append(Panel(group, ROW * len(rows) + AROUND, draw))
+        panels.append(TablePanel(group, ROW * len(rows) + AROUND, draw))
         parts.append((rows, name))
     if not panels:
         suite = describe(score or "top1").suite
@@ -73,7 +73,8 @@ def draw_scores(
 
 
 def _mean(row: Row, score: str) -> float:
-    return row.summaries[score].mean if score in row.summaries else math.nan
+    summary = row.summary(score)
+    return math.nan if summary is None else summary.mean
 
 
 def _explained(parts: list[tuple[list[Row], str]]) -> str:

@@ -11,7 +11,7 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.columns import column_names, describe
 from mixbench.leaderboard.plots.panels import (
     MOST_LINES,
-    Panel,
+    TablePanel,
     assemble,
     best_rows,
     note_left_out,
@@ -34,7 +34,7 @@ _CLEAN = "top1"
 
 
 @dataclass
-class Attack:
+class AttackDiagram:
     """An attack on the rows of a table.
 
     Attributes:
@@ -60,7 +60,7 @@ def draw_severity(board: Leaderboard, width: float, title: bool = True) -> "Figu
     Raises:
         UserError: If no run was attacked, or there are too many tables.
     """
-    panels: list[Panel] = []
+    panels: list[TablePanel] = []
     notes: list[str] = []
     legend: dict[str, Look] = {}
     for group in board.groups:
@@ -78,7 +78,7 @@ def draw_severity(board: Leaderboard, width: float, title: bool = True) -> "Figu
         across = min(len(attacks), max(1, int(width / (WIDE / 2))))
         height = HEIGHT * math.ceil(len(attacks) / across) + 0.25
         draw = partial(_draw, attacks=attacks, across=across, looks=legend)
-        panels.append(Panel(group, height, draw))
+        panels.append(TablePanel(group, height, draw))
     if not panels:
         what = "no run was attacked"
         raise UserError(what, "plot severity", "mixbench eval RUN --suite adversarial adds it")
@@ -88,9 +88,9 @@ def draw_severity(board: Leaderboard, width: float, title: bool = True) -> "Figu
     return assemble("severity", board, panels, width, title=title, notes=notes, legend=legend)
 
 
-def _attacks(rows: Sequence[Row]) -> list[Attack]:
+def _attacks(rows: Sequence[Row]) -> list[AttackDiagram]:
     """Attacks that some row has a finite error rate under."""
-    found: dict[str, Attack] = {}
+    found: dict[str, AttackDiagram] = {}
     for name in column_names("score", unlisted=True):
         match = _ATTACK.fullmatch(name)
         if match is None:
@@ -100,7 +100,7 @@ def _attacks(rows: Sequence[Row]) -> list[Attack]:
             summary = row.summaries.get(name)
             if summary is None or not math.isfinite(summary.mean):
                 continue
-            attack = found.setdefault(family, Attack(_attack_title(family), {}))
+            attack = found.setdefault(family, AttackDiagram(_attack_title(family), {}))
             attack.lines.setdefault(row.label, _clean_error(row))[radius] = summary
     return list(found.values())
 
@@ -129,7 +129,7 @@ def _images(group: Group, rows: Sequence[Row]) -> list[str]:
 
 
 def _draw(
-    part: "SubFigure", attacks: Sequence[Attack], across: int, looks: Mapping[str, Look]
+    part: "SubFigure", attacks: Sequence[AttackDiagram], across: int, looks: Mapping[str, Look]
 ) -> None:
     down = math.ceil(len(attacks) / across)
     every = part.subplots(down, across, squeeze=False, sharey=True).ravel().tolist()
@@ -140,13 +140,22 @@ def _draw(
             _line(axes, line, looks[label])
         radii = sorted({radius for line in attack.lines.values() for radius in line})
         axes.set_xticks(radii)
-        axes.set_ylim(-2, 102)
+        axes.set_ylim(*_limits(attacks))
         axes.set_title(attack.title, fontsize=SMALL)
         axes.grid(axis="y")
         if place % across == 0:
             axes.set_ylabel("error rate (%)")
         if place + across >= len(attacks):
             axes.set_xlabel("radius (1/255)")
+
+
+def _limits(attacks: Sequence[AttackDiagram]) -> tuple[float, float]:
+    """Ends of the axis of rates, which all diagrams share."""
+    found = [summary for a in attacks for line in a.lines.values() for summary in line.values()]
+    low = min(max(0.0, summary.mean - (summary.sd or 0.0)) for summary in found)
+    high = max(min(100.0, summary.mean + (summary.sd or 0.0)) for summary in found)
+    pad = 0.05 * (high - low) or 1.0
+    return max(-2.0, low - pad), min(102.0, high + pad)
 
 
 def _line(axes: "Axes", line: Mapping[int, Summary], look: Look) -> None:

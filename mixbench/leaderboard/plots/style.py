@@ -55,6 +55,7 @@ _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mixbench",
     "pdf.fonttype": 42,
+    "text.hinting": "none",  # letters as wide as they are measured
     "text.usetex": False,
     "text.parse_math": True,
 }

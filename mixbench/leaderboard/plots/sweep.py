@@ -4,17 +4,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mixbench.config import yaml_files
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
+from mixbench.leaderboard.pivot import configured
 from mixbench.leaderboard.plots.panels import (
     MOST_LINES,
-    Panel,
+    TablePanel,
     assemble,
     clipped,
     note_left_out,
@@ -39,7 +38,7 @@ DEFAULT = "default"  # of a setting whose default no run tells
 
 
 @dataclass
-class Sweep:
+class MethodSweep:
     """Rows of a method that differ in some settings.
 
     Attributes:
@@ -85,19 +84,19 @@ def draw_sweep(
         what += f"{' or '.join(named)}" if named else "their settings"
         todo = "train some: mixbench sweep PLAN, or mixbench bench ... method.alpha=0.5"
         raise UserError(what, "plot sweep", todo)
-    panels: list[Panel] = []
+    panels: list[TablePanel] = []
     notes: list[str] = []
     legend: dict[str, Look] = {}
     for sweep in sweeps:
         group = sweep.group
-        own = [row for row in group.rows if row.records[0].method == sweep.method]
+        own = [row for row in group.rows if row.method == sweep.method]
         lacking = [row.label for row in own if not _finite(row, group)]
         notes += note_left_out(lacking, f"without a finite mean of {group.score}")
         if len(sweep.keys) == 2:
             across, down = (_ordered(sweep, key) for key in reversed(sweep.keys))
             _check_cells(sweep)
             draw = partial(_draw_map, sweep=sweep, across=across, down=down, width=width)
-            panels.append(Panel(group, CELL * len(down) + 0.6, draw, sweep.method))
+            panels.append(TablePanel(group, CELL * len(down) + 0.6, draw, sweep.method))
             continue
         lines = _lines(sweep)
         if len(lines) > MOST_LINES:
@@ -110,17 +109,17 @@ def draw_sweep(
         own = looks(list(lines), "")
         legend |= {k: v for k, v in own.items() if k and k not in legend}
         draw = partial(_draw_lines, sweep=sweep, lines=lines, looks=own, width=width)
-        panels.append(Panel(group, HEIGHT, draw, sweep.method))
+        panels.append(TablePanel(group, HEIGHT, draw, sweep.method))
     notes = [*_explained(sweeps), *notes]
     return assemble("sweep", board, panels, width, title=title, notes=notes, legend=legend)
 
 
-def _sweeps(group: Group, named: Sequence[str]) -> list[Sweep]:
+def _sweeps(group: Group, named: Sequence[str]) -> list[MethodSweep]:
     methods: dict[str, list[Row]] = {}
     for row in group.rows:
         if _finite(row, group):
-            methods.setdefault(row.records[0].method, []).append(row)
-    found: list[Sweep] = []
+            methods.setdefault(row.method, []).append(row)
+    found: list[MethodSweep] = []
     for method, rows in methods.items():
         values = _values(rows)
         differing = [key for key in values[0] if len({_text(v[key]) for v in values}) > 1]
@@ -134,30 +133,21 @@ def _sweeps(group: Group, named: Sequence[str]) -> list[Sweep]:
                 "name one or two of them by --key, and rows by --row",
             )
         own = [{key: v[key] for key in differing} for v in values]
-        found.append(Sweep(method, group, keys, rows, own))
+        found.append(MethodSweep(method, group, keys, rows, own))
     return found
 
 
 def _values(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Every setting that some row has away from its default, for each row."""
-    keys = sorted({key for row in rows for key in row.records[0].settings})
-    found: list[dict[str, Any]] = []
-    for row in rows:
-        own = row.records[0].settings
-        rest: Mapping[str, Any] = {}
-        if any(key not in own for key in keys):
-            rest = _resolved(row.folders[0])
-        found.append({key: own.get(key, rest.get(key, DEFAULT)) for key in keys})
-    return found
+    keys = sorted({key for row in rows for key in row.settings})
+    return [{key: _setting(row, key) for key in keys} for row in rows]
 
 
-def _resolved(folder: Path) -> Mapping[str, Any]:
-    """The settings of a run's method with its defaults; none where the file is missing."""
-    try:
-        found = yaml_files.read(folder / "config.yaml")[0].get("method")
-    except UserError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def _setting(row: Row, key: str) -> Any:
+    if key in row.settings:
+        return row.settings[key]
+    found = configured(row, f"method.{key}")
+    return DEFAULT if found is None else found
 
 
 def _finite(row: Row, group: Group) -> bool:
@@ -172,7 +162,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _ordered(sweep: Sweep, key: str) -> list[Any]:
+def _ordered(sweep: MethodSweep, key: str) -> list[Any]:
     """Values of a setting: numbers by size, others by their text."""
     values = {_text(own[key]): own[key] for own in sweep.values}
     return sorted(values.values(), key=_rank)
@@ -182,7 +172,7 @@ def _rank(value: Any) -> tuple[bool, float, str]:
     return (False, value, "") if _number(value) else (True, 0.0, _text(value).strip("[]"))
 
 
-def _lines(sweep: Sweep) -> dict[str, list[tuple[Any, Row]]]:
+def _lines(sweep: MethodSweep) -> dict[str, list[tuple[Any, Row]]]:
     """Rows in lines over the setting, by the text of what else differs."""
     (key,) = sweep.keys
     found: dict[str, list[tuple[Any, Row]]] = {}
@@ -194,7 +184,7 @@ def _lines(sweep: Sweep) -> dict[str, list[tuple[Any, Row]]]:
     return found
 
 
-def _check_cells(sweep: Sweep) -> None:
+def _check_cells(sweep: MethodSweep) -> None:
     cells: dict[tuple[str, ...], str] = {}
     for row, own in zip(sweep.rows, sweep.values, strict=True):
         cell = tuple(_text(own[key]) for key in sweep.keys)
@@ -207,7 +197,7 @@ def _check_cells(sweep: Sweep) -> None:
         cells[cell] = row.label
 
 
-def _explained(sweeps: Sequence[Sweep]) -> list[str]:
+def _explained(sweeps: Sequence[MethodSweep]) -> list[str]:
     several = any(row.summaries[s.group.score].n > 1 for s in sweeps for row in s.rows)
     notes: list[str] = []
     if any(len(sweep.keys) == 1 for sweep in sweeps):
@@ -220,7 +210,7 @@ def _explained(sweeps: Sequence[Sweep]) -> list[str]:
 
 def _draw_lines(
     part: "SubFigure",
-    sweep: Sweep,
+    sweep: MethodSweep,
     lines: Mapping[str, Sequence[tuple[Any, Row]]],
     looks: Mapping[str, Look],
     width: float,
@@ -270,7 +260,7 @@ def _scale_settings(axes: "Axes", values: Sequence[Any], numbers: bool) -> None:
 
 
 def _draw_map(
-    part: "SubFigure", sweep: Sweep, across: Sequence[Any], down: Sequence[Any], width: float
+    part: "SubFigure", sweep: MethodSweep, across: Sequence[Any], down: Sequence[Any], width: float
 ) -> None:
     axes = part.subplots()
     score = sweep.group.score

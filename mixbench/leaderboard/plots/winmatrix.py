@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.compare import Line, pairwise
-from mixbench.leaderboard.plots.panels import Panel, assemble, best_rows, note_left_out
+from mixbench.leaderboard.plots.panels import TablePanel, assemble, best_rows, note_left_out
 from mixbench.leaderboard.plots.style import (
     BETTER,
     INK,
@@ -44,7 +44,7 @@ def draw_winmatrix(board: Leaderboard, width: float, title: bool = True) -> "Fig
     Raises:
         UserError: If no table has two rows with a finite score, or there are too many tables.
     """
-    panels: list[Panel] = []
+    panels: list[TablePanel] = []
     notes: list[str] = []
     for group in board.groups:
         rows = [
@@ -61,7 +61,7 @@ def draw_winmatrix(board: Leaderboard, width: float, title: bool = True) -> "Fig
         notes += note_left_out(more, f"behind the best {MOST}")
         lines = pairwise(group, labels)
         draw = partial(_draw, labels=labels, lines=lines, score=group.score, width=width)
-        panels.append(Panel(group, _cell(width, len(labels)) * len(labels) + 0.35, draw))
+        panels.append(TablePanel(group, _cell(width, len(labels)) * len(labels) + 0.35, draw))
     if not panels:
         what = "no table has two rows with a finite score"
         raise UserError(what, "plot winmatrix", "train a second method: mixbench bench ...")
@@ -96,7 +96,7 @@ def _draw(
     axes = part.subplots()
     side = _cell(width, len(labels))
     column = describe(score)
-    digits = 1 if column.unit == "%" else 3
+    digits = 1 if column.percent else 3
     texts = {pair: signed(line.difference, digits) for pair, line in lines.items()}
     size = _text_size(list(texts.values()), side)
     for (mine, other), line in lines.items():

@@ -1,5 +1,6 @@
 """One of several methods for each batch."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 from PIL import Image
@@ -11,6 +12,7 @@ from mixbench.config.names import METHODS
 from mixbench.errors import UserError
 from mixbench.methods.base import MIXES_LABELS, Method, register
 from mixbench.methods.choice.members import ChoiceConfig, adopt, check_built, wrong_dataset
+from mixbench.pictures.sheet import Sheet, under_title
 
 
 class MemberStep(NamedTuple):
@@ -103,10 +105,11 @@ class Choice(Method):
         member, own = self._member(mixed)
         return member.diagnostics(own) | {"member": own.x.new_full((), mixed.aux.member)}
 
-    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
-        """The picture of the member that was drawn."""
+    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Sequence[Sheet] | Image.Image:
+        """The picture of the member that was drawn, under its name."""
         member, own = self._member(mixed)
-        return member.picture(x, targets, own)
+        name = self.config.members[mixed.aux.member]
+        return under_title(member.picture(x, targets, own), f"This batch is mixed by {name}.")
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor] | None:
         """Pixel weights of the member that was drawn."""

@@ -2,32 +2,36 @@
 
 import copy
 import dataclasses
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.methods.alignmix.autoencoder import CLEAN
 from mixbench.methods.alignmix.steps import EMBED, Place, forward_aligned
 from mixbench.methods.base import Method
+from mixbench.methods.pictures.initial import NETWORK, initial_weights
 from mixbench.pictures.positions import correspondence, heat, moved, with_grid
 from mixbench.pictures.sheet import (
     GREY,
+    Drawing,
+    Label,
     Panel,
+    Row,
+    Sheet,
     enlarge,
     label_text,
     mixed_sheet,
-    sheet,
     shown_pairs,
 )
 
 _OVERLAY = 0.65  # weight of the features over the image
 
 
-def draw_features(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
+def draw_features(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[Sheet]:
     """Pairs, and how large their features are before and after they are mixed.
 
     Args:
@@ -51,30 +55,32 @@ def draw_features(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> 
     sizes, mixed_sizes = (part.float().square().mean(dim=1).sqrt() for part in (h, after.x))
     assert mixed.perm is not None
     pixels, names = self.to_pixels(x), self.info.names
-    rows = []
-    for own, other in shown_pairs(mixed.perm):
+
+    def rows(own: int, other: int) -> list[Row]:
         maps = torch.stack([sizes[own], sizes[other], mixed_sizes[own]])
         shown = (maps - maps.min()) / (maps.max() - maps.min()).clamp(min=1e-12)
         over = [_over(pixels[row], shown[place]) for place, row in enumerate((own, other))]
-        rows.append(
+        return [
             [
                 Panel("image", pixels[own], label_text(targets[own], names)),
                 Panel("partner", pixels[other], label_text(targets[other], names)),
-                Panel(f"its features, layer {layer}", over[0]),
-                Panel("the partner's features", over[1]),
+                Panel("features of the image", over[0], [f"layer {layer}"]),
+                Panel("features of the partner", over[1]),
                 Panel("mixed features", heat(shown[2]), _label(after, own, names)),
             ]
-        )
+        ]
+
     grid = f"{h.shape[2]}x{h.shape[3]}"
     notes += [
         f"Features of layer {layer} ({h.shape[1]} channels, {grid} positions) are mixed: there is "
         "no mixed image. Colours give the root mean square over the channels, from the lowest "
-        "(dark) to the highest (pale) of each row; it falls where the two features disagree."
+        "(dark) to the highest (pale) of each row; it falls where the two features disagree.",
+        *initial_weights(self, NETWORK),
     ]
-    return sheet(rows, notes)
+    return [Sheet(shown_pairs(mixed.perm), rows, caveats=notes)]
 
 
-def draw_alignment(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
+def draw_alignment(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[Sheet]:
     """Pairs, the plan between their positions, and what it makes of the side that is moved.
 
     Args:
@@ -109,36 +115,41 @@ def draw_alignment(self: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed) ->
         plan = torch.eye(grid[0] * grid[1], device=x.device).expand(len(x), -1, -1)
     error, entropy = mf.marginal_error(plan)[0], mf.plan_entropy(plan).abs()  # -0 is 0
     pixels, names = self.to_pixels(x), self.info.names
-    rows = []
-    for own, other in shown_pairs(perm):
+
+    def rows(own: int, other: int) -> list[Row]:
         kept, carried = (own, other) if side == 0 else (other, own)
         weights = plan[own] if side == 0 else plan[own].t()
         result = moved(pixels[carried], weights, grid)
         share = lam.expand(len(x))[own] if side == 0 else 1 - lam.expand(len(x))[own]
-        who = "image" if side == 0 else "partner"
-        rows.append(
+        layout, found = ("image", "partner") if side == 0 else ("partner", "image")
+        return [
             [
                 Panel("image", _gridded(pixels[own], grid), label_text(targets[own], names)),
                 Panel("partner", _gridded(pixels[other], grid), label_text(targets[other], names)),
                 Panel(
-                    f"the {who}'s layout, and where the plan finds it",
-                    correspondence(pixels[kept], pixels[carried], weights, grid),
+                    "matches",
+                    partial(correspondence, pixels[kept], pixels[carried], weights, grid),
                     [
+                        f"from the {layout} to the {found}",
                         f"layer {layer}, {grid[0]}x{grid[1]} positions, side {side}",
                         f"row error {error[own]:.2f}, plan entropy {entropy[own]:.2f}",
                     ],
                 ),
-                Panel("moved to it", result, [("partner" if side == 0 else "image") + " moved"]),
+                Panel("moved", result, [f"{found} in the layout of the {layout}"]),
                 Panel("mixture", result.lerp(pixels[kept], share), _label(after, own, names)),
             ]
-        )
-    notes += [
-        "A position of the kept layout and what the plan matches to it bear the same colour; "
-        "arrows lead to the strongest match. Features are mixed, not pixels: the last two columns "
-        "apply the plan to patches, as an illustration.",
+        ]
+
+    legend = [
+        "A position of the layout that is kept and what the plan matches to it bear the same "
+        "colour; arrows lead to the strongest match.",
         *_without_effect(settings, net, layer, side),
     ]
-    return sheet(rows, notes)
+    notes += [
+        "Features are mixed, not pixels: the plan is applied to patches as an illustration.",
+        *initial_weights(self, NETWORK),
+    ]
+    return [Sheet(shown_pairs(perm), rows, legend, notes)]
 
 
 def _shown_layer(drawn: int | str, layers: Any) -> tuple[Any, list[str]]:
@@ -166,15 +177,15 @@ def _without_effect(settings: Any, net: Any, layer: int, side: int) -> list[str]
 
 def _mixed_images(
     method: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed, notes: list[str]
-) -> Image.Image:
+) -> list[Sheet]:
     after = mf.mixup(x, targets, lam=mixed.lam, perm=mixed.perm)
     shown = after._replace(x=method.to_pixels(after.x))
-    return mixed_sheet(method.to_pixels(x), targets, shown, method.info.names, notes)
+    return [mixed_sheet(method.to_pixels(x), targets, shown, method.info.names, notes)]
 
 
 def _pairs_only(
     method: Method, x: Tensor, targets: Tensor, mixed: mf.Mixed, notes: list[str]
-) -> Image.Image:
+) -> list[Sheet]:
     """The ordinary picture with an empty panel in place of a mixed image."""
     assert mixed.lam is not None
     assert mixed.perm is not None
@@ -182,15 +193,15 @@ def _pairs_only(
     pixels = method.to_pixels(x)
     shown = mixed._replace(x=torch.full_like(pixels, GREY), targets=labels)
     notes = [*notes, "There is no mixed image: vectors are mixed."]
-    return mixed_sheet(pixels, targets, shown, method.info.names, notes)
+    return [mixed_sheet(pixels, targets, shown, method.info.names, notes)]
 
 
-def _label(mixed: mf.Mixed, row: int, names: list[str]) -> list[str]:
+def _label(mixed: mf.Mixed, row: int, names: list[str]) -> list[Label]:
     return label_text(mixed.targets[row], names)
 
 
-def _gridded(image: Tensor, grid: tuple[int, int]) -> Image.Image:
-    return with_grid(enlarge(image), grid)
+def _gridded(image: Tensor, grid: tuple[int, int]) -> Drawing:
+    return lambda cell: with_grid(enlarge(image, cell), grid)
 
 
 def _over(image: Tensor, values: Tensor) -> Tensor:

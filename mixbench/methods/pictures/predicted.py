@@ -3,16 +3,15 @@
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mixbench.functional.mixed import Mixed
-from mixbench.pictures.sheet import GREY, mixed_sheet
+from mixbench.pictures.sheet import GREY, Sheet, mixed_sheet
 
 
 def draw_mixed(
     method: Any, x: Tensor, targets: Tensor, mixed: Mixed, *, inside: bool
-) -> Image.Image:
+) -> list[Sheet]:
     """Pairs with their mixed images and labels.
 
     Args:
@@ -23,13 +22,13 @@ def draw_mixed(
         inside: Whether the method has a ``predict`` of its own, which may mix.
 
     Returns:
-        The picture.
+        The sheet.
     """
     notes = []
     if inside and torch.equal(mixed.x, x):
         mixed, notes = after_predict(method, x, mixed)
     shown = mixed._replace(x=method.to_pixels(mixed.x))
-    return mixed_sheet(method.to_pixels(x), targets, shown, method.info.names, notes)
+    return [mixed_sheet(method.to_pixels(x), targets, shown, method.info.names, notes)]
 
 
 def after_predict(method: Any, x: Tensor, mixed: Mixed) -> tuple[Mixed, list[str]]:

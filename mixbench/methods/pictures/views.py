@@ -2,16 +2,14 @@
 
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.pictures.sheet import Panel, label_text, sheet
+from mixbench.methods.pictures.initial import MIXER, initial_weights
+from mixbench.pictures.sheet import Panel, Row, Sheet, label_text
 
-SHOWN = 4  # rows of a picture
 
-
-def draw_views(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.Image:
+def draw_views(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[Sheet]:
     """Both views of the first images, and the images that were mixed of them.
 
     Args:
@@ -21,19 +19,24 @@ def draw_views(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Image.
         mixed: What ``mix`` returned; ``aux`` begins with both views.
 
     Returns:
-        The picture.
+        The sheet.
     """
     pixels, views = self.to_pixels(x), [self.to_pixels(view) for view in mixed.aux[:2]]
     shown, names = self.to_pixels(mixed.x), self.info.names
-    rows = []
-    for row in range(min(SHOWN, len(x))):
-        panels = [Panel("image", pixels[row], label_text(targets[row], names))]
-        panels += [Panel("view", views[0][row]), Panel("its key", views[1][row])]
+    partners = range(len(x)) if mixed.perm is None else mixed.perm.tolist()
+
+    def rows(own: int, other: int) -> list[Row]:
+        panels = [Panel("image", pixels[own], label_text(targets[own], names))]
+        panels += [Panel("view", views[0][own]), Panel("its key", views[1][own])]
         if mixed.perm is not None and mixed.lam is not None:
-            other, lam = int(mixed.perm[row]), float(mixed.lam.expand(len(x))[row])
+            lam = float(mixed.lam.expand(len(x))[own])
             panels.append(
                 Panel("partner's key", views[1][other], label_text(targets[other], names))
             )
-            panels.append(Panel("mixed", shown[row], [f"{lam:.2f} of the view"]))
-        rows.append(panels)
-    return sheet(rows, ["Labels are shown for the reader; training does not see them."])
+            panels.append(Panel("mixed", shown[own], [f"{lam:.2f} of the view"]))
+        return [panels]
+
+    notes = ["Labels are shown for the reader; training does not see them."]
+    # Only a mixer mixes views.
+    caveats = [] if mixed.perm is None else initial_weights(self, MIXER)
+    return [Sheet(list(enumerate(partners)), rows, notes, caveats)]

@@ -1,5 +1,6 @@
 """A picture of the first batch as a method mixes it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from mixbench.files import write_bytes
 from mixbench.methods.base import Method
+from mixbench.pictures.raster import raster
+from mixbench.pictures.sheet import Sheet, as_sheets
 
 
 class Samples(Callback):
@@ -46,6 +49,25 @@ def draw_batch(method: Method, batch: Any, epoch: int = 0, index: int = 0) -> Im
 
     Returns:
         The picture.
+    """
+    shown = show_batch(method, batch, epoch, index)
+    return shown if isinstance(shown, Image.Image) else raster(as_sheets(shown))
+
+
+@torch.no_grad()
+def show_batch(
+    method: Method, batch: Any, epoch: int = 0, index: int = 0
+) -> Sequence[Sheet] | Image.Image:
+    """Mix a batch as training would, and let the method show it.
+
+    Args:
+        method: The method, in training mode.
+        batch: Images, labels and ids.
+        epoch: Epoch of the step.
+        index: Batch of the step.
+
+    Returns:
+        Its sheets, or a finished picture.
     """
     method.reseed(epoch, index)
     x, targets = method.prepare(batch)

@@ -14,6 +14,7 @@ from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.methods.choice.choice import Choice
+from mixbench.pictures.sheet import as_sheets
 from mixbench.testing.samples import CLASSES, SIZE, fit, sample_batch, sample_method, sample_splits
 
 LEARNED = ["cutmix", "samix"]
@@ -159,7 +160,8 @@ def test_curves_and_pictures_are_those_of_the_member():
         figures = method.diagnostics(method.predict(mixed)[1])
         assert set(figures) == keys
         assert figures["member"] == place
-        assert method.picture(x, targets, mixed).size[0] > 100
+        (shown,) = as_sheets(method.picture(x, targets, mixed))
+        assert ["mixup", "bc"][place] in shown.title
 
 
 def test_requirements_and_cost_are_those_of_the_members():
@@ -285,7 +287,7 @@ def test_methods_of_attention_share_a_transformer(place):
     values[0].backward()
     waiting = [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
     assert waiting == []
-    assert method.picture(x, targets, mixed).size[0] > 100
+    assert ATTENDING[place] in as_sheets(method.picture(x, targets, mixed))[0].title
 
 
 @pytest.mark.parametrize("members", [["mixup", "tdattenmix"], ATTENDING], ids="-".join)

@@ -7,7 +7,8 @@ import mixbench.methods.pictures.features as views
 from mixbench.backbones.cifar import PreActResNet
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.methods import METHODS
-from mixbench.pictures.sheet import PAIRS, label_text
+from mixbench.pictures.raster import raster
+from mixbench.pictures.sheet import PAIRS, Sheet, as_sheets, label_text, mixed_sheet
 from mixbench.testing.samples import BATCH, CLASSES, sample_batch, sample_method
 
 NEXT = torch.arange(BATCH).roll(-1)
@@ -19,13 +20,16 @@ def drawn(monkeypatch):
     """What was put on the sheet, instead of its pixels."""
     seen = {}
 
-    def keep(rows, notes=()):
-        seen.update(rows=rows, notes=" ".join(notes))
+    def keep(*parts, **named):
+        sheet = Sheet(*parts, **named)
+        seen.update(rows=sheet.drawn(), notes=" ".join((*sheet.notes, *sheet.caveats)))
+        return sheet
 
-    def keep_mixed(pixels, targets, mixed, names, notes=()):
-        seen.update(pixels=pixels, mixed=mixed, notes=" ".join(notes))
+    def keep_mixed(pixels, targets, mixed, names, caveats=()):
+        seen.update(pixels=pixels, mixed=mixed, notes=" ".join(caveats))
+        return mixed_sheet(pixels, targets, mixed, names, caveats)
 
-    monkeypatch.setattr(views, "sheet", keep)
+    monkeypatch.setattr(views, "Sheet", keep)
     monkeypatch.setattr(views, "mixed_sheet", keep_mixed)
     return seen
 
@@ -46,6 +50,10 @@ def draw(method, layer, **decisions):
     return method.picture(x, targets, mixed), x, targets
 
 
+def text_of(row):
+    return " ".join(line for panel in row for line in panel.lines if isinstance(line, str))
+
+
 @pytest.mark.parametrize("side", [0, 1])
 def test_the_plan_of_the_step_moves_the_side_that_the_step_moves(drawn, side):
     method = method_of("alignmix", solver="scaled")
@@ -58,7 +66,7 @@ def test_the_plan_of_the_step_moves_the_side_that_the_step_moves(drawn, side):
     row = {panel.title: panel for panel in drawn["rows"][0]}
     weights, carried, kept = (plan[0], 1, 0) if side == 0 else (plan[0].t(), 0, 1)
     result = views.moved(pixels[carried], weights, (8, 8))
-    torch.testing.assert_close(row["moved to it"].image, result)
+    torch.testing.assert_close(row["moved"].image, result)
     share = 0.75 if side == 0 else 0.25  # of the image whose layout is kept
     mixture = share * pixels[kept] + (1 - share) * result
     torch.testing.assert_close(row["mixture"].image, mixture)
@@ -68,11 +76,11 @@ def test_the_plan_of_the_step_moves_the_side_that_the_step_moves(drawn, side):
 
 def test_the_text_gives_layer_side_row_error_and_entropy(drawn):
     draw(method_of("alignmix", plan="identity"), 2, side=1)
-    text = " ".join(line for panel in drawn["rows"][0] for line in panel.lines)
+    text = text_of(drawn["rows"][0])
     assert "layer 2, 8x8 positions, side 1" in text
     assert "row error 0.00, plan entropy 0.00" in text
     draw(method_of("alignmix", eps=1e4), 2, side=0)
-    text = " ".join(line for panel in drawn["rows"][0] for line in panel.lines)
+    text = text_of(drawn["rows"][0])
     assert "plan entropy 1.00" in text
 
 
@@ -104,6 +112,19 @@ def test_where_no_layer_aligns_that_is_said_and_what_is_mixed_is_shown(drawn):
     assert "vectors are mixed" in drawn["notes"]
     assert len(drawn["mixed"].x.unique()) == 1  # no image stands for the mixture
     assert drawn["mixed"].targets[0].max() == 0.75
+
+
+@pytest.mark.parametrize("name", ["alignmix", "manifoldmixup"])
+def test_a_picture_of_a_network_says_whether_it_is_trained(drawn, name):
+    method = method_of(name)
+    draw(method, 2)
+    assert "Initial weights of the network; train first: mixbench run" in drawn["notes"]
+    method.step = 1
+    draw(method, 2)
+    assert "nitial weights" not in drawn["notes"]
+    method.step, method.run.net.weights = 0, "trained.pth"
+    draw(method, 2)
+    assert "nitial weights" not in drawn["notes"]
 
 
 def test_mixed_features_are_not_passed_off_as_an_image(drawn):
@@ -158,7 +179,7 @@ def test_every_method_can_be_drawn_and_drawing_leaves_no_trace(name, size):
     kept = copy.deepcopy(method.state_dict()), x.clone(), targets.clone()
     with torch.no_grad():
         picture = method.picture(x, targets, mixed)
-    assert picture.size[0] > 200
+    assert raster(as_sheets(picture)).width > 200
     after = method.state_dict()
     assert all(torch.equal(after[key], value) for key, value in kept[0].items())
     assert all(module.training for module in method.modules())

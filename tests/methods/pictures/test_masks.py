@@ -8,7 +8,7 @@ import mixbench.methods.pictures.masks as maskviews
 from mixbench import compose, run
 from mixbench.methods import METHODS
 from mixbench.methods.samix.base import MIX
-from mixbench.pictures.sheet import PAIRS, label_text
+from mixbench.pictures.sheet import PAIRS, Sheet, label_text
 from mixbench.records.checkpoints import LAST
 from mixbench.records.record import runs_folder
 from mixbench.testing.samples import BATCH, sample_batch, sample_method
@@ -23,10 +23,12 @@ def drawn(monkeypatch):
     """What was put on the sheet, instead of its pixels."""
     seen = {}
 
-    def keep(rows, notes=()):
-        seen.update(rows=rows, notes=" ".join(notes))
+    def keep(*parts, **named):
+        sheet = Sheet(*parts, **named)
+        seen.update(rows=sheet.drawn(), notes=" ".join((*sheet.notes, *sheet.caveats)))
+        return sheet
 
-    monkeypatch.setattr(maskviews, "sheet", keep)
+    monkeypatch.setattr(maskviews, "Sheet", keep)
     return seen
 
 
@@ -77,7 +79,7 @@ def test_the_last_column_is_what_trains_the_network(drawn, lam):
     method = method_of(mask_adjust=1.0)
     x, _, mixed = draw(method, torch.tensor([lam]))
     upper, lower = (drawn["rows"][row][-1] for row in (0, 1))
-    assert f"{lam:.2f}" in drawn["rows"][0][-1].title
+    assert f"weight {lam:.2f}" in upper.lines
     torch.testing.assert_close(lower.image, method.to_pixels(mixed.x)[0])
     assert lower.lines == label_text(mixed.targets[MIX][0], method.info.names)
     made = x[1] + upper.image * (x[0] - x[1])
@@ -105,6 +107,15 @@ def test_dropout_is_left_out_of_the_masks_that_are_compared(drawn):
         assert torch.equal(one, other)
 
 
+def test_masks_of_a_mixer_say_whether_it_is_trained(drawn):
+    method = method_of()
+    draw(method)
+    assert "Initial weights of the mixer; train first: mixbench run" in drawn["notes"]
+    method.frozen = True  # as a checkpoint leaves it
+    draw(method)
+    assert "nitial weights" not in drawn["notes"]
+
+
 def test_pairs_that_meet_are_shown_first(drawn):
     perm = torch.tensor([0, 1, 2, 4, 3, 5])
     draw(method_of(), perm=perm)
@@ -122,12 +133,13 @@ def test_a_finished_run_is_drawn_with_what_it_has_learned(runs, tiny, statistics
             torch.nn.init.normal_(value)  # so few steps leave every mask a half
     torch.save(saved, folder / LAST)
     initial, trained = picture(config), picture(config, folder)
-    assert initial.size == trained.size
-    assert initial.tobytes() != trained.tobytes()
+    assert initial.height > trained.height  # by the sentence that it is not trained
+    parts = [drawn.crop((0, 0, 6 * 138, 150)).tobytes() for drawn in (initial, trained)]
+    assert parts[0] != parts[1]
     words = [f"method.mixer_ckpt={folder / LAST}", f"method.mixer_bn={statistics}"]
     frozen = picture(compose([*tiny, "method=samix", *words]))
-    assert frozen.size == initial.size
-    assert frozen.tobytes() != initial.tobytes()
+    assert frozen.size == trained.size
+    assert frozen.crop((0, 0, 6 * 138, 150)).tobytes() != parts[0]
     # With statistics of the batch, its mixer and teacher draw what they drew in their run.
     left = trained.crop((0, 0, 5 * 138, 150)), frozen.crop((0, 0, 5 * 138, 150))
     assert (left[0].tobytes() == left[1].tobytes()) == (statistics == "batch")

@@ -21,6 +21,8 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.nn.absvit import AbSViT
 from mixbench.nn.imagenet import WNIDS
+from mixbench.pictures.raster import raster
+from mixbench.pictures.sheet import as_sheets
 from mixbench.records.checkpoints import LAST
 from mixbench.testing.samples import BATCH, SIZE, fit, sample_batch, sample_method, sample_splits
 from mixbench.training.build import build
@@ -638,7 +640,7 @@ def test_the_picture_shows_maps_and_windows_in_both_kinds_of_batches(prob):
     plain = Method.picture(
         method, *method.prepare(images), mf.Mixed(*method.prepare(images), perm=FLIP)
     )
-    assert picture.width > plain.width
+    assert picture.width > raster(as_sheets(plain)).width
 
 
 def photographs(folder):

@@ -8,7 +8,7 @@ from mixbench.methods import METHODS
 from mixbench.records.checkpoints import LAST, read_checkpoint
 from mixbench.records.record import runs_folder
 from mixbench.testing.samples import sample_method, sample_splits
-from mixbench.training.callbacks.samples import Samples, draw_batch
+from mixbench.training.callbacks.samples import Samples, draw_batch, show_batch
 from mixbench.training.preview import first_batch
 
 
@@ -51,7 +51,7 @@ def test_a_drawing_is_that_of_the_step_it_is_of():
     batch = sample_splits(method).train[BatchIndex(torch.arange(6), 0)]
     shown = []
     method.picture = lambda x, targets, mixed: shown.append((x, targets, mixed))  # pyright: ignore
-    draw_batch(method, batch, 2, 5)
+    show_batch(method, batch, 2, 5)
     (x, targets, mixed), *_ = shown
     method.reseed(2, 5)
     before = method.prepare(batch)
