@@ -283,6 +283,8 @@ def _launching(grid: Any) -> None:
         default="local",
         help="place of the runs: this machine or a SLURM cluster",
     )
+    text = "most runs at a time; the default is as many as there are cores, or GPUs, for"
+    grid.add_argument("--jobs", type=int, metavar="N", help=text)
     grid.add_argument(
         "--slurm",
         action="append",

@@ -21,7 +21,8 @@ class PlannedRun:
     id: str = ""
     recipe_hash: str = ""
     done: bool = False
-    seconds: float | None = None  # estimate of its training time
+    seconds: float | None = None  # estimate of its time from start to end
+    after_s: float = 0.0  # of these, those after training: test and suites
     cores: int = 1  # of all its processes, where it computes on the CPU
     gpus: int = 0  # of this machine, where it computes on them
     doubts: list[str] = field(default_factory=list)  # why its training cannot work

@@ -213,7 +213,39 @@ def test_strict_turns_a_warning_into_an_error(capsys):
     assert cli.main([*words, "--strict"]) == 2
 
 
-def test_run_prints_the_scores_and_records_them(runs, tiny, capsys):
+def test_run_ends_with_a_few_scores_what_speaks_against_them_and_its_folder(runs, tiny, capsys):
+    words = ["method=mixup", *tiny, "select=val"]
+    assert cli.main(["run", *words]) == 0
+    scores, *marks, place = capsys.readouterr().out.splitlines()
+    (folder,) = runs.iterdir()
+    assert [part.split()[0] for part in scores.split("   ")] == ["top1", "nll", "ece_cf", "top5"]
+    assert 'the mark "few steps": training took fewer than' in marks[0]
+    assert place.endswith(str(folder))
+    assert cli.main(["run", "--folder", str(runs / "other"), *words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(str(runs / "other"))
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--jobs", "0"], "--jobs 0 leaves no run to start"),
+        (["--jobs", "-2"], "give 1 or more"),
+        (["--jobs", "many"], "invalid int value"),
+        (["--to-wandb", "f.yaml", "--jobs", "2"], "--jobs has no effect"),
+        (["--to-wandb", "f.yaml", "--launcher", "slurm"], "--launcher slurm has no effect"),
+        (["--slurm", "mem=1GB"], "add --launcher slurm"),
+        (["--no-wait", "--to-wandb", "f.yaml"], "add --launcher slurm"),
+        (["--to-wandb", "f.yaml", "--launcher", "slurm", "--no-wait"], "--no-wait has no effect"),
+    ],
+)
+def test_options_of_a_grid_are_used_or_refused(words, match, runs, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "method=erm", "data=digits", *words]) == 2
+    assert match in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_records_its_scores(runs, tiny, capsys):
     assert cli.main(["run", "method=mixup", *tiny]) == 0
     assert "top1" in capsys.readouterr().out
     assert cli.main(["leaderboard", str(runs), "--format", "json"]) == 0

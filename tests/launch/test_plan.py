@@ -4,7 +4,8 @@ from mixbench.errors import UserError
 from mixbench.launch.identify import identify_runs
 from mixbench.launch.local import GridOutcome, _prepare
 from mixbench.launch.plan import expand, seeds_note
-from mixbench.training import build
+from mixbench.training import estimate
+from mixbench.training.estimate import Estimate
 
 
 def words(*given):
@@ -36,7 +37,7 @@ def test_all_stands_for_every_registered_method():
     ("net", "left"), [("preactresnet18", {"tlalign", "transmix"}), ("vit_tiny", {"alignmix"})]
 )
 def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, monkeypatch):
-    monkeypatch.setattr(build, "estimate_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(estimate, "estimate", lambda *_: Estimate(0, 1, 0))
     given = [f"net={net}", "data=digits", "net.patch=4", "data.limit=64"]
     prepared, notes, *_ = _prepare(expand(["method=all", *given]), False)
     kept = {run.id.partition("-")[0] for run in prepared}
@@ -65,7 +66,7 @@ def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, mon
 def test_a_named_run_that_cannot_be_carried_out_is_refused_with_the_plan(
     prepare, given, match, monkeypatch
 ):
-    monkeypatch.setattr(build, "estimate_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(estimate, "estimate", lambda *_: Estimate(0, 1, 0))
     with pytest.raises(UserError, match=match):
         prepare(expand(["data=digits", "data.limit=64", *given]), False)
 
