@@ -10,7 +10,15 @@ from mixbench.leaderboard.columns import COLUMNS, NONE, column_names, describe, 
 from mixbench.leaderboard.evidence import BASELINE, sentences
 from mixbench.leaderboard.pivot import configured
 from mixbench.leaderboard.rows import Group, Leaderboard, Row, gaps
-from mixbench.leaderboard.text import ARROWS, FLOOR, WARNING, aligned, escaped, text_table
+from mixbench.leaderboard.text import (
+    ARROWS,
+    FLOOR,
+    WARNING,
+    aligned,
+    escaped,
+    interval,
+    text_table,
+)
 from mixbench.leaderboard.verdict import p_text
 from mixbench.records.marks import mark_notes, marks_text
 
@@ -21,8 +29,6 @@ ROBUSTNESS = (
     *("autoattack_8", "autoattack_4", "autoattack_2", "autoattack_1", "apgd_ce_8", "apgd_ce_4"),
     *("pgd20_2", "pgd20_1", "pgd10_8", "pgd10_4", "fgsm_8", "fgsm_4", "occ_auc"),
 )
-TOO_FEW = "too few seeds"  # in place of an interval that is wider than its scale
-SCALE = 100.0  # points between the lowest and the highest percentage
 
 
 class OwnColumn(NamedTuple):
@@ -180,30 +186,6 @@ def plain_table(group: Group, names: Sequence[str]) -> PlainTable:
         ],
         _notes(group, names, "markdown"),
     )
-
-
-def interval(low: float | None, high: float | None, name: str, sign: bool = False) -> str:
-    """An interval of a score or of a difference as a cell.
-
-    Args:
-        low: Its lower end.
-        high: Its upper end.
-        name: The score.
-        sign: Whether it is one of a difference.
-
-    Returns:
-        Both ends, percentages within [0, 100] and their differences within [-100, 100];
-        ``too few seeds`` where it is wider than that scale; a dash where there is none.
-    """
-    if low is None or high is None or not math.isfinite(low + high):
-        return NONE
-    column = describe(name)
-    if column.percent:
-        if high - low > SCALE:
-            return TOO_FEW
-        least = -SCALE if sign else 0.0
-        low, high = (min(max(value, least), SCALE) for value in (low, high))
-    return f"{column.text(low, sign)} to {column.text(high, sign)}"
 
 
 def setting_text(row: Row, name: str) -> str:

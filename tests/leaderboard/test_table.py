@@ -8,7 +8,8 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.columns import NONE
 from mixbench.leaderboard.render import render
 from mixbench.leaderboard.rows import build_leaderboard, find_runs
-from mixbench.leaderboard.table import all_columns, default_columns, interval
+from mixbench.leaderboard.table import all_columns, default_columns
+from mixbench.leaderboard.text import interval
 
 METHODS = (
     *("erm", "mixup", "cutmix", "manifoldmixup", "bc", "alignmix", "samix", "automix"),
