@@ -1,5 +1,6 @@
 """Two-way grids: the score of runs by two of their settings."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -109,15 +110,17 @@ def _rest(group: Group, row: Row, keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def _ordered(values: Sequence[str]) -> list[str]:
-    """Values once each: numbers by size, then words by alphabet."""
+    """Values once each."""
+    return sorted(dict.fromkeys(values), key=natural_order)
 
-    def place(text: str) -> tuple[bool, float, str]:
-        try:
-            return False, float(text), text
-        except ValueError:
-            return True, 0.0, text
 
-    return sorted(dict.fromkeys(values), key=place)
+def natural_order(text: str) -> tuple[bool, float, str]:
+    """A key that sorts numbers by size, and words behind them by alphabet."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    return math.isnan(number), 0.0 if math.isnan(number) else number, text
 
 
 def _short(key: str) -> str:
