@@ -230,11 +230,12 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
     )
     counts = (pooled.counts[a.label], pooled.counts[b.label])
     say(decide_pair(a.label, b.label, contrast, counts, pooled.sd, group.score).text)
-    within = _in_table(group, a.label, b.label)
-    if within is not None and contrast.separated and not within.separated:
+    if group.smoke_test:
+        say(f"{group.data} is a smoke test, on which all methods do well; no method wins on it.")
+    elif contrast.separated and (told := _level_in_table(group, a.label, b.label)) is not None:
         say(
-            f"Among all rows of the table the two are not separated ({p_text(within.p)}), so that "
-            "this supports a claim only if just these two were chosen before any result was seen."
+            f"Among all rows of the table the two are not separated{told}, so that this supports "
+            "a claim only if just these two were chosen before any result was seen."
         )
     say(
         f"The test of {group.score} takes the variance pooled over "
@@ -254,12 +255,25 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
         say(f"The two {words} within {margin:g} (TOST p = {tost:.3g}).")
 
 
-def _in_table(group: Group, a: str, b: str) -> Contrast | None:
-    """The contrast of two rows in the test of the whole table, which has those of one row only."""
+def _level_in_table(group: Group, a: str, b: str) -> str | None:
+    """The p value in brackets if the test of the whole table does not separate two rows.
+
+    That test compares all rows with the reference and with the best one; of other pairs it says
+    nothing, and the answer is None.
+    """
+    evidence = group.evidence
     for one, other in ((a, b), (b, a)):
-        if other == group.evidence.reference:
-            return group.evidence.contrasts.get(one)
-    return None
+        if other == evidence.reference and one in evidence.contrasts:
+            found = evidence.contrasts[one]
+            return None if found.separated else f" ({p_text(found.p)})"
+    if not evidence.best:
+        return None
+    best = max(group.rows, key=lambda row: (row.label in evidence.best, _mean(row, group.score)))
+    return "" if best.label in (a, b) and {a, b} <= evidence.best else None
+
+
+def _mean(row: Row, score: str) -> float:
+    return row.summaries[score].mean
 
 
 def _pairs(comparison: Comparison, x: list[float], y: list[float]) -> None:

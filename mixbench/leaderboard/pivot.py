@@ -1,5 +1,6 @@
 """Two-way grids: the score of runs by two of their settings."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from mixbench.leaderboard.rows import Group, Leaderboard, Row
 from mixbench.leaderboard.text import escaped, text_table
 
 CONFIG = "config.yaml"
+NULL = "null"  # shown where a setting is None, which is a value
 GROUPED = ("data", "net", "recipe", "epochs", "select")  # what a table of rows has in common
 
 
@@ -54,11 +56,21 @@ def pivot_text(board: Leaderboard, down: str, across: str, style: str) -> str:
             hint = near_match(key, known) or "name a key of the configuration of the runs"
             raise UserError(f"no run has the key {key!r}", "--pivot", hint)
     grids: dict[tuple[str, ...], list[tuple[Group, Row]]] = {}
+    without: dict[str, list[str]] = {}
     for group, row in cells:
-        if all(_value(group, row, key) is not None for key in (down, across)):
+        lacking = [key for key in (down, across) if _value(group, row, key) is None]
+        if lacking:
+            without.setdefault(" and ".join(lacking), []).append(row.label)
+        else:
             grids.setdefault(_rest(group, row, (down, across)), []).append((group, row))
     blocks = [_grid(title, members, down, across, style) for title, members in grids.items()]
-    return "\n".join(blocks) if blocks else "No finished runs.\n"
+    if not cells:
+        blocks = ["No finished runs.\n"]
+    for keys, labels in without.items():
+        shown = ", ".join(dict.fromkeys(labels))
+        note = f"Not in a grid, as the configuration of their runs has no {keys}: {shown}."
+        blocks.append(f"{'% ' * (style == 'latex')}{escaped(note, style)}\n")
+    return "\n".join(blocks)
 
 
 def _grid(
@@ -93,7 +105,7 @@ def _value(group: Group, row: Row, key: str) -> Any:
         return row.method
     own = key.removeprefix("method.")
     if key != own and own in row.settings:
-        return row.settings[own]
+        return NULL if row.settings[own] is None else row.settings[own]
     return configured(row, key)
 
 
@@ -109,15 +121,17 @@ def _rest(group: Group, row: Row, keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def _ordered(values: Sequence[str]) -> list[str]:
-    """Values once each: numbers by size, then words by alphabet."""
+    """Values once each."""
+    return sorted(dict.fromkeys(values), key=natural_order)
 
-    def place(text: str) -> tuple[bool, float, str]:
-        try:
-            return False, float(text), text
-        except ValueError:
-            return True, 0.0, text
 
-    return sorted(dict.fromkeys(values), key=place)
+def natural_order(text: str) -> tuple[bool, float, str]:
+    """A key that sorts numbers by size, and words behind them by alphabet."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    return math.isnan(number), 0.0 if math.isnan(number) else number, text
 
 
 def _short(key: str) -> str:

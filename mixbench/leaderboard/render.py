@@ -14,7 +14,6 @@ from mixbench.leaderboard.table import (
     all_columns,
     check_columns,
     group_text,
-    interval,
     marked_label,
     sort_rows,
 )
@@ -22,6 +21,7 @@ from mixbench.leaderboard.text import (
     FORMATS,
     aligned,
     escaped,
+    interval,
     markdown_table,
     one_line,
     text_table,

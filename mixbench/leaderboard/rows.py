@@ -18,6 +18,7 @@ from mixbench.records.record import RECORD, Record, read_record
 from mixbench.stats.intervals import Summary, summarize
 
 SMOKE_TESTS = ("digits",)
+LONGEST_VALUE = 40  # signs of a setting that a label holds
 
 
 @dataclass
@@ -353,9 +354,17 @@ def _setting(row: Row, key: str) -> str:
 
 
 def _label(row: Row, keys: Iterable[str]) -> str:
-    told = " ".join(f"{key}={row.settings[key]}" for key in keys if key in row.settings)
+    told = " ".join(
+        f"{key}={shown_value(row.settings[key])}" for key in keys if key in row.settings
+    )
     text = f"{row.method} {told}".strip()
     return f"{text}{'' if row.origin[:1] in ('', chr(39)) else ' '}{row.origin}"
+
+
+def shown_value(value: Any) -> str:
+    """A setting as labels and columns show it, cut where it is long."""
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def _row(done: list[Record], score: str, failed: int) -> Row:

@@ -3,17 +3,26 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mixbench.errors import UserError, counted, near_match
 from mixbench.leaderboard.columns import COLUMNS, NONE, column_names, describe, sampled
 from mixbench.leaderboard.evidence import BASELINE, sentences
-from mixbench.leaderboard.pivot import configured
-from mixbench.leaderboard.rows import Group, Leaderboard, Row, gaps
-from mixbench.leaderboard.text import ARROWS, FLOOR, WARNING, aligned, escaped, text_table
+from mixbench.leaderboard.pivot import configured, natural_order
+from mixbench.leaderboard.rows import Group, Leaderboard, Row, gaps, shown_value
+from mixbench.leaderboard.text import (
+    ARROWS,
+    FLOOR,
+    WARNING,
+    aligned,
+    escaped,
+    interval,
+    text_table,
+)
 from mixbench.leaderboard.verdict import p_text
 from mixbench.records.marks import mark_notes, marks_text
 
+VERIFIED = {"yes": 0.0, "partly": 1.0, "no": 2.0}  # from the best to the worst
 SETTING = "method."  # begins the name of a column of a setting
 MOST_SETTINGS = 2  # that get columns; where more vary, labels tell them
 # The one score of robustness of the default table: the first of these that the rows have.
@@ -21,8 +30,6 @@ ROBUSTNESS = (
     *("autoattack_8", "autoattack_4", "autoattack_2", "autoattack_1", "apgd_ce_8", "apgd_ce_4"),
     *("pgd20_2", "pgd20_1", "pgd10_8", "pgd10_4", "fgsm_8", "fgsm_4", "occ_auc"),
 )
-TOO_FEW = "too few seeds"  # in place of an interval that is wider than its scale
-SCALE = 100.0  # points between the lowest and the highest percentage
 
 
 class OwnColumn(NamedTuple):
@@ -107,10 +114,10 @@ def sort_rows(board: Leaderboard, key: str) -> Leaderboard:
     check_columns(board, [key], "--sort")
 
     def sorted_group(group: Group) -> Group:
-        def place(row: Row) -> tuple[bool, float | str, str]:
+        def place(row: Row) -> tuple[bool, Any, str]:
             value = _sort_key(group, row, key)
             missing = value == math.inf
-            return missing, ("" if isinstance(value, str) else 0.0) if missing else value, row.label
+            return missing, None if missing else value, row.label
 
         return replace(group, rows=sorted(group.rows, key=place), order=key)
 
@@ -134,7 +141,7 @@ def group_text(
     """
     names = default_columns(group) if columns is None else list(columns)
     names, lost = _fitting(group, names, width) if style == "table" else (names, [])
-    lines = [[_cell(group, row, name, style) for name in names] for row in group.rows]
+    lines = [_line(group, row, names, style) for row in group.rows]
     header = [_header(group, name, style) for name in names]
     notes = _notes(group, names, style)
     if lost:
@@ -173,37 +180,15 @@ def plain_table(group: Group, names: Sequence[str]) -> PlainTable:
         [_header(group, name, "table") for name in names],
         [
             [
-                _row_name(group, row) if name == "method" else _cell(group, row, name, "table")
+                _row_name(group, row, names)
+                if name == "method"
+                else _cell(group, row, name, "table")
                 for name in names
             ]
             for row in group.rows
         ],
         _notes(group, names, "markdown"),
     )
-
-
-def interval(low: float | None, high: float | None, name: str, sign: bool = False) -> str:
-    """An interval of a score or of a difference as a cell.
-
-    Args:
-        low: Its lower end.
-        high: Its upper end.
-        name: The score.
-        sign: Whether it is one of a difference.
-
-    Returns:
-        Both ends, percentages within [0, 100] and their differences within [-100, 100];
-        ``too few seeds`` where it is wider than that scale; a dash where there is none.
-    """
-    if low is None or high is None or not math.isfinite(low + high):
-        return NONE
-    column = describe(name)
-    if column.percent:
-        if high - low > SCALE:
-            return TOO_FEW
-        least = -SCALE if sign else 0.0
-        low, high = (min(max(value, least), SCALE) for value in (low, high))
-    return f"{column.text(low, sign)} to {column.text(high, sign)}"
 
 
 def setting_text(row: Row, name: str) -> str:
@@ -218,9 +203,9 @@ def setting_text(row: Row, name: str) -> str:
     """
     key = name.removeprefix(SETTING)
     if key in row.settings:
-        return str(row.settings[key])
+        return shown_value(row.settings[key])
     value = configured(row, name)
-    return NONE if value is None else str(value)
+    return NONE if value is None else shown_value(value)
 
 
 def _first(group: Group) -> list[str]:
@@ -237,7 +222,7 @@ def _fitting(group: Group, names: list[str], width: int | None) -> tuple[list[st
     """As many columns from the left as fit into a width, and the others."""
     if width is None:
         return names, []
-    lines = [[_cell(group, row, name, "table") for name in names] for row in group.rows]
+    lines = [_line(group, row, names, "table") for row in group.rows]
     header = [escaped(_header(group, name, "table"), "table") for name in names]
     table = aligned(header, lines).splitlines()[1]  # the line of dashes is as long as any
     ends = [place + len(dashes) for place, dashes in _words(table)]
@@ -272,10 +257,18 @@ def _header(group: Group, name: str, style: str) -> str:
     return f"{text} {ARROWS[column.better]}".rstrip()
 
 
+def _line(group: Group, row: Row, names: Sequence[str], style: str) -> list[str]:
+    """The cells of a row, escaped and marked for the style."""
+    return [
+        marked_label(_row_name(group, row, names), row.marked, style)
+        if name == "method"
+        else _cell(group, row, name, style)
+        for name in names
+    ]
+
+
 def _cell(group: Group, row: Row, name: str, style: str) -> str:
-    """A cell, escaped and marked for the style."""
-    if name == "method":
-        return marked_label(_row_name(group, row), row.marked, style)
+    """A cell, escaped for the style."""
     if name.startswith(SETTING):
         return escaped(setting_text(row, name), style)
     if name in OWN:
@@ -306,9 +299,9 @@ def marked_label(label: str, marked: bool, style: str) -> str:
     return {"markdown": f"**{text}**", "latex": rf"\textbf{{{text}}}"}.get(style, f"{text} *")
 
 
-def _row_name(group: Group, row: Row) -> str:
-    """The label, without the settings that have columns."""
-    if 0 < len(group.varied) <= MOST_SETTINGS:
+def _row_name(group: Group, row: Row, names: Sequence[str]) -> str:
+    """The label, without the settings if all of them have columns."""
+    if group.varied and {f"{SETTING}{key}" for key in group.varied} <= set(names):
         return f"{row.method} {row.origin}".strip().replace(" '", "'")
     return row.label
 
@@ -317,7 +310,8 @@ def _notes(group: Group, names: Sequence[str], style: str) -> list[str]:
     notes = []
     shown = [name for name in names if name not in OWN and not name.startswith(SETTING)]
     if group.order:
-        notes.append(f"The rows are sorted by {group.order}, the best value first.")
+        ranked = not group.order.startswith(SETTING) and group.order not in ("method", "fidelity")
+        notes.append(f"The rows are sorted by {group.order}{', the best value first' * ranked}.")
     elif group.smoke_test:
         notes.append("The rows are in alphabetical order, not ranked.")
     if any(row.marked for row in group.rows):
@@ -369,7 +363,7 @@ def _settings_notes(group: Group, names: Sequence[str]) -> list[str]:
     told = []
     for row in group.rows:
         hidden = {
-            key: value
+            key: shown_value(value)
             for key, value in sorted(row.settings.items())
             if key not in group.varied and f"{SETTING}{key}" not in names
         }
@@ -450,6 +444,11 @@ def _interval(group: Group, row: Row) -> str:
     return interval(score.low, score.high, group.score)
 
 
+def _low(group: Group, row: Row) -> float:
+    low = row.summaries[group.score].low
+    return math.nan if low is None else low
+
+
 def _contrast_key(group: Group, row: Row, name: str) -> float:
     contrast = group.evidence.contrasts.get(row.label)
     if contrast is None:
@@ -462,7 +461,7 @@ def _missing(value: float | None) -> float:
 
 
 OWN: dict[str, OwnColumn] = {
-    "method": OwnColumn(_row_name, lambda g, r: r.label, "method"),
+    "method": OwnColumn(lambda g, r: _row_name(g, r, _first(g)), lambda g, r: r.label, "method"),
     "n": OwnColumn(_n, lambda g, r: -len(r.seeds), "n"),
     "sd": OwnColumn(
         lambda g, r: describe(g.score).text(r.summaries[g.score].sd),
@@ -470,13 +469,17 @@ OWN: dict[str, OwnColumn] = {
         "sd",
     ),
     "interval": OwnColumn(
-        _interval, lambda g, r: _missing(-(r.summaries[g.score].low or math.nan)), "95 % interval"
+        _interval, lambda g, r: describe(g.score).rank(_low(g, r)), "95 % interval"
     ),
     "difference": OwnColumn(_difference, lambda g, r: _contrast_key(g, r, "difference"), "vs"),
     "p": OwnColumn(_p, lambda g, r: _contrast_key(g, r, "p"), "p"),
     "cost": OwnColumn(_cost, lambda g, r: _missing(r.cost), "cost"),
-    "fidelity": OwnColumn(lambda g, r: r.fidelity or NONE, lambda g, r: r.fidelity, "fidelity"),
-    "verified": OwnColumn(lambda g, r: r.verified or NONE, lambda g, r: r.verified, "verified"),
+    "fidelity": OwnColumn(
+        lambda g, r: r.fidelity or NONE, lambda g, r: r.fidelity or math.inf, "fidelity"
+    ),
+    "verified": OwnColumn(
+        lambda g, r: r.verified or NONE, lambda g, r: VERIFIED.get(r.verified, math.inf), "verified"
+    ),
     "seeds": OwnColumn(
         lambda g, r: ", ".join(map(str, r.seeds)), lambda g, r: -len(r.seeds), "seeds"
     ),
@@ -488,11 +491,12 @@ OWN: dict[str, OwnColumn] = {
 }
 
 
-def _sort_key(group: Group, row: Row, name: str) -> float | str:
+def _sort_key(group: Group, row: Row, name: str) -> Any:
     if name in OWN:
         return OWN[name].key(group, row)
     if name.startswith(SETTING):
-        return setting_text(row, name)
+        text = setting_text(row, name)
+        return math.inf if text == NONE else natural_order(text)
     found = row.summary(name)
     return math.inf if found is None else describe(name).rank(found.mean)
 

@@ -1,16 +1,19 @@
 """Text of tables: escaped for a terminal, Markdown, LaTeX and CSV, and laid out."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Collection
 
 from mixbench.errors import printable
-from mixbench.leaderboard.columns import NONE
+from mixbench.leaderboard.columns import NONE, describe
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 WARNING = "\N{WARNING SIGN}"
 FLOOR = "\N{DAGGER}"
 ARROWS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "": ""}
+TOO_FEW = "too few seeds"  # in place of an interval that is wider than its scale
+SCALE = 100.0  # points between the lowest and the highest percentage
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", NONE: "--"}
 _LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"\N{MIDDLE DOT}": r"\textperiodcentered{}"}
@@ -84,6 +87,30 @@ def escaped(text: str, style: str) -> str:
         shown = "".join(_LATEX.get(sign, sign) for sign in one_line(text))
         return f"{{}}{shown}" if shown[:1] in ("[", "*") else shown  # no argument of a line break
     return _escape(text) if style == "markdown" else one_line(text)
+
+
+def interval(low: float | None, high: float | None, name: str, sign: bool = False) -> str:
+    """An interval of a score or of a difference as a cell.
+
+    Args:
+        low: Its lower end.
+        high: Its upper end.
+        name: The score.
+        sign: Whether it is one of a difference.
+
+    Returns:
+        Both ends, percentages within [0, 100] and their differences within [-100, 100];
+        ``too few seeds`` where it is wider than that scale; a dash where there is none.
+    """
+    if low is None or high is None or not math.isfinite(low + high):
+        return NONE
+    column = describe(name)
+    if column.percent:
+        if high - low > SCALE:
+            return TOO_FEW
+        least = -SCALE if sign else 0.0
+        low, high = (min(max(value, least), SCALE) for value in (low, high))
+    return f"{column.text(low, sign)} to {column.text(high, sign)}"
 
 
 def _latex_table(

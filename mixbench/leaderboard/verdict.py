@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mixbench.errors import counted
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.evidence import BASELINE, Evidence
+from mixbench.leaderboard.text import TOO_FEW, interval
 from mixbench.stats.dunnett import Contrast, seeds_to_detect
 from mixbench.stats.intervals import Summary
 
@@ -55,26 +56,24 @@ def decide(
         return Verdict("smoke test", text)
     top = max(finite, key=lambda label: finite[label].mean)
     if len(finite) == 1:
-        text = f"No verdict: {plain(top)} is the only method here, and there is nothing to compare."
+        only = "here" if len(rows) == 1 else f"with a finite mean of {score}"
+        text = (
+            f"No verdict: {plain(top)} is the only method {only}, and there is nothing to compare."
+        )
         return Verdict("one method", text)
     if not evidence.contrasts:
         return _untested(finite, score, top)
     tested = {evidence.reference, *evidence.contrasts}
-    top = max(tested & finite.keys(), key=lambda label: finite[label].mean)
-    if evidence.reference != BASELINE:
-        return _without_baseline(evidence, finite, score, top)
-    contrast = evidence.contrasts.get(top)
-    if contrast is None or contrast.difference <= 0:
-        return _none_better(evidence)
-    if not contrast.separated:
-        return _tie(evidence, finite, score, top, contrast)
-    equals = [label for label in _others(evidence.best, top, finite) if label != BASELINE]
-    return Verdict(
-        "winner",
-        f"{top} is best: {_points(contrast.difference, score)} over plain training "
-        f"({_evidence(contrast, finite[top], finite[BASELINE], score)}); {_behind(equals)}.",
-        top,
-    )
+    told = {BASELINE} if evidence.reference != BASELINE else set()
+    lacking = sorted(rows.keys() - tested - told)
+    found = _tested(evidence, finite, score, complete=rows.keys() == tested)
+    if lacking:
+        verb = "is" if len(lacking) == 1 else "are"
+        text = (
+            f"{found.text} {_names(lacking)} {verb} not tested, without two seeds that are finite."
+        )
+        found = replace(found, text=text)
+    return found
 
 
 def decide_pair(
@@ -101,7 +100,7 @@ def decide_pair(
     few, many = sorted(counts)
     seeds = counted(few, "seed") if few == many else f"{few} and {many} seeds"
     difference = _points(contrast.difference, score)
-    told = f"95 % interval {_ends(contrast, score)}, {p_text(contrast.p)}, {seeds}"
+    told = f"{_interval(contrast, score)}, {p_text(contrast.p)}, {seeds}"
     if contrast.separated:
         word = "better" if contrast.difference > 0 else "worse"
         if few == 1:
@@ -141,6 +140,28 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
+def _tested(
+    evidence: Evidence, finite: Mapping[str, Summary], score: str, complete: bool
+) -> Verdict:
+    """The verdict on rows that were tested, which are all of the table if it is complete."""
+    if evidence.reference != BASELINE:
+        return _without_baseline(evidence, finite, score)
+    top = max(evidence.contrasts, key=lambda label: evidence.contrasts[label].difference)
+    contrast = evidence.contrasts[top]
+    if contrast.difference <= 0:
+        return _none_better(evidence, complete)
+    if not contrast.separated:
+        return _tie(evidence, finite, score, top, contrast)
+    equals = [label for label in _others(evidence.best, top, finite) if label != BASELINE]
+    return Verdict(
+        "winner",
+        f"{top} is best: {_points(contrast.difference, score)} over plain training "
+        f"({_evidence(contrast, finite[top], finite[BASELINE], score)}); "
+        f"{_behind(equals, complete)}.",
+        top,
+    )
+
+
 def _untested(finite: Mapping[str, Summary], score: str, top: str) -> Verdict:
     """Nothing was tested, as fewer than two rows have two seeds."""
     others = [label for label in finite if label != top]
@@ -153,10 +174,9 @@ def _untested(finite: Mapping[str, Summary], score: str, top: str) -> Verdict:
     return Verdict("too few seeds", f"{text}; {_command(3)} gives a first answer.", seeds=3)
 
 
-def _without_baseline(
-    evidence: Evidence, finite: Mapping[str, Summary], score: str, top: str
-) -> Verdict:
+def _without_baseline(evidence: Evidence, finite: Mapping[str, Summary], score: str) -> Verdict:
     """The reference is the best row itself, as plain training is not there or has one seed."""
+    top = evidence.reference
     equals = _others(evidence.best, top, finite)
     lacking = f"Plain training ({BASELINE}) is not among the rows with two seeds or more."
     if equals:
@@ -174,7 +194,7 @@ def _without_baseline(
     )
 
 
-def _none_better(evidence: Evidence) -> Verdict:
+def _none_better(evidence: Evidence, complete: bool) -> Verdict:
     worse = [
         label
         for label, contrast in evidence.contrasts.items()
@@ -187,7 +207,8 @@ def _none_better(evidence: Evidence) -> Verdict:
         parts.append(f"{_names(same)} {verb} not distinguishable from it")
     if worse:
         parts.append(f"{_names(worse)} {'is' if len(worse) == 1 else 'are'} worse")
-    return Verdict("none better", f"No method beats plain training here: {'; '.join(parts)}.")
+    methods = "method" if complete else "method that was tested"
+    return Verdict("none better", f"No {methods} beats plain training here: {'; '.join(parts)}.")
 
 
 def _tie(
@@ -202,8 +223,10 @@ def _tie(
     """The best mean is ahead, and the test does not separate it."""
     lead = abs(contrast.difference)
     n = min(finite[label].n for label in (top, other))
-    text = f"No winner at {counted(n, 'seed')}: {top} is ahead of {plain(other)} by "
-    text += f"{_points(lead, score, sign=False)}, {p_text(contrast.p)}"
+    ahead = f"{top} is ahead of {plain(other)} by {_points(lead, score, sign=False)}"
+    if not lead:
+        ahead = f"{top} and {plain(other)} have the same {score}"
+    text = f"No winner at {counted(n, 'seed')}: {ahead}, {p_text(contrast.p)}"
     wanted = seeds_to_detect(lead, evidence.sd, 1 + len(evidence.contrasts))
     if wanted is None:
         settle = "no number of seeds that can be trained would settle a difference of this size"
@@ -218,17 +241,20 @@ def _tie(
 def _evidence(contrast: Contrast, one: Summary, other: Summary, score: str) -> str:
     few, many = sorted((one.n, other.n))
     seeds = counted(few, "seed") if few == many else f"{few} and {many} seeds"
-    return f"95 % interval {_ends(contrast, score)}, {p_text(contrast.p)}, {seeds}"
+    return f"{_interval(contrast, score)}, {p_text(contrast.p)}, {seeds}"
 
 
-def _ends(contrast: Contrast, score: str) -> str:
-    low, high = (describe(score).text(value) for value in (contrast.low, contrast.high))
-    return f"{low} to {high}"
+def _interval(contrast: Contrast, score: str) -> str:
+    """The interval of a difference, on the scale of the score as in tables."""
+    shown = interval(contrast.low, contrast.high, score, sign=True)
+    if shown == TOO_FEW:
+        return "too few seeds for a 95 % interval"
+    return f"95 % interval {shown.replace('+', '')}"
 
 
-def _behind(equals: Sequence[str]) -> str:
+def _behind(equals: Sequence[str], complete: bool) -> str:
     if not equals:
-        return "all other methods are behind it"
+        return f"all other methods {'' if complete else 'that were tested '}are behind it"
     verb = "is" if len(equals) == 1 else "are"
     return f"{_names(equals)} {verb} not distinguishable from it"
 

@@ -96,6 +96,27 @@ def test_the_score_is_tested_with_the_variance_of_the_whole_table(add, tmp_path)
     assert any("detectable difference" in note for note in found.notes)
 
 
+def test_a_pair_that_the_table_holds_for_level_is_no_claim(add, tmp_path):
+    near = {"cutmix": [92.0, 92.2, 92.1], "mixup": [91.8, 91.9, 92.0]}
+    others = {f"m{number}": [85.0, 85.2, 85.1] for number in range(9)}
+    for method, scores in ({"erm": [90.0, 90.2, 90.1]} | near | others).items():
+        for seed, top1 in enumerate(scores):
+            add(method, seed, top1)
+    board = build_leaderboard(find_runs([tmp_path]))
+    assert {"cutmix", "mixup"} == board.groups[0].evidence.best
+    (found,) = compare(board, "cutmix", "mixup", resamples=10)
+    assert found.numbers["separated"]
+    assert any("Among all rows of the table the two are not separated" in n for n in found.notes)
+
+
+def test_no_method_wins_on_a_smoke_test(add, tmp_path):
+    for seed in range(3):
+        add("erm", seed, 90.0 + seed / 10, data="digits")
+        add("mixup", seed, 95.0 + seed / 10, data="digits")
+    (found,) = compare(build_leaderboard(find_runs([tmp_path])), "mixup", "erm", resamples=10)
+    assert any("smoke test" in note for note in found.notes)
+
+
 def test_every_score_has_its_difference_and_interval(add, tmp_path):
     fill(add)
     lines = {line.name: line for line in compared(tmp_path).lines}

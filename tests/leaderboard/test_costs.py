@@ -103,6 +103,15 @@ def test_what_is_missing_is_named_with_its_length():
     assert table.note == "No run of erm costs as much; train one with epochs=25."
 
 
+def test_hundreds_of_slow_methods_without_a_measure_are_not_tested(monkeypatch):
+    slow = [row(f"m{number}", 10, [93.0, 93.2], speed=400.0 - number) for number in range(20)]
+    monkeypatch.setattr("mixbench.leaderboard.costs.weigh", None)
+    tables = equal_cost([row("erm", 10, [90.0, 90.2]), *slow])
+    assert len(tables) == 20
+    for style in ("table", "json", "csv"):
+        render(Leaderboard([], costs=tables), style)
+
+
 def test_steps_up_to_a_third_dearer_need_no_table():
     assert equal_cost([row("erm", 10, [90.0]), row("mixup", 10, [90.0], speed=780.0)]) == []
     assert equal_cost([row("erm", 10, [90.0]), row("mixup", 10, [90.0], speed=760.0)])

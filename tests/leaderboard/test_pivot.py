@@ -57,6 +57,20 @@ def test_methods_by_data_leave_what_was_not_run_empty(add, tmp_path):
     assert rows == [["erm", "80.00", "60.00"], ["mixup", "81.00", NONE]]
 
 
+def test_rows_without_a_key_are_named(grid, add, tmp_path):
+    add("erm", 0, 80.0)
+    text = pivot_text(board(tmp_path), "method.layers", "method.eps", "table")
+    assert "erm" in text.splitlines()[-1]
+    assert "method.layers and method.eps" in text.splitlines()[-1]
+
+
+def test_a_setting_of_none_is_a_value(add, tmp_path):
+    add("mixup", 0, 80.0, settings={"eps": None}, config_hash="a")
+    add("mixup", 0, 81.0, settings={"eps": 2}, config_hash="b")
+    head, _, *_ = cells(pivot_text(board(tmp_path), "method", "method.eps", "table"), 1)
+    assert head == ["method / eps", "2", "null"]
+
+
 def test_runs_that_differ_in_more_make_grids_of_their_own(grid, add, tmp_path):
     folder = add("alignmix", 0, 70.0, settings={"layers": [0], "iters": 5}, config_hash="x")
     (folder / "config.yaml").write_text("method: {name: alignmix, eps: 0.1, layers: [0]}\n")

@@ -8,7 +8,8 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.columns import NONE
 from mixbench.leaderboard.render import render
 from mixbench.leaderboard.rows import build_leaderboard, find_runs
-from mixbench.leaderboard.table import all_columns, default_columns, interval
+from mixbench.leaderboard.table import all_columns, default_columns
+from mixbench.leaderboard.text import interval
 
 METHODS = (
     *("erm", "mixup", "cutmix", "manifoldmixup", "bc", "alignmix", "samix", "automix"),
@@ -140,6 +141,52 @@ def test_rows_are_sorted_by_any_column_the_best_first_and_missing_values_last(
     else:
         names = [line.split(",")[5] for line in text.splitlines()[1:]]
         assert names[0] == first
+
+
+def test_rows_are_sorted_by_the_size_of_a_setting(add, tmp_path):
+    for place, alpha in enumerate([10, 2, 0.5]):
+        add("mixup", 0, 90.0 + place, settings={"alpha": alpha}, config_hash=str(place))
+    add("erm", 0)
+    text = render(board(tmp_path), sort="method.alpha")
+    assert [line.split()[1] for line in lines(text, 4)[2:]] == ["0.5", "2", "10", NONE]
+    assert "best value first" not in text
+
+
+def test_rows_are_sorted_by_what_was_verified_the_best_first(add, tmp_path):
+    for method, verified in (("a", False), ("b", None), ("c", True), ("d", "partly")):
+        add(method, 0, verified=verified)
+    text = render(board(tmp_path), sort="verified")
+    assert [line.split()[0] for line in lines(text, 4)[2:]] == ["c", "d", "a", "b"]
+
+
+def test_an_interval_that_begins_at_zero_is_sorted_like_any_other(add, tmp_path):
+    for seed in range(2):
+        add("erm", seed, 0.0)
+        add("mixup", seed, 50.0)
+        add("cutmix", 0, 60.0, folder=f"lone{seed}")
+    text = render(board(tmp_path), sort="interval")
+    assert [line.split()[0] for line in lines(text, 3)[2:]] == ["mixup", "erm", "cutmix"]
+
+
+@pytest.mark.parametrize("wanted", [["method", "top1"], ["method", "method.eps", "top1"]])
+def test_rows_are_told_apart_by_their_names_where_settings_have_no_columns(add, tmp_path, wanted):
+    for place in range(2):
+        own = {"eps": place, "layers": place}
+        add("alignmix", 0, 80.0 + place, settings=own, config_hash=str(place))
+    text = render(board(tmp_path), columns=wanted)
+    assert {"alignmix eps=0 layers=0", "alignmix eps=1 layers=1"} <= {
+        re.split(r"\s{2,}", line)[0] for line in text.splitlines()
+    }
+
+
+def test_a_long_setting_leaves_room_for_the_scores(add, tmp_path):
+    for place in range(3):
+        own = {"text": "x" * 3000 + str(place)}
+        add("mixup", 0, 80.0 + place, settings=own, config_hash=str(place))
+    text = render(board(tmp_path), width=100)
+    assert "82.00" in text
+    assert max(map(len, lines(text, 3))) <= 100
+    assert len({row.label for row in board(tmp_path).groups[0].rows}) == 3
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,39 @@ def test_many_equals_are_counted():
     assert "4 others are not distinguishable" in found.text
 
 
+def test_rows_that_were_not_tested_are_never_claimed_to_be_behind():
+    tested = {"erm": [90.0, 90.2, 90.1], "cutmix": [91.5, 91.4, 91.6]}
+    for more in ({"mixup": [95.0]}, {"mixup": [95.0, float("nan")]}):
+        found = verdict(tested | more)
+        assert found.best == "cutmix"
+        assert "all other methods are" not in found.text
+        assert "mixup is not tested" in found.text
+    worse = verdict({"erm": tested["erm"], "cutmix": [80.0, 80.1, 80.2], "mixup": [95.0]})
+    assert "No method beats" not in worse.text
+    assert "mixup is not tested" in worse.text
+
+
+def test_rows_of_one_mean_without_plain_training_are_level():
+    found = verdict({name: [90.0, 90.2, 90.1] for name in "dcba"})
+    assert found.outcome == "tie"
+    assert "have the same top1" in found.text
+    assert "ahead" not in found.text
+
+
+def test_the_only_method_with_a_score_is_not_called_the_only_one():
+    nan = float("nan")
+    assert "only method here" in verdict({"erm": [90.0, 90.1]}).text
+    assert "only method here" not in verdict({"erm": [90.0, 90.1], "mixup": [nan, nan]}).text
+
+
+def test_intervals_stay_on_the_scale_of_the_score():
+    found = verdict({"erm": [0.0, 0.0, 0.0], "a": [0.0, 99.0, 99.0], "b": [99.0, 99.0, 99.0]})
+    assert found.outcome == "winner"
+    assert "too few seeds for a 95 % interval" in found.text
+    pair = decide_pair("a", "b", Contrast(60.0, 20.0, 110.0, 0.01, 9.0), (3, 3), 9.0, "top1")
+    assert "20.00 to 100.00" in pair.text
+
+
 @pytest.mark.parametrize(
     ("difference", "p", "counts", "words"),
     [

@@ -22,7 +22,7 @@ from mixbench.leaderboard.plots.kinds import SHOWN
 from mixbench.leaderboard.plots.style import style
 from mixbench.leaderboard.report.data import Report, gather
 from mixbench.leaderboard.rows import Group, Leaderboard
-from mixbench.leaderboard.table import interval
+from mixbench.leaderboard.text import interval
 
 HERE = Path(__file__).parent
 MOST_MESSAGE = 2000  # characters of a run's message
