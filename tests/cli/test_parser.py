@@ -73,7 +73,7 @@ LIGHT = [
     (["plot", "forst", "-o", "a.svg"], 2, "did you mean 'forest'?"),
     (["plot", "forest", "-o", "a.gif"], 2, "end its name in .svg, .pdf, .png"),
     (["plot", "forest", "missing", "-o", "a.svg"], 2, "no such folder"),
-    (["plot", "forest", "-o", "a.svg", "--width", "wide"], 2, "'wide' is no width"),
+    (["plot", "forest", "-o", "a.svg", "--width", "wide"], 2, "inches wide, not 'wide'"),
     (["plot", "--help"], 0, "winmatrix"),
     (["eval", "none"], 2, "no record of a run"),
     (["verify", "none"], 2, "no record of a run"),
