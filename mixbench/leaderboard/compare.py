@@ -209,7 +209,7 @@ def _line(name: str, values: dict[str, list[float]], pooled: Pooled, a: str, b: 
     mine, other = summarize(values[a]), summarize(values[b])
     line = Line(name, mine, other, mine.mean - other.mean)
     several = min(pooled.counts.get(a, 0), pooled.counts.get(b, 0)) > 1
-    if pooled.df and several and math.isfinite(line.difference):
+    if pooled.sd > 0 and several and math.isfinite(line.difference):
         half = t_quantile(pooled.df) * pooled.error(a, b)
         line.low, line.high = line.difference - half, line.difference + half
     return line
@@ -222,6 +222,9 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
     pooled, say = pool(seeds), comparison.notes.append
     if not {a.label, b.label} <= pooled.means.keys() or not pooled.df:
         say("One seed of each supports no claim about the methods, only about these two networks.")
+        return
+    if not pooled.sd or group.evidence.flat:
+        say(f"The seeds of no method differ in {group.score}, so that nothing can be tested.")
         return
     difference = pooled.means[a.label] - pooled.means[b.label]
     error = pooled.error(a.label, b.label)

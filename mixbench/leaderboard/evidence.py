@@ -9,6 +9,7 @@ from mixbench.leaderboard.columns import describe
 from mixbench.stats.dunnett import Contrast, compare_with, inseparable_from_best
 
 BASELINE = "erm"
+ROUNDING = 1e-12  # share of a value below which two of them are the same
 DOUBTFUL = 0.05  # p of equal variances below which their pool is questionable
 
 
@@ -35,6 +36,7 @@ class Evidence:
     sd: float = math.nan
     levene: float = math.nan
     diverged: dict[str, int] = field(default_factory=dict)
+    flat: bool = False  # every row has one value in all its seeds, so that nothing is tested
 
 
 def weigh(seeds: Mapping[str, Sequence[float]], diverged: Mapping[str, int]) -> Evidence:
@@ -45,12 +47,15 @@ def weigh(seeds: Mapping[str, Sequence[float]], diverged: Mapping[str, int]) -> 
         diverged: Runs of each row that diverged.
 
     Returns:
-        The evidence; no contrast where fewer than two rows have two seeds, all finite.
+        The evidence; no contrast where fewer than two rows have two seeds, all finite, or where
+        the seeds of no row differ.
     """
     counted = {name: count for name, count in diverged.items() if count}
     usable = {name: v for name, v in seeds.items() if len(v) > 1 and all(map(math.isfinite, v))}
     if len(usable) < 2:
         return Evidence(best=inseparable_from_best(usable), diverged=counted)
+    if all(max(values) - min(values) <= ROUNDING * abs(values[0]) for values in usable.values()):
+        return Evidence(diverged=counted, flat=True)
     means = {name: math.fsum(values) / len(values) for name, values in usable.items()}
     reference = BASELINE if BASELINE in usable else max(means, key=lambda name: means[name])
     table = compare_with(usable, reference)

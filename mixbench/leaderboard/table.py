@@ -159,7 +159,7 @@ def group_text(
     if style == "latex":
         told = [group.title, group.verdict.text, *notes]
         below = "".join(f"% {escaped(note, style)}\n" for note in told)
-        label = f"mixbench-{group.data}-{group.net}-{group.recipe_hash[:8]}"
+        label = f"mixbench-{group.data}-{group.net}-{group.recipe_hash[:8]}-{group.select}"
         return text_table(_caption(group, names), header, lines, [], style, label) + below
     told = [group.verdict.text, *notes]
     if width is not None and style == "table":
@@ -421,8 +421,8 @@ def _caption(group: Group, names: Sequence[str]) -> str:
         f"{score.title[:1].upper()}{score.title[1:]} on {group.data} with {group.net} (recipe "
         f"{group.recipe}, {counted(group.epochs, 'epoch')}, {group.sizes[0]:,} training and "
         f"{counted(group.sizes[1], 'test image')}; {_CHOICE.get(group.select, group.select)}), "
-        f"mean and standard deviation over {seeds}."
     )
+    text += "one seed." if many == 1 else f"mean and standard deviation over {seeds}."
     if "difference" in names:
         text += (
             f" Differences are from {group.evidence.reference}, with simultaneous 95 % intervals "

@@ -11,7 +11,16 @@ from mixbench.leaderboard.text import TOO_FEW, interval
 from mixbench.stats.dunnett import MOST_SEEDS, Contrast, seeds_to_detect
 from mixbench.stats.intervals import Summary
 
-OUTCOMES = ("winner", "tie", "none better", "too few seeds", "smoke test", "one method", "no score")
+OUTCOMES = (
+    "winner",
+    "tie",
+    "none better",
+    "too few seeds",
+    "no spread",
+    "smoke test",
+    "one method",
+    "no score",
+)
 NAMED = 4  # methods that a sentence names, beyond which it counts them
 LISTED = 8  # seeds that a command lists one by one
 
@@ -61,6 +70,9 @@ def decide(
             f"No verdict: {plain(top)} is the only method {only}, and there is nothing to compare."
         )
         return Verdict("one method", text)
+    if evidence.flat:
+        text = f"No verdict: the seeds of no method differ in {score}, and without their spread "
+        return Verdict("no spread", f"{text}no difference can be tested.")
     if not evidence.contrasts:
         return _untested(finite, score, top)
     tested = {evidence.reference, *evidence.contrasts}

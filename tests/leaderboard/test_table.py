@@ -302,6 +302,15 @@ def test_latex_has_a_caption_a_label_and_no_sign_that_needs_a_package(fill, tmp_
         assert not line or line.startswith("%")
 
 
+def test_each_table_in_latex_has_a_label_of_its_own_and_one_seed_no_deviation(add, tmp_path):
+    add("erm", 0)
+    add("erm", 0, select="val", folder="other", config_hash="v")
+    text = render(board(tmp_path), "latex")
+    labels = re.findall(r"\\label\{(.+?)\}", text)
+    assert len(set(labels)) == len(labels) == 2
+    assert "deviation" not in text
+
+
 def test_sorting_by_what_no_row_has_is_refused(add, tmp_path):
     add("erm", 0)
     with pytest.raises(UserError, match="no column"):

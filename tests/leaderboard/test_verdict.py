@@ -1,5 +1,6 @@
 import pytest
 
+from mixbench.leaderboard.compare import compare
 from mixbench.leaderboard.evidence import weigh
 from mixbench.leaderboard.rows import build_leaderboard, find_runs
 from mixbench.leaderboard.verdict import decide, decide_pair, seeds_text
@@ -149,6 +150,21 @@ def test_the_only_method_with_a_score_is_not_called_the_only_one():
     nan = float("nan")
     assert "only method here" in verdict({"erm": [90.0, 90.1]}).text
     assert "only method here" not in verdict({"erm": [90.0, 90.1], "mixup": [nan, nan]}).text
+
+
+@pytest.mark.parametrize("lead", [0.0, 1.0])
+def test_seeds_without_a_spread_test_nothing(lead, add, tmp_path):
+    found = verdict({"erm": [90.1] * 3, "mixup": [90.1 + lead] * 3})
+    assert (found.outcome, found.best) == ("no spread", "")
+    assert "p " not in found.text
+    for seed in range(3):
+        add("erm", seed, 90.1)
+        add("mixup", seed, 90.1 + lead)
+    board = build_leaderboard(find_runs([tmp_path]))
+    assert not any(row.marked for row in board.groups[0].rows)
+    (pair,) = compare(board, "mixup", "erm", resamples=10)
+    assert any("nothing can be tested" in note for note in pair.notes)
+    assert not pair.numbers.get("separated")
 
 
 def test_intervals_stay_on_the_scale_of_the_score():

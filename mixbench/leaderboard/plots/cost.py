@@ -76,9 +76,10 @@ def draw_cost(
             kept = {*(point.row.label for point in best), reference_of(group)}
             named = [label for label in named if label in kept][:NAMED]
             notes.append(f"The other {len(points) - len(named)} rows are grey.")
-        legend |= {k: v for k, v in looks(named, reference_of(group)).items() if k not in legend}
+        legend = looks(named, reference_of(group), legend)
+        own = {label: legend[label] for label in named}
         notes += _explained(points, name)
-        draw = partial(_draw, points=points, best=best, score=name, looks=legend)
+        draw = partial(_draw, points=points, best=best, score=name, looks=own)
         panels.append(TablePanel(group, HEIGHT, draw))
     if not panels:
         what = f"no row has both {score or 'its score'} and the cost of its training"

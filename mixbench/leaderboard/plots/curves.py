@@ -60,8 +60,7 @@ def draw_curves(board: Leaderboard, width: float, title: bool = True) -> "Figure
         if not losses and not scores:
             continue
         drawn = [row.label for row in rows if row.label in {c.label for c in [*losses, *scores]}]
-        own = looks(drawn, reference_of(group))
-        legend |= {label: look for label, look in own.items() if label not in legend}
+        legend = looks(drawn, reference_of(group), legend)
         notes += note_left_out([r.label for r in rows if r.label not in drawn], "without curves")
         notes += note_left_out(more, f"behind the best {MOST_LINES}")
         notes += [f"{warning}." for warning in warnings[:MOST_WARNINGS]]

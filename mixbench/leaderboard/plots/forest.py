@@ -54,7 +54,7 @@ def draw_forest(board: Leaderboard, width: float, title: bool = True) -> "Figure
         found += _contrasts(group, rows)
     if not panels:
         todo = "train more seeds: mixbench bench ... seeds=0,1,2"
-        what = "no difference was tested, as no table has two rows of two seeds"
+        what = "no difference was tested, as no table has two rows of two seeds with a spread"
         raise UserError(what, "plot forest", todo)
     notes.insert(0, _explained(found))
     return assemble("forest", board, panels, width, title=title, notes=notes)

@@ -74,7 +74,7 @@ def draw_severity(board: Leaderboard, width: float, title: bool = True) -> "Figu
         notes += note_left_out(lacking, "without a finite mean under any attack")
         notes += note_left_out(more, f"behind the best {MOST_LINES}")
         notes += _images(group, rows)
-        legend |= {k: v for k, v in looks(drawn, reference_of(group)).items() if k not in legend}
+        legend = looks(drawn, reference_of(group), legend)
         across = min(len(attacks), max(1, int(width / (WIDE / 2))))
         height = HEIGHT * math.ceil(len(attacks) / across) + 0.25
         draw = partial(_draw, attacks=attacks, across=across, looks=legend)

@@ -6,7 +6,7 @@ dark red beside them.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -92,19 +92,25 @@ def style() -> Iterator[None]:
         yield
 
 
-def looks(labels: Sequence[str], reference: str) -> dict[str, Look]:
-    """A look for each row; that of the reference is always black.
+def looks(
+    labels: Iterable[str], reference: str, known: Mapping[str, Look] | None = None
+) -> dict[str, Look]:
+    """A look for each row; that of the first reference is black.
 
     Args:
         labels: Rows.
         reference: The one that the others are compared with; it may be absent.
+        known: Looks of rows in other panels of the figure, which keep them.
 
     Returns:
-        Looks by label. They repeat after 28 rows.
+        Looks by label, the known ones among them. They repeat after 28 rows.
     """
-    others = [label for label in labels if label != reference]
-    found = {label: _look(index) for index, label in enumerate(others)}
-    return {label: found.get(label) or Look(BLACK, "o", "-") for label in labels}
+    found, black = dict(known or {}), Look(BLACK, "o", "-")
+    for label in labels:
+        used = black in found.values()
+        own = black if label == reference and not used else _look(len(found) - used)
+        found.setdefault(label, own)
+    return found
 
 
 def _look(index: int) -> Look:

@@ -86,7 +86,7 @@ def draw_sweep(
         raise UserError(what, "plot sweep", todo)
     panels: list[TablePanel] = []
     notes: list[str] = []
-    legend: dict[str, Look] = {}
+    known: dict[str, Look] = {}
     for sweep in sweeps:
         group = sweep.group
         own = [row for row in group.rows if row.method == sweep.method]
@@ -106,11 +106,11 @@ def draw_sweep(
                 "plot sweep",
                 "name two settings by --key, or rows by --row",
             )
-        own = looks(list(lines), "")
-        legend |= {k: v for k, v in own.items() if k and k not in legend}
-        draw = partial(_draw_lines, sweep=sweep, lines=lines, looks=own, width=width)
+        known = looks(lines, "", known)
+        draw = partial(_draw_lines, sweep=sweep, lines=lines, looks=known, width=width)
         panels.append(TablePanel(group, HEIGHT, draw, sweep.method))
     notes = [*_explained(sweeps), *notes]
+    legend = {rest: look for rest, look in known.items() if rest}
     return assemble("sweep", board, panels, width, title=title, notes=notes, legend=legend)
 
 

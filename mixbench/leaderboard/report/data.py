@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ class Report:
         literature: Published figures on the same data, by paper.
         records: Records of all runs as JSON that can stand in a page.
         count: How many records these are.
+        averaged: How many of them are in the tables.
     """
 
     sections: list[Section]
@@ -137,6 +139,7 @@ class Report:
     literature: dict[str, list[Figure]]
     records: str
     count: int
+    averaged: int
 
 
 def gather(board: Leaderboard, folders: Iterable[Path]) -> Report:
@@ -149,8 +152,8 @@ def gather(board: Leaderboard, folders: Iterable[Path]) -> Report:
     Returns:
         The report.
     """
-    unfinished = _unfinished(folders)
-    done = [record for group in board.groups for row in group.rows for record in row.records]
+    records = _readable(folders)
+    unfinished = [record for record in records if record.status != "done"]
     methods = sum(len({row.method for row in group.rows}) for group in board.groups)
     limit = min(LARGEST_PICTURE, PICTURE_BYTES // max(1, min(methods, MOST_PICTURES)))
     pictures = MOST_PICTURES
@@ -165,8 +168,9 @@ def gather(board: Leaderboard, folders: Iterable[Path]) -> Report:
         unfinished=unfinished,
         others=_others(board.others, unfinished),
         literature=_literature({group.data for group in board.groups}),
-        records=embedded_json([record.to_json() for record in (*done, *unfinished)]),
-        count=len(done) + len(unfinished),
+        records=embedded_json([record.to_json() for record in records]),
+        count=len(records),
+        averaged=sum(len(row.records) for group in board.groups for row in group.rows),
     )
 
 
@@ -274,15 +278,12 @@ def _literature(data: Collection[str]) -> dict[str, list[Figure]]:
     return found
 
 
-def _unfinished(folders: Iterable[Path]) -> list[Record]:
+def _readable(folders: Iterable[Path]) -> list[Record]:
+    """Records of runs, without those that cannot be read, which the leaderboard names."""
     found = []
     for folder in folders:
-        try:
-            record = read_record(folder)
-        except UserError:  # the leaderboard names it
-            continue
-        if record.status != "done":
-            found.append(record)
+        with suppress(UserError):
+            found.append(read_record(folder))
     return found
 
 

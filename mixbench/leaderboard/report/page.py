@@ -104,7 +104,7 @@ def page(report: Report, plots_gap: str = "") -> str:
             report=report,
             title=_title(groups),
             headings=_headings(groups),
-            told=f"{counted(report.count, 'run')} in {counted(len(groups), 'table')}",
+            told=_told(report),
             made=f"Made with mixbench {__version__} on {made}.",
             plots=[[] if plots_gap else list(_plots(group)) for group in groups],
             plots_gap=plots_gap,
@@ -181,6 +181,13 @@ def _title(groups: list[Group]) -> str:
         return "Report of runs"
     few = names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} other data sets"]
     return f"Mixup methods on {', '.join(few)}"
+
+
+def _told(report: Report) -> str:
+    """How many runs the page is about."""
+    text = f"{counted(report.averaged, 'run')} in {counted(len(report.sections), 'table')}"
+    others = report.count - report.averaged
+    return f"{text}, {counted(others, 'run')} in none" if others else text
 
 
 def _headings(groups: list[Group]) -> list[str]:

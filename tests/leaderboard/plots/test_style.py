@@ -53,3 +53,10 @@ def test_the_reference_is_black():
 )
 def test_a_difference_bears_its_sign_unless_it_is_shown_as_zero(value, text):
     assert signed(value, 1) == text.replace("-", "\N{MINUS SIGN}")
+
+
+def test_rows_of_several_panels_never_share_a_look():
+    first = looks(["erm", "mixup"], "erm")
+    both = looks(["bc", "cutmix", "erm", "mixup"], "bc", first)
+    assert first.items() <= both.items()
+    assert len({tuple(vars(look).values()) for look in both.values()}) == 4

@@ -121,6 +121,20 @@ def test_records_are_embedded_whole_and_numbers_that_are_none_become_null(runs):
     assert not set("<>&\u2028") & set(raw)
 
 
+def test_every_run_is_counted_and_embedded_wherever_it_stands(runs):
+    runs.add("erm", 0)
+    runs.add("erm", 1, status="failed")
+    runs.add("mixup", 0, top1=90.0, metrics={"top1": float("nan")})
+    lone = runs.add("mixup", 1)
+    record = json.loads((lone / "record.json").read_text())
+    del record["metrics"]["top1"]
+    (lone / "record.json").write_text(json.dumps(record))
+    shown = runs.write()
+    assert "2 runs in 1 table, 2 runs in none" in shown
+    embedded = json.loads(re.search(r'id="records">(.*?)</script>', shown, re.DOTALL)[1])
+    assert len(embedded) == 4
+
+
 def test_the_message_of_a_run_that_failed_is_shown_once_and_cut_where_it_is_endless(table):
     table.add("mixup", 3, status="failed", message="no space left\n" + "x" * 9000)
     shown = table.write()
