@@ -22,7 +22,7 @@ OUTCOMES = (
     "no score",
 )
 NAMED = 4  # methods that a sentence names, beyond which it counts them
-LISTED = 8  # seeds that a command lists one by one
+LISTED = 20  # seeds of the longest command that a verdict gives
 
 
 @dataclass(frozen=True)
@@ -133,20 +133,6 @@ def plain(label: str) -> str:
     return f"plain training ({label})" if label == BASELINE else label
 
 
-def seeds_text(seeds: int) -> str:
-    """The override that asks for a number of seeds, such as ``seeds=0,1,2``.
-
-    Args:
-        seeds: How many.
-
-    Returns:
-        The override; from nine on with an ellipsis, as no command takes.
-    """
-    if seeds <= LISTED:
-        return f"seeds={','.join(map(str, range(seeds)))}"
-    return f"seeds=0,1,...,{seeds - 1}"
-
-
 def p_text(p: float) -> str:
     """A p value as sentences show it."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
@@ -244,9 +230,11 @@ def _tie(
         settle = "no number of seeds that can be trained would settle a difference of this size"
     elif wanted <= n:  # found with 80 % power at most, and was not
         wanted = n + 1
-        settle = f"one more seed may settle a difference of this size: {_command(wanted)}"
+        settle = "one more seed may settle a difference of this size"
     else:
-        settle = f"about {wanted} seeds would settle a difference of this size: {_command(wanted)}"
+        settle = f"about {wanted} seeds would settle a difference of this size"
+    if wanted is not None and wanted <= LISTED:
+        settle += f": {_command(wanted)}"
     return Verdict("tie", f"{text}; {settle}. {more}".strip(), seeds=wanted)
 
 
@@ -291,4 +279,4 @@ def _points(value: float, score: str, sign: bool = True) -> str:
 
 
 def _command(seeds: int) -> str:
-    return f"`mixbench bench ... {seeds_text(seeds)}`"
+    return f"`mixbench bench ... seeds={','.join(map(str, range(seeds)))}`"

@@ -3,7 +3,7 @@ import pytest
 from mixbench.leaderboard.compare import compare
 from mixbench.leaderboard.evidence import weigh
 from mixbench.leaderboard.rows import build_leaderboard, find_runs
-from mixbench.leaderboard.verdict import decide, decide_pair, seeds_text
+from mixbench.leaderboard.verdict import decide, decide_pair
 from mixbench.stats.dunnett import Contrast, compare_with
 from mixbench.stats.intervals import summarize
 
@@ -63,7 +63,15 @@ def test_without_a_winner_it_says_how_many_seeds_would_find_one():
         assert table.pooled.sd == pytest.approx(spread)
         assert (table.mdd <= 8.5) is enough
     assert f"about {found.seeds} seeds would settle" in found.text
-    assert seeds_text(found.seeds) in found.text
+    assert f"seeds={','.join(map(str, range(found.seeds)))}`" in found.text
+
+
+@pytest.mark.parametrize(("lead", "few"), [(0.8, True), (0.1, False)])
+def test_a_command_lists_all_its_seeds_or_is_not_given(lead, few):
+    found = verdict({"erm": [50.0, 51.0], "cutmix": [50.0 + lead, 51.0 + lead]})
+    assert found.seeds
+    assert ("mixbench bench" in found.text) is few
+    assert ",...," not in found.text
 
 
 def test_nothing_better_than_plain_training_is_said_so_with_what_is_worse():
