@@ -207,6 +207,15 @@ def test_percentages_stay_on_their_scale(low, high, name, sign, shown):
     assert interval(low, high, name, sign) == shown
 
 
+def test_a_smoke_test_shows_no_difference_even_where_it_is_asked_for(add, tmp_path):
+    for seed in range(3):
+        add("erm", seed, 90.0 + seed / 10, data="digits")
+        add("mixup", seed, 95.0 + seed / 10, data="digits")
+    text = render(board(tmp_path), columns=["method", "difference", "p"])
+    assert "5.00" not in text
+    assert "<0.001" not in text
+
+
 def test_two_seeds_of_a_wide_spread_say_so_in_place_of_an_interval(add, tmp_path):
     for seed, (a, b) in enumerate([(10.0, 20.0), (90.0, 40.0)]):
         add("erm", seed, a)
