@@ -153,6 +153,20 @@ class PrintableFormatter(logging.Formatter):
         return printable(super().formatMessage(record))
 
 
+def time_text(seconds: float) -> str:
+    """A time in words.
+
+    Args:
+        seconds: How long.
+
+    Returns:
+        Such as ``40 s``, ``12 min`` and ``2.5 h``.
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun.
 

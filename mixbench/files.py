@@ -136,20 +136,23 @@ def _parts(value: Any) -> list[Any]:
     return []
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace a text file by a complete new one, or leave the old one untouched.
 
     Args:
         path: The file; its folder must exist.
         text: New content.
+        durable: As of :func:`write_bytes`.
     """
-    write_bytes(path, lambda file: file.write(text.encode()))
+    write_bytes(path, lambda file: file.write(text.encode()), durable=durable)
 
 
 def write_bytes(
     path: Path,
     write: Callable[[BinaryIO], object],
     before: Callable[[Path], object] = lambda path: None,
+    *,
+    durable: bool = True,
 ) -> None:
     """Replace a file by a complete new one, or leave the old one untouched.
 
@@ -159,14 +162,16 @@ def write_bytes(
         path: The file; its folder must exist.
         write: Writes the content to the open file that it is given.
         before: Called with ``path`` when the new content is on disk and the old one still there.
+        durable: Wait until the disk has it, so that it survives a loss of power.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # never through a link of that name
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         if check := write_checks.get(path.parent.absolute()):
             check()
         before(path)

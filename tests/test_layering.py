@@ -33,7 +33,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "perf": (7, TORCH | {"torchvision", "timm", "kornia", "ot", "geomloss"}),
     "launch": (7, {"torch", "submitit", "yaml"}),
     "notebook": (8, TORCH | {"matplotlib", "nbclient", "nbformat", "traitlets"}),
-    "cli": (8, set()),
+    "cli": (8, {"rich"}),
 }
 ENTRY = {"__init__", "__main__"}  # of the package: they load what was asked for
 # Packages that may only be imported inside the function that needs them, and rooms where more are.
@@ -41,6 +41,7 @@ LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchv
 LAZY |= {"matplotlib", "nbclient", "nbformat", "traitlets", "onnx", "onnxscript", "pyarrow"}
 LAZY |= {"pyautoattack", "safetensors", "pandas"}
 LAZY_IN = {
+    "cli": {"rich"},
     "distributed": {"lightning"},
     "launch": {"torch"},
     "leaderboard": {"torch"},

@@ -45,13 +45,13 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 def print_result(text: str) -> None:
     """Print a result at once."""
-    sys.stdout.write(f"{_shown(text)}\n")
+    sys.stdout.write(f"{shown(text)}\n")
     sys.stdout.flush()
 
 
 def print_notice(text: str) -> None:
     """Print what is not a result."""
-    sys.stderr.write(f"mixbench: {_shown(text)}\n")
+    sys.stderr.write(f"mixbench: {shown(text)}\n")
     sys.stderr.flush()
 
 
@@ -68,5 +68,13 @@ def show_log() -> None:
     logging.getLogger("mixbench").setLevel(logging.INFO)
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """Text whose every line does nothing to a terminal but stand there.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The same with escapes in place of control characters.
+    """
     return "\n".join(map(printable, text.split("\n")))

@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mixbench",
+        allow_abbrev=False,
         description="Train, compare and verify mixup methods.",
         epilog="Overrides: group=name selects experiments/<group>/<name>.yaml, a.b=c sets a key.",
     )
@@ -80,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, command: Any, text: str, overrides: str = "") -> Any:
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        whole = f"{text[0].upper()}{text[1:]}."
+        sub = commands.add_parser(name, help=text, description=whole, allow_abbrev=False)
         sub.set_defaults(command=command)
         if overrides:
             first = overrides.rpartition(" ")[0]
@@ -283,6 +285,8 @@ def _launching(grid: Any) -> None:
         default="local",
         help="place of the runs: this machine or a SLURM cluster",
     )
+    text = "most runs at a time; the default is as many as there are cores, or GPUs, for"
+    grid.add_argument("--jobs", type=int, metavar="N", help=text)
     grid.add_argument(
         "--slurm",
         action="append",

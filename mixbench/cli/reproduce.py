@@ -4,8 +4,8 @@ import argparse
 from typing import Any
 
 from mixbench.cli.console import print_notice, print_result
-from mixbench.cli.run import print_doubts, time_text
-from mixbench.errors import UserError, counted
+from mixbench.cli.run import print_doubts
+from mixbench.errors import UserError, counted, time_text
 
 NOT_COMPARABLE = (
     "the recipe is shorter or changed: the result cannot be compared with the published figure"
@@ -66,12 +66,14 @@ def reproduce_command(args: argparse.Namespace) -> int:
 
 def _launch(args: argparse.Namespace, runs: Any, config: Any) -> Any:
     """Carry out what is left, if that is allowed to cost what it costs."""
+    from mixbench.cli.display import GridDisplay
     from mixbench.launch.local import LocalLauncher
     from mixbench.launch.reproduce import expected_seconds
     from mixbench.records.record import make_runs_folder, runs_folder
 
     folder = runs_folder(config.run.dir)
-    launcher = LocalLauncher(print_result, strict=args.strict)
+    display = GridDisplay()
+    launcher = LocalLauncher(display.print_line, strict=args.strict, show=display.show)
     if not args.yes and args.budget is None:
         seconds = expected_seconds(config)  # without looking for the data
         if seconds is not None:
@@ -89,12 +91,13 @@ def _launch(args: argparse.Namespace, runs: Any, config: Any) -> Any:
         print_result("nothing was started: add --yes, or a larger --budget HOURS")
         return folder, runs, None
     make_runs_folder(folder)
-    return folder, runs, launcher.launch(runs, folder)
+    with display:
+        return folder, runs, launcher.launch(runs, folder)
 
 
 def _cost(count: int, seconds: float) -> str:
     runs = counted(count, "run")
-    return f"cost: {runs}, about {time_text(seconds)} of training in all on this machine"
+    return f"cost: {runs}, about {time_text(seconds)} in all on this machine"
 
 
 def _records(folder: Any, ids: list[str]) -> list[Any]:

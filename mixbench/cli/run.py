@@ -3,15 +3,18 @@
 import argparse
 import os
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixbench.cli.console import print_notice, print_result, show_log, terminal_width
 from mixbench.cli.report import grid_output, report_grid
 from mixbench.distributed.signals import LAUNCHER_ENV
-from mixbench.errors import UserError, counted
+from mixbench.errors import UserError, counted, time_text
 
 if TYPE_CHECKING:
+    from mixbench.cli.display import GridDisplay
     from mixbench.launch.plan import PlannedRun
+    from mixbench.records.record import Record
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -37,7 +40,10 @@ def run_command(args: argparse.Namespace) -> int:
         folder=args.folder,
         allow_config_change=args.allow_config_change,
     )
-    _print_scores(record)
+    from mixbench.records.record import runs_folder
+
+    place = args.folder or runs_folder(composed.config.run.dir) / record.id
+    _print_end(record, place)
     return 0
 
 
@@ -56,7 +62,7 @@ def resume_command(args: argparse.Namespace) -> int:
 
     show_log()
     record = resume(folder, words, allow_config_change=args.allow_config_change)
-    _print_scores(record)
+    _print_end(record, folder)
     return 0
 
 
@@ -100,12 +106,14 @@ def sweep_command(args: argparse.Namespace) -> int:
 
 
 def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, list[PlannedRun]]":
+    from mixbench.cli.display import GridDisplay
     from mixbench.config.compose import compose_text
     from mixbench.leaderboard.render import render
     from mixbench.leaderboard.rows import build_leaderboard, find_runs
     from mixbench.records.record import make_runs_folder, runs_folder
 
     config = compose_text(runs[0].words).config
+    _check_launching(args)
     page = grid_output(args, runs_folder(config.run.dir))
     if args.to_wandb:
         from mixbench.files import write_text
@@ -115,7 +123,8 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
         print_result(f"written: {args.to_wandb}; next: wandb sweep {args.to_wandb}")
         return 0, runs
     folder = runs_folder(config.run.dir)
-    launcher = _launcher(args)
+    display = GridDisplay()
+    launcher = _launcher(args, display)
     runs = launcher.prepare(runs)
     left = [run for run in runs if not run.done]
     for number, run in enumerate(runs, 1):
@@ -127,13 +136,14 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
     print_doubts(left)
     if left:
         seconds = launcher.duration(left)
-        about = f", about {time_text(seconds)} of training" if seconds else ""
+        about = f", about {time_text(seconds)} in all" if seconds else ""
         print_result(f"{len(left)} to do{about}")
         print_result(f"logs: {folder}/<id>/log.txt")
     if args.dry_run:
         return 0, runs
     make_runs_folder(folder)
-    outcome = launcher.launch(runs, folder)
+    with display:
+        outcome = launcher.launch(runs, folder)
     if args.no_wait and args.launcher == "slurm":
         return 0, runs
     if outcome.interrupted:
@@ -146,6 +156,9 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
         print_result(render(board, width=terminal_width()).rstrip())
         if page is not None:
             report_grid(board, [folder / run.id for run in runs], page)
+        for group in board.groups:  # the answer is the last thing that is read
+            place = f"{group.data}, {group.net}: " if len(board.groups) > 1 else ""
+            print_result(f"\n{place}{group.verdict.text}")
     return outcome.exit_code(len(runs)), runs
 
 
@@ -155,30 +168,47 @@ def print_doubts(runs: "list[PlannedRun]") -> None:
         print_notice(f"warning: {sentence} ({count} of {len(runs)} runs)")
 
 
-def _launcher(args: argparse.Namespace) -> Any:
+def _check_launching(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs} leaves no run to start", "--jobs", "give 1 or more")
+    given = {"--slurm": args.slurm, "--no-wait": args.no_wait}
+    if args.launcher == "local" and any(given.values()):
+        raise UserError("--slurm and --no-wait need SLURM", "bench", "add --launcher slurm")
+    given |= {"--jobs": args.jobs, "--launcher slurm": args.launcher == "slurm"}
+    unused = [name for name, value in given.items() if value]
+    if args.to_wandb and unused:
+        what = f"{unused[0]} has no effect where the grid is only written as a W&B sweep"
+        raise UserError(what, "--to-wandb", f"leave {unused[0]} out")
+
+
+def _launcher(args: argparse.Namespace, display: "GridDisplay") -> Any:
     if args.launcher == "local":
         from mixbench.launch.local import LocalLauncher
 
-        if args.slurm or args.no_wait:
-            raise UserError("--slurm and --no-wait need SLURM", "bench", "add --launcher slurm")
-        return LocalLauncher(print_result, strict=args.strict)
+        return LocalLauncher(
+            display.print_line, strict=args.strict, jobs=args.jobs, show=display.show
+        )
     from mixbench.launch.slurm import SlurmLauncher
     from mixbench.launch.slurm_options import read_options
 
     return SlurmLauncher(
-        print_result, strict=args.strict, options=read_options(args.slurm), wait=not args.no_wait
+        display.print_line,
+        strict=args.strict,
+        options=read_options(args.slurm, args.jobs),
+        wait=not args.no_wait,
+        show=display.show,
     )
 
 
-def _print_scores(record: Any) -> None:
+def _print_end(record: "Record", folder: Path) -> None:
+    """Print a few scores of a run, what speaks against them, and the place of all others."""
     if os.environ.get("RANK", "0") != "0" or LAUNCHER_ENV in os.environ:
         return  # said once: by the leading process, or by the one that started it
-    scores = "  ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
-    print_result(f"{record.id}  {scores}")
+    from mixbench.leaderboard.headline import score_texts
+    from mixbench.records.marks import health
 
-
-def time_text(seconds: float) -> str:
-    """A time in words."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    print_result("   ".join(score_texts(record.metrics)) or "no scores")
+    for sentence in health(record):
+        print_result(sentence)
+    print_result(f"everything else is in {folder}")

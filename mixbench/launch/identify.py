@@ -1,10 +1,19 @@
 """Ids of planned runs, in a process that may import torch: which are done, how long others take."""
 
-from typing import Any
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError
 from mixbench.launch.plan import PlannedRun
 from mixbench.records.record import read_record
+
+if TYPE_CHECKING:
+    from mixbench.data.images import Splits
+    from mixbench.training.estimate import Estimate
+    from mixbench.training.job import Job
+
+RELOAD_S = 10.0  # seconds of a first reading, which may fetch and decode, after which one is timed
 
 
 def identify_runs(
@@ -29,14 +38,15 @@ def identify_runs(
     import torch
 
     from mixbench.config.compose import compose_text, resolve_method
-    from mixbench.training.build import estimate_seconds
     from mixbench.training.job import incompatibility, resolve
     from mixbench.training.sanity import doubts
 
     torch.set_num_threads(1)
     notes: dict[str, None] = {}
-    estimates: dict[str, float] = {}
-    infos: dict[str, Any] = {}
+    estimates: dict[str, Estimate | None] = {}
+    sizes: dict[str, int] = {}  # training images by data
+    loaded, load_s = "", 0.0
+    splits: Any = None
     sources: dict[str, Any] = {}
     kept: list[PlannedRun] = []
     for planned in runs:
@@ -48,7 +58,7 @@ def identify_runs(
         job = resolve(config, sources.get(str(config.data)))
         kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
-        source = sources.setdefault(str(config.data), job.source)
+        sources.setdefault(str(config.data), job.source)
         planned.id, planned.recipe_hash = job.identity.id, job.identity.recipe_hash
         try:
             planned.done = read_record(job.folder).status == "done"
@@ -61,12 +71,36 @@ def identify_runs(
         if planned.done:
             continue
         key = f"{config.data} {config.select}"
-        if key not in infos:
-            infos[key] = source.load(holdout=config.select == "val").info
-        planned.doubts = list(doubts(config, infos[key].train_size).values())
-        if timed:
-            row = job.identity.row_hash
-            if row not in estimates:
-                estimates[row] = estimate_seconds(job, infos[key])
-            planned.seconds = estimates[row]
+        row = job.identity.row_hash
+        unknown = timed and row not in estimates
+        if key not in sizes or (unknown and key != loaded):
+            splits, load_s = _load(job, timed)
+            loaded, sizes[key] = key, splits.info.train_size
+        planned.doubts = list(doubts(config, sizes[key]).values())
+        if unknown:
+            estimates[row] = _estimate(job, splits, load_s)
+        if timed and (found := estimates[row]) is not None:
+            planned.seconds, planned.after_s = found.total_s, found.after_s
     return kept, list(notes)
+
+
+def _load(job: "Job", timed: bool) -> "tuple[Splits, float]":
+    """The data of a run, and the seconds in which it is read once it is on disk and decoded."""
+    started = time.monotonic()
+    splits = job.read_data()
+    if timed and time.monotonic() - started > RELOAD_S:
+        started = time.monotonic()
+        splits = job.read_data()
+    return splits, time.monotonic() - started
+
+
+def _estimate(job: "Job", splits: "Splits", load_s: float) -> "Estimate | None":
+    """Time of a run; None where it cannot be carried out, which the run itself will say."""
+    from mixbench.training.estimate import estimate
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself will give them
+        try:
+            return estimate(job, splits, load_s)
+        except Exception:
+            return None

@@ -18,11 +18,13 @@ from typing import Any
 
 from mixbench.distributed.signals import reader_gone, stop_when_orphaned
 from mixbench.distributed.spawn import set_safe_path
-from mixbench.errors import MixbenchError, RunFailedError, UserError, explain
+from mixbench.errors import MixbenchError, RunFailedError, UserError, explain, time_text
 from mixbench.files import open_log
 from mixbench.launch.identify import identify_runs
 from mixbench.launch.machine import Machine
 from mixbench.launch.plan import PlannedRun
+from mixbench.launch.state import GridProgress, GridState
+from mixbench.leaderboard.headline import score_texts
 from mixbench.records.lock import BusyRunError, LockWatch
 from mixbench.records.record import Record, read_record
 
@@ -32,6 +34,7 @@ Environment = tuple[dict[str, str], str]  # environment and working directory
 OWN_S, GRACE_S, KILLED_S = 3.0, 90.0, 10.0
 BUSY = -1  # code of a run that another process is at work on
 LOCK_POLL_S = 1.0  # seconds between looks whether it still is
+SHOW_S = 0.5  # seconds between states that are shown
 
 
 @dataclass
@@ -57,14 +60,23 @@ class LocalLauncher:
     Args:
         print_line: Prints a line.
         strict: Refuse keys that have no effect.
+        jobs: Most runs at a time; None for as many as the machine has places for.
+        show: Shows the state of a grid at work; None where nobody looks.
     """
 
-    def __init__(self, print_line: Callable[[str], None], *, strict: bool = False) -> None:
-        self.print_line, self.strict = print_line, strict
+    def __init__(
+        self,
+        print_line: Callable[[str], None],
+        *,
+        strict: bool = False,
+        jobs: int | None = None,
+        show: Callable[[GridState], None] | None = None,
+    ) -> None:
+        self.print_line, self.strict, self.jobs, self.show = print_line, strict, jobs, show
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mixbench.training.run"])
         set_safe_path()
-        self.machine = Machine()
+        self.machine = Machine(jobs=jobs)
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
         """Name the runs, find out which are done, and estimate the others' time.
@@ -79,6 +91,7 @@ class LocalLauncher:
             UserError: If a method's own key is unknown or out of range, a method that was named
                 cannot train the network or the data, or data is missing.
         """
+        self.print_line("planning: reading the data and timing a few steps of each method")
         reader, writer = self.context.Pipe(duplex=False)
         process = self.context.Process(
             target=_prepare_child, args=(_environment(), runs, self.strict, writer)
@@ -93,6 +106,7 @@ class LocalLauncher:
         if isinstance(answer, MixbenchError):
             raise answer
         prepared, notes, self.machine = answer
+        self.machine.jobs = self.jobs
         for note in notes:
             self.print_line(f"warning: {note}")
         return prepared
@@ -109,9 +123,8 @@ class LocalLauncher:
         Returns:
             What failed.
         """
-        numbers = {id(run): number for number, run in enumerate(runs, 1)}
         left = [run for run in runs if not run.done]
-        waiting, machine = list(left), self.machine
+        waiting, machine, grid = list(left), self.machine, GridProgress(runs, folder, self.machine)
         active: dict[Connection, tuple[PlannedRun, Any, list[int]]] = {}
         outcome = GridOutcome({})
         elsewhere: list[tuple[PlannedRun, LockWatch]] = []
@@ -121,33 +134,39 @@ class LocalLauncher:
                 while (run := machine.next_run(waiting)) is not None:
                     waiting.remove(run)
                     gpus = machine.reserve(run)
+                    grid.start(run)
                     reader, process = self._start(run, folder, machine.is_shared(run, left), gpus)
                     active[reader] = run, process, gpus
                 assert active or elsewhere  # an empty machine has a place for any run
-                for ready in wait(list(active), LOCK_POLL_S if elsewhere else None):
+                if self.show is not None:
+                    self.show(grid.state(waiting))
+                for ready in wait(list(active), self._patience(bool(elsewhere))):
                     assert isinstance(ready, Connection)
                     run, process, gpus = active.pop(ready)
                     machine.release(run, gpus)
                     code, message = _receive(ready)
                     process.join()
-                    place = f"[{numbers[id(run)]}/{len(runs)}] {run.id}"
                     if code == BUSY:
                         elsewhere.append((run, LockWatch(folder / run.id)))
-                        self.print_line(f"{place}: {message}; waiting for it")
-                    elif code:
+                        grid.start(run, elsewhere=True)
+                        self.print_line(f"{grid.place(run)}: {message}; waiting for it")
+                        continue
+                    grid.end(run, failed=code != 0)
+                    if code:
                         outcome.failures[run.id] = code
-                        self.print_line(f"{place}: {message}")
                     else:
-                        self.print_line(f"{place}: {_result(read_record(folder / run.id))}")
+                        message = result_text(read_record(folder / run.id))
+                    self.print_line(f"{grid.place(run)}: {message}")
                 for run, watch in [*elsewhere]:
                     watch.changes()
                     if watch.gone:
                         elsewhere.remove((run, watch))
-                        place = f"[{numbers[id(run)]}/{len(runs)}] {run.id}"
-                        waiting += [run] * self._is_left(run, folder, place, outcome)
+                        waiting += [run] * self._is_left(run, folder, grid, outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
             self.print_line("interrupted: waiting for the running processes to stop")
+            if self.show is not None:
+                self.show(grid.state(stopping=True))
             _stop([process for _, process, _ in active.values()])
         return outcome
 
@@ -167,19 +186,32 @@ class LocalLauncher:
         writer.close()
         return reader, process
 
-    def _is_left(self, run: PlannedRun, folder: Path, place: str, outcome: GridOutcome) -> bool:
+    def _patience(self, elsewhere: bool) -> float | None:
+        """Seconds to wait for the end of a run before something else is to be looked at."""
+        if self.show is not None:
+            return SHOW_S
+        return LOCK_POLL_S if elsewhere else None
+
+    def _is_left(
+        self, run: PlannedRun, folder: Path, grid: GridProgress, outcome: GridOutcome
+    ) -> bool:
         """Tell whether a run that another process was at work on is still to be carried out."""
+        place = grid.place(run)
         try:
             record = read_record(folder / run.id)
         except UserError:
+            grid.leave(run)
             return True
         if record.status == "done":
-            self.print_line(f"{place}: {_result(record)}, by another process")
+            grid.end(run, failed=False)
+            self.print_line(f"{place}: {result_text(record)}, by another process")
             return False
         if record.status in ("failed", "diverged"):
+            grid.end(run, failed=True)
             outcome.failures[run.id] = RunFailedError.exit_code
             self.print_line(f"{place}: {record.status} in another process: {record.message}")
             return False
+        grid.leave(run)
         self.print_line(f"{place}: the other process is gone, going on with it")
         return True
 
@@ -208,10 +240,17 @@ def _receive(reader: Connection) -> tuple[int, str]:
         return 3, "its process died; the log in its folder may say why"
 
 
-def _result(record: Record) -> str:
-    top1 = record.metrics.get("top1")
-    shown = "" if top1 is None else f", top1 {top1:.2f}"
-    return f"done in {record.wall_s:.0f} s{shown}"
+def result_text(record: Record) -> str:
+    """How a run ended: its status, its time, and the score that it is ranked by.
+
+    Args:
+        record: Its record.
+
+    Returns:
+        A few words.
+    """
+    scores = list(score_texts(record.metrics))[:1]
+    return ", ".join([f"{record.status} in {time_text(record.wall_s)}", *scores])
 
 
 def _environment() -> Environment:

@@ -16,10 +16,14 @@ class Machine:
     Attributes:
         cores: Cores of this machine that may be used.
         gpus: Number of GPUs.
+        jobs: Most runs at a time; None for as many as have a place.
+        active: Runs that have one now.
     """
 
     cores: int = 1
     gpus: int = 0
+    jobs: int | None = None
+    active: int = field(default=0, init=False)
     free_cores: int = field(init=False)
     free_gpus: list[int] = field(init=False)
 
@@ -32,6 +36,8 @@ class Machine:
 
     def fits(self, run: PlannedRun) -> bool:
         """Tell whether a run may start now."""
+        if self.jobs is not None and self.active >= self.jobs:
+            return False
         return self.required(run) <= (len(self.free_gpus) if run.gpus else self.free_cores)
 
     def reserve(self, run: PlannedRun) -> list[int]:
@@ -43,6 +49,7 @@ class Machine:
         Returns:
             Numbers of its GPUs; none of one on the CPU, which shall see none.
         """
+        self.active += 1
         if not run.gpus:
             self.free_cores -= self.required(run)
             return []
@@ -59,6 +66,7 @@ class Machine:
             run: The run.
             gpus: As :meth:`reserve` returned them.
         """
+        self.active -= 1
         self.free_gpus = sorted([*self.free_gpus, *gpus])
         self.free_cores += 0 if run.gpus else self.required(run)
 
@@ -86,30 +94,33 @@ class Machine:
         Returns:
             True if one of them fits beside it.
         """
-        if run.gpus:
+        if run.gpus or self.jobs == 1:
             return False
         rest = self.cores - self.required(run)
         return any(
             other.gpus or self.required(other) <= rest for other in others if other is not run
         )
 
-    def duration(self, runs: Sequence[PlannedRun]) -> float:
-        """Seconds that runs take on the empty machine.
+    def duration(
+        self, runs: Sequence[PlannedRun], active: Sequence[tuple[PlannedRun, float]] = ()
+    ) -> float:
+        """Seconds that runs take.
 
         Args:
-            runs: In the order of the plan, with estimates of their time.
+            runs: Those that wait, in the order of the plan, with estimates of their time.
+            active: Those that have their place already, with the seconds that each still takes.
 
         Returns:
             Time until the last one ends.
         """
-        machine, waiting, now = Machine(self.cores, self.gpus), list(runs), 0.0
-        active: list[tuple[float, PlannedRun, list[int]]] = []
-        while waiting or active:
+        machine, waiting, now = Machine(self.cores, self.gpus, self.jobs), list(runs), 0.0
+        ends = [(seconds, run, machine.reserve(run)) for run, seconds in active]
+        while waiting or ends:
             while (run := machine.next_run(waiting)) is not None:
                 waiting.remove(run)
-                active.append((now + (run.seconds or 0.0), run, machine.reserve(run)))
-            first = min(active, key=lambda item: item[0])
-            active.remove(first)
+                ends.append((now + (run.seconds or 0.0), run, machine.reserve(run)))
+            first = min(ends, key=lambda item: item[0])
+            ends.remove(first)
             now = first[0]
             machine.release(first[1], first[2])
         return now

@@ -1,6 +1,7 @@
 """A grid of runs as lists of override words; no torch needed to check it."""
 
 import itertools
+import re
 from dataclasses import dataclass, field
 
 from mixbench.config.compose import check_method_keys, compose_text
@@ -8,6 +9,7 @@ from mixbench.config.names import CORE, METHODS
 from mixbench.config.overrides import COMMAND_LINE, split_overrides
 from mixbench.errors import UserError
 
+MOST_SEEDS = 1000  # of a range
 AXES = ("data", "net", "recipe", "method")  # keys that take several values, outermost first
 
 
@@ -21,7 +23,8 @@ class PlannedRun:
     id: str = ""
     recipe_hash: str = ""
     done: bool = False
-    seconds: float | None = None  # estimate of its training time
+    seconds: float | None = None  # estimate of its time from start to end
+    after_s: float = 0.0  # of these, those after training: test and suites
     cores: int = 1  # of all its processes, where it computes on the CPU
     gpus: int = 0  # of this machine, where it computes on them
     doubts: list[str] = field(default_factory=list)  # why its training cannot work
@@ -47,7 +50,7 @@ def expand(words: list[str], *, strict: bool = False) -> list[PlannedRun]:
     given = dict(pairs)
     if "seed" in given and "seeds" in given:
         raise UserError("both seed and seeds are given", COMMAND_LINE, "use seeds=0,1,2")
-    seeds = _seeds(given.get("seeds", given.get("seed", "0")))
+    seeds = parse_seeds(given.get("seeds", given.get("seed", "0")))
     rest = [f"{key}={text}" for key, text in pairs if key not in (*AXES, "seed", "seeds")]
     choices: list[list[str]] = []
     for axis in AXES:
@@ -103,8 +106,23 @@ def _values(key: str, text: str) -> list[str]:
     return values
 
 
-def _seeds(text: str) -> list[int]:
-    values = _values("seeds", text)
+def parse_seeds(text: str) -> list[int]:
+    """Seeds that a user lists, such as ``0,1,2``, or gives as a range, such as ``0..9``.
+
+    Args:
+        text: The value of ``seeds``.
+
+    Returns:
+        The seeds, both ends of a range among them.
+
+    Raises:
+        UserError: If one is no whole number >= 0 or given twice, or a range has none or too many.
+    """
+    span = re.fullmatch(r"\s*(\d{1,9})\.\.(\d{1,9})\s*", text)
+    if span and not 0 <= int(span[2]) - int(span[1]) < MOST_SEEDS:
+        what = f"seeds={text} goes from a larger to a smaller seed, or over {MOST_SEEDS} of them"
+        raise UserError(what, COMMAND_LINE, "write seeds=0..9")
+    values = [*map(str, range(int(span[1]), int(span[2]) + 1))] if span else _values("seeds", text)
     try:
         seeds = [int(value) for value in values]
     except ValueError as error:

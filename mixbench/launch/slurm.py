@@ -29,10 +29,11 @@ from mixbench.distributed.spawn import set_safe_path
 from mixbench.errors import MixbenchError, UserError
 from mixbench.files import write_text
 from mixbench.launch.identify import identify_runs
-from mixbench.launch.local import GridOutcome
+from mixbench.launch.local import GridOutcome, result_text
 from mixbench.launch.plan import PlannedRun
 from mixbench.launch.slurm_options import submitit_parameters
 from mixbench.launch.slurm_task import SlurmTask
+from mixbench.launch.state import GridProgress, GridState
 from mixbench.records.record import read_record
 
 MAX_TIMEOUTS = 1000  # time limits that one run may use up
@@ -44,7 +45,6 @@ SLURM = "--launcher slurm"
 class _QueuedRun:
     """A run in the queue."""
 
-    number: int  # of the plan
     run: PlannedRun
     job: str  # as squeue names it: 12_3
     state: str = ""
@@ -59,6 +59,7 @@ class SlurmLauncher:
         strict: Refuse keys that have no effect.
         options: As of :func:`mixbench.launch.slurm_options.read_options`.
         wait: Wait for the runs; else return after submitting them.
+        show: Shows the state of a grid at work; None where nobody looks.
 
     Raises:
         UserError: If submitit or SLURM is missing.
@@ -75,6 +76,7 @@ class SlurmLauncher:
         strict: bool = False,
         options: dict[str, Any] | None = None,
         wait: bool = True,
+        show: Callable[[GridState], None] | None = None,
     ) -> None:
         try:
             import submitit  # noqa: F401
@@ -91,7 +93,7 @@ class SlurmLauncher:
                 "start it on a login node, or use --launcher local",
             )
         set_safe_path()
-        self.print_line, self.strict, self.wait = print_line, strict, wait
+        self.print_line, self.strict, self.wait, self.show = print_line, strict, wait, show
         self.options = options or {}
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
@@ -142,15 +144,11 @@ class SlurmLauncher:
             raise UserError("the folder of the jobs is a link", str(logs), "remove it")
         known = _read_tasks(logs)
         queue = self.queue() or {}
-        left = [(number, run) for number, run in enumerate(runs, 1) if not run.done]
-        waiting = [
-            _QueuedRun(number, run, known[run.id])
-            for number, run in left
-            if known.get(run.id) in queue
-        ]
+        left = [run for run in runs if not run.done]
+        waiting = [_QueuedRun(run, known[run.id]) for run in left if known.get(run.id) in queue]
         if waiting:
             self.print_line(f"{len(waiting)} in the queue already: {_jobs(waiting)}")
-        fresh = [(number, run) for number, run in left if known.get(run.id) not in queue]
+        fresh = [run for run in left if known.get(run.id) not in queue]
         if fresh:
             waiting += self._submit(fresh, logs)
             jobs = {run: job for run, job in known.items() if job in queue}
@@ -166,7 +164,7 @@ class SlurmLauncher:
             return outcome
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         try:
-            self._wait(waiting, len(runs), folder, outcome)
+            self._wait(waiting, GridProgress(runs, folder), outcome)
         except KeyboardInterrupt:
             outcome.interrupted = True
             self.print_line(
@@ -190,11 +188,11 @@ class SlurmLauncher:
             return None
         return dict(line.split(maxsplit=1) for line in shown.stdout.splitlines() if " " in line)
 
-    def _submit(self, fresh: list[tuple[int, PlannedRun]], logs: Path) -> list[_QueuedRun]:
+    def _submit(self, fresh: list[PlannedRun], logs: Path) -> list[_QueuedRun]:
         import submitit
         from submitit.core.utils import FailedJobError
 
-        values = submitit_parameters(self.options, [run for _, run in fresh])
+        values = submitit_parameters(self.options, fresh)
         executor = submitit.AutoExecutor(
             logs,
             cluster=self.cluster,
@@ -203,16 +201,13 @@ class SlurmLauncher:
         )
         try:
             executor.update_parameters(**values)
-            jobs = executor.map_array(SlurmTask(), [run.words for _, run in fresh])
+            jobs = executor.map_array(SlurmTask(), [run.words for run in fresh])
         except FailedJobError as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
                 f"SLURM refuses the job: {reason}", SLURM, "sinfo lists partitions and their limits"
             ) from error
-        tasks = [
-            _QueuedRun(number, run, job.job_id)
-            for (number, run), job in zip(fresh, jobs, strict=True)
-        ]
+        tasks = [_QueuedRun(run, job.job_id) for run, job in zip(fresh, jobs, strict=True)]
         self.print_line(
             f"SLURM job {_jobs(tasks)}, tasks: {len(tasks)}, each with "
             f"{values['cpus_per_task']} CPU, {values.get('gpus_per_node', 0)} GPU, "
@@ -220,29 +215,31 @@ class SlurmLauncher:
         )
         return tasks
 
-    def _wait(
-        self, waiting: list[_QueuedRun], total: int, folder: Path, outcome: GridOutcome
-    ) -> None:
+    def _wait(self, waiting: list[_QueuedRun], grid: GridProgress, outcome: GridOutcome) -> None:
         while True:
             queue = self.queue()
             for task in list(waiting):
-                code, message = self._look(task, queue, folder, total)
+                code, message = self._look(task, queue, grid)
                 if code is None:
                     continue
                 waiting.remove(task)
+                grid.end(task.run, failed=code != 0)
                 if code:
                     outcome.failures[task.run.id] = code
                 else:
-                    message = _result(folder / task.run.id)
-                self.print_line(f"[{task.number}/{total}] {task.run.id}: {message}")
+                    message = _result(grid.folder / task.run.id)
+                self.print_line(f"{grid.place(task.run)}: {message}")
             if not waiting:
                 return
+            if self.show is not None:
+                self.show(grid.state())
             time.sleep(self.poll_s)
 
     def _look(
-        self, task: _QueuedRun, queue: dict[str, str] | None, folder: Path, total: int
+        self, task: _QueuedRun, queue: dict[str, str] | None, grid: GridProgress
     ) -> tuple[int | None, str]:
         """Exit code and message of a task that has ended; no code for one that has not."""
+        folder = grid.folder
         result = _read_result(folder.absolute() / "slurm", task.job)
         if result is not None:
             return result
@@ -251,7 +248,10 @@ class SlurmLauncher:
         state = queue.get(task.job)
         if state is not None:
             if (task.state, state) == ("RUNNING", "PENDING"):
-                self.print_line(f"[{task.number}/{total}] {task.run.id}: back in the queue")
+                grid.leave(task.run)
+                self.print_line(f"{grid.place(task.run)}: back in the queue")
+            if (task.state, state) != ("RUNNING", "RUNNING") and state == "RUNNING":
+                grid.start(task.run)
             if state in ("RUNNING", "PENDING"):
                 task.state = state
             task.gone = None
@@ -292,12 +292,9 @@ def _read_result(logs: Path, job: str) -> tuple[int, str] | None:
 
 def _result(folder: Path) -> str:
     try:
-        record = read_record(folder)
+        return result_text(read_record(folder))
     except UserError as error:
         return f"done, and {error.what}"
-    top1 = record.metrics.get("top1")
-    shown = "" if top1 is None else f", top1 {top1:.2f}"
-    return f"{record.status} in {record.wall_s:.0f} s{shown}"
 
 
 def _jobs(waiting: list[_QueuedRun]) -> str:

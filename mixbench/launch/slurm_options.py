@@ -19,7 +19,7 @@ COUNT_OPTIONS = ("time", "gpus_per_run", "cpus_per_run", "max_parallel")
 OPTIONS = ("partition", *COUNT_OPTIONS, "mem", "account")
 
 
-def read_options(words: Sequence[str]) -> dict[str, Any]:
+def read_options(words: Sequence[str], jobs: int | None = None) -> dict[str, Any]:
     """Read what the command line says about the cluster.
 
     Args:
@@ -27,12 +27,13 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
             comes back into the queue), ``gpus_per_run``, ``cpus_per_run``, ``mem`` (as 16GB, of a
             run), ``account``, ``max_parallel`` (runs at a time), and ``extra.NAME`` for any other
             option of sbatch by its long name.
+        jobs: Most runs at a time, another way to give ``max_parallel``.
 
     Returns:
         Options of :class:`mixbench.launch.slurm.SlurmLauncher`.
 
     Raises:
-        UserError: On an unknown key or a bad value.
+        UserError: On an unknown key or a bad value, or two numbers of runs at a time.
     """
     options: dict[str, Any] = {"extra": {}}
     for word in words:
@@ -59,6 +60,10 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
             options[key] = int(text)
         else:
             options[key] = text
+    known = options.setdefault("max_parallel", jobs) if jobs is not None else None
+    if known != jobs:
+        what = f"--jobs {jobs} and max_parallel={known} ask for two numbers of runs at a time"
+        raise UserError(what, "SLURM option max_parallel", "give one of them")
     return options
 
 

@@ -29,7 +29,7 @@ from mixbench.config.overrides import (
     split_overrides,
 )
 from mixbench.errors import UserError, near_match
-from mixbench.launch.plan import PlannedRun
+from mixbench.launch.plan import PlannedRun, parse_seeds
 from mixbench.records.record import runs_folder
 
 PLAN_KEYS = ("base", "grid", "arms", "seeds", "after")
@@ -197,7 +197,7 @@ def _axis(key: str, values: Any, path: Path) -> list[str]:
 
 def _seeds(given: str | None, values: Any, path: Path) -> list[int]:
     if given is not None:
-        values, _ = yaml_files.parse(f"[{given}]", "seeds")
+        return parse_seeds(given)
     whole = isinstance(values, list) and all(type(seed) is int and seed >= 0 for seed in values)
     if not whole or not values or len(set(values)) < len(values):
         raise UserError(

@@ -126,7 +126,7 @@ _SCORES = (
     _tested("aece_cf", "aece after cross-fitted temperature scaling", "", "lower", listed=False),
     _tested("brier", "Brier score", "", "lower", label="Brier"),
     _tested("brier_cf", "Brier score after cross-fitted scaling", "", "lower", listed=False),
-    _tested("bias", "mean confidence less accuracy"),
+    _tested("bias", "mean confidence minus accuracy"),
     _tested("oe", "overconfidence error", "", "lower", listed=False),
     _tested("T", "temperature of the cross-fitted scaling", listed=False),
     _tested("aurc", "area under the risk-coverage curve", "", "lower", listed=False),

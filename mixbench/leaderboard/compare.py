@@ -1,7 +1,7 @@
 """Two methods side by side, from records and stored predictions alone."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
@@ -127,6 +127,7 @@ def compare(
                     "shows how the seeds of a row spread",
                 )
             found.append(_compared(group, a, b, margin, resamples))
+            found[-1].notes[:0] = _whole_rows(((mine, a), (other, b)))
     if not found:
         for name in (mine, other):
             _check_known(board, name)
@@ -136,6 +137,16 @@ def compare(
             "carry them out with the same data, net, recipe, epochs and selection",
         )
     return found
+
+
+def _whole_rows(named: Iterable[tuple[str, Row]]) -> list[str]:
+    """Sentences on names of runs, which stand for their whole rows."""
+    return [
+        f"{name} is a run of the row {row.label}, which is compared with all its "
+        f"{len(row.seeds)} seeds."
+        for name, row in named
+        if len(row.seeds) > 1 and any(record.id == name for record in row.records)
+    ]
 
 
 def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int) -> Comparison:
@@ -197,7 +208,8 @@ def pairwise(group: Group, labels: Collection[str]) -> dict[tuple[str, str], Lin
 def _line(name: str, values: dict[str, list[float]], pooled: Pooled, a: str, b: str) -> Line:
     mine, other = summarize(values[a]), summarize(values[b])
     line = Line(name, mine, other, mine.mean - other.mean)
-    if pooled.sd > 0 and a in pooled.means and b in pooled.means and math.isfinite(line.difference):
+    several = min(pooled.counts.get(a, 0), pooled.counts.get(b, 0)) > 1
+    if pooled.sd > 0 and several and math.isfinite(line.difference):
         half = t_quantile(pooled.df) * pooled.error(a, b)
         line.low, line.high = line.difference - half, line.difference + half
     return line
@@ -234,15 +246,16 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
     counts = (pooled.counts[a.label], pooled.counts[b.label])
     say(decide_pair(a.label, b.label, contrast, counts, pooled.sd, group.score).text)
     if group.smoke_test:
-        say(f"{group.data} is a smoke test, on which all methods do well; no method wins on it.")
+        say(f"{group.data} is a smoke test, too small and easy to rank methods on.")
     elif contrast.separated and (told := _level_in_table(group, a.label, b.label)) is not None:
         say(
             f"Among all rows of the table the two are not separated{told}, so that this supports "
             "a claim only if just these two were chosen before any result was seen."
         )
     say(
-        f"The test of {group.score} takes the variance pooled over "
-        f"{counted(len(pooled.means), 'row')} ({counted(pooled.df, 'degree')} of freedom)."
+        f"This is a t test of the two alone, not corrected for other pairs, with the variance of "
+        f"{group.score} pooled over {counted(len(pooled.means), 'row')} "
+        f"({counted(pooled.df, 'degree')} of freedom)."
     )
     say(f"The detectable difference is {mdd:.2f} (80 % power).")
     shared = sorted(set(a.seeds) & set(b.seeds))

@@ -1,6 +1,7 @@
 """Rows of a leaderboard for Python: a data frame, or records where pandas is not installed."""
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,16 @@ def leaderboard_frame(
 
     Raises:
         UserError: If a folder or the column does not exist.
+
+    Warns:
+        UserWarning: For each run that is in no row, with the reason.
     """
     named = [runs_folder()] if runs is None else [runs] if isinstance(runs, str | Path) else runs
     board = build_leaderboard(find_runs(map(Path, named)))
     if sort is not None:
         board = sort_rows(board, sort)
+    for line in board.others:
+        warnings.warn(f"not among the rows: {line}", stacklevel=3)
     found = [line for group in board.groups for line in _lines(group)]
     try:
         from pandas import DataFrame  # pyright: ignore[reportMissingImports]

@@ -8,7 +8,7 @@ from typing import Any
 
 from mixbench.config.overrides import flatten
 from mixbench.config.yaml_files import read
-from mixbench.errors import MixbenchError, UserError, near_match
+from mixbench.errors import MixbenchError, UserError, counted, near_match
 from mixbench.leaderboard.columns import NONE, describe
 from mixbench.leaderboard.rows import Group, Leaderboard, Row, shown_value
 from mixbench.leaderboard.text import escaped, text_table
@@ -49,6 +49,9 @@ def pivot_text(board: Leaderboard, down: str, across: str, style: str) -> str:
     """
     if down == across:
         raise UserError(f"both keys are {down}", "--pivot", "name two different keys")
+    if "seed" in (down, across):
+        what = "a cell is the mean over seeds, so that seed is no key of a grid"
+        raise UserError(what, "--pivot", "leave seed out; mixbench leaderboard --columns seeds")
     cells = [(group, row) for group in board.groups for row in group.rows]
     for key in (down, across):
         if cells and not any(_value(group, row, key) is not None for group, row in cells):
@@ -90,8 +93,11 @@ def _grid(
     body = [[line, *(table.get((line, column), NONE) for column in columns)] for line in lines]
     score = members[0][0].score
     seeds = sorted({len(row.seeds) for _, row in members})
-    counts = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    notes = [f"Cells are the mean {score} and its sample deviation over {counts} seeds."]
+    over = f"{seeds[0]} to " if len(seeds) > 1 else ""
+    notes = [
+        f"Cells are the mean {score} and its sample deviation over {over}"
+        f"{counted(seeds[-1], 'seed')}."
+    ]
     if any(" | " in cell for cell in table.values()):
         notes.append("Cells with several values hold rows that differ in other settings.")
     cells = [[escaped(cell, style) for cell in line] for line in body]
@@ -112,6 +118,8 @@ def _value(group: Group, row: Row, key: str) -> Any:
 def _rest(group: Group, row: Row, keys: Sequence[str]) -> tuple[str, ...]:
     """What a grid has in common: the facts of its rows beside its two keys."""
     facts = {name: str(getattr(group, name)) for name in GROUPED if name not in keys}
+    facts |= {"epochs": counted(group.epochs, "epoch")} if "epochs" in facts else {}
+    facts |= {"select": f"select {group.select}"} if "select" in facts else {}
     if not {"data", "net", "recipe", "epochs"} & set(keys):
         facts["recipe"] += f" ({group.recipe_hash[:8]})"
     own = {f"method.{key}": value for key, value in sorted(row.settings.items())}

@@ -110,8 +110,8 @@ def lacking_baseline(board: Leaderboard) -> str:
         return ""
     return (
         f"A step of these methods costs more than {SLOW} times that of {BASELINE}, and no run of "
-        f"{BASELINE} has their cost: {', '.join(needed)}. Train {BASELINE} for so many epochs to "
-        "compare at equal cost."
+        f"{BASELINE} has their cost: {', '.join(needed)}. Train {BASELINE} for the number of "
+        "epochs in brackets to compare at equal cost."
     )
 
 

@@ -159,7 +159,8 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     found: dict[Path, Path] = {}  # a folder may be named in several ways
     for path in paths:
         if not path.is_dir():
-            raise UserError("no such folder of runs", str(path), "run `mixbench bench` first")
+            what = "this is no folder of runs" if path.exists() else "no such folder of runs"
+            raise UserError(what, str(path), "check the name, or train some by mixbench bench")
         for folder in filter(_has_record, (path, *path.iterdir())):
             found.setdefault(folder.resolve(), folder)
     return sorted(found.values())

@@ -1,6 +1,7 @@
 """The table of a group of runs: its columns, its cells, and the notes below it."""
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from mixbench.stats.dunnett import Contrast
 
 VERIFIED = {"yes": 0.0, "partly": 1.0, "no": 2.0}  # from the best to the worst
 SETTING = "method."  # begins the name of a column of a setting
+_CHOICE = {"last": "the last epoch", "val": "the best epoch of a hold-out"}
 MOST_SETTINGS = 2  # that get columns; where more vary, labels tell them
 # The one score of robustness of the default table: the first of these that the rows have.
 ROBUSTNESS = (
@@ -113,6 +115,9 @@ def sort_rows(board: Leaderboard, key: str) -> Leaderboard:
         UserError: If there is no such column.
     """
     check_columns(board, [key], "--sort")
+    rows = [(group, row) for group in board.groups for row in group.rows]
+    if rows and all(_sort_key(group, row, key) == math.inf for group, row in rows):
+        raise UserError(f"no row has a value of {key}", "--sort", "sort by a column that some have")
 
     def sorted_group(group: Group) -> Group:
         def place(row: Row) -> tuple[bool, Any, str]:
@@ -141,6 +146,7 @@ def group_text(
         Text that ends with a line break.
     """
     names = default_columns(group) if columns is None else list(columns)
+    names = names if "method" in names else ["method", *names]  # nobody reads rows without names
     names, lost = _fitting(group, names, width) if style == "table" else (names, [])
     lines = [_line(group, row, names, style) for row in group.rows]
     header = [_header(group, name, style) for name in names]
@@ -156,7 +162,10 @@ def group_text(
         below = "".join(f"% {escaped(note, style)}\n" for note in told)
         label = f"mixbench-{group.data}-{group.net}-{group.recipe_hash[:8]}-{group.select}"
         return text_table(_caption(group, names), header, lines, [], style, label) + below
-    return text_table(group.title, header, lines, [group.verdict.text, *notes], style)
+    told = [group.verdict.text, *notes]
+    if width is not None and style == "table":
+        told = [line for note in told for line in _broken(note, width)]
+    return text_table(group.title, header, lines, told, style)
 
 
 class PlainTable(NamedTuple):
@@ -213,6 +222,12 @@ def _first(group: Group) -> list[str]:
     """The columns that no table lacks."""
     settings = group.varied if len(group.varied) <= MOST_SETTINGS else ()
     return ["method", *(f"{SETTING}{key}" for key in settings), "n", group.score]
+
+
+def _broken(note: str, width: int) -> list[str]:
+    """A sentence in lines that a terminal need not break within words."""
+    found = textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False)
+    return found or [note]
 
 
 def _costed(group: Group) -> list[str]:
@@ -334,6 +349,11 @@ def _notes(group: Group, names: Sequence[str], style: str) -> list[str]:
             f"{FLOOR} marks an ece no larger than a perfectly calibrated network of the same "
             "confidence shows by chance (95 %), in every seed."
         )
+    empty = [name for name in shown if all(row.summary(name) is None for row in group.rows)]
+    if empty:
+        notes.append(
+            f"No row has {', '.join(empty)} in all its runs; mixbench eval may add scores."
+        )
     notes += _image_notes(group, shown)
     notes += [note for row in group.rows for note in gaps(row, shown)]
     notes += _cost_notes(group, names)
@@ -401,7 +421,7 @@ def _caption(group: Group, names: Sequence[str]) -> str:
     text = (
         f"{score.title[:1].upper()}{score.title[1:]} on {group.data} with {group.net} (recipe "
         f"{group.recipe}, {counted(group.epochs, 'epoch')}, {group.sizes[0]:,} training and "
-        f"{counted(group.sizes[1], 'test image')}), "
+        f"{counted(group.sizes[1], 'test image')}; {_CHOICE.get(group.select, group.select)}), "
     )
     text += "one seed." if many == 1 else f"mean and standard deviation over {seeds}."
     if "difference" in names:

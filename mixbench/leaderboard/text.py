@@ -22,6 +22,7 @@ _LATEX |= {WARNING: "(!)", FLOOR: r"\dag{}"}
 _LATEX |= {"\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$"}
 
 
+_MINUS = re.compile(r"(?<![\w.)\]}-])-(?=\d)")  # of negative numbers
 _NO_LABEL = re.compile("[^a-zA-Z0-9]+")
 _MARKDOWN = str.maketrans({"<": "&lt;"} | {sign: f"\\{sign}" for sign in "\\`*|~$"})
 # A link or picture, a bare address, and an underscore at the edge of a word.
@@ -85,6 +86,7 @@ def escaped(text: str, style: str) -> str:
     """
     if style == "latex":
         shown = "".join(_LATEX.get(sign, sign) for sign in one_line(text))
+        shown = _MINUS.sub("$-$", shown)
         return f"{{}}{shown}" if shown[:1] in ("[", "*") else shown  # no argument of a line break
     return _escape(text) if style == "markdown" else one_line(text)
 

@@ -8,7 +8,7 @@ from mixbench.errors import counted
 from mixbench.leaderboard.columns import describe
 from mixbench.leaderboard.evidence import BASELINE, Evidence
 from mixbench.leaderboard.text import TOO_FEW, interval
-from mixbench.stats.dunnett import Contrast, seeds_to_detect
+from mixbench.stats.dunnett import MOST_SEEDS, Contrast, seeds_to_detect
 from mixbench.stats.intervals import Summary
 
 OUTCOMES = (
@@ -22,7 +22,7 @@ OUTCOMES = (
     "no score",
 )
 NAMED = 4  # methods that a sentence names, beyond which it counts them
-LISTED = 20  # seeds of the longest command that a verdict gives
+LISTED = 8  # seeds that a command lists one by one
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def decide(
     if not finite:
         return Verdict("no score", f"No verdict: no run of this table has a finite {score}.")
     if smoke_test:
-        text = "No verdict: this data is a smoke test, on which all methods do well."
+        text = "No verdict: this data is a smoke test, too small and easy to rank methods on."
         return Verdict("smoke test", text)
     top = max(finite, key=lambda label: finite[label].mean)
     if len(finite) == 1:
@@ -112,11 +112,12 @@ def decide_pair(
     few, many = sorted(counts)
     seeds = counted(few, "seed") if few == many else f"{few} and {many} seeds"
     difference = _points(contrast.difference, score)
+    if few == 1:  # the pooled deviation knows nothing of a row without one of its own
+        text = f"{mine} against {other}: {difference}. One seed of a row supports no claim about it"
+        return Verdict("too few seeds", f"{text}; train two or more of each.", seeds=2)
     told = f"{_interval(contrast, score)}, {p_text(contrast.p)}, {seeds}"
     if contrast.separated:
         word = "better" if contrast.difference > 0 else "worse"
-        if few == 1:
-            word = f"probably {word}"  # one of them shows no spread of its own
         best = mine if contrast.difference > 0 else other
         return Verdict("winner", f"{mine} is {word} than {other}: {difference} ({told}).", best)
     text = f"{mine} and {other} are not distinguishable, but need not be equal: {difference} "
@@ -131,6 +132,20 @@ def decide_pair(
 def plain(label: str) -> str:
     """A label as a sentence names it: the baseline as plain training."""
     return f"plain training ({label})" if label == BASELINE else label
+
+
+def seeds_text(seeds: int) -> str:
+    """The override that asks for a number of seeds, such as ``seeds=0,1,2``.
+
+    Args:
+        seeds: How many.
+
+    Returns:
+        The override; from nine on as a range.
+    """
+    if seeds <= LISTED:
+        return f"seeds={','.join(map(str, range(seeds)))}"
+    return f"seeds=0..{seeds - 1}"
 
 
 def p_text(p: float) -> str:
@@ -227,14 +242,12 @@ def _tie(
     text = f"No winner at {counted(n, 'seed')}: {ahead}, {p_text(contrast.p)}"
     wanted = seeds_to_detect(lead, evidence.sd, 1 + len(evidence.contrasts))
     if wanted is None:
-        settle = "no number of seeds that can be trained would settle a difference of this size"
+        settle = f"even {MOST_SEEDS:,} seeds would not settle a difference of this size"
     elif wanted <= n:  # found with 80 % power at most, and was not
         wanted = n + 1
-        settle = "one more seed may settle a difference of this size"
+        settle = f"one more seed may settle a difference of this size: {_command(wanted)}"
     else:
-        settle = f"about {wanted} seeds would settle a difference of this size"
-    if wanted is not None and wanted <= LISTED:
-        settle += f": {_command(wanted)}"
+        settle = f"about {wanted} seeds would settle a difference of this size: {_command(wanted)}"
     return Verdict("tie", f"{text}; {settle}. {more}".strip(), seeds=wanted)
 
 
@@ -279,4 +292,4 @@ def _points(value: float, score: str, sign: bool = True) -> str:
 
 
 def _command(seeds: int) -> str:
-    return f"`mixbench bench ... seeds={','.join(map(str, range(seeds)))}`"
+    return f"`mixbench bench ... {seeds_text(seeds)}`"

@@ -44,6 +44,25 @@ def marks_of(record: Record) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def health(record: Record) -> list[str]:
+    """The verdict on a run that has ended: whether its scores need a word of caution.
+
+    Args:
+        record: Its record.
+
+    Returns:
+        Sentences; never empty.
+    """
+    if record.status != "done":
+        why = f": {record.message}" if record.message else ""
+        return [f"The run is not done; it is {record.status}{why}."]
+    reasons = {mark: f": {EXPLANATIONS[mark]}" for mark in EXPLANATIONS}
+    told = [f'The run bears the mark "{m}"{reasons.get(m, "")}.' for m in marks_of(record)]
+    for suite, facts in record.evaluations.items():
+        told += [f"The suite {suite} warns: {text}" for text in facts.get("warnings", ())]
+    return told or ["The run bears no mark: nothing speaks against its scores."]
+
+
 def count_marks(records: Iterable[Record]) -> dict[str, int]:
     """Marks of a row of a table.
 

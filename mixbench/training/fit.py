@@ -32,7 +32,7 @@ from mixbench.training.callbacks.checkpoint import AtomicCheckpointIO, KeepCheck
 from mixbench.training.callbacks.curves import CurveLogger
 from mixbench.training.callbacks.peek import Peek
 from mixbench.training.callbacks.probe import Probe, keep_classifier
-from mixbench.training.callbacks.progress import Bar, PlainProgress
+from mixbench.training.callbacks.progress import Bar, PlainProgress, WriteProgress
 from mixbench.training.callbacks.samples import Samples
 from mixbench.training.callbacks.scores import Scores
 from mixbench.training.callbacks.suites import Suites
@@ -182,6 +182,7 @@ def _trainer(
 ) -> Trainer:
     config, world = parts.job.config, parts.group.world
     on_terminal = sys.stdout.isatty() and parts.group.is_main
+    shown = Bar() if on_terminal else PlainProgress()
     trainer = Trainer(
         max_epochs=config.epochs,
         accelerator=parts.job.device.type,
@@ -194,7 +195,7 @@ def _trainer(
         gradient_clip_val=config.optim.clip,
         logger=loggers or False,
         log_every_n_steps=1,  # the method itself decides when it logs
-        callbacks=[*callbacks, Bar() if on_terminal else PlainProgress()],
+        callbacks=[*callbacks, WriteProgress(parts.folder), shown],
         plugins=[io, _environment(world)],
         enable_checkpointing=True,  # by the callback that is given
         enable_progress_bar=on_terminal,

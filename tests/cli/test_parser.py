@@ -73,7 +73,7 @@ LIGHT = [
     (["plot", "forst", "-o", "a.svg"], 2, "did you mean 'forest'?"),
     (["plot", "forest", "-o", "a.gif"], 2, "end its name in .svg, .pdf, .png"),
     (["plot", "forest", "missing", "-o", "a.svg"], 2, "no such folder"),
-    (["plot", "forest", "-o", "a.svg", "--width", "wide"], 2, "'wide' is no width"),
+    (["plot", "forest", "-o", "a.svg", "--width", "wide"], 2, "inches wide, not 'wide'"),
     (["plot", "--help"], 0, "winmatrix"),
     (["eval", "none"], 2, "no record of a run"),
     (["verify", "none"], 2, "no record of a run"),
@@ -213,7 +213,39 @@ def test_strict_turns_a_warning_into_an_error(capsys):
     assert cli.main([*words, "--strict"]) == 2
 
 
-def test_run_prints_the_scores_and_records_them(runs, tiny, capsys):
+def test_run_ends_with_a_few_scores_what_speaks_against_them_and_its_folder(runs, tiny, capsys):
+    words = ["method=mixup", *tiny, "select=val"]
+    assert cli.main(["run", *words]) == 0
+    scores, *marks, place = capsys.readouterr().out.splitlines()
+    (folder,) = runs.iterdir()
+    assert [part.split()[0] for part in scores.split("   ")] == ["top1", "nll", "ece_cf", "top5"]
+    assert 'the mark "few steps": training took fewer than' in marks[0]
+    assert place.endswith(str(folder))
+    assert cli.main(["run", "--folder", str(runs / "other"), *words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(str(runs / "other"))
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--jobs", "0"], "--jobs 0 leaves no run to start"),
+        (["--jobs", "-2"], "give 1 or more"),
+        (["--jobs", "many"], "invalid int value"),
+        (["--to-wandb", "f.yaml", "--jobs", "2"], "--jobs has no effect"),
+        (["--to-wandb", "f.yaml", "--launcher", "slurm"], "--launcher slurm has no effect"),
+        (["--slurm", "mem=1GB"], "add --launcher slurm"),
+        (["--no-wait", "--to-wandb", "f.yaml"], "add --launcher slurm"),
+        (["--to-wandb", "f.yaml", "--launcher", "slurm", "--no-wait"], "--no-wait has no effect"),
+    ],
+)
+def test_options_of_a_grid_are_used_or_refused(words, match, runs, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "method=erm", "data=digits", *words]) == 2
+    assert match in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_records_its_scores(runs, tiny, capsys):
     assert cli.main(["run", "method=mixup", *tiny]) == 0
     assert "top1" in capsys.readouterr().out
     assert cli.main(["leaderboard", str(runs), "--format", "json"]) == 0
@@ -351,7 +383,8 @@ def test_a_bench_ranks_skips_what_is_done_and_reports_what_failed(tmp_path, monk
     assert first.stdout.count(": done in ") == 4
     rows = [line for line in first.stdout.splitlines() if line.startswith(("cutmix ", "erm "))]
     assert [row.split()[:2] for row in rows] == [["cutmix", "2"], ["erm", "2"]]
-    assert first.stdout.splitlines()[-1] == f"report: {tmp_path / 'runs' / 'report.html'}"
+    assert f"\nreport: {tmp_path / 'runs' / 'report.html'}\n" in first.stdout
+    assert first.stdout.splitlines()[-1].startswith("No verdict")  # digits are a smoke test
     shared = {read_record(path).shared_cores for path in find_runs([tmp_path / "runs"])}
     assert shared == {len(os.sched_getaffinity(0)) > 1}
 

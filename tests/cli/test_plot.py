@@ -1,7 +1,7 @@
 import pytest
 
 from mixbench import cli
-from mixbench.records.record import Record, write_record
+from mixbench.records.record import Record, read_record, write_record
 
 
 @pytest.fixture
@@ -49,5 +49,13 @@ def test_options_reach_the_plot(folder, tmp_path, capsys):
 def test_an_option_that_the_kind_does_not_take_is_refused(folder, tmp_path, capsys):
     words = ["plot", "forest", str(folder), "-o", str(tmp_path / "a.svg"), "--score", "nll"]
     assert cli.main(words) == 2
-    assert "no option 'score'" in capsys.readouterr().err
+    assert "--score has no effect" in capsys.readouterr().err
     assert not (tmp_path / "a.svg").exists()
+
+
+def test_a_run_that_is_not_in_the_picture_is_said(folder, tmp_path, capsys):
+    lost = read_record(folder / "bc-s1")
+    lost.status = "diverged"
+    write_record(folder / "bc-s1", lost)
+    assert cli.main(["plot", "leaderboard", str(folder), "-o", str(tmp_path / "a.svg")]) == 0
+    assert "not in the picture: bc-s1 has the status diverged" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from report_runs import Runs
 
 from mixbench import cli
 from mixbench.leaderboard.report import page
+from mixbench.leaderboard.rows import build_leaderboard, find_runs
 
 
 @pytest.fixture
@@ -79,9 +80,11 @@ def one_done(runs, tiny, capsys):
     return words
 
 
-def test_a_grid_ends_with_its_report(one_done, runs, capsys):
+def test_a_grid_ends_with_its_report_and_its_verdict(one_done, runs, capsys):
     assert cli.main(["bench", *one_done, "--report"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"report: {runs / 'report.html'}"
+    *_, place, _, verdict = capsys.readouterr().out.splitlines()
+    assert place == f"report: {runs / 'report.html'}"
+    assert verdict == build_leaderboard(find_runs([runs])).groups[0].verdict.text
     assert (runs / "report.html").stat().st_size > 10_000
 
 

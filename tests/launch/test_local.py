@@ -11,6 +11,7 @@ import pytest
 
 from mixbench.launch.local import GridOutcome, LocalLauncher
 from mixbench.launch.plan import PlannedRun, expand
+from mixbench.launch.state import GridProgress
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.lock import LockWatch
 from mixbench.records.record import Record, read_record, write_record
@@ -152,8 +153,12 @@ def test_what_another_process_leaves_decides_what_is_left_to_do(held, status, sa
     assert watch.gone
     lines, outcome = [], GridOutcome({})
     run = PlannedRun([], id="run")
-    place = "[1/2] run"
-    found = LocalLauncher(lines.append)._is_left(run, folder.parent, place, outcome)
+    grid = GridProgress([run], folder.parent)
+    grid.start(run, elsewhere=True)
+    found = LocalLauncher(lines.append)._is_left(run, folder.parent, grid, outcome)
     assert found == bool(left)
+    state = grid.state()
+    assert (state.done, state.failed) == (status == "done", len(failures))
+    assert state.active == ()
     assert outcome.failures == failures
     assert [said in line for line in lines] == [True] * (said is not None)

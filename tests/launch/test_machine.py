@@ -10,6 +10,8 @@ from mixbench.launch.local import LocalLauncher
 from mixbench.launch.machine import Machine
 from mixbench.launch.plan import PlannedRun, expand
 from mixbench.records.record import Record
+from mixbench.training import estimate
+from mixbench.training.estimate import Estimate
 
 
 def run(name, cores=1, gpus=0, seconds=1.0):
@@ -71,6 +73,23 @@ def test_a_run_on_the_cpu_gets_no_gpu_and_does_not_wait_for_one():
     machine = Machine(cores=2, gpus=1)
     runs = [run("gpu", gpus=1), run("other", gpus=1), run("cpu")]
     assert started(machine, runs) == {"gpu": [0], "cpu": []}
+
+
+def test_no_more_runs_than_jobs_are_at_work_at_a_time():
+    runs = [run(name) for name in "abc"] + [run("gpu", gpus=1)]
+    machine = Machine(cores=8, gpus=2, jobs=2)
+    assert started(machine, runs) == {"a": [], "b": []}
+    machine.release(runs[0], [])
+    assert started(machine, runs[2:]) == {"c": []}
+    assert Machine(cores=8, jobs=2).duration(runs[:3]) == 2
+    assert not Machine(cores=8, jobs=1).is_shared(runs[0], runs)
+
+
+def test_runs_at_work_keep_their_places_in_a_schedule():
+    runs = [run(name, seconds=10) for name in "abcd"]
+    machine = Machine(cores=2)
+    assert machine.duration(runs[2:], [(runs[0], 3.0), (runs[1], 8.0)]) == 18
+    assert machine.duration([], [(runs[0], 3.0)]) == 3
 
 
 @pytest.mark.parametrize(
@@ -145,12 +164,29 @@ def test_each_run_of_a_mixed_grid_is_started_with_what_it_needs(monkeypatch, tmp
     assert alone.told == [("left", False, [])]
 
 
+def test_the_grid_is_shown_while_it_is_carried_out(monkeypatch, tmp_path):
+    record = Record("x", "erm", "d", "n", "r", 0, 1, "last", "c", "r")
+    monkeypatch.setattr(local, "read_record", lambda folder: record)
+    monkeypatch.setattr(local.signal, "signal", lambda *args: None)
+    runs = [run(name, seconds=10.0) for name in "abc"]
+    runs[0].done = True
+    launcher, states = Told(Machine(cores=1)), []
+    launcher.show = states.append
+    launcher.launch(runs, tmp_path)
+    assert [(each.done, [one.id for one in each.active]) for each in states] == [
+        (1, ["b"]),
+        (2, ["c"]),
+    ]
+    assert states[0].left_s == pytest.approx(20, abs=1)
+
+
 def test_what_a_run_needs_is_read_from_its_own_configuration(monkeypatch, runs, tiny):
-    monkeypatch.setattr("mixbench.training.build.estimate_seconds", lambda job, info: 1.0)
+    monkeypatch.setattr(estimate, "estimate", lambda *_: Estimate(1, 2, 3))
     plan = expand(["method=erm", *tiny, "devices=2", "trainer.threads=3"])
     plan += expand(["method=mixup", *tiny])
     kept, _, machine = local._prepare(plan, False)
     assert [(each.cores, each.gpus) for each in kept] == [(6, 0), (1, 0)]
+    assert [(each.seconds, each.after_s) for each in kept] == [(6, 3)] * 2
     assert machine.cores == len(os.sched_getaffinity(0))
 
     import torch

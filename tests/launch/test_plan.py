@@ -3,8 +3,10 @@ import pytest
 from mixbench.errors import UserError
 from mixbench.launch.identify import identify_runs
 from mixbench.launch.local import GridOutcome, _prepare
-from mixbench.launch.plan import expand, seeds_note
-from mixbench.training import build
+from mixbench.launch.plan import expand, parse_seeds, seeds_note
+from mixbench.launch.sweep import read_sweep
+from mixbench.training import estimate
+from mixbench.training.estimate import Estimate
 
 
 def words(*given):
@@ -36,7 +38,7 @@ def test_all_stands_for_every_registered_method():
     ("net", "left"), [("preactresnet18", {"tlalign", "transmix"}), ("vit_tiny", {"alignmix"})]
 )
 def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, monkeypatch):
-    monkeypatch.setattr(build, "estimate_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(estimate, "estimate", lambda *_: Estimate(0, 1, 0))
     given = [f"net={net}", "data=digits", "net.patch=4", "data.limit=64"]
     prepared, notes, *_ = _prepare(expand(["method=all", *given]), False)
     kept = {run.id.partition("-")[0] for run in prepared}
@@ -65,7 +67,7 @@ def test_all_leaves_out_what_cannot_train_the_network_and_says_so(net, left, mon
 def test_a_named_run_that_cannot_be_carried_out_is_refused_with_the_plan(
     prepare, given, match, monkeypatch
 ):
-    monkeypatch.setattr(build, "estimate_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(estimate, "estimate", lambda *_: Estimate(0, 1, 0))
     with pytest.raises(UserError, match=match):
         prepare(expand(["data=digits", "data.limit=64", *given]), False)
 
@@ -128,3 +130,16 @@ def test_the_exit_code_tells_how_much_of_a_grid_failed():
 def test_a_mistyped_key_of_a_method_is_refused_before_the_first_run(words, match):
     with pytest.raises(UserError, match=match):
         expand([*words.split(), "seeds=0,1"])
+
+
+def test_seeds_are_a_list_or_a_range_with_both_ends():
+    assert parse_seeds("0,2") == [0, 2]
+    assert parse_seeds("0..3") == parse_seeds("0,1,2,3")
+    assert len(words("method=erm", "seeds=0..3")) == 4
+    assert read_sweep("manifold_layers", ["seeds=0..1"]).runs
+
+
+@pytest.mark.parametrize("text", ["3..1", "0..1000", "0..", "..3", "-1..2", "0...3", "0..1,4"])
+def test_a_range_of_seeds_that_is_none_is_refused(text):
+    with pytest.raises(UserError, match="seeds="):
+        parse_seeds(text)

@@ -87,7 +87,7 @@ def test_without_leave_the_cost_is_told_and_nothing_is_started(runs, capsys, mon
     assert cli.main([*words, "trainer.accelerator=cpu"]) == 0
     said = capsys.readouterr().out
     assert "4.24 top1_err = 95.76 top1, median of the last 10 epochs" in said
-    assert "cost: 3 runs, about 6.0 h of training in all" in said
+    assert "cost: 3 runs, about 6.0 h in all" in said
     assert "nothing was started" in said
     assert "cannot be compared" not in said
     assert timed == [(32, 50_000, 200)]

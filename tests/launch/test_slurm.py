@@ -17,6 +17,7 @@ from mixbench.launch.plan import PlannedRun, expand
 from mixbench.launch.slurm import SlurmLauncher
 from mixbench.launch.slurm_options import read_options, submitit_parameters
 from mixbench.launch.slurm_task import SlurmTask
+from mixbench.launch.state import GridProgress
 from mixbench.records.record import read_record
 
 pytest.importorskip("submitit")
@@ -92,6 +93,14 @@ def test_options_become_what_submitit_asks_for():
             "signal": "B:USR2@90",
         },
     }
+
+
+def test_jobs_are_the_limit_of_the_array():
+    assert read_options(["mem=16GB"], 3)["max_parallel"] == 3
+    assert read_options(["max_parallel=3"], 3)["max_parallel"] == 3
+    assert read_options(["max_parallel=3"])["max_parallel"] == 3
+    with pytest.raises(UserError, match="two numbers of runs"):
+        read_options(["max_parallel=2"], 3)
 
 
 def test_without_options_a_task_gets_what_its_run_uses():
@@ -175,14 +184,17 @@ def test_a_task_returns_how_its_run_failed(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
-    lines = []
-    launcher = Quick(lines.append, options={"max_parallel": 2})
+    lines, states = [], []
+    launcher = Quick(lines.append, options={"max_parallel": 2}, show=states.append)
     plan = launcher.prepare(expand(["method=erm,mixup", *tiny]))
     assert all(run.id and run.recipe_hash and not run.done for run in plan)
     plan += [PlannedRun(["method=erm", "data=folder", "data.root=missing"], id="no-data")]
     outcome = launcher.launch(plan, runs)
     assert outcome.failures == {"no-data": 2}
     assert outcome.exit_code(3) == 5
+    assert {each.id for state in states for each in state.active} >= {run.id for run in plan[:2]}
+    assert any(each.progress for state in states for each in state.active)
+    assert all(state.total == 3 for state in states)
     for run in plan[:2]:
         assert read_record(runs / run.id).status == "done"
         assert any(line.startswith("[") and f"{run.id}: done in" in line for line in lines)
@@ -259,13 +271,14 @@ def test_without_waiting_the_job_is_named_and_how_to_see_it(fake, runs):
 def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(fake, runs):
     (fake / "squeue").write_text("#!/bin/sh\nexit 1\n")
     assert Quick(print).queue() is None
-    task = slurm._QueuedRun(1, planned("method=erm")[0], "7")
+    runs_of_plan = planned("method=erm")
+    task, grid = slurm._QueuedRun(runs_of_plan[0], "7"), GridProgress(runs_of_plan, runs)
     (runs / "slurm").mkdir(parents=True)
     for queue, ended in ((None, False), ({}, False), (None, False)):
-        assert bool(Quick(print)._look(task, queue, runs, 1)[0]) is ended
+        assert bool(Quick(print)._look(task, queue, grid)[0]) is ended
     time.sleep(Quick.patience_s)
-    assert Quick(print)._look(task, None, runs, 1)[0] is None
-    assert Quick(print)._look(task, {}, runs, 1)[0] == 3
+    assert Quick(print)._look(task, None, grid)[0] is None
+    assert Quick(print)._look(task, {}, grid)[0] == 3
 
 
 def test_a_refusal_of_slurm_is_passed_on(fake, runs):

@@ -236,7 +236,7 @@ def test_harm_is_told_in_every_format(pair, tmp_path, capsys, style):
     shown = {
         "table": "<b>*ship*</b> & co loses the most, -40.00",
         "markdown": r"&lt;b>\*ship\*&lt;/b> & co loses the most, -40.00",
-        "latex": r"*ship*\textless{}/b\textgreater{} \& co loses the most, -40.00",
+        "latex": r"*ship*\textless{}/b\textgreater{} \& co loses the most, $-$40.00",
         "json": '"name": "<b>*ship*</b> & co"',
     }
     assert shown[style] in text

@@ -53,3 +53,10 @@ def test_the_default_is_the_folder_of_runs(runs, monkeypatch):
     no_pandas(monkeypatch)
     monkeypatch.setenv("MIXBENCH_RUNS", str(runs))
     assert len(mixbench.leaderboard()) == 2
+
+
+def test_a_run_that_is_in_no_row_is_said(runs, add, monkeypatch):
+    no_pandas(monkeypatch)
+    add("cutmix", 0, status="diverged")
+    with pytest.warns(UserWarning, match=r"cutmix.*diverged"):
+        assert len(mixbench.leaderboard(runs)) == 2

@@ -92,3 +92,10 @@ def test_an_unknown_key_is_refused_with_the_nearest(grid, tmp_path):
 
 def test_a_folder_without_finished_runs_has_no_grid(tmp_path):
     assert pivot_text(board(tmp_path), "method", "data", "table") == "No finished runs.\n"
+
+
+@pytest.mark.parametrize("keys", [("method", "seed"), ("seed", "method")])
+def test_seeds_are_no_key_of_a_grid_of_means(add, tmp_path, keys):
+    add("erm", 0, 80.0)
+    with pytest.raises(UserError, match="mean over seeds"):
+        pivot_text(board(tmp_path), *keys, "table")

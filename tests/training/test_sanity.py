@@ -110,7 +110,7 @@ class Planned:
 
 
 def test_the_plan_is_printed_with_each_doubt_once(monkeypatch, capsys, runs, tiny):
-    monkeypatch.setattr("mixbench.cli.run._launcher", lambda args: Planned())
+    monkeypatch.setattr("mixbench.cli.run._launcher", lambda args, display: Planned())
     assert cli.main(["bench", "method=erm", "seeds=0,1,2", *tiny, "--dry-run"]) == 0
     told = capsys.readouterr().err.splitlines()
     assert sum("too short (2 of 2 runs)" in line for line in told) == 1

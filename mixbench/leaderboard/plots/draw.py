@@ -1,7 +1,8 @@
 """A plot of any kind, of a leaderboard or of folders of runs."""
 
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mixbench.errors import UserError, near_match
 from mixbench.leaderboard.plots.kinds import KINDS
 from mixbench.leaderboard.plots.panels import reference_of
-from mixbench.leaderboard.plots.style import COLUMN, style
+from mixbench.leaderboard.plots.style import COLUMN, PAGE, style
 from mixbench.leaderboard.rows import Group, Leaderboard, Row, build_leaderboard, find_runs
 from mixbench.records.record import runs_folder
 
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NARROWEST, WIDEST = 2.0, 20.0  # inches
+WIDTHS = {"column": COLUMN, "page": PAGE}
 
 
 def draw(
     kind: str,
     board: Leaderboard,
     *,
-    width: float = COLUMN,
+    width: float | str = COLUMN,
     rows: Iterable[str] = (),
     title: bool = True,
     **options: Any,
@@ -33,8 +35,7 @@ def draw(
     Args:
         kind: One of :data:`KINDS`.
         board: The leaderboard.
-        width: Inches; :data:`~mixbench.leaderboard.plots.style.COLUMN` is a column of a paper and
-            :data:`~mixbench.leaderboard.plots.style.PAGE` its page.
+        width: ``column`` of a paper, its ``page``, or inches.
         rows: Labels of rows, or methods, that are shown beside the reference; all of them if none
             is named.
         title: Whether the facts that rows have in common stand above them.
@@ -48,17 +49,15 @@ def draw(
             lack what is to be drawn.
     """
     KINDS.check(kind, f"plot {kind}")
-    if not (isinstance(width, int | float) and NARROWEST <= width <= WIDEST):
-        what = f"a figure is {NARROWEST:g} to {WIDEST:g} inches wide, not {width}"
-        raise UserError(what, f"plot {kind}", "give its width in inches")
+    inches = check_width(width)
     with style():
         function = KINDS.get(kind)
-        _check_options(kind, function, options)
+        _check_options(kind, options)
         if not board.groups:
             todo = "train some: mixbench bench method=erm,mixup,cutmix seeds=0,1,2"
             raise UserError("there are no finished runs", f"plot {kind}", todo)
         named = [rows] if isinstance(rows, str) else list(rows)
-        figure = function(_only(board, kind, named), width=width, title=title, **options)
+        figure = function(_only(board, kind, named), width=inches, title=title, **options)
         figure.draw_without_rendering()  # ticks are made now, in this style
     return figure
 
@@ -95,8 +94,36 @@ def plot(
     return figure
 
 
-def _check_options(kind: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
-    taken = [name for name in inspect.signature(function).parameters if name != "board"]
+def check_width(width: float | str) -> float:
+    """The width of a figure in inches.
+
+    Args:
+        width: As for :func:`draw`.
+
+    Returns:
+        Inches.
+
+    Raises:
+        UserError: If it is none of those words, or no figure has such a width.
+    """
+    try:
+        inches = WIDTHS[width] if width in WIDTHS else float(width)
+    except (TypeError, ValueError):
+        inches = math.nan
+    if not NARROWEST <= inches <= WIDEST:
+        what = f"a figure is {NARROWEST:g} to {WIDEST:g} inches wide, not {width!r}"
+        todo = f"give {' or '.join(WIDTHS)}, or a number of inches"
+        raise UserError(what, "width", todo)
+    return inches
+
+
+def options_of(kind: str) -> list[str]:
+    """Names of the options that a kind of plot takes."""
+    return [name for name in inspect.signature(KINDS.get(kind)).parameters if name != "board"]
+
+
+def _check_options(kind: str, options: dict[str, Any]) -> None:
+    taken = options_of(kind)
     for name in options:
         if name not in taken:
             hint = near_match(name, taken)

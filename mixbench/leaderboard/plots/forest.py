@@ -79,7 +79,7 @@ def _draw(part: "SubFigure", group: Group, rows: list[Row], width: float) -> Non
     axes.axvline(0, color=MUTED, linewidth=0.8)
     column = describe(group.score)
     unit = "points" if column.percent else column.unit
-    words = f"{group.score} less that of {group.evidence.reference} ({unit or group.score})"
+    words = f"{group.score} minus that of {group.evidence.reference} ({unit or group.score})"
     title_below(axes, words, width)
     for place, contrast in enumerate(contrasts):
         colour = MUTED

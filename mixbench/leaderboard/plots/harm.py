@@ -142,7 +142,7 @@ def _draw(part: "SubFigure", found: Sequence[Changes], width: float) -> None:
             axes.tick_params(labelleft=False)
         else:
             axes.set_ylabel("change (points)")
-        words = f"{lost} of {len(changes.classes)} classes lose"
+        words = f"{lost} of {len(changes.classes)} lose beyond chance"
         axes.set_xlabel(fitted(words, room), fontsize=SMALL)
 
 

@@ -225,7 +225,7 @@ def title_left(axes: "Axes", text: str, height: float) -> None:
 def _smoke_tests(groups: Sequence[Group]) -> list[str]:
     """A note that no method wins on data that is too easy."""
     names = list(dict.fromkeys(group.data for group in groups if group.smoke_test))
-    return [f"{names[0]} is a smoke test, on which all methods do well."] if names else []
+    return [f"{names[0]} is a smoke test, too small and easy to rank methods on."] if names else []
 
 
 def note_left_out(labels: Sequence[str], why: str) -> list[str]:

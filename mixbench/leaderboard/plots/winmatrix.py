@@ -70,7 +70,7 @@ def draw_winmatrix(board: Leaderboard, width: float, title: bool = True) -> "Fig
 
 
 def _explained(board: Leaderboard) -> str:
-    text = "Each cell is the score of its row less that of the row with the column's number. "
+    text = "Each cell is the score of its row minus that of the row with the column's number. "
     if all(len(row.seeds) < 2 for group in board.groups for row in group.rows):
         return f"{text}One seed separates no pair."
     return (

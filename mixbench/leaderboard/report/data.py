@@ -34,7 +34,7 @@ OWN_TITLES = {
     "method": "name of the method, with the settings that tell its rows apart",
     "n": "finished seeds, of all that were started",
     "interval": "95 % interval of the mean over seeds",
-    "difference": "mean less that of the reference, with a simultaneous 95 % interval",
+    "difference": "mean minus that of the reference, with a simultaneous 95 % interval",
     "p": "p value of the difference, by the default test",
     "cost": "time of training, relative to plain training or else to the cheapest row",
     "fidelity": "how the implementation relates to the paper",

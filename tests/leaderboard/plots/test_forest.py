@@ -42,7 +42,7 @@ def test_zero_lies_on_the_axis(runs):
 
 
 def test_the_reference_is_named_with_the_unit(compared):
-    assert "top1 less that of erm (points)" in texts(draw("forest", compared.board()))
+    assert "top1 minus that of erm (points)" in texts(draw("forest", compared.board()))
 
 
 def test_rows_that_were_not_tested_are_named(compared):

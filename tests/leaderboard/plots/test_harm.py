@@ -36,7 +36,7 @@ def test_classes_are_sorted_by_their_change_and_the_worst_is_named(harmed):
     (axes,) = all_axes(figure)
     assert [change for change, _ in dots(axes)] == pytest.approx([-80, -2, 0, 60])
     assert any("worst: bee" in text for text in texts(figure))
-    assert "1 of 4 classes lose" in texts(figure)
+    assert "1 of 4 lose beyond chance" in texts(figure)
 
 
 def test_intervals_and_marks_are_those_of_the_comparison(harmed):
