@@ -179,6 +179,17 @@ def test_rows_are_told_apart_by_their_names_where_settings_have_no_columns(add, 
     }
 
 
+def test_a_long_name_of_a_checkpoint_leaves_room_for_the_scores(add, tmp_path):
+    for place in range(2):
+        start = {"method.mixer_ckpt": {"name": "x" * 3000 + str(place)}}
+        own = {"config_hash": str(place), "row_hash": "r", "inputs": start}
+        add("samix", 0, 80.0 + place, **own)
+    text = render(board(tmp_path), width=100)
+    assert "81.00" in text
+    assert max(map(len, lines(text, 2))) <= 100
+    assert len({row.label for row in board(tmp_path).groups[0].rows}) == 2
+
+
 def test_a_long_setting_leaves_room_for_the_scores(add, tmp_path):
     for place in range(3):
         own = {"text": "x" * 3000 + str(place)}
