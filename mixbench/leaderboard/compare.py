@@ -299,6 +299,12 @@ def _pairs(comparison: Comparison, x: list[float], y: list[float]) -> None:
     if not test.used:
         say(f"The correlation of the seeds is {shown}, so that there is no paired test.")
         return
+    if math.isclose(test.low, test.high, abs_tol=1e-9):
+        say(
+            f"The correlation of the seeds is {shown}; all pairs differ by the same amount, which "
+            "leaves no spread for a paired test."
+        )
+        return
     comparison.numbers["paired_p"] = test.p
     flips = "" if math.isnan(test.sign_flip) else f" ({test.sign_flip:.3g} by sign flips)"
     say(

@@ -10,7 +10,7 @@ from mixbench.config.overrides import flatten
 from mixbench.config.yaml_files import read
 from mixbench.errors import MixbenchError, UserError, counted, near_match
 from mixbench.leaderboard.columns import NONE, describe
-from mixbench.leaderboard.rows import Group, Leaderboard, Row
+from mixbench.leaderboard.rows import Group, Leaderboard, Row, shown_value
 from mixbench.leaderboard.text import escaped, text_table
 
 CONFIG = "config.yaml"
@@ -85,7 +85,7 @@ def _grid(
         text = column.text(found.mean)
         if found.sd is not None:
             text += f" \N{PLUS-MINUS SIGN} {column.text(found.sd)}"
-        place = (str(_value(group, row, down)), str(_value(group, row, across)))
+        place = (shown_value(_value(group, row, down)), shown_value(_value(group, row, across)))
         table[place] = f"{table[place]} | {text}" if place in table else text
     lines = _ordered([first for first, _ in table])
     columns = _ordered([second for _, second in table])

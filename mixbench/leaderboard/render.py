@@ -100,10 +100,11 @@ def lacking_baseline(board: Leaderboard) -> str:
     Returns:
         The sentence; nothing where there are none.
     """
+    tables = [table for table in board.costs if table.lacking is not None]
+    several = len({table.place for table in tables}) > 1
     needed = [
-        f"{table.slow} (epochs={table.lacking})"
-        for table in board.costs
-        if table.lacking is not None
+        f"{table.slow} ({f'{table.place[0]}, ' * several}epochs={table.lacking})"
+        for table in tables
     ]
     if not needed:
         return ""

@@ -306,7 +306,7 @@ def _group(
         row = _row(done, group.score, failed=len(records) - len(done))
         row.diverged = sum(record.status == "diverged" for record in records)
         if row_hash != done[0].row:  # told apart by what they start from
-            names = (file.get("name", "?") for file in done[0].inputs.values())
+            names = (shown_value(file.get("name", "?")) for file in done[0].inputs.values())
             row.origin = f"from {', '.join(names)}"
         group.rows.append(row)
     group.varied = _name_rows(group.rows)

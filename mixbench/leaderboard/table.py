@@ -22,6 +22,7 @@ from mixbench.leaderboard.text import (
 )
 from mixbench.leaderboard.verdict import p_text
 from mixbench.records.marks import mark_notes, marks_text
+from mixbench.stats.dunnett import Contrast
 
 VERIFIED = {"yes": 0.0, "partly": 1.0, "no": 2.0}  # from the best to the worst
 SETTING = "method."  # begins the name of a column of a setting
@@ -260,7 +261,7 @@ def _header(group: Group, name: str, style: str) -> str:
     column = describe(name)
     if name in OWN:
         if name == "difference":
-            return f"vs {group.evidence.reference}"
+            return f"vs {group.evidence.reference or NONE}"
         return f"{OWN[name].title}{' ' + ARROWS['lower'] if name == 'cost' else ''}"
     text = name
     if style == "latex":
@@ -433,17 +434,26 @@ def _caption(group: Group, names: Sequence[str]) -> str:
     return text
 
 
+def _contrast(group: Group, row: Row) -> Contrast | None:
+    """A row against the reference; None where nothing was tested or is claimed."""
+    return group.evidence.contrasts.get(row.label) if _tested(group) else None
+
+
+def _is_reference(group: Group, row: Row) -> bool:
+    return _tested(group) and row.label == group.evidence.reference
+
+
 def _difference(group: Group, row: Row) -> str:
-    contrast = group.evidence.contrasts.get(row.label)
+    contrast = _contrast(group, row)
     if contrast is None:
-        return "reference" if row.label == group.evidence.reference else NONE
+        return "reference" if _is_reference(group, row) else NONE
     text = describe(group.score).text(contrast.difference, sign=True)
     ends = interval(contrast.low, contrast.high, group.score, sign=True)
     return f"{text} [{ends.replace(' to ', ', ')}]"
 
 
 def _p(group: Group, row: Row) -> str:
-    contrast = group.evidence.contrasts.get(row.label)
+    contrast = _contrast(group, row)
     if contrast is None:
         return NONE
     return p_text(contrast.p).removeprefix("p ").removeprefix("= ").replace(" ", "")
@@ -471,9 +481,9 @@ def _low(group: Group, row: Row) -> float:
 
 
 def _contrast_key(group: Group, row: Row, name: str) -> float:
-    contrast = group.evidence.contrasts.get(row.label)
+    contrast = _contrast(group, row)
     if contrast is None:
-        return 0.0 if name == "difference" and row.label == group.evidence.reference else math.inf
+        return 0.0 if name == "difference" and _is_reference(group, row) else math.inf
     return -contrast.difference if name == "difference" else contrast.p
 
 

@@ -27,6 +27,8 @@ _NO_LABEL = re.compile("[^a-zA-Z0-9]+")
 _MARKDOWN = str.maketrans({"<": "&lt;"} | {sign: f"\\{sign}" for sign in "\\`*|~$"})
 # A link or picture, a bare address, and an underscore at the edge of a word.
 _LINKS = re.compile(r"\](?=[(\[:])|:(?=//)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
+# The begin of a heading, a list, a quotation or a rule.
+_BLOCK = re.compile(r"^(\d{0,9})(?=[.)]\s|#{1,6}(?:\s|$)|[-+](?:\s|$)|>|[-=]+\s*$)")
 
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> str:
@@ -175,5 +177,6 @@ def one_line(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text in which Markdown sees no link, picture, HTML or emphasis."""
-    return _LINKS.sub(r"\\\g<0>", one_line(text).translate(_MARKDOWN))
+    """Text in which Markdown sees no link, picture, HTML, emphasis or begin of a block."""
+    shown = _LINKS.sub(r"\\\g<0>", one_line(text).translate(_MARKDOWN))
+    return _BLOCK.sub(r"\g<1>\\", shown)

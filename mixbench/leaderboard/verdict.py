@@ -85,6 +85,10 @@ def decide(
             f"{found.text} {_names(lacking)} {verb} not tested, without two seeds that are finite."
         )
         found = replace(found, text=text)
+    if lost := evidence.diverged.get(found.best):
+        verb = "is" if lost == 1 else "are"
+        text = f"{counted(lost, 'run')} of {found.best} diverged and {verb} in no mean."
+        found = replace(found, text=f"{found.text} {text}")
     return found
 
 

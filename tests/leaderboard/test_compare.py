@@ -156,6 +156,15 @@ def test_seeds_are_paired_only_where_they_correlate(add, tmp_path):
     assert any("-1.00, so that there is no paired test" in note for note in apart.notes)
 
 
+def test_pairs_that_differ_by_one_amount_are_no_evidence_beyond_measure(add, tmp_path):
+    for seed in range(4):
+        add("erm", seed, 90.0 + seed / 10)
+        add("mixup", seed, 95.0 + seed / 10)
+    (found,) = compare(build_leaderboard(find_runs([tmp_path])), "mixup", "erm", resamples=10)
+    assert "paired_p" not in found.numbers
+    assert any("no spread for a paired test" in note for note in found.notes)
+
+
 def test_images_and_seeds_are_resampled_together(add, tmp_path):
     fill(add)
     found = compared(tmp_path, resamples=2000).numbers["images_and_seeds"]

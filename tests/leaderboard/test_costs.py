@@ -103,6 +103,17 @@ def test_what_is_missing_is_named_with_its_length():
     assert table.note == "No run of erm costs as much; train one with epochs=25."
 
 
+def test_rows_that_lack_a_measure_on_several_data_are_told_apart():
+    members = [
+        row(name, 10, [90.0, 90.2], speed=speed, data=data)
+        for data in ("cifar10", "cifar100")
+        for name, speed in (("erm", 1000.0), ("samix", 400.0))
+    ]
+    text = render(Leaderboard([], costs=equal_cost(members)))
+    assert "samix (cifar10, epochs=25)" in text
+    assert "samix (cifar100, epochs=25)" in text
+
+
 def test_hundreds_of_slow_methods_without_a_measure_are_not_tested(monkeypatch):
     slow = [row(f"m{number}", 10, [93.0, 93.2], speed=400.0 - number) for number in range(20)]
     monkeypatch.setattr("mixbench.leaderboard.costs.weigh", None)

@@ -71,6 +71,12 @@ def test_a_setting_of_none_is_a_value(add, tmp_path):
     assert head == ["method / eps", "2", "null"]
 
 
+def test_a_long_value_is_cut(add, tmp_path):
+    add("mixup", 0, 80.0, settings={"text": "x" * 3000})
+    text = pivot_text(board(tmp_path), "method", "method.text", "table")
+    assert max(map(len, text.splitlines())) < 100
+
+
 def test_runs_that_differ_in_more_make_grids_of_their_own(grid, add, tmp_path):
     folder = add("alignmix", 0, 70.0, settings={"layers": [0], "iters": 5}, config_hash="x")
     (folder / "config.yaml").write_text("method: {name: alignmix, eps: 0.1, layers: [0]}\n")

@@ -760,3 +760,15 @@ def test_no_cell_of_csv_begins_as_a_formula(sign):
 
 def test_a_label_at_the_start_of_a_latex_row_is_no_argument():
     assert escaped("[3cm] x*", "latex") == "{}[3cm] x*"
+
+
+@pytest.mark.parametrize("name", ["# a", "- a", "+ a", "> a", "1. a", "12) a", "---", "==="])
+def test_a_name_begins_no_block_of_markdown(name):
+    shown = escaped(name, "markdown")
+    assert shown.replace("\\", "") == name
+    assert "\\" in shown
+
+
+@pytest.mark.parametrize("text", ["+1.43 [+0.80, +2.07]", "-0.98", "90.10", "mixup", "1.5"])
+def test_numbers_in_markdown_stay_as_they_are(text):
+    assert escaped(text, "markdown") == text

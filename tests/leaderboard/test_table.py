@@ -179,6 +179,17 @@ def test_rows_are_told_apart_by_their_names_where_settings_have_no_columns(add, 
     }
 
 
+def test_a_long_name_of_a_checkpoint_leaves_room_for_the_scores(add, tmp_path):
+    for place in range(2):
+        start = {"method.mixer_ckpt": {"name": "x" * 3000 + str(place)}}
+        own = {"config_hash": str(place), "row_hash": "r", "inputs": start}
+        add("samix", 0, 80.0 + place, **own)
+    text = render(board(tmp_path), width=100)
+    assert "81.00" in text
+    assert max(map(len, lines(text, 2))) <= 100
+    assert len({row.label for row in board(tmp_path).groups[0].rows}) == 2
+
+
 def test_a_long_setting_leaves_room_for_the_scores(add, tmp_path):
     for place in range(3):
         own = {"text": "x" * 3000 + str(place)}
@@ -205,6 +216,15 @@ def test_a_long_setting_leaves_room_for_the_scores(add, tmp_path):
 )
 def test_percentages_stay_on_their_scale(low, high, name, sign, shown):
     assert interval(low, high, name, sign) == shown
+
+
+def test_a_smoke_test_shows_no_difference_even_where_it_is_asked_for(add, tmp_path):
+    for seed in range(3):
+        add("erm", seed, 90.0 + seed / 10, data="digits")
+        add("mixup", seed, 95.0 + seed / 10, data="digits")
+    text = render(board(tmp_path), columns=["method", "difference", "p"])
+    assert "5.00" not in text
+    assert "<0.001" not in text
 
 
 def test_two_seeds_of_a_wide_spread_say_so_in_place_of_an_interval(add, tmp_path):

@@ -152,6 +152,14 @@ def test_the_only_method_with_a_score_is_not_called_the_only_one():
     assert "only method here" not in verdict({"erm": [90.0, 90.1], "mixup": [nan, nan]}).text
 
 
+def test_a_winner_whose_other_runs_diverged_is_not_named_without_them():
+    rows = {label: summarize(values) for label, values in CLEAR.items()}
+    assert "diverged" not in decide(weigh(CLEAR, {"mixup": 2}), rows, "top1").text
+    found = decide(weigh(CLEAR, {"cutmix": 2}), rows, "top1")
+    assert found.best == "cutmix"
+    assert "2 runs of cutmix diverged" in found.text
+
+
 @pytest.mark.parametrize("lead", [0.0, 1.0])
 def test_seeds_without_a_spread_test_nothing(lead, add, tmp_path):
     found = verdict({"erm": [90.1] * 3, "mixup": [90.1 + lead] * 3})

@@ -85,6 +85,7 @@ def draw_severity(board: Leaderboard, width: float, title: bool = True) -> "Figu
     notes.insert(0, "Radius 0 is the error on all test images.")
     if any(len(row.seeds) > 1 for panel in panels for row in panel.group.rows):
         notes[0] += " Lines are means over seeds, bands one standard deviation."
+    notes = list(dict.fromkeys(notes))
     return assemble("severity", board, panels, width, title=title, notes=notes, legend=legend)
 
 

@@ -5,9 +5,9 @@ from mixbench.errors import UserError
 from mixbench.leaderboard.plots.draw import draw
 
 
-def attacked(runs, method="erm", seed=0, images=20, **rates):
+def attacked(runs, method="erm", seed=0, images=20, data="cifar10", **rates):
     judged = {"adversarial": {"images": images}}
-    return runs.add(method, seed, metrics=rates, evaluations=judged)
+    return runs.add(method, seed, metrics=rates, evaluations=judged, data=data)
 
 
 def test_each_attack_has_a_diagram_of_error_rates_by_radius(runs):
@@ -32,6 +32,12 @@ def test_it_is_said_how_many_images_were_attacked(runs):
     assert "20 of 40 test images" in notes(draw("severity", runs.board()))
     attacked(runs, "mixup", images=30, fgsm_4=30.0)
     assert "do not compare" in notes(draw("severity", runs.board()))
+
+
+def test_what_holds_for_several_tables_is_said_once(runs):
+    for data in ("cifar10", "cifar100"):
+        attacked(runs, data=data, fgsm_4=30.0)
+    assert notes(draw("severity", runs.board())).count("20 of 40 test images") == 1
 
 
 def test_rows_that_were_not_attacked_are_named(runs):
