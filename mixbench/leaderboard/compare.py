@@ -244,10 +244,14 @@ def _test(comparison: Comparison, group: Group, a: Row, b: Row, margin: float | 
         difference, difference - critical * error, difference + critical * error, p, mdd
     )
     counts = (pooled.counts[a.label], pooled.counts[b.label])
-    say(decide_pair(a.label, b.label, contrast, counts, pooled.sd, group.score).text)
     if group.smoke_test:
-        say(f"{group.data} is a smoke test, too small and easy to rank methods on.")
-    elif contrast.separated and (told := _level_in_table(group, a.label, b.label)) is not None:
+        comparison.numbers["separated"] = False
+        say(f"No verdict: {group.data} is a smoke test, too small and easy to rank methods on.")
+        return
+    verdict = decide_pair(a.label, b.label, contrast, counts, pooled.sd, group.score)
+    comparison.numbers["separated"] = verdict.outcome == "winner"
+    say(verdict.text)
+    if contrast.separated and (told := _level_in_table(group, a.label, b.label)) is not None:
         say(
             f"Among all rows of the table the two are not separated{told}, so that this supports "
             "a claim only if just these two were chosen before any result was seen."

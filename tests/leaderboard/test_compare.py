@@ -489,3 +489,20 @@ def test_ten_runs_on_ten_thousand_images_take_seconds(add, tmp_path):
     found = compared(tmp_path)
     assert time.process_time() - started < 30
     assert found.numbers["images_and_seeds"]["difference"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_smoke_test_has_no_winner_in_a_comparison(add, tmp_path):
+    for seed in range(3):
+        add("erm", seed, 80.0 + seed / 10, data="digits")
+        add("mixup", seed, 90.0 + seed / 10, data="digits")
+    found = compared(tmp_path)
+    assert found.numbers["separated"] is False
+    assert any("No verdict" in note for note in found.notes)
+    assert not any("better" in note for note in found.notes)
+
+
+def test_the_name_of_a_run_stands_for_its_row_and_that_is_said(add, tmp_path):
+    fill(add)
+    found = compared(tmp_path, "mixups0")
+    assert found.mine == "mixup"
+    assert "mixups0 is a run of the row mixup" in found.notes[0]
