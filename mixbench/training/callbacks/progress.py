@@ -229,7 +229,8 @@ class Bar(Pace, ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Move the bar."""
-        self._show(batch_idx + 1, "test", "")
+        if time.monotonic() - self._shown > REFRESH:
+            self._show(batch_idx + 1, "test", "")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the bar."""
@@ -264,7 +265,8 @@ class Bar(Pace, ProgressBar):
         if self._bars is not None:
             self._shown = time.monotonic()
             task = self._bars.task_ids[0]
-            self._bars.update(task, completed=done, description=title, behind=behind)
+            # At once: epochs may be shorter than the pause of the bar's own clock.
+            self._bars.update(task, completed=done, description=title, behind=behind, refresh=True)
 
     def _close(self) -> None:
         if self._bars is not None:
