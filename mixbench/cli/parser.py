@@ -211,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     page = add("report", report.report_command, "write the results of runs as one HTML page")
     page.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders that hold runs")
-    text = "file to write; the default is report.html in the folder of all runs"
+    text = "file to write; the default is report.html in the folder of the runs"
     page.add_argument("-o", "--output", type=Path, metavar="FILE.html", help=text)
     _plotting(add("plot", plot.plot_command, "draw a plot of finished runs"))
     listing = add(

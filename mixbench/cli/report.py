@@ -10,7 +10,7 @@ from mixbench.errors import UserError, explain
 if TYPE_CHECKING:
     from mixbench.leaderboard.rows import Leaderboard
 
-REPORT = "report.html"  # in the folder of all runs, if no other file is named
+REPORT = "report.html"  # in the folder of the runs, if no other file is named
 SUFFIXES = (".html", ".htm")
 
 
@@ -21,11 +21,13 @@ def report_command(args: argparse.Namespace) -> int:
 
     places = args.runs or [runs_folder()]
     folders = find_runs(places)
-    output = args.output or runs_folder() / REPORT
-    check_output(output)
     if not folders:
         todo = "train some: mixbench bench method=erm,mixup,cutmix seeds=0,1,2"
         raise UserError("there are no runs to report", ", ".join(map(str, places)), todo)
+    # A folder of runs that is named alone gets the page, a run does not.
+    alone = len(places) == 1 and places[0] not in folders
+    output = args.output or (places[0] if alone else runs_folder()) / REPORT
+    check_output(output)
     _write(build_leaderboard(folders), folders, output)
     return 0
 
@@ -45,7 +47,7 @@ def check_output(output: Path) -> None:
     if output.is_dir():
         raise UserError("a folder stands in place of the file", str(output), "name a file")
     if not output.parent.is_dir():
-        raise UserError("the folder of the file does not exist", str(output), "make it first")
+        raise UserError("the folder of the file does not exist", str(output), "name another by -o")
 
 
 def grid_output(args: argparse.Namespace, folder: Path) -> Path | None:

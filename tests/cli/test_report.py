@@ -26,6 +26,19 @@ def test_a_report_is_written_beside_the_runs_and_its_place_is_printed(finished, 
     assert "mixup is ahead" in output.read_text()
 
 
+def test_a_folder_that_is_named_alone_gets_its_page_and_a_run_does_not(
+    finished, tmp_path, monkeypatch, capsys
+):
+    run = next(path for path in sorted(finished.folder.iterdir()) if path.is_dir())
+    assert cli.main(["report", str(run)]) == 0
+    assert not (run / "report.html").exists()
+    assert (finished.folder / "report.html").exists()
+    (finished.folder / "report.html").unlink()
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "elsewhere"))
+    assert cli.main(["report", str(finished.folder)]) == 0
+    assert (finished.folder / "report.html").exists()
+
+
 def test_a_named_file_is_replaced_as_a_whole(finished, tmp_path, monkeypatch):
     output = tmp_path / "page.html"
     output.write_text("old")
@@ -43,7 +56,7 @@ def test_a_named_file_is_replaced_as_a_whole(finished, tmp_path, monkeypatch):
         (["-o", "missing/page.html"], "the folder of the file does not exist"),
         (["-o", "page.pdf"], "end its name in .html"),
         (["-o", "folder.html"], "name a file"),
-        (["empty"], "mixbench bench"),
+        (["empty"], "there are no runs to report"),
         (["missing"], "no such folder of runs"),
     ],
     ids=str,
