@@ -114,7 +114,7 @@ class LightningHooks(LightningModule):
             return
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         values = {"loss": loss, **cast(Any, self).diagnostics(mixed)}
-        values["lr"] = torch.as_tensor(rate, device=loss.device)
+        values["lr"] = torch.full((), rate, device=loss.device)  # filled there, not copied
         if isinstance(terms, dict):
             values |= {f"loss_{key}": term for key, term in terms.items()}
         if isinstance(logits, Tensor):
