@@ -26,8 +26,11 @@ from mixbench import compose, run
 from mixbench.backbones import NETS
 from mixbench.backbones.base import Head, StagedNet
 from mixbench.backbones.vit import VisionTransformer
-from mixbench.distributed.process_group import init_process_group
+from mixbench.config.schema import DataInfo, EvalConfig
+from mixbench.data.images import Batch
+from mixbench.distributed.process_group import ProcessGroup, init_process_group
 from mixbench.errors import InterruptedRunError, RunFailedError
+from mixbench.evaluation.suite import Suite
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.records.record import read_record
@@ -186,6 +189,36 @@ def uneven(rank):
         record = run(compose([*WORDS.split(), *words.split(), "batch_size=8", "seed=3"]))
         found[name] = str(Path(os.environ["MIXBENCH_RUNS"]) / record.id)
     return found
+
+
+def values(rank):
+    """Values per image are put in the order of the images, whichever process saw them."""
+    group, known = ProcessGroup(rank, 2), {}
+    for images in (10, 1):  # of one image the second process sees none
+        gathered = group.all_gather({"ids": torch.arange(images)[rank::2], "rank": rank})
+        known[images] = [each["ids"].tolist() for each in gathered]
+    suite = ValueSuite(EvalConfig())
+    batches = suite.shared(group)
+    counts = suite._counted("", torch.nn.Flatten(), batches, suite.info, group)
+    return {"gathered": known, "means": counts["means"].tolist(), "n": counts["n"]}
+
+
+class ValueSuite(Suite):
+    """Keeps the mean of each image, whose rows come in no order."""
+
+    info = DataInfo(num_classes=12, height=2, width=2)
+
+    def shared(self, group):
+        rows = torch.arange(10).flip(0).split(3)[group.rank :: group.world]
+        images = [r.to(torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2) for r in rows]
+        return [Batch(x, torch.zeros(len(r)), r) for x, r in zip(images, rows, strict=True)]
+
+    def count(self, model, batches, info):
+        means = [model(batch.images.float()).mean(dim=1) for batch in batches]
+        return {"n": sum(map(len, means)), "means": torch.cat(means)}
+
+    def score(self, counts):
+        return {}
 
 
 def float64(rank):
@@ -438,6 +471,7 @@ CHECKS = [
     validation,
     uneven,
     suites,
+    values,
     float64,
     unused,
     autoencoder,

@@ -77,17 +77,20 @@ class MixData(LightningDataModule):
         """The training images as evaluation sees them, each once."""
         return self._evaluation(self.splits.train)
 
-    def test_part(self, draws: list[BatchIndex], maps: str | None = None) -> DataLoader[Any]:
-        """Some of the test images.
+    def part_of(
+        self, images: ImageSet, draws: list[BatchIndex], maps: str | None = None
+    ) -> DataLoader[Any]:
+        """Some images of a set, as evaluation sees them.
 
         Args:
+            images: The set, such as the test images.
             draws: Rows of each batch.
             maps: Value of ``eval.gaze``, if batches are to bring their maps.
 
         Returns:
             Batches, on the device where a trainer is at work and the images can lie there.
         """
-        images = self._placed(self.splits.test)
+        images = self._placed(images)
         if maps is None:
             return self._loader(images, draws)
         return self._loader(MappedImages(images, read_test_maps(maps, self.splits)), draws)

@@ -73,6 +73,22 @@ class ProcessGroup:
         dist.all_reduce(sums)
         return dict(zip(counts, sums.tolist(), strict=True))
 
+    def all_gather(self, value: Any) -> list[Any]:
+        """What every process would say.
+
+        Args:
+            value: What this process says; plain objects, and tensors on the CPU.
+
+        Returns:
+            The same list everywhere, in the order of the ranks.
+        """
+        if self.world == 1:
+            return [value]
+        boxes = [[value] for _ in range(self.world)]
+        for rank, box in enumerate(boxes):
+            dist.broadcast_object_list(box, src=rank, device=torch.device("cpu"))
+        return [box[0] for box in boxes]
+
     def all_reduce_max_later(self, vote: int) -> int:
         """The largest vote of the call before this one; nothing waits for the present votes.
 

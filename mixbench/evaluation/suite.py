@@ -1,9 +1,12 @@
 """A suite judges a trained network by more than its test: its hooks, and the template around them.
 
 A suite counts images, so that several processes can share the work and add up: batches of images
-are the same for any number of processes, and so are the scores. To add one, write a class with
-``count`` and ``score`` in a file of this folder, name it in :data:`mixbench.config.names.SUITES`,
-and give each of its scores a line in :mod:`mixbench.leaderboard.columns`.
+are the same for any number of processes, and so are the scores. Where counts do not suffice, it
+keeps values per image, which are put in the order of the images. A suite of several parts, such as
+one for each corruption, is resumed behind the last part that was finished. To add one, write a
+class with ``count`` and ``score`` in a file of this folder, name it in
+:data:`mixbench.config.names.SUITES`, and give each of its scores a line in
+:mod:`mixbench.leaderboard.columns`.
 """
 
 import logging
@@ -13,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +24,12 @@ from torch import Tensor, nn
 
 from mixbench.config.names import SUITES
 from mixbench.config.schema import AUTO, SUBSET, DataInfo, EvalConfig
-from mixbench.data.images import Batch, Splits
+from mixbench.data.images import Batch, ImageSet, Splits
 from mixbench.data.loaders import MixData
 from mixbench.data.sampling import BatchIndex
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError
+from mixbench.evaluation.finished_parts import FinishedParts
 from mixbench.evaluation.inference import on_device
 from mixbench.evaluation.per_image_random import subset
 
@@ -33,8 +38,10 @@ SUITE_BATCH = 64  # images that a network sees together
 SUITE_SEED = 0  # of subsets, random starts, patterns and partners: the same for every run
 SETTINGS = ("images", "of", "seed", "maps", "saliency")  # facts that scores side by side share
 Model = Callable[[Tensor], Tensor]  # pixels (B, C, H, W) in [0, 1] to logits (B, K), in eval mode
-Counts = dict[str, int]
+# Whole numbers, which are added up, and tensors (B, ...) of one value for each image.
+Counts = dict[str, Any]
 Show = Callable[[Any], Iterable[Batch]]
+ONLY_PART = ""  # of a suite that looks at the test images once
 _LOST, _SIZES = "not numbers", ("adv_n",)
 # After training, suites of eval.adv_n=auto look at as many images as SHARE of its passes pays for,
 # in steps of GRAIN, and at none if they would be fewer than SMALLEST.
@@ -85,7 +92,6 @@ class Suite(ABC):
 
     # Hooks: what a suite is.
 
-    @abstractmethod
     def count(self, model: Model, batches: Iterable[Batch], info: DataInfo) -> Counts:
         """Count over some batches; counts of several processes are added.
 
@@ -95,23 +101,50 @@ class Suite(ABC):
             info: Facts of the data.
 
         Returns:
-            Whole numbers by name, among them ``n``, the number of images; the same names for any
-            batches.
+            Whole numbers by name, among them ``n``, the number of images; tensors of one value or
+            row for each image of the batches, in their order; the same names, trailing shapes and
+            types for any batches.
 
         Raises:
             ValueError: If it cannot judge such images or such a network.
         """
+        raise NotImplementedError(f"{type(self).__name__} has neither count nor count_part")
+
+    def parts(self, info: DataInfo) -> Sequence[str]:
+        """Names of the parts of its work, each over a set of images."""
+        del info
+        return (ONLY_PART,)
+
+    def images(self, part: str, splits: Splits) -> ImageSet:
+        """The images that it looks at in a part, and whose labels :meth:`batches` gets."""
+        del part
+        return splits.test
+
+    def count_part(
+        self, part: str, model: Model, batches: Iterable[Batch], info: DataInfo
+    ) -> Counts:
+        """Count over some batches of a part, as :meth:`count` does for a suite of one part."""
+        del part
+        return self.count(model, batches, info)
 
     @abstractmethod
-    def score(self, counts: Mapping[str, int]) -> dict[str, float]:
-        """The scores that follow from the counts of all images."""
+    def score(self, counts: Mapping[str, Any]) -> dict[str, float]:
+        """The scores that follow from the counts of all images.
 
-    def facts(self, info: DataInfo, counts: Mapping[str, int]) -> dict[str, Any]:
+        Args:
+            counts: Sums of the numbers, and tensors (N, ...) in the order of the images; by
+                ``<part>/<name>`` where the suite has several parts.
+
+        Returns:
+            Values by the names of a leaderboard row.
+        """
+
+    def facts(self, info: DataInfo, counts: Mapping[str, Any]) -> dict[str, Any]:
         """Settings and counts of how it was carried out, for the record."""
         del info, counts
         return {}
 
-    def doubts(self, scores: Mapping[str, float], counts: Mapping[str, int]) -> list[str]:
+    def doubts(self, scores: Mapping[str, float], counts: Mapping[str, Any]) -> list[str]:
         """Reasons not to believe its scores, in sentences."""
         del scores, counts
         return []
@@ -230,14 +263,22 @@ class Suite(ABC):
             raise self._unfit(error) from error
         return [BatchIndex(rows, 0) for rows in parts[group.rank :: group.world]]
 
-    def run(self, method: Any, data: MixData, group: ProcessGroup, show: Show = iter) -> Outcome:
-        """Judge a method by test images that the processes share.
+    def run(
+        self,
+        method: Any,
+        data: MixData,
+        group: ProcessGroup,
+        show: Show = iter,
+        folder: Path | None = None,
+    ) -> Outcome:
+        """Judge a method by images that the processes share.
 
         Args:
             method: The method in eval mode, where it computes.
             data: The loaders.
             group: The processes, all of which call this.
             show: Passes on this process's batches, and shows how many of them are done.
+            folder: Folder of the run, where parts that are finished are kept until all are.
 
         Returns:
             The same outcome everywhere.
@@ -245,14 +286,22 @@ class Suite(ABC):
         Raises:
             UserError: As :meth:`evaluate`.
         """
-        rows = self.batches(data.splits.test.labels, group)
-        batches = on_device(method, show(data.test_part(rows, self.maps)))
-        return self.evaluate(method, batches, method.info, group)
+
+        def batches(part: str) -> Iterable[Batch]:
+            images = self.images(part, data.splits)
+            rows = self.batches(images.labels, group)
+            return on_device(method, show(data.part_of(images, rows, self.maps)))
+
+        parts = self.parts(method.info)
+        kept = None
+        if folder is not None and len(parts) > 1:
+            kept = FinishedParts(folder, self.name, repr(self.config), method, group)
+        return self._judge(method, batches, method.info, group, kept)
 
     def evaluate(
         self, model: Model, batches: Iterable[Batch], info: DataInfo, group: ProcessGroup
     ) -> Outcome:
-        """Judge a network by the images of :meth:`batches`.
+        """Judge a network by the images of :meth:`batches`, for suites of one part.
 
         Args:
             model: As for :meth:`count`.
@@ -267,33 +316,86 @@ class Suite(ABC):
             UserError: If the images are of a size that the suite cannot divide, or a file that it
                 needs cannot be used.
         """
+        return self._judge(model, lambda part: batches, info, group)
+
+    def _judge(
+        self,
+        model: Model,
+        batches: Callable[[str], Iterable[Batch]],
+        info: DataInfo,
+        group: ProcessGroup,
+        kept: FinishedParts | None = None,
+    ) -> Outcome:
         started = time.monotonic()
+        parts = self.parts(info)
+        counts: Counts = {}
+        lost = 0
         try:
-            # Tests run in inference mode, in which nothing can be differentiated.
-            with (
-                torch.inference_mode(False),
-                torch.compiler.set_stance("force_eager"),
-                _count_lost(model) as lost,
-            ):
-                counts = self.count(model, batches, info)
-            counts = group.all_reduce_sum(counts | {_LOST: sum(map(int, lost))})
-            useless = counts.pop(_LOST)
+            for part in parts:
+                found = kept.get(part) if kept is not None else None
+                if found is None:
+                    found = self._counted(part, model, batches(part), info, group)
+                    if kept is not None:
+                        kept.add(part, found)
+                lost += found[_LOST]
+                counts |= {
+                    f"{part}/{name}" if part else name: value
+                    for name, value in found.items()
+                    if name != _LOST
+                }
             scores = self.score(counts)
         except UserError:
             raise
         except ValueError as error:
             raise self._unfit(error) from error
-        facts: dict[str, Any] = {"images": counts["n"], "of": info.test_size, "seed": SUITE_SEED}
+        images = counts[f"{parts[0]}/n" if parts[0] else "n"]
+        facts: dict[str, Any] = {"images": images, "of": info.test_size, "seed": SUITE_SEED}
         facts |= self.facts(info, counts)
         facts["seconds"] = round(time.monotonic() - started, 3)
         warnings = self.doubts(scores, counts)
-        if useless:
+        if lost:
             # A wrong answer would be counted, and a right one where the first class is true.
             scores = {k: value if k in _SIZES else math.nan for k, value in scores.items()}
-            warnings = [f"the network gave {useless} outputs that are not numbers: no score"]
+            warnings = [f"the network gave {lost} outputs that are not numbers: no score"]
         if warnings:
             facts["warnings"] = warnings
+        if kept is not None:
+            kept.remove()
         return Outcome(scores, facts, warnings)
+
+    def _counted(
+        self,
+        part: str,
+        model: Model,
+        batches: Iterable[Batch],
+        info: DataInfo,
+        group: ProcessGroup,
+    ) -> Counts:
+        """Counts of a part over the batches of all processes."""
+        ids: list[Tensor] = []
+
+        def noted() -> Iterator[Batch]:
+            for batch in batches:
+                ids.append(batch.ids.cpu())
+                yield batch
+
+        # Tests run in inference mode, in which nothing can be differentiated.
+        with (
+            torch.inference_mode(False),
+            torch.compiler.set_stance("force_eager"),
+            _count_lost(model) as lost,
+        ):
+            counts = self.count_part(part, model, noted(), info)
+        counts |= {_LOST: sum(map(int, lost))}
+        sums = {name: value for name, value in counts.items() if not isinstance(value, Tensor)}
+        values = {k: value.detach().cpu() for k, value in counts.items() if k not in sums}
+        sums = group.all_reduce_sum(sums)
+        if values:
+            values["ids"] = torch.cat(ids) if ids else torch.empty(0, dtype=torch.int64)
+            gathered = group.all_gather(values)
+            places = torch.cat([each["ids"] for each in gathered]).argsort(stable=True)
+            values = {k: torch.cat([each[k] for each in gathered])[places] for k in values}
+        return sums | values
 
     def add_to_record(
         self, outcome: Outcome, metrics: dict[str, float], evaluations: dict[str, Any]

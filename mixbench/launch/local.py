@@ -151,11 +151,11 @@ class LocalLauncher:
                         grid.start(run, elsewhere=True)
                         self.print_line(f"{grid.place(run)}: {message}; waiting for it")
                         continue
-                    grid.end(run, failed=code != 0)
+                    seconds = grid.end(run, failed=code != 0)
                     if code:
                         outcome.failures[run.id] = code
                     else:
-                        message = result_text(read_record(folder / run.id))
+                        message = result_text(read_record(folder / run.id), seconds)
                     self.print_line(f"{grid.place(run)}: {message}")
                 for run, watch in [*elsewhere]:
                     watch.changes()
@@ -240,17 +240,20 @@ def _receive(reader: Connection) -> tuple[int, str]:
         return 3, "its process died; the log in its folder may say why"
 
 
-def result_text(record: Record) -> str:
+def result_text(record: Record, seconds: float | None = None) -> str:
     """How a run ended: its status, its time, and the score that it is ranked by.
 
     Args:
         record: Its record.
+        seconds: From the start of its process to the end, if known; the record's own time begins
+            when the process has imported everything, and ends before the results are saved.
 
     Returns:
         A few words.
     """
     scores = list(score_texts(record.metrics))[:1]
-    return ", ".join([f"{record.status} in {time_text(record.wall_s)}", *scores])
+    took = time_text(record.wall_s if seconds is None else seconds)
+    return ", ".join([f"{record.status} in {took}", *scores])
 
 
 def _environment() -> Environment:

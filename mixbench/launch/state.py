@@ -128,19 +128,24 @@ class GridProgress:
         self._active.pop(id(run), None)
         self._scheduled = None
 
-    def end(self, run: PlannedRun, *, failed: bool) -> None:
+    def end(self, run: PlannedRun, *, failed: bool) -> float | None:
         """Count a run that has ended.
 
         Args:
             run: One that was followed.
             failed: Whether it is not done.
+
+        Returns:
+            Seconds since :meth:`start`; None if the run was not followed.
         """
         follower = self._active.get(id(run))
+        seconds = None if follower is None else follower.elapsed
         if follower is not None and run.seconds and not failed and not follower.elsewhere:
             self._took.append((follower.elapsed, run.seconds))
         self.leave(run)
         self.failed += failed
         self.done += not failed
+        return seconds
 
     def state(self, waiting: Sequence[PlannedRun] = (), *, stopping: bool = False) -> GridState:
         """The state of now.

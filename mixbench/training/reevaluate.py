@@ -83,10 +83,10 @@ class Network:
         logits, labels, ids = (values.cpu() for values in found.compute())
         return (logits, labels, ids), {k: v.cpu() for k, v in found.extra().items()}
 
-    def outcome(self, suite: Suite) -> Outcome:
-        """Carry out a suite."""
+    def outcome(self, suite: Suite, folder: Path | None = None) -> Outcome:
+        """Carry out a suite; parts that are finished are kept in ``folder`` until all are."""
         show = show_progress(suite, self.method.info.test_size)
-        outcome = suite.run(self.method, self.data, ProcessGroup(), show)
+        outcome = suite.run(self.method, self.data, ProcessGroup(), show, folder)
         outcome.facts["device"] = _device_name(self.job.device)
         return outcome
 
@@ -139,7 +139,7 @@ def evaluate_run(
             write_record(folder, record)
         try:
             for suite in counting if network is not None else ():
-                outcome = network.outcome(suite)  # type: ignore[union-attr]
+                outcome = network.outcome(suite, folder)  # type: ignore[union-attr]
                 suite.log_outcome(outcome)
                 for line in suite.add_to_record(outcome, record.metrics, record.evaluations):
                     log.warning("%s", line)

@@ -142,6 +142,12 @@ def test_a_hold_out_that_two_processes_cannot_halve_chooses_the_epoch_of_one(fou
     assert record.metrics["val_top1"] == np.float32(topk(*holdout[:2]))
 
 
+def test_values_per_image_are_those_of_one_process(found):
+    values = facts(found, "values")
+    assert values["gathered"] == {"10": [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]], "1": [[0], []]}
+    assert (values["n"], values["means"]) == (10, list(map(float, range(10))))
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
 def test_accumulation_and_devices_give_the_weights_of_the_whole_batch(found, accumulate):
     divided = facts(found, "float64")[str(accumulate)]

@@ -28,6 +28,7 @@ def test_a_run_that_starts_has_the_time_of_its_estimate_and_then_of_its_own_pace
     grid = GridProgress([run], tmp_path, Machine())
     assert grid.place(run) == "[1/1] run0"
     grid.start(run)
+    began = clock[0]
     clock[0] += 20
     (active,) = grid.state().active
     assert (active.number, active.progress, active.left_s) == (1, None, 40)
@@ -43,7 +44,7 @@ def test_a_run_that_starts_has_the_time_of_its_estimate_and_then_of_its_own_pace
     assert grid.state().active[0].left_s == 6
     clock[0] += 40  # longer than it was thought
     assert grid.state().active[0].left_s == 0
-    grid.end(run, failed=False)
+    assert grid.end(run, failed=False) == clock[0] - began
     last = grid.state()
     assert (last.done, last.failed, last.active, last.left_s) == (1, 0, (), 0)
 

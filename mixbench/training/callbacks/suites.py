@@ -62,7 +62,7 @@ class Suites(Callback):
                 log.info("%s", self._left_out(suite))
                 continue
             show = show_progress(judge, module.info.test_size) if self.group.is_main else iter
-            outcome = judge.run(module, self.data, self.group, show)
+            outcome = judge.run(module, self.data, self.group, show, self.folder)
             self.outcomes.append((judge, outcome))
             judge.log_outcome(outcome)
             values = {key: torch.tensor(value) for key, value in outcome.scores.items()}
