@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixbench.config import yaml_files
-from mixbench.config.names import METHODS, UNLABELLED
+from mixbench.config.names import CHOSEN_TASKS, METHODS
 from mixbench.config.overrides import (
     COMMAND_LINE,
     DEFAULT,
@@ -172,7 +172,7 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
         ]
     found.config = dataclasses.replace(composed.config, method={"name": name, **own})
     tasks = METHODS.get(name).tasks
-    if origins.get("task", DEFAULT) == DEFAULT and tasks and tasks <= set(UNLABELLED):
+    if origins.get("task", DEFAULT) == DEFAULT and tasks and tasks <= set(CHOSEN_TASKS):
         found.config = dataclasses.replace(found.config, task=min(tasks))
         origins["task"] = f"method {name}"
         given = [key for key, origin in origins.items() if origin == COMMAND_LINE]

@@ -118,11 +118,10 @@ DATA = Registry(
     needs=("load", "fingerprint"),
 )
 
-# Tasks without labels, which `task=<name>` picks.
-UNLABELLED = ("ssl",)
+# Tasks that `task=<name>` picks; the others follow from the labels of the data.
+CHOSEN_TASKS = ("ssl",)
 
-# Classes of tasks by the name that methods list in ``tasks``; those without labels are picked by
-# ``task=<name>``, the others by the labels of the data.
+# Classes of tasks by the name that methods list in ``tasks``.
 TASKS = Registry(
     "task",
     {

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixbench.config.names import SUITES, UNLABELLED
+from mixbench.config.names import CHOSEN_TASKS, SUITES
 from mixbench.config.settings import Settings, info_of, setting, walk
 
 
@@ -322,7 +322,7 @@ class RunConfig(Settings):
     task: str = setting(
         "supervised",
         "ssl: labels serve only to judge the features afterwards",
-        one_of=("supervised", *UNLABELLED),
+        one_of=("supervised", *CHOSEN_TASKS),
     )
     recipe: str = setting("default", "picked by `recipe=`; its values count", identity=False)
     seed: int = setting(0, "of weights, order, augmentation and mixing", at_least=0, identity=False)
