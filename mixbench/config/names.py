@@ -32,6 +32,10 @@ _METHODS = {
         "mixbench.methods.erm:ERM",
         "Empirical risk minimisation: the recipe's augmentation and nothing else",
     ),
+    "hmix": (
+        "mixbench.methods.hmix:HMix",
+        "Mix by any method, and label by what people see in such mixtures",
+    ),
     "manifoldmixup": (
         "mixbench.methods.manifoldmixup:ManifoldMixup",
         "Interpolate the features of a random layer",

@@ -41,7 +41,7 @@ from mixbench.functional.maskmix import (
 )
 from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
 from mixbench.functional.mixup import even_shares, mixup
-from mixbench.functional.ratings import rated_lam
+from mixbench.functional.ratings import LabelMap, rated_lam, relabel, smooth_label, top2_clamp
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
 from mixbench.functional.token_labels import (
     attention_lam,
@@ -72,6 +72,7 @@ from mixbench.functional.windows import (
 
 __all__ = [
     "Aligned",
+    "LabelMap",
     "Mixed",
     "Pasted",
     "Transport",
@@ -121,9 +122,11 @@ __all__ = [
     "propagate",
     "propagate_windows",
     "rated_lam",
+    "relabel",
     "rescale_lam",
     "resize_maps",
     "sinkhorn",
+    "smooth_label",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "soft_kl",
@@ -134,6 +137,7 @@ __all__ = [
     "tdattenmix",
     "token_cutmix",
     "token_weights",
+    "top2_clamp",
     "two_way_nce",
     "window_grid",
     "window_mask",

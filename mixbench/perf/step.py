@@ -35,6 +35,7 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "manifoldmixup": ("manifoldmixup", {"layers": [1]}, "at layer 1, the largest features"),
     "bc": ("bc", {}, ""),
     "choice": ("choice", {}, "mixup or cutmix"),
+    "hmix": ("hmix", {}, "mixup"),
     "mixup2": ("mixup2", {}, "two passes"),
     "automix": ("automix", {}, "two passes, two of the teacher, and the mixer"),
     SAMIX: ("samix", {}, "two passes, two of the teacher, and the mixer"),

@@ -211,6 +211,12 @@ KEYS = {
         "ratio": Key("0", PASTES),
     },
     "choice": {"members": Key("[mixup,erm]"), "probs": Key("[0,1]", "method.probs=[1,0]")},
+    "hmix": {
+        "members": Key("[cutmix]"),
+        "probs": Key("[0,1]", "method.members=[mixup,cutmix] method.probs=[1,0]"),
+        "source": Key("judged.npz"),
+        "omega": Key("0"),
+    },
 }
 # Settings that another method shares are quick there and slow here; a mixer's own are not.
 PASSED_ON = ("layer", "dropout", "upsampling")
@@ -251,6 +257,11 @@ def made(tmp_path_factory, digits_once):
         for name in ("a", "b"):
             np.save(f"{name}.npy", rng.random((24, 4, 4), dtype=np.float32))
         np.save("even.npy", np.ones((24, 4, 4), np.float32))
+        whole = ("index1", "class1", "index2", "class2", "subject", "is_repeat")
+        shares = {"true_lambda": [0.25], "inferred_lambda": [0.45], "confidence": [0.5]}
+        judged = {key: np.zeros(1, np.int16) for key in whole}
+        judged |= {key: np.array(value, np.float32) for key, value in shares.items()}
+        np.savez("judged.npz", **{f"infer/{key}": value for key, value in judged.items()})
         for seed, name in enumerate(("absvit", "other")):
             torch.manual_seed(seed)
             net = AbSViT(64, 2, 1, 4, 3, 1000)

@@ -49,6 +49,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"members": ["erm", "bc"], "probs": [0.2, 0.8]},
         {"members": ["transmix", "mixup"]},
     ],
+    "hmix": [{"members": ["cutmix", "erm"], "omega": 0.0}, {"members": ["alignmix"]}],
     "erm": [],  # has no keys
 }
 

@@ -16,10 +16,14 @@ from mixbench.pictures.sheet import Sheet, under_title
 
 
 class MemberStep(NamedTuple):
-    """Record of a step: the place of the member that was drawn, and the record of its own."""
+    """Record of a step: the place of the member that was drawn, and the record of its own.
+
+    ``labels`` (B, K) are those before mixing, where the choice gives labels of its own.
+    """
 
     member: int
     aux: Any
+    labels: Tensor | None = None
 
 
 @register("choice")
@@ -86,7 +90,7 @@ class Choice(Method):
         """Logits of the member."""
         member, own = self._member(mixed)
         logits, after = member.predict(own)
-        return logits, after._replace(aux=MemberStep(mixed.aux.member, after.aux))
+        return logits, after._replace(aux=mixed.aux._replace(aux=after.aux))
 
     def loss(self, logits: Any, mixed: mf.Mixed) -> Any:
         """The loss of the member; parameters of the others enter it with weight 0."""

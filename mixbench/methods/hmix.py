@@ -1,0 +1,108 @@
+"""Labels of what people see in a mixed image, for any mixing method that weighs two labels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import mixbench.functional as mf
+from mixbench.config.settings import setting
+from mixbench.data.hmix import read_hmix
+from mixbench.errors import UserError
+from mixbench.methods.base import register
+from mixbench.methods.choice.choice import Choice
+from mixbench.stats.label_map import fit_label_map
+
+# The map that `fit_label_map` finds in the 4,788 judgements of H-Mix that are no repeats.
+KNOTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+RATED = (0.0, 0.153, 0.2268, 0.5, 0.7732, 0.847, 1.0)
+CONFIDENCE = (0.7886, 0.7886, 0.7219, 0.6275, 0.7219, 0.7886, 0.7886)
+
+
+@register("hmix")
+class HMix(Choice):
+    """Mix by any method, and label by what people see in such mixtures.
+
+    Paper: Collins et al., "Human-in-the-Loop Mixup", UAI 2023, arXiv:2211.01202. Data:
+    cambridge-mlg/hill-mixup.
+    People see the weaker image of a mixture as stronger than it is, and are less sure the more
+    equal both are. The weight of each label follows a map fitted to their judgements: by isotonic
+    regression, the same whichever image is called the first; ``omega`` of what their confidence
+    lacks goes to all classes in equal parts. Images are mixed by ``members``, one of which is
+    drawn for each batch, with keys ``method.<member>.<key>``. Without ``source`` the map is that of
+    H-Mix.
+    Deviations: the authors' training code was never released; the map and the smoothing are ours.
+    People judged sums of two images, and a map for CutMix or others extrapolates from them.
+    Cost: that of the members.
+    """
+
+    files = ("source",)
+
+    @dataclass
+    class Config(Choice.Config):
+        """Settings of the labels, and the methods that mix."""
+
+        members: list[str] = setting(["mixup"], "methods that mix, one for each batch")
+        source: str | None = setting(
+            None, "judgements: folder h_mix of the release, or an .npz; null: the map of H-Mix"
+        )
+        omega: float = setting(
+            0.5, "weight of all classes alike where nobody is sure", within=(0, 1)
+        )
+
+    def __init__(self, net: nn.Module, *args: Any, **kwargs: Any) -> None:
+        super().__init__(net, *args, **kwargs)
+        source = self.config.source
+        arrays = (KNOTS, RATED, CONFIDENCE) if source is None else read_label_map(Path(source))
+        for name, values in zip(("knots", "rated", "confidence"), arrays, strict=True):
+            self.register_buffer(name, torch.as_tensor(values).float(), persistent=False)
+
+    def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
+        """Let a member mix, and keep the labels before."""
+        mixed = super().mix(x, targets, **decisions)
+        return mixed._replace(aux=mixed.aux._replace(labels=targets))
+
+    def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
+        """Logits of the member; both labels are weighed as people would, whatever it has mixed."""
+        logits, after = super().predict(mixed)
+        if after.perm is None and after.lam is None:
+            return logits, after  # a batch that its method has left as it is
+        if not isinstance(after.targets, Tensor) or after.lam is None or after.perm is None:
+            name = self.config.members[mixed.aux.member]
+            raise UserError(
+                f"{name} does not label an image by one weight of two labels",
+                f"method.members={list(self.config.members)}",
+                "choose members such as mixup, cutmix or manifoldmixup",
+            )
+        targets = mixed.aux.labels
+        lam = after.lam.to(targets.device, targets.dtype, non_blocking=True)
+        seen = mf.LabelMap(*(getattr(self, name) for name in ("knots", "rated", "confidence")))
+        labels = mf.mix_targets(targets, after.perm, seen.lam(lam))
+        labels = mf.smooth_label(labels, seen.sureness(lam), omega=self.config.omega)
+        return logits, after._replace(targets=labels)
+
+
+def read_label_map(path: Path) -> tuple[Any, Any, Any]:
+    """Knots, rated weights and confidence of the judgements of a file.
+
+    Args:
+        path: As for :func:`mixbench.data.hmix.read_hmix`.
+
+    Returns:
+        Arrays (M,) of :func:`mixbench.stats.label_map.fit_label_map`; a person's second judgement
+        of an image does not count.
+
+    Raises:
+        UserError: If nobody judged a weight.
+    """
+    infer = read_hmix(path).infer
+    if infer is None or bool(infer.repeated.all()):
+        raise UserError(
+            "it holds no judgements of weights", str(path), "give the file of the infer task, too"
+        )
+    once = ~infer.repeated
+    return fit_label_map(
+        *(each[once].numpy() for each in (infer.true, infer.rated, infer.confidence))
+    )
