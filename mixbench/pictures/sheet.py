@@ -163,7 +163,10 @@ def mixed_sheet(
     labels = mixed.targets if isinstance(mixed.targets, Tensor) else targets
     if labels is targets and mixed.perm is not None and mixed.lam is not None:
         labels = mix_targets(targets, mixed.perm, mixed.lam)
-    partners = range(len(mixed.x)) if mixed.perm is None else mixed.perm.tolist()
+    partners = range(len(pixels)) if mixed.perm is None else mixed.perm.tolist()
+    more = len(mixed.x) - len(pixels)
+    if more > 0:
+        caveats = [*caveats, f"Images that are appended to the batch are not shown: {more}."]
 
     def rows(own: int, other: int) -> list[Row]:
         row = [Panel("image", pixels[own], label_text(targets[own], names))]
