@@ -388,6 +388,7 @@ def _labels(
 def _resized(x: Tensor, height: int, width: int, antialias: bool = False) -> Tensor:
     if x.shape[2:] == (height, width):
         return x
-    return F.interpolate(
-        x, (height, width), mode="bilinear", align_corners=not antialias, antialias=antialias
-    )
+    # In float32 at least: smoothing is not there in bfloat16 on the CPU, and rounds only once.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    how = {"mode": "bilinear", "align_corners": not antialias, "antialias": antialias}
+    return F.interpolate(wide, (height, width), **how).to(x.dtype)
