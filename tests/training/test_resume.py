@@ -135,7 +135,7 @@ RESUMED = [
     "moco method.queue=100",
     "mocosamix method.queue=100 method.dropout=0.1 method.aux_weight=0.5",
     "samix method.mask_anneal=cosine method.dropout=0.1 method.mask_adjust=0.5",
-    "splicemix data=several optim.accumulate=2 precision=bf16",
+    "splicemix data=several precision=bf16",
     "splicemix_cl data=several net.pool=max optim.backbone_lr=0.1",
     "tdattenmix method.dst_tie=random",
     "tlalign net=narrow_vit net.drop_path=0.2",

@@ -47,7 +47,7 @@ class SplicingMethod(Method):
             try:
                 self.layouts = [mf.parse_splice_grid(text) for text in self.grids or ()]
             except ValueError as error:
-                raise ValueError(f"method.grids: {error}") from error
+                raise ValueError(f"method.grids: {error}") from None  # the cause is shown
             if self.grids is not None and not self.grids:
                 raise ValueError("method.grids must name a grid, or be null")
             self._check_counts()
