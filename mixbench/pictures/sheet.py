@@ -83,9 +83,9 @@ def label_text(target: Tensor, names: list[str], most: int = 2) -> list[Label]:
         most: Number of classes to name.
 
     Returns:
-        Weights and names; classes below 0.005 are left out.
+        Weights and names; classes below 0.005 are left out, and those that are unknown.
     """
-    weights, classes = target.float().topk(min(most, len(target)))
+    weights, classes = target.float().nan_to_num(0).topk(min(most, len(target)))
     pairs = zip(weights.tolist(), classes.tolist(), strict=True)
     return [
         Label(weight, printable(names[index][:LONGEST]))

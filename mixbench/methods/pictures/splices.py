@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import mixbench.functional as mf
+from mixbench.errors import counted
 from mixbench.methods.base import Method
 from mixbench.pictures.sheet import GREY, Panel, Row, Sheet, as_sheets, label_text
 
@@ -74,9 +75,10 @@ def _grid_sheet(
         return [[*row, spliced_panel(place)]]
 
     places = range(start, start + len(cells))
-    shape = f"{grid.rows} x {grid.columns} cells"
-    drops = f", {grid.drops} of them dropped" if grid.drops else ""
-    title = f"{len(cells)} mixed images of {shape}{drops} are appended to the batch."
+    made = counted(len(cells), "image")
+    title = f"Appended to the batch: {made} of {grid.rows} x {grid.columns} cells."
+    if grid.drops:
+        title += f" Dropped of each: {counted(grid.drops, 'cell')}."
     return Sheet([(place, place) for place in places], rows, title=title)
 
 

@@ -236,8 +236,8 @@ def test_each_grid_is_drawn_with_its_cells_and_what_they_make(name):
     mixed = next(mixes(method, 1))
     x, targets = sample_batch(8)
     first, second = as_sheets(method.picture(x, targets, mixed))
-    assert "2 mixed images" in first.title
-    assert "1 of them dropped" in first.title
+    assert "2 images of 2 x 2 cells" in first.title
+    assert "1 cell." in first.title
     ((row,),) = [second.rows(*pair) for pair in second.pairs]
     assert len(row) == 3 + 1
     pixels = method.to_pixels(x)
