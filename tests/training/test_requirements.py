@@ -10,6 +10,7 @@ from mixbench.backbones import NETS
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
+from mixbench.training.job import resolve
 from mixbench.training.preview import first_batch
 from mixbench.training.requirements import check_pair, pairs, provided
 

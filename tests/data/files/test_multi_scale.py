@@ -109,8 +109,8 @@ def test_images_are_squeezed_too_where_they_are_decoded_once_or_stored_as_pixels
 
     pixels = np.zeros((4, 8, 24, 3), np.uint8)
     pixels[:, :, :3] = 255
-    for name in ("a", "b"):
-        np.savez(tmp_path / f"{name}.npz", images=pixels, label=np.arange(4) % 2)
+    for name, labels in (("a", np.arange(4) % 2), ("b", np.arange(1, 5) % 2)):
+        np.savez(tmp_path / f"{name}.npz", images=pixels, label=labels)
     files = (f"data.train={tmp_path / 'a.npz'}", f"data.test={tmp_path / 'b.npz'}")
     for words, low, high in ((("data.size=8",), 0, 0), (("data.size=8", SQUEEZED[1]), 200, 255)):
         stored = source("data=pack", *files, *words).load().train
