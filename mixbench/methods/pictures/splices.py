@@ -7,8 +7,7 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.errors import counted
-from mixbench.methods.base import Method
-from mixbench.pictures.sheet import GREY, Panel, Row, Sheet, as_sheets, label_text
+from mixbench.pictures.sheet import GREY, Panel, Row, Sheet, label_text, mixed_sheet
 
 NAMED = 4  # classes of a mixed image, which shows several
 
@@ -27,8 +26,9 @@ def draw_splices(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list
     """
     spliced = self.spliced(mixed)
     if spliced is None:
-        sheets = as_sheets(Method.picture(self, x, targets, mixed))
-        return [sheets[0]._replace(title="Nothing is appended to this batch.")]
+        shown = mixed._replace(x=self.to_pixels(mixed.x))
+        sheet = mixed_sheet(self.to_pixels(x), targets, shown, self.info.names)
+        return [sheet._replace(title="Nothing is appended to this batch.")]
     pixels, made, names = self.to_pixels(x), self.to_pixels(mixed.x[len(x) :]), self.info.names
     labels = mixed.targets[len(x) :]
 

@@ -1,5 +1,6 @@
 """Methods that append images to the batch."""
 
+import contextlib
 import logging
 from functools import partial
 
@@ -20,6 +21,7 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.pictures.sheet import as_sheets, mixed_sheet
 from mixbench.testing.samples import BATCH, CLASSES, SIZE, fit, sample_batch, sample_method
+from mixbench.training.compile import compile_stages
 from mixbench.training.job import resolve
 
 BOTH = ["splicemix", "splicemix_cl"]
@@ -225,6 +227,36 @@ def test_consistency_is_official_where_it_is_that_of_the_code(classes, pool, set
     net = small_net("preactresnet18", SIZE, classes)
     method = build_method("splicemix_cl", net, info, run=run_config, **settings)
     assert method.fidelity == fidelity
+
+
+def test_under_autocast_the_consistency_is_computed_in_float32():
+    method = made("splicemix_cl", grids=["2x2-1"], counts=[2])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, after = method.predict(next(mixes(method, 1)))
+        assert logits.dtype == after.aux.logits.dtype == torch.bfloat16
+        terms = method.loss(logits, after)
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+    wide = mf.splice_consistency(after.aux.logits.float(), logits.float(), after.aux.spliced)
+    torch.testing.assert_close(terms["cl"], wide)
+
+
+def test_layers_are_compiled_once_for_all_grids(monkeypatch):
+    whole, graphs = torch.nn.Module.compile, []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda stage, **how: whole(stage, backend="eager", **how)
+    )
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    method = made("splicemix_cl")
+    x, _ = sample_batch(10, SIZE, SIZE)
+    assert compile_stages(method.net, x, contextlib.nullcontext())
+    for steps in (1, 12):
+        for mixed in mixes(method, steps, rows=8):  # ten images each
+            terms = method.loss(*method.predict(mixed))
+            sum(terms.values()).backward()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs == [4, 4]
+    assert torch._dynamo.utils.counters["graph_break"] == {}
 
 
 # Pictures.
