@@ -26,8 +26,8 @@ def draw_splices(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list
     """
     spliced = self.spliced(mixed)
     if spliced is None:
-        shown = mixed._replace(x=self.to_pixels(mixed.x))
-        sheet = mixed_sheet(self.to_pixels(x), targets, shown, self.info.names)
+        plain = mixed._replace(x=self.to_pixels(mixed.x))
+        sheet = mixed_sheet(self.to_pixels(x), targets, plain, self.info.names)
         return [sheet._replace(title="Nothing is appended to this batch.")]
     pixels, made, names = self.to_pixels(x), self.to_pixels(mixed.x[len(x) :]), self.info.names
     labels = mixed.targets[len(x) :]
