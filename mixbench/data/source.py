@@ -115,7 +115,7 @@ class DataSource(ABC):
         content = read_prepared(self) or self.read()
         train, test, class_names, skipped, stats, notices, unused, shared = content
         if config.random_crops and isinstance(train, ResidentImages):
-            raise _no_files(self.name, config)
+            notices = [*notices, _not_cropped(self.name, config)]
         if (
             shared is None
             and isinstance(train, ResidentImages)
@@ -297,12 +297,21 @@ def _read(part: Part, config: DataConfig) -> tuple[ImageSet, list[str], list[byt
     return images, list(bad.values()), hashes
 
 
-def _no_files(name: str, config: DataConfig) -> UserError:
-    key = "crop_area" if config.crop_scales is None else "crop_scales"
-    return UserError(
-        f"random crops are cut out of image files, and {name} is stored as pixels",
-        f"data.{key}={getattr(config, key)}",
-        f"use data.{key}=null with data.crop, which pads images and crops them",
+def _not_cropped(name: str, config: DataConfig) -> str:
+    """What becomes of a key of random crops on training images that are no files.
+
+    Raises:
+        UserError: If multi-scale crops are asked for, without which their recipe is another.
+    """
+    if config.crop_scales is not None:
+        raise UserError(
+            f"multi-scale crops are cut out of image files, and {name} is stored as pixels",
+            f"data.crop_scales={config.crop_scales}",
+            "use data.crop_scales=null with data.crop, which pads images and crops them",
+        )
+    return (
+        f"the training images of {name} are stored as pixels and stay whole: data.crop_area="
+        f"{config.crop_area:g} cuts image files only"
     )
 
 

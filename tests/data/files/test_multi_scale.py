@@ -137,12 +137,13 @@ def test_crops_that_do_not_fit_together_are_refused(words, match):
         compose(["data=digits", *words])
 
 
-@pytest.mark.parametrize("more", [("data.crop_area=0.5",), CROPS[1:]])
-def test_random_crops_of_stored_pixels_are_refused(more):
-    key = "crop_area" if len(more) == 1 else "crop_scales"
+def test_crops_that_stored_pixels_cannot_have_are_refused_or_said_to_be_idle():
     with pytest.raises(UserError, match="digits is stored as pixels") as error:
-        source("data=digits", "data.size=16", *more).load()
-    assert f"data.{key}=" in error.value.where
+        source("data=digits", *CROPS).load()
+    assert "data.crop_scales=" in error.value.where
+    info = source("data=digits", "data.size=16", "data.crop_area=0.5").load().info
+    (notice,) = [text for text in info.notices if "stay whole" in text]
+    assert "data.crop_area=0.5" in notice
 
 
 def test_a_prepared_set_of_other_squares_is_another_file(folder):
