@@ -347,3 +347,26 @@ def test_counts_of_several_grids_have_to_be_given(batch):
 def test_a_map_of_other_images_is_refused():
     with pytest.raises(ValueError, match=r"h must be \(2, C, h, w\)"):
         mf.splice_cells(torch.zeros(3, 1, 4, 4), spliced(["2x2"], [2]))
+
+
+# Compiled.
+
+
+def test_a_step_with_given_decisions_compiles_whole_once_a_grid(batch, compiled):
+    x, targets = batch
+
+    def step(x, targets, sources, dropped, columns):
+        grid = mf.SpliceGrid(1, columns)
+        given = {"grids": [grid], "counts": [2], "transposed": [False]}
+        mixed = mf.splicemix(x, targets, sources=sources, dropped=dropped, **given)
+        (cells,) = mf.splice_cells(mixed.x[12:], mixed.aux)
+        logits = cells.flatten(1)[:, :5]
+        return mixed.x, mf.splice_consistency(logits, mixed.targets, mixed.aux)
+
+    call = compiled(step)
+    for columns in (2, 3, 2, 3):
+        sources = torch.randperm(12, generator=generator(columns))[: 2 * columns]
+        dropped = torch.rand(2 * columns, generator=generator(7)) < 0.3
+        given = (x, targets, sources, dropped, columns)
+        torch.testing.assert_close(call.call(*given), step(*given))
+    assert call.graphs == 2

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.config.settings import setting
+from mixbench.errors import counted
 from mixbench.functional.splicemix import APPENDED
 from mixbench.methods.base import Method
 from mixbench.methods.pictures.splices import draw_splices
@@ -125,10 +126,10 @@ class SplicingMethod(Method):
         if not self._told:
             self._told = True
             log.warning(
-                "batches of %d images a process are too small to append any, and are trained on as "
-                "they are: with one mixed image for %d give a larger batch_size, or method.grids "
-                "and method.counts",
-                rows,
+                "batches of %s a process are too small to append any, at one for %d, and are "
+                "trained on as they are; use a larger batch_size, or method.grids with "
+                "method.counts",
+                counted(rows, "image"),
                 APPENDED,
             )
 
