@@ -10,11 +10,12 @@ from torch import Tensor
 
 from mixbench.backbones.cifar import PreActResNet
 from mixbench.backbones.vit import VisionTransformer
-from mixbench.config.schema import DataConfig, DataInfo, OptimConfig, RunConfig
+from mixbench.config.schema import DataConfig, DataInfo, OptimConfig, RunConfig, TrainerConfig
 from mixbench.data.images import ResidentImages, Splits
 from mixbench.data.loaders import MixData
 from mixbench.functional import one_hot
 from mixbench.methods.base import Method
+from mixbench.training.build import with_safe_layout
 from mixbench.training.callbacks.progress import quiet_lightning
 
 CLASSES, SIZE, BATCH = 4, 16, 6
@@ -39,6 +40,7 @@ def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Met
         method={"name": "checked"},
         data=DataConfig(crop=2),
         optim=OptimConfig(schedule="constant"),
+        trainer=TrainerConfig(accelerator="cpu"),
         epochs=epochs,
         batch_size=BATCH,
         lr=0.05,
@@ -46,6 +48,7 @@ def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Met
     net = PreActResNet((1, 1, 1, 1), 4, CLASSES)
     if "attention" in config.requires:
         net = VisionTransformer(16, 4, 2, 4, (SIZE, SIZE), CLASSES)
+    run = with_safe_layout(run, net)
     return cls(net, info, config, run, total_steps=4 * epochs).train()
 
 
