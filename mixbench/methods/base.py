@@ -154,6 +154,10 @@ class Method(LightningHooks):
         del x, mixed
         return None
 
+    def grown(self, rows: int) -> int:
+        """Images that ``mix`` makes of a batch of ``rows``; more where it appends some."""
+        return rows
+
     @property
     def no_mask_reason(self) -> str:
         """Reason why :meth:`pixel_weights` is None, in a few words; empty if it is not."""

@@ -80,6 +80,14 @@ class SplicingMethod(Method):
         """A quarter more images in the batches that are mixed."""
         return 1 + (cls.cost - 1) * config.mix_prob
 
+    def grown(self, rows: int) -> int:
+        """The batch and what is appended to it."""
+        cfg = self.config
+        if cfg.counts is None:
+            return rows + rows // APPENDED
+        pairs = zip(cfg.counts, cfg.layouts, strict=True)
+        return rows + sum(count or rows // grid.cells for count, grid in pairs)
+
     @property
     def no_mask_reason(self) -> str:
         """It has no pairs."""

@@ -55,10 +55,10 @@ def test_grids_are_those_that_are_asked_for(name):
         seen.add(mixed.aux.grids[0][:2])
         assert mixed.aux.grids[1] == mf.SpliceGrid(2, 2)
     assert seen == {(1, 3), (3, 1)}
-    (small,) = {len(mixed.x) for mixed in mixes(made(name, grids=["2x2"], counts=[0]), 3)}
-    assert small == 8 + 2
-    (quarter,) = {len(mixed.x) for mixed in mixes(made(name, grids=["2x3"]), 3)}
-    assert quarter == 8 + 2
+    for settings in ({"grids": ["1x3"], "counts": [0]}, {"grids": ["2x3"]}, {}):
+        method = made(name, **settings)
+        assert {len(mixed.x) for mixed in mixes(method, 3)} == {8 + 2} == {method.grown(8)}
+    assert made(name, grids=["2x2", "1x2"], counts=[3, 4]).grown(8) == 8 + 7
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -248,7 +248,7 @@ def test_layers_are_compiled_once_for_all_grids(monkeypatch):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     method = made("splicemix_cl")
-    x, _ = sample_batch(10, SIZE, SIZE)
+    x, _ = sample_batch(method.grown(8), SIZE, SIZE)
     assert compile_stages(method.net, x, contextlib.nullcontext())
     for steps in (1, 12):
         for mixed in mixes(method, steps, rows=8):  # ten images each
@@ -257,6 +257,15 @@ def test_layers_are_compiled_once_for_all_grids(monkeypatch):
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs == [4, 4]
     assert torch._dynamo.utils.counters["graph_break"] == {}
+
+
+def test_a_run_compiles_for_the_images_that_its_steps_have(several, runs, monkeypatch):
+    rows = []
+    monkeypatch.setattr(
+        "mixbench.training.attempt.compile_stages", lambda net, x, how: rows.append(len(x)) or False
+    )
+    run(compose(f"method=splicemix {WORDS} trainer.compile=true eval.suites=[]"))
+    assert rows == [16 + 4]
 
 
 # Pictures.
