@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
+from several_labels import SeveralDigits
 from small_nets import narrow_vit
 from torch import nn
 
@@ -27,6 +28,7 @@ from mixbench.backbones import NETS
 from mixbench.backbones.base import Head, StagedNet
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.config.schema import DataInfo, EvalConfig
+from mixbench.data import DATA
 from mixbench.data.images import Batch
 from mixbench.distributed.process_group import ProcessGroup, init_process_group
 from mixbench.errors import InterruptedRunError, RunFailedError
@@ -405,6 +407,43 @@ def chosen(rank):
     return facts
 
 
+def splices(rank):
+    """Grids are each rank's own unless asked, the images appended as many on all."""
+    del rank
+    DATA._objects["several"] = SeveralDigits
+    facts = {}
+    for words in (
+        "method=splicemix",
+        "method=splicemix method.shared_grid=true method.mix_prob=0.5",
+        "method=splicemix_cl net.pool=max optim.accumulate=2",
+    ):
+        name = words.split()[0].partition("=")[2]
+
+        class Kept(Noted, METHODS.get(name)):
+            drawn = ([], [], [])
+
+            def predict(self, mixed):
+                made = mixed.aux
+                self.drawn[0].append(len(mixed.x))
+                self.drawn[1].append(str(made and made.grids))
+                self.drawn[2].append(made and made.sources.tolist())
+                return super().predict(mixed)
+
+        key = f"splices{len(facts)}"
+        others = [*words.split()[1:], "data=several", planted(key, Kept)]
+        record = run(compose([*WORDS.split(), *others]))
+        rows, grids, sources = Kept.drawn
+        facts[key] = {
+            "status": record.status,
+            "weights": same_everywhere(digest(Noted.last)),
+            "rows": sorted(set(rows)),
+            "alike": same_everywhere(rows),
+            "grids": same_everywhere(grids),
+            "sources": same_everywhere(sources),
+        }
+    return facts
+
+
 def stop(rank):
     """A signal to one rank ends all of them at the same step; they go on as if it had not come."""
 
@@ -479,6 +518,7 @@ CHECKS = [
     queue,
     windows,
     chosen,
+    splices,
     stop,
     diverge,
 ]

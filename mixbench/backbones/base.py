@@ -29,6 +29,30 @@ class Head(nn.Module):
         return self.fc(self.pool(self.norm(h)))
 
 
+def with_max_pool(net: Any, where: str = "net.pool=max") -> Any:
+    """Let a network's classifier read the maximum of each channel in place of the mean.
+
+    Args:
+        net: A network; it is changed.
+        where: Config key for the message.
+
+    Returns:
+        The network.
+
+    Raises:
+        UserError: If its last layer is no map, or weights stand between pooling and classifier.
+    """
+    head = getattr(net, "head", None)
+    if not isinstance(head, Head) or "maps" not in getattr(net, "provides", ()):
+        what = f"{type(net).__name__} has no maps whose maximum a classifier could read"
+        raise UserError(what, where, "use net.pool=avg, or a convolutional network")
+    if any(True for _ in head.pool.parameters()):
+        what = f"{type(net).__name__} has weights in its pooling, which would be lost"
+        raise UserError(what, where, "use net.pool=avg, or another network")
+    head.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    return net
+
+
 class StagedNet(nn.Module):
     """A network as a list of stages with a head.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from mixbench.backbones.base import with_max_pool
 from mixbench.config.names import NETS
 from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import MixbenchError, UserError
@@ -24,8 +25,13 @@ def build_net(config: NetConfig, info: DataInfo) -> Any:
 
     Raises:
         UserError: If the name is unknown, or is ``module:attribute`` of something that builds no
-            network from these two.
+            network from these two, or the network cannot be pooled as ``config.pool`` says.
     """
+    net = _built(config, info)
+    return with_max_pool(net) if config.pool == "max" else net
+
+
+def _built(config: NetConfig, info: DataInfo) -> Any:
     builder = NETS.get(config.name)
     if not NETS.names_code(config.name):
         return builder(config, info)

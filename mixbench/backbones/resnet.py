@@ -173,6 +173,22 @@ def resnet18(config: NetConfig, info: DataInfo) -> ResNet:
     return ResNet((2, 2, 2, 2), config.first_width, info.num_classes, info.channels)
 
 
+def resnet101(config: NetConfig, info: DataInfo) -> ResNet:
+    """ResNet-101 for images of about 224 pixels, 44.5 M parameters at 1000 classes.
+
+    Args:
+        config: Reads ``width``, here that of the stem; the first stage has four times as many
+            channels.
+        info: Reads ``num_classes`` and ``channels``.
+
+    Returns:
+        torchvision's network with its initialisation.
+    """
+    return ResNet(
+        (3, 4, 23, 3), config.first_width, info.num_classes, info.channels, bottleneck=True
+    )
+
+
 def resnet50(config: NetConfig, info: DataInfo) -> ResNet:
     """ResNet-50 for images of about 224 pixels, 25.6 M parameters at 1000 classes.
 

@@ -60,6 +60,14 @@ _METHODS = {
         "mixbench.methods.samix.samix:SAMix",
         "Mix with masks that a network learns along the way",
     ),
+    "splicemix": (
+        "mixbench.methods.splicemix.splicemix:SpliceMix",
+        "Append grids of shrunken images, labelled by all that they show",
+    ),
+    "splicemix_cl": (
+        "mixbench.methods.splicemix.splicemix_cl:SpliceMixCL",
+        "SpliceMix, and each cell of a grid is to be judged as its whole image is",
+    ),
     "tdattenmix": (
         "mixbench.methods.tdattenmix.tdattenmix:TdAttenMix",
         "Paste the partner's most attended window over the least attended one",
@@ -91,6 +99,7 @@ NETS = Registry(
         "deit_small": "mixbench.backbones.vit:deit_small",
         "deit_tiny": "mixbench.backbones.vit:deit_tiny",
         "preactresnet18": "mixbench.backbones.cifar:preactresnet18",
+        "resnet101": "mixbench.backbones.resnet:resnet101",
         "resnet18": "mixbench.backbones.resnet:resnet18",
         "resnet50": "mixbench.backbones.resnet:resnet50",
         "resnext50": "mixbench.backbones.cifar:resnext50",
@@ -109,6 +118,7 @@ DATA = Registry(
     {
         "cifar10": "mixbench.data.datasets.cifar:Cifar10",
         "cifar100": "mixbench.data.datasets.cifar:Cifar100",
+        "coco": "mixbench.data.datasets.coco:Coco",
         "cub200": "mixbench.data.datasets.cub200:Cub200",
         "digits": "mixbench.data.datasets.digits:Digits",
         "fashionmnist": "mixbench.data.datasets.fashionmnist:FashionMnist",

@@ -40,11 +40,26 @@ class DataConfig(Settings):
     crop_area: float | None = setting(
         None, "random resized crops of at least this share, read from files", above=0, at_most=1
     )
+    fit: str = setting(
+        "crop",
+        "how images become square: the centre is cut out, or the image is squeezed",
+        one_of=("crop", "squeeze"),
+    )
+    crop_scales: list[float] | None = setting(
+        None,
+        "multi-scale crops: sides as shares of the image squeezed to data.resize; read from files",
+        above=0,
+        at_most=1,
+    )
     crop: int = setting(
         4,
         "random crop after padding by this many pixels; 0: no crop",
         at_least=0,
-        only_when={"data.crop_area": (None,), "task": ("supervised",)},
+        only_when={
+            "data.crop_area": (None,),
+            "data.crop_scales": (None,),
+            "task": ("supervised",),
+        },
     )
     pad: str = setting(
         "black",
@@ -100,13 +115,33 @@ class DataConfig(Settings):
                 raise ValueError("data.resize needs data.size, the side that is cut out")
             if self.resize < self.size:
                 raise ValueError(f"data.resize must be >= {self.size}, got {self.resize}")
-        if self.crop_area is not None and self.size is None:
-            raise ValueError("data.crop_area needs data.size, the side of the crops in pixels")
+        for key in ("crop_area", "crop_scales"):
+            if getattr(self, key) is not None and self.size is None:
+                raise ValueError(f"data.{key} needs data.size, the side of the crops in pixels")
+        if self.fit == "squeeze" and self.size is None:
+            raise ValueError("data.fit=squeeze needs data.size, the side in pixels")
+        if self.crop_scales is not None:
+            self._check_scales()
+        elif self.fit == "squeeze" and self.resize is not None:
+            raise ValueError("data.resize must be null with data.fit=squeeze, which cuts nothing")
+
+    def _check_scales(self) -> None:
+        if not self.crop_scales:
+            raise ValueError("data.crop_scales must name a scale, or be null")
+        if self.crop_area is not None:
+            raise ValueError("data.crop_area must be null beside data.crop_scales")
+        if self.fit != "squeeze":
+            raise ValueError("data.crop_scales needs data.fit=squeeze, as its images are squares")
+
+    @property
+    def random_crops(self) -> bool:
+        """True if training sees a random crop of each file, which is read anew each time."""
+        return self.crop_area is not None or self.crop_scales is not None
 
     @property
     def padding(self) -> int:
         """Pixels of padding before the crop; none where images are random crops already."""
-        return self.crop if self.crop_area is None else 0
+        return 0 if self.random_crops else self.crop
 
 
 # Channels of the first stage where the paper's are not 64.
@@ -124,6 +159,11 @@ class NetConfig(Settings):
         None, "channels of the first stage of residual networks", at_least=1
     )
     final_norm: bool = setting(True, "last BN+ReLU of pre-activation nets")
+    pool: str = setting(
+        "avg",
+        "what the classifier reads of the last map: its mean, or its maximum; of nets with maps",
+        one_of=("avg", "max"),
+    )
     patch: int | None = setting(None, "pixels along a side of a transformer's patch", at_least=1)
     window: int | None = setting(
         None, "patches along a side of a Swin window; else at most 7", at_least=1
@@ -177,6 +217,9 @@ class OptimConfig(Settings):
         "where cosine and onecycle end",
         at_least=0,
         only_when={"optim.schedule": ("cosine", "onecycle")},
+    )
+    backbone_lr: float = setting(
+        1.0, "factor of the learning rate of all but the network's classifier", above=0
     )
     clip: float | None = setting(None, "largest gradient norm", above=0)
     accumulate: int = setting(

@@ -111,9 +111,12 @@ class ResidentImages(ImageSet):
         """All images."""
         return self.images
 
-    def resized(self, size: int) -> "ResidentImages":
-        """The same images with their shorter side brought to ``size`` and the centre cut out."""
-        return ResidentImages(_fit(self.images, size), self.labels, self.boxes)
+    def resized(self, size: int, fit: str = "crop") -> "ResidentImages":
+        """The same images with their shorter side brought to ``size`` and the centre cut out.
+
+        With ``fit`` ``squeeze`` the whole images are brought to squares of that side.
+        """
+        return ResidentImages(_fit(self.images, size, fit), self.labels, self.boxes)
 
     def to(self, device: torch.device) -> "ResidentImages":
         """The same set on another device."""
@@ -240,10 +243,12 @@ def corners(boxes: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([labels.float(), top, left, bottom + 1, right + 1], dim=1)[:, None]
 
 
-def _fit(images: Tensor, size: int) -> Tensor:
+def _fit(images: Tensor, size: int, fit: str) -> Tensor:
     height, width = images.shape[2:]
     scale = size / min(height, width)
     sides = max(size, round(height * scale)), max(size, round(width * scale))
+    if fit == "squeeze":
+        sides = size, size
     top, left = ((side - size) // 2 for side in sides)
     result = images.new_empty(len(images), images.shape[1], size, size)
     for part, target in zip(images.split(1024), result.split(1024), strict=True):

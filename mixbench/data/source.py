@@ -114,6 +114,8 @@ class DataSource(ABC):
         config = self.config
         content = read_prepared(self) or self.read()
         train, test, class_names, skipped, stats, notices, unused, shared = content
+        if config.random_crops and isinstance(train, ResidentImages):
+            notices = [*notices, _not_cropped(self.name, config)]
         if (
             shared is None
             and isinstance(train, ResidentImages)
@@ -122,7 +124,7 @@ class DataSource(ABC):
             shared = len(shared_rows(pixel_hashes(train), pixel_hashes(test)))
         if config.size is not None:  # files have it from decoding; what was stored as pixels not
             train, test = (
-                part.resized(config.size)
+                part.resized(config.size, config.fit)
                 if isinstance(part, ResidentImages) and part.shape[1:] != (config.size,) * 2
                 else part
                 for part in (train, test)
@@ -285,7 +287,7 @@ def read_content(
 def _read(part: Part, config: DataConfig) -> tuple[ImageSet, list[str], list[bytes] | None]:
     """Images of files, what was left out and why, and hashes of files where they are at hand."""
     hashes = None
-    if config.crop_area is None:
+    if not config.random_crops:
         part, hashes = with_hashes(part)
     elif part.hashes is not None:
         hashes = part.hashes()
@@ -293,6 +295,24 @@ def _read(part: Part, config: DataConfig) -> tuple[ImageSet, list[str], list[byt
     if hashes is not None:
         hashes = [b"" if row in bad else digest for row, digest in enumerate(hashes)]
     return images, list(bad.values()), hashes
+
+
+def _not_cropped(name: str, config: DataConfig) -> str:
+    """What becomes of a key of random crops on training images that are no files.
+
+    Raises:
+        UserError: If multi-scale crops are asked for, without which their recipe is another.
+    """
+    if config.crop_scales is not None:
+        raise UserError(
+            f"multi-scale crops are cut out of image files, and {name} is stored as pixels",
+            f"data.crop_scales={config.crop_scales}",
+            "use data.crop_scales=null with data.crop, which pads images and crops them",
+        )
+    return (
+        f"the training images of {name} are stored as pixels and stay whole: data.crop_area="
+        f"{config.crop_area:g} cuts image files only"
+    )
 
 
 def _two_sizes(*shapes: tuple[int, int, int]) -> UserError:

@@ -79,7 +79,7 @@ class Switch(NamedTuple):
     Results are numbers of the host, so that a training step can branch on them.
     """
 
-    generator: Generator
+    generator: Generator | None
 
     def on(self, probability: float) -> bool:
         """Draw whether something of this probability happens to the batch.

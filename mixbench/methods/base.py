@@ -33,7 +33,7 @@ from mixbench.functional.draws import Switch
 from mixbench.methods import register
 from mixbench.methods.lightning_hooks import LightningHooks
 from mixbench.methods.pictures.predicted import draw_mixed
-from mixbench.nn.optim import decay_groups
+from mixbench.nn.optim import decay_groups, slower_backbone
 from mixbench.pictures.sheet import Sheet
 from mixbench.tasks.base import MIXES_LABELS
 
@@ -123,6 +123,8 @@ class Method(LightningHooks):
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix a normalised batch (B, C, H, W) with targets (B, K); missing decisions are drawn.
 
+        A method may append images and targets of its own behind those of the batch. They train the
+        network; scores of training and pictures are of the B rows of the batch.
         ``self.generator`` draws per rank; ``self.shared_generator`` draws what every rank must
         agree on, such as whether to mix at all: see :attr:`switch`.
         """
@@ -152,6 +154,10 @@ class Method(LightningHooks):
         del x, mixed
         return None
 
+    def grown(self, rows: int) -> int:
+        """Images that ``mix`` makes of a batch of ``rows``; more where it appends some."""
+        return rows
+
     @property
     def no_mask_reason(self) -> str:
         """Reason why :meth:`pixel_weights` is None, in a few words; empty if it is not."""
@@ -178,7 +184,10 @@ class Method(LightningHooks):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups, each with its own ``lr``, ``min_lr`` or ``weight_decay`` if needed."""
-        return self.groups_of(self.net)
+        groups, optim = self.groups_of(self.net), self.run.optim
+        if optim.backbone_lr == 1:
+            return groups
+        return slower_backbone(groups, self.net, optim, self.run.lr)
 
     def groups_of(self, module: nn.Module, **settings: float | None) -> list[dict[str, Any]]:
         """Parameter groups of a module that a method trains beside its network.
@@ -285,7 +294,7 @@ class Method(LightningHooks):
         logits, mixed = self.predict(mixed)
         terms = self.loss(logits, mixed)
         loss: Any = sum(terms.values()) if isinstance(terms, dict) else terms
-        self.follow_loss(loss, terms, logits, mixed, batch_idx)
+        self.follow_loss(loss, terms, logits, mixed, batch_idx, len(batch.ids))
         return loss
 
     def _layout(self, x: Tensor) -> Tensor:

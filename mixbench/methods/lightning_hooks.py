@@ -96,7 +96,13 @@ class LightningHooks(LightningModule):
         self.epoch_loss.load(checkpoint["mixbench_watch"], self.rank)
 
     def follow_loss(
-        self, loss: Tensor, terms: Any, logits: Any, mixed: mf.Mixed, batch_idx: int
+        self,
+        loss: Tensor,
+        terms: Any,
+        logits: Any,
+        mixed: mf.Mixed,
+        batch_idx: int,
+        rows: int,
     ) -> None:
         """Take the loss of a micro-batch into the epoch's, and report it on steps that are logged.
 
@@ -106,6 +112,7 @@ class LightningHooks(LightningModule):
             logits: What ``predict`` returned.
             mixed: The batch that it is of.
             batch_idx: Micro-batches of the epoch before this one.
+            rows: Images of the batch; those that a method has appended are left out of scores.
         """
         position = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
         self.epoch_loss.add(loss, position)
@@ -118,7 +125,7 @@ class LightningHooks(LightningModule):
         if isinstance(terms, dict):
             values |= {f"loss_{key}": term for key, term in terms.items()}
         if isinstance(logits, Tensor):
-            values |= self.task.training_scores(logits, mixed.targets)
+            values |= self.task.training_scores(logits[:rows], mixed.targets[:rows])
         self.report(values, self.step)
 
     def report(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mixbench.config.schema import OptimConfig
+from mixbench.errors import UserError
 
 
 def decay_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
@@ -30,6 +31,40 @@ def decay_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]
             (decayed if config.decay_all or plain else others).append(parameter)
     groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def slower_backbone(
+    groups: list[dict[str, Any]], net: nn.Module, config: OptimConfig, lr: float
+) -> list[dict[str, Any]]:
+    """Parameter groups with a lower learning rate for all but the classifier of a network.
+
+    Args:
+        groups: Groups of the network's parameters.
+        net: The network, with its classifier in ``head``.
+        config: Reads ``backbone_lr`` and ``min_lr``.
+        lr: The recipe's peak learning rate.
+
+    Returns:
+        The groups divided, those of the classifier in front and at the recipe's rate.
+
+    Raises:
+        UserError: If the network has no ``head``.
+    """
+    head = getattr(net, "head", None)
+    if not isinstance(head, nn.Module):
+        raise UserError(
+            f"{type(net).__name__} has no head, and so no backbone beside it",
+            f"optim.backbone_lr={config.backbone_lr:g}",
+            "remove it, or call the classifier of the network head",
+        )
+    own = {id(parameter) for parameter in head.parameters()}
+    rate = {"lr": lr * config.backbone_lr, "min_lr": config.min_lr * config.backbone_lr}
+    found = []
+    for of_head in (True, False):
+        for group in groups:
+            members = [p for p in group["params"] if (id(p) in own) == of_head]
+            found.append(group | {"params": members} | ({} if of_head else rate))
+    return [group for group in found if group["params"]]
 
 
 def build_optimizer(

@@ -40,6 +40,8 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "automix": ("automix", {}, "two passes, two of the teacher, and the mixer"),
     SAMIX: ("samix", {}, "two passes, two of the teacher, and the mixer"),
     FROZEN: ("samix", {"mixer_ckpt": WRITTEN}, "two passes, one of the teacher up to the mixer"),
+    "splicemix": ("splicemix", {}, "a quarter more images"),
+    "splicemix_cl": ("splicemix_cl", {}, "a quarter more images, and their cells"),
     "tdattenmix": (
         "tdattenmix",
         {"switch_prob": 1.0},

@@ -83,9 +83,9 @@ def label_text(target: Tensor, names: list[str], most: int = 2) -> list[Label]:
         most: Number of classes to name.
 
     Returns:
-        Weights and names; classes below 0.005 are left out.
+        Weights and names; classes below 0.005 are left out, and those that are unknown.
     """
-    weights, classes = target.float().topk(min(most, len(target)))
+    weights, classes = target.float().nan_to_num(0).topk(min(most, len(target)))
     pairs = zip(weights.tolist(), classes.tolist(), strict=True)
     return [
         Label(weight, printable(names[index][:LONGEST]))
@@ -163,7 +163,10 @@ def mixed_sheet(
     labels = mixed.targets if isinstance(mixed.targets, Tensor) else targets
     if labels is targets and mixed.perm is not None and mixed.lam is not None:
         labels = mix_targets(targets, mixed.perm, mixed.lam)
-    partners = range(len(mixed.x)) if mixed.perm is None else mixed.perm.tolist()
+    partners = range(len(pixels)) if mixed.perm is None else mixed.perm.tolist()
+    more = len(mixed.x) - len(pixels)
+    if more > 0:
+        caveats = [*caveats, f"Images that are appended to the batch are not shown: {more}."]
 
     def rows(own: int, other: int) -> list[Row]:
         row = [Panel("image", pixels[own], label_text(targets[own], names))]

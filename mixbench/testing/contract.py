@@ -118,6 +118,14 @@ def _require_fields(mixed: Mixed, rows: int, hook: str) -> None:
         _require(inside, f"{hook}: perm must hold {rows} rows, got {perm.tolist()}")
 
 
+def _require_rows(logits: Any, mixed: Mixed) -> None:
+    """Refuse logits and targets of another number of images, which a loss may broadcast."""
+    for key in logits if isinstance(logits, dict) else [""]:
+        rows, soft = (v[key] if isinstance(v, dict) else v for v in (logits, mixed.targets))
+        same = len(rows) == len(soft)
+        _require(same, f"logits are of {len(rows)} images and targets of {len(soft)}")
+
+
 def hooks_return_their_types(cls: type[Method]) -> None:
     """x, targets, lam, perm, logits, loss and diagnostics are tensors of their type and shape."""
     method = sample_method(cls)
@@ -129,6 +137,7 @@ def hooks_return_their_types(cls: type[Method]) -> None:
         logits, mixed = method.predict(mixed)
         _require_tensors(logits, "logits", ndim=2)
         _require_fields(mixed, BATCH, "predict")
+        _require_rows(logits, mixed)
         _require_tensors(method.loss(logits, mixed), "loss", ndim=0)
         found = method.diagnostics(mixed)
         _require(isinstance(found, dict), f"diagnostics are {type(found).__name__}, expected dict")
@@ -168,9 +177,9 @@ def mix_returns_soft_targets(cls: type[Method]) -> None:
 
 def labels_sum_to_one(cls: type[Method]) -> None:
     """Labels of each row sum to 1 after mix and predict."""
-    if "multiclass" not in cls.tasks:
-        return
     method = sample_method(cls)
+    if "multiclass" not in cls.tasks_with(method.config):
+        return
     x, targets = sample_batch()
     for _ in range(5):
         _, mixed = method.predict(method.mix(x, targets))

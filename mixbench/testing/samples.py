@@ -10,11 +10,12 @@ from torch import Tensor
 
 from mixbench.backbones.cifar import PreActResNet
 from mixbench.backbones.vit import VisionTransformer
-from mixbench.config.schema import DataConfig, DataInfo, OptimConfig, RunConfig
+from mixbench.config.schema import DataConfig, DataInfo, OptimConfig, RunConfig, TrainerConfig
 from mixbench.data.images import ResidentImages, Splits
 from mixbench.data.loaders import MixData
 from mixbench.functional import one_hot
 from mixbench.methods.base import Method
+from mixbench.training.build import with_safe_layout
 from mixbench.training.callbacks.progress import quiet_lightning
 
 CLASSES, SIZE, BATCH = 4, 16, 6
@@ -29,26 +30,30 @@ def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Met
         **settings: Its own keys.
 
     Returns:
-        The method in training mode.
+        The method in training mode; on images of several labels where it learns nothing else.
     """
-    info = DataInfo(CLASSES, SIZE, SIZE, residual_mean=[0.0] * 3, residual_std=[1.0] * 3)
+    config = cls.Config(**settings)
+    several = cls.tasks_with(config) == {"multilabel"}
+    task = "multilabel" if several else "multiclass"
+    info = DataInfo(CLASSES, SIZE, SIZE, task=task, residual_mean=[0.0] * 3, residual_std=[1.0] * 3)
     run = RunConfig(
         method={"name": "checked"},
         data=DataConfig(crop=2),
         optim=OptimConfig(schedule="constant"),
+        trainer=TrainerConfig(accelerator="cpu"),
         epochs=epochs,
         batch_size=BATCH,
         lr=0.05,
     )
-    config = cls.Config(**settings)
     net = PreActResNet((1, 1, 1, 1), 4, CLASSES)
     if "attention" in config.requires:
         net = VisionTransformer(16, 4, 2, 4, (SIZE, SIZE), CLASSES)
+    run = with_safe_layout(run, net)
     return cls(net, info, config, run, total_steps=4 * epochs).train()
 
 
 def sample_splits(method: Method) -> Splits:
-    """Random images of every class, for checks and tests.
+    """Random images of every class, of several where the method learns from such, for checks.
 
     Args:
         method: The method that will see them.
@@ -59,6 +64,8 @@ def sample_splits(method: Method) -> Splits:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (24, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     labels = torch.arange(24) % CLASSES
+    if method.info.task == "multilabel":
+        labels = one_hot(labels, CLASSES).maximum(one_hot(labels.roll(5), CLASSES))
     return Splits(ResidentImages(images, labels), ResidentImages(images, labels), method.info)
 
 

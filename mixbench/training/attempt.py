@@ -295,8 +295,9 @@ class Attempt:
                 earlier["status"] = "interrupted"
         if self.job.config.trainer.compile:
             data = self.method.info
-            size = (self.data.batches.batch_size, data.channels, data.height, data.width)
             method = self.method.to(self.job.device)
+            rows = method.grown(self.data.batches.batch_size)  # another size is traced anew
+            size = (rows, data.channels, data.height, data.width)
             x = method._layout(torch.zeros(size, device=self.job.device))
             context = precision_context(self.job.config, self.job.device)
             nets = [n for n in method.modules() if n is method.net or isinstance(n, StagedNet)]

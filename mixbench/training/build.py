@@ -56,7 +56,8 @@ def with_safe_layout(config: RunConfig, net: nn.Module) -> RunConfig:
 
     On the CPU, oneDNN's weight gradient of a 1x1 convolution with a stride and 8 input channels
     corrupts memory in that layout for images of 64 pixels and more (torch 2.15 with AVX-512: a
-    segmentation fault or worse); 4, 12 and 16 channels are fine.
+    segmentation fault or worse); 4, 12 and 16 channels are fine. A small network of four stages
+    with such a convolution also broke on batches of seven images of 16 pixels.
 
     Args:
         config: A composed configuration.

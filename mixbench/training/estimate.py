@@ -24,6 +24,7 @@ PROCESS_S, WANDB_S = 1.0, 1.5
 FORWARD_S = 0.05  # seconds that tell the time of a forward pass
 STEP_S = 0.4  # seconds that a timed step may take; larger batches are timed by a part of them
 TIMED_S, TIMED_STEPS = 0.8, 8  # seconds and steps after which the pace of training is known
+PART = 4  # images of the smallest part; a method may append one to so many and none to fewer
 PASSES = 3  # forward passes that a training step is worth
 SUITE_PASSES = 10  # the same of an image of a suite that does not say
 
@@ -97,7 +98,7 @@ def _image_seconds(method: Method, splits: Splits) -> tuple[float, float]:
 def _step_seconds(job: Job, method: Method, data: MixData, image_s: float) -> float:
     """Seconds of the training step of a micro-batch, that of a method that fails by its cost."""
     size = rows = data.batches.batch_size
-    while rows > 2 and rows % 2 == 0 and PASSES * rows * image_s > STEP_S:
+    while rows >= 2 * PART and rows % 2 == 0 and PASSES * rows * image_s > STEP_S:
         rows //= 2
     try:
         return _timed_steps(job, method, data, rows) * size / rows

@@ -20,7 +20,7 @@ from mixbench.records.identity import Identity, InputFile, identify, is_checkpoi
 from mixbench.records.record import runs_folder
 from mixbench.records.weights import input_file
 from mixbench.tasks.base import Task, find_task
-from mixbench.training.requirements import check_pair, check_task
+from mixbench.training.requirements import check_pair, check_pool, check_task
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ def _check_method(config: RunConfig, settings: Any) -> Task:
     name, data = config.method["name"], config.data.kind
     task = check_task(config, METHODS.get(name), settings, DATA.get(data).task, f"data={data}")
     check_pair(name, settings, config.net.name)
+    check_pool(config.net)
     return task
 
 

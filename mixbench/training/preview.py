@@ -171,7 +171,8 @@ def matrix(subjects: Mapping[str, Subject]) -> Sheet:
 
 def _partners(method: Method, batch: Batch) -> Tensor:
     generator = Generator().manual_seed(mix_seed(SAMPLE, method.run.seed))
-    return mf.draw_other_class(method.prepare(batch)[1], generator)
+    # Of several labels the first that is there; one that is unknown (NaN) would be the largest.
+    return mf.draw_other_class(method.prepare(batch)[1].nan_to_num(0), generator)
 
 
 def first_batch(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from mixbench.config.names import METHODS, NETS, TASKS
-from mixbench.config.schema import RunConfig
+from mixbench.config.schema import NetConfig, RunConfig
 from mixbench.data.images import Splits
 from mixbench.errors import UserError
 from mixbench.evaluation.suite import Suite
@@ -80,6 +80,26 @@ def check_pair(method: str, settings: Any, net: str, have: frozenset[str] | None
         )
 
 
+def check_pool(net: NetConfig) -> None:
+    """Refuse pooling that a network is known not to have; others are asked once they are built.
+
+    Args:
+        net: Reads ``name`` and ``pool``.
+
+    Raises:
+        UserError: With the networks that have it.
+    """
+    have = provided(net.name)
+    if net.pool == "avg" or have is None or "maps" in have:
+        return
+    fitting = [name for name in NETS.names() if "maps" in (_declared(name) or ())]
+    raise UserError(
+        f"the last layer of {net.name} is no map whose maximum a classifier could read",
+        f"net.pool={net.pool}",
+        f"use net.pool=avg, or one of: {', '.join(fitting)}",
+    )
+
+
 def check_task(
     config: RunConfig, method: type[Method], settings: Any, kind: str, data: str
 ) -> Task:
@@ -100,6 +120,11 @@ def check_task(
     """
     name, task = config.method["name"], find_task(config.task, kind)
     tasks = method.tasks_with(settings)
+    own = (
+        f"other settings of {name} do, see mixbench info {name}; "
+        if task.name in (method.tasks - tasks)
+        else ""
+    )
     labelled = [_task(name).labelled for name in tasks]
     if task.labelled not in labelled:
         raise UserError(
@@ -112,7 +137,7 @@ def check_task(
         raise UserError(
             f"method {name} needs {' or '.join(sorted(tasks))} data",
             f"{data}, which is {kind}",
-            f"methods that can: {_able(task.name)}",
+            f"{own}methods that can: {_able(task.name)}",
         )
     return task
 
@@ -123,7 +148,7 @@ def _task(name: str) -> Task:
 
 def _able(wanted: str | bool) -> str:
     """Methods that can learn a task of this name, or any task with or without labels."""
-    known = {name: [_task(task) for task in METHODS.get(name).tasks] for name in METHODS.table}
+    known = {name: [_task(task) for task in _tasks(METHODS.get(name))] for name in METHODS.table}
     return ", ".join(
         name
         for name, tasks in known.items()
@@ -147,8 +172,13 @@ def pairs(methods: Iterable[str], nets: Iterable[str]) -> list[Pairs]:
         cls = METHODS.get(name)
         needs = cls.Config().requires
         missing = {n: None if p is None else sorted(needs - p) for n, p in have.items()}
-        rows.append(Pairs(name, sorted(cls.tasks), missing))
+        rows.append(Pairs(name, sorted(_tasks(cls)), missing))
     return rows
+
+
+def _tasks(method: type[Method]) -> frozenset[str]:
+    """Tasks that a method can learn in its default settings."""
+    return method.tasks_with(method.Config())
 
 
 def _declared(net: str) -> frozenset[str] | None:

@@ -76,3 +76,23 @@ def test_a_network_that_provides_nothing_trains_what_needs_nothing(tiny, capsys)
     assert cli.main(["run", "method=mixup", *words]) == 0
     assert cli.main(["run", "method=alignmix", *words]) == 2
     assert "needs maps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["preactresnet18", "resnet18", "resnet50", "swin_tiny"])
+@torch.no_grad()
+def test_the_classifier_reads_the_maximum_of_each_channel_if_asked(name):
+    config = NetConfig(name=name, width=8, pool="max")
+    net = build_net(config, DataInfo(5, 32, 32)).eval()
+    plain = build_net(NetConfig(name=name, width=8), DataInfo(5, 32, 32)).eval()
+    assert net.state_dict().keys() == plain.state_dict().keys()  # weights go either way
+    x = torch.randn(2, 3, 32, 32)
+    h = net.head.norm(net.forward_stages(x))
+    torch.testing.assert_close(net(x), net.head.fc(h.amax(dim=(2, 3))))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "timm:convnext_atto"])
+def test_a_network_without_such_pooling_is_refused(name):
+    config = NetConfig(name=name, pool="max", patch=16 if "vit" in name else None)
+    with pytest.raises(UserError, match=r"a classifier could read|in its pooling") as error:
+        build_net(config, DataInfo(5, 32, 32))
+    assert "net.pool=avg" in str(error.value)

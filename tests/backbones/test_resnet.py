@@ -38,7 +38,7 @@ def test_weights_of_torchvision_give_its_logits_and_its_layers(name):
         torch.testing.assert_close(net.forward_stages(x, stop=layer), h, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101"])
 def test_published_weights_are_those_of_torchvision_by_name_and_shape(name):
     import torchvision
 

@@ -233,6 +233,20 @@ def test_one_of_several_methods_is_drawn_for_all_ranks_and_nobody_waits(found, n
     assert chosen["weights"]
 
 
+@pytest.mark.parametrize(
+    ("name", "rows", "grids"),
+    [("splices0", [10], False), ("splices1", [8, 10], True), ("splices2", [5], False)],
+)
+def test_each_rank_splices_its_own_images_into_as_many(found, name, rows, grids):
+    splices = facts(found, "splices")[name]
+    assert splices["status"] == "done"
+    assert splices["rows"] == rows
+    assert splices["alike"]
+    assert splices["grids"] is grids
+    assert not splices["sources"]
+    assert splices["weights"]
+
+
 def test_a_signal_to_one_rank_ends_all_at_one_step_and_changes_nothing(found):
     stop = facts(found, "stop")
     assert stop["code"] == 4

@@ -64,6 +64,11 @@ PROSE = {
     "ood": {"measures": Tolerance(0.0, 1e-6)},
     "samix": _MIXER,
     "samix_train": _MIXER,
+    "splicemix": {
+        **dict.fromkeys(("pixels", "logits", "losses"), Tolerance(1e-4, 1e-5)),
+        "targets": EXACT,
+        "metrics": Tolerance(0.0, 1e-2),
+    },
     "transmix": {
         "img/CutMix": EXACT,
         "img/mixup": Tolerance(0.0, 1e-6),

@@ -12,12 +12,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from several_labels import SeveralDigits
 from small_nets import narrow_vit
 
 from mixbench import compose
 from mixbench.backbones import NETS
 from mixbench.config.compose import to_plain
 from mixbench.config.schema import DataInfo, RunConfig
+from mixbench.data import DATA
 from mixbench.data.loaders import MixData
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
@@ -116,6 +118,14 @@ PASTING = {
     "partner": Key("roll", PASTES),
     "switch_prob": Key("0", f"{PASTES} method.mixup_alpha=0.8"),
 }
+SEVERAL = "data=several"  # labels per image
+SPLICES = {
+    "grids": Key("[2x2]", SEVERAL),
+    "counts": Key("[1]", f"{SEVERAL} method.grids=[2x2]"),
+    "mix_prob": Key("0", SEVERAL),
+    "antialias": Key("true", SEVERAL),
+    "shared_grid": Key("true", SEVERAL),
+}
 MAPS = "method.maps=a.npy method.switch_prob=1"
 GUIDED = "method.absvit=absvit.pth method.switch_prob=1"
 WINDOWS = "method.switch_prob=1"
@@ -175,6 +185,13 @@ KEYS = {
         "aux_weight": Key("1"),
         "official_bugs": Key("true"),
     },
+    "splicemix": SPLICES | {"labels": Key("mean", SEVERAL)},
+    "splicemix_cl": SPLICES
+    | {
+        "cl_weight": Key("0", SEVERAL),
+        "cl_detach": Key("false", SEVERAL),
+        "kept_cells": Key("true", f"{SEVERAL} method.grids=[2x2-1]"),
+    },
     "tdattenmix": {
         "attention": Key("random", WINDOWS),
         "absvit": Key("other.pth", GUIDED),
@@ -231,8 +248,9 @@ CASES = [
 
 def trained(config: RunConfig) -> tuple[Method, dict[str, Any]]:
     """A method after two steps, and its checkpoint."""
-    info = DataInfo(CLASSES, SIZE, SIZE, residual_mean=[0.0] * 3, residual_std=[0.5] * 3)
-    method, _ = build(resolve(config), sample_splits(cast(Any, SimpleNamespace(info=info))))
+    job, stats = resolve(config), {"residual_mean": [0.0] * 3, "residual_std": [0.5] * 3}
+    info = DataInfo(CLASSES, SIZE, SIZE, task=job.task.kind, **stats)  # pyright: ignore
+    method, _ = build(job, sample_splits(cast(Any, SimpleNamespace(info=info))))
     checkpoint = fit(method)._checkpoint_connector.dump_checkpoint()
     facts = {"format": FORMAT, "config": to_plain(config), "info": dataclasses.asdict(info)}
     return method, checkpoint | {"mixbench": dict.fromkeys(FACT_KEYS) | facts}
@@ -254,6 +272,7 @@ def made(tmp_path_factory, digits_once):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setitem(NETS._objects, "narrow_vit", narrow_vit)
+        patch.setitem(DATA._objects, "several", SeveralDigits)
         for name in ("a", "b"):
             np.save(f"{name}.npy", rng.random((24, 4, 4), dtype=np.float32))
         np.save("even.npy", np.ones((24, 4, 4), np.float32))

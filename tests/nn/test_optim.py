@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from mixbench.config.schema import SCHEDULES, OptimConfig
+from mixbench.errors import UserError
 from mixbench.methods import METHODS
-from mixbench.nn.optim import build_optimizer, decay_groups, schedule
+from mixbench.nn.optim import build_optimizer, decay_groups, schedule, slower_backbone
 from mixbench.testing.samples import sample_method
 
 
@@ -77,6 +78,35 @@ def test_groups_keep_their_own_values_and_take_the_rest_from_the_recipe():
     adamw = build_optimizer([{"params": [a]}, {"params": [b], "momentum": 0.5}], config, lr=1e-3)
     assert isinstance(adamw, torch.optim.AdamW)
     assert [g["betas"] for g in adamw.param_groups] == [(0.9, 0.999), (0.5, 0.999)]
+
+
+def test_the_backbone_learns_at_its_own_share_of_the_rate_and_ends_at_that_of_the_least():
+    method = sample_method(METHODS.get("erm"), epochs=4)
+    optim = OptimConfig(backbone_lr=0.1, min_lr=0.08, schedule="cosine")
+    method.run = dataclasses.replace(method.run, lr=0.8, optim=optim)
+    method.total_steps = 4
+    parts = method.configure_optimizers()
+    optimizer, scheduler = parts["optimizer"], parts["lr_scheduler"]["scheduler"]
+    head = {id(p) for p in method.net.head.parameters()}
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(list(method.net.parameters()))
+    assert {id(p) for p in optimizer.param_groups[0]["params"]} <= head  # whose rate is logged
+    for rate in (0.8, None, None, None, 0.08):
+        for group in optimizer.param_groups:
+            own = {id(p) for p in group["params"]} <= head
+            assert own or not {id(p) for p in group["params"]} & head
+            first = optimizer.param_groups[0]["lr"]
+            assert group["lr"] == pytest.approx(first if own else 0.1 * first)
+        assert rate is None or optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_network_without_a_head_has_no_backbone():
+    net = nn.Linear(3, 2)
+    config = OptimConfig(backbone_lr=0.1)
+    with pytest.raises(UserError, match="Linear has no head"):
+        slower_backbone(decay_groups(net, config), net, config, 0.1)
 
 
 # Eight steps in four epochs, two of them of warm-up, at lr 0.8; the last is where a ninth would be.

@@ -68,6 +68,8 @@ def test_a_label_names_its_heaviest_classes():
     found = label_text(torch.tensor([0.3, 0.7, 0.0]), names)
     assert [(round(label.weight, 2), label.name) for label in found] == [(0.7, "dog"), (0.3, "cat")]
     assert label_text(torch.tensor([0.0, 1.0, 0.0]), names) == [Label(1.0, "dog")]
+    unknown = float("nan")
+    assert label_text(torch.tensor([unknown, 1.0, unknown]), names) == [Label(1.0, "dog")]
 
 
 def test_names_of_classes_are_one_line_of_signs_that_can_be_shown():

@@ -27,6 +27,14 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"lam_k": 0.25, "dropout": 0.1, "official_bugs": True},
         {"mixer_loss": "bce", "aux_weight": 0.5, "layer": 1},
     ],
+    "splicemix": [
+        {"grids": ["2x2-1", "1x3"], "counts": [1, 2], "labels": "mean"},
+        {"grids": ["3x2-5"], "counts": [0], "antialias": True, "mix_prob": 0.5},
+    ],
+    "splicemix_cl": [
+        {"cl_detach": False, "kept_cells": True, "shared_grid": True},
+        {"grids": ["2x2-3"], "counts": [2], "cl_weight": 0.5, "antialias": True},
+    ],
     "tdattenmix": [
         {"switch_prob": 1.0, "label_ratio": "official", "map_norm": "sum"},
         {"switch_prob": 1.0, "attention": "random", "partner": "derange"},

@@ -10,6 +10,7 @@ from mixbench.backbones import NETS
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
+from mixbench.training.job import resolve
 from mixbench.training.preview import first_batch
 from mixbench.training.requirements import check_pair, pairs, provided
 
@@ -92,7 +93,9 @@ def test_the_matrix_shows_every_method_and_network(capsys, monkeypatch):
     rows = {line.split()[0]: line.split()[1 : len(nets) + 1] for line in table}
     tasks = {line.split()[0]: " ".join(line.split()[len(nets) + 1 :]) for line in table}
     assert set(rows) == set(METHODS.names())
-    assert tasks == {name: ", ".join(sorted(METHODS.get(name).tasks)) for name in rows}
+    classes = {name: METHODS.get(name) for name in rows}
+    assert tasks == {n: ", ".join(sorted(c.tasks_with(c.Config()))) for n, c in classes.items()}
+    assert tasks["splicemix"] == "multilabel"  # its labels sum to more than 1
     assert tasks["erm"] == "multiclass, multilabel"
     marks = dict(zip(nets, rows["alignmix"], strict=True))
     assert marks["swin_tiny"] == marks["resnet18"] == "x"
@@ -110,3 +113,11 @@ def test_the_matrix_can_be_narrowed_to_some_methods(capsys):
     assert "resnet18" not in shown
     assert cli.main(["list", "--compat", "cutmx"]) == 2
     assert "did you mean 'cutmix'?" in capsys.readouterr().err
+
+
+def test_pooling_is_checked_before_data_is_looked_for():
+    words = "net=vit_tiny net.pool=max data=folder data.root=missing"
+    with pytest.raises(UserError, match="the last layer of vit_tiny is no map") as error:
+        resolve(compose(words))
+    assert "resnet18" in str(error.value)
+    assert "vit_tiny," not in error.value.todo

@@ -12,6 +12,7 @@ import killing
 import pytest
 import torch
 from PIL import Image
+from several_labels import SeveralDigits
 from small_nets import narrow_vit
 
 from mixbench import compose, run
@@ -134,6 +135,8 @@ RESUMED = [
     "moco method.queue=100",
     "mocosamix method.queue=100 method.dropout=0.1 method.aux_weight=0.5",
     "samix method.mask_anneal=cosine method.dropout=0.1 method.mask_adjust=0.5",
+    "splicemix data=several precision=bf16",
+    "splicemix_cl data=several net.pool=max optim.backbone_lr=0.1",
     "tdattenmix method.dst_tie=random",
     "tlalign net=narrow_vit net.drop_path=0.2",
     "transmix net=narrow_vit",
@@ -143,6 +146,7 @@ RESUMED = [
 @pytest.mark.parametrize("method", RESUMED)
 def test_every_method_goes_on_bit_by_bit_after_a_crash(method, tmp_path, monkeypatch, plant):
     monkeypatch.setitem(NETS._objects, "narrow_vit", narrow_vit)
+    monkeypatch.setitem(DATA._objects, "several", SeveralDigits)
     name, *settings = method.split()
     whole, stopped = both([*WORDS, *settings], tmp_path, monkeypatch, plant, 9, crash, name)
     assert killing.differences(whole, stopped) == []

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixbench.config.schema import DataConfig
 from mixbench.data.files.arrays import Arrays
 from mixbench.data.files.location import data_folder, file_lock
 from mixbench.data.images import Content, ImageSet, ResidentImages, Stats, image_stats
@@ -24,6 +25,7 @@ log = logging.getLogger("mixbench")
 
 VERSION = 3  # of the layout and of the decoding
 DECODING_KEYS = ("size", "resize", "crop_area", "on_corrupt", "classes")
+LATER_KEYS = ("fit", "crop_scales")  # left out at their default, so that older files stay in use
 
 
 def prepared_path(source: Any) -> Path:
@@ -36,6 +38,12 @@ def prepared_path(source: Any) -> Path:
         Path below the folder of all data sets.
     """
     shaped = [getattr(source.config, key) for key in DECODING_KEYS]
+    plain = DataConfig()
+    shaped += [
+        [key, getattr(source.config, key)]
+        for key in LATER_KEYS
+        if getattr(source.config, key) != getattr(plain, key)
+    ]
     text = json.dumps([VERSION, source.config.kind, source.fingerprint(), shaped])
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     return data_folder() / "prepared" / f"{source.config.kind}-{key}.npz"

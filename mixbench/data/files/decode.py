@@ -34,6 +34,12 @@ ORIENTATION_TAG = 0x0112  # EXIF tag of the orientation; above 4 width and heigh
 SKIPPED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 COMMON_FORMATS = ("JPEG", "PNG")  # looked for first, which halves the time of opening a file
 SAMPLED_IMAGES = 64  # images of a set that is not decoded as a whole
+# Places of multi-scale crops in quarters of the room that they have, across and down.
+FIXED_POSITIONS = (
+    *((across, down) for down in (0, 2, 4) for across in (0, 2, 4)),
+    *((across, down) for down in (1, 3) for across in (1, 3)),
+)
+SCALES_APART = 2  # places in the list of scales between width and height of a crop, at most
 DARK_VALUE = 25  # a 16-bit image that becomes no brighter than this uses under a tenth of its range
 
 
@@ -64,7 +70,9 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in image_suffixes()
 
 
-def decode(raw: bytes, size: int | None = None, resize: int | None = None) -> np.ndarray:
+def decode(
+    raw: bytes, size: int | None = None, resize: int | None = None, fit: str = "crop"
+) -> np.ndarray:
     """Decode an image of any mode: the first frame, turned as its EXIF says, as 8-bit RGB.
 
     Values of 16 bits are divided by 257, those of 12-bit TIFF by 4095/255; whole numbers of 32 bits
@@ -74,6 +82,8 @@ def decode(raw: bytes, size: int | None = None, resize: int | None = None) -> np
         raw: Content of an image file.
         size: Side in pixels of the centre that is cut out.
         resize: Length in pixels that the shorter side is brought to before; ``size`` if None.
+        fit: ``crop``, or ``squeeze``: the whole image is brought to ``size``, whatever its ratio of
+            sides, and ``resize`` is not read.
 
     Returns:
         (H, W, 3) uint8.
@@ -83,11 +93,15 @@ def decode(raw: bytes, size: int | None = None, resize: int | None = None) -> np
             larger than Pillow thinks safe.
     """
     with _only_oserror():
-        return np.asarray(_fitted(_opened(raw)[0], size, resize))
+        return np.asarray(_fitted(_opened(raw)[0], size, resize, fit))
 
 
-def _fitted(image: Image.Image, size: int | None, resize: int | None) -> Image.Image:
-    if size is not None and resize is not None:
+def _fitted(
+    image: Image.Image, size: int | None, resize: int | None, fit: str = "crop"
+) -> Image.Image:
+    if size is not None and fit == "squeeze":
+        image = _squeezed(image, size)
+    elif size is not None and resize is not None:
         scale = resize / min(image.size)
         longer = [max(resize, round(side * scale)) for side in image.size]
         _check_pixels(longer[0], longer[1])  # a long strip can grow to any size
@@ -97,6 +111,12 @@ def _fitted(image: Image.Image, size: int | None, resize: int | None) -> Image.I
     elif size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return image
+
+
+def _squeezed(image: Image.Image, size: int) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def grey_values(raw: bytes) -> np.ndarray:
@@ -165,6 +185,68 @@ def decode_crop(
         pixels = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))
     left, top, right, bottom = box
     return pixels, (top / height, left / width, bottom / height, right / width)
+
+
+def decode_multi_scale(
+    raw: bytes, size: int, resize: int | None, scales: Sequence[float], seed: int
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Decode an image, squeeze it to a square, and cut a part of it at one of a few scales.
+
+    The crop of Wang et al., ECCV 2016, arXiv:1608.00859, with all of its fixed positions, as papers
+    on several labels per image train with it.
+
+    Args:
+        raw: Content of an image file.
+        size: Side in pixels of the result.
+        resize: Side in pixels of the square; ``size`` if None.
+        scales: Shares of that side which a crop may have, in order.
+        seed: Decides the part, on every machine alike.
+
+    Returns:
+        (size, size, 3) uint8, and top, left, bottom and right of the part as shares of the image's
+        height and width.
+
+    Raises:
+        OSError: As :func:`decode`.
+    """
+    side = size if resize is None else resize
+    with _only_oserror():
+        image = _squeezed(_opened(raw)[0], side)
+        box = multi_scale_box(side, scales, random.Random(seed))
+        pixels = np.asarray(_squeezed(image.crop(box), size))
+    left, top, right, bottom = (end / side for end in box)
+    return pixels, (top, left, bottom, right)
+
+
+def multi_scale_box(
+    side: int, scales: Sequence[float], generator: random.Random
+) -> tuple[int, int, int, int]:
+    """Draw the part of a square image that a multi-scale crop shows.
+
+    Width and height are those of two scales at most two places apart in their list, each such pair
+    as likely. The part stands in one of 13 positions: three by three from border to border, and the
+    four between those and the centre.
+
+    Args:
+        side: Side in pixels.
+        scales: Shares of the side, in order.
+        generator: Random source.
+
+    Returns:
+        Left, top, right and bottom in pixels, ends exclusive.
+    """
+    sides = [max(1, int(side * scale)) for scale in scales]
+    near = [
+        (width, height)
+        for place, width in enumerate(sides)
+        for other, height in enumerate(sides)
+        if abs(place - other) <= SCALES_APART
+    ]
+    width, height = near[generator.randrange(len(near))]
+    across, down = FIXED_POSITIONS[generator.randrange(len(FIXED_POSITIONS))]
+    # Whole quarters of the room, so that the last position may end a few pixels from the border.
+    left, top = across * ((side - width) // 4), down * ((side - height) // 4)
+    return left, top, left + width, top + height
 
 
 def crop_box(
@@ -267,7 +349,7 @@ def decode_all(
     Args:
         items: Name of each image, for messages.
         load: Returns the file content of image i.
-        config: Reads ``size``, ``resize`` and ``on_corrupt``.
+        config: Reads ``size``, ``resize``, ``fit`` and ``on_corrupt``.
 
     Returns:
         The images.
@@ -282,7 +364,7 @@ def decode_all(
             raw = load(row)
             with _only_oserror():
                 image, peak = _opened(raw)
-                return np.asarray(_fitted(image, config.size, config.resize)), peak
+                return np.asarray(_fitted(image, config.size, config.resize, config.fit)), peak
         except OSError as error:
             return _reason(items[row], error)
 

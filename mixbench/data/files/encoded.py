@@ -13,6 +13,7 @@ from mixbench.data.files.decode import (
     decode,
     decode_all,
     decode_crop,
+    decode_multi_scale,
     find_unreadable,
     unreadable_error,
 )
@@ -53,7 +54,7 @@ def read_part(part: Part, config: DataConfig) -> tuple[ImageSet, dict[int, str]]
 
     Args:
         part: Its files; a notice is added where their images are almost black.
-        config: With ``crop_area`` the files are read anew each time; otherwise once and for all.
+        config: With random crops the files are read anew each time; otherwise once and for all.
 
     Returns:
         The set, and names and reasons of the files that were left out, by row.
@@ -61,18 +62,19 @@ def read_part(part: Part, config: DataConfig) -> tuple[ImageSet, dict[int, str]]
     Raises:
         UserError: As :func:`mixbench.data.files.decode.decode_all`.
     """
-    return _decoded(part, config) if config.crop_area is None else _kept(part, config)
+    return _kept(part, config) if config.random_crops else _decoded(part, config)
 
 
 class FileImages(ImageSet):
     """Image files that are decoded when a batch asks for them, best by worker processes.
 
-    Training sees a random resized crop, which depends on the seed, the epoch and the image only;
-    evaluation the resized image's centre. Mirroring and all that follows is left to the device.
+    Training sees a random crop, which depends on the seed, the epoch and the image only; evaluation
+    the resized image's centre, or the image squeezed. Mirroring and all that follows is left to the
+    device.
 
     Args:
         part: The files.
-        config: Reads ``size``, ``resize`` and ``crop_area``.
+        config: Reads ``size``, ``resize``, ``fit``, ``crop_area`` and ``crop_scales``.
         rows: (N,) rows of ``part`` that belong to the set; all of them if None.
     """
 
@@ -112,14 +114,16 @@ class FileImages(ImageSet):
         return FileImages(self.part, self.config, self.rows[rows]).with_labels(self.labels[rows])
 
     def _decode(self, row: int, seed: int | None) -> tuple[np.ndarray, Crop]:
-        size, area = self.config.size, self.config.crop_area
+        config, size = self.config, self.config.size
         assert size is not None
-        assert area is not None
         try:
             raw = self.part.load(row)
             if seed is None:
-                return decode(raw, size, self.config.resize), WHOLE_IMAGE
-            return decode_crop(raw, size, area, seed)
+                return decode(raw, size, config.resize, config.fit), WHOLE_IMAGE
+            if config.crop_scales is not None:
+                return decode_multi_scale(raw, size, config.resize, config.crop_scales, seed)
+            assert config.crop_area is not None
+            return decode_crop(raw, size, config.crop_area, seed)
         except OSError as error:
             name = self.part.names[row]
             raise UnreadableImageError(

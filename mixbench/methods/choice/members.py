@@ -9,7 +9,7 @@ import torch
 from mixbench.config.names import METHODS
 from mixbench.config.settings import setting
 from mixbench.errors import UserError, near_match
-from mixbench.methods.base import Method
+from mixbench.methods.base import MIXES_LABELS, Method
 
 
 @dataclass
@@ -67,7 +67,7 @@ def member_configs(members: list[str], settings: dict[str, Any]) -> dict[str, An
             raise UserError(f"{name!r} is no registered name", where, todo)
         cls = METHODS.get(name)
         known = [item.name for item in fields(cls.Config)]
-        if "members" in known or "multiclass" not in cls.tasks:
+        if "members" in known or not cls.tasks & MIXES_LABELS:
             raise UserError(f"{name} cannot be one of several methods", where, "leave it out")
         for key in given.keys() - set(known):
             hint = near_match(key, known) or f"its keys: {', '.join(known)}"

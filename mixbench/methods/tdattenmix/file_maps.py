@@ -21,7 +21,7 @@ class FileMaps(AttentionMaps):
             raise UserError(
                 "maps cannot follow a policy that turns and shears images",
                 "data.auto_augment",
-                "use data.auto_augment=null; maps follow data.crop, data.crop_area and data.flip",
+                "use data.auto_augment=null; maps follow random crops and data.flip",
             )
         self.stored = read_maps(Path(method.config.maps), "method.maps")
 

@@ -32,6 +32,7 @@ shared = pytest.mark.skipif(
 )
 IMAGENET = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
 PUBLISHED = {"cifar10", "cifar100", "fashionmnist", "tinyimagenet", "imagenet", "cub200", "voc2007"}
+PUBLISHED |= {"coco"}
 
 
 def photographs(name, count=2000):
@@ -96,7 +97,7 @@ def test_the_classes_of_voc_are_the_twenty_of_its_paper_in_alphabetical_order():
     assert len(set(VOC_CLASSES)) == 20
 
 
-@pytest.mark.parametrize("name", ["imagenet", "cub200", "voc2007"])
+@pytest.mark.parametrize("name", ["imagenet", "cub200", "voc2007", "coco"])
 def test_photographs_are_normalised_as_torchvision_normalises_imagenet(name):
     mean, std, *_ = DATA.get(name).constants
     assert (mean, std) == (IMAGENET.mean, IMAGENET.std)

@@ -179,7 +179,7 @@ class OwnStep(Method):
 
 
 class Elsewhere(Method):
-    tasks = frozenset({"multilabel"})
+    tasks = frozenset({"ssl"})
 
 
 class Picky(Method):

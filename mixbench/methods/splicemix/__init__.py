@@ -1,0 +1,1 @@
+"""SpliceMix and SpliceMix-CL: grids of shrunken images, appended to the batch."""
