@@ -76,6 +76,9 @@ def member_configs(members: list[str], settings: dict[str, Any]) -> dict[str, An
             found[name] = cls.Config(**given)
         except ValueError as error:
             raise ValueError(str(error).replace("method.", f"method.{name}.")) from error
+        if found[name].alone:
+            todo = f"set its keys method.{name}.<key> otherwise, or leave it out"
+            raise UserError(f"{name} {found[name].alone}", where, todo)
         if found[name].own_dataset:
             raise UserError(*wrong_dataset(name, members))
     return found
