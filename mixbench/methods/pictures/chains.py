@@ -11,12 +11,12 @@ from mixbench.pictures.sheet import Panel, Row, Sheet, label_text
 
 UNITS = {
     "posterize": "{:.0f} bits",
-    "rotate": "{:+.0f} degrees",
+    "rotate": "{:.0f} degrees",
     "solarize": "from {:.0f}",
-    "shear_x": "{:+.2f}",
-    "shear_y": "{:+.2f}",
-    "translate_x": "{:+.0f} px",
-    "translate_y": "{:+.0f} px",
+    "shear_x": "{:.2f}",
+    "shear_y": "{:.2f}",
+    "translate_x": "{:.0f} px",
+    "translate_y": "{:.0f} px",
     **dict.fromkeys(("color", "contrast", "brightness", "sharpness"), "x {:.2f}"),
 }
 
@@ -36,7 +36,7 @@ def op_text(place: int, value: float) -> str:
         'rotate -7 degrees'
     """
     name = OPERATIONS[place]
-    return f"{name} {UNITS.get(name, '').format(value)}".strip()
+    return f"{name} {UNITS.get(name, '').format(value + 0.0)}".strip()
 
 
 def draw_chain_sheet(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[Sheet]:
@@ -75,5 +75,5 @@ def draw_chain_sheet(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> 
             found.append(row)
         return found
 
-    notes = ["A view keeps the label of its image."]
+    notes = ["Each row is a view of its image, whose label it keeps."]
     return [Sheet([(own, own) for own in range(count)], rows, notes)]
