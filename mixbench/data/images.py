@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from mixbench.config.schema import DataInfo
 from mixbench.data.sampling import BatchIndex
-from mixbench.functional.augmix import MixedViews
+from mixbench.functional.augmix import ChainViews
 
 HOLDOUT_LIMIT = 5_000
 SPLIT_SEED = 0  # hold-outs and subsets are the same for all methods and seeds
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     ids: Tensor
     maps: Tensor | None = None
     crops: Tensor | None = None
-    views: MixedViews | None = None
+    views: ChainViews | None = None
 
 
 class ImageSet(Dataset[Batch], ABC):

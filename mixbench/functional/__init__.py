@@ -13,7 +13,7 @@ from mixbench.functional.align import (
 )
 from mixbench.functional.augmix import (
     Chains,
-    MixedViews,
+    ChainViews,
     augmix,
     chain_images,
     draw_chains,
@@ -84,9 +84,9 @@ from mixbench.functional.windows import (
 __all__ = [
     "OPERATIONS",
     "Aligned",
+    "ChainViews",
     "Chains",
     "Mixed",
-    "MixedViews",
     "Pasted",
     "Transport",
     "adjust_mask",

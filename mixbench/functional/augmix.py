@@ -35,7 +35,7 @@ class Chains(NamedTuple):
     m: Tensor
 
 
-class MixedViews(NamedTuple):
+class ChainViews(NamedTuple):
     """Mixed views (N, C, H, W) of images, in [0, 1], and the decisions that made them."""
 
     x: Tensor

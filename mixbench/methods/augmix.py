@@ -126,7 +126,7 @@ class AugMix(Method):
         cfg = self.config
         if cfg.backend == TENSOR:
             return train_set
-        return AugMixImages(train_set, self.run.data, partial(draw, cfg), cfg.views)
+        return AugMixImages(train_set, self.run.data, partial(chains_of, cfg), cfg.views)
 
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """Augment and normalise, or only normalise what came with its views."""
@@ -144,9 +144,9 @@ class AugMix(Method):
         views, chains = decisions.get("views"), decisions.get("chains")
         if views is None:
             if chains is None:
-                chains = draw(self.config, self.config.views * len(x), self.generator)
+                chains = chains_of(self.config, self.config.views * len(x), self.generator)
             pixels = (255 * self.to_pixels(x.float())).round_().clamp_(0, 255).to(torch.uint8)
-            views = mf.MixedViews(mf.augmix(pixels, chains=chains), chains)
+            views = mf.ChainViews(mf.augmix(pixels, chains=chains), chains)
         made = self._layout(self.normalize(views.x).to(x.dtype))
         return mf.Mixed(x, targets, aux=AugMixStep(made, views.chains))
 
@@ -172,7 +172,7 @@ class AugMix(Method):
         return "it mixes an image with itself alone"
 
 
-def draw(config: AugMix.Config, count: int, generator: Generator) -> mf.Chains:
+def chains_of(config: AugMix.Config, count: int, generator: Generator) -> mf.Chains:
     """Draw the chains of ``count`` views as settings ask for them."""
     return mf.draw_chains(
         count,

@@ -16,7 +16,7 @@ from mixbench.config.schema import DataConfig
 from mixbench.data.augment.batches import crop_flip, draw_crop_flip
 from mixbench.data.images import Batch, ImageSet
 from mixbench.data.sampling import BatchIndex
-from mixbench.functional.augmix import Chains, MixedViews, check_chains, mix_chains
+from mixbench.functional.augmix import Chains, ChainViews, check_chains, mix_chains
 from mixbench.functional.image_ops import OPERATIONS, op_values
 
 _BILINEAR = Image.Resampling.BILINEAR
@@ -54,7 +54,7 @@ class AugMixImages(Dataset[Batch]):
         pixels = crop_flip(batch.images.cpu(), *moves, config.padding)
         chains = self.draw(self.views * len(pixels), generator)
         views = mix_chains(pixels, pillow_chains(pixels, chains), chains)
-        return batch._replace(images=pixels, views=MixedViews(views, chains))
+        return batch._replace(images=pixels, views=ChainViews(views, chains))
 
 
 def pillow_chains(pixels: Tensor, chains: Chains) -> Tensor:
