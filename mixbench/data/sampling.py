@@ -63,6 +63,11 @@ class BatchIndex(NamedTuple):
     shown: Tensor | None = None
     sample_seed: int | None = None
 
+    @property
+    def method_seed(self) -> int:
+        """``sample_seed``; where there is none, that of the data set."""
+        return self.seed if self.sample_seed is None else self.sample_seed
+
     def image_seeds(self, rows: list[int], *stream: int) -> list[int]:
         """A seed for each image of the batch; needs a ``crop_seed``.
 

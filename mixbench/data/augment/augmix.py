@@ -48,8 +48,7 @@ class AugMixImages(Dataset[Batch]):
 
     def __getitem__(self, draw: BatchIndex) -> Batch:
         batch, config = self.images[draw], self.config
-        seed = draw.seed if draw.sample_seed is None else draw.sample_seed
-        generator = Generator().manual_seed(seed)
+        generator = Generator().manual_seed(draw.method_seed)
         moves = draw_crop_flip(len(batch.images), config.padding, config.flip, generator)
         pixels = crop_flip(batch.images.cpu(), *moves, config.padding)
         chains = self.draw(self.views * len(pixels), generator)
