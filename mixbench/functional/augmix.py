@@ -227,11 +227,11 @@ def mix_chains(pixels: Tensor, made: Tensor, chains: Chains) -> Tensor:
     """
     weights, m = (t.to(pixels.device, non_blocking=True) for t in (chains.weights, chains.m))
     shares = (weights * m[:, None] / 255)[..., None, None, None]
-    rest = ((1 - m) / 255)[:, None, None, None]
-    start = pixels.float().repeat(len(m) // len(pixels), 1, 1, 1).mul_(rest)
+    rest = ((1 - m) / 255).view(-1, len(pixels), 1, 1, 1)
+    mixed = (pixels.float() * rest).flatten(0, 1)
     for place in range(made.shape[1]):
-        start.addcmul_(made[:, place].float(), shares[:, place])
-    return start
+        mixed.addcmul_(made[:, place].float(), shares[:, place])
+    return mixed
 
 
 def jsd_loss(logits: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ which operation lies on the CPU, so that each runs on its own rows and no device
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ OPERATIONS = (
     "sharpness",
 )
 MAX_LEVEL = 10
+MAX_DEGREES, MAX_SLOPE = 30, 0.3  # of rotations and shears, at that level
 DEFAULT_OPS = 9  # the others are corruptions that robustness is tested with
 _ROUNDING = 1e-4  # by which float32 falls short of a whole number between equal pixels
 _GREY = (19595, 38470, 7471)  # ITU-R 601-2 luma in units of 2^-16
@@ -95,151 +97,171 @@ def apply_ops(x: Tensor, ops: Tensor, values: Tensor) -> Tensor:
         tensor([[  0, 255],
                 [  0, 255]], dtype=torch.uint8)
     """
-    rows = torch.arange(len(ops))
-    places, parts, ended = rows % len(x), [], []
-    for step in range(ops.shape[1]):
-        over = (ops[rows, step:] < 0).all(1)
-        parts.append(_take(x, places[over]))
-        ended.append(rows[over])
-        rows, places = rows[~over], places[~over]
-        now = ops[rows, step]
-        order = now.argsort(stable=True)
-        rows, places = rows[order], places[order]
-        counts = (now + 1).bincount(minlength=len(_CHANGES)).tolist()
-        groups = zip(_CHANGES, rows.split(counts), places.split(counts), strict=True)
-        made = [
-            change(_take(x, where), values[each, step].to(x.device, non_blocking=True))
-            for change, each, where in groups
-            if len(each)
-        ]
-        x, places = torch.cat([x[:0], *made]), torch.arange(len(rows))
-    whole, back = torch.cat([*parts, _take(x, places)]), torch.cat([*ended, rows]).argsort()
-    return _take(whole, back)
+    count, steps = ops.shape
+    whole, done = x.new_empty(count, *x.shape[1:]), []
+    rows = torch.arange(count)
+    places = rows % len(x)
+    for step in range(steps):
+        # In front those that have ended, then those that wait, then by operation.
+        over = (ops[:, step:] < 0).all(1)
+        kind = (ops[:, step] + 1 - over.long()).index_select(0, rows)
+        order = kind.argsort(stable=True)
+        rows, places = rows.index_select(0, order), places.index_select(0, order)
+        value = values[:, step].index_select(0, rows).to(x.device, non_blocking=True)
+        there = places.to(x.device, non_blocking=True)
+        counts = (kind + 1).bincount(minlength=len(_CHANGES) + 1).tolist()
+        ended, first = counts[0], sum(map(len, done))
+        torch.index_select(x, 0, there[:ended], out=whole[first : first + ended])
+        done.append(rows[:ended])
+        rows, places = rows[ended:], torch.arange(len(rows) - ended)
+        made = whole[first + ended :]
+        made = made if step == steps - 1 else torch.empty_like(made)
+        parts = (t.split(counts[1:]) for t in (there[ended:], value[ended:], made))
+        for change, where, numbers, out in zip(_CHANGES, *parts, strict=True):
+            if len(where):
+                change(x.index_select(0, where), numbers, out)
+        x = made
+    back = torch.cat([*done, rows]).argsort()
+    return whole.index_select(0, back.to(x.device, non_blocking=True))
 
 
-def _take(x: Tensor, rows: Tensor) -> Tensor:
-    return x.index_select(0, rows.to(x.device, non_blocking=True))
-
-
-def _same(x: Tensor, value: Tensor) -> Tensor:
+def _same(x: Tensor, value: Tensor, out: Tensor) -> None:
     del value
-    return x
+    out.copy_(x)
 
 
-def _autocontrast(x: Tensor, value: Tensor) -> Tensor:
+def _autocontrast(x: Tensor, value: Tensor, out: Tensor) -> None:
     del value
     low, high = (end[..., None, None].double() for end in (x.amin((2, 3)), x.amax((2, 3))))
     flat = high <= low
     scale = torch.where(flat, 1, torch.full_like(high, 255) / (high - low))
     offset = torch.where(flat, 0, -low * scale)
-    return _to_uint8(x.double().mul_(scale).add_(offset).clamp_(0, 255))
+    out.copy_(_whole(x.double().mul_(scale).add_(offset).clamp_(0, 255)))
 
 
-def _equalize(x: Tensor, value: Tensor) -> Tensor:
+def _equalize(x: Tensor, value: Tensor, out: Tensor) -> None:
     del value
     flat = x.flatten(2).long()
     one = torch.ones(1, dtype=torch.int32, device=x.device).expand_as(flat)
     counts = torch.zeros(*flat.shape[:2], 256, dtype=torch.int32, device=x.device)
     counts.scatter_add_(2, flat, one)
-    values = torch.arange(256, device=x.device)
+    values = torch.arange(256, device=x.device, dtype=torch.float64)
     largest = x.amax((2, 3)).long()[..., None]
     step = (flat.shape[2] - counts.gather(2, largest)) // 255
     whole = step.clamp(min=1)
-    below = counts.cumsum(2, dtype=torch.int32) - counts
+    below = counts.cumsum(2, dtype=torch.int32).sub_(counts).add_(whole // 2)
     # Whole numbers below 2^53 over whole numbers: floor cannot meet a quotient that was rounded up.
-    table = ((below + whole // 2).double() / whole).clamp_(max=255)
-    table = torch.where(step > 0, table, values).short().to(torch.uint8)
-    return table.gather(2, flat).view_as(x)
+    table = (below.double() / whole).clamp_(max=255)
+    table = _whole(torch.where(step > 0, table, values)).to(torch.uint8)
+    torch.gather(table, 2, flat, out=out.view_as(flat))
 
 
-def _posterize(x: Tensor, value: Tensor) -> Tensor:
-    return x & _wide(256 - 2 ** (8 - value)).to(torch.uint8)
+def _posterize(x: Tensor, value: Tensor, out: Tensor) -> None:
+    torch.bitwise_and(x, _wide(256 - 2 ** (8 - value)).to(torch.uint8), out=out)
 
 
-def _solarize(x: Tensor, value: Tensor) -> Tensor:
-    first = _wide(value)
-    inverted = x > (first - 1).clamp(min=0).to(torch.uint8)
-    # The exclusive or with 255 is 255 less a value.
-    return x ^ (inverted.view(torch.uint8) * 255 | (first <= 0).view(torch.uint8) * 255)
+def _solarize(x: Tensor, value: Tensor, out: Tensor) -> None:
+    last = _wide(value - 1)  # that stays; -1 if none does
+    kept = last.clamp(min=0).to(torch.uint8)
+    beyond = x.maximum(kept).sub_(kept).clamp_(max=1)  # a comparison would take four times as long
+    beyond = beyond.maximum((last < 0).view(torch.uint8))
+    torch.bitwise_xor(x, beyond.mul_(255), out=out)  # 255 less a value
 
 
-def _rotate(x: Tensor, value: Tensor) -> Tensor:
-    height, width = x.shape[2:]
-    down, across = 2 * _centres(height, x) / height - 1, 2 * _centres(width, x) / width - 1
-    angle = value.deg2rad()[:, None, None]
-    cos, sin, ratio = angle.cos(), angle.sin(), height / width
-    col = cos * across - sin * ratio * down[:, None]  # 1 at the border of the image
-    row = sin / ratio * across + cos * down[:, None]
-    grid = x.new_empty(len(x), height, width, 2, dtype=torch.float32)
-    grid[..., 0], grid[..., 1] = col, row
+def _rotate(x: Tensor, value: Tensor, out: Tensor) -> None:
+    grids, frames = _turns(*x.shape[2:], x.device)
+    angle = value.long() + MAX_DEGREES
+    grid = grids.index_select(0, angle)
     turned = F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
-    inside = col.abs_().maximum(row.abs_()) < 1
-    return _to_uint8(turned.add_(_ROUNDING)) * inside[:, None]
+    torch.mul(_whole(turned.add_(_ROUNDING)).to(torch.uint8), frames[angle], out=out)
 
 
-def _shear_x(x: Tensor, value: Tensor) -> Tensor:
+@lru_cache(maxsize=4)
+def _turns(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sources (D, H, W, 2) of pixels turned by each whole number of degrees, and frames.
+
+    Columns and rows are those of ``grid_sample``. Frames (D, 1, H, W) uint8 are 1 where the source
+    lies in the image.
+    """
+    degrees = torch.arange(-MAX_DEGREES, MAX_DEGREES + 1, dtype=torch.float64)
+    down = 2 * _centres(height, degrees)[:, None] / height - 1  # 1 at the border of the image
+    across = 2 * _centres(width, degrees) / width - 1
+    angle, ratio = degrees.deg2rad()[:, None, None], height / width
+    col = angle.cos() * across - ratio * angle.sin() * down
+    row = angle.sin() / ratio * across + angle.cos() * down
+    inside = (col >= -1) & (col < 1) & (row >= -1) & (row < 1)
+    grid = torch.stack([col, row], dim=3).float()
+    return grid.to(device), inside[:, None].to(device, torch.uint8)
+
+
+def _shear_x(x: Tensor, value: Tensor, out: Tensor) -> None:
     height, width = x.shape[2:]
     shift = value[:, None] * _centres(height, x)  # (N, H) pixels
-    room = math.ceil(0.3 * height) + 1
+    room = math.ceil(MAX_SLOPE * height) + 1
     left, right = (x[..., end : end + 1].expand(-1, -1, -1, room) for end in (0, width - 1))
-    wide = torch.cat([left, x, right], dim=3)
-    whole = shift.floor()
-    first = _lines(wide, whole.long() + room, width).float()
-    second = _lines(wide, whole.long() + room + 1, width).float()
+    start = shift.floor()
+    line = _lines(torch.cat([left, x, right], dim=3), start.long() + room, width + 1)
+    first, second = line[..., :-1].float(), line[..., 1:].float()
     # Where both are equal, so is the result.
-    mixed = first.addcmul_(second.sub_(first), (shift - whole).float()[:, None, :, None])
-    image = F.pad(x.new_ones(1, 1, 1, width), (room, room))
-    inside = _lines(image, (shift + 0.5).floor().long().flatten()[:, None] + room, width)
-    return _to_uint8(mixed) * inside.view(-1, 1, height, width)
+    mixed = first.addcmul_(second.sub_(first), (shift - start).float()[:, None, :, None])
+    frame = F.pad(x.new_ones(1, 1, 1, width), (room, room))
+    inside = _lines(frame, (shift + 0.5).floor().long().flatten()[:, None] + room, width)
+    torch.mul(_whole(mixed).to(torch.uint8), inside.view(-1, 1, height, width), out=out)
 
 
-def _shear_y(x: Tensor, value: Tensor) -> Tensor:
-    return _shear_x(x.transpose(2, 3).contiguous(), value).transpose(2, 3).contiguous()
+def _shear_y(x: Tensor, value: Tensor, out: Tensor) -> None:
+    turned = x.transpose(2, 3).contiguous()
+    made = torch.empty_like(turned)
+    _shear_x(turned, value, made)
+    out.copy_(made.transpose(2, 3))
 
 
-def _translate_x(x: Tensor, value: Tensor) -> Tensor:
+def _translate_x(x: Tensor, value: Tensor, out: Tensor) -> None:
     height, width = x.shape[2:]
-    shift = (value.long()[:, None] + width).expand(-1, height)
-    return _lines(F.pad(x, (width, width)), shift, width)
+    start = (value.long()[:, None] + width).expand(-1, height)
+    out.copy_(_lines(F.pad(x, (width, width)), start, width))
 
 
-def _translate_y(x: Tensor, value: Tensor) -> Tensor:
+def _translate_y(x: Tensor, value: Tensor, out: Tensor) -> None:
     count, channels, height, width = x.shape
     high = F.pad(x, (0, 0, height, height)).view(-1, width)
     planes = torch.arange(count * channels, device=x.device).view(count, channels, 1)
     rows = torch.arange(height, 2 * height, device=x.device) + value.long()[:, None, None]
-    return high.index_select(0, (rows + 3 * height * planes).flatten()).view_as(x)
+    places = (rows + 3 * height * planes).flatten()
+    torch.index_select(high, 0, places, out=out.view(-1, width))
 
 
-def _color(x: Tensor, value: Tensor) -> Tensor:
-    return _enhanced(x, _luma(x), value)
+def _color(x: Tensor, value: Tensor, out: Tensor) -> None:
+    _enhance(x, _luma(x), value, out)
 
 
-def _contrast(x: Tensor, value: Tensor) -> Tensor:
+def _contrast(x: Tensor, value: Tensor, out: Tensor) -> None:
     luma = _luma(x).flatten(1).int()
     total, count = luma.sum(1), luma.shape[1]
-    return _enhanced(x, _wide((2 * total + count) // (2 * count)), value)
+    _enhance(x, _wide((2 * total + count) // (2 * count)), value, out)
 
 
-def _brightness(x: Tensor, value: Tensor) -> Tensor:
-    return _enhanced(x, torch.zeros_like(x[:1, :1, :1, :1]), value)
+def _brightness(x: Tensor, value: Tensor, out: Tensor) -> None:
+    _enhance(x, x.new_zeros(1), value, out)
 
 
-def _sharpness(x: Tensor, value: Tensor) -> Tensor:
-    whole = x.int()
-    middle = whole[:, :, 1:-1, 1:-1]
+def _sharpness(x: Tensor, value: Tensor, out: Tensor) -> None:
+    smooth = x.int()
     height, width = x.shape[2:]
-    around = sum(
-        whole[:, :, top : height - 2 + top, left : width - 2 + left]
-        for top in range(3)
-        for left in range(3)
-    )
-    smooth = whole.clone()
-    smooth[:, :, 1:-1, 1:-1] = (2 * (around + 4 * middle) + 13) // 26
-    return _enhanced(x, smooth, value)
+    if min(height, width) > 2:
+        parts = [
+            smooth[:, :, top : height - 2 + top, left : width - 2 + left]
+            for top in range(3)
+            for left in range(3)
+        ]
+        around = torch.stack(parts).sum(0)
+        smooth = smooth.clone()
+        smooth[:, :, 1:-1, 1:-1] = (2 * (around + 4 * parts[4]) + 13) // 26
+    _enhance(x, smooth, value, out)
 
 
-_CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+# Each writes what becomes of images (N, C, H, W) into ``out``; values (N,) lie on their device.
+_CHANGES: tuple[Callable[[Tensor, Tensor, Tensor], None], ...] = (
     _same,
     _autocontrast,
     _equalize,
@@ -261,8 +283,9 @@ def _wide(value: Tensor) -> Tensor:
     return value.reshape(-1, 1, 1, 1)
 
 
-def _to_uint8(x: Tensor) -> Tensor:
-    return x.short().to(torch.uint8)  # faster than at once
+def _whole(x: Tensor) -> Tensor:
+    """Values cut off to whole numbers, from which the way to uint8 is quicker than at once."""
+    return x.short()
 
 
 def _centres(side: int, x: Tensor) -> Tensor:
@@ -286,8 +309,8 @@ def _luma(x: Tensor) -> Tensor:
     return (_GREY[0] * red + _GREY[1] * green + _GREY[2] * blue + 32768) >> 16
 
 
-def _enhanced(x: Tensor, plain: Tensor, factor: Tensor) -> Tensor:
-    """Images with their distance from a plainer version times a factor."""
+def _enhance(x: Tensor, plain: Tensor, factor: Tensor, out: Tensor) -> None:
+    """Multiply the distance of images from a plainer version by a factor."""
     start = plain.float()
     moved = start + _wide(factor.float()) * (x.float() - start)
-    return moved.clamp(0, 255).to(torch.uint8)
+    out.copy_(_whole(moved.clamp_(0, 255)))
