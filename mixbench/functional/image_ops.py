@@ -97,6 +97,13 @@ def apply_ops(x: Tensor, ops: Tensor, values: Tensor) -> Tensor:
         tensor([[  0, 255],
                 [  0, 255]], dtype=torch.uint8)
     """
+    with torch.inference_mode():  # spares a tenth of the time, and bytes have no gradient
+        made, order = _passed(x, ops, values)
+    return made.index_select(0, order.argsort().to(x.device, non_blocking=True))
+
+
+def _passed(x: Tensor, ops: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) behind all operations, and which row of ``ops`` (N,) each is of."""
     count, steps = ops.shape
     whole, done = x.new_empty(count, *x.shape[1:]), []
     rows = torch.arange(count)
@@ -121,8 +128,7 @@ def apply_ops(x: Tensor, ops: Tensor, values: Tensor) -> Tensor:
             if len(where):
                 change(x.index_select(0, where), numbers, out)
         x = made
-    back = torch.cat([*done, rows]).argsort()
-    return whole.index_select(0, back.to(x.device, non_blocking=True))
+    return whole, torch.cat([*done, rows])
 
 
 def _same(x: Tensor, value: Tensor, out: Tensor) -> None:
