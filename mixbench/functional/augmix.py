@@ -230,7 +230,7 @@ def mix_chains(pixels: Tensor, made: Tensor, chains: Chains) -> Tensor:
     rest = ((1 - m) / 255).view(-1, len(pixels), 1, 1, 1)
     mixed = (pixels.float() * rest).flatten(0, 1)
     for place in range(made.shape[1]):
-        mixed.addcmul_(made[:, place].float(), shares[:, place])
+        mixed.addcmul_(made[:, place], shares[:, place])
     return mixed
 
 

@@ -105,8 +105,8 @@ def apply_ops(x: Tensor, ops: Tensor, values: Tensor) -> Tensor:
 def _passed(x: Tensor, ops: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) behind all operations, and which row of ``ops`` (N,) each is of."""
     count, steps = ops.shape
-    whole, done = x.new_empty(count, *x.shape[1:]), []
-    rows = torch.arange(count)
+    left = whole = x.new_empty(count, *x.shape[1:])
+    rows, done = torch.arange(count), []
     places = rows % len(x)
     for step in range(steps):
         # In front those that have ended, then those that wait, then by operation.
@@ -117,15 +117,14 @@ def _passed(x: Tensor, ops: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         value = values[:, step].index_select(0, rows).to(x.device, non_blocking=True)
         there = places.to(x.device, non_blocking=True)
         counts = (kind + 1).bincount(minlength=len(_CHANGES) + 1).tolist()
-        ended, first = counts[0], sum(map(len, done))
-        torch.index_select(x, 0, there[:ended], out=whole[first : first + ended])
+        ended, *counts = counts
+        torch.index_select(x, 0, there[:ended], out=left[:ended])
         done.append(rows[:ended])
-        rows, places = rows[ended:], torch.arange(len(rows) - ended)
-        made = whole[first + ended :]
-        made = made if step == steps - 1 else torch.empty_like(made)
-        parts = (t.split(counts[1:]) for t in (there[ended:], value[ended:], made))
-        for change, where, numbers, out in zip(_CHANGES, *parts, strict=True):
-            if len(where):
+        left, rows, places = left[ended:], rows[ended:], torch.arange(sum(counts))
+        made = left if step == steps - 1 else torch.empty_like(left)
+        parts = (t.split(counts) for t in (there[ended:], value[ended:], made))
+        for change, rest, where, numbers, out in zip(_CHANGES, counts, *parts, strict=True):
+            if rest:
                 change(x.index_select(0, where), numbers, out)
         x = made
     return whole, torch.cat([*done, rows])
@@ -190,8 +189,10 @@ def _turns(height: int, width: int, device: torch.device) -> tuple[Tensor, Tenso
     lies in the image.
     """
     degrees = torch.arange(-MAX_DEGREES, MAX_DEGREES + 1, dtype=torch.float64)
-    down = 2 * _centres(height, degrees)[:, None] / height - 1  # 1 at the border of the image
-    across = 2 * _centres(width, degrees) / width - 1
+    down = (
+        2 * _centres(height, degrees.device)[:, None] / height - 1
+    )  # 1 at the border of the image
+    across = 2 * _centres(width, degrees.device) / width - 1
     angle, ratio = degrees.deg2rad()[:, None, None], height / width
     col = angle.cos() * across - ratio * angle.sin() * down
     row = angle.sin() / ratio * across + angle.cos() * down
@@ -202,7 +203,7 @@ def _turns(height: int, width: int, device: torch.device) -> tuple[Tensor, Tenso
 
 def _shear_x(x: Tensor, value: Tensor, out: Tensor) -> None:
     height, width = x.shape[2:]
-    shift = value[:, None] * _centres(height, x)  # (N, H) pixels
+    shift = value[:, None] * _centres(height, x.device)  # (N, H) pixels
     room = math.ceil(MAX_SLOPE * height) + 1
     left, right = (x[..., end : end + 1].expand(-1, -1, -1, room) for end in (0, width - 1))
     start = shift.floor()
@@ -294,9 +295,10 @@ def _whole(x: Tensor) -> Tensor:
     return x.short()
 
 
-def _centres(side: int, x: Tensor) -> Tensor:
+@lru_cache(maxsize=16)
+def _centres(side: int, device: torch.device) -> Tensor:
     """Centres of the pixels along a side, in pixels."""
-    return torch.arange(side, device=x.device, dtype=torch.float64) + 0.5
+    return torch.arange(side, device=device, dtype=torch.float64) + 0.5
 
 
 def _lines(x: Tensor, start: Tensor, width: int) -> Tensor:

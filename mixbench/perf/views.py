@@ -58,9 +58,8 @@ def view_epoch(read: Read, count: int, epoch: int, device: torch.device, batch: 
     done = 0
     for index in batches:
         images, views = (part.to(device, non_blocking=True) for part in read(index))
-        for part in (images, views):
-            (part - mean) / std
-        done += len(images)
+        ready = [(part - mean) / std for part in (images, views)]
+        done += len(ready[0])
     return done
 
 
