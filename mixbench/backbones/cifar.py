@@ -116,6 +116,19 @@ def wrn28x8(config: NetConfig, info: DataInfo) -> PreActResNet:
     return _wide((4, 4, 4), config, info)
 
 
+def wrn40x2(config: NetConfig, info: DataInfo) -> PreActResNet:
+    """WRN-40-2: three stages of six blocks, 2.2 M parameters at width 32.
+
+    Args:
+        config: Reads ``width``, 16 times the factor of the paper, and ``final_norm``.
+        info: Reads ``num_classes`` and ``channels``.
+
+    Returns:
+        The network with the initialisation of He et al., without dropout.
+    """
+    return _wide((6, 6, 6), config, info)
+
+
 def _wide(blocks: tuple[int, ...], config: NetConfig, info: DataInfo) -> PreActResNet:
     net = PreActResNet(
         blocks, config.first_width, info.num_classes, info.channels, config.final_norm, stem=16

@@ -12,6 +12,10 @@ _METHODS = {
         "mixbench.methods.alignmix.alignmix:AlignMix",
         "Move feature maps to their partners' layout, then mix",
     ),
+    "augmix": (
+        "mixbench.methods.augmix:AugMix",
+        "Mix images with augmented versions of themselves, and tie the predictions",
+    ),
     "automix": (
         "mixbench.methods.samix.automix:AutoMix",
         "Mix with masks that a network learns along the way; the parent of SAMix",
@@ -107,6 +111,7 @@ NETS = Registry(
         "vit_tiny": "mixbench.backbones.vit:vit_tiny",
         "wrn16x8": "mixbench.backbones.cifar:wrn16x8",
         "wrn28x8": "mixbench.backbones.cifar:wrn28x8",
+        "wrn40x2": "mixbench.backbones.cifar:wrn40x2",
     },
     group="mixbench.nets",
     families={"timm": "mixbench.backbones.adapters:timm_net"},

@@ -145,7 +145,7 @@ class DataConfig(Settings):
 
 
 # Channels of the first stage where the paper's are not 64.
-WIDTHS = {"wrn16x8": 128, "wrn28x8": 128}
+WIDTHS = {"wrn16x8": 128, "wrn28x8": 128, "wrn40x2": 32}
 
 
 @dataclass

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from mixbench.config.schema import DataInfo
 from mixbench.data.sampling import BatchIndex
+from mixbench.functional.augmix import ChainViews
 
 HOLDOUT_LIMIT = 5_000
 SPLIT_SEED = 0  # hold-outs and subsets are the same for all methods and seeds
@@ -28,7 +29,7 @@ class Batch(NamedTuple):
     present, 0 for one that is not, and NaN where it is unknown. ``maps`` (B, h, w) float32 belong
     to the images, where a method reads some. ``crops`` (B, 4) float32 are top, left, bottom and
     right of what the images show of their files, as shares of height and width, where that was
-    drawn.
+    drawn. ``views`` are mixed views of the images, which are then cropped and mirrored already.
     """
 
     images: Tensor
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     ids: Tensor
     maps: Tensor | None = None
     crops: Tensor | None = None
+    views: ChainViews | None = None
 
 
 class ImageSet(Dataset[Batch], ABC):

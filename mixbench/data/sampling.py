@@ -53,13 +53,20 @@ class BatchIndex(NamedTuple):
 
     ``crop_seed`` keys what is drawn for each image, whatever batch or process it is in; None asks
     for the images as evaluation sees them. ``shown`` (B,) counts how often the epoch has shown each
-    image before; None where it shows each of them once.
+    image before; None where it shows each of them once. ``sample_seed`` is that of the generator of
+    the method in the step that the batch is for, for a data set that carries out a part of it.
     """
 
     indices: Tensor
     seed: int
     crop_seed: int | None = None
     shown: Tensor | None = None
+    sample_seed: int | None = None
+
+    @property
+    def method_seed(self) -> int:
+        """``sample_seed``; where there is none, that of the data set."""
+        return self.seed if self.sample_seed is None else self.sample_seed
 
     def image_seeds(self, rows: list[int], *stream: int) -> list[int]:
         """A seed for each image of the batch; needs a ``crop_seed``.
@@ -166,7 +173,8 @@ class KeyedBatches(Sampler[BatchIndex]):
         crop_seed = mix_seed(CROP, self.seed, epoch)
         places = torch.arange(start, start + self.batch_size)
         shown = None if self.repeats == 1 else places % self.repeats
-        return BatchIndex(order[places], seed, crop_seed, shown)
+        sample_seed = mix_seed(SAMPLE, self.seed, epoch, batch, self.rank)
+        return BatchIndex(order[places], seed, crop_seed, shown, sample_seed)
 
 
 class OrderedBatches(Sampler[BatchIndex]):

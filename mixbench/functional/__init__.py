@@ -11,6 +11,16 @@ from mixbench.functional.align import (
     alignmix,
     draw_side,
 )
+from mixbench.functional.augmix import (
+    Chains,
+    ChainViews,
+    augmix,
+    chain_images,
+    draw_chains,
+    draw_weights,
+    jsd_loss,
+    mix_chains,
+)
 from mixbench.functional.bc import (
     bc,
     bc_plus_lam,
@@ -28,6 +38,7 @@ from mixbench.functional.cutmix import (
     paste_box,
 )
 from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
 from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.maskmix import (
@@ -82,7 +93,10 @@ from mixbench.functional.windows import (
 )
 
 __all__ = [
+    "OPERATIONS",
     "Aligned",
+    "ChainViews",
+    "Chains",
     "LabelMap",
     "Mixed",
     "Pasted",
@@ -93,16 +107,20 @@ __all__ = [
     "align",
     "alignment_cancels",
     "alignmix",
+    "apply_ops",
     "attention_lam",
     "attention_mass",
+    "augmix",
     "bc",
     "bc_plus_lam",
     "blend",
     "box_shares",
+    "chain_images",
     "check_batch",
     "cutmix",
     "cutmix_box",
     "cutmix_minmax_box",
+    "draw_chains",
     "draw_lam",
     "draw_other_class",
     "draw_other_class_pairs",
@@ -110,11 +128,13 @@ __all__ = [
     "draw_side",
     "draw_splice_grid",
     "draw_transposed",
+    "draw_weights",
     "draw_window",
     "eta_binary_cross_entropy",
     "even_shares",
     "info_nce",
     "join_windows",
+    "jsd_loss",
     "least_attended",
     "manifoldmixup",
     "marginal_error",
@@ -122,11 +142,13 @@ __all__ = [
     "mask_loss",
     "maskmix",
     "merge_weights",
+    "mix_chains",
     "mix_targets",
     "mixed_info_nce",
     "mixup",
     "most_attended",
     "one_hot",
+    "op_values",
     "pair_cross_entropy",
     "parse_splice_grid",
     "paste_box",

@@ -73,6 +73,11 @@ class Method(LightningHooks):
             """True if ``wrap_dataset`` makes another training set with these settings."""
             return False
 
+        @property
+        def alone(self) -> str:
+            """Reason why it is no member of a choice, in a few words; empty if it can be one."""
+            return ""
+
     tasks = frozenset({"multiclass"})
     find_unused_parameters = False
     files: tuple[str, ...] = ()  # own keys that name files, whose content counts and not their name

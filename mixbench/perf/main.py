@@ -14,6 +14,7 @@ from mixbench.perf.report import FAIL, conditions, to_json, to_markdown, write
 from mixbench.perf.step import StepBenchmark
 from mixbench.perf.timing import Budget, keep_freed_memory, one_thread
 from mixbench.perf.transport import TransportBenchmark
+from mixbench.perf.views import ViewBenchmark
 from mixbench.records.record import runs_folder
 
 BENCHMARKS = (
@@ -21,6 +22,7 @@ BENCHMARKS = (
     TransportBenchmark(),
     InputBenchmark(),
     PhotographBenchmark(),
+    ViewBenchmark(),
     StepBenchmark(),
 )
 PARTS = tuple(dict.fromkeys(benchmark.part for benchmark in BENCHMARKS))

@@ -37,6 +37,7 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "choice": ("choice", {}, "mixup or cutmix"),
     "hmix": ("hmix", {}, "mixup"),
     "mixup2": ("mixup2", {}, "two passes"),
+    "augmix": ("augmix", {}, "three images for each, in one pass"),
     "automix": ("automix", {}, "two passes, two of the teacher, and the mixer"),
     SAMIX: ("samix", {}, "two passes, two of the teacher, and the mixer"),
     FROZEN: ("samix", {"mixer_ckpt": WRITTEN}, "two passes, one of the teacher up to the mixer"),
@@ -145,7 +146,7 @@ def _as_call(method: Any, shape: Shape, device: torch.device) -> Callable[[int],
     scale = shape.size // small.images.shape[2]
     images = small.images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     rows = torch.arange(shape.batch)
-    batch = Batch(*(part.to(device) for part in (images, small.labels, rows)))
+    batch = Batch(images.to(device), small.labels.to(device), rows.to(device))
 
     def step(number: int) -> torch.Tensor:
         method.reseed(0, number)

@@ -114,9 +114,12 @@ def wide(name, width=None, classes=10, final_norm=True):
     return NETS.get(name)(config, DataInfo(classes, 32, 32))
 
 
-# Zagoruyko and Komodakis: 11.0 M and, by the same formula, 23.4 M.
-@pytest.mark.parametrize(("name", "depth", "size"), [("wrn16x8", 16, 11.0), ("wrn28x8", 28, 23.4)])
-def test_wide_networks_have_the_size_and_depth_of_the_paper(name, depth, size):
+# Zagoruyko and Komodakis: 11.0 M, 2.2 M and, by the same formula, 23.4 M.
+@pytest.mark.parametrize(
+    ("name", "depth", "factor", "size"),
+    [("wrn16x8", 16, 8, 11.0), ("wrn28x8", 28, 8, 23.4), ("wrn40x2", 40, 2, 2.2)],
+)
+def test_wide_networks_have_the_size_and_depth_of_the_paper(name, depth, factor, size):
     with torch.device("meta"):
         module = wide(name)
     assert round(parameters(module) / 1e6, 1) == size
@@ -125,7 +128,7 @@ def test_wide_networks_have_the_size_and_depth_of_the_paper(name, depth, size):
     ]
     # The paper counts the shortcuts of three stages; without them and with the stem it is this.
     assert len(convolutions) == depth - 3
-    assert module.channels == (3, 128, 256, 512)
+    assert module.channels == (3, 16 * factor, 32 * factor, 64 * factor)
     assert convolutions[0].out_channels == 16
 
 

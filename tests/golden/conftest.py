@@ -47,6 +47,12 @@ PROSE = {
         **dict.fromkeys(("R", "aligned", "logits"), Tolerance(1e-3, 2e-4)),
         "float64": Tolerance(1e-6, 1e-7),
     },
+    "augmix": {
+        **dict.fromkeys(("losses", "gradients", "mce"), Tolerance(1e-4, 1e-5)),
+        **dict.fromkeys(("jsd1/losses", "jsd1/gradients"), Tolerance(1e-3, 1e-5)),
+        "mixed by tensors": Tolerance(0.0, 0.02),
+        "mixed by Pillow": Tolerance(0.0, 1e-5),
+    },
     "cutmix": {
         **dict.fromkeys(("pixels", "boxes"), EXACT),
         **dict.fromkeys(("lam", "target", "loss"), Tolerance(1e-5, 1e-6)),

@@ -63,6 +63,14 @@ def votes(method: Method) -> float:
     return judged(method)[1]
 
 
+def in_loader(method: Method) -> bool:
+    return method.config.own_dataset
+
+
+def allowed(method: Method) -> bool:
+    return not method.config.alone
+
+
 @dataclass
 class Key:
     """Another value of a key, and the other words that it needs to matter."""
@@ -140,6 +148,17 @@ KEYS = {
         "fold": Key("true"),
     },
     "mixup2": {"alpha": Key("0.1")},
+    "augmix": {
+        "severity": Key("9"),
+        "width": Key("1"),
+        "depth": Key("4"),
+        "alpha": Key("0.1"),
+        "all_ops": Key("true"),
+        "jsd_weight": Key("0"),
+        "no_jsd": Key("true"),
+        "backend": Key("pil", seen=in_loader),
+        "mixed": Key("true", seen=allowed),
+    },
     "cutmix": {
         "alpha": Key("0.1"),
         "prob": Key("0"),

@@ -36,6 +36,9 @@ from mixbench.perf.report import (
 from mixbench.perf.step import StepBenchmark
 from mixbench.perf.timing import Budget
 from mixbench.perf.transport import TransportBenchmark
+from mixbench.perf.views import BASE as BY_PILLOW
+from mixbench.perf.views import RESIDENT as BY_TENSORS
+from mixbench.perf.views import ViewBenchmark, by_pillow, by_tensors
 
 CPU = torch.device("cpu")
 TINY = Budget(
@@ -518,8 +521,23 @@ def test_the_cores_that_a_gpu_asks_for_follow_from_the_rate():
         assert row.figures[photographs.CORES] == pytest.approx(5000 / rate)
 
 
+def test_both_paths_of_views_read_the_same_and_are_held_against_each_other():
+    images = input_part.smooth_images(40)
+    index = next(iter(input_part.KeyedBatches(40, 16, 0)))
+    for one, other in zip(by_tensors(images)(index), by_pillow(images)(index), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1.01 / 255)
+    measured = ViewBenchmark().measure(CPU, TINY)
+    ran = [row.variant for row in measured if not row.skipped]
+    assert ran[:2] == [BY_PILLOW, BY_TENSORS]
+    (rule,) = ViewBenchmark().rules(CPU)
+    assert isinstance(rule, Rule)
+    assert (rule.ours, rule.peer, rule.speedup) == (BY_TENSORS, BY_PILLOW, 10)
+    assert rule.shape == measured[0].shape
+
+
 @pytest.fixture
 def quiet_main(monkeypatch, no_peers):
+    monkeypatch.setattr(ViewBenchmark, "rules", lambda self, device: [])  # Pillow is always there
     monkeypatch.setattr(main_module, "keep_freed_memory", lambda: False)
     cases = ((MixBenchmark, SHAPE), (TransportBenchmark, MAPS), (StepBenchmark, STEP))
     for benchmark, case in cases:

@@ -16,6 +16,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"plan": "shuffled"},
         {"ae": True, "ae_clean": 1.0},
     ],
+    "augmix": [{"no_jsd": True}, {"all_ops": True, "depth": 4, "width": 1, "severity": 10.0}],
     "automix": [{"lam_concat": True}, {"switch_off": 0.0}],
     "samix": [
         {"lam_k": 0.25, "mask_adjust": 1.0, "dropout": 0.1},

@@ -125,6 +125,8 @@ def test_a_run_that_is_told_to_stop_ends_as_if_it_had_not_been(
 RESUMED = [
     "alignmix",
     "alignmix method.ae=true",
+    "augmix",
+    "augmix method.backend=pil data.flip=true data.workers=2",
     "automix",
     "choice method.members=[cutmix,samix] method.cutmix.prob=0.5",
     "bc",

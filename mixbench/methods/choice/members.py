@@ -76,9 +76,18 @@ def member_configs(members: list[str], settings: dict[str, Any]) -> dict[str, An
             found[name] = cls.Config(**given)
         except ValueError as error:
             raise ValueError(str(error).replace("method.", f"method.{name}.")) from error
+        if name in settings:  # not yet where a configuration is put together
+            refuse_alone(name, found[name], members)
         if found[name].own_dataset:
             raise UserError(*wrong_dataset(name, members))
     return found
+
+
+def refuse_alone(name: str, config: Any, members: list[str]) -> None:
+    """Refuse a member whose settings do not allow others beside it."""
+    if config.alone:
+        todo = f"set its keys method.{name}.<key> otherwise, or leave it out"
+        raise UserError(f"{name} {config.alone}", f"method.members={list(members)}", todo)
 
 
 def wrong_dataset(name: str, members: list[str]) -> tuple[str, str, str]:
@@ -91,6 +100,7 @@ def check_built(built: dict[str, Method]) -> list[str]:
     """Refuse members that want the whole step for themselves; names those with a product."""
     where = f"method.members={list(built)}"
     for name, member in built.items():
+        refuse_alone(name, member.config, list(built))
         shape = (1, member.info.channels, 2, 2)
         probe = torch.linspace(0, 1, math.prod(shape)).reshape(shape)
         mean, std = (torch.tensor(v)[:, None, None] for v in (member.info.mean, member.info.std))
