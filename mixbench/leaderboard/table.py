@@ -34,6 +34,8 @@ ROBUSTNESS = (
     *("pgd20_2", "pgd20_1", "pgd10_8", "pgd10_4", "fgsm_8", "fgsm_4", "occ_auc"),
 )
 
+CORRUPTED = ("mce", "mean_ce", "mean_ce_c_gen")  # as above, of corruptions
+
 
 class OwnColumn(NamedTuple):
     """A column of tables that is no score: its cell, and a key that sorts the best to the front."""
@@ -52,13 +54,15 @@ def default_columns(group: Group) -> list[str]:
     Returns:
         The method, settings in which rows of a method differ, seeds, the score, the difference
         from the reference with p where that was tested, likelihood, calibration, one score of
-        robustness and the relative cost, each where some row has it.
+        robustness, one of corruptions and the relative cost, each where some row has it.
     """
     tested = ["difference", "p"] if _tested(group) else []
     scores = [name for name in ("nll", "ece_cf") if _any(group, name)]
     robust = [name for name in ROBUSTNESS if _any(group, name)]
     whole = [n for n in robust if all(_mean(row, n) is not None for row in group.rows)]
-    return [*_first(group), *tested, *scores, *(whole or robust)[:1], *_costed(group)]
+    corrupted = [name for name in CORRUPTED if _any(group, name)]
+    robustness = [*(whole or robust)[:1], *corrupted[:1]]
+    return [*_first(group), *tested, *scores, *robustness, *_costed(group)]
 
 
 def all_columns(group: Group) -> list[str]:

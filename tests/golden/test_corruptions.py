@@ -59,7 +59,6 @@ def compare_levels(case, key: str, quantity: str, actual: torch.Tensor) -> None:
         "share_above_0": float((apart > 0).double().mean()),
         "share_above_1": float((apart > 1).double().mean()),
     }
-    print(f"{case.name} {quantity}: {found}")
     assert all(found[name] <= limits[name] for name in found), f"{case.name}/{key}: {found}"
     case.compared[key] = np.ones((), dtype=bool)
 
@@ -73,9 +72,7 @@ def test_every_corruption_gives_the_recorded_images(case):
         name = key.removeprefix("expect_")
         if name not in CORRUPTIONS:
             continue
-        found = [
-            corrupt(images, name, s, arrays=given_arrays(case, name, s)) for s in severities
-        ]
+        found = [corrupt(images, name, s, arrays=given_arrays(case, name, s)) for s in severities]
         levels = torch.stack(found, dim=1)[..., rows, :][..., columns].movedim(2, -1)
         compare_levels(case, key, name, levels)
     table = corruption_table(*images.shape[2:])

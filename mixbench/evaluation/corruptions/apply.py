@@ -1,4 +1,4 @@
-"""All corruptions by name: their group, what they draw, and how they are applied to a batch."""
+"""All corruptions by name: what they draw, and how they are applied to a batch."""
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -117,38 +117,34 @@ class Corruption:
     """One kind of corruption.
 
     Attributes:
-        group: ``noise``, ``blur``, ``weather`` or ``digital``.
         apply: Images (B, 3, H, W) uint8, constants and random arrays to grey levels in float64.
         draw: Draws the random arrays, by the names of the parameters of ``apply``.
-        extra: Whether it is one of the four that are meant for tuning, and part of no mean.
     """
 
-    group: str
     apply: Callable[..., Tensor]
     draw: Callable[[CorruptionDraws, Any, Sequence[Tensor]], Arrays] = _nothing
-    extra: bool = False
 
 
 CORRUPTIONS = {
-    "gaussian_noise": Corruption("noise", noise.gaussian_noise, _normal),
-    "shot_noise": Corruption("noise", noise.shot_noise, _photons),
-    "impulse_noise": Corruption("noise", noise.impulse_noise, _impulses),
-    "defocus_blur": Corruption("blur", blur.defocus_blur),
-    "glass_blur": Corruption("blur", blur.glass_blur, _moves),
-    "motion_blur": Corruption("blur", blur.motion_blur, _angle),
-    "zoom_blur": Corruption("blur", blur.zoom_blur),
-    "snow": Corruption("weather", weather.snow, _flakes),
-    "frost": Corruption("weather", weather.frost, _ice),
-    "fog": Corruption("weather", weather.fog, _clouds),
-    "brightness": Corruption("weather", weather.brightness),
-    "contrast": Corruption("digital", digital.contrast),
-    "elastic_transform": Corruption("digital", digital.elastic_transform, _warps),
-    "pixelate": Corruption("digital", digital.pixelate),
-    "jpeg_compression": Corruption("digital", digital.jpeg_compression),
-    "speckle_noise": Corruption("noise", noise.speckle_noise, _normal, extra=True),
-    "gaussian_blur": Corruption("blur", blur.gaussian_blur, extra=True),
-    "spatter": Corruption("weather", spatter, _drops, extra=True),
-    "saturate": Corruption("digital", digital.saturate, extra=True),
+    "gaussian_noise": Corruption(noise.gaussian_noise, _normal),
+    "shot_noise": Corruption(noise.shot_noise, _photons),
+    "impulse_noise": Corruption(noise.impulse_noise, _impulses),
+    "defocus_blur": Corruption(blur.defocus_blur),
+    "glass_blur": Corruption(blur.glass_blur, _moves),
+    "motion_blur": Corruption(blur.motion_blur, _angle),
+    "zoom_blur": Corruption(blur.zoom_blur),
+    "snow": Corruption(weather.snow, _flakes),
+    "frost": Corruption(weather.frost, _ice),
+    "fog": Corruption(weather.fog, _clouds),
+    "brightness": Corruption(weather.brightness),
+    "contrast": Corruption(digital.contrast),
+    "elastic_transform": Corruption(digital.elastic_transform, _warps),
+    "pixelate": Corruption(digital.pixelate),
+    "jpeg_compression": Corruption(digital.jpeg_compression),
+    "speckle_noise": Corruption(noise.speckle_noise, _normal),
+    "gaussian_blur": Corruption(blur.gaussian_blur),
+    "spatter": Corruption(spatter, _drops),
+    "saturate": Corruption(digital.saturate),
 }
 
 
@@ -199,11 +195,14 @@ def corrupt(
         (B, 3, H, W) uint8, truncated.
 
     Raises:
-        ValueError: If the name or the severity is unknown, images are too small, or ``frost`` gets
+        ValueError: If the name or the severity is unknown, images are too small or
+            have no 3 channels, or ``frost`` gets
             no textures.
     """
     if name not in CORRUPTIONS:
         raise ValueError(f"unknown corruption {name!r}, choose of: {', '.join(CORRUPTIONS)}")
+    if images.shape[1] != 3:
+        raise ValueError(f"corruptions need 3 channels, got images {tuple(images.shape)}")
     if severity not in range(1, 6):
         raise ValueError(f"severities are 1 to 5, got {severity}")
     size = (images.shape[2], images.shape[3])

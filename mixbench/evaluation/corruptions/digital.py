@@ -1,6 +1,7 @@
 """Digital corruptions: contrast, elastic transform, pixelate, JPEG and saturation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,8 @@ def saturate(images: Tensor, constants: tuple[float, float]) -> Tensor:
     value, low = x.amax(dim=1, keepdim=True), x.amin(dim=1, keepdim=True)
     saturation = (value - low) / value.clamp(min=1e-9)
     changed = (saturation * constants[0] + constants[1]).clamp(0, 1)
-    away = (value - x) / (value - low).clamp(min=1e-9)  # 0 for the strongest colour, 1 for the least
+    # 0 for the strongest colour, 1 for the least.
+    away = (value - x) / (value - low).clamp(min=1e-9)
     red = torch.tensor([0.0, 1.0, 1.0], dtype=x.dtype, device=x.device)[:, None, None]
     away = torch.where(value == low, red, away)
     return (value * (1 - changed * away)).clamp(0, 1) * 255
@@ -131,11 +133,9 @@ def _box_weights(count: int, length: int) -> Tensor:
 
 def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     """Images (B, 3, H, W) uint8 through libjpeg at a ``quality`` of 1 to 100, on the CPU."""
-    found = [
-        decode_jpeg(encode_jpeg(image, int(quality)), ImageReadMode.RGB) for image in images.cpu()
-    ]
-    if not found:
-        return images.double()
-    return torch.stack(found).to(images.device).double()
-
-
+    found = torch.empty_like(images, device="cpu")
+    for image, target in zip(images.cpu(), found, strict=True):
+        packed: Any = encode_jpeg(image, quality)
+        decoded: Any = decode_jpeg(packed, ImageReadMode.RGB)
+        target.copy_(decoded)
+    return found.to(images.device).double()

@@ -124,8 +124,8 @@ def canny_edges(levels: Tensor) -> Tensor:
 def edge_distance(edges: Tensor) -> Tensor:
     """Distance of each pixel from the nearest edge.
 
-    Two passes over the rows, down and up, in which a row looks at the two rows before it, and values
-    then spread along the row.
+    Two passes over the rows, down and up, in which a row looks at the two rows before it, and
+    values then spread along the row.
 
     Args:
         edges: (B, H, W) bool.

@@ -37,7 +37,10 @@ def frost_textures(folder: str | None, factor: float, side: int) -> tuple[Tensor
     Raises:
         UserError: If a file is missing or cannot be read.
     """
-    whole = _read(Path(folder)) if folder is not None else [own_texture(n) for n in range(OWN_TEXTURES)]
+    if folder is not None:
+        whole = _read(Path(folder))
+    else:
+        whole = [own_texture(number) for number in range(OWN_TEXTURES)]
     found = []
     for texture in whole:
         least = (side + 2) / min(texture.shape[:2])
@@ -109,4 +112,3 @@ def _smooth_noise(name: str, row: Tensor, column: Tensor) -> Tensor:
     columns = [(left.long() + step).remainder(_LATTICE) for step in (0, 1)]
     lines = [torch.lerp(lattice[r, columns[0]], lattice[r, columns[1]], right) for r in rows]
     return torch.lerp(lines[0], lines[1], down)
-

@@ -40,7 +40,8 @@ def snow(images: Tensor, constants: Sequence[float], layer: Tensor, angle: Tenso
     levels = settle(flakes * 255).clamp(max=255).to(torch.uint8)[:, None]
     flakes = motion_blur_of(levels, radius, sigma, angle) / 255
     x = images.float() / 255  # as the authors' code, since tenths of a level meet whole ones here
-    grey = sum(share * x[:, number, None] for number, share in enumerate(GREY))
+    red, green, blue = (share * x[:, number, None] for number, share in enumerate(GREY))
+    grey = red + green + blue
     x = weight * x + (1 - weight) * torch.maximum(x, grey * 1.5 + 0.5)
     return (x.double() + flakes + flakes.flip(2, 3)).clamp(0, 1) * 255
 
