@@ -142,7 +142,7 @@ CORRUPTIONS = {
     "pixelate": Corruption(digital.pixelate),
     "jpeg_compression": Corruption(digital.jpeg_compression),
     "speckle_noise": Corruption(noise.speckle_noise, _normal),
-    "gaussian_blur": Corruption(blur.gaussian_blur),
+    "gaussian_blur": Corruption(blur.gaussian_blurred),
     "spatter": Corruption(spatter, _drops),
     "saturate": Corruption(digital.saturate),
 }

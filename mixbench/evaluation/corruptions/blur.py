@@ -18,7 +18,7 @@ from mixbench.evaluation.corruptions.filters import (
 )
 
 
-def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+def gaussian_blurred(images: Tensor, sigma: float) -> Tensor:
     """A Gaussian of ``sigma`` pixels over images (B, 3, H, W) uint8, as float64 grey levels."""
     return settle(gaussian_blur_of(images.double(), sigma))
 

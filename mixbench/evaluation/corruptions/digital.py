@@ -1,11 +1,12 @@
 """Digital corruptions: contrast, elastic transform, pixelate, JPEG and saturation."""
 
+import io
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 from mixbench.evaluation.corruptions.filters import (
     along_both_axes,
@@ -133,9 +134,10 @@ def _box_weights(count: int, length: int) -> Tensor:
 
 def jpeg_compression(images: Tensor, quality: int) -> Tensor:
     """Images (B, 3, H, W) uint8 through libjpeg at a ``quality`` of 1 to 100, on the CPU."""
-    found = torch.empty_like(images, device="cpu")
-    for image, target in zip(images.cpu(), found, strict=True):
-        packed: Any = encode_jpeg(image, quality)
-        decoded: Any = decode_jpeg(packed, ImageReadMode.RGB)
-        target.copy_(decoded)
-    return found.to(images.device).double()
+    pixels, found = images.permute(0, 2, 3, 1).cpu().numpy(), []
+    for image in pixels:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
+        found.append(np.asarray(Image.open(file).convert("RGB")))
+    levels = torch.from_numpy(np.stack(found) if found else pixels)
+    return levels.permute(0, 3, 1, 2).contiguous().to(images.device).double()

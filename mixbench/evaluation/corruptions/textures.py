@@ -64,6 +64,7 @@ def _read(folder: Path) -> list[Tensor]:
     return found
 
 
+@cache
 def own_texture(number: int) -> Tensor:
     """Crystals of ice that grow along a few directions, thicker in some places than in others.
 
