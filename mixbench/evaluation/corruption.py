@@ -13,6 +13,7 @@ from mixbench.config.schema import AUTO, DataInfo, EvalConfig
 from mixbench.data.augment.batches import to_float
 from mixbench.data.corrupted import CorruptedFiles, folder_of_corrupted, open_corrupted
 from mixbench.data.images import Batch, ImageSet, Splits
+from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError, near_match
 from mixbench.evaluation.corruptions.apply import CORRUPTIONS, corrupt
 from mixbench.evaluation.corruptions.constants import (
@@ -31,6 +32,7 @@ from mixbench.metrics.corruption import (
     mean_ce,
     relative_mce,
 )
+from mixbench.pictures.sheet import Panel, Sheet
 
 CLEAN = "clean"  # the part of the test images themselves
 PUBLISHED, GENERATED = "_c", "_c_gen"  # ends of the names of scores
@@ -71,12 +73,11 @@ class CorruptionSuite(Suite):
         self, part: str, model: Model, batches: Iterable[Batch], info: DataInfo
     ) -> Counts:
         """The number ``n`` of images, their ``confidence`` (N,) and whether each is a ``hit``."""
-        made = part != CLEAN and self.config.corrupted is None
         sure, right = [torch.empty(0)], [torch.empty(0, dtype=torch.bool)]
         for batch in batches:
-            images = self._made(part, batch, info) if made else batch.images
+            x = to_float(self.seen(part, batch, info))
             with torch.no_grad():
-                confidence, hit = confidence_and_hit(model(to_float(images)), batch.labels)
+                confidence, hit = confidence_and_hit(model(x), batch.labels)
             sure.append(confidence.float().cpu())
             right.append(hit.cpu())
         hits = torch.cat(right)
@@ -245,7 +246,19 @@ class CorruptionSuite(Suite):
             self._opened = open_corrupted(self.config.corrupted, splits)
         return self._opened
 
-    def _made(self, part: str, batch: Batch, info: DataInfo) -> Tensor:
+    def seen(self, part: str, batch: Batch, info: DataInfo) -> Tensor:
+        """What a network sees of a batch of :meth:`images`.
+
+        Args:
+            part: One of :meth:`parts`.
+            batch: Images (B, 3, H, W), corrupted already where they are published ones.
+            info: Reads the size of the images.
+
+        Returns:
+            (B, 3, H, W) uint8.
+        """
+        if part == CLEAN or self.config.corrupted is not None:
+            return batch.images
         name, severity = _named(part)
         table = corruption_table(info.height, info.width)
         textures: Sequence[Tensor] = ()
@@ -261,6 +274,37 @@ class CorruptionSuite(Suite):
             textures=textures,
             table=table,
         )
+
+
+def corruption_sheet(suite: CorruptionSuite, splits: Splits, row: int = 0) -> Sheet:
+    """A test image under each corruption, a row for each, and each severity.
+
+    Args:
+        suite: The corruptions, published or made here.
+        splits: The data.
+        row: Which test image.
+
+    Returns:
+        The sheet.
+    """
+
+    def image(part: str) -> Tensor:
+        batch = suite.images(part, splits)[BatchIndex(torch.tensor([row]), 0)]
+        return to_float(suite.seen(part, batch, splits.info))[0]
+
+    names = suite.config.corruptions
+
+    def rows(own: int, other: int) -> list[list[Panel]]:
+        del other
+        name = names[own]
+        panels = [Panel("image", image(CLEAN), [name.replace("_", " ")])]
+        shown = [Panel(f"severity {s}", image(f"{name}/{s}")) for s in SEVERITIES]
+        return [[*panels, *shown]]
+
+    places = range(len(names))
+    source = "published" if suite.config.corrupted is not None else "made by mixbench"
+    title = f"Corruptions, {source}, of test image {row} of {splits.info.name}"
+    return Sheet(list(zip(places, places, strict=True)), rows, title=title, most=len(names))
 
 
 def _named(part: str) -> tuple[str, int]:

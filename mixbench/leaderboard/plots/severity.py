@@ -176,7 +176,8 @@ def _images(group: Group, rows: Sequence[Row], suite: str, judges: str) -> list[
     sizes = sorted({size for row in rows for size in row.images.get(suite, [])})
     if not sizes:
         return []
-    note = f"The {judges} saw {' or '.join(map(str, sizes))} of {group.sizes[1]:,} test images."
+    seen = " or ".join(f"{size:,}" for size in sizes)
+    note = f"The {judges} saw {seen} of {group.sizes[1]:,} test images."
     if len(sizes) > 1:
         note += " Rates on different numbers of images do not compare."
     return [note]
