@@ -120,7 +120,8 @@ class CorruptedArrays(CorruptedFiles):
 
     def check(self, names: Iterable[str]) -> None:
         """Also that each label is that of the test image at the same place."""
-        assert self._rows is not None
+        if not len(self._rows):
+            return
         for name in names:
             self._array(name)
 
