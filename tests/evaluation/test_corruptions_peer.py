@@ -34,8 +34,8 @@ MEASURED = {
     "saturate": (0.03, 1),
 }
 # Four standard deviations of the ratio of mean distances under two draws, ours to theirs; measured
-# 0.996 to 1.004, 0.977 to 1.003, and 0.995 to 0.999.
-REDRAWN = {"shot_noise": 0.02, "impulse_noise": 0.06, "glass_blur": 0.02}
+# 0.996 to 1.004, 0.977 to 1.003, and 0.979 to 1.004.
+REDRAWN = {"shot_noise": 0.02, "impulse_noise": 0.06, "glass_blur": 0.04}
 
 
 @pytest.fixture(scope="module")
