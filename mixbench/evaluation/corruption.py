@@ -270,7 +270,7 @@ class CorruptionSuite(Suite):
             name,
             severity,
             seed=SUITE_SEED,
-            ids=batch.ids,
+            ids=None,
             textures=textures,
             table=table,
         )
