@@ -242,7 +242,8 @@ def suites(rank):
     os.replace(root / f"{rank}.npy", root / "maps.npy")  # the same from both
     found = {}
     for images in (80, 20):  # two chunks, and one
-        words = "eval.suites=[adversarial,occlusion,salience,shuffle,linearity,gaze] method=cutmix "
+        words = "eval.suites=[adversarial,occlusion,salience,shuffle,linearity,gaze,corruption] "
+        words += "method=cutmix eval.corruptions=[contrast,shot_noise] "
         words += f"eval.adv_n={images} seed={images} eval.gaze={root / 'maps.npy'}"
         record = run(compose(f"{WORDS} {words}"))
         found[str(images)] = {

@@ -11,12 +11,32 @@ from mixbench.errors import UserError
 
 def show_command(args: argparse.Namespace) -> int:
     """Draw what methods make of a batch, with the weights of runs if such are named."""
+    if args.corruptions:
+        return _show_corruptions(args)
     subjects = _subjects(args.overrides, args.strict)
     from mixbench.training.preview import PictureForm, Subject, show
 
-    columns = () if args.columns is None else tuple(map(str.strip, args.columns.split(",")))
-    form = PictureForm(args.format.lower(), args.scale, columns, args.images)
+    form = PictureForm(args.format.lower(), args.scale, _columns(args), args.images)
     show({name: Subject(*found) for name, found in subjects.items()}, args.output, form)
+    print_result(f"written: {args.output}")
+    return 0
+
+
+def _columns(args: argparse.Namespace) -> tuple[str, ...]:
+    return () if args.columns is None else tuple(map(str.strip, args.columns.split(",")))
+
+
+def _show_corruptions(args: argparse.Namespace) -> int:
+    from mixbench.config.compose import compose
+    from mixbench.training.preview import PictureForm, show_corruptions
+
+    folders = list(itertools.takewhile(lambda word: "=" not in word, args.overrides))
+    if len(folders) > 1:
+        raise UserError("corruptions are those of one data set", "show", "name one run, or none")
+    base = _base(_folder_of(folders[0])) if folders else None
+    config = compose(args.overrides[len(folders) :], strict=args.strict, base=base)
+    form = PictureForm(args.format.lower(), args.scale, _columns(args), args.images)
+    show_corruptions(config, args.output, form)
     print_result(f"written: {args.output}")
     return 0
 

@@ -231,7 +231,10 @@ def _parser() -> argparse.ArgumentParser:
         "draw the batch that a method makes, or one for each of several methods (method=a,b); with "
         "the weights of runs if their folders come first"
     )
-    _drawing(add("show", methods.show_command, text, overrides="k=v"))
+    shown = add("show", methods.show_command, text, overrides="k=v")
+    _drawing(shown)
+    text = "draw a test image under the corruptions of eval.corruptions in place of a method"
+    shown.add_argument("--corruptions", action="store_true", help=text)
     text = (
         "write the weights of a run under the names of timm or torchvision, or its network as ONNX"
     )
@@ -322,7 +325,7 @@ def _drawing(show: Any) -> None:
     show.add_argument("--scale", type=float, default=1.0, metavar="N", help=text)
     text = "columns to show, by their titles"
     show.add_argument("--columns", metavar="a,b", help=text)
-    text = "number of pairs to show; the default is 4 or 8"
+    text = "number of pairs to show, or of corruptions; the default is 4 or 8, or all"
     show.add_argument("--images", type=int, metavar="N", help=text)
 
 

@@ -152,6 +152,16 @@ TASKS = Registry(
     needs=("targets", "criterion", "scores"),
 )
 
+# Common corruptions of images by group; the four others are meant for tuning and part of no mean.
+CORRUPTION_GROUPS = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+}
+COMMON_CORRUPTIONS = tuple(name for names in CORRUPTION_GROUPS.values() for name in names)
+EXTRA_CORRUPTIONS = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+
 # Classes of suites; each is a :class:`mixbench.evaluation.suite.Suite`.
 SUITES = Registry(
     "suite",
@@ -163,6 +173,7 @@ SUITES = Registry(
         "shuffle": "mixbench.evaluation.shuffle:Shuffle",
         "linearity": "mixbench.evaluation.linearity:Linearity",
         "gaze": "mixbench.evaluation.gaze:Gaze",
+        "corruption": "mixbench.evaluation.corruption:CorruptionSuite",
     },
     group="mixbench.suites",
     needs=("columns", "count", "score"),

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixbench.config.names import CHOSEN_TASKS, SUITES
+from mixbench.config.names import CHOSEN_TASKS, COMMON_CORRUPTIONS, SUITES
 from mixbench.config.settings import Settings, info_of, setting, walk
 
 
@@ -293,7 +293,7 @@ class EvalConfig(Settings):
     adv_n: int | str | None = setting(
         AUTO,
         "images of a fixed random subset to attack or pair; auto: at most 512, after training as "
-        "many as a tenth of its passes pays for; null: all",
+        "many as a tenth of its passes pays for; null: all; of corruption auto is all, too",
         at_least=1,
         also=AUTO,
         identity=False,
@@ -304,11 +304,21 @@ class EvalConfig(Settings):
     gaze: str | None = setting(
         None, "gaze: .npy or .npz of a map per test image, or a folder of maps", identity=False
     )
+    corruptions: list[str] = setting(
+        list(COMMON_CORRUPTIONS), "corruption: names of corruptions", identity=False
+    )
+    corrupted: str | None = setting(
+        None, "corruption: folder of published images; null: made here", identity=False
+    )
+    frost: str | None = setting(
+        None, "corruption: folder of the official textures; null: made here", identity=False
+    )
 
     def __post_init__(self) -> None:
-        for key, value in (("eval.suites", self.suites), ("eval.attacks", self.attacks)):
+        lists = {"suites": self.suites, "attacks": self.attacks, "corruptions": self.corruptions}
+        for key, value in lists.items():
             if len(set(value)) < len(value):
-                raise ValueError(f"{key} names one twice: {', '.join(value)}")
+                raise ValueError(f"eval.{key} names one twice: {', '.join(value)}")
         super().__post_init__()
         for suite in self.suites:
             SUITES.check(suite, "eval.suites")

@@ -95,6 +95,11 @@ def _patches(name: str, title: str, suite: str) -> Column:
     return _percent(name, f"accuracy {title}", suite=suite)
 
 
+def _corrupted(name: str, title: str, **more: str | bool) -> Column:
+    told = {"suite": "corruption", "sampled": True} | more
+    return _percent(name, f"error rate {title}", "lower", **told)
+
+
 def _cost(name: str, title: str, unit: str, better: str = "lower", **more: int | bool) -> Column:
     return Column(name, title, unit, better, kind="cost", **more)  # type: ignore[arg-type]
 
@@ -171,6 +176,48 @@ _SCORES = (
         "gaze_inconsistency", "distance of labels from what people look at", "lower", suite="gaze"
     ),
     _percent("gaze_centre", "the same if people looked at the centre", "", suite="gaze"),
+    _corrupted("mean_ce", "under 15 published corruptions", label="Corruption error"),
+    _percent(
+        "mce",
+        "error under corruptions relative to AlexNet's",
+        "lower",
+        suite="corruption",
+        sampled=True,
+        label="mCE",
+    ),
+    _percent(
+        "rel_mce",
+        "error that corruptions add, relative to AlexNet's",
+        "lower",
+        suite="corruption",
+        sampled=True,
+        label="Relative mCE",
+    ),
+    _corrupted("mean_ce_c_gen", "under corruptions made here", label="Corruption error, made here"),
+    *(
+        column
+        for end, made in (("_c", "published"), ("_c_gen", "made here"))
+        for column in (
+            _corrupted(f"clean{end}", f"before corruptions, {made}", listed=False),
+            *(
+                _corrupted(f"{group}{end}", f"under corruptions by {by}, {made}")
+                for group, by in (
+                    ("noise", "noise"),
+                    ("blur", "blur"),
+                    ("weather", "weather"),
+                    ("digital", "processing"),
+                )
+            ),
+            Column(
+                f"ece{end}",
+                f"expected calibration error under corruptions, {made}",
+                "",
+                "lower",
+                suite="corruption",
+                sampled=True,
+            ),
+        )
+    ),
 )
 # Never ranked by.
 _PEEKED = tuple(

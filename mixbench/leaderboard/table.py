@@ -34,6 +34,8 @@ ROBUSTNESS = (
     *("pgd20_2", "pgd20_1", "pgd10_8", "pgd10_4", "fgsm_8", "fgsm_4", "occ_auc"),
 )
 
+CORRUPTED = ("mce", "mean_ce", "mean_ce_c_gen")  # as above, of corruptions
+
 
 class OwnColumn(NamedTuple):
     """A column of tables that is no score: its cell, and a key that sorts the best to the front."""
@@ -52,13 +54,15 @@ def default_columns(group: Group) -> list[str]:
     Returns:
         The method, settings in which rows of a method differ, seeds, the score, the difference
         from the reference with p where that was tested, likelihood, calibration, one score of
-        robustness and the relative cost, each where some row has it.
+        robustness, one of corruptions and the relative cost, each where some row has it.
     """
     tested = ["difference", "p"] if _tested(group) else []
     scores = [name for name in ("nll", "ece_cf") if _any(group, name)]
     robust = [name for name in ROBUSTNESS if _any(group, name)]
     whole = [n for n in robust if all(_mean(row, n) is not None for row in group.rows)]
-    return [*_first(group), *tested, *scores, *(whole or robust)[:1], *_costed(group)]
+    corrupted = [name for name in CORRUPTED if _any(group, name)]
+    robustness = [*(whole or robust)[:1], *corrupted[:1]]
+    return [*_first(group), *tested, *scores, *robustness, *_costed(group)]
 
 
 def all_columns(group: Group) -> list[str]:
@@ -400,16 +404,23 @@ def _image_notes(group: Group, shown: Sequence[str]) -> list[str]:
     for suite, scores in sampled(shown).items():
         sizes = sorted({size for row in group.rows for size in row.images.get(suite, ())})
         told = " or ".join(map(str, sizes)) or "an unknown number"
-        better, unit = (getattr(describe(scores[0]), key) for key in ("better", "unit"))
         verb = "is" if len(scores) == 1 else "are"
-        note = (
-            f"{', '.join(scores)} ({unit}, {better} is better) {verb} measured on {told} of the "
-            "test images."
-        )
+        note = f"{_with_units(scores)} {verb} measured on {told} of the test images."
         if len(sizes) > 1:
             note += " Scores on different numbers of images do not compare."
         notes.append(note)
     return notes
+
+
+def _with_units(scores: Sequence[str]) -> str:
+    """Scores with their unit and direction, each of which is said once."""
+    found: dict[str, list[str]] = {}
+    for column in map(describe, scores):
+        better = f"{column.better} is better" if column.better else ""
+        told = ", ".join(filter(None, (column.unit, better)))
+        found.setdefault(told, []).append(column.name)
+    parts = [", ".join(names) + (f" ({told})" if told else "") for told, names in found.items()]
+    return " and ".join(parts)
 
 
 def _caption(group: Group, names: Sequence[str]) -> str:

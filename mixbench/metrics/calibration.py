@@ -96,8 +96,22 @@ def ece(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     Returns:
         Scalar in [0, 1].
     """
-    counts, gap = _gaps(logits, y, bins)
-    return (counts * gap.abs()).sum() / len(y)
+    return ece_of_confidence(*confidence_and_hit(logits, y), bins)
+
+
+def ece_of_confidence(confidence: Tensor, hit: Tensor, bins: int = BINS) -> Tensor:
+    """Expected calibration error, of what :func:`confidence_and_hit` returns.
+
+    Args:
+        confidence: (N,) float64 probability of the predicted class.
+        hit: (N,) bool, whether it is right.
+        bins: Number of bins.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    counts, sure, right = _binned(confidence, hit, bins)
+    return (counts * (sure - right).abs()).sum() / len(hit)
 
 
 def maxce(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:

@@ -16,6 +16,7 @@ from mixbench.config.schema import RunConfig
 from mixbench.data.images import Batch, Splits
 from mixbench.data.sampling import SAMPLE, mix_seed
 from mixbench.errors import UserError
+from mixbench.evaluation.corruption import CorruptionSuite, corruption_sheet
 from mixbench.files import write_bytes
 from mixbench.methods.base import Method
 from mixbench.pictures.raster import raster
@@ -74,6 +75,33 @@ def show(subjects: Mapping[str, Subject], path: Path, form: PictureForm | None =
         sheets = as_sheets(show_batch(*first_batch(*subject)))
     else:
         sheets = [matrix(subjects)]
+    _write(sheets, path, kind, form)
+
+
+def show_corruptions(config: RunConfig, path: Path, form: PictureForm | None = None) -> None:
+    """Write the first test image under each corruption and severity that a run would be judged by.
+
+    Args:
+        config: A composed configuration; reads ``data`` and ``eval``.
+        path: The file to write.
+        form: Its form; ``images`` is the number of corruptions.
+
+    Raises:
+        UserError: As :func:`show`, or if the suite cannot corrupt such data.
+    """
+    form = PictureForm() if form is None else form
+    kind = _kind_of(path, form)
+    suite = CorruptionSuite(config.eval)
+    suite.name = "corruption"
+    suite.check()
+    splits = resolve(config).read_data()
+    if reason := suite.refusal(splits.info):
+        raise UserError(f"no corruptions: {reason}", "show", "give other data")
+    suite.check_data(splits)
+    _write([corruption_sheet(suite, splits)], path, kind, form)
+
+
+def _write(sheets: list[Sheet], path: Path, kind: str, form: PictureForm) -> None:
     sheets = selected(sheets, form.columns, form.images)
     if kind in VECTOR:
         write_bytes(path, lambda file: write_vector(sheets, file, kind, form.scale))

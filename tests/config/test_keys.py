@@ -31,6 +31,7 @@ from mixbench.config.schema import RunConfig, conditions, keys_not_in_identity
 from mixbench.data import DATA
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError
+from mixbench.evaluation.suite import load_suite
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.curves import read_curves
@@ -147,6 +148,15 @@ def patience(outcome: Outcome) -> float:
     return _strategy(parts)._timeout.total_seconds()
 
 
+def no_corruption(outcome: Outcome) -> str:
+    """Which key keeps the suite of corruptions from being carried out."""
+    try:
+        load_suite("corruption", outcome.config.eval).check()
+    except UserError as error:
+        return error.where
+    return ""
+
+
 @dataclass
 class Key:
     """Another value of a key as words, what else must be set, and where the difference is seen."""
@@ -163,6 +173,7 @@ SMALL_VIT = "net=vit_tiny net.patch=16 data.limit=8 batch_size=4"
 TIMM = "net=timm:resnet10t"
 TIMM_STAGES = "[conv1+bn1+act1+maxpool,layer1+layer2,layer3+layer4]"
 ATTACKED = "eval.suites=[adversarial] eval.attacks=[fgsm_8] eval.adv_n=8"
+CORRUPTED = "eval.suites=[corruption] eval.corruptions=[contrast]"
 
 COUNTED = {
     "method.name": Key("method=mixup"),
@@ -239,6 +250,9 @@ ASIDE = {
     "eval.gaze": Key(
         "eval.gaze=b.npy", "method=cutmix eval.suites=[gaze] eval.gaze=a.npy", seen=scores
     ),
+    "eval.corruptions": Key("eval.corruptions=[fog]", f"{CORRUPTED} eval.adv_n=8", seen=scores),
+    "eval.corrupted": Key("eval.corrupted=gone", seen=no_corruption, carried_out=False),
+    "eval.frost": Key("eval.frost=gone", seen=no_corruption, carried_out=False),
     "run.dir": Key("run.dir=elsewhere", seen=lambda outcome: outcome.folder.parent),
     "run.tags": Key("run.tags=[a]", seen=called("wandb_logger", "tags")),
     "run.notes": Key("run.notes=hello", seen=called("wandb_logger", "notes")),

@@ -113,7 +113,7 @@ def stated_tolerances(meta: dict[str, Any]) -> dict[str, Tolerance]:
     return {
         name: Tolerance(*(float(number or 0) for number in match.groups()))
         for names, text in fields.items()
-        if text and (match := STATED.fullmatch(text))
+        if isinstance(text, str) and text and (match := STATED.fullmatch(text))
         for name in names.split(", ")
     }
 

@@ -106,3 +106,16 @@ def test_a_scale_enlarges_text_and_images_alike(runs, tiny, tmp_path):
         with Image.open(path) as drawn:
             sizes.append(drawn.size)
     assert sizes[1] == tuple(2 * side for side in sizes[0])
+
+
+def test_a_test_image_is_shown_under_each_corruption(runs, tiny, tmp_path):
+    words = [*tiny, "eval.corruptions=[contrast,fog]"]
+    preview.show_corruptions(compose(words), tmp_path / "all.png")
+    preview.show_corruptions(compose(words), tmp_path / "one.png", PictureForm(images=1))
+    whole, one = (Image.open(tmp_path / f"{name}.png").size for name in ("all", "one"))
+    assert whole[0] == one[0] > 6 * 128
+    assert whole[1] > one[1] + 128
+    form = PictureForm(columns=("severity 5",))
+    preview.show_corruptions(compose(words), tmp_path / "worst.png", form)
+    with pytest.raises(UserError, match="unknown corruption"):
+        preview.show_corruptions(compose([*tiny, "eval.corruptions=[fogg]"]), tmp_path / "no.png")

@@ -175,6 +175,29 @@ def read_array(path: Path | str) -> np.ndarray:
         raise _unreadable(error) from error
 
 
+def map_array(path: Path | str) -> np.ndarray:
+    """An ``.npy`` file as an array that stays on disk, of which only what is asked for is read.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its array, which cannot be written to.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        UnreadableArraysError: If it is no such file.
+    """
+    path = Path(path)
+    size = _size(path)
+    try:
+        with path.open("rb") as file:
+            _checked_header(file, size, path.name)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except _FAULTS as error:
+        raise _unreadable(error) from error
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an ``.npz`` file that a run has stored, none of them lost or changed.
 

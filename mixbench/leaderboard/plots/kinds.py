@@ -13,7 +13,10 @@ _KINDS = {
     "reliability": ("reliability:draw_reliability", "accuracy by confidence"),
     "cost": ("cost:draw_cost", "the score against the hours of training"),
     "sweep": ("sweep:draw_sweep", "the score over one or two settings of a method"),
-    "severity": ("severity:draw_severity", "error rates by the strength of attacks"),
+    "severity": (
+        "severity:draw_severity",
+        "error rates by strength of attacks and corruptions",
+    ),
     "harm": ("harm:draw_harm", "change of accuracy by class against the reference"),
     "winmatrix": ("winmatrix:draw_winmatrix", "each row against each other one"),
 }

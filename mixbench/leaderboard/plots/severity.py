@@ -1,4 +1,4 @@
-"""``severity``: error rates by the strength of attacks, one diagram an attack."""
+"""``severity``: error rates by the strength of attacks and of corruptions."""
 
 import math
 import re
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mixbench.config.names import CORRUPTION_GROUPS
 from mixbench.errors import UserError
 from mixbench.leaderboard.columns import column_names, describe
 from mixbench.leaderboard.plots.panels import (
@@ -33,21 +34,33 @@ _TITLES = {"fgsm": "FGSM", "apgd_ce": "APGD", "autoattack": "AutoAttack", "squar
 _CLEAN = "top1"
 
 
+# Ends of the names of scores under corruptions, and their source.
+_SOURCES = {"_c": "published", "_c_gen": "made here"}
+_SEVERITIES = range(1, 6)
+
+
 @dataclass
-class AttackDiagram:
-    """An attack on the rows of a table.
+class StrengthDiagram:
+    """Error rates of the rows of a table by the strength of something.
 
     Attributes:
-        title: Its name in words.
-        lines: For each row its error rates by radius.
+        title: What it is, in words.
+        lines: For each row its error rates by strength, or by the place of a group.
+        axis: What strengths are counted in.
+        groups: Names of the groups at places 0, 1, ...; empty where there are strengths.
     """
 
     title: str
     lines: dict[str, dict[int, Summary]]
+    axis: str = "radius (1/255)"
+    groups: tuple[str, ...] = ()
 
 
 def draw_severity(board: Leaderboard, width: float, title: bool = True) -> "Figure":
-    """Error rates by the radius of attacks, in a diagram for each attack.
+    """Error rates by the radius of attacks and the severity of corruptions.
+
+    Each attack has a diagram; corruptions have one of their mean by severity and one of the means
+    of their groups.
 
     Args:
         board: The leaderboard.
@@ -58,40 +71,81 @@ def draw_severity(board: Leaderboard, width: float, title: bool = True) -> "Figu
         The figure.
 
     Raises:
-        UserError: If no run was attacked, or there are too many tables.
+        UserError: If no run was attacked or saw corruptions, or there are too many tables.
     """
     panels: list[TablePanel] = []
     notes: list[str] = []
     legend: dict[str, Look] = {}
     for group in board.groups:
-        attacked = [row for row in group.rows if any(map(_ATTACK.fullmatch, row.summaries))]
-        rows, more = best_rows(group, attacked, MOST_LINES)
-        attacks = _attacks(rows)
-        if not attacks:
+        judged = [row for row in group.rows if _was_judged(row)]
+        rows, more = best_rows(group, judged, MOST_LINES)
+        attacks, corruptions = _attacks(rows), _corruptions(rows)
+        diagrams = [*attacks, *corruptions]
+        if not diagrams:
             continue
-        drawn = [row.label for row in rows if any(row.label in a.lines for a in attacks)]
+        drawn = [row.label for row in rows if any(row.label in d.lines for d in diagrams)]
         lacking = [row.label for row in group.rows if row.label not in {*drawn, *more}]
-        notes += note_left_out(lacking, "without a finite mean under any attack")
+        notes += note_left_out(lacking, "without a finite mean under any attack or corruption")
         notes += note_left_out(more, f"behind the best {MOST_LINES}")
-        notes += _images(group, rows)
+        if attacks:
+            notes.append("Radius 0 is the error on all test images.")
+            notes += _images(group, rows, describe("fgsm_8").suite, "attacks")
+        if corruptions:
+            notes.append("Severity 0 is the error on the same images without corruption.")
+            notes += _images(group, rows, describe("mean_ce").suite, "corruptions")
         legend = looks(drawn, reference_of(group), legend)
-        across = min(len(attacks), max(1, int(width / (WIDE / 2))))
-        height = HEIGHT * math.ceil(len(attacks) / across) + 0.25
-        draw = partial(_draw, attacks=attacks, across=across, looks=legend)
+        across = min(len(diagrams), max(1, int(width / (WIDE / 2))))
+        height = HEIGHT * math.ceil(len(diagrams) / across) + 0.25
+        draw = partial(_draw, diagrams=diagrams, across=across, looks=legend)
         panels.append(TablePanel(group, height, draw))
     if not panels:
-        what = "no run was attacked"
-        raise UserError(what, "plot severity", "mixbench eval RUN --suite adversarial adds it")
-    notes.insert(0, "Radius 0 is the error on all test images.")
+        what = "no run was attacked or saw corruptions"
+        todo = "mixbench eval RUN --suite adversarial adds it, or --suite corruption"
+        raise UserError(what, "plot severity", todo)
     if any(len(row.seeds) > 1 for panel in panels for row in panel.group.rows):
-        notes[0] += " Lines are means over seeds, bands one standard deviation."
+        notes.append("Lines are means over seeds, bands one standard deviation.")
     notes = list(dict.fromkeys(notes))
     return assemble("severity", board, panels, width, title=title, notes=notes, legend=legend)
 
 
-def _attacks(rows: Sequence[Row]) -> list[AttackDiagram]:
+def _was_judged(row: Row) -> bool:
+    """Whether a row was attacked, or saw corruptions."""
+    return any(map(_ATTACK.fullmatch, row.summaries)) or any(
+        row.summary(f"severity_1{end}") for end in _SOURCES
+    )
+
+
+def _corruptions(rows: Sequence[Row]) -> list[StrengthDiagram]:
+    """Means by severity and by group, of each source of corrupted images that some row has."""
+    found: list[StrengthDiagram] = []
+    suite = describe("mean_ce").suite
+    whole = [row for row in rows if len(row.images.get(suite, [])) <= 1]
+    for end, source in _SOURCES.items():
+        names = {0: f"clean{end}"} | {s: f"severity_{s}{end}" for s in _SEVERITIES}
+        groups = {place: f"{group}{end}" for place, group in enumerate(CORRUPTION_GROUPS)}
+        curves, means = _lines(whole, names), _lines(whole, groups)
+        if curves:
+            found.append(StrengthDiagram(f"Corruptions, {source}", curves, "severity"))
+        if means:
+            title = f"Groups of corruptions, {source}"
+            found.append(StrengthDiagram(title, means, "", tuple(CORRUPTION_GROUPS)))
+    return found
+
+
+def _lines(rows: Sequence[Row], names: Mapping[int, str]) -> dict[str, dict[int, Summary]]:
+    """Finite means of each row by the places of scores."""
+    found: dict[str, dict[int, Summary]] = {}
+    for row in rows:
+        for place, name in names.items():
+            summary = row.summary(name)
+            if summary is not None and math.isfinite(summary.mean):
+                found.setdefault(row.label, {})[place] = summary
+    return found
+
+
+def _attacks(rows: Sequence[Row]) -> list[StrengthDiagram]:
     """Attacks that some row has a finite error rate under."""
-    found: dict[str, AttackDiagram] = {}
+    found: dict[str, StrengthDiagram] = {}
     for name in column_names("score", unlisted=True):
         match = _ATTACK.fullmatch(name)
         if match is None:
@@ -101,7 +155,7 @@ def _attacks(rows: Sequence[Row]) -> list[AttackDiagram]:
             summary = row.summaries.get(name)
             if summary is None or not math.isfinite(summary.mean):
                 continue
-            attack = found.setdefault(family, AttackDiagram(_attack_title(family), {}))
+            attack = found.setdefault(family, StrengthDiagram(_attack_title(family), {}))
             attack.lines.setdefault(row.label, _clean_error(row))[radius] = summary
     return list(found.values())
 
@@ -117,52 +171,54 @@ def _clean_error(row: Row) -> dict[int, Summary]:
     return {0: summary} if math.isfinite(summary.mean) else {}
 
 
-def _images(group: Group, rows: Sequence[Row]) -> list[str]:
-    """A note on how many images the attacks saw."""
-    suite = describe("fgsm_8").suite
+def _images(group: Group, rows: Sequence[Row], suite: str, judges: str) -> list[str]:
+    """A note on how many images were attacked or corrupted."""
     sizes = sorted({size for row in rows for size in row.images.get(suite, [])})
     if not sizes:
         return []
-    note = f"The attacks saw {' or '.join(map(str, sizes))} of {group.sizes[1]:,} test images."
+    seen = " or ".join(f"{size:,}" for size in sizes)
+    note = f"The {judges} saw {seen} of {group.sizes[1]:,} test images."
     if len(sizes) > 1:
         note += " Rates on different numbers of images do not compare."
     return [note]
 
 
 def _draw(
-    part: "SubFigure", attacks: Sequence[AttackDiagram], across: int, looks: Mapping[str, Look]
+    part: "SubFigure", diagrams: Sequence[StrengthDiagram], across: int, looks: Mapping[str, Look]
 ) -> None:
-    down = math.ceil(len(attacks) / across)
+    down = math.ceil(len(diagrams) / across)
     every = part.subplots(down, across, squeeze=False, sharey=True).ravel().tolist()
-    for axes in every[len(attacks) :]:
+    for axes in every[len(diagrams) :]:
         axes.remove()
-    for place, (axes, attack) in enumerate(zip(every, attacks, strict=False)):
-        for label, line in attack.lines.items():
-            _line(axes, line, looks[label])
-        radii = sorted({radius for line in attack.lines.values() for radius in line})
-        axes.set_xticks(radii)
-        axes.set_ylim(*_limits(attacks))
-        axes.set_title(attack.title, fontsize=SMALL)
+    last = {diagram.axis: place for place, diagram in enumerate(diagrams)}
+    for place, (axes, diagram) in enumerate(zip(every, diagrams, strict=False)):
+        for label, line in diagram.lines.items():
+            _line(axes, line, looks[label], joined=not diagram.groups)
+        places = sorted({place for line in diagram.lines.values() for place in line})
+        axes.set_xticks(places, [diagram.groups[p] for p in places] if diagram.groups else None)
+        axes.set_ylim(*_limits(diagrams))
+        axes.set_title(diagram.title, fontsize=SMALL)
         axes.grid(axis="y")
         if place % across == 0:
             axes.set_ylabel("error rate (%)")
-        if place + across >= len(attacks):
-            axes.set_xlabel("radius (1/255)")
+        if place + across >= len(diagrams) or place == last[diagram.axis]:
+            axes.set_xlabel(diagram.axis)
 
 
-def _limits(attacks: Sequence[AttackDiagram]) -> tuple[float, float]:
+def _limits(diagrams: Sequence[StrengthDiagram]) -> tuple[float, float]:
     """Ends of the axis of rates, which all diagrams share."""
-    found = [summary for a in attacks for line in a.lines.values() for summary in line.values()]
+    found = [summary for d in diagrams for line in d.lines.values() for summary in line.values()]
     low = min(max(0.0, summary.mean - (summary.sd or 0.0)) for summary in found)
     high = max(min(100.0, summary.mean + (summary.sd or 0.0)) for summary in found)
     pad = 0.05 * (high - low) or 1.0
     return max(-2.0, low - pad), min(102.0, high + pad)
 
 
-def _line(axes: "Axes", line: Mapping[int, Summary], look: Look) -> None:
+def _line(axes: "Axes", line: Mapping[int, Summary], look: Look, joined: bool) -> None:
     radii = sorted(line)
     means = [line[radius].mean for radius in radii]
-    axes.plot(radii, means, **vars(look), markersize=3)
+    style = look.linestyle if joined else ""
+    axes.plot(radii, means, color=look.color, marker=look.marker, linestyle=style, markersize=3)
     spread = [line[radius].sd for radius in radii]
     if all(sd is not None for sd in spread):
         sds = [sd or 0.0 for sd in spread]

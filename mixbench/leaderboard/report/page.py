@@ -35,7 +35,7 @@ TITLES = {
     "winmatrix": "Each row against each other",
     "curves": "Course of training",
     "reliability": "Reliability",
-    "severity": "Strength of attacks",
+    "severity": "Strength of attacks and corruptions",
     "harm": "Change by class",
     "sweep": "Settings",
 }

@@ -57,3 +57,45 @@ def test_runs_that_were_not_attacked_are_refused_with_the_suite_to_run(runs):
     with pytest.raises(UserError) as raised:
         draw("severity", runs.board())
     assert "--suite adversarial" in raised.value.todo
+
+
+def corrupted(runs, method="erm", seed=0, images=40, end="_c_gen", **scores):
+    found = {"clean": 10.0, "noise": 40.0, "blur": 30.0, "weather": 25.0, "digital": 20.0}
+    found |= {f"severity_{s}": 10.0 + 5 * s for s in range(1, 6)} | scores
+    metrics = {f"{name}{end}": value for name, value in found.items()}
+    metrics["mean_ce" + end.removesuffix("_c")] = 25.0
+    return runs.add(method, seed, metrics=metrics, evaluations={"corruption": {"images": images}})
+
+
+def test_corruptions_have_a_curve_by_severity_and_the_means_of_their_groups(runs):
+    corrupted(runs)
+    figure = draw("severity", runs.board())
+    curve, groups = all_axes(figure)
+    drawn = [line.tolist() for line in curve.get_lines()[0].get_data()]
+    assert drawn == [[0, 1, 2, 3, 4, 5], [10, 15, 20, 25, 30, 35]]
+    assert list(groups.get_lines()[0].get_ydata()) == [40, 30, 25, 20]
+    labels = [text.get_text() for text in groups.get_xticklabels()]
+    assert labels == ["noise", "blur", "weather", "digital"]
+    assert {"Corruptions, made here", "severity"} <= set(texts(figure))
+    assert "40 of 40 test images" in notes(figure)
+
+
+def test_published_and_generated_corruptions_never_share_a_diagram(runs):
+    corrupted(runs)
+    corrupted(runs, "mixup", end="_c")
+    figure = draw("severity", runs.board())
+    assert [len(axes.get_lines()) for axes in all_axes(figure)] == [1, 1, 1, 1]
+    assert {"Corruptions, made here", "Corruptions, published"} <= set(texts(figure))
+
+
+def test_curves_of_different_numbers_of_images_make_no_mean(runs):
+    corrupted(runs, seed=0)
+    corrupted(runs, seed=1, images=20)
+    with pytest.raises(UserError, match="no run was attacked or saw corruptions"):
+        draw("severity", runs.board())
+
+
+def test_attacks_and_corruptions_stand_side_by_side(runs):
+    attacked(runs, fgsm_4=30.0)
+    corrupted(runs, "mixup")
+    assert len(all_axes(draw("severity", runs.board()))) == 3
