@@ -145,6 +145,8 @@ SUITES = Registry(
         "shuffle": "mixbench.evaluation.shuffle:Shuffle",
         "linearity": "mixbench.evaluation.linearity:Linearity",
         "gaze": "mixbench.evaluation.gaze:Gaze",
+        "ood": "mixbench.evaluation.ood:Ood",
+        "wsol": "mixbench.evaluation.wsol:Wsol",
     },
     group="mixbench.suites",
     needs=("columns", "count", "score"),

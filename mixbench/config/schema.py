@@ -262,8 +262,22 @@ class EvalConfig(Settings):
         None, "gaze: .npy or .npz of a map per test image, or a folder of maps", identity=False
     )
 
+    ood: list[str] = setting(
+        [], "ood: names or paths of other images; PATH:crop and PATH:resize say how", identity=False
+    )
+    wsol_resize: str = setting(
+        "bicubic",
+        "wsol: interpolation of the map",
+        one_of=("bicubic", "bilinear"),
+        identity=False,
+    )
+    wsol_class: str = setting(
+        "true", "wsol: class of the map", one_of=("true", "predicted"), identity=False
+    )
+
     def __post_init__(self) -> None:
-        for key, value in (("eval.suites", self.suites), ("eval.attacks", self.attacks)):
+        lists = (("suites", self.suites), ("attacks", self.attacks), ("ood", self.ood))
+        for key, value in ((f"eval.{name}", value) for name, value in lists):
             if len(set(value)) < len(value):
                 raise ValueError(f"{key} names one twice: {', '.join(value)}")
         super().__post_init__()

@@ -95,6 +95,27 @@ def _patches(name: str, title: str, suite: str) -> Column:
     return _percent(name, f"accuracy {title}", suite=suite)
 
 
+def _outside(name: str, title: str, better: str, score: str = "", listed: bool = False) -> Column:
+    """Of test images against OOD sets, by one of four scores of an image."""
+    by = {"": "the largest probability", "maxlogit": "the largest logit"}.get(score, score)
+    name, title = f"{name}_{score}" if score else name, f"{title}, by {by}, mean of sets"
+    return _percent(name, title, better, suite="ood", listed=listed)
+
+
+def _found(name: str, title: str, listed: bool = True) -> Column:
+    title = f"images whose object is found, {title}"
+    return _percent(name, title, suite="wsol", listed=listed)
+
+
+_OUTSIDE = (
+    ("auroc", "AUROC of test images (positive) against OOD images", "higher"),
+    ("aupr_in", "AUPR, test images positive", "higher"),
+    ("aupr_out", "AUPR, OOD images positive", "higher"),
+    ("fpr95", "OOD images accepted where 95 % of the test images (positive) are", "lower"),
+    ("det_acc", "best detection accuracy, test and OOD images of equal weight", "higher"),
+)
+
+
 def _cost(name: str, title: str, unit: str, better: str = "lower", **more: int | bool) -> Column:
     return Column(name, title, unit, better, kind="cost", **more)  # type: ignore[arg-type]
 
@@ -171,6 +192,15 @@ _SCORES = (
         "gaze_inconsistency", "distance of labels from what people look at", "lower", suite="gaze"
     ),
     _percent("gaze_centre", "the same if people looked at the centre", "", suite="gaze"),
+    *(
+        _outside(name, title, better, score, listed=not score and name in ("auroc", "fpr95"))
+        for score in ("", "maxlogit", "energy", "entropy")
+        for name, title, better in _OUTSIDE
+    ),
+    _found("max_box_acc", "largest contour at IoU 0.5, threshold chosen on these images", False),
+    _found("max_box_acc_v2", "all contours, mean of IoU 0.3, 0.5, 0.7, threshold chosen on these"),
+    _found("box_acc_val", "largest contour at IoU 0.5, threshold of the other half"),
+    _found("top1_loc", "largest contour at IoU 0.5, and whose class is right"),
 )
 # Never ranked by.
 _PEEKED = tuple(
