@@ -240,8 +240,11 @@ def suites(rank):
     os.replace(root / f"{rank}.npy", root / "maps.npy")  # the same from both
     found = {}
     for images in (80, 20):  # two chunks, and one
-        words = "eval.suites=[adversarial,occlusion,salience,shuffle,linearity,gaze] method=cutmix "
-        words += f"eval.adv_n={images} seed={images} eval.gaze={root / 'maps.npy'}"
+        words = (
+            "eval.suites=[adversarial,occlusion,salience,shuffle,linearity,gaze,ood] method=cutmix "
+        )
+        words += f"eval.adv_n={images} seed={images} eval.gaze={root / 'maps.npy'} "
+        words += "eval.ood=[uniform,gaussian]"
         record = run(compose(f"{WORDS} {words}"))
         found[str(images)] = {
             "same": same_everywhere(record.metrics),

@@ -46,10 +46,12 @@ def normalised_maps(maps: Tensor, resize: str = "bicubic") -> Tensor:
         (B, 224, 224) float32; zeros where a map is constant or holds NaN.
     """
     shape = (MAP_SIDE, MAP_SIDE)
+    constant = (maps.amax(dim=(1, 2)) == maps.amin(dim=(1, 2)))[:, None, None]
     large = F.interpolate(maps[:, None].float(), shape, mode=resize, align_corners=False)[:, 0]
     large = large - large.amin(dim=(1, 2), keepdim=True)
     top = large.amax(dim=(1, 2), keepdim=True)
-    return torch.where(top > 0, large / top, torch.zeros_like(large))
+    # Interpolation makes ripples of rounding of a constant map.
+    return torch.where((top > 0) & ~constant, large / top, torch.zeros_like(large))
 
 
 def heat_of(maps: Tensor) -> np.ndarray:
@@ -70,35 +72,44 @@ def scaled_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
     return (boxes.double() * MAP_SIDE / sizes.double().repeat(1, 2)).long()
 
 
-def cut_boxes(heat: np.ndarray, cut: int) -> CutBoxes:
+def cut_boxes(heat: np.ndarray, cut: int, euler: int | None = None) -> CutBoxes:
     """Boxes of the contours of all pixels above a threshold.
 
     Args:
         heat: (S, S) uint8.
         cut: Values above it count.
+        euler: Number of components less that of holes, where it is known: it saves looking for
+            holes where there are none.
 
     Returns:
         The boxes. Contours are components whose pixels touch, and the outline of each hole in one.
         The largest is the one whose outline through the middles of its pixels encloses the largest
         area, of several the last in the order of rows; lines and single pixels enclose none.
     """
-    mask = np.pad(heat > cut, 1)  # so that what lies around is one region, the first
-    labels, count = _components(mask, _TOUCHING)
-    if not count:
+    above = heat > cut
+    rows, columns = (np.flatnonzero(above.any(axis)) for axis in (1, 0))
+    if not len(rows):
         return CutBoxes(_NONE[0], _NONE)
-    boxes = _extents(labels)
-    regions, gaps = _components(~mask)
-    if gaps > 1:
+    left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    mask = np.pad(above[top:bottom, left:right], 1)  # what lies around is one region, the first
+    labels, count = _components(mask, _TOUCHING)
+    boxes = np.array([[1, 1, right - left + 1, bottom - top + 1]])
+    boxes = _extents(labels) if count > 1 else boxes
+    filled, whole = labels, boxes
+    if count != euler:
+        regions, gaps = _components(~mask)
         # The outline of a hole lies in the pixels around it.
         boxes = np.concatenate([boxes, _extents(regions)[1:] + _GROWN])
-    if count == 1:
-        return CutBoxes(_clipped(boxes[0], heat), _clipped(boxes, heat))
-    # What lies within a hole is smaller than what is around it, and never the largest.
-    filled = _components(regions != 1, _TOUCHING)[0] if gaps > 1 else labels
-    areas = _areas(filled)
-    largest = len(areas) - 1 - int(areas[::-1].argmax())
-    whole = boxes if gaps == 1 else _extents(filled)
-    return CutBoxes(_clipped(whole[largest], heat), _clipped(boxes, heat))
+        # What lies within a hole is smaller than what is around it, and never the largest.
+        if gaps > 1 and count > 1:
+            filled, count = _components(regions != 1, _TOUCHING)
+            whole = _extents(filled)
+    largest = 0
+    if count > 1:
+        largest = count - 1 - int(_areas(filled, count)[::-1].argmax())
+    corner = np.array([left, top, left, top]) - 1
+    limits = _limits(*heat.shape)
+    return CutBoxes(np.minimum(whole[largest] + corner, limits), np.minimum(boxes + corner, limits))
 
 
 def box_ious(boxes: np.ndarray, truths: np.ndarray) -> np.ndarray:
@@ -111,13 +122,13 @@ def box_ious(boxes: np.ndarray, truths: np.ndarray) -> np.ndarray:
     Returns:
         (K, M) float64.
     """
-    first, second = boxes[:, None], truths[None]
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(
-        first[..., :2], second[..., :2]
-    )
-    common = np.maximum(0, sides + 1).prod(-1).astype(float)
-    areas = [(each[..., 2:] - each[..., :2] + 1).prod(-1) for each in (first, second)]
-    return common / (areas[0] + areas[1] - common)
+    (left, top, right, bottom), others = boxes.T[:, :, None], truths.T[:, None]
+    wide = np.minimum(right, others[2]) - np.maximum(left, others[0]) + 1
+    tall = np.minimum(bottom, others[3]) - np.maximum(top, others[1]) + 1
+    common = np.maximum(0, wide) * np.maximum(0, tall)
+    area = (right - left + 1) * (bottom - top + 1)
+    other = (others[2] - others[0] + 1) * (others[3] - others[1] + 1)
+    return common / (area + other - common)
 
 
 def best_ious(heat: np.ndarray, truths: np.ndarray) -> np.ndarray:
@@ -134,11 +145,13 @@ def best_ious(heat: np.ndarray, truths: np.ndarray) -> np.ndarray:
     cuts = (THRESHOLDS * values[-1]).astype(np.int64)
     # Cuts between the same two values of the map leave the same pixels.
     places, back = np.unique(np.searchsorted(values, cuts, side="right"), return_inverse=True)
+    euler = _euler(heat)
     found = np.empty((2, len(places)))
     for number, place in enumerate(places):
-        boxes = cut_boxes(heat, int(values[place - 1]) if place else -1)
-        found[0, number] = box_ious(boxes.largest[None], truths).max()
-        found[1, number] = box_ious(boxes.every, truths).max()
+        cut = int(values[place - 1]) if place else -1
+        boxes = cut_boxes(heat, cut, int(euler[cut]) if place else None)
+        ious = box_ious(np.concatenate([boxes.largest[None], boxes.every]), truths)
+        found[:, number] = ious[0].max(), ious[1:].max()
     return found[:, back]
 
 
@@ -180,6 +193,20 @@ def localisation_scores(
     }
 
 
+def _euler(heat: np.ndarray) -> np.ndarray:
+    """Components less holes of the pixels above each value, (256,), for all values at once.
+
+    Pixels are squares with their sides and corners: faces less edges plus corners of the union.
+    """
+    padded = np.pad(heat, 1)
+    across = np.maximum(padded[:, :-1], padded[:, 1:])
+    down = np.maximum(padded[:-1], padded[1:])
+    corners = np.maximum(across[:-1], across[1:])
+    parts = ((heat, 1), (across[1:-1], -1), (down[:, 1:-1], -1), (corners, 1))
+    counts = sum(sign * np.bincount(each.ravel(), minlength=256) for each, sign in parts)
+    return np.cumsum(counts[::-1])[::-1] - counts  # type: ignore[index]
+
+
 def _components(mask: np.ndarray, touching: np.ndarray | None = None) -> tuple[np.ndarray, int]:
     """Connected pixels numbered from 1 in the order of rows, and how many components there are."""
     from scipy import ndimage
@@ -189,29 +216,24 @@ def _components(mask: np.ndarray, touching: np.ndarray | None = None) -> tuple[n
 
 
 def _extents(labels: np.ndarray) -> np.ndarray:
-    """Boxes (K, 4) of regions of a padded map in pixels of the map, in the order of their labels.
-
-    The ends are one beyond the last pixel.
-    """
+    """Boxes (K, 4) of regions in the order of their labels, ends one beyond the last pixel."""
     from scipy import ndimage
 
     places = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
-    return np.array(places, dtype=np.int64) - 1
+    return np.array(places, dtype=np.int64)
 
 
-def _areas(labels: np.ndarray) -> np.ndarray:
-    """Areas (K,) within the outlines of components without holes.
+def _areas(labels: np.ndarray, count: int) -> np.ndarray:
+    """Areas (count,) within the outlines of components without holes, in half pixels.
 
     Of each 2 x 2 pixels, four enclose a unit, three a half, and fewer a line at most.
     """
-    corners = np.stack([labels[:-1, :-1], labels[:-1, 1:], labels[1:, :-1], labels[1:, 1:]])
-    held = (corners > 0).sum(0)
-    weights = np.maximum(held - 2, 0) / 2
-    return np.bincount(corners.max(0).ravel(), weights.ravel(), labels.max() + 1)[1:]
-
-
-def _clipped(boxes: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    return np.minimum(boxes, _limits(*heat.shape))
+    held = (labels > 0).astype(np.uint8)
+    pairs = held[:-1] + held[1:]
+    corners = pairs[:, :-1] + pairs[:, 1:]
+    of = np.maximum(labels[:-1, :-1], labels[1:, 1:])  # of three pixels one is at these corners
+    inside = corners > 2
+    return np.bincount(of[inside], corners[inside] - 2.0, count + 1)[1:]
 
 
 @cache
