@@ -106,7 +106,7 @@ class Ood(Suite):
             for name, images in opened.items()
         }
         return {
-            "sets": ", ".join(opened),
+            "sets": ", ".join(sorted(name for name in opened if name not in NOISE)),
             "words": list(self.config.ood),
             "outside_images": total,
             "outside_grey": grey,
@@ -173,7 +173,8 @@ class Ood(Suite):
         """The reason why a score was not computed again."""
         if score not in (*self.columns, *score_names(facts)):
             return ""
-        return f"images of {facts.get('sets')} are not there; give {KEY}=[PATH, ...]"
+        names = ", ".join(facts.get("by_set", ()))
+        return f"images of {names} are not there; give {KEY}=[PATH, ...]"
 
     def _open(self, info: DataInfo) -> "dict[str, OodImages | NoiseImages]":
         """The sets by name; opened once."""

@@ -32,6 +32,8 @@ class Column:
         listed: Whether the leaderboard shows it among all columns; a comparison of two methods
             shows all but those that were chosen on the test set.
         label: Its name in print; the name itself where it is empty.
+        shared: Name of the fact of its suite that scores must have in common to compare, such as
+            the sets that it is a mean of; empty where scores of the same test images compare.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Column:
     kind: str = "score"
     listed: bool = True
     label: str = ""
+    shared: str = ""
 
     @property
     def percent(self) -> bool:
@@ -99,7 +102,7 @@ def _outside(name: str, title: str, better: str, score: str = "", listed: bool =
     """Of test images against OOD sets, by one of four scores of an image."""
     by = {"": "the largest probability", "maxlogit": "the largest logit"}.get(score, score)
     name, title = f"{name}_{score}" if score else name, f"{title}, by {by}, mean of sets"
-    return _percent(name, title, better, suite="ood", listed=listed)
+    return _percent(name, title, better, suite="ood", listed=listed, shared="sets")
 
 
 def _found(name: str, title: str, listed: bool = True) -> Column:

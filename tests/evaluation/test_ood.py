@@ -92,7 +92,8 @@ def test_noise_takes_no_part_in_the_mean(outside):
 
 def test_the_record_tells_of_each_set(outside):
     facts = judged([*outside[:1], "gaussian"]).facts
-    assert facts["sets"] == "dark, gaussian"
+    assert facts["sets"] == "dark"
+    assert facts["words"] == [outside[0], "gaussian"]
     assert facts["images"] == 150
     assert facts["outside_images"] == 70 + NOISE_IMAGES
     told = facts["by_set"]["dark"]
