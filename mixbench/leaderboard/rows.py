@@ -418,11 +418,10 @@ def gaps(row: Row, scores: Iterable[str]) -> list[str]:
         if any(having) and not all(having):
             partly[having].append(name)
         elif any(having) and len(images) > 1:
-            known = sorted(map(str, filter(None, images)))
+            known = sorted(filter(None, images), key=lambda x: (x if isinstance(x, int) else 0, x))
             kind = "sets" if describe(name).shared else "numbers"
-            shown = (" or " if describe(name).shared else ", ").join(
-                [*known, *["unknown"] * (None in images)]
-            )
+            words = map(str, [*known, *["unknown"] * (None in images)])
+            shown = (" or " if describe(name).shared else ", ").join(words)
             mixed[kind, shown].append(name)
     found = [
         f"Only {sum(having)} of {len(having)} runs of {row.label} "
