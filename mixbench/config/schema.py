@@ -276,10 +276,10 @@ class EvalConfig(Settings):
     )
 
     def __post_init__(self) -> None:
-        lists = (("suites", self.suites), ("attacks", self.attacks), ("ood", self.ood))
-        for key, value in ((f"eval.{name}", value) for name, value in lists):
+        lists = {"suites": self.suites, "attacks": self.attacks, "ood": self.ood}
+        for key, value in lists.items():
             if len(set(value)) < len(value):
-                raise ValueError(f"{key} names one twice: {', '.join(value)}")
+                raise ValueError(f"eval.{key} names one twice: {', '.join(value)}")
         super().__post_init__()
         for suite in self.suites:
             SUITES.check(suite, "eval.suites")
