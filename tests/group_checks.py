@@ -242,9 +242,12 @@ def suites(rank):
     os.replace(root / f"{rank}.npy", root / "maps.npy")  # the same from both
     found = {}
     for images in (80, 20):  # two chunks, and one
-        words = "eval.suites=[adversarial,occlusion,salience,shuffle,linearity,gaze,corruption] "
+        words = (
+            "eval.suites=[adversarial,occlusion,salience,shuffle,linearity,gaze,corruption,ood] "
+        )
         words += "method=cutmix eval.corruptions=[contrast,shot_noise] "
-        words += f"eval.adv_n={images} seed={images} eval.gaze={root / 'maps.npy'}"
+        words += f"eval.adv_n={images} seed={images} eval.gaze={root / 'maps.npy'} "
+        words += "eval.ood=[uniform,gaussian]"
         record = run(compose(f"{WORDS} {words}"))
         found[str(images)] = {
             "same": same_everywhere(record.metrics),

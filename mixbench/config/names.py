@@ -174,6 +174,8 @@ SUITES = Registry(
         "linearity": "mixbench.evaluation.linearity:Linearity",
         "gaze": "mixbench.evaluation.gaze:Gaze",
         "corruption": "mixbench.evaluation.corruption:CorruptionSuite",
+        "ood": "mixbench.evaluation.ood:Ood",
+        "wsol": "mixbench.evaluation.wsol:Wsol",
     },
     group="mixbench.suites",
     needs=("columns", "count", "score"),

@@ -314,8 +314,22 @@ class EvalConfig(Settings):
         None, "corruption: folder of the official textures; null: made here", identity=False
     )
 
+    ood: list[str] = setting(
+        [], "ood: names or paths of other images; PATH:crop and PATH:resize say how", identity=False
+    )
+    wsol_resize: str = setting(
+        "bicubic",
+        "wsol: interpolation of the map",
+        one_of=("bicubic", "bilinear"),
+        identity=False,
+    )
+    wsol_class: str = setting(
+        "true", "wsol: class of the map", one_of=("true", "predicted"), identity=False
+    )
+
     def __post_init__(self) -> None:
-        lists = {"suites": self.suites, "attacks": self.attacks, "corruptions": self.corruptions}
+        lists = {"suites": self.suites, "attacks": self.attacks}
+        lists |= {"corruptions": self.corruptions, "ood": self.ood}
         for key, value in lists.items():
             if len(set(value)) < len(value):
                 raise ValueError(f"eval.{key} names one twice: {', '.join(value)}")

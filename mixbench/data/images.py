@@ -29,7 +29,10 @@ class Batch(NamedTuple):
     present, 0 for one that is not, and NaN where it is unknown. ``maps`` (B, h, w) float32 belong
     to the images, where a method reads some. ``crops`` (B, 4) float32 are top, left, bottom and
     right of what the images show of their files, as shares of height and width, where that was
-    drawn. ``views`` are mixed views of the images, which are then cropped and mirrored already.
+    drawn. ``views`` are mixed views of the images, which are then cropped and mirrored already. ``boxes`` (B, M, 7) float64 are
+    the objects in them, where a suite reads some: class, top, left, bottom and right in pixels of
+    the part of the file that the image shows, and that part's height and width; rows without an
+    object are -1.
     """
 
     images: Tensor
@@ -38,6 +41,7 @@ class Batch(NamedTuple):
     maps: Tensor | None = None
     crops: Tensor | None = None
     views: ChainViews | None = None
+    boxes: Tensor | None = None
 
 
 class ImageSet(Dataset[Batch], ABC):
@@ -72,6 +76,18 @@ class ImageSet(Dataset[Batch], ABC):
     def subset(self, rows: Tensor) -> Self:
         """The images at ``rows`` (M,), in that order."""
 
+    def shown(self, rows: Tensor) -> Tensor:
+        """The part of their files that images show in evaluation.
+
+        Args:
+            rows: (M,) int64 rows.
+
+        Returns:
+            (M, 4) float32 top, left, bottom and right in pixels of the file, ends exclusive.
+        """
+        _, height, width = self.shape
+        return torch.tensor([0.0, 0.0, height, width]).expand(len(rows), 4)
+
     def with_labels(self, labels: Tensor) -> Self:
         """The same images under other ``labels`` of the same form."""
         other = copy.copy(self)
@@ -91,11 +107,19 @@ class ResidentImages(ImageSet):
         images: (N, C, H, W) uint8.
         labels: As in :class:`ImageSet`.
         boxes: As in :class:`ImageSet`.
+        extents: (N, 4) float32 what :meth:`ImageSet.shown` says; None where images are whole and of
+            the size of their files.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, boxes: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        boxes: Tensor | None = None,
+        extents: Tensor | None = None,
+    ) -> None:
         super().__init__(labels, boxes)
-        self.images = images
+        self.images, self.extents = images, extents
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -113,21 +137,31 @@ class ResidentImages(ImageSet):
         """All images."""
         return self.images
 
+    def shown(self, rows: Tensor) -> Tensor:
+        """The part of their files that images show."""
+        return super().shown(rows) if self.extents is None else self.extents[rows]
+
     def resized(self, size: int, fit: str = "crop") -> "ResidentImages":
         """The same images with their shorter side brought to ``size`` and the centre cut out.
 
         With ``fit`` ``squeeze`` the whole images are brought to squares of that side.
         """
-        return ResidentImages(_fit(self.images, size, fit), self.labels, self.boxes)
+        images, (top, left, bottom, right) = _fit(self.images, size, fit)
+        extents = self.shown(torch.arange(len(self)))
+        corner, sides = extents[:, :2].repeat(1, 2), extents[:, 2:] - extents[:, :2]
+        share = torch.tensor([top, left, bottom, right])
+        extents = corner + share * sides.repeat(1, 2)
+        return ResidentImages(images, self.labels, self.boxes, extents)
 
     def to(self, device: torch.device) -> "ResidentImages":
         """The same set on another device."""
-        return ResidentImages(self.images.to(device), self.labels.to(device), self.boxes)
+        images, labels = self.images.to(device), self.labels.to(device)
+        return ResidentImages(images, labels, self.boxes, self.extents)
 
     def subset(self, rows: Tensor) -> "ResidentImages":
         """The images at ``rows`` (M,), in that order."""
-        boxes = None if self.boxes is None else self.boxes[rows]
-        return ResidentImages(self.images[rows], self.labels[rows], boxes)
+        boxes, extents = (None if t is None else t[rows] for t in (self.boxes, self.extents))
+        return ResidentImages(self.images[rows], self.labels[rows], boxes, extents)
 
 
 @dataclass
@@ -245,7 +279,8 @@ def corners(boxes: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([labels.float(), top, left, bottom + 1, right + 1], dim=1)[:, None]
 
 
-def _fit(images: Tensor, size: int, fit: str) -> Tensor:
+def _fit(images: Tensor, size: int, fit: str) -> tuple[Tensor, tuple[float, float, float, float]]:
+    """Resized images, and top, left, bottom and right of their part as shares of the sides."""
     height, width = images.shape[2:]
     scale = size / min(height, width)
     sides = max(size, round(height * scale)), max(size, round(width * scale))
@@ -256,7 +291,8 @@ def _fit(images: Tensor, size: int, fit: str) -> Tensor:
     for part, target in zip(images.split(1024), result.split(1024), strict=True):
         large = F.interpolate(part.float(), sides, mode="bilinear", antialias=True)
         target.copy_(large[:, :, top : top + size, left : left + size].round())
-    return result
+    (tall, wide), ends = sides, (top + size, left + size)
+    return result, (top / tall, left / wide, ends[0] / tall, ends[1] / wide)
 
 
 def image_stats(images: Tensor) -> Stats:

@@ -16,7 +16,12 @@ from mixbench.errors import UserError
 from mixbench.evaluation import patches
 from mixbench.evaluation.occlusion import Occlusion, count_while_disappearing, grid_of
 from mixbench.evaluation.suite import Counts, Model, Suite
-from mixbench.nn.saliency import check_saliency_map, resize_images, saliency_map
+from mixbench.nn.saliency import (
+    check_saliency_map,
+    has_class_map,
+    resize_images,
+    saliency_map,
+)
 from mixbench.records.weights import load_network
 
 JUDGED_NETWORK = "own"  # in the facts of a record: the map is that of the judged network
@@ -127,8 +132,5 @@ def count_by_salience(
 
 def _has_map(net: Any, info: DataInfo) -> bool:
     """Whether a network has attention, or an activation map for each class of the data."""
-    provides = getattr(net, "provides", frozenset())
-    weight = getattr(getattr(getattr(net, "head", None), "fc", None), "weight", None)
-    return "attention" in provides or (
-        "maps" in provides and weight is not None and len(weight) == info.num_classes
-    )
+    attention = "attention" in getattr(net, "provides", frozenset())
+    return attention or has_class_map(net, info.num_classes)

@@ -36,7 +36,8 @@ from mixbench.evaluation.per_image_random import subset
 log = logging.getLogger("mixbench")
 SUITE_BATCH = 64  # images that a network sees together
 SUITE_SEED = 0  # of subsets, random starts, patterns and partners: the same for every run
-SETTINGS = ("images", "of", "seed", "maps", "saliency")  # facts that scores side by side share
+# Facts that scores side by side share.
+SETTINGS = ("images", "of", "seed", "maps", "saliency", "sets", "map", "cam_class", "cam_resize")
 Model = Callable[[Tensor], Tensor]  # pixels (B, C, H, W) in [0, 1] to logits (B, K), in eval mode
 # Whole numbers, which are added up, and tensors (B, ...) of one value for each image.
 Counts = dict[str, Any]

@@ -32,6 +32,8 @@ class Column:
         listed: Whether the leaderboard shows it among all columns; a comparison of two methods
             shows all but those that were chosen on the test set.
         label: Its name in print; the name itself where it is empty.
+        shared: Name of the fact of its suite that scores must have in common to compare, such as
+            the sets that it is a mean of; empty where scores of the same test images compare.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Column:
     kind: str = "score"
     listed: bool = True
     label: str = ""
+    shared: str = ""
 
     @property
     def percent(self) -> bool:
@@ -98,6 +101,27 @@ def _patches(name: str, title: str, suite: str) -> Column:
 def _corrupted(name: str, title: str, **more: str | bool) -> Column:
     told = {"suite": "corruption", "sampled": True} | more
     return _percent(name, f"error rate {title}", "lower", **told)
+
+
+def _outside(name: str, title: str, better: str, score: str = "", listed: bool = False) -> Column:
+    """Of test images against OOD sets, by one of four scores of an image."""
+    by = {"": "the largest probability", "maxlogit": "the largest logit"}.get(score, score)
+    name, title = f"{name}_{score}" if score else name, f"{title}, by {by}, mean of sets"
+    return _percent(name, title, better, suite="ood", listed=listed, shared="sets")
+
+
+def _found(name: str, title: str, listed: bool = True) -> Column:
+    title = f"images whose object is found, {title}"
+    return _percent(name, title, suite="wsol", listed=listed)
+
+
+_OUTSIDE = (
+    ("auroc", "AUROC of test images (positive) against OOD images", "higher"),
+    ("aupr_in", "AUPR, test images positive", "higher"),
+    ("aupr_out", "AUPR, OOD images positive", "higher"),
+    ("fpr95", "OOD images accepted where 95 % of the test images (positive) are", "lower"),
+    ("det_acc", "best detection accuracy, test and OOD images of equal weight", "higher"),
+)
 
 
 def _cost(name: str, title: str, unit: str, better: str = "lower", **more: int | bool) -> Column:
@@ -218,6 +242,15 @@ _SCORES = (
             ),
         )
     ),
+    *(
+        _outside(name, title, better, score, listed=not score and name in ("auroc", "fpr95"))
+        for score in ("", "maxlogit", "energy", "entropy")
+        for name, title, better in _OUTSIDE
+    ),
+    _found("max_box_acc", "largest contour at IoU 0.5, threshold chosen on these images", False),
+    _found("max_box_acc_v2", "all contours, mean of IoU 0.3, 0.5, 0.7, threshold chosen on these"),
+    _found("box_acc_val", "largest contour at IoU 0.5, threshold of the other half"),
+    _found("top1_loc", "largest contour at IoU 0.5, and whose class is right"),
 )
 # Never ranked by.
 _PEEKED = tuple(

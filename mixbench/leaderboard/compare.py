@@ -178,7 +178,7 @@ def _compared(group: Group, a: Row, b: Row, margin: float | None, resamples: int
     ]
     if other:
         comparison.notes.append(
-            "Scores that were measured on different numbers of images are left out: "
+            "Scores that were measured on different numbers or sets of images are left out: "
             f"{', '.join(other)}."
         )
     comparison.notes += [note for row in (a, b) for note in gaps(row, SCORES)]

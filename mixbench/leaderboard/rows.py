@@ -71,13 +71,12 @@ class Row:
         """Words of caution, by number of seeds."""
         return count_marks(self.records)
 
-    def images_of(self, score: str) -> set[int | None]:
-        """Numbers of images that its runs have a score of; of several no mean is taken.
+    def images_of(self, score: str) -> set[int | str | None]:
+        """Numbers or sets of images that its runs have a score of; of several no mean is taken.
 
         None stands for a run that does not say; a score of all test images has none of them.
         """
-        column = describe(score)
-        return _images(self.records, column.suite) if column.sampled else set()
+        return _images_of(self.records, score)
 
     @property
     def verified(self) -> str:
@@ -381,6 +380,9 @@ def _row(done: list[Record], score: str, failed: int) -> Row:
         images[suite] = sorted(filter(None, sizes))
         if len(sizes) > 1:  # scores of other images, or of fewer runs, make no mean
             summaries |= dict.fromkeys(found, summarize([math.nan]))
+    for name in summaries:
+        if describe(name).shared and len(_images_of(done, name)) > 1:
+            summaries[name] = summarize([math.nan])
     for name in column_names("cost"):
         values = [value for record in done if (value := getattr(record, name)) is not None]
         if values:
@@ -416,8 +418,11 @@ def gaps(row: Row, scores: Iterable[str]) -> list[str]:
         if any(having) and not all(having):
             partly[having].append(name)
         elif any(having) and len(images) > 1:
-            known = sorted(filter(None, images))
-            mixed[", ".join(map(str, [*known, *["unknown"] * (None in images)]))].append(name)
+            known = sorted(filter(None, images), key=lambda x: (x if isinstance(x, int) else 0, x))
+            kind = "sets" if describe(name).shared else "numbers"
+            words = map(str, [*known, *["unknown"] * (None in images)])
+            shown = (" or " if describe(name).shared else ", ").join(words)
+            mixed[kind, shown].append(name)
     found = [
         f"Only {sum(having)} of {len(having)} runs of {row.label} "
         f"{'has' if sum(having) == 1 else 'have'} {', '.join(lacking)}, so that there is no mean."
@@ -425,9 +430,16 @@ def gaps(row: Row, scores: Iterable[str]) -> list[str]:
     ]
     return found + [
         f"There is no mean of {', '.join(other)} for {row.label}, as its runs were judged on "
-        f"different numbers of images ({shown})."
-        for shown, other in mixed.items()
+        f"different {kind} of images ({shown})."
+        for (kind, shown), other in mixed.items()
     ]
+
+
+def _images_of(records: Iterable[Record], score: str) -> set[int | str | None]:
+    column = describe(score)
+    fact = "images" if column.sampled else column.shared
+    suite = column.suite
+    return {record.evaluations.get(suite, {}).get(fact) for record in records} if fact else set()
 
 
 def _images(records: Iterable[Record], suite: str) -> set[int | None]:

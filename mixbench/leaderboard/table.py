@@ -409,7 +409,23 @@ def _image_notes(group: Group, shown: Sequence[str]) -> list[str]:
         if len(sizes) > 1:
             note += " Scores on different numbers of images do not compare."
         notes.append(note)
-    return notes
+    return notes + _set_notes(group, shown)
+
+
+def _set_notes(group: Group, shown: Sequence[str]) -> list[str]:
+    """Sentences on the sets of images behind scores that may be of others in each run."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name in shown:
+        if describe(name).shared and any(row.summary(name) for row in group.rows):
+            known = {str(each) for row in group.rows for each in row.images_of(name) if each}
+            found.setdefault(tuple(sorted(known)), []).append(name)
+    return [
+        f"{', '.join(names)} {'is a mean' if len(names) == 1 else 'are means'} over these sets of "
+        f"images: {' or '.join(sets)}."
+        + " Means over different sets do not compare."
+        * (len(sets) > 1)
+        for sets, names in found.items()
+    ]
 
 
 def _with_units(scores: Sequence[str]) -> str:

@@ -172,6 +172,10 @@ ZOO = "data=folder data.root=zoo data.limit=8 batch_size=4 data.size=8 data.crop
 SMALL_VIT = "net=vit_tiny net.patch=16 data.limit=8 batch_size=4"
 TIMM = "net=timm:resnet10t"
 TIMM_STAGES = "[conv1+bn1+act1+maxpool,layer1+layer2,layer3+layer4]"
+PACK = (
+    "data=pack data.size=8 data.limit=8 batch_size=4 data.crop=0 data.train=a.npz data.test=b.npz"
+)
+BOXED = f"{PACK} eval.suites=[wsol]"
 ATTACKED = "eval.suites=[adversarial] eval.attacks=[fgsm_8] eval.adv_n=8"
 CORRUPTED = "eval.suites=[corruption] eval.corruptions=[contrast]"
 
@@ -253,6 +257,9 @@ ASIDE = {
     "eval.corruptions": Key("eval.corruptions=[fog]", f"{CORRUPTED} eval.adv_n=8", seen=scores),
     "eval.corrupted": Key("eval.corrupted=gone", seen=no_corruption, carried_out=False),
     "eval.frost": Key("eval.frost=gone", seen=no_corruption, carried_out=False),
+    "eval.ood": Key("eval.ood=[uniform]", "eval.suites=[ood] eval.ood=[gaussian]", seen=scores),
+    "eval.wsol_resize": Key("eval.wsol_resize=bilinear", BOXED, seen=scores),
+    "eval.wsol_class": Key("eval.wsol_class=predicted", BOXED, seen=scores),
     "run.dir": Key("run.dir=elsewhere", seen=lambda outcome: outcome.folder.parent),
     "run.tags": Key("run.tags=[a]", seen=called("wandb_logger", "tags")),
     "run.notes": Key("run.notes=hello", seen=called("wandb_logger", "notes")),
@@ -269,9 +276,6 @@ ASIDE = {
 
 # Keys that are paths: where files lie is aside, their content counts. Words with one content, with
 # the same elsewhere, and with another.
-PACK = (
-    "data=pack data.size=8 data.limit=8 batch_size=4 data.crop=0 data.train=a.npz data.test=b.npz"
-)
 CONTENT = {
     "data.root": (ZOO, "data.root=same/zoo", "data.root=other/zoo"),
     "data.train": (PACK, "data.train=same/a.npz", "data.train=other/a.npz"),
@@ -304,7 +308,8 @@ SWITCHED_OFF = {
 def write_pack(path: Path, seed: int) -> None:
     path.parent.mkdir(exist_ok=True)
     images = np.random.default_rng(seed).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
-    np.savez(path, images=images, label=np.arange(8) % 2, class_names=["a", "b"])
+    boxes = np.tile([1, 1, 5, 5], (8, 1))
+    np.savez(path, images=images, label=np.arange(8) % 2, class_names=["a", "b"], bbox=boxes)
 
 
 @pytest.fixture(scope="module")

@@ -772,3 +772,31 @@ def test_a_name_begins_no_block_of_markdown(name):
 @pytest.mark.parametrize("text", ["+1.43 [+0.80, +2.07]", "-0.98", "90.10", "mixup", "1.5"])
 def test_numbers_in_markdown_stay_as_they_are(text):
     assert escaped(text, "markdown") == text
+
+
+def outside(sets, **scores):
+    facts = {"ood": {"images": 40, "sets": sets}}
+    return {"evaluations": facts, "metrics": {"top1": 90.0, **scores}}
+
+
+def test_means_over_sets_are_told_with_their_sets(add, tmp_path):
+    for seed in range(2):
+        add("erm", seed, **outside("isun, svhn", auroc=80.0 + seed))
+    text = render(board(tmp_path), columns=["all"])
+    assert "auroc is a mean over these sets of images: isun, svhn." in text
+    assert "80.50" in text
+
+
+def test_means_over_other_sets_are_neither_averaged_nor_compared(add, tmp_path):
+    add("erm", 0, **outside("svhn", auroc=80.0))
+    add("erm", 1, **outside("isun", auroc=70.0))
+    add("mixup", 0, **outside("svhn", auroc=61.0))
+    add("cutmix", 0, **outside("isun", auroc=62.0))
+    text = render(board(tmp_path), columns=["all"])
+    assert "75.00" not in text
+    assert "61.00" in text
+    assert "isun or svhn. Means over different sets do not compare." in text
+    assert "There is no mean of auroc for erm" in text
+    (found,) = compare(board(tmp_path), "mixup", "cutmix")
+    assert "auroc" not in [line.name for line in found.lines]
+    assert any("sets of images are left out: auroc" in note for note in found.notes)

@@ -3,13 +3,18 @@
 Russakovsky et al., IJCV 2015, arXiv:1409.0575. Read from a folder with ``train/<wnid>/*.JPEG`` and
 ``val``, which is either sorted into the same folders or flat as it is distributed; a flat one needs
 the list of its classes. Validation serves as test set. Any subset of the classes, such as
-ImageNet-100, is read in the same way. Labels count the sorted WordNet ids.
+ImageNet-100, is read in the same way. Labels count the sorted WordNet ids. Boxes of validation
+images are read where their annotations are, one XML file for an image.
 """
 
 import re
+import xml.etree.ElementTree as ET
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from mixbench.data.datasets.folder import (
     ClassFiles,
@@ -27,6 +32,9 @@ from mixbench.errors import UserError
 
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"  # line n: number 1-1000 of image n
 LISTS = ("val_annotations.txt", "val.txt", "LOC_val_solution.csv")  # lines with image and class
+# Folders below that of train and val, or beside those around it, that hold the annotations of val.
+BOXES = ("Annotations/CLS-LOC/val", "../../Annotations/CLS-LOC/val", "bbox/val")
+_CORNERS = ("ymin", "xmin", "ymax", "xmax")
 _KNOWN = (*LISTS, TRUTH, "synsets.txt")
 IMAGENET_LAYOUT = (
     f"train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or a flat val/ with {', '.join(LISTS)}, or with "
@@ -74,7 +82,9 @@ class ImageNet(DataSource):
         """Training and validation images; classes are named by their words where they are known."""
         names = _words(self.root, self._train.classes)
         labels = labels_of_val(self._train, self._val, self.config.classes)
-        return self._train.part(), self._val.part(labels), names
+        val = self._val.part(labels)
+        val.boxes = _boxes(self.root, self._val.names, self._train.classes)
+        return self._train.part(), val, names
 
     @cached_property
     def _train(self) -> ClassFiles:
@@ -130,6 +140,44 @@ class ImageNet(DataSource):
             str(self.root / "val"),
             f"expected {IMAGENET_LAYOUT}",
         )
+
+
+def _boxes(root: Path, images: list[str], wnids: list[str]) -> Tensor | None:
+    """Objects (N, M, 5) of the validation images; None where no annotations are there."""
+    folder = next((root / name for name in BOXES if (root / name).is_dir()), None)
+    if folder is None:
+        return None
+    index = {wnid: label for label, wnid in enumerate(wnids)}
+    found = [_objects(folder / f"{Path(name).stem}.xml", index) for name in images]
+    boxes = torch.full((len(found), max(1, *map(len, found)), 5), -1.0)
+    for row, objects in zip(boxes, found, strict=True):
+        if objects:
+            row[: len(objects)] = torch.tensor(objects)
+    return boxes
+
+
+def _objects(path: Path, index: dict[str, int]) -> list[list[float]]:
+    """Class, top, left, bottom and right of each object of known class; none without the file.
+
+    The numbers are taken as they stand, as the official code of localisation does.
+    """
+    if not path.is_file():
+        return []
+    text = _text(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities can unfold to any size
+        raise UserError(f"{path.name} declares entities", str(path.parent))
+    try:
+        return [
+            [
+                float(index[item.findtext("name", "")]),
+                *(float(item.findtext(f"bndbox/{key}", "")) for key in _CORNERS),
+            ]
+            for item in ET.fromstring(text).iter("object")
+            if item.findtext("name", "") in index
+        ]
+    except (ET.ParseError, ValueError) as error:
+        what = f"not an annotation of ImageNet: {path.name}: {error}"
+        raise UserError(what, str(path.parent), "get it again") from error
 
 
 def _words(root: Path, wnids: list[str]) -> list[str]:

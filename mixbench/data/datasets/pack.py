@@ -220,7 +220,7 @@ class _Side:
         if boxes is not None:
             boxes = _boxes(boxes, found.indices, where)
         if offsets is not None:
-            return _encoded(images, offsets, self.path, found.indices, boxes), found
+            return encoded_part(images, offsets, self.path, found.indices, boxes), found
         return ResidentImages(_pixels(images, self.path), found.indices, boxes), found
 
     def _compare_labels(self, label: np.ndarray) -> None:
@@ -293,9 +293,28 @@ def _boxes(boxes: np.ndarray, labels: Tensor, where: str) -> Tensor:
     return corners(torch.from_numpy(boxes.astype(np.float32)), labels)
 
 
-def _encoded(
-    blob: np.ndarray, offsets: np.ndarray, path: Path, labels: Tensor, boxes: Tensor | None
+def encoded_part(
+    blob: np.ndarray,
+    offsets: np.ndarray,
+    path: Path,
+    labels: Tensor | None = None,
+    boxes: Tensor | None = None,
 ) -> Part:
+    """Image files that lie end to end in one array.
+
+    Args:
+        blob: (bytes,) uint8 all files.
+        offsets: (N + 1,) their bounds.
+        path: File of the arrays, for messages.
+        labels: (N,) class indices; zeros if None.
+        boxes: (N, M, 5) as in :class:`mixbench.data.images.ImageSet`.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: If the arrays do not belong together.
+    """
     ends = whole_numbers(offsets, str(path), "offsets", _BOUNDS).tolist()
     ordered = all(first <= last for first, last in pairwise(ends))
     if blob.dtype != np.uint8 or blob.ndim != 1 or not ordered or ends[-1] > len(blob):
@@ -309,6 +328,7 @@ def _encoded(
         return blob[ends[row] : ends[row + 1]].tobytes()
 
     names = [f"image {row} of {path.name}" for row in range(len(ends) - 1)]
+    labels = torch.zeros(len(names), dtype=torch.int64) if labels is None else labels
     return Part(names, load, labels, boxes)
 
 

@@ -23,7 +23,7 @@ from mixbench.files import write_bytes
 
 log = logging.getLogger("mixbench")
 
-VERSION = 3  # of the layout and of the decoding
+VERSION = 4  # of the layout and of the decoding
 DECODING_KEYS = ("size", "resize", "crop_area", "on_corrupt", "classes")
 LATER_KEYS = ("fit", "crop_scales")  # left out at their default, so that older files stay in use
 
@@ -137,13 +137,16 @@ def _arrays(content: Content) -> dict[str, np.ndarray]:
             arrays |= {f"{name}_images": part.images.numpy(), f"{name}_labels": part.labels.numpy()}
             if part.boxes is not None:
                 arrays[f"{name}_boxes"] = part.boxes.numpy()
+            if part.extents is not None:
+                arrays[f"{name}_extents"] = part.extents.numpy()
     return arrays
 
 
 def _part(archive: Any, name: str) -> ImageSet:
-    boxes = f"{name}_boxes"
-    return ResidentImages(
-        torch.from_numpy(archive[f"{name}_images"]),
-        torch.from_numpy(archive[f"{name}_labels"]),
-        torch.from_numpy(archive[boxes]) if boxes in archive else None,
+    found = (f"{name}_{kind}" for kind in ("images", "labels", "boxes", "extents"))
+    images, labels, boxes, extents = (
+        torch.from_numpy(archive[key]) if key in archive else None for key in found
     )
+    if images is None or labels is None:
+        raise KeyError(f"{name} images or labels")
+    return ResidentImages(images, labels, boxes, extents)

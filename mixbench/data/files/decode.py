@@ -96,16 +96,51 @@ def decode(
         return np.asarray(_fitted(_opened(raw)[0], size, resize, fit))
 
 
+def shown_part(
+    width: int,
+    height: int,
+    size: int | None = None,
+    resize: int | None = None,
+    fit: str = "crop",
+) -> tuple[float, float, float, float]:
+    """The part of a file that :func:`decode` shows.
+
+    Args:
+        width: Of the file in pixels.
+        height: Of the file in pixels.
+        size: As for :func:`decode`.
+        resize: As for :func:`decode`.
+        fit: As for :func:`decode`.
+
+    Returns:
+        Top, left, bottom and right in pixels of the file, ends exclusive.
+    """
+    if size is None or fit == "squeeze":
+        return 0.0, 0.0, float(height), float(width)
+    if resize is None:
+        side = min(width, height)
+        top, left = (height - side) / 2, (width - side) / 2
+        return top, left, top + side, left + side
+    wide, tall = _resized_sides(width, height, resize)
+    left, top = ((side - size) // 2 for side in (wide, tall))
+    down, across = height / tall, width / wide
+    return top * down, left * across, (top + size) * down, (left + size) * across
+
+
+def _resized_sides(width: int, height: int, resize: int) -> tuple[int, int]:
+    scale = resize / min(width, height)
+    return max(resize, round(width * scale)), max(resize, round(height * scale))
+
+
 def _fitted(
     image: Image.Image, size: int | None, resize: int | None, fit: str = "crop"
 ) -> Image.Image:
     if size is not None and fit == "squeeze":
         image = _squeezed(image, size)
     elif size is not None and resize is not None:
-        scale = resize / min(image.size)
-        longer = [max(resize, round(side * scale)) for side in image.size]
-        _check_pixels(longer[0], longer[1])  # a long strip can grow to any size
-        image = image.resize((longer[0], longer[1]), Image.Resampling.BILINEAR)
+        sides = _resized_sides(*image.size, resize)
+        _check_pixels(*sides)  # a long strip can grow to any size
+        image = image.resize(sides, Image.Resampling.BILINEAR)
         left, top = ((side - size) // 2 for side in image.size)
         image = image.crop((left, top, left + size, top + size))
     elif size is not None and image.size != (size, size):
@@ -332,13 +367,15 @@ class DecodedFiles(NamedTuple):
 
     ``images`` (M, 3, H, W) uint8 are those that could be read, ``rows`` (M,) their places among all
     of them; ``bad`` are names and reasons of the others by their places; ``dim`` is a sentence on
-    16-bit images that are almost black, empty where none is.
+    16-bit images that are almost black, empty where none is; ``extents`` (M, 4) float32 are as
+    :meth:`mixbench.data.images.ImageSet.shown` returns them.
     """
 
     images: Tensor
     rows: Tensor
     bad: dict[int, str]
     dim: str
+    extents: Tensor
 
 
 def decode_all(
@@ -359,12 +396,14 @@ def decode_all(
             or if sizes differ and no ``size`` is given.
     """
 
-    def attempt(row: int) -> tuple[np.ndarray, int | None] | str:
+    def attempt(row: int) -> tuple[np.ndarray, int | None, tuple[float, ...]] | str:
         try:
             raw = load(row)
             with _only_oserror():
                 image, peak = _opened(raw)
-                return np.asarray(_fitted(image, config.size, config.resize, config.fit)), peak
+                how = (config.size, config.resize, config.fit)
+                extent = shown_part(*image.size, *how)
+                return np.asarray(_fitted(image, *how)), peak, extent
         except OSError as error:
             return _reason(items[row], error)
 
@@ -375,7 +414,7 @@ def decode_all(
     if bad and (config.on_corrupt == "error" or not good):
         raise unreadable_error(list(bad.values()), len(items))
     decoded = [result for result in results if not isinstance(result, str)]
-    pixels = [image for image, _ in decoded]
+    pixels = [image for image, _, _ in decoded]
     sizes = {array.shape for array in pixels}
     if len(sizes) > 1:
         low, high = min(sizes), max(sizes)
@@ -385,7 +424,9 @@ def decode_all(
             "resize them with data.size=PIXELS",
         )
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return DecodedFiles(images, torch.tensor(good), bad, _dim([peak for _, peak in decoded]))
+    dim = _dim([peak for _, peak, _ in decoded])
+    extents = torch.tensor([extent for _, _, extent in decoded])
+    return DecodedFiles(images, torch.tensor(good), bad, dim, extents)
 
 
 def dark_sample_notice(count: int, load: Callable[[int], bytes]) -> str:

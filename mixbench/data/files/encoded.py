@@ -15,6 +15,8 @@ from mixbench.data.files.decode import (
     decode_crop,
     decode_multi_scale,
     find_unreadable,
+    shown_part,
+    size_of,
     unreadable_error,
 )
 from mixbench.data.images import Batch, ImageSet, ResidentImages
@@ -109,6 +111,12 @@ class FileImages(ImageSet):
         except UnreadableImageError as error:  # nothing was started yet
             raise UserError(error.what, error.where, error.todo) from error
 
+    def shown(self, rows: Tensor) -> Tensor:
+        """The part of their files that images show in evaluation, by the heads of the files."""
+        sizes = [size_of(self.part.load(row)) for row in self.rows[rows.cpu()].tolist()]
+        how = (self.config.size, self.config.resize, self.config.fit)
+        return torch.tensor([shown_part(*each, *how) for each in sizes]).view(-1, 4)
+
     def subset(self, rows: Tensor) -> "FileImages":
         """The images at ``rows`` (M,), in that order."""
         return FileImages(self.part, self.config, self.rows[rows]).with_labels(self.labels[rows])
@@ -134,10 +142,10 @@ class FileImages(ImageSet):
 
 
 def _decoded(part: Part, config: DataConfig) -> tuple[ImageSet, dict[int, str]]:
-    images, rows, bad, dim = decode_all(part.names, part.load, config)
+    images, rows, bad, dim, extents = decode_all(part.names, part.load, config)
     _say(part, dim)
     boxes = None if part.boxes is None else part.boxes[rows]
-    return ResidentImages(images, part.labels[rows], boxes), bad
+    return ResidentImages(images, part.labels[rows], boxes, extents), bad
 
 
 def _kept(part: Part, config: DataConfig) -> tuple[ImageSet, dict[int, str]]:
