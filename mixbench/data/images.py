@@ -29,10 +29,10 @@ class Batch(NamedTuple):
     present, 0 for one that is not, and NaN where it is unknown. ``maps`` (B, h, w) float32 belong
     to the images, where a method reads some. ``crops`` (B, 4) float32 are top, left, bottom and
     right of what the images show of their files, as shares of height and width, where that was
-    drawn. ``views`` are mixed views of the images, which are then cropped and mirrored already. ``boxes`` (B, M, 7) float64 are
-    the objects in them, where a suite reads some: class, top, left, bottom and right in pixels of
-    the part of the file that the image shows, and that part's height and width; rows without an
-    object are -1.
+    drawn. ``views`` are mixed views of the images, which are then cropped and mirrored already.
+    ``boxes`` (B, M, 7) float64 are the objects in them, where a suite reads some: class, top, left,
+    bottom and right in pixels of the part of the file that the image shows, and that part's height
+    and width; rows without an object are -1.
     """
 
     images: Tensor
