@@ -42,7 +42,7 @@ class AugMix(Method):
     Uncertainty", ICLR 2020, arXiv:1912.02781. Official code: google-research/augmix.
     The cross-entropy is that of the clean images alone; clean images and both views pass the
     network as one batch of three times the size, whose statistics they share. ``backend: tensor``
-    makes the views of a whole batch on its device and costs a tenth of the time; ``pil`` is the
+    makes the views of a whole batch on its device at a fraction of the time; ``pil`` is the
     authors' way, image by image in the loader. Both draw the same, and differ by at most 1/255 in
     few pixels, so that the quick one is the default.
     Deviations: levels of a translation follow the sides of the image, where the authors' constant

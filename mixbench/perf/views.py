@@ -23,7 +23,6 @@ from mixbench.perf.input import (
     PADDING,
     RESIDENT,
     SEED,
-    SIZE,
     STD,
     EpochBenchmark,
     smooth_images,
@@ -100,7 +99,7 @@ def by_torchvision(images: Any) -> Read | None:
     except ImportError:
         return None
     crop = transforms.Compose(
-        [transforms.RandomCrop(SIZE, PADDING), transforms.RandomHorizontalFlip()]
+        [transforms.RandomCrop(images.shape[1:], PADDING), transforms.RandomHorizontalFlip()]
     )
     augmix = transforms.AugMix(severity=3, mixture_width=3, chain_depth=-1, all_ops=False)
 
@@ -115,7 +114,7 @@ def by_torchvision(images: Any) -> Read | None:
 class ViewBenchmark(EpochBenchmark):
     """P3, views; batches on their device cost a tenth of single images."""
 
-    case = Case(128, f"B128 3x{SIZE}x{SIZE} with {VIEWS} AugMix views")
+    case = Case(128, f"B128 3x32x32 with {VIEWS} AugMix views")
 
     def own(self, case: Case, device: torch.device, budget: Budget) -> list[Variant]:
         images = smooth_images(min(budget.images, MOST))

@@ -221,7 +221,7 @@ def test_the_divergence_and_its_gradients_are_finite_in_float32_for_any_logits()
     torch.testing.assert_close(mf.jsd_loss(masked), mf.jsd_loss(masked[..., 1:]))
 
 
-def test_gradients_flow_through_every_prediction_and_through_their_mean():
+def test_gradients_are_those_of_the_definition_in_float64():
     logits = logits_of(3).double().requires_grad_()
 
     def exact(given):  # the same in float64

@@ -220,3 +220,21 @@ def mixed_at(method, step):
     """Windows of a step."""
     method.reseed(0, step)
     return method.mix(*sample_batch(6, 16, 16)).aux.pasted
+
+
+@pytest.mark.slow
+def test_views_beside_their_images_add_no_graph_for_each_step(runs, monkeypatch):
+    whole = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda stage, **how: whole(stage, backend="eager", **how)
+    )
+    words = "data=digits data.limit=32 net.width=4 batch_size=16 wandb.mode=disabled method=augmix "
+    graphs = []
+    for epochs in (1, 3):
+        torch._dynamo.utils.counters.clear()
+        torch._dynamo.reset()
+        record = run(compose(f"{words} epochs={epochs} trainer.compile=true eval.suites=[]"))
+        assert record.compiled is True
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        assert torch._dynamo.utils.counters["graph_break"] == {}
+    assert graphs[0] == graphs[1]
