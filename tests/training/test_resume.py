@@ -419,7 +419,7 @@ def test_a_run_of_a_version_without_a_key_goes_on_at_its_default_and_with_no_oth
     for group, key in (("net", "pool"), ("data", "fit"), ("data", "crop_scales")):
         del saved["mixbench"]["config"][group][key]
     torch.save(saved, path)
-    with pytest.raises(UserError, match="net.pool: None -> max"):
+    with pytest.raises(UserError, match=r"net\.pool: None -> max"):
         resume(interrupted, "net.pool=max")
     record = resume(interrupted)
     assert record.status == "done"
