@@ -161,7 +161,7 @@ def test_scores_of_training_are_of_the_batch_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", BOTH)
-def test_both_learn_several_labels_in_two_precisions_and_are_verified(name, several, runs):
+def test_both_learn_several_labels_in_two_precisions(name, several, runs):
     for words in ("precision=bf16 optim.accumulate=2", "net.pool=max"):
         record = run(compose(f"method={name} {WORDS} {words} eval.suites=[]"))
         assert record.status == "done"
