@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from mixbench.backbones.base import StagedNet
 from mixbench.config import yaml_files
 from mixbench.config.compose import to_plain
+from mixbench.config.overrides import flatten
 from mixbench.config.schema import keys_not_in_identity
 from mixbench.data.images import unused_line
 from mixbench.data.loaders import MixData
@@ -264,6 +265,9 @@ class Attempt:
         hashed = {**before, **now} if "inputs" in facts else {}
         ignored = keys_not_in_identity() - {"seed"} | hashed.keys()
         changed = differences(facts["config"], redact(to_plain(self.job.config)), ignored)
+        known, plain = dict(flatten(facts["config"])), dict(flatten(self.job.defaults))
+        # An older version lacks keys of this one, and did what their defaults say.
+        changed = {k: v for k, v in changed.items() if k in known or v[1] != plain.get(k)}
         for key in hashed:
             old, new = before.get(key, {}), now.get(key, {})
             if old.get("content") != new.get("content"):

@@ -61,6 +61,11 @@ class Job:
         """
         return self.identify(input_files(self.config))
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Defaults of all keys as nested dicts, those of the method's own too."""
+        return to_plain(RunConfig(method=method_defaults(self.config)))
+
     def identify(self, inputs: dict[str, InputFile]) -> Identity:
         """Id and hashes with other files to start from.
 
@@ -70,10 +75,9 @@ class Job:
         Returns:
             What :func:`mixbench.records.identity.identify` makes of them.
         """
-        defaults = to_plain(RunConfig(method=method_defaults(self.config)))
         return identify(
             to_plain(self.config),
-            defaults,
+            self.defaults,
             keys_not_in_identity(),
             self.source.full_name,
             self.source.identity(),

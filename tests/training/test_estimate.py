@@ -121,3 +121,19 @@ def test_a_method_that_looks_at_all_images_before_training_sees_few(monkeypatch)
     monkeypatch.setattr(METHODS._objects["erm"], "wrap_dataset", wrap_dataset)
     assert found("epochs=5").training_s == 5 * 3 * 32 * 10
     assert seen == [32]
+
+
+def test_no_part_of_a_batch_is_too_small_for_a_method_that_appends_to_it(monkeypatch, caplog):
+    monkeypatch.setattr(module, "STEP_S", 0.0)
+    grown = []
+
+    class Watched(METHODS.get("splicemix")):
+        def mix(self, x, targets, **decisions):
+            mixed = super().mix(x, targets, **decisions)
+            grown.append((len(x), len(mixed.x)))
+            return mixed
+
+    monkeypatch.setitem(METHODS._objects, "splicemix", Watched)
+    assert found("method=splicemix", "method.labels=mean").training_s > 0
+    assert set(grown) == {(4, 5)}
+    assert "too small" not in caplog.text

@@ -415,6 +415,20 @@ def test_a_changed_seed_is_refused(interrupted):
         resume(interrupted, "seed=1")
 
 
+def test_a_run_of_a_version_without_a_key_goes_on_at_its_default_and_with_no_other(interrupted):
+    path = interrupted / LAST
+    saved = torch.load(path, weights_only=True)
+    for group, key in (("net", "pool"), ("data", "fit"), ("data", "crop_scales")):
+        del saved["mixbench"]["config"][group][key]
+    torch.save(saved, path)
+    with pytest.raises(UserError, match=r"net\.pool: None -> max"):
+        resume(interrupted, "net.pool=max")
+    record = resume(interrupted)
+    assert record.status == "done"
+    assert not record.config_changes
+    assert record.resumed_bit_exact is True
+
+
 def test_a_finished_run_takes_no_other_configuration(runs, caplog):
     run(compose(WORDS))
     folder = place(runs)

@@ -24,10 +24,10 @@ class SplicingMethod(Method):
     class Config(Method.Config):
         """Settings that both have."""
 
-        grids: list[str] | None = setting(
-            None,
-            "grids such as 2x2, or 2x3-1 which drops a cell of six; null: one is drawn per batch",
-            official="null",
+        grids: list[str] = setting(
+            [],
+            "grids such as 2x2, or 2x3-1 which drops a cell of six; none: one is drawn per batch",
+            official="none",
         )
         counts: list[int] | None = setting(
             None,
@@ -46,11 +46,9 @@ class SplicingMethod(Method):
         def __post_init__(self) -> None:
             super().__post_init__()
             try:
-                self.layouts = [mf.parse_splice_grid(text) for text in self.grids or ()]
+                self.layouts = [mf.parse_splice_grid(text) for text in self.grids]
             except ValueError as error:
                 raise ValueError(f"method.grids: {error}") from None  # the cause is shown
-            if self.grids is not None and not self.grids:
-                raise ValueError("method.grids must name a grid, or be null")
             self._check_counts()
 
         def _check_counts(self) -> None:
