@@ -28,8 +28,10 @@ from mixbench.evaluation.suite import SUITE_SEED, Counts, Suite
 from mixbench.metrics import stratified_halves
 from mixbench.metrics.localisation import (
     IOUS,
+    MAP_SIDE,
     THRESHOLDS,
     best_ious,
+    box_ious,
     heat_of,
     localisation_scores,
     normalised_maps,
@@ -38,6 +40,7 @@ from mixbench.metrics.localisation import (
 from mixbench.nn.saliency import attention_of_patches, class_activation, has_class_map
 
 SINGLE_IOU = 0.5  # at which the largest contour's box is right
+_WHOLE = np.array([[0, 0, MAP_SIDE - 1, MAP_SIDE - 1]])
 CLASS_MAP = "class activation map"
 ATTENTION = "attention of the last block, the same for all classes"
 
@@ -57,13 +60,12 @@ class Wsol(Suite):
         """Images ``n``, those whose map is ``attention``, and values of each image.
 
         These are its ``label``, whether its class is ``right``, whether it is ``boxed``, as an
-        image without a box of its class is not, and ``found``, (B, 1000) uint8 with a bit for the
-        largest contour's box, right at IoU 0.5, and one for the best of all boxes at each of 0.3,
-        0.5 and 0.7.
+        image without a box of its class is not, whether the box of the ``whole`` image would be
+        right, and ``found``, (B, 1000) uint8 with a bit for the largest contour's box, right at IoU
+        0.5, and one for the best of all boxes at each of 0.3, 0.5 and 0.7.
         """
         labels = [torch.empty(0, dtype=torch.int64)]
-        right = [torch.empty(0, dtype=torch.bool)]
-        boxed = [torch.empty(0, dtype=torch.bool)]
+        right, boxed, whole = ([torch.empty(0, dtype=torch.bool)] for _ in range(3))
         found = [torch.empty(0, len(THRESHOLDS), dtype=torch.uint8)]
         for batch in batches:
             if batch.boxes is None:
@@ -74,14 +76,24 @@ class Wsol(Suite):
                 y = batch.labels if self.config.wsol_class == "true" else predicted
                 maps = localisation_maps(model, x, y, info)
             heats = heat_of(normalised_maps(maps, self.config.wsol_resize))
-            own = batch.boxes.cpu()
-            own = [row[row[:, 0] == y] for row, y in zip(own, batch.labels.cpu(), strict=True)]
+            truths = [
+                true_boxes(boxes[boxes[:, 0] == label])
+                for boxes, label in zip(batch.boxes.cpu(), batch.labels.cpu(), strict=True)
+            ]
             labels.append(batch.labels.cpu())
             right.append((predicted == batch.labels).cpu())
-            boxed.append(torch.tensor([len(boxes) > 0 for boxes in own]))
-            pairs = zip(heats, own, strict=True)
+            boxed.append(torch.tensor([len(boxes) > 0 for boxes in truths]))
+            agreed = (box_ious(_WHOLE, boxes) for boxes in truths)
+            whole.append(torch.tensor([bool((ious >= SINGLE_IOU).any()) for ious in agreed]))
+            pairs = zip(heats, truths, strict=True)
             found.append(torch.stack([found_at(heat, boxes) for heat, boxes in pairs]))
-        values = {"label": labels, "right": right, "boxed": boxed, "found": found}
+        values = {
+            "label": labels,
+            "right": right,
+            "boxed": boxed,
+            "whole": whole,
+            "found": found,
+        }
         counts: Counts = {name: torch.cat(parts) for name, parts in values.items()}
         total = len(counts["label"])
         shown = total if map_kind(model.net, info) == ATTENTION else 0
@@ -103,9 +115,20 @@ class Wsol(Suite):
             "cam_resize": self.config.wsol_resize,
             "map": ATTENTION if counts["attention"] else CLASS_MAP,
             "without_box": int((~counts["boxed"]).sum()),
+            "whole_image": round(_whole_share(counts), 6),
             "box_acc_val": "threshold of the other half of the test images",
             "box_ends": "one beyond the last pixel, cut at what the image shows",
         }
+
+    def doubts(self, scores: Mapping[str, float], counts: Mapping[str, Any]) -> list[str]:
+        """A map that finds no more than who does not look at it."""
+        best, whole = scores[f"max_box_acc{self._ending}"], _whole_share(counts)
+        if best > whole:
+            return []
+        return [
+            f"the maps find {best:.2f} % of the objects, and the box of the whole image {whole:.2f}"
+            " %: they say nothing of places"
+        ]
 
     def check_data(self, splits: Splits) -> None:
         """Refuse images without boxes."""
@@ -179,23 +202,32 @@ def localisation_maps(model: Any, x: Tensor, y: Tensor, info: DataInfo) -> Tenso
     raise ValueError(f"{type(net).__name__} shows neither feature maps nor attention")
 
 
-def found_at(heat: np.ndarray, boxes: Tensor) -> Tensor:
+def true_boxes(boxes: Tensor) -> np.ndarray:
+    """Boxes (M, 7) of :class:`mixbench.data.images.Batch` as (M, 4) int64 in pixels of the map."""
+    # From rows and columns to the horizontal first, as boxes of maps have it.
+    return scaled_boxes(boxes[:, [2, 1, 4, 3]], boxes[:, [6, 5]]).numpy()
+
+
+def found_at(heat: np.ndarray, truths: np.ndarray) -> Tensor:
     """At which thresholds the boxes of a map are right.
 
     Args:
         heat: (224, 224) uint8 map.
-        boxes: (M, 7) the object's boxes, as in :class:`mixbench.data.images.Batch`; there may be
-            none.
+        truths: (M, 4) the object's boxes in pixels of the map; there may be none.
 
     Returns:
         (1000,) uint8 bits, as :meth:`Wsol.count` says.
     """
-    if not len(boxes):
+    if not len(truths):
         return torch.zeros(len(THRESHOLDS), dtype=torch.uint8)
-    # From rows and columns to the horizontal first, as boxes of maps have it.
-    truths = scaled_boxes(boxes[:, [2, 1, 4, 3]], boxes[:, [6, 5]])
-    single, every = torch.from_numpy(best_ious(heat, truths.numpy()))
+    single, every = torch.from_numpy(best_ious(heat, truths))
     bits = torch.stack([single >= SINGLE_IOU, *(every >= limit for limit in IOUS)])
     return (bits.to(torch.uint8) << torch.arange(len(bits), dtype=torch.uint8)[:, None]).sum(
         0, dtype=torch.uint8
     )
+
+
+def _whole_share(counts: Mapping[str, Any]) -> float:
+    """Percent of the images with a box of which the box of the whole image is right."""
+    boxed = counts["boxed"]
+    return 100 * int((counts["whole"] & boxed).sum()) / max(1, int(boxed.sum()))

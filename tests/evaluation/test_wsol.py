@@ -97,6 +97,17 @@ def test_images_without_a_box_of_their_class_are_left_out_and_counted():
     assert found.scores["max_box_acc"] == 100
 
 
+def test_maps_are_held_against_the_box_of_the_whole_image():
+    sharp = judged(squares())
+    assert (sharp.facts["whole_image"], sharp.warnings) == (0, [])
+    large = squares()
+    large.images.fill_(7)
+    large.boxes[:, 0, 1:] = torch.tensor([2.0, 2, SIDE, SIDE])
+    blurred = judged(large)
+    assert blurred.facts["whole_image"] == 100
+    assert "the box of the whole image 100.00 %" in blurred.warnings[0]
+
+
 @pytest.mark.parametrize("size", [5, 12])
 def test_batches_change_no_score(size):
     images = squares()

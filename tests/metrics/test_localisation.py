@@ -46,6 +46,8 @@ def test_pixels_that_touch_at_a_corner_are_one_contour():
 def test_the_largest_area_within_the_outline_counts_and_not_the_most_pixels():
     # A line of seven pixels encloses nothing, four in a square a unit.
     assert both("#######", "", "##", "##")[0] == [0, 2, 2, 4]
+    # Six pixels in two rows enclose two units, five steps of a stair three halves.
+    assert both("###", "###", "", "##", " ##", "  #")[0] == [0, 0, 3, 2]
     # The outline of a ring encloses what is not in it.
     assert both("####  ##", "#  #  ##", "#  #  ##", "####  ##")[0] == [0, 0, 4, 4]
 
@@ -81,6 +83,14 @@ def test_every_threshold_is_that_of_its_own_cut():
         cut = cut_boxes(heat, int(THRESHOLDS[place] * heat.max()))
         assert found[0, place] == box_ious(cut.largest[None], truths).max()
         assert found[1, place] == box_ious(cut.every, truths).max()
+
+
+def test_a_hole_that_opens_at_one_threshold_is_found_from_there_on():
+    heat = np.zeros((8, 8), dtype=np.uint8)
+    heat[:7, :7], heat[2:5, 2:5] = 200, 100
+    hole = best_ious(heat, np.array([[1, 1, 6, 6]]))[1]
+    assert (hole[THRESHOLDS < 0.5] < 1).all()
+    assert (hole[THRESHOLDS >= 0.5] == 1).all()
 
 
 def test_maps_are_stretched_from_0_to_1_and_constant_or_broken_ones_are_empty():
