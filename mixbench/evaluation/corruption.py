@@ -270,7 +270,7 @@ class CorruptionSuite(Suite):
             name,
             severity,
             seed=SUITE_SEED,
-            ids=None,
+            ids=batch.ids,
             textures=textures,
             table=table,
         )
