@@ -404,16 +404,23 @@ def _image_notes(group: Group, shown: Sequence[str]) -> list[str]:
     for suite, scores in sampled(shown).items():
         sizes = sorted({size for row in group.rows for size in row.images.get(suite, ())})
         told = " or ".join(map(str, sizes)) or "an unknown number"
-        better, unit = (getattr(describe(scores[0]), key) for key in ("better", "unit"))
         verb = "is" if len(scores) == 1 else "are"
-        note = (
-            f"{', '.join(scores)} ({unit}, {better} is better) {verb} measured on {told} of the "
-            "test images."
-        )
+        note = f"{_with_units(scores)} {verb} measured on {told} of the test images."
         if len(sizes) > 1:
             note += " Scores on different numbers of images do not compare."
         notes.append(note)
     return notes
+
+
+def _with_units(scores: Sequence[str]) -> str:
+    """Scores with their unit and direction, each of which is said once."""
+    found: dict[str, list[str]] = {}
+    for column in map(describe, scores):
+        better = f"{column.better} is better" if column.better else ""
+        told = ", ".join(filter(None, (column.unit, better)))
+        found.setdefault(told, []).append(column.name)
+    parts = [", ".join(names) + (f" ({told})" if told else "") for told, names in found.items()]
+    return " and ".join(parts)
 
 
 def _caption(group: Group, names: Sequence[str]) -> str:
