@@ -78,7 +78,7 @@ LIGHT = [
     (["eval", "none"], 2, "no record of a run"),
     (["verify", "none"], 2, "no record of a run"),
     (["verify"], 2, "no run is named"),
-    (["run", "eval.suites=[ood]"], 2, "choose one of: adversarial, calibration, gaze"),
+    (["run", "eval.suites=[nothing]"], 2, "choose one of: adversarial, calibration, corruption"),
     (["run", "eval.adv_n=0"], 2, "eval.adv_n must be >= 1 or be auto, got 0"),
     (["run", "eval.adv_n=many"], 2, "eval.adv_n must be >= 1 or be auto, got many"),
     (["run", "eval.adv_n=1.5"], 2, "give a whole number or auto or null"),
