@@ -37,6 +37,7 @@ from mixbench.pictures.sheet import Panel, Sheet
 CLEAN = "clean"  # the part of the test images themselves
 PUBLISHED, GENERATED = "_c", "_c_gen"  # ends of the names of scores
 ENDS = (PUBLISHED, GENERATED)
+OWN_ICE = "procedural, made by mixbench"
 IMAGENET_CLASSES = 1000
 GROUP_OF = {name: group for group, names in CORRUPTION_GROUPS.items() for name in names}
 
@@ -131,7 +132,8 @@ class CorruptionSuite(Suite):
                 told += f", the nearest size to {info.height} x {info.width}"
             found["constants"] = told
             if "frost" in self.config.corruptions:
-                found["textures"] = self.config.frost or "procedural, made by mixbench"
+                folder = self.config.frost
+                found["textures"] = str(Path(folder).resolve()) if folder else OWN_ICE
         errors = self._errors(counts)
         rounded = {name: [round(e, 4) for e in row.tolist()] for name, row in errors.items()}
         found["errors"] = rounded
@@ -197,7 +199,7 @@ class CorruptionSuite(Suite):
                 return None
         textures = facts.get("textures")
         frost = textures if textures and Path(textures).is_dir() else None
-        if textures and frost is None and not str(textures).startswith("procedural"):
+        if textures and frost is None and textures != OWN_ICE:
             return None
         return self._with(
             corruptions=list(facts.get("corruptions", self.config.corruptions)),

@@ -188,6 +188,17 @@ def test_the_record_says_how_images_were_made(tmp_path):
     assert facts["constants"] == "CIFAR-C, for images of 32 pixels"
     assert facts["textures"].startswith("procedural")
     assert [len(row) for row in facts["errors"].values()] == [5, 5]
+    counts = made_up_counts(["frost"])
+    icy = suite_of(corruptions=["frost"], frost=str(tmp_path)).facts(INFO, counts)
+    assert icy["textures"] == str(tmp_path)
+    suite = suite_of()
+    again = suite.as_recorded(icy)
+    assert again is not None
+    assert again.config.frost == str(tmp_path)
+    assert suite.as_recorded(icy | {"textures": str(tmp_path / "gone")}) is None
+    ours = suite.as_recorded(facts)
+    assert ours is not None
+    assert ours.config.frost is None
     info = DataInfo(num_classes=3, height=28, width=28, test_size=60)
     counts = made_up_counts(["fog"])
     text = suite_of(corruptions=["fog"]).facts(info, counts)["constants"]
