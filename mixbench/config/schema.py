@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixbench.config.names import CHOSEN_TASKS, COMMON_CORRUPTIONS, SUITES
+from mixbench.config.names import CHOSEN_TASKS, SUITES
 from mixbench.config.settings import Settings, info_of, setting, walk
 
 
@@ -304,8 +304,8 @@ class EvalConfig(Settings):
     gaze: str | None = setting(
         None, "gaze: .npy or .npz of a map per test image, or a folder of maps", identity=False
     )
-    corruptions: list[str] = setting(
-        list(COMMON_CORRUPTIONS), "corruption: names of corruptions", identity=False
+    corruptions: list[str] | None = setting(
+        None, "corruption: names of corruptions; null: the 15 common ones", identity=False
     )
     corrupted: str | None = setting(
         None, "corruption: folder of published images; null: made here", identity=False
@@ -329,7 +329,7 @@ class EvalConfig(Settings):
 
     def __post_init__(self) -> None:
         lists = {"suites": self.suites, "attacks": self.attacks}
-        lists |= {"corruptions": self.corruptions, "ood": self.ood}
+        lists |= {"corruptions": self.corruptions or [], "ood": self.ood}
         for key, value in lists.items():
             if len(set(value)) < len(value):
                 raise ValueError(f"eval.{key} names one twice: {', '.join(value)}")

@@ -58,10 +58,16 @@ class CorruptionSuite(Suite):
         self._opened: CorruptedFiles | None = None
         self._classes = 0
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the corruptions; the 15 common ones if none is named."""
+        found = self.config.corruptions
+        return list(COMMON_CORRUPTIONS if found is None else found)
+
     def parts(self, info: DataInfo) -> Sequence[str]:
         """The test images, then each severity of each corruption as ``<corruption>/<severity>``."""
         self._classes = info.num_classes
-        return (CLEAN, *(f"{c}/{s}" for c in self.config.corruptions for s in SEVERITIES))
+        return (CLEAN, *(f"{c}/{s}" for c in self.names for s in SEVERITIES))
 
     def images(self, part: str, splits: Splits) -> ImageSet:
         """The test images, or published ones."""
@@ -96,7 +102,7 @@ class CorruptionSuite(Suite):
         end = self._end
         errors = self._errors(counts)
         clean = _error(counts, CLEAN)
-        common = [name for name in self.config.corruptions if name in GROUP_OF]
+        common = [name for name in self.names if name in GROUP_OF]
         found: dict[str, float] = {}
         if common:
             table = torch.stack([errors[name] for name in common])
@@ -120,7 +126,7 @@ class CorruptionSuite(Suite):
 
     def facts(self, info: DataInfo, counts: Mapping[str, Any]) -> dict[str, Any]:
         """The source of the images, and the errors by severity."""
-        found: dict[str, Any] = {"corruptions": list(self.config.corruptions)}
+        found: dict[str, Any] = {"corruptions": list(self.names)}
         if self.config.corrupted is not None:
             found["source"] = "published files"
             found["corrupted"] = str(Path(self.config.corrupted).resolve())
@@ -131,7 +137,7 @@ class CorruptionSuite(Suite):
             if (info.height, info.width) != (table.side, table.side):
                 told += f", the nearest size to {info.height} x {info.width}"
             found["constants"] = told
-            if "frost" in self.config.corruptions:
+            if "frost" in self.names:
                 folder = self.config.frost
                 found["textures"] = str(Path(folder).resolve()) if folder else OWN_ICE
         errors = self._errors(counts)
@@ -142,7 +148,7 @@ class CorruptionSuite(Suite):
     def doubts(self, scores: Mapping[str, float], counts: Mapping[str, Any]) -> list[str]:
         """A mean over fewer than the fifteen corruptions."""
         del scores, counts
-        lacking = [name for name in COMMON_CORRUPTIONS if name not in self.config.corruptions]
+        lacking = [name for name in COMMON_CORRUPTIONS if name not in self.names]
         if not lacking:
             return []
         told = f"{len(COMMON_CORRUPTIONS) - len(lacking)} of {len(COMMON_CORRUPTIONS)} corruptions"
@@ -158,7 +164,7 @@ class CorruptionSuite(Suite):
 
     def check(self) -> None:
         """Refuse names that are unknown, and textures that nothing would use."""
-        names = self.config.corruptions
+        names = self.names
         if not names:
             todo = f"name one, or leave {self.name} out of eval.suites"
             raise UserError(f"the suite {self.name} has no corruption", "eval.corruptions", todo)
@@ -180,7 +186,7 @@ class CorruptionSuite(Suite):
     def check_data(self, splits: Splits) -> None:
         """Refuse published images that are not those of the test set."""
         if self.config.corrupted is not None:
-            self._files(splits).check(self.config.corruptions)
+            self._files(splits).check(self.names)
 
     def refusal(self, info: DataInfo, method: Any = None) -> str:
         """Also images that are too small to be corrupted."""
@@ -202,7 +208,7 @@ class CorruptionSuite(Suite):
         if textures and frost is None and textures != OWN_ICE:
             return None
         return self._with(
-            corruptions=list(facts.get("corruptions", self.config.corruptions)),
+            corruptions=list(facts.get("corruptions", self.names)),
             corrupted=folder,
             frost=frost,
             adv_n=facts.get("images", self.config.adv_n),
@@ -238,7 +244,7 @@ class CorruptionSuite(Suite):
             name: torch.tensor(
                 [_error(counts, f"{name}/{s}") for s in SEVERITIES], dtype=torch.float64
             )
-            for name in self.config.corruptions
+            for name in self.names
         }
 
     def _files(self, splits: Splits) -> CorruptedFiles:
@@ -294,7 +300,7 @@ def corruption_sheet(suite: CorruptionSuite, splits: Splits, row: int = 0) -> Sh
         batch = suite.images(part, splits)[BatchIndex(torch.tensor([row]), 0)]
         return to_float(suite.seen(part, batch, splits.info))[0]
 
-    names = suite.config.corruptions
+    names = suite.names
 
     def rows(own: int, other: int) -> list[list[Panel]]:
         del other

@@ -439,17 +439,6 @@ def _with_units(scores: Sequence[str]) -> str:
     return " and ".join(parts)
 
 
-def _with_units(scores: Sequence[str]) -> str:
-    """Scores with their unit and direction, each of which is said once."""
-    found: dict[str, list[str]] = {}
-    for column in map(describe, scores):
-        better = f"{column.better} is better" if column.better else ""
-        told = ", ".join(filter(None, (column.unit, better)))
-        found.setdefault(told, []).append(column.name)
-    parts = [", ".join(names) + (f" ({told})" if told else "") for told, names in found.items()]
-    return " and ".join(parts)
-
-
 def _caption(group: Group, names: Sequence[str]) -> str:
     """A caption that says what the numbers are."""
     score = describe(group.score)
