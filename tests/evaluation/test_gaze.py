@@ -40,8 +40,8 @@ def trial(method, batch, key=0):
 
 def test_every_method_that_mixes_pixels_tells_which():
     assert set(MASKED) == {
-        "automix", "bc", "choice", "cutmix", "mixup", "mixup2", "samix", "tdattenmix", "tlalign",
-        "transmix",
+        "automix", "bc", "choice", "cutmix", "hmix", "mixup", "mixup2", "samix", "tdattenmix",
+        "tlalign", "transmix",
     }  # fmt: skip
     assert (
         made("mocosamix").no_mask_reason == made("moco").no_mask_reason == "it has no labels to mix"

@@ -159,8 +159,8 @@ def test_an_evaluation_changes_nothing_that_was_trained(folder):
         evaluate_run(folder, ["lr=0.2"])
     with pytest.raises(UserError, match="did you mean 'fgsm_8'"):
         evaluate_run(folder, ["eval.attacks=[fgsm8]"])
-    with pytest.raises(UserError, match="unknown suite 'ood'"):
-        evaluate_run(folder, ["eval.suites=[ood]"])
+    with pytest.raises(UserError, match="unknown suite 'colour'"):
+        evaluate_run(folder, ["eval.suites=[colour]"])
     with pytest.raises(UserError, match="names one twice"):
         evaluate_run(folder, ["eval.attacks=[fgsm_8,fgsm_8]"])
 
@@ -749,7 +749,7 @@ def test_networks_of_several_labels_are_not_attacked(caplog):
         (["eval"], 2, "no run is named"),
         (["verify", "eval.adv_n=3"], 2, "no run is named"),
         (["eval", "missing"], 2, "no record of a run"),
-        (["eval", "RUN", "--suite", "ood"], 2, "unknown suite 'ood'\n  where: --suite\n"),
+        (["eval", "RUN", "--suite", "colour"], 2, "unknown suite 'colour'\n  where: --suite\n"),
     ],
 )
 def test_bad_words_give_one_line(finished, capsys, words, code, text):

@@ -62,7 +62,7 @@ def test_runs_with_and_without_labels_are_in_no_table_together():
     [
         ("method=erm task=ssl", "erm trains with labels", "moco, mocosamix"),
         ("method=samix recipe=moco_small", "samix trains with labels", "moco, mocosamix"),
-        ("method=moco task=supervised", "moco trains without labels", "alignmix, automix"),
+        ("method=moco task=supervised", "moco trains without labels", "alignmix, "),
         ("method=moco data=voc2007 data.size=32", "one label for each image", "other data"),
     ],
 )

@@ -25,18 +25,18 @@ WORDS = "select=val eval.suites=[occlusion,linearity] eval.adv_n=null data.limit
 def test_suites_see_the_chosen_weights_in_eval_mode_and_no_image_of_the_hold_out(
     runs, tiny, monkeypatch, more
 ):
-    seen, evaluate = [], Suite.evaluate
+    seen, count = [], Suite.count_part
 
-    def spy(suite, model, batches, info, group):
+    def spy(suite, part, model, batches, info):
         batches = list(batches)
         modes = {module.training for module in model.modules()}
         images = torch.cat([batch.images for batch in batches])
         seen.append(
             (suite.name, modes, images, {k: v.clone() for k, v in model.state_dict().items()})
         )
-        return evaluate(suite, model, batches, info, group)
+        return count(suite, part, model, batches, info)
 
-    monkeypatch.setattr(Suite, "evaluate", spy)
+    monkeypatch.setattr(Suite, "count_part", spy)
     config = compose([*tiny, *WORDS.split(), *more])
     record = run(config)
     folder = runs / record.id
