@@ -304,6 +304,9 @@ class EvalConfig(Settings):
     gaze: str | None = setting(
         None, "gaze: .npy or .npz of a map per test image, or a folder of maps", identity=False
     )
+    judge: str | None = setting(
+        None, "two_class: finished run that looks; null: the tested network itself", identity=False
+    )
     corruptions: list[str] = setting(
         list(COMMON_CORRUPTIONS), "corruption: names of corruptions", identity=False
     )

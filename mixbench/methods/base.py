@@ -73,6 +73,14 @@ class Method(LightningHooks):
             """True if ``wrap_dataset`` makes another training set with these settings."""
             return False
 
+        def check_run(self, name: str) -> None:
+            """Refuse settings of the method ``name`` that lack a file without which no run works.
+
+            Raises:
+                UserError: With what to give.
+            """
+            del name
+
         @property
         def alone(self) -> str:
             """Reason why it is no member of a choice, in a few words; empty if it can be one."""

@@ -66,6 +66,7 @@ class _Evaluation(TypedDict, total=False):
     device: str
     maps: str | None
     saliency: str | None
+    judge: str | None
     warnings: list[str]
 
 

@@ -1,0 +1,139 @@
+"""Maps of saliency for TransformMix, of a frozen network or of the images alone."""
+
+import logging
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixbench.data.augment.batches import to_float
+from mixbench.data.sampling import BatchIndex
+from mixbench.errors import UserError
+from mixbench.functional.transformmix import scaled_saliency
+from mixbench.nn.saliency import (
+    feature_norm,
+    has_class_map,
+    input_gradient,
+    resize_images,
+    saliency_map,
+    spectral_residual,
+)
+from mixbench.nn.teacher import UnregisteredModule, frozen_eval
+from mixbench.records.weights import load_network
+
+log = logging.getLogger("mixbench")
+AHEAD = 128  # images in a pass over the training set
+SIDE, LARGE = (8, 14), 96  # cells of a cached map; of images of LARGE pixels or more, the second
+
+
+def chosen_kind(kind: str, net: Any, num_classes: int, where: str) -> str:
+    """The kind of map that a network gives.
+
+    Args:
+        kind: Value of ``method.saliency``.
+        net: The network.
+        num_classes: Classes of the data.
+        where: Config key and value for the message.
+
+    Returns:
+        The kind, ``auto`` resolved.
+
+    Raises:
+        UserError: If it gives no such map of these classes.
+    """
+    provides = getattr(net, "provides", frozenset())
+    classes, attention = has_class_map(net, num_classes), "attention" in provides
+    able = {"attention": attention, "cam": classes, "norm": "maps" in provides, "spectral": True}
+    if kind == "auto":
+        return next(name for name, can in able.items() if can)
+    known = getattr(getattr(getattr(net, "head", None), "fc", None), "weight", None)
+    able["input_grad"] = known is not None and len(known) == num_classes
+    if not able[kind]:
+        count = "no" if known is None else len(known)
+        raise UserError(
+            f"the network gives no such map of {num_classes} classes: it knows {count} classes",
+            f"method.saliency={kind} {where}".strip(),
+            "use method.saliency=auto, or a teacher of the same classes",
+        )
+    return kind
+
+
+def find_maps(net: Any, kind: str, x: Tensor, y: Tensor) -> Tensor:
+    """Maps of a network, which is left as it is.
+
+    Args:
+        net: The network.
+        kind: As :func:`chosen_kind` gave it.
+        x: (B, C, H, W) images, normalised as the network wants them.
+        y: (B,) labels.
+
+    Returns:
+        (B, h, w) float32 maps.
+    """
+    with torch.autocast(x.device.type, enabled=False), frozen_eval(net):
+        x = x.float()
+        if kind == "spectral":
+            return spectral_residual(x)
+        if kind == "input_grad":
+            return input_gradient(net, x, y)
+        return feature_norm(net, x) if kind == "norm" else saliency_map(net, x, y)[1].float()
+
+
+def fitted_maps(maps: Tensor, size: Any) -> Tensor:
+    """Maps (B, h, w) in the size of the images, from 0 to 1."""
+    if maps.shape[1:] != tuple(size):
+        maps = F.interpolate(maps[:, None].float(), tuple(size), mode="bilinear")[:, 0]
+    return scaled_saliency(maps)
+
+
+class TeacherSaliency(nn.Module):
+    """Maps of the network of another run, which is no part of what is trained or saved.
+
+    Args:
+        given: Checkpoint or folder of the run.
+        key: Config key that it is the value of.
+        kind: Value of ``method.saliency``.
+        num_classes: Classes of the data.
+
+    Raises:
+        UserError: If there is no such run, or it gives no such maps.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, given: str, key: str, kind: str, num_classes: int) -> None:
+        super().__init__()
+        net, info = load_network(given, key)
+        self.kind = chosen_kind(kind, net, num_classes, f"{key}={given}")
+        self.size, self.teacher = (info.height, info.width), UnregisteredModule(net)
+        for name, values in (("mean", info.mean), ("std", info.std)):
+            value = torch.tensor(values)[:, None, None]
+            self.register_buffer(name, value, persistent=False)
+        told = type(net).__name__, info.name, info.num_classes, self.kind
+        log.info("maps: %s, trained on %s of %d classes; method.saliency=%s", *told)
+
+    def forward(self, pixels: Tensor, y: Tensor) -> Tensor:
+        """Maps (B, h, w) of images (B, C, H, W) in [0, 1] with labels (B,)."""
+        x = (resize_images(pixels, self.size) - self.mean) / self.std
+        return find_maps(self.teacher.module, self.kind, x, y)
+
+    def whole_set(self, train_set: Any) -> Tensor:
+        """Small maps of all images of a set, as they are before augmentation.
+
+        Args:
+            train_set: The images.
+
+        Returns:
+            (N, 8, 8) uint8 from 0 to 255, (N, 14, 14) of large images.
+        """
+        found = []
+        for rows in torch.arange(len(train_set)).split(AHEAD):
+            batch = train_set[BatchIndex(rows, 0)]
+            pixels = to_float(batch.images.to(self.mean.device))
+            maps = scaled_saliency(self(pixels, batch.labels.to(self.mean.device)))
+            side = SIDE[max(pixels.shape[2:]) >= LARGE]
+            small = F.interpolate(maps[:, None], (side, side), mode="bilinear", antialias=True)
+            found.append((scaled_saliency(small[:, 0]) * 255).round().to(torch.uint8))
+        return torch.cat(found)
