@@ -17,7 +17,7 @@ from mixbench.functional.mixed import Mixed, check_batch, check_lam, check_perm,
 AFFINES = {"similarity": 4, "full": 6}  # numbers of each image
 LABEL_RULES = ("area", "half", "saliency", "prior")
 LOG_SCALE, TURN, SHIFT, LINEAR = 0.4, math.pi / 6, 0.5, 0.5  # largest changes
-EPS = 1e-6
+EPS, NOTHING = 1e-6, 1e-3  # against division by 0; of a frame, beyond the error of sampling
 
 
 class WarpedPairs(NamedTuple):
@@ -75,9 +75,8 @@ def affine_matrices(numbers: Tensor, size: tuple[int, int]) -> Tensor:
         ValueError: If there are neither 4 nor 6 numbers.
 
     Example:
-        >>> affine_matrices(torch.zeros(1, 4), (8, 8))
-        tensor([[[1., 0., 0.],
-                 [0., 1., 0.]]])
+        >>> affine_matrices(torch.tensor([[0.0, 0.0, torch.inf, 0.0]]), (8, 8))[0, :, 2]
+        tensor([0.5000, 0.0000])
     """
     bounded = numbers.float().tanh()
     if numbers.ndim != 2 or numbers.shape[1] not in AFFINES.values():
@@ -168,16 +167,19 @@ def valid_mask(mask: Tensor, own_valid: Tensor, partner_valid: Tensor) -> Tensor
 
     Example:
         >>> one, none = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-        >>> [valid_mask(0.3 * one, *v).item() for v in ((one, none), (none, one), (none, none))]
-        [0.9999966621398926, 0.0, 0.5]
+        >>> shown = [valid_mask(0.3 * one, *v) for v in ((one, none), (none, one), (none, none))]
+        >>> torch.cat(shown).flatten()
+        tensor([1.0000, 0.0000, 0.5000])
     """
     own, partner = mask * own_valid, (1 - mask) * partner_valid
-    return torch.where(outside(own_valid, partner_valid), 0.5, own / (own + partner + EPS))
+    # The same on both sides, so that the two weights of a pixel sum to 1 in either order.
+    share = (own + EPS / 2) / (own + partner + EPS)
+    return torch.where(outside(own_valid, partner_valid), 0.5, share)
 
 
 def outside(own_valid: Tensor, partner_valid: Tensor) -> Tensor:
     """Pixels (B, 1, H, W), True where nothing of either image of a pair is."""
-    return own_valid + partner_valid <= EPS
+    return own_valid + partner_valid <= NOTHING
 
 
 def transformmix(

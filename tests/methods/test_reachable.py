@@ -52,13 +52,13 @@ EXCEED = {
     "tlalign": (7, 520, "A batch is pasted or interpolated, so that both operations are read."),
     "transformmix_recon": (
         10,
-        740,
-        "Two networks of a module, five kinds of maps and a teacher that gives them are parts of it.",
+        720,
+        "Two networks of a module, five kinds of maps, and a teacher that gives them.",
     ),
     "transformmix_search": (
         10,
-        730,
-        "Two networks of a module, five kinds of maps and a teacher that gives them are parts of it.",
+        710,
+        "Two networks of a module, five kinds of maps, and a teacher that gives them.",
     ),
     "transmix": (7, 500, "A batch is pasted or interpolated, so that both operations are read."),
 }
