@@ -74,7 +74,7 @@ def feature_norm(net: Any, x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(net.head.norm(net.forward_stages(x)).float(), dim=1)
 
 
-def input_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
+def pixel_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
     """How much the logit of the label changes with each pixel (Simonyan et al., arXiv:1312.6034).
 
     Args:

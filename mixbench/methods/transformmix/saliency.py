@@ -14,7 +14,7 @@ from mixbench.functional.transformmix import scaled_saliency
 from mixbench.nn.saliency import (
     feature_norm,
     has_class_map,
-    input_gradient,
+    pixel_gradient,
     resize_images,
     saliency_map,
     spectral_residual,
@@ -76,7 +76,7 @@ def find_maps(net: Any, kind: str, x: Tensor, y: Tensor) -> Tensor:
         if kind == "spectral":
             return spectral_residual(x)
         if kind == "input_grad":
-            return input_gradient(net, x, y)
+            return pixel_gradient(net, x, y)
         return feature_norm(net, x) if kind == "norm" else saliency_map(net, x, y)[1].float()
 
 

@@ -11,6 +11,7 @@ from mixbench.data.datasets.digits import Digits
 from mixbench.data.images import Batch
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
+from mixbench.leaderboard.costs import hours
 from mixbench.methods import METHODS
 from mixbench.methods.transformmix.saliency import chosen_kind, find_maps, fitted_maps
 from mixbench.nn.transform_mixer import TransformMixer
@@ -229,7 +230,7 @@ def test_a_module_of_small_images_mixes_larger_ones_of_other_classes(chain):
 
 
 def test_the_module_is_used_as_it_was_searched(chain):
-    words, _, place, _ = chain
+    words, teacher, place, search = chain
     saved = torch.load(place / LAST, weights_only=True)["state_dict"]
     method = sample_method(USE, module=str(place))
     for name, value in method.transform_mixer.state_dict().items():
@@ -237,6 +238,12 @@ def test_the_module_is_used_as_it_was_searched(chain):
     record = run(compose([*words, "method=transformmix_recon", f"method.module={place}"]))
     assert (record.status, record.fidelity) == ("done", "reconstruction")
     assert set(record.inputs) == {"method.module"}
+    # What it costs to get there is part of its cost.
+    assert set(search.prior_hours) == {teacher.name}
+    assert set(record.prior_hours) == {teacher.name, place.name}
+    own = record.epochs * record.train_size / record.img_per_s / 3600
+    assert hours(record) == pytest.approx(own + sum(record.prior_hours.values()))
+    assert min(record.prior_hours.values()) > 0
 
 
 def test_a_module_of_another_form_is_built_as_it_was_searched(tmp_path):
@@ -420,6 +427,10 @@ def test_a_run_without_the_file_that_it_needs_is_refused_before_any_data_is_read
     with pytest.raises(UserError, match="a module that was searched before") as error:
         resolve(compose([*tiny, "method=transformmix_recon"]))
     assert "method=transformmix_search first" in str(error.value)
+    member = ["method=choice", "method.members=[erm,transformmix_recon]"]
+    with pytest.raises(UserError, match="none is given") as error:
+        resolve(compose([*tiny, *member]))
+    assert error.value.where == "method.transformmix_recon.module"
 
 
 def test_a_teacher_that_cannot_be_one_is_refused(chain, tiny):
