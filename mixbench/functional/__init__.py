@@ -39,7 +39,12 @@ from mixbench.functional.cutmix import (
 )
 from mixbench.functional.draws import draw_lam, draw_perm
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
-from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
+from mixbench.functional.losses import (
+    distillation_loss,
+    soft_binary_cross_entropy,
+    soft_cross_entropy,
+    soft_kl,
+)
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.maskmix import (
     adjust_mask,
@@ -133,6 +138,7 @@ __all__ = [
     "cutmix",
     "cutmix_box",
     "cutmix_minmax_box",
+    "distillation_loss",
     "draw_chains",
     "draw_lam",
     "draw_other_class",

@@ -201,6 +201,8 @@ def _named_files(config: RunConfig) -> dict[str, str]:
     found: dict[str, str] = {}
     if config.net.weights is not None:
         found["net.weights"] = config.net.weights
+    if config.distill is not None:
+        found["distill"] = config.distill
     own = config.method
     nested = {name: value for name, value in own.items() if isinstance(value, dict)}
     parts = {own["name"]: ("method", own)}
