@@ -37,14 +37,10 @@ from mixbench.functional.cutmix import (
     cutmix_minmax_box,
     paste_box,
 )
+from mixbench.functional.distillation import distillation_loss
 from mixbench.functional.draws import draw_lam, draw_perm
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
-from mixbench.functional.losses import (
-    distillation_loss,
-    soft_binary_cross_entropy,
-    soft_cross_entropy,
-    soft_kl,
-)
+from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.maskmix import (
     adjust_mask,

@@ -36,26 +36,6 @@ def soft_kl(logits: Tensor, targets: Tensor) -> Tensor:
     return (torch.xlogy(targets, targets) - targets * log_probs).sum(dim=1).mean()
 
 
-def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
-    """Divergence from a teacher's softened predictions (Hinton et al., arXiv:1503.02531).
-
-    Args:
-        logits: (B, K) output of the network that learns.
-        teacher_logits: (B, K) output of the teacher for the same images.
-        temperature: Divides the logits of both.
-
-    Returns:
-        Scalar ``temperature ** 2`` times the KL divergence in nats, averaged over the batch, so
-        that gradients are of one size at any temperature.
-
-    Example:
-        >>> distillation_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
-        tensor(0.)
-    """
-    soft = (teacher_logits.float() / temperature).softmax(dim=1)
-    return temperature**2 * soft_kl(logits.float() / temperature, soft)
-
-
 def soft_binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy per class for multi-label targets, in float32.
 

@@ -61,54 +61,6 @@ def attention_of_patches(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return h, attention.unflatten(1, tuple(size))
 
 
-def feature_norm(net: Any, x: Tensor) -> Tensor:
-    """How strongly the last feature map answers at each place, whatever the classes.
-
-    Args:
-        net: A network that provides maps.
-        x: (B, C, H, W) normalised images.
-
-    Returns:
-        (B, h, w) Euclidean norm over channels.
-    """
-    return torch.linalg.vector_norm(net.head.norm(net.forward_stages(x)).float(), dim=1)
-
-
-def pixel_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
-    """How much the logit of the label changes with each pixel (Simonyan et al., arXiv:1312.6034).
-
-    Args:
-        net: The network; its parameters get no gradient.
-        x: (B, C, H, W) normalised images.
-        y: (B,) classes.
-
-    Returns:
-        (B, H, W) largest absolute derivative over channels.
-    """
-    with torch.enable_grad():
-        x = x.detach().float().requires_grad_()
-        logits = net(x).gather(1, y[:, None])
-        return torch.autograd.grad(logits.sum(), x)[0].abs().amax(dim=1)
-
-
-def spectral_residual(x: Tensor) -> Tensor:
-    """Saliency of images by themselves (Hou and Zhang, CVPR 2007).
-
-    Args:
-        x: (B, C, H, W) images of any range.
-
-    Returns:
-        (B, H, W) map: the image of what the logarithm of the spectrum has beyond its local mean,
-        squared and blurred.
-    """
-    spectrum = torch.fft.fft2(x.float().mean(dim=1))
-    log_amplitude = spectrum.abs().clamp(min=1e-8).log()
-    around = F.pad(log_amplitude[:, None], [1] * 4, mode="circular")
-    residual = log_amplitude - F.avg_pool2d(around, 3, stride=1)[:, 0]
-    found = torch.fft.ifft2(torch.polar(residual.exp(), spectrum.angle())).abs().square()
-    return F.avg_pool2d(found[:, None], 5, stride=1, padding=2, count_include_pad=False)[:, 0]
-
-
 def has_class_map(net: Any, num_classes: int) -> bool:
     """Whether a network has an activation map for each of so many classes."""
     weight = getattr(getattr(getattr(net, "head", None), "fc", None), "weight", None)

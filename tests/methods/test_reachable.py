@@ -52,7 +52,7 @@ EXCEED = {
     "tlalign": (7, 520, "A batch is pasted or interpolated, so that both operations are read."),
     "transformmix_recon": (
         10,
-        720,
+        730,
         "Two networks of a module, five kinds of maps, and a teacher that gives them.",
     ),
     "transformmix_search": (

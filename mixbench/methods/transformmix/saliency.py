@@ -12,12 +12,9 @@ from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.functional.transformmix import scaled_saliency
 from mixbench.nn.saliency import (
-    feature_norm,
     has_class_map,
-    pixel_gradient,
     resize_images,
     saliency_map,
-    spectral_residual,
 )
 from mixbench.nn.teacher import UnregisteredModule, frozen_eval
 from mixbench.records.weights import load_network
@@ -78,6 +75,54 @@ def find_maps(net: Any, kind: str, x: Tensor, y: Tensor) -> Tensor:
         if kind == "input_grad":
             return pixel_gradient(net, x, y)
         return feature_norm(net, x) if kind == "norm" else saliency_map(net, x, y)[1].float()
+
+
+def feature_norm(net: Any, x: Tensor) -> Tensor:
+    """How strongly the last feature map answers at each place, whatever the classes.
+
+    Args:
+        net: A network that provides maps.
+        x: (B, C, H, W) normalised images.
+
+    Returns:
+        (B, h, w) Euclidean norm over channels.
+    """
+    return torch.linalg.vector_norm(net.head.norm(net.forward_stages(x)).float(), dim=1)
+
+
+def pixel_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    """How much the logit of the label changes with each pixel (Simonyan et al., arXiv:1312.6034).
+
+    Args:
+        net: The network; its parameters get no gradient.
+        x: (B, C, H, W) normalised images.
+        y: (B,) classes.
+
+    Returns:
+        (B, H, W) largest absolute derivative over channels.
+    """
+    with torch.enable_grad():
+        x = x.detach().float().requires_grad_()
+        logits = net(x).gather(1, y[:, None])
+        return torch.autograd.grad(logits.sum(), x)[0].abs().amax(dim=1)
+
+
+def spectral_residual(x: Tensor) -> Tensor:
+    """Saliency of images by themselves (Hou and Zhang, CVPR 2007).
+
+    Args:
+        x: (B, C, H, W) images of any range.
+
+    Returns:
+        (B, H, W) map: the image of what the logarithm of the spectrum has beyond its local mean,
+        squared and blurred.
+    """
+    spectrum = torch.fft.fft2(x.float().mean(dim=1))
+    log_amplitude = spectrum.abs().clamp(min=1e-8).log()
+    around = F.pad(log_amplitude[:, None], [1] * 4, mode="circular")
+    residual = log_amplitude - F.avg_pool2d(around, 3, stride=1)[:, 0]
+    found = torch.fft.ifft2(torch.polar(residual.exp(), spectrum.angle())).abs().square()
+    return F.avg_pool2d(found[:, None], 5, stride=1, padding=2, count_include_pad=False)[:, 0]
 
 
 def fitted_maps(maps: Tensor, size: Any) -> Tensor:
