@@ -32,8 +32,8 @@ class TransformMixRecon(TransformMixMethod):
     Data", arXiv:2403.12429. Official code: none was found; this is a reconstruction, and its
     figures are not those of the paper. ``method.module=RUN`` is a run of ``transformmix_search`` on
     the same data or on other data: the module reads maps and a weight, no classes. Maps come from
-    the teacher of that search, its map of the class where the data has the same number of classes
-    and otherwise the norm of its features; from the network of another run, ``teacher_ckpt``; or
+    the teacher of that search, its map of the class where the data has the same classes and
+    otherwise the norm of its features; from the network of another run, ``teacher_ckpt``; or
     from the image alone, ``saliency: spectral``.
     Deviations: the rule of the label is not in the text; ``label: area`` is ours.
     Cost: 1.4, one pass of the teacher without a gradient; ``cache: true`` has none, with maps of 8
@@ -67,12 +67,12 @@ class TransformMixRecon(TransformMixMethod):
                 raise UserError(what, where, f"add method.{key}=false")
         self.frozen_module = UnregisteredModule(module)
         key = "method.module" if cfg.teacher_ckpt is None else "method.teacher_ckpt"
-        given, classes = cfg.teacher_ckpt or cfg.module, self.info.num_classes
+        given = cfg.teacher_ckpt or cfg.module
         self.teacher = None
         if given is not None and cfg.saliency != "spectral":
-            self.teacher = TeacherSaliency(given, key, cfg.saliency, classes)
+            self.teacher = TeacherSaliency(given, key, cfg.saliency, self.info)
         else:
-            self.kind = chosen_kind(cfg.saliency, self.net, classes, "")
+            self.kind = chosen_kind(cfg.saliency, self.net, self.info.num_classes, "")
 
     def _check_cache(self) -> None:
         data, where = self.run.data, "method.cache=true"

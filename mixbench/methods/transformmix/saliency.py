@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixbench.config.schema import DataInfo
 from mixbench.data.augment.batches import to_float
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
@@ -24,13 +25,13 @@ AHEAD = 128  # images in a pass over the training set
 SIDE, LARGE = (8, 14), 96  # cells of a cached map; of images of LARGE pixels or more, the second
 
 
-def chosen_kind(kind: str, net: Any, num_classes: int, where: str) -> str:
+def chosen_kind(kind: str, net: Any, num_classes: int | None, where: str) -> str:
     """The kind of map that a network gives.
 
     Args:
         kind: Value of ``method.saliency``.
         net: The network.
-        num_classes: Classes of the data.
+        num_classes: Classes of the data; None if they are others than those of the network.
         where: Config key and value for the message.
 
     Returns:
@@ -40,7 +41,7 @@ def chosen_kind(kind: str, net: Any, num_classes: int, where: str) -> str:
         UserError: If it gives no such map of these classes.
     """
     provides = getattr(net, "provides", frozenset())
-    classes, attention = has_class_map(net, num_classes), "attention" in provides
+    classes, attention = has_class_map(net, num_classes or 0), "attention" in provides
     able = {"attention": attention, "cam": classes, "norm": "maps" in provides, "spectral": True}
     if kind == "auto":
         return next(name for name, can in able.items() if can)
@@ -48,8 +49,9 @@ def chosen_kind(kind: str, net: Any, num_classes: int, where: str) -> str:
     able["input_grad"] = known is not None and len(known) == num_classes
     if not able[kind]:
         count = "no" if known is None else len(known)
+        wanted = "other" if num_classes is None else num_classes
         raise UserError(
-            f"the network gives no such map of {num_classes} classes: it knows {count} classes",
+            f"the network gives no such map of {wanted} classes: it knows {count} classes",
             f"method.saliency={kind} {where}".strip(),
             "use method.saliency=auto, or a teacher of the same classes",
         )
@@ -139,7 +141,7 @@ class TeacherSaliency(nn.Module):
         given: Checkpoint or folder of the run.
         key: Config key that it is the value of.
         kind: Value of ``method.saliency``.
-        num_classes: Classes of the data.
+        data: Facts of the data.
 
     Raises:
         UserError: If there is no such run, or it gives no such maps.
@@ -148,10 +150,13 @@ class TeacherSaliency(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, given: str, key: str, kind: str, num_classes: int) -> None:
+    def __init__(self, given: str, key: str, kind: str, data: DataInfo) -> None:
         super().__init__()
         net, info = load_network(given, key)
-        self.kind = chosen_kind(kind, net, num_classes, f"{key}={given}")
+        named = bool(info.class_names and data.class_names)
+        others = named and info.class_names != data.class_names  # as many they may be all the same
+        classes = None if others else data.num_classes
+        self.kind = chosen_kind(kind, net, classes, f"{key}={given}")
         self.size, self.teacher = (info.height, info.width), UnregisteredModule(net)
         for name, values in (("mean", info.mean), ("std", info.std)):
             value = torch.tensor(values)[:, None, None]

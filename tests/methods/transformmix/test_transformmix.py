@@ -417,6 +417,15 @@ def test_the_kind_of_map_follows_from_the_network_and_the_classes():
         chosen_kind("attention", net, 4, "")
 
 
+def test_as_many_classes_of_other_names_have_no_map_of_the_class(chain):
+    _, _, place, _ = chain
+    names = [f"thing {k}" for k in range(10)]
+    info = DataInfo(10, 16, 16, class_names=names)
+    assert with_digits(info, module=str(place)).teacher.kind == "norm"
+    with pytest.raises(UserError, match="no such map of other classes: it knows 10 classes"):
+        with_digits(info, module=str(place), saliency="cam")
+
+
 # Bad input.
 
 
