@@ -57,7 +57,7 @@ EXCEED = {
     ),
     "transformmix_search": (
         10,
-        710,
+        720,
         "Two networks of a module, five kinds of maps, and a teacher that gives them.",
     ),
     "transmix": (7, 500, "A batch is pasted or interpolated, so that both operations are read."),

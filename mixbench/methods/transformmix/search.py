@@ -74,6 +74,9 @@ class TransformMixSearch(TransformMixMethod):
         teacher, info = load_network(given, "method.teacher_ckpt")
         state = teacher.state_dict()
         where = f"method.teacher_ckpt={given}"
+        if self.run.net.weights is not None:
+            todo = "leave net.weights out"
+            raise UserError("the network takes the teacher's weights", f"{where} net.weights", todo)
         if info.num_classes != self.info.num_classes:
             what = f"the teacher knows {info.num_classes} classes, the data has "
             todo = "use a teacher of the same data set"

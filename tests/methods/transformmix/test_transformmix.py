@@ -458,6 +458,14 @@ def test_a_teacher_that_cannot_be_one_is_refused(chain, tiny):
         sample_method(USE, module="nowhere")
 
 
+def test_weights_beside_those_of_the_teacher_are_refused(chain):
+    words, teacher, _, _ = chain
+    own = ["method=transformmix_search", f"method.teacher_ckpt={teacher}"]
+    with pytest.raises(UserError, match="the network takes the teacher's weights") as error:
+        run(compose([*words, *own, f"net.weights={teacher}"]))
+    assert "leave net.weights out" in str(error.value)
+
+
 def test_a_search_of_nothing_is_refused():
     with pytest.raises(UserError, match="nothing is left to be searched"):
         sample_method(SEARCH, stn=False, mpn=False)
