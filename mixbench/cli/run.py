@@ -14,6 +14,7 @@ from mixbench.errors import UserError, counted, time_text
 if TYPE_CHECKING:
     from mixbench.cli.display import GridDisplay
     from mixbench.launch.plan import PlannedRun
+    from mixbench.launch.sweep import Sweep
     from mixbench.records.record import Record
 
 
@@ -79,7 +80,7 @@ def bench_command(args: argparse.Namespace) -> int:
 def sweep_command(args: argparse.Namespace) -> int:
     """Carry out an ablation plan, the plans that it needs first."""
     from mixbench.launch.plan import seeds_note
-    from mixbench.launch.sweep import fill_needs, read_sweep
+    from mixbench.launch.sweep import read_sweep
 
     if not args.overrides or "=" in args.overrides[0]:
         raise UserError("no plan is named", "sweep", "write mixbench sweep PLAN.yaml [k=v ...]")
@@ -93,16 +94,23 @@ def sweep_command(args: argparse.Namespace) -> int:
             name,
             "carry out what it needs first, and give its file as an override",
         )
+    return _carry_out(plan, args)[0]
+
+
+def _carry_out(plan: "Sweep", args: argparse.Namespace) -> "tuple[int, list[PlannedRun]]":
+    """Launch what a plan needs, as far down as that goes, and then the plan."""
+    from mixbench.launch.sweep import fill_needs
+
     done: dict[str, list[PlannedRun]] = {}
     for key, need in plan.needs.items():
         print_result(f"first, for {key}: {need.name}")
-        code, done[key] = _launch(need.runs, args)
+        code, done[key] = _carry_out(need, args)
         if code:
-            return code
+            return code, []
     if args.dry_run and plan.needs:
         print_result(f"then: {plan.name}, {counted(len(plan.runs), 'run')}")
-        return 0
-    return _launch(fill_needs(plan, done), args)[0]
+        return 0, []
+    return _launch(fill_needs(plan, done), args)
 
 
 def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, list[PlannedRun]]":

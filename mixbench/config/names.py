@@ -80,6 +80,14 @@ _METHODS = {
         "mixbench.methods.tokenlabels.tlalign:TLAlign",
         "Paste whole patches, and let attention carry their labels",
     ),
+    "transformmix_recon": (
+        "mixbench.methods.transformmix.recon:TransformMixRecon",
+        "Move and mask pairs by a module that was searched before; a reconstruction",
+    ),
+    "transformmix_search": (
+        "mixbench.methods.transformmix.search:TransformMixSearch",
+        "Search the module of TransformMix against a trained network",
+    ),
     "transmix": (
         "mixbench.methods.tokenlabels.transmix:TransMix",
         "CutMix labelled by area and by the class token's attention",
@@ -173,6 +181,7 @@ SUITES = Registry(
         "shuffle": "mixbench.evaluation.shuffle:Shuffle",
         "linearity": "mixbench.evaluation.linearity:Linearity",
         "gaze": "mixbench.evaluation.gaze:Gaze",
+        "two_class": "mixbench.evaluation.two_class:TwoClass",
         "corruption": "mixbench.evaluation.corruption:CorruptionSuite",
         "ood": "mixbench.evaluation.ood:Ood",
         "wsol": "mixbench.evaluation.wsol:Wsol",

@@ -304,6 +304,9 @@ class EvalConfig(Settings):
     gaze: str | None = setting(
         None, "gaze: .npy or .npz of a map per test image, or a folder of maps", identity=False
     )
+    judge: str | None = setting(
+        None, "two_class: finished run that looks; null: the tested network itself", identity=False
+    )
     corruptions: list[str] | None = setting(
         None, "corruption: names of corruptions; null: the 15 common ones", identity=False
     )
@@ -396,6 +399,13 @@ class RunConfig(Settings):
     epochs: int = setting(200, "passes through the training set", at_least=1)
     batch_size: int = setting(128, "over all devices and accumulated micro-batches", at_least=1)
     lr: float = setting(0.1, "peak learning rate", above=0)
+    distill: str | None = setting(
+        None, "finished run whose network is the teacher: its logits of the same mixed images"
+    )
+    distill_temperature: float = setting(4.0, "divides the logits of both", above=0)
+    distill_labels: float = setting(
+        0.0, "weight of the method's own loss beside the divergence from the teacher", at_least=0
+    )
     precision: str = setting("fp32", "bf16 is automatic mixed precision", one_of=("fp32", "bf16"))
     devices: int = setting(1, "per machine, one process each", at_least=1, identity=False)
     num_nodes: int = setting(1, "machines", at_least=1, identity=False)

@@ -37,6 +37,7 @@ from mixbench.functional.cutmix import (
     cutmix_minmax_box,
     paste_box,
 )
+from mixbench.functional.distillation import distillation_loss
 from mixbench.functional.draws import draw_lam, draw_perm
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
 from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
@@ -76,6 +77,17 @@ from mixbench.functional.token_labels import (
     token_cutmix,
     token_weights,
 )
+from mixbench.functional.transformmix import (
+    WarpedPairs,
+    affine_matrices,
+    kept_saliency,
+    rectangle_mask,
+    scaled_saliency,
+    total_variation,
+    transformmix,
+    valid_mask,
+    warp_pairs,
+)
 from mixbench.functional.transport import position_cost, position_plan
 from mixbench.functional.windows import (
     Pasted,
@@ -103,7 +115,9 @@ __all__ = [
     "SpliceGrid",
     "Spliced",
     "Transport",
+    "WarpedPairs",
     "adjust_mask",
+    "affine_matrices",
     "align",
     "alignment_cancels",
     "alignmix",
@@ -120,6 +134,7 @@ __all__ = [
     "cutmix",
     "cutmix_box",
     "cutmix_minmax_box",
+    "distillation_loss",
     "draw_chains",
     "draw_lam",
     "draw_other_class",
@@ -135,6 +150,7 @@ __all__ = [
     "info_nce",
     "join_windows",
     "jsd_loss",
+    "kept_saliency",
     "least_attended",
     "manifoldmixup",
     "marginal_error",
@@ -161,9 +177,11 @@ __all__ = [
     "propagate",
     "propagate_windows",
     "rated_lam",
+    "rectangle_mask",
     "relabel",
     "rescale_lam",
     "resize_maps",
+    "scaled_saliency",
     "sinkhorn",
     "smooth_label",
     "soft_binary_cross_entropy",
@@ -180,7 +198,11 @@ __all__ = [
     "token_cutmix",
     "token_weights",
     "top2_clamp",
+    "total_variation",
+    "transformmix",
     "two_way_nce",
+    "valid_mask",
+    "warp_pairs",
     "window_grid",
     "window_mask",
     "window_shares",

@@ -199,6 +199,12 @@ _SCORES = (
     _percent(
         "gaze_inconsistency", "distance of labels from what people look at", "lower", suite="gaze"
     ),
+    _percent(
+        "two_class_hit",
+        "mixed test images whose two classes are the two best guesses",
+        suite="two_class",
+        shared="judge",
+    ),
     _percent("gaze_centre", "the same if people looked at the centre", "", suite="gaze"),
     _corrupted("mean_ce", "under 15 published corruptions", label="Corruption error"),
     _percent(

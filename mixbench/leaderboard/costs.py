@@ -101,13 +101,36 @@ def hours(record: Record) -> float | None:
 
     Returns:
         GPU hours with all stages of the training; on a CPU hours of training at the measured
-        speed. None where neither is known.
+        speed. Both with the runs whose checkpoints it uses, such as a teacher. None where neither
+        is known.
     """
     if record.gpu_hours is not None:
         return record.gpu_hours
     if not record.img_per_s:
         return None
-    return record.epochs * record.train_size / record.img_per_s / 3600
+    own = record.epochs * record.train_size / record.img_per_s / 3600
+    return own + sum(record.prior_hours.values())
+
+
+def prior_hours(record: Record, used: Iterable[Record]) -> dict[str, float]:
+    """Cost of the runs without whose checkpoints a run would not be what it is.
+
+    Args:
+        record: The run.
+        used: The runs whose checkpoints it uses.
+
+    Returns:
+        Hours by id, each run once; those that these have used in turn are among them. Runs of
+        another kind of device are left out, as their hours do not add up.
+    """
+    found: dict[str, float] = {}
+    for other in used:
+        total = hours(other)
+        if total is None or (other.gpu_hours is None) != (record.gpu_hours is None):
+            continue
+        found |= other.prior_hours
+        found[other.id] = total - sum(other.prior_hours.values())
+    return found
 
 
 def equal_cost(rows: Iterable[tuple[str, str, list[Record]]]) -> list[CostTable]:

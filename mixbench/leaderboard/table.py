@@ -25,6 +25,7 @@ from mixbench.records.marks import mark_notes, marks_text
 from mixbench.stats.dunnett import Contrast
 
 VERIFIED = {"yes": 0.0, "partly": 1.0, "no": 2.0}  # from the best to the worst
+RECONSTRUCTION = "reconstruction"  # fidelity of a method of which no code was published
 SETTING = "method."  # begins the name of a column of a setting
 _CHOICE = {"last": "the last epoch", "val": "the best epoch of a hold-out"}
 MOST_SETTINGS = 2  # that get columns; where more vary, labels tell them
@@ -62,7 +63,8 @@ def default_columns(group: Group) -> list[str]:
     whole = [n for n in robust if all(_mean(row, n) is not None for row in group.rows)]
     corrupted = [name for name in CORRUPTED if _any(group, name)]
     robustness = [*(whole or robust)[:1], *corrupted[:1]]
-    return [*_first(group), *tested, *scores, *robustness, *_costed(group)]
+    mixed = [name for name in ("two_class_hit",) if _any(group, name)]
+    return [*_first(group), *tested, *scores, *robustness, *mixed, *_costed(group)]
 
 
 def all_columns(group: Group) -> list[str]:
@@ -362,6 +364,9 @@ def _notes(group: Group, names: Sequence[str], style: str) -> list[str]:
     notes += [note for row in group.rows for note in gaps(row, shown)]
     notes += _cost_notes(group, names)
     notes += _settings_notes(group, names)
+    rebuilt = [row.label for row in group.rows if row.fidelity == RECONSTRUCTION]
+    if rebuilt and "fidelity" not in names:
+        notes.append(f"A {RECONSTRUCTION}, whose scores are no paper's: {', '.join(rebuilt)}.")
     notes += mark_notes((row.label, row.marks, len(row.seeds)) for row in group.rows)
     if group.devices:
         notes.append(f"The runs used this hardware: {', '.join(group.devices)}.")
@@ -373,7 +378,9 @@ def _cost_notes(group: Group, names: Sequence[str]) -> list[str]:
     if "cost" in names:
         labels = [row.label for row in group.rows if row.cost is not None]
         base = BASELINE if BASELINE in labels else "the cheapest row"
-        notes.append(f"cost is the time of training, relative to {base}.")
+        before = any(record.prior_hours for row in group.rows for record in row.records)
+        more = ", with the runs that a row's own start from" if before else ""
+        notes.append(f"cost is the time of training{more}, relative to {base}.")
     timed = {"cost", "img_per_s"} & set(names)
     if timed and any(row.shared_cores for row in group.rows):
         verb = "were" if len(timed) > 1 else "was"

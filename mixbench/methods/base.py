@@ -73,6 +73,14 @@ class Method(LightningHooks):
             """True if ``wrap_dataset`` makes another training set with these settings."""
             return False
 
+        def check_run(self, name: str) -> None:
+            """Refuse settings of the method ``name`` that lack a file without which no run works.
+
+            Raises:
+                UserError: With what to give.
+            """
+            del name
+
         @property
         def alone(self) -> str:
             """Reason why it is no member of a choice, in a few words; empty if it can be one."""
@@ -102,6 +110,7 @@ class Method(LightningHooks):
         self.net = net
         self.config = self.Config() if config is None else config
         self.generator, self.shared_generator = Generator(), Generator()
+        self.distillation: Any = None  # a teacher to learn from, see methods/distillation.py
         self.register_buffer("mean", torch.tensor(info.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(info.std)[:, None, None])
 
@@ -297,7 +306,9 @@ class Method(LightningHooks):
         self.reseed(self.current_epoch, batch_idx)
         mixed = self.mix_batch(batch)
         logits, mixed = self.predict(mixed)
-        terms = self.loss(logits, mixed)
+        terms: Any = self.loss(logits, mixed)
+        if self.distillation is not None:
+            terms = self.distillation.terms(terms, logits, self.to_pixels(mixed.x))
         loss: Any = sum(terms.values()) if isinstance(terms, dict) else terms
         self.follow_loss(loss, terms, logits, mixed, batch_idx, len(batch.ids))
         return loss

@@ -30,6 +30,27 @@ def topk(logits: Tensor, y: Tensor, k: int = 1) -> Tensor:
     return 100 * hit.mean()
 
 
+def two_class_hits(logits: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Whether the two best guesses for each mixed image are its two classes.
+
+    Args:
+        logits: (N, K) network output, of at least two classes.
+        first: (N,) class of one image.
+        second: (N,) class of its partner.
+
+    Returns:
+        (N,) bool; where both are of one class, whether it is the best guess.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0]]).expand(3, 3)
+        >>> two_class_hits(logits, torch.tensor([1, 0, 1]), torch.tensor([0, 2, 1]))
+        tensor([ True, False, False])
+    """
+    best = logits.topk(2, dim=1).indices
+    both = ((best == first[:, None]) | (best == second[:, None])).sum(dim=1) == 2
+    return torch.where(first == second, best[:, 0] == first, both)
+
+
 def nll(logits: Tensor, y: Tensor) -> Tensor:
     """Mean negative log-likelihood of the labels.
 

@@ -43,6 +43,16 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     FROZEN: ("samix", {"mixer_ckpt": WRITTEN}, "two passes, one of the teacher up to the mixer"),
     "splicemix": ("splicemix", {}, "a quarter more images"),
     "splicemix_cl": ("splicemix_cl", {}, "a quarter more images, and their cells"),
+    "transformmix_recon": (
+        "transformmix_recon",
+        {},
+        "one more pass for the maps, and the module",
+    ),
+    "transformmix_search": (
+        "transformmix_search",
+        {},
+        "the module alone learns, through a pass of the network; one more pass for the maps",
+    ),
     "tdattenmix": (
         "tdattenmix",
         {"switch_prob": 1.0},

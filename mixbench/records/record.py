@@ -66,6 +66,7 @@ class _Evaluation(TypedDict, total=False):
     device: str
     maps: str | None
     saliency: str | None
+    judge: str | None
     warnings: list[str]
 
 
@@ -109,7 +110,10 @@ class Record:
     ms_step: float | None = None
     dataloader_wait_pct: float | None = None
     peak_mem_gb: float | None = None
-    gpu_hours: float | None = None  # wall time without suites, times GPUs; None on a CPU
+    # Wall time without suites, times GPUs, and that of the runs in prior_hours; None on a CPU.
+    gpu_hours: float | None = None
+    # Cost of the runs whose checkpoints it uses, and of those before them, by id.
+    prior_hours: dict[str, float] = field(default_factory=dict)
     params: int = 0  # of the network that is tested
     params_train: int = 0  # of everything that training holds
     macs: int = 0  # multiply-adds of one forward pass of one image

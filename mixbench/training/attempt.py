@@ -35,6 +35,7 @@ from mixbench.errors import (
     UserError,
 )
 from mixbench.files import check_run_folder, open_log, remove_leftovers, write_text
+from mixbench.leaderboard.costs import prior_hours
 from mixbench.methods.base import Method
 from mixbench.nn.optim import apply_settings
 from mixbench.records.checkpoints import LAST, check_shapes, read_checkpoint, recovery_steps
@@ -56,7 +57,7 @@ from mixbench.training.callbacks.progress import quiet_lightning
 from mixbench.training.compile import compile_stages
 from mixbench.training.facts import bit_exact, blended_hashes
 from mixbench.training.fit import Parts, fit_and_test, precision_context
-from mixbench.training.job import Job
+from mixbench.training.job import Job, used_runs
 from mixbench.training.sanity import chance, doubts
 
 log = logging.getLogger("mixbench")
@@ -423,6 +424,9 @@ class Attempt:
         if self.job.device.type == "cuda":
             judged = sum(facts["seconds"] for facts in record.evaluations.values())
             record.gpu_hours = (record.wall_s - judged) * record.device_count / 3600
+        record.prior_hours |= prior_hours(record, used_runs(self.job.config))
+        if record.gpu_hours is not None:
+            record.gpu_hours += sum(record.prior_hours.values())
         if not self.group.is_main:
             return
         try:

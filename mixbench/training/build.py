@@ -14,6 +14,7 @@ from mixbench.data.images import Splits
 from mixbench.data.loaders import MixData
 from mixbench.data.sampling import INIT, mix_seed
 from mixbench.methods.base import Method
+from mixbench.methods.distillation import Distillation
 from mixbench.records.weights import load_weights
 from mixbench.training.job import Job, training_device
 from mixbench.training.requirements import check_pair
@@ -44,6 +45,8 @@ def build(job: Job, splits: Splits, rank: int = 0, world: int = 1) -> tuple[Meth
     check_pair(job.name, job.settings, config.net.name, getattr(net, "provides", frozenset()))
     config = with_safe_layout(config, net)
     method = job.method(net, splits.info, job.settings, config, rank=rank)
+    if config.distill is not None:
+        method.distillation = Distillation(method, config)
     data = MixData(splits, config, method.wrap_dataset, rank, world)
     method.total_steps = config.epochs * data.steps_per_epoch
     if config.trainer.channels_last:

@@ -1,5 +1,6 @@
 """A run before it starts: all that follows from its configuration, checked once."""
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,8 @@ from mixbench.errors import UserError
 from mixbench.evaluation.suite import Suite, load_suites
 from mixbench.methods.base import Method
 from mixbench.records.identity import Identity, InputFile, identify, is_checkpoint
-from mixbench.records.record import runs_folder
-from mixbench.records.weights import input_file
+from mixbench.records.record import Record, read_record, runs_folder
+from mixbench.records.weights import input_file, weights_file
 from mixbench.tasks.base import Task, find_task
 from mixbench.training.requirements import check_pair, check_pool, check_task
 
@@ -158,6 +159,7 @@ def _check_method(config: RunConfig, settings: Any) -> Task:
     """The task of a run, if its method can learn it from such data and with the network."""
     name, data = config.method["name"], config.data.kind
     task = check_task(config, METHODS.get(name), settings, DATA.get(data).task, f"data={data}")
+    settings.check_run(name)
     check_pair(name, settings, config.net.name)
     check_pool(config.net)
     return task
@@ -178,9 +180,33 @@ def input_files(config: RunConfig) -> dict[str, InputFile]:
     Raises:
         UserError: If there is no such file or finished run.
     """
-    found: dict[str, InputFile] = {}
+    return {key: input_file(value, key) for key, value in _named_files(config).items()}
+
+
+def used_runs(config: RunConfig) -> list[Record]:
+    """Records of the runs whose checkpoints a run starts from or uses, as far as they are there.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        The records.
+    """
+    found = []
+    for key, value in _named_files(config).items():
+        with contextlib.suppress(UserError):
+            path = weights_file(value, key)
+            if is_checkpoint(str(path.absolute())):
+                found.append(read_record(path.absolute().parent))
+    return found
+
+
+def _named_files(config: RunConfig) -> dict[str, str]:
+    found: dict[str, str] = {}
     if config.net.weights is not None:
-        found["net.weights"] = input_file(config.net.weights)
+        found["net.weights"] = config.net.weights
+    if config.distill is not None:
+        found["distill"] = config.distill
     own = config.method
     nested = {name: value for name, value in own.items() if isinstance(value, dict)}
     parts = {own["name"]: ("method", own)}
@@ -190,7 +216,7 @@ def input_files(config: RunConfig) -> dict[str, InputFile]:
         for key, value in keys.items():
             checkpoint = isinstance(value, str) and is_checkpoint(value)
             if value is not None and (key in declared or checkpoint):
-                found[f"{prefix}.{key}"] = input_file(value, f"{prefix}.{key}")
+                found[f"{prefix}.{key}"] = value
     return found
 
 

@@ -102,6 +102,10 @@ def scores(outcome: Outcome) -> dict[str, float]:
     return dict(outcome.record.metrics)  # pyright: ignore[reportOptionalMemberAccess]
 
 
+def judge(outcome: Outcome) -> str:
+    return outcome.record.evaluations["two_class"]["judge"]  # pyright: ignore
+
+
 def shapes(outcome: Outcome) -> dict[str, tuple[int, ...]]:
     config = outcome.config
     net = build(resolve(config), DATA.get("digits")(config.data).load())[0].net
@@ -228,6 +232,9 @@ COUNTED = {
     "epochs": Key("epochs=2"),
     "batch_size": Key("batch_size=16"),
     "lr": Key("lr=0.1"),
+    "distill": Key("distill=RUN"),
+    "distill_temperature": Key("distill_temperature=1", "distill=RUN"),
+    "distill_labels": Key("distill_labels=1", "distill=RUN"),
     "precision": Key("precision=bf16"),
     "select": Key("select=val"),
 }
@@ -251,6 +258,7 @@ ASIDE = {
     "eval.attacks": Key("eval.attacks=[fgsm_4]", ATTACKED, seen=scores),
     "eval.adv_n": Key("eval.adv_n=16", ATTACKED, seen=scores),
     "eval.saliency": Key("eval.saliency=RUN", "eval.suites=[salience]", seen=scores),
+    "eval.judge": Key("eval.judge=RUN", "method=cutmix eval.suites=[two_class]", seen=judge),
     "eval.gaze": Key(
         "eval.gaze=b.npy", "method=cutmix eval.suites=[gaze] eval.gaze=a.npy", seen=scores
     ),

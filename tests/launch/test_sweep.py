@@ -214,6 +214,39 @@ def test_networks_that_mix_with_trained_mixers_get_those_of_their_own_seed(monke
     assert read_sweep("samix_pretrained", ["method.mixer_ckpt=own.ckpt"]).needs == {}
 
 
+def test_plans_go_first_as_far_down_as_they_need_each_other(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
+    launched = []
+
+    def launch(runs, args):
+        for place, run in enumerate(runs):
+            run.id = f"stage{len(launched)}-{place}"
+        launched.append(runs)
+        return 0, runs
+
+    monkeypatch.setattr("mixbench.cli.run._launch", launch)
+    assert cli.main(["sweep", "transformmix", "seeds=3,4", "net.width=8"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("first")]
+    assert told == [
+        "first, for method.module: transformmix_module",
+        "first, for method.teacher_ckpt: transformmix_teacher",
+    ]
+    teachers, searches, uses = launched
+    assert [len(runs) for runs in launched] == [2, 2, 8]
+
+    def seed(run):
+        return next(word for word in run.words if word.startswith("seed="))
+
+    for needed, runs, key in (
+        (teachers, searches, "method.teacher_ckpt"),
+        (searches, uses, "method.module"),
+    ):
+        ids = {seed(run): run.id for run in needed}
+        for run in runs:
+            assert f"{key}={tmp_path / ids[seed(run)] / 'last.ckpt'}" in run.words
+            assert "net.width=8" in run.words
+
+
 @pytest.mark.slow
 def test_mixers_are_trained_before_the_networks_that_mix_with_them_as_they_are(
     monkeypatch, tmp_path

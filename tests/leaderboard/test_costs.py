@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mixbench.leaderboard.costs import equal_cost, hours
+from mixbench.leaderboard.costs import equal_cost, hours, prior_hours
 from mixbench.leaderboard.render import render
 from mixbench.leaderboard.rows import Leaderboard
 from mixbench.records.record import Record
@@ -44,6 +44,24 @@ def test_hours_are_those_of_the_gpu_or_of_the_measured_speed():
     record.gpu_hours = 2.5
     assert hours(record) == 2.5
     assert hours(records("erm", 10, [90.0], speed=None)[0]) is None
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_runs_that_a_run_uses_are_part_of_its_cost_each_once(on_gpu):
+    teacher, search, use = (records(name, 10, [90.0])[0] for name in ("erm", "search", "use"))
+    for record, before in ((teacher, []), (search, [teacher]), (use, [search, teacher])):
+        if on_gpu:
+            record.gpu_hours = 2.0
+        record.prior_hours = prior_hours(record, before)
+        if on_gpu:
+            record.gpu_hours = 2.0 + sum(record.prior_hours.values())
+    own = 2.0 if on_gpu else 0.1
+    assert hours(search) == pytest.approx(2 * own)
+    assert use.prior_hours == pytest.approx({teacher.id: own, search.id: own})
+    assert hours(use) == pytest.approx(3 * own)
+    other = records("other", 10, [90.0])[0]
+    other.gpu_hours = None if on_gpu else 5.0
+    assert prior_hours(use, [other]) == {}  # hours of a CPU and of a GPU do not add up
 
 
 def test_a_slow_method_stands_beside_longer_runs_of_the_others():

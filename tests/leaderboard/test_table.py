@@ -363,3 +363,19 @@ def test_negative_numbers_have_a_minus_sign_in_latex(fill, add, tmp_path):
     body = render(board(tmp_path), "latex").split("midrule")[1].split("bottomrule")[0]
     assert "$-$" in body or "+" in body
     assert not re.search(r"[^$]-\d", body)
+
+
+def test_a_table_says_which_rows_are_reconstructions_and_that_costs_hold_all_stages(add, tmp_path):
+    for seed in range(2):
+        common = {"img_per_s": 100.0, "train_size": 360_000}
+        add("erm", seed, **common)
+        more = {"prior_hours": {"teacher": 8.0, "search": 8.0}, "fidelity": "reconstruction"}
+        add("transformmix_recon", seed, **common, **more)
+    text = render(board(tmp_path))
+    assert "A reconstruction, whose scores are no paper's: transformmix_recon." in text
+    assert "cost is the time of training, with the runs that a row's own start from" in text
+    shown = next(line for line in text.splitlines() if line.startswith("transformmix_recon "))
+    assert shown.split()[-1] == "2.00"
+    plain = render(board(tmp_path), columns=["method", "fidelity"])
+    assert "A reconstruction" not in plain
+    assert "reconstruction" in plain

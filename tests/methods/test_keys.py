@@ -138,6 +138,9 @@ MAPS = "method.maps=a.npy method.switch_prob=1"
 GUIDED = "method.absvit=absvit.pth method.switch_prob=1"
 WINDOWS = "method.switch_prob=1"
 
+SEARCH = "method.teacher_ckpt=erm.ckpt"
+USE = "method.module=transformmix_search.ckpt"
+
 KEYS = {
     "erm": {},
     "mixup": {
@@ -240,6 +243,39 @@ KEYS = {
         "last": Key("1", VIT),
         "respect_drop_path": Key("true", f"{VIT} net.drop_path=0.9"),
     },
+    "transformmix_search": {
+        "teacher_ckpt": Key("automix.ckpt", SEARCH),
+        "saliency": Key("norm", SEARCH),
+        "alpha": Key("0.1", SEARCH),
+        "partner": Key("roll", SEARCH),
+        "noise": Key("1", SEARCH),
+        "stn": Key("false", SEARCH),
+        "mpn": Key("false", SEARCH),
+        "affine": Key("full", SEARCH),
+        "stn_input": Key("image+saliency", SEARCH),
+        "lam_input": Key("false", SEARCH),
+        "symmetric": Key("false", SEARCH),
+        "temperature": Key("1", SEARCH),
+        "w_area": Key("0", SEARCH),
+        "w_tv": Key("5", SEARCH),
+        "w_bin": Key("5", SEARCH),
+        "w_geo": Key("5", SEARCH),
+        "w_keep": Key("0", SEARCH),
+        "module_lr": Key("0.5", SEARCH),
+    },
+    "transformmix_recon": {
+        "module": Key("other_search.ckpt", USE),
+        "teacher_ckpt": Key("automix.ckpt", USE),
+        "saliency": Key("norm", USE),
+        "alpha": Key("0.1", USE),
+        "partner": Key("roll", USE),
+        "noise": Key("1", USE),
+        "stn": Key("false", USE),
+        "mpn": Key("false", USE),
+        "label": Key("prior", USE),
+        "prob": Key("0", USE),
+        "cache": Key("true", USE, seen=in_loader),
+    },
     "transmix": PASTING
     | {
         "mixup_alpha": Key("0", f"{VIT} method.switch_prob=0"),
@@ -309,6 +345,9 @@ def made(tmp_path_factory, digits_once):
         for name in ("erm", "automix", "samix"):
             config = compose(f"{BASE} method={name} seed=5")
             torch.save(trained(config)[1], f"{name}.ckpt")
+        for seed, name in enumerate(("transformmix_search", "other_search")):
+            config = compose(f"{BASE} method=transformmix_search {SEARCH} seed={seed}")
+            torch.save(trained(config)[1], f"{name}.ckpt")
         yield once
 
 
@@ -344,13 +383,15 @@ FILES = [
 @pytest.mark.parametrize(("method", "key"), FILES)
 def test_a_file_that_a_method_uses_counts_by_its_content(made, method, key):
     case = KEYS[method][key]
+    given = USE if method == "transformmix_recon" else ""  # which needs a module in any case
     path = Path(case.other.replace("NAME", method))
     copied = Path("copies") / path
     copied.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(path, copied)
 
     def named(place):
-        return resolve(compose(f"{BASE} method={method} method.{key}={place}")).identity.config_hash
+        words = f"{BASE} method={method} {given} method.{key}={place}"
+        return resolve(compose(words)).identity.config_hash
 
     first = named(path)
     assert named(copied) == first

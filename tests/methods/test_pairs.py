@@ -24,7 +24,7 @@ SLOW = [
 
 
 def share_that_learns(name, net):
-    """Share of the network's parameters that three steps change."""
+    """Share of the network's parameters, or of what is trained instead, that three steps change."""
     cls = METHODS.get(name)
     settings = cls.Config()
     if not settings.requires <= provided(net):
@@ -34,7 +34,9 @@ def share_that_learns(name, net):
     run = RunConfig(method={"name": name}, data=DataConfig(crop=2), batch_size=BATCH)
     method = cls(small_net(net, classes=CLASSES), info, settings, run).train()
     optimizer = build_optimizer(method.param_groups(), run.optim, lr=0.01)
-    before = [p.clone() for p in method.net.parameters()]
+    learning = [p for p in method.net.parameters() if p.requires_grad]
+    learning = learning or [p for p in method.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in learning]
     for batch in range(3):  # so that more than one layer is drawn
         method.reseed(0, batch)
         logits, mixed = method.predict(method.mix(*sample_batch(BATCH, SIZE, SIZE)))
@@ -44,9 +46,8 @@ def share_that_learns(name, net):
         loss.backward()
         optimizer.step()
         assert torch.isfinite(loss)
-    after = list(method.net.parameters())
-    assert all(torch.isfinite(p).all() for p in after)
-    changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert all(torch.isfinite(p).all() for p in learning)
+    changed = [not torch.equal(a, b) for a, b in zip(before, learning, strict=True)]
     return sum(changed) / len(changed)
 
 

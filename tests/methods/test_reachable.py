@@ -50,6 +50,16 @@ EXCEED = {
         "Windows, whole mixtures, the losses of tokens and map sources are parts of it.",
     ),
     "tlalign": (7, 520, "A batch is pasted or interpolated, so that both operations are read."),
+    "transformmix_recon": (
+        10,
+        730,
+        "Two networks of a module, five kinds of maps, and a teacher that gives them.",
+    ),
+    "transformmix_search": (
+        10,
+        720,
+        "Two networks of a module, five kinds of maps, and a teacher that gives them.",
+    ),
     "transmix": (7, 500, "A batch is pasted or interpolated, so that both operations are read."),
 }
 

@@ -267,10 +267,15 @@ def test_every_key_of_a_method_that_names_a_file_is_said_to():
     [(name, key) for name in METHODS.table for key in METHODS.get(name).files],
 )
 def test_files_of_methods_count_by_their_content(tmp_path, method, key):
+    def module(prefix):  # without one it mixes nothing
+        needed = method == "transformmix_recon" and key != "module"
+        return f" {prefix}.module={tmp_path / 'a.pth'}" if needed else ""
+
     def named(path, number):
         path.write_bytes(b"weights" + number)
         words = f"data=digits method={method} method.{key}={path}"
         words += " method.attention=file" if key == "maps" else ""
+        words += module("method")
         return resolve(compose(words)).identity
 
     first = named(tmp_path / "a.pth", b"1")
@@ -283,10 +288,15 @@ def test_files_of_methods_count_by_their_content(tmp_path, method, key):
         with pytest.raises(UserError, match="wants another training set"):
             resolve(compose(f"{member} method.{method}.{key}={tmp_path / 'a.pth'}"))
         return
+    if METHODS.get(method).Config().alone:  # it is no member of a choice
+        with pytest.raises(UserError, match="and no network"):
+            resolve(compose(f"{member} method.{method}.{key}={tmp_path / 'a.pth'}"))
+        return
     ids = []
     for number in (b"1", b"2"):
         (tmp_path / "c.pth").write_bytes(number)
         words = f"{member} method.{method}.{key}={tmp_path / 'c.pth'}"
+        words += module(f"method.{method}")
         ids.append(resolve(compose(words)).identity.id)
     assert ids[0] != ids[1]
 

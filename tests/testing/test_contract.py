@@ -50,6 +50,17 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"partner": "random", "mixup_alpha": 0.8},
         {"residual": 0.2, "last": 1, "per_sample": True, "partner": "roll"},
     ],
+    "transformmix_recon": [
+        {"label": "saliency", "noise": 0.1, "saliency": "norm"},
+        {"label": "half", "mpn": False, "saliency": "spectral"},
+        {"label": "prior", "stn": False, "saliency": "input_grad", "prob": 0.5},
+    ],
+    "transformmix_search": [
+        {"symmetric": False, "affine": "full", "noise": 0.1},
+        {"stn_input": "image+saliency", "lam_input": False, "partner": "roll"},
+        {"mpn": False, "saliency": "spectral"},
+        {"stn": False, "saliency": "input_grad"},
+    ],
     "transmix": [
         {"partner": "random", "mixup_alpha": 0.0, "ratio": 1.0},
         {"switch_prob": 1.0, "per_sample": True, "prob": 0.5, "partner": "derange"},

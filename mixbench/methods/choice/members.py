@@ -26,6 +26,19 @@ class ChoiceConfig(Method.Config):
         probs = self.probs or [1.0] * len(self.members)
         self.shares = [prob / sum(probs) for prob in probs]
 
+    def check_run(self, name: str) -> None:
+        """Refuse members that lack a file."""
+        del name
+        for member, config in self.of.items():
+            try:
+                config.check_run(member)
+            except UserError as error:
+                where, todo = (
+                    text.replace("method.", f"method.{member}.", 1)
+                    for text in (error.where, error.todo)
+                )
+                raise UserError(error.what, where, todo) from error
+
     @property
     def cost(self) -> float:
         """Mean step time relative to plain training."""

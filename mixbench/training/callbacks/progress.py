@@ -292,6 +292,7 @@ def quiet_lightning() -> None:
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*The `srun` command is available on your system but is not used.*",
         ".*The `anonymous` setting has no effect.*",
+        ".*module.s. in eval mode at the start of training.*",  # a frozen teacher is
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # scores are gathered before
     ):
         warnings.filterwarnings("ignore", pattern)
