@@ -19,10 +19,10 @@ from typing import Any
 
 from mixbench.elicit.answers import RefusedError
 from mixbench.elicit.consent import BOXES
+from mixbench.elicit.enlarge import enlarged
 from mixbench.elicit.instructions import instructions_of
 from mixbench.elicit.limits import RateLimit
 from mixbench.elicit.page import study_page
-from mixbench.elicit.stimuli import enlarged
 from mixbench.elicit.study import Study, session_name
 from mixbench.errors import UserError
 
@@ -68,6 +68,7 @@ def listen(port: int, public: bool) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(("0.0.0.0" if public else "127.0.0.1", port))
+        found.listen(1024)  # at once: another process could still bind the port otherwise
     except (OSError, OverflowError) as error:
         found.close()
         what = getattr(error, "strerror", None) or str(error)

@@ -5,7 +5,6 @@ import io
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
@@ -30,8 +29,6 @@ from mixbench.training.job import resolve
 
 NEAR = 0.05  # distance from the weight that is wanted, of methods that draw their weights
 MOST_DRAWS = 500  # of a method that draws its weights, for one image
-SHOWN_SIDE = 256  # pixels that the longer side of a small image is brought to, or near
-MOST_FACTOR = 10
 
 
 @dataclass(frozen=True)
@@ -298,41 +295,3 @@ def _png(image: Tensor) -> bytes:
     file = io.BytesIO()
     Image.fromarray(array.contiguous().numpy()).save(file, "png")
     return file.getvalue()
-
-
-def enlargement(height: int, width: int) -> int:
-    """Whole factor by which images are enlarged.
-
-    Args:
-        height: Of an image in pixels.
-        width: Of an image in pixels.
-
-    Returns:
-        Such that the longer side comes near 256 pixels: 8 for one of 32.
-    """
-    side = max(height, width)
-    return 1 if side >= SHOWN_SIDE else max(1, min(MOST_FACTOR, round(SHOWN_SIDE / side)))
-
-
-def enlarged(png: bytes, upscaling: str) -> bytes:
-    """An image as it is shown.
-
-    Args:
-        png: A PNG file.
-        upscaling: ``nearest`` or ``lanczos``.
-
-    Returns:
-        A PNG file of the larger image.
-    """
-    with Image.open(io.BytesIO(png)) as image:
-        factor = enlargement(image.height, image.width)
-        how = Image.Resampling.NEAREST if upscaling == "nearest" else Image.Resampling.LANCZOS
-        large = image.resize((image.width * factor, image.height * factor), how)
-    file = io.BytesIO()
-    large.save(file, "png", compress_level=1)
-    return file.getvalue()
-
-
-def facts_of(stimulus: Stimulus) -> dict[str, Any]:
-    """The facts of a stimulus by name, without its pictures."""
-    return {name: value for name, value in vars(stimulus).items() if name != "pictures"}
