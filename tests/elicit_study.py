@@ -74,9 +74,9 @@ class Clock:
 
 
 @contextlib.contextmanager
-def served(study, hosts=()):
+def served(study, hosts=(), port=0):
     """The port of a server of the study, which runs in a thread of its own."""
-    listener = listen(0, public=False)
+    listener = listen(port, public=False)
     server = server_of(study, hosts)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
