@@ -27,8 +27,9 @@ from mixbench.methods.base import Method
 from mixbench.training.build import build
 from mixbench.training.job import resolve
 
-NEAR = 0.05  # distance from the weight that is wanted, of methods that draw their weights
-MOST_DRAWS = 500  # of a method that draws its weights, for one image
+NEAR = 0.07  # distance from the weight that is wanted, of methods that draw their weights
+MOST_DRAWS = 20_000  # for one image: a box of CutMix rarely covers nine tenths
+_BLOCK = 10  # stimuli in which both orders of a pair are balanced
 
 
 @dataclass(frozen=True)
@@ -177,10 +178,13 @@ def _pairs(labels: Tensor, count: int, seed: int) -> Iterator[_Pair]:
     order = torch.randperm(len(a), generator=generator)[:count]
     cycle = len(order) * len(WEIGHTS) // (len(WEIGHTS) if len(order) % len(WEIGHTS) == 0 else 1)
     rows = {int(y): _round(labels, int(y), generator) for y in classes}
+    turned = torch.zeros(_BLOCK, dtype=torch.bool)
     for number in range(count):
         place = order[(number + number // cycle) % len(order)]
         pair = [int(classes[a[place]]), int(classes[b[place]])]
-        if torch.rand((), generator=generator) < 0.5:
+        if number % _BLOCK == 0:  # as often this way round as that
+            turned = torch.randperm(_BLOCK, generator=generator) % 2 == 1
+        if turned[number % _BLOCK]:
             pair.reverse()
         yield _Pair(next(rows[pair[0]]), next(rows[pair[1]]), WEIGHTS[number % len(WEIGHTS)])
 
@@ -206,11 +210,12 @@ def _mixed(
 def _mixed_at(
     method: Method, x: Tensor, targets: Tensor, weight: float, key: tuple[int, ...]
 ) -> _Drawn:
-    """The pair mixed at a weight: by that weight if it can be given, else by luck."""
+    """The pair mixed at a weight, which is given if the method takes it, or met by luck."""
     nearest = 2.0
     for draw in range(MOST_DRAWS):
         own = mix_seed(*key, draw)
-        mixed = _mix(method, x, targets, weight, own)
+        # A box of a given size is cut at the border, so that another size may fit better.
+        mixed = _mix(method, x, targets, weight if draw % 2 == 0 else None, own)
         lam = None if mixed is None else _weight_of(method, x, mixed)
         if mixed is None or lam is None:
             continue
@@ -224,18 +229,21 @@ def _mixed_at(
     raise UserError(
         f"in {MOST_DRAWS} draws the method {told}, and {weight:g} is the weight that is needed",
         "method",
-        "give it settings under which all weights occur",
+        "choose larger images, or settings under which all weights occur",
     )
 
 
 def _mix(method: Method, x: Tensor, targets: Tensor, weight: float, seed: int) -> mf.Mixed | None:
     method.generator.manual_seed(mix_seed(SAMPLE, seed))
     method.shared_generator.manual_seed(mix_seed(SHARED, seed))
+    given = {} if weight is None else {"lam": torch.tensor([weight])}
     perm = torch.tensor([1, 0])
     try:
-        mixed = method.mix(x, targets, perm=perm, lam=torch.tensor([weight]))
-    except TypeError:  # a method that takes no weight, as it draws a box
-        mixed = method.mix(x, targets, perm=perm)
+        mixed = method.mix(x, targets, perm=perm, **given)
+    except TypeError:
+        if weight is None:
+            raise
+        return None  # a method that takes no weight
     return mixed if isinstance(mixed.x, Tensor) and mixed.x.shape == x.shape else None
 
 

@@ -165,6 +165,7 @@ def test_a_person_with_a_keyboard_goes_through_a_study_and_loads_it_again(tmp_pa
             assert len(study.judgements()) == number
             if number == 0:
                 incomplete(browser, task)
+                wait(browser, "[...document.querySelectorAll('main img')].every(i => i.complete)")
                 shot(browser, f"{task}-trial")
             if number == 2:
                 before = browser.evaluate("document.querySelector('main img').src")
@@ -226,12 +227,10 @@ def test_sliders_have_no_thumb_before_they_are_touched_and_dark_is_dark(tmp_path
         assert browser.evaluate(f"{ranges}.length") == 4
         assert browser.evaluate(f"{ranges}.every(r => r.classList.contains('untouched'))")
         assert browser.evaluate(f"{ranges}.every(r => r.labels.length === 1)")
-        thumb = f"getComputedStyle({ranges}[0], '::-webkit-slider-thumb').opacity"
         assert browser.evaluate(f"{ranges}[0].getAttribute('aria-valuetext')") == "not set yet"
-        del thumb
-        box = browser.evaluate(
-            f"(b => [b.left + b.width / 2, b.top + b.height / 2])({ranges}[0].getBoundingClientRect())"
-        )
+        middle = "(b => [b.left + b.width / 2, b.top + b.height / 2])"
+        wait(browser, "document.querySelector('main img').complete")
+        box = browser.evaluate(f"{middle}({ranges}[0].getBoundingClientRect())")
         shot(browser, "interval-untouched")
         # A touch in the very middle is an answer, too.
         for kind in ("mousePressed", "mouseReleased"):
