@@ -174,3 +174,37 @@ def plain_answer(settings, trial):
     return {
         "first": 0, "first_share": 60, "second": 1, "second_share": 20, "impossible": [2]
     }  # fmt: skip
+
+
+def knowing(study, see=lambda lam, person: lam, sure=75):
+    """Answers of people who see a weight ``lam`` as ``see(lam, person)``, for any task.
+
+    Their midpoint is where they see a half.
+    """
+    facts = study.stimuli()
+    places = {
+        row["picture_id"]: (facts[row["stimulus_id"]], row["step"])
+        for row in study._all("SELECT picture_id, stimulus_id, step FROM pictures")
+    }
+
+    def judge(settings, trial, person=0):
+        known, _ = places[trial["pictures"][0]]
+        lam = min(1.0, max(0.0, see(known["lam"], person)))
+        if settings.task == "infer":
+            return {"slider": round(100 * (1 - lam), 3), "confidence": sure}
+        if settings.task == "categorical":
+            first, second = (known["y1"], known["y2"]) if lam >= 0.5 else (known["y2"], known["y1"])
+            share = round(100 * max(lam, 1 - lam))
+            label = {"first": first, "first_share": share, "impossible": []}
+            return label | {"second": second, "second_share": 100 - share}
+        steps = [places[name][1] for name in trial["pictures"]]
+        goal = trial["goal"] if trial["goal"] is not None else 0.5
+        wanted = min(steps, key=lambda step: abs(see(step / 10, person) - goal))
+        if trial["goal"] is not None:
+            wanted = 10 * trial["goal"]
+        if settings.task == "select":
+            return {"tile": steps.index(wanted)}
+        way = abs(wanted - trial["start"])
+        return {"step": wanted, "moves": way if way else 2}
+
+    return judge
