@@ -101,10 +101,10 @@ def _inferred(given: Mapping[str, Any]) -> Judgement:
     weight, sure = 1 - _percent(given["slider"]), _percent(given["confidence"])
     if "low" not in given:
         return Judgement(_share(weight), sure)
-    ends = sorted(_share(1 - _percent(given[key])) for key in ("low", "high"))
-    if not ends[0] <= _share(weight) <= ends[1]:
+    low, high = sorted(_share(1 - _percent(given[key])) for key in ("low", "high"))
+    if not low <= _share(weight) <= high:
         raise RefusedError(400, "The weight lies outside of its own interval.")
-    return Judgement(_share(weight), sure, *ends)
+    return Judgement(_share(weight), sure, low, high)
 
 
 def _constructed(given: Mapping[str, Any], start: float) -> Judgement:

@@ -287,9 +287,9 @@ def _plot(title: str, caption: str, draw: Callable[["Axes"], None]) -> StudyPlot
 
 def _band(axes: "Axes", levels: list[Level]) -> None:
     at = [each.level for each in levels]
-    ends = [[each.low for each in levels], [each.high for each in levels]]
-    if np.isfinite(ends).any():
-        axes.fill_between(at, *ends, color=BETTER, alpha=0.2, linewidth=0)
+    low, high = ([getattr(each, end) for each in levels] for end in ("low", "high"))
+    if np.isfinite(low).any():
+        axes.fill_between(at, low, high, color=BETTER, alpha=0.2, linewidth=0)
     axes.plot(at, [each.mean for each in levels], "o-", color=BETTER, label="people")
 
 

@@ -233,7 +233,9 @@ def _mixed_at(
     )
 
 
-def _mix(method: Method, x: Tensor, targets: Tensor, weight: float, seed: int) -> mf.Mixed | None:
+def _mix(
+    method: Method, x: Tensor, targets: Tensor, weight: float | None, seed: int
+) -> mf.Mixed | None:
     method.generator.manual_seed(mix_seed(SAMPLE, seed))
     method.shared_generator.manual_seed(mix_seed(SHARED, seed))
     given = {} if weight is None else {"lam": torch.tensor([weight])}
