@@ -90,7 +90,7 @@ def add_elicit(add: Any) -> None:
 
 def elicit_command(args: argparse.Namespace) -> int:
     """Show the page of a study until the command is stopped."""
-    from mixbench.elicit.begin import check_public, open_study
+    from mixbench.elicit.begin import open_study
     from mixbench.elicit.server import check_installed, listen, serve
 
     check_installed()
@@ -103,12 +103,11 @@ def elicit_command(args: argparse.Namespace) -> int:
         config = compose(words, strict=args.strict)
     given = {name: getattr(args, name) for name in (*_OPTIONS, "interval")}
     options = {name: value for name, value in given.items() if value is not None}
-    listener = listen(args.port, args.public is not None)
+    public = args.public is not None
+    listener = listen(args.port, public)
     try:
-        study, begun = open_study(args.out, config, options, args.consent)
+        study, begun = open_study(args.out, config, options, args.consent, public=public)
         try:
-            if args.public is not None:
-                check_public(study)
             stimuli = sum(not facts["is_check"] for facts in study.stimuli().values())
             found = counted(stimuli, "stimulus").replace("stimuluses", "stimuli")
             print_result(f"{'begun' if begun else 'continued'}: {study.path}, {found}")

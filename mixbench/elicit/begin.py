@@ -14,7 +14,12 @@ _PARTS = ("data", "method", "net", "seed")
 
 
 def open_study(
-    given: Path, config: Any, options: Mapping[str, Any], consent: Path | None = None
+    given: Path,
+    config: Any,
+    options: Mapping[str, Any],
+    consent: Path | None = None,
+    *,
+    public: bool = False,
 ) -> tuple[Study, bool]:
     """Begin a study, or go on with the one that the file holds.
 
@@ -26,21 +31,23 @@ def open_study(
             study, or the usual ones.
         consent: File of the text that people agree to; that of the study, or the usual one, if
             None.
+        public: Whether others will see the page, for which the text has to be the study's own.
 
     Returns:
         The study, and whether it begins now.
 
     Raises:
-        UserError: If the file holds a study with other settings, or the settings are impossible.
+        UserError: If the file holds a study with other settings, or the settings are impossible,
+            or the text is the usual one and the study public.
     """
     path = study_path(given)
     wanted = dict(options)
     if config is not None:
-        wanted["config"] = _kept(config)
+        wanted["config"] = kept_config(config)
     if consent is not None:
         wanted["consent"] = read_consent(consent)
     if path.exists():
-        return _continued(path, wanted), False
+        return _continued(path, wanted, public), False
     if config is None:
         todo = "name the data: mixbench elicit data=NAME --out FILE.db"
         raise UserError("there is no such study, and no data to begin one", str(path), todo)
@@ -48,13 +55,15 @@ def open_study(
     wanted.setdefault("trials", min(images, USUAL_TRIALS))
     wanted.setdefault("consent", usual_consent())
     settings = StudySettings(**wanted)
+    if public:
+        check_edited(settings.consent)
     from mixbench.elicit.stimuli import render_stimuli
 
     stimuli, names = render_stimuli(config, settings)
     return Study.create(path, settings, names, stimuli), True
 
 
-def _continued(path: Path, wanted: Mapping[str, Any]) -> Study:
+def _continued(path: Path, wanted: Mapping[str, Any], public: bool) -> Study:
     study = Study(path)
     own = dict(vars(study.settings))
     if "images" in wanted and "trials" not in wanted:
@@ -65,26 +74,24 @@ def _continued(path: Path, wanted: Mapping[str, Any]) -> Study:
             todo = "leave these options out to go on with it, or name another file by --out"
             what = f"the study in this file has other settings: {'; '.join(different)}"
             raise UserError(what, str(path), todo)
+        if public:
+            check_edited(study.settings.consent)
     except BaseException:
         study.close()
         raise
     return study
 
 
-def _kept(config: Any) -> dict[str, Any]:
+def kept_config(config: Any) -> dict[str, Any]:
+    """The part of a configuration that decides what people see.
+
+    Args:
+        config: A composed configuration.
+
+    Returns:
+        Plain values by key.
+    """
     from mixbench.config.compose import to_plain
 
     plain = to_plain(config)
     return {part: plain[part] for part in _PARTS}
-
-
-def check_public(study: Study) -> None:
-    """Refuse to show a study to others before its consent text is its own.
-
-    Args:
-        study: The study.
-
-    Raises:
-        UserError: If the text is the usual one, or has gaps.
-    """
-    check_edited(study.settings.consent)
