@@ -14,7 +14,7 @@ from PIL import Image
 from mixbench.elicit.consent import usual_consent
 from mixbench.elicit.instructions import instructions_of
 from mixbench.elicit.server import listen, server_of
-from mixbench.elicit.settings import MIDPOINT_TASKS, STEPS, WEIGHTS, StudySettings
+from mixbench.elicit.settings import MIDPOINT_TASKS, WEIGHT_STEPS, WEIGHTS, StudySettings
 from mixbench.elicit.stimuli import Stimulus
 from mixbench.elicit.study import Study
 
@@ -33,7 +33,7 @@ def stimulus(number, settings, check=None):
     midpoints = settings.task in MIDPOINT_TASKS
     lam = 0.5 if midpoints else WEIGHTS[number % len(WEIGHTS)]
     lam = lam if check is None else float(check)
-    shown = np.linspace(0, 1, STEPS) if midpoints else [lam]
+    shown = np.linspace(0, 1, WEIGHT_STEPS) if midpoints else [lam]
     return Stimulus(
         stimulus_id=f"{number:032x}",
         dataset="greys",

@@ -8,10 +8,10 @@ from typing import Any
 from mixbench.cli.console import print_notice, print_result
 from mixbench.cli.report import check_output
 from mixbench.elicit.settings import (
+    JUDGING_TASKS,
     MIDPOINT_TASKS,
     PERSPECTIVES,
-    SPLITS,
-    TASKS,
+    SHOWN_SPLITS,
     UPSCALINGS,
     USUAL_TRIALS,
     StudySettings,
@@ -47,7 +47,7 @@ def add_elicit(add: Any) -> None:
     usual = StudySettings()
     text = "show mixed images to people on a page of this machine and store what they say"
     page = add("elicit", elicit_command, text, overrides="k=v")
-    told = "; ".join(f"{name}: {what}" for name, what in TASKS.items())
+    told = "; ".join(f"{name}: {what}" for name, what in JUDGING_TASKS.items())
     page.add_argument("--task", metavar="TASK", help=f"{told}; the default is {usual.task}")
     text = f"images to judge, or pairs for {' and '.join(MIDPOINT_TASKS)}; the default is "
     page.add_argument("--images", type=int, metavar="N", help=f"{text}{usual.images}")
@@ -59,7 +59,9 @@ def add_elicit(add: Any) -> None:
     page.add_argument("--interval", action="store_true", default=None, help=text)
     text = f"{' or '.join(UPSCALINGS)}: how images are enlarged; the default is {usual.upscaling}"
     page.add_argument("--upscaling", metavar="HOW", help=text)
-    text = f"{' or '.join(SPLITS)}: part of the data that is shown; the default is {usual.split}"
+    text = (
+        f"{' or '.join(SHOWN_SPLITS)}: part of the data that is shown; the default is {usual.split}"
+    )
     page.add_argument("--split", metavar="PART", help=text)
     text = "file or folder of the study, which is continued if it exists; the default is study.db"
     page.add_argument("--out", type=Path, default=STUDY, metavar="STUDY.db", help=text)
@@ -69,7 +71,7 @@ def add_elicit(add: Any) -> None:
     text = "let other machines reach the page, under this name of the machine"
     page.add_argument("--public", metavar="HOST", help=text)
     text = "write the judgements of a study for other programs, or for method=hmix"
-    export = add("elicit export", export_command, text)
+    export = add("elicit export", export_study_command, text)
     export.add_argument("study", type=Path, metavar="STUDY", help="file or folder of the study")
     text = "hmix (a folder, as the release of H-Mix), csv or parquet; the default is hmix"
     export.add_argument("--format", default="hmix", metavar="FORMAT", help=text)
@@ -78,7 +80,7 @@ def add_elicit(add: Any) -> None:
     text = "leave out people whose answers the report calls doubtful"
     export.add_argument("--without-doubtful", action="store_true", help=text)
     text = "write what the judgements of a study are worth as one HTML page"
-    report = add("elicit report", report_command, text)
+    report = add("elicit report", report_study_command, text)
     report.add_argument("study", type=Path, metavar="STUDY", help="file or folder of the study")
     text = "file to write"
     report.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.html", help=text)
@@ -91,9 +93,9 @@ def add_elicit(add: Any) -> None:
 def elicit_command(args: argparse.Namespace) -> int:
     """Show the page of a study until the command is stopped."""
     from mixbench.elicit.begin import open_study
-    from mixbench.elicit.server import check_installed, listen, serve
+    from mixbench.elicit.server import check_server_installed, listen, serve
 
-    check_installed()
+    check_server_installed()
     config = None
     if args.overrides:
         from mixbench.config.compose import compose
@@ -137,7 +139,7 @@ def _until_stopped(serve: Any) -> None:
         signal.signal(signal.SIGTERM, former)
 
 
-def export_command(args: argparse.Namespace) -> int:
+def export_study_command(args: argparse.Namespace) -> int:
     """Write the judgements of a study."""
     from mixbench.elicit.export import export_study
 
@@ -150,7 +152,7 @@ def export_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def report_command(args: argparse.Namespace) -> int:
+def report_study_command(args: argparse.Namespace) -> int:
     """Write the report of a study."""
     check_output(args.output)
     from mixbench.elicit.report import write_study_report

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mixbench.elicit.settings import STEPS, StudySettings
+from mixbench.elicit.settings import WEIGHT_STEPS, StudySettings
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 MOST_MOVES = 10_000
@@ -84,7 +84,7 @@ def judged(
         return _constructed(given, start)
     if settings.task == "select":
         place = _whole(given["tile"], len(order) - 1)
-        return Judgement(lam_human=order[place] / (STEPS - 1))
+        return Judgement(lam_human=order[place] / (WEIGHT_STEPS - 1))
     return _categorical(given, classes)
 
 
@@ -108,11 +108,11 @@ def _inferred(given: Mapping[str, Any]) -> Judgement:
 
 
 def _constructed(given: Mapping[str, Any], start: float) -> Judgement:
-    step, moves = _whole(given["step"], STEPS - 1), _whole(given["moves"], MOST_MOVES)
-    way = abs(step - round(start * (STEPS - 1)))
+    step, moves = _whole(given["step"], WEIGHT_STEPS - 1), _whole(given["moves"], MOST_MOVES)
+    way = abs(step - round(start * (WEIGHT_STEPS - 1)))
     if moves < max(1, way) or (moves - way) % 2:
         raise RefusedError(400, "So many moves do not lead there.")
-    return Judgement(lam_human=step / (STEPS - 1), n_moves=moves)
+    return Judgement(lam_human=step / (WEIGHT_STEPS - 1), n_moves=moves)
 
 
 def _categorical(given: Mapping[str, Any], classes: int) -> Judgement:

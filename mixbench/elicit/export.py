@@ -16,7 +16,7 @@ import numpy as np
 
 from mixbench.data.hmix import FACTS_FILE, RELEASE_FILES
 from mixbench.elicit.exclusions import doubtful
-from mixbench.elicit.study import COLUMNS, FACTS, Study, study_path
+from mixbench.elicit.study import FACTS, JUDGEMENT_COLUMNS, Study, study_path
 from mixbench.errors import UserError, counted
 from mixbench.files import write_bytes, write_text
 
@@ -27,7 +27,7 @@ _TASK_NAMES = {
     "select": "select_shuffled",
     "categorical": "categorical",
 }
-_OWN_FACTS = tuple(name for name in FACTS if name not in COLUMNS)
+_OWN_FACTS = tuple(name for name in FACTS if name not in JUDGEMENT_COLUMNS)
 _KINDS = {
     "lam_true": float, "lam_human": float, "confidence": float, "lam_low": float,
     "lam_high": float, "start_value": float, "n_moves": int, "is_repeat": bool, "is_check": bool,

@@ -60,7 +60,7 @@ class Repeats:
 
 
 @dataclass(frozen=True)
-class Findings:
+class StudyFindings:
     """All of it; what a task does not ask for is empty or None.
 
     Attributes:
@@ -110,7 +110,7 @@ def findings(
     stimuli: Mapping[str, Mapping[str, Any]],
     names: Sequence[str],
     task: str,
-) -> Findings:
+) -> StudyFindings:
     """What judgements say.
 
     Args:
@@ -134,7 +134,7 @@ def findings(
     infer, midpoints = task == "infer", task in MIDPOINT_TASKS
     bins = np.array([each["bin"] for each in facts])
     starts = np.array([row["start_value"] for row in once], dtype=float)
-    return Findings(
+    return StudyFindings(
         people=len({row["rater_id"] for row in rows}),
         judgements=len(rows),
         doubtful=reasons,
@@ -270,11 +270,11 @@ def _pair_biases(
     return sorted(biases, key=lambda pair: -abs(pair.shrunk))
 
 
-def start_gap(found: Findings) -> float:
+def start_gap(found: StudyFindings) -> float:
     """How much further from the first start people end who began at the second one.
 
     Args:
-        found: Findings of the task construct.
+        found: StudyFindings of the task construct.
 
     Returns:
         The difference of the mean chosen weights; NaN where one start has no judgement.

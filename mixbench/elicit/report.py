@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from mixbench import __version__
 from mixbench.elicit.exclusions import LEAST_MS
-from mixbench.elicit.findings import SHRINKAGE, Findings, Level, findings, start_gap
-from mixbench.elicit.settings import MIDPOINT_TASKS, STEPS, StudySettings
+from mixbench.elicit.findings import SHRINKAGE, Level, StudyFindings, findings, start_gap
+from mixbench.elicit.settings import MIDPOINT_TASKS, WEIGHT_STEPS, StudySettings
 from mixbench.elicit.study import Study, study_path
 from mixbench.errors import UserError, counted, printable
 from mixbench.files import write_text
@@ -117,7 +117,7 @@ def _gap() -> str:
         return f"The page has no plots, as {error.what}: {error.todo}."
 
 
-def _told(found: Findings, sessions: list[dict[str, Any]]) -> str:
+def _told(found: StudyFindings, sessions: list[dict[str, Any]]) -> str:
     done = sum(session["finished_utc"] is not None for session in sessions)
     begun = f"{counted(len(sessions), 'session')}, {done:,} of them finished"
     return f"{counted(found.judgements, 'judgement')} in {begun}"
@@ -136,7 +136,7 @@ def _ends(low: float | None, high: float | None) -> str:
     return f"{_number(low)} to {_number(high)}"
 
 
-def _verdict(found: Findings, task: str) -> str:
+def _verdict(found: StudyFindings, task: str) -> str:
     """The main result in a sentence or two."""
     if not found.used:
         return "No judgement counts: all sessions are doubtful."
@@ -188,7 +188,7 @@ def _facts(
     ]
 
 
-def _tables(found: Findings, task: str) -> Iterator[StudyTable]:
+def _tables(found: StudyFindings, task: str) -> Iterator[StudyTable]:
     if found.levels:
         seen = "share of the first class" if task == "categorical" else "seen weight"
         heads = ["true weight", "judgements", seen, "95 % band over people"]
@@ -237,7 +237,7 @@ def _level(each: Level) -> list[str]:
     return [f"{each.level:.2f}", f"{each.count:,}", _number(each.mean), ends]
 
 
-def _reliability(found: Findings) -> StudyTable:
+def _reliability(found: StudyFindings) -> StudyTable:
     agreed = found.agreement
     rows = [
         ["agreement of single judgements, ICC(1)", _number(agreed.single)],
@@ -262,7 +262,7 @@ def _reliability(found: Findings) -> StudyTable:
     return StudyTable("Agreement and repeats", "", ["measure", "value"], rows)
 
 
-def _plots(found: Findings, task: str) -> Iterator[StudyPlot]:
+def _plots(found: StudyFindings, task: str) -> Iterator[StudyPlot]:
     if found.levels:
         name = "Psychometric curve"
         what = "probability of the first class" if task == "categorical" else "seen weight"
@@ -293,7 +293,7 @@ def _band(axes: "Axes", levels: list[Level]) -> None:
     axes.plot(at, [each.mean for each in levels], "o-", color=BETTER, label="people")
 
 
-def _curve(axes: "Axes", found: Findings, what: str) -> None:
+def _curve(axes: "Axes", found: StudyFindings, what: str) -> None:
     axes.plot([0, 1], [0, 1], color=PALE, linestyle="--", label="as mixed")
     _band(axes, found.levels)
     if found.label_map is not None:
@@ -304,14 +304,16 @@ def _curve(axes: "Axes", found: Findings, what: str) -> None:
     axes.legend(loc="upper left")
 
 
-def _midpoints(axes: "Axes", found: Findings) -> None:
-    steps = np.arange(STEPS)
-    counts = np.bincount(np.round(found.chosen * (STEPS - 1)).astype(int), minlength=STEPS)
-    axes.bar(steps / (STEPS - 1), counts, width=0.08, color=BETTER)
+def _midpoints(axes: "Axes", found: StudyFindings) -> None:
+    steps = np.arange(WEIGHT_STEPS)
+    counts = np.bincount(
+        np.round(found.chosen * (WEIGHT_STEPS - 1)).astype(int), minlength=WEIGHT_STEPS
+    )
+    axes.bar(steps / (WEIGHT_STEPS - 1), counts, width=0.08, color=BETTER)
     axes.set(xlim=(-0.06, 1.06), xlabel="chosen weight of the first image", ylabel="judgements")
 
 
-def _calibrated(axes: "Axes", found: Findings) -> None:
+def _calibrated(axes: "Axes", found: StudyFindings) -> None:
     _band(axes, found.calibration)
     axes.set(xlim=(0, 1), xlabel="confidence", ylabel="distance from the true weight")
     axes.set_ylim(bottom=0)

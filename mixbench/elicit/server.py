@@ -36,7 +36,7 @@ _PICTURE = re.compile(r"[0-9a-f]{32}")
 _TOKEN = re.compile(r"([A-Za-z0-9_-]{43})\.([0-9a-f]{64})")
 
 
-def check_installed() -> None:
+def check_server_installed() -> None:
     """Refuse to begin without the packages of the server.
 
     Raises:

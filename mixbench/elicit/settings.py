@@ -7,7 +7,7 @@ from typing import Any
 
 from mixbench.errors import UserError, near_match
 
-TASKS = {
+JUDGING_TASKS = {
     "infer": "say how much of each class a mixed image shows",
     "construct": "move a mixed image to the point where it shows as much of both",
     "select": "choose among 11 mixed images the one that shows as much of both",
@@ -16,9 +16,9 @@ TASKS = {
 MIDPOINT_TASKS = ("construct", "select")
 PERSPECTIVES = ("you", "others")
 UPSCALINGS = ("nearest", "lanczos")
-SPLITS = ("train", "test")
+SHOWN_SPLITS = ("train", "test")
 WEIGHTS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the first image, each as often as the others
-STEPS = 11  # weights 0, 0.1, ..., 1 of a pair in the tasks that look for its midpoint
+WEIGHT_STEPS = 11  # weights 0, 0.1, ..., 1 of a pair in the tasks that look for its midpoint
 STARTS = (0.1, 0.9)
 USUAL_TRIALS = 60  # of a person, without repeats and checks
 MOST_IMAGES = 20_000
@@ -30,7 +30,7 @@ class StudySettings:
     """What makes two studies comparable; none of it can change once a study has begun.
 
     Attributes:
-        task: One of :data:`TASKS`.
+        task: One of :data:`JUDGING_TASKS`.
         images: Stimuli: mixed images, or pairs where a task shows all weights of a pair.
         trials: Stimuli that one person judges, without repeats and checks.
         perspective: ``you``, or ``others``: what 100 other people would say.
@@ -53,10 +53,10 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         choices = {
-            "task": tuple(TASKS),
+            "task": tuple(JUDGING_TASKS),
             "perspective": PERSPECTIVES,
             "upscaling": UPSCALINGS,
-            "split": SPLITS,
+            "split": SHOWN_SPLITS,
         }
         for name, known in choices.items():
             value = getattr(self, name)

@@ -14,11 +14,11 @@ import mixbench.functional as mf
 from mixbench.config.schema import RunConfig
 from mixbench.data.augment.batches import to_float
 from mixbench.data.images import ImageSet, Splits
-from mixbench.data.sampling import DATA, SAMPLE, SHARED, BatchIndex, mix_seed
+from mixbench.data.sampling import ORDER, SAMPLE, SHARED, BatchIndex, mix_seed
 from mixbench.elicit.settings import (
     MIDPOINT_TASKS,
     MOST_CLASSES,
-    STEPS,
+    WEIGHT_STEPS,
     WEIGHTS,
     StudySettings,
 )
@@ -120,7 +120,7 @@ def render_stimuli(config: RunConfig, settings: StudySettings) -> tuple[list[Sti
     for number, pair in enumerate(_pairs(images.labels, settings.images + 2, config.seed)):
         is_check = number >= settings.images
         goal = float(number == settings.images) if is_check else pair.weight
-        wanted = torch.linspace(0, 1, STEPS).tolist() if midpoints else [goal]
+        wanted = torch.linspace(0, 1, WEIGHT_STEPS).tolist() if midpoints else [goal]
         batch = images[BatchIndex(torch.tensor([pair.first, pair.second]), config.seed)]
         if is_check and not midpoints:
             drawn = [_Drawn(batch.images[1 - int(goal)], goal, "", 0)]
@@ -172,7 +172,7 @@ def _pairs(labels: Tensor, count: int, seed: int) -> Iterator[_Pair]:
     Weights and pairs of classes both go round. Where both cycles would meet in the same places
     again, that of the pairs is shifted, so that each pair of classes meets each weight in the end.
     """
-    generator = Generator().manual_seed(mix_seed(DATA, seed))
+    generator = Generator().manual_seed(mix_seed(ORDER, seed))
     classes = labels.unique()
     a, b = torch.triu_indices(len(classes), len(classes), offset=1)
     order = torch.randperm(len(a), generator=generator)[:count]
@@ -290,7 +290,7 @@ def _check_sums(name: str, images: Tensor, drawn: list[_Drawn], task: str) -> No
     """Refuse steps that do not lead straight from one image to the other."""
     first, second = images.float()
     for step, each in enumerate(drawn):
-        share = step / (STEPS - 1)
+        share = step / (WEIGHT_STEPS - 1)
         if bool(((share * first + (1 - share) * second - each.image).abs() > 2).any()):
             raise UserError(
                 f"the task {task} shows weighted sums of two images, and {name} mixes otherwise",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mixbench.elicit.answers import RefusedError, checked_time, checked_uuid, judged
-from mixbench.elicit.settings import MIDPOINT_TASKS, STARTS, STEPS, StudySettings
+from mixbench.elicit.settings import MIDPOINT_TASKS, STARTS, WEIGHT_STEPS, StudySettings
 from mixbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MOST_COMMENT = 2000  # characters
 _APPLICATION, _SCHEMA = 0x6D697865, 1
 
 # Columns of a judgement in the order of the exports.
-COLUMNS = (
+JUDGEMENT_COLUMNS = (
     "id", "session_id", "rater_id", "task", "stimulus_id", "lam_true", "lam_human", "confidence",
     "lam_low", "lam_high", "start_value", "n_moves", "order_json", "is_repeat", "is_check",
     "repeat_index", "label_json", "rt_ms", "perspective", "ui_version", "created_utc",
@@ -335,7 +335,7 @@ class Study:
         if task == "construct":
             start = self.rng.choice(STARTS)
         if task == "select":
-            steps = list(range(STEPS))
+            steps = list(range(WEIGHT_STEPS))
             self.rng.shuffle(steps)
             order = json.dumps(steps)
         db.execute(
@@ -425,7 +425,7 @@ class Study:
             # A check of these tasks asks for one of the images alone.
             shown["goal"] = round(facts["lam"]) if facts["is_check"] else None
         if trial["start_value"] is not None:
-            shown["start"] = round(trial["start_value"] * (STEPS - 1))
+            shown["start"] = round(trial["start_value"] * (WEIGHT_STEPS - 1))
         return shown
 
     def answer(self, session_id: str, given: Mapping[str, Any]) -> None:
@@ -488,10 +488,10 @@ class Study:
                 "ui_version": UI_VERSION,
                 "created_utc": _utc(now),
             }
-            marks = ", ".join("?" * len(COLUMNS))
+            marks = ", ".join("?" * len(JUDGEMENT_COLUMNS))
             db.execute(
-                f"INSERT INTO judgements ({', '.join(COLUMNS)}) VALUES ({marks})",
-                [values[name] for name in COLUMNS],
+                f"INSERT INTO judgements ({', '.join(JUDGEMENT_COLUMNS)}) VALUES ({marks})",
+                [values[name] for name in JUDGEMENT_COLUMNS],
             )
             db.execute("UPDATE trials SET answered = 1 WHERE trial_id = ?", (trial["trial_id"],))
             if trial["kind"] == "new":
@@ -546,10 +546,12 @@ class Study:
     # What came of it.
 
     def judgements(self) -> list[dict[str, Any]]:
-        """All judgements with the columns :data:`COLUMNS`, in the order in which they came."""
+        """All judgements with the columns :data:`JUDGEMENT_COLUMNS`, in the order in which they came."""
         return [
             dict(row)
-            for row in self._all(f"SELECT {', '.join(COLUMNS)} FROM judgements ORDER BY rowid")
+            for row in self._all(
+                f"SELECT {', '.join(JUDGEMENT_COLUMNS)} FROM judgements ORDER BY rowid"
+            )
         ]
 
     def stimuli(self) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from browser import CHROMIUM, Browser
 from elicit_study import HOSTILE, NAMES, make_study, served
 
 from mixbench.elicit.instructions import instructions_of
-from mixbench.elicit.settings import TASKS
+from mixbench.elicit.settings import JUDGING_TASKS
 from mixbench.elicit.study import Study
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on this machine")
@@ -150,7 +150,7 @@ def incomplete(browser, task):
     browser.evaluate("document.querySelector('h1').focus()")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", JUDGING_TASKS)
 def test_a_person_with_a_keyboard_goes_through_a_study_and_loads_it_again(tmp_path, browser, task):
     # As long as the authors' own where it is asked for: 60 trials and 2 repeats.
     long = 60 if os.environ.get("MIXBENCH_WHOLE") else 6

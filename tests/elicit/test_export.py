@@ -11,8 +11,8 @@ import mixbench.functional as mf
 from mixbench.data.hmix import CLASSES, read_hmix, stimuli
 from mixbench.elicit.exclusions import doubtful
 from mixbench.elicit.export import PROCESSED, class_words, export_study, soft_label
-from mixbench.elicit.settings import TASKS
-from mixbench.elicit.study import COLUMNS, Study
+from mixbench.elicit.settings import JUDGING_TASKS
+from mixbench.elicit.study import JUDGEMENT_COLUMNS, Study
 from mixbench.errors import UserError
 
 
@@ -33,7 +33,7 @@ def judged(path, people=2, judge=plain_answer, ms=5000, **fields):
     return study
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", JUDGING_TASKS)
 def test_the_reader_of_the_release_reads_what_was_exported(tmp_path, task):
     study = judged(tmp_path / "s.db", task=task)
     notes = export_study(tmp_path / "s.db", tmp_path / "out", "hmix", False)
@@ -104,7 +104,7 @@ def test_the_processed_file_has_the_fields_and_formulas_of_the_release(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", JUDGING_TASKS)
 def test_a_table_has_every_judgement_with_the_columns_of_the_study(tmp_path, task, kind):
     study = judged(tmp_path / "s.db", task=task, names=[HOSTILE, "=1+1", "c"])
     assert export_study(tmp_path / "s.db", tmp_path / f"t.{kind}", kind, False) == []
@@ -123,7 +123,15 @@ def test_a_table_has_every_judgement_with_the_columns_of_the_study(tmp_path, tas
         assert str(table.schema.field("lam_low").type) == "double"
         assert str(table.schema.field("n_moves").type) == "int64"
     assert [row["id"] for row in found] == [row["id"] for row in rows]
-    assert found[0].keys() >= {*COLUMNS, "dataset", "id1", "y2", "png_sha1", "mask_rle", "class1"}
+    assert found[0].keys() >= {
+        *JUDGEMENT_COLUMNS,
+        "dataset",
+        "id1",
+        "y2",
+        "png_sha1",
+        "mask_rle",
+        "class1",
+    }
     study.close()
 
 

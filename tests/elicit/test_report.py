@@ -7,7 +7,7 @@ from elicit_study import HOSTILE, Clock, knowing, make_study
 
 from mixbench.elicit.findings import findings, start_gap
 from mixbench.elicit.report import write_study_report
-from mixbench.elicit.settings import TASKS
+from mixbench.elicit.settings import JUDGING_TASKS
 from mixbench.errors import UserError
 
 
@@ -143,7 +143,7 @@ def study_of(path, task, people=3, names=(HOSTILE, "dog", "ship")):
     return study
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", JUDGING_TASKS)
 def test_a_page_holds_the_results_and_nothing_of_a_stranger(tmp_path, task):
     study_of(tmp_path / "s.db", task).close()
     assert write_study_report(tmp_path / "s.db", tmp_path / "r.html") == []

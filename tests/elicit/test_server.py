@@ -14,7 +14,7 @@ from mixbench.elicit import server
 from mixbench.elicit.instructions import instructions_of
 from mixbench.elicit.limits import RateLimit
 from mixbench.elicit.server import MOST_BYTES, listen
-from mixbench.elicit.settings import TASKS
+from mixbench.elicit.settings import JUDGING_TASKS
 from mixbench.elicit.study import Study
 from mixbench.errors import UserError
 
@@ -46,7 +46,7 @@ def refused(answer, status):
     assert json.loads(answer[2])["message"].endswith(".")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", JUDGING_TASKS)
 def test_a_person_goes_from_consent_to_thanks(tmp_path, task):
     study = make_study(tmp_path / "s.db", task=task)
     with served(study) as port:

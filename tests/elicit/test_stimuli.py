@@ -10,7 +10,7 @@ from PIL import Image
 from mixbench.config.compose import compose
 from mixbench.data.datasets.pack import Pack
 from mixbench.elicit.enlarge import enlarged, enlargement
-from mixbench.elicit.settings import STEPS, WEIGHTS, StudySettings
+from mixbench.elicit.settings import WEIGHT_STEPS, WEIGHTS, StudySettings
 from mixbench.elicit.stimuli import read_mask, render_stimuli
 from mixbench.errors import UserError
 
@@ -121,7 +121,7 @@ def test_pairs_are_shown_at_eleven_weights(pack, task):
     found, _ = render(pack, task=task, images=3)
     train = images_of(pack)
     for each in found:
-        assert len(each.pictures) == STEPS
+        assert len(each.pictures) == WEIGHT_STEPS
         first, second = (train.images[row].float() for row in (each.id1, each.id2))
         for step, png in enumerate(each.pictures):
             wanted = step / 10 * first + (1 - step / 10) * second

@@ -9,7 +9,7 @@ import pytest
 from elicit_study import Clock, make_study, plain_answer
 
 from mixbench.elicit.answers import RefusedError
-from mixbench.elicit.settings import TASKS, StudySettings
+from mixbench.elicit.settings import JUDGING_TASKS, StudySettings
 from mixbench.elicit.study import Study, course
 from mixbench.errors import UserError
 
@@ -50,7 +50,7 @@ def columns(study, *names):
     return [tuple(row[name] for name in names) for row in study.judgements()]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", JUDGING_TASKS)
 def test_a_person_judges_each_stimulus_once_the_repeats_twice_and_both_checks(tmp_path, task):
     study = make_study(tmp_path / "s.db", task=task, images=30, trials=30)
     begun(study, "a")
@@ -311,7 +311,7 @@ def test_many_threads_lose_and_double_nothing(tmp_path):
 
 
 def test_what_a_page_is_told_says_nothing_of_what_would_be_right(tmp_path):
-    for task in TASKS:
+    for task in JUDGING_TASKS:
         study = make_study(tmp_path / f"{task}.db", task=task)
         shown = begun(study, "a")["trial"]
         allowed = {"id", "pictures", "first", "second", "start", "goal"}
