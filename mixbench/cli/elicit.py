@@ -92,16 +92,20 @@ def add_elicit(add: Any) -> None:
 
 def elicit_command(args: argparse.Namespace) -> int:
     """Show the page of a study until the command is stopped."""
-    from mixbench.elicit.begin import open_study
+    from mixbench.elicit.begin import KEPT_PARTS, open_study
     from mixbench.elicit.server import check_server_installed, listen, serve
 
     check_server_installed()
     config = None
     if args.overrides:
         from mixbench.config.compose import compose
+        from mixbench.config.overrides import split_overrides
 
-        named = any(word.startswith("method=") for word in args.overrides)
-        words = args.overrides if named else ["method=mixup", *args.overrides]
+        keys = [key for key, _ in split_overrides(args.overrides)]
+        if idle := [key for key in keys if key.partition(".")[0] not in KEPT_PARTS]:
+            todo = f"leave it out; keys of {', '.join(KEPT_PARTS)} can be given"
+            raise UserError(f"{idle[0]} changes nothing of what people see", "elicit", todo)
+        words = args.overrides if "method" in keys else ["method=mixup", *args.overrides]
         config = compose(words, strict=args.strict)
     given = {name: getattr(args, name) for name in (*_OPTIONS, "interval")}
     options = {name: value for name, value in given.items() if value is not None}

@@ -10,7 +10,7 @@ from mixbench.elicit.study import Study, study_path
 from mixbench.errors import UserError
 
 # Parts of a configuration that decide what people see.
-_PARTS = ("data", "method", "net", "seed")
+KEPT_PARTS = ("data", "method", "net", "seed")
 
 
 def open_study(
@@ -94,4 +94,4 @@ def kept_config(config: Any) -> dict[str, Any]:
     from mixbench.config.compose import to_plain
 
     plain = to_plain(config)
-    return {part: plain[part] for part in _PARTS}
+    return {part: plain[part] for part in KEPT_PARTS}

@@ -31,8 +31,9 @@ class Level:
 
 @dataclass(frozen=True)
 class PairBias:
-    """How much more of the one class than was mixed people see beside the other.
+    """How much more of the one class people see beside the other than was mixed.
 
+    In the task infer it is compared with the fitted map of all pairs, and not with the mixture.
     ``bias`` is the mean difference, with the ends of its 95 % t interval, None for one judgement;
     ``shrunk`` is drawn towards 0 the more, the fewer judgements there are.
     """
@@ -134,13 +135,14 @@ def findings(
     infer, midpoints = task == "infer", task in MIDPOINT_TASKS
     bins = np.array([each["bin"] for each in facts])
     starts = np.array([row["start_value"] for row in once], dtype=float)
+    fitted = fit_label_map(true, seen, sure) if infer and once else None
     return StudyFindings(
         people=len({row["rater_id"] for row in rows}),
         judgements=len(rows),
         doubtful=reasons,
         used=len(once),
         levels=[] if midpoints else _levels(person, bins, seen, sure),
-        label_map=fit_label_map(true, seen, sure) if infer and once else None,
+        label_map=fitted,
         starts=_levels(person, starts, seen, sure) if task == "construct" else [],
         chosen=seen if midpoints else np.empty(0),
         repeats=_repeats(kept, stimuli),
@@ -150,8 +152,7 @@ def findings(
         sure_of_distance=_correlation(sure, np.abs(true - 0.5)) if infer else np.nan,
         covered=_covered(once),
         **_endpoints(once, facts if task == "categorical" else []),
-        # Whoever needs more of a class to see half of it sees less of it.
-        pairs=_pair_biases(facts, true - seen if midpoints else seen - true, names),
+        pairs=_pair_biases(facts, _beyond(task, true, seen, fitted), names),
         seconds=float(np.median([row["rt_ms"] for row in once])) / 1000 if once else np.nan,
     )
 
@@ -251,6 +252,14 @@ def _endpoints(
     inside = [sum(_shares(a).get(f[key], 0.0) for key in ("y1", "y2")) for a, f in pairs]
     named = [a["first"] in (f["y1"], f["y2"]) for a, f in pairs]
     return {"endpoints": float(np.mean(inside)), "named": float(np.mean(named))}
+
+
+def _beyond(task: str, true: np.ndarray, seen: np.ndarray, fitted: FittedMap | None) -> np.ndarray:
+    """How much more of the first image people see than others see of any image of its weight."""
+    if fitted is not None:  # pairs were shown at different weights, which must not count as a bias
+        return seen - np.interp(true, fitted.knots, fitted.rated)
+    # Whoever needs more of a class to see half of it sees less of it.
+    return true - seen if task in MIDPOINT_TASKS else seen - true
 
 
 def _pair_biases(

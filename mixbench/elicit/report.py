@@ -19,7 +19,7 @@ from mixbench.elicit.study import Study, study_path
 from mixbench.errors import UserError, counted, printable
 from mixbench.files import write_text
 from mixbench.leaderboard.plots.export import svg
-from mixbench.leaderboard.plots.style import BETTER, MUTED, PALE, style
+from mixbench.leaderboard.plots.style import BETTER, MUTED, PALE, signed, style
 from mixbench.leaderboard.report.page import HERE as REPORT_PAGE
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ def _told(found: StudyFindings, sessions: list[dict[str, Any]]) -> str:
 def _number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return NONE
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    text = signed(value, digits)
+    return text if sign else text.lstrip("+")
 
 
 def _ends(low: float | None, high: float | None) -> str:
@@ -176,7 +176,10 @@ def _facts(
         ("data", f"{some['dataset']}, {some['split']} split"),
         ("method", some["method"]),
         ("stimuli", f"{stimuli:,} {noun} and 2 attention checks"),
-        ("trials of a person", f"{settings.trials}, {settings.repeats} repeats and 2 checks"),
+        (
+            "trials of a person",
+            f"{settings.trials}, {counted(settings.repeats, 'repeat')} and 2 checks",
+        ),
         ("perspective", settings.perspective),
         ("upscaling", settings.upscaling),
         ("first judgement", min(row["created_utc"] for row in rows)),
@@ -215,9 +218,10 @@ def _tables(found: StudyFindings, task: str) -> Iterator[StudyTable]:
         heads = ["mean confidence", "judgements", "distance from the true weight"]
         rows = [_level(each) for each in found.calibration]
         yield StudyTable("Calibration of confidence", note, [*heads, "95 % band over people"], rows)
+    than = "the fitted map says" if task == "infer" else "was mixed"
     note = (
-        "A positive bias means that people see more of the first class beside the second than was "
-        f"mixed. The shrunk bias is multiplied by n/(n + {SHRINKAGE})."
+        "A positive bias means that people see more of the first class beside the second than "
+        f"{than}. The shrunk bias is multiplied by n/(n + {SHRINKAGE})."
     )
     if len(found.pairs) > MOST_PAIRS:
         note += f" Shown are the {MOST_PAIRS} largest of {len(found.pairs):,}."

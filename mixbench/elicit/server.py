@@ -144,6 +144,11 @@ def app_of(study: Study, hosts: tuple[str, ...] = ()) -> Any:
     def own_token(request: Request) -> str | None:
         return tokens.valid(request.cookies.get(cookie, ""))
 
+    def new_token(request: Request) -> str:
+        if not newcomers.take(request.client.host if request.client else ""):
+            raise RefusedError(429, "Too many people begin at once; please try again soon.")
+        return secrets.token_urlsafe(32)
+
     def check_source(request: Request) -> None:
         host = request.headers.get("host", "").lower()
         if _without_port(host) not in known:
@@ -216,12 +221,7 @@ def app_of(study: Study, hosts: tuple[str, ...] = ()) -> Any:
         return guard
 
     async def show(request: Request) -> Response:
-        token = own_token(request)
-        if token is not None:
-            return with_cookie(HTMLResponse(page.html(tokens.csrf(token))), token)
-        if not newcomers.take(request.client.host if request.client else ""):
-            raise RefusedError(429, "Too many people begin at once; please try again soon.")
-        token = secrets.token_urlsafe(32)
+        token = own_token(request) or new_token(request)
         return with_cookie(HTMLResponse(page.html(tokens.csrf(token))), token)
 
     async def state(request: Request) -> Response:
@@ -269,7 +269,7 @@ def app_of(study: Study, hosts: tuple[str, ...] = ()) -> Any:
     async def leave(request: Request) -> Response:
         check_token(request)
         await body_of(request)
-        return with_cookie(JSONResponse({"reload": True}), secrets.token_urlsafe(32))
+        return with_cookie(JSONResponse({"reload": True}), new_token(request))
 
     async def picture(request: Request) -> Response:
         token, name = check_token(request), request.path_params["name"]

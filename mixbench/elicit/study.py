@@ -546,13 +546,9 @@ class Study:
     # What came of it.
 
     def judgements(self) -> list[dict[str, Any]]:
-        """All judgements with the columns :data:`JUDGEMENT_COLUMNS`, in the order in which they came."""
-        return [
-            dict(row)
-            for row in self._all(
-                f"SELECT {', '.join(JUDGEMENT_COLUMNS)} FROM judgements ORDER BY rowid"
-            )
-        ]
+        """All judgements, with :data:`JUDGEMENT_COLUMNS`, in the order in which they came."""
+        columns = ", ".join(JUDGEMENT_COLUMNS)
+        return [dict(row) for row in self._all(f"SELECT {columns} FROM judgements ORDER BY rowid")]
 
     def stimuli(self) -> dict[str, dict[str, Any]]:
         """Facts of all stimuli by their names, with the columns :data:`FACTS`."""

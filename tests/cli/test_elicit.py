@@ -78,6 +78,7 @@ def test_other_settings_on_the_same_file_are_refused(tmp_path, served, capsys, w
         (["data=digits", "--consent", "nowhere.txt"], "nowhere.txt"),
         (["data=digits", "method=erm"], "does not mix pixels"),
         (["data=nothing"], "nothing"),
+        (["data=digits", "epochs=3"], "epochs changes nothing"),
         (["data=digits", "--nothing"], "--nothing"),
     ],
 )

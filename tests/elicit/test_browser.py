@@ -230,6 +230,7 @@ def test_sliders_have_no_thumb_before_they_are_touched_and_dark_is_dark(tmp_path
         assert browser.evaluate(f"{ranges}[0].getAttribute('aria-valuetext')") == "not set yet"
         middle = "(b => [b.left + b.width / 2, b.top + b.height / 2])"
         wait(browser, "document.querySelector('main img').complete")
+        browser.evaluate(f"{ranges}[0].scrollIntoView({{block: 'center', behavior: 'instant'}})")
         box = browser.evaluate(f"{middle}({ranges}[0].getBoundingClientRect())")
         shot(browser, "interval-untouched")
         # A touch in the very middle is an answer, too.

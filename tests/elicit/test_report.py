@@ -76,6 +76,17 @@ def test_a_bias_towards_a_class_has_its_sign_whichever_image_it_is_in():
     assert found.pairs[0].bias == pytest.approx(-0.2)
 
 
+def test_what_people_see_at_all_weights_alike_is_no_bias_of_a_pair():
+    stimuli = {"a": fact(0.25, 0, 1), "b": fact(0.25, 1, 2), "c": fact(0.75, 2, 0)}
+    rows = [
+        row("p", name, lam_true=facts["lam"], lam_human=0.2 + 0.6 * facts["lam"])
+        for name, facts in stimuli.items()
+    ]
+    found = findings(rows, stimuli, NAMES, "infer")
+    assert len(found.pairs) == 3
+    assert all(abs(each.bias) < 1e-9 for each in found.pairs)
+
+
 def test_anchoring_by_the_start_is_told():
     stimuli = {"a": fact()}
     rows = [

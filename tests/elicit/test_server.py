@@ -179,6 +179,12 @@ def test_a_body_has_a_limit_whether_it_tells_its_size_or_not(rater, study):
     fresh.close()
 
 
+def test_a_body_that_never_ends_is_not_waited_for(rater, study, monkeypatch):
+    monkeypatch.setattr(server, "BODY_S", 0.2)
+    rater.begin(study.settings)
+    refused(rater.ask("POST", "/answer", b"{", Content_Length="100"), 408)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"[]", b"7", b"{", b"\xff\xfe", b"[" * 9000, b'{"a": NaN}', b"null", b'{"uuid": {}}'],
@@ -264,6 +270,7 @@ def test_whoever_asks_without_end_has_to_wait_and_others_do_not(study, monkeypat
         assert rater.ask("GET", "/state")[1]["retry-after"] == "1"
         assert other.begin(study.settings)["stage"] == "trial"
         refused(third.ask("GET", "/"), 429)  # so many sessions do not begin at once
+        refused(other.ask("POST", "/leave", {}), 429)
         for each in (rater, other, third):
             each.close()
 
