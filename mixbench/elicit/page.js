@@ -142,8 +142,17 @@ function showInstructions() {
     }, ...sets));
 }
 
+// A picture that the server was too busy for is asked for again.
 function picture(id, alt) {
-  return make("img", { src: `picture/${id}`, alt, draggable: "false", class: facts.smooth ? "smooth" : null });
+  const image = make("img", { alt, draggable: "false", class: facts.smooth ? "smooth" : null });
+  let wait = 500;
+  image.addEventListener("error", async () => {
+    await pause(wait);
+    wait = Math.min(2 * wait, 8000);
+    if (image.isConnected) image.src = `picture/${id}?${wait}`;
+  });
+  image.src = `picture/${id}`;
+  return image;
 }
 
 // A slider without a thumb, which has no value before somebody touches it.

@@ -31,6 +31,7 @@ MOST_BYTES = 16 << 10  # of a body
 BODY_S = 10.0  # until a body has to be there
 COOKIE_S = 30 * 24 * 3600
 SESSION_RATE = (120.0, 20.0)  # requests of one session at once, and each second
+PICTURE_RATE = (600.0, 100.0)  # pictures of one session, of which a trial can show 11
 NEW_RATE = (400.0, 5.0)  # sessions from one address
 _PICTURE = re.compile(r"[0-9a-f]{32}")
 _TOKEN = re.compile(r"([A-Za-z0-9_-]{43})\.([0-9a-f]{64})")
@@ -138,6 +139,7 @@ def app_of(study: Study, hosts: tuple[str, ...] = ()) -> Any:
     tokens = _Tokens(study.secret)
     known = frozenset(host.lower() for host in (*LOOPBACK, *hosts))
     sessions, newcomers = RateLimit(*SESSION_RATE), RateLimit(*NEW_RATE)
+    pictures = RateLimit(*PICTURE_RATE)
     cookie = f"mixbench-{study.name}"
     enlarge = functools.lru_cache(maxsize=512)(enlarged)
 
@@ -161,11 +163,11 @@ def app_of(study: Study, hosts: tuple[str, ...] = ()) -> Any:
             if kind != "application/json":
                 raise RefusedError(415, "The request is no JSON.")
 
-    def check_token(request: Request) -> str:
+    def check_token(request: Request, limit: RateLimit = sessions) -> str:
         token = own_token(request)
         if token is None:
             raise RefusedError(403, "Please reload the page; cookies have to be allowed.")
-        if not sessions.take(token):
+        if not limit.take(token):
             raise RefusedError(429, "Too many requests; please wait a moment.")
         given = request.headers.get("x-csrf-token", "")
         if request.method == "POST" and not tokens.is_csrf(token, given):
@@ -272,7 +274,7 @@ def app_of(study: Study, hosts: tuple[str, ...] = ()) -> Any:
         return with_cookie(JSONResponse({"reload": True}), new_token(request))
 
     async def picture(request: Request) -> Response:
-        token, name = check_token(request), request.path_params["name"]
+        token, name = check_token(request, pictures), request.path_params["name"]
         if not _PICTURE.fullmatch(name):
             raise RefusedError(404, "There is no such picture.")
         png = await run_in_threadpool(study.picture, session_name(token), name)

@@ -275,6 +275,17 @@ def test_whoever_asks_without_end_has_to_wait_and_others_do_not(study, monkeypat
             each.close()
 
 
+def test_pictures_have_a_limit_of_their_own(study, monkeypatch):
+    monkeypatch.setattr(server, "PICTURE_RATE", (3.0, 0.001))
+    with served(study) as port:
+        rater = Rater(port)
+        name = rater.begin(study.settings)["trial"]["pictures"][0]
+        codes = [rater.ask("GET", f"/picture/{name}")[0] for _ in range(5)]
+        assert codes == [200] * 3 + [429] * 2
+        assert rater.state()["stage"] == "trial"
+        rater.close()
+
+
 def test_a_bucket_fills_again_and_forgets_who_has_not_asked_for_long():
     now = [0.0]
     limit = RateLimit(burst=3, per_s=2, clock=lambda: now[0])
