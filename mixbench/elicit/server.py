@@ -223,7 +223,10 @@ def app_of(study: Study, hosts: tuple[str, ...] = ()) -> Any:
         return guard
 
     async def show(request: Request) -> Response:
-        token = own_token(request) or new_token(request)
+        token = own_token(request)
+        if token is not None and not sessions.take(token):
+            raise RefusedError(429, "Too many requests; please wait a moment.")
+        token = token or new_token(request)
         return with_cookie(HTMLResponse(page.html(tokens.csrf(token))), token)
 
     async def state(request: Request) -> Response:
