@@ -9,7 +9,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from elicit_study import HOSTILE, NAMES, make_study, served
 
-from mixbench.elicit import server
+from mixbench.elicit import guard
 from mixbench.elicit.instructions import instructions_of
 from mixbench.elicit.settings import JUDGING_TASKS
 from mixbench.elicit.study import Study
@@ -223,8 +223,8 @@ def test_an_answer_waits_for_a_server_that_is_away(tmp_path, browser):
 
 
 def test_what_the_server_was_too_busy_for_comes_later(tmp_path, browser, monkeypatch):
-    monkeypatch.setattr(server, "PICTURE_RATE", (8.0, 4.0))
-    monkeypatch.setattr(server, "SESSION_RATE", (5.0, 2.0))
+    monkeypatch.setattr(guard, "PICTURE_RATE", (8.0, 4.0))
+    monkeypatch.setattr(guard, "SESSION_RATE", (5.0, 2.0))
     study = make_study(tmp_path / "s.db", task="select", images=3, trials=3)
     with served(study) as port:
         visit(browser, port)

@@ -10,10 +10,11 @@ import uuid
 import pytest
 from elicit_study import HOSTILE, NAMES, Rater, make_study, plain_answer, served
 
-from mixbench.elicit import server
+from mixbench.elicit import guard
+from mixbench.elicit.guard import MOST_BYTES
 from mixbench.elicit.instructions import instructions_of
 from mixbench.elicit.limits import RateLimit
-from mixbench.elicit.server import MOST_BYTES, listen
+from mixbench.elicit.server import listen
 from mixbench.elicit.settings import JUDGING_TASKS
 from mixbench.elicit.study import Study
 from mixbench.errors import UserError
@@ -180,7 +181,7 @@ def test_a_body_has_a_limit_whether_it_tells_its_size_or_not(rater, study):
 
 
 def test_a_body_that_never_ends_is_not_waited_for(rater, study, monkeypatch):
-    monkeypatch.setattr(server, "BODY_S", 0.2)
+    monkeypatch.setattr(guard, "BODY_S", 0.2)
     rater.begin(study.settings)
     refused(rater.ask("POST", "/answer", b"{", Content_Length="100"), 408)
 
@@ -260,8 +261,8 @@ def test_names_of_classes_cannot_become_part_of_the_page(tmp_path):
 
 
 def test_whoever_asks_without_end_has_to_wait_and_others_do_not(study, monkeypatch):
-    monkeypatch.setattr(server, "SESSION_RATE", (20.0, 0.001))
-    monkeypatch.setattr(server, "NEW_RATE", (2.0, 0.001))
+    monkeypatch.setattr(guard, "SESSION_RATE", (20.0, 0.001))
+    monkeypatch.setattr(guard, "NEW_RATE", (2.0, 0.001))
     with served(study) as port:
         rater, other, third = Rater(port), Rater(port), Rater(port)
         rater.begin(study.settings)
@@ -276,7 +277,7 @@ def test_whoever_asks_without_end_has_to_wait_and_others_do_not(study, monkeypat
 
 
 def test_pictures_have_a_limit_of_their_own(study, monkeypatch):
-    monkeypatch.setattr(server, "PICTURE_RATE", (3.0, 0.001))
+    monkeypatch.setattr(guard, "PICTURE_RATE", (3.0, 0.001))
     with served(study) as port:
         rater = Rater(port)
         name = rater.begin(study.settings)["trial"]["pictures"][0]

@@ -11,7 +11,7 @@ from elicit_study import Clock, Rater, knowing, make_study, served
 
 from mixbench.config.compose import compose
 from mixbench.data.hmix import read_hmix
-from mixbench.elicit import server
+from mixbench.elicit import guard
 from mixbench.elicit.export import export_study
 from mixbench.elicit.findings import findings
 from mixbench.elicit.settings import StudySettings
@@ -112,7 +112,7 @@ def test_two_hundred_people_at_once_are_served_and_nothing_is_lost(tmp_path, mon
     """Prints answers per second and the 95th percentile of their times."""
     people, trials = 200, 20
     # All of them come from one address, and none of them stops to think.
-    monkeypatch.setattr(server, "SESSION_RATE", (10_000.0, 1000.0))
+    monkeypatch.setattr(guard, "SESSION_RATE", (10_000.0, 1000.0))
     study = make_study(tmp_path / "s.db", images=100, trials=trials)
     times, errors = [], []
 
