@@ -32,6 +32,10 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "testing": (7, LIGHTNING | {"omegaconf"}),
     "perf": (7, TORCH | {"torchvision", "timm", "kornia", "ot", "geomloss"}),
     "launch": (7, {"torch", "submitit", "yaml"}),
+    "elicit": (
+        7,
+        TORCH | {"starlette", "uvicorn", "jinja2", "markupsafe", "matplotlib", "pyarrow"},
+    ),
     "notebook": (8, TORCH | {"matplotlib", "nbclient", "nbformat", "traitlets"}),
     "cli": (8, {"rich"}),
 }
@@ -39,7 +43,7 @@ ENTRY = {"__init__", "__main__"}  # of the package: they load what was asked for
 # Packages that may only be imported inside the function that needs them, and rooms where more are.
 LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
 LAZY |= {"matplotlib", "nbclient", "nbformat", "traitlets", "onnx", "onnxscript", "pyarrow"}
-LAZY |= {"pyautoattack", "safetensors", "pandas"}
+LAZY |= {"pyautoattack", "safetensors", "pandas", "starlette", "uvicorn"}
 LAZY_IN = {
     "cli": {"rich"},
     "distributed": {"lightning"},

@@ -11,6 +11,7 @@ from typing import Any
 from mixbench import __version__
 from mixbench.cli import (
     data,
+    elicit,
     evaluate,
     export,
     leaderboard,
@@ -43,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     debug = "--debug" in words
     try:
-        args, rest = parser.parse_known_args([word for word in words if word != "--debug"])
+        words = elicit.join_parts([word for word in words if word != "--debug"])
+        args, rest = parser.parse_known_args(words)
         if "overrides" in args and not any(word.startswith("-") for word in rest):
             args.overrides += rest  # overrides may also stand behind an option
         elif rest:
@@ -244,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument("overrides", nargs="*", metavar="k=v", help=text)
     text = "file to write; its name ends in .pth, .pt, .safetensors or .onnx"
     weights.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
+    elicit.add_elicit(add)
     sets = add("data", data.data_command, "check a data set, or download and decode it once")
     sets.add_argument("action", choices=("check", "prepare"))
     sets.add_argument("name", metavar="NAME")

@@ -4,6 +4,10 @@ Collins et al., "Human-in-the-Loop Mixup", UAI 2023, arXiv:2211.01202; data
 cambridge-mlg/hill-mixup. The folder ``h_mix`` of the release is read as it is, or an ``.npz`` with
 the same judgements as arrays ``infer/*``, ``construct/*``, ``select/*`` and ``soft/*``.
 
+A study of ``mixbench elicit`` is exported in the same layout. Its folder also holds
+``study.json``, which names other classes than those of CIFAR-10, and the part of the data whose
+images were judged.
+
 The weight is that of the first image everywhere: the release's slider, which runs from all of the
 first image at 0 to all of the second at 100, is turned round.
 """
@@ -12,7 +16,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +32,9 @@ CLASSES = (
     "Airplane", "Automobile", "Bird", "Cat", "Deer", "Dog", "Frog", "Horse", "Ship", "Truck"
 )  # fmt: skip
 TEST_SIZE = 10_000
+FACTS_FILE = "study.json"  # beside the files of a study of ours
 _PAIR = re.compile(r"^(?:mixed_(?P<lam>[0-9.]+)_)?([A-Za-z]+)_(\d+)_([A-Za-z]+)_(\d+)(?:\.png)?$")
-_FILES = {
+RELEASE_FILES = {
     "infer": "hmix_infer_mixing_factor.csv",
     "construct": "hmix_construct_midpoint.csv",
     "select": "hmix_select_shuffled_midpoint.csv",
@@ -37,8 +42,16 @@ _FILES = {
 }
 
 
+class JudgedImages(NamedTuple):
+    """Images that were judged: the classes as file names have them, how many, and their split."""
+
+    classes: tuple[str, ...] = CLASSES
+    images: int = TEST_SIZE
+    split: str = "test"
+
+
 class JudgedPairs(NamedTuple):
-    """The two images behind each judgement: (N,) int64 rows of the test set, and their classes."""
+    """The two images behind each judgement: (N,) int64 rows of their set, and their classes."""
 
     first: Tensor
     first_class: Tensor
@@ -77,7 +90,7 @@ class Midpoints(NamedTuple):
 
 
 class SoftLabels(NamedTuple):
-    """Labels (N, 10) that people gave to mixed images without knowing their classes."""
+    """Labels (N, K) that people gave to mixed images without knowing their classes."""
 
     pairs: JudgedPairs
     true: Tensor
@@ -92,20 +105,26 @@ class HumanJudgements(NamedTuple):
     construct: Midpoints | None
     select: Midpoints | None
     soft: SoftLabels | None
+    source: JudgedImages = JudgedImages()
+
+    @property
+    def _groups(self) -> list[Any]:
+        found = (self.infer, self.construct, self.select, self.soft)
+        return [group for group in found if group is not None]
 
     def fingerprint(self) -> str:
         """Content hash of the judgements, whichever layout they were read from."""
         found = hashlib.sha256()
-        for group in self[1:]:
-            for each in () if group is None else (*group.pairs, *group[1:]):
+        for group in self._groups:
+            for each in (*group.pairs, *group[1:]):
                 found.update(each.numpy().tobytes())
         return found.hexdigest()
 
     @property
     def used_images(self) -> Tensor:
         """Rows (M,) of the test set that people have seen, which no test may count any more."""
-        groups = [group.pairs for group in self[1:] if group is not None]
-        rows = [rows for pairs in groups for rows in (pairs.first, pairs.second)]
+        groups = self._groups if self.source.split == "test" else []
+        rows = [rows for group in groups for rows in (group.pairs.first, group.pairs.second)]
         return torch.cat(rows).unique() if rows else torch.empty(0, dtype=torch.int64)
 
 
@@ -122,7 +141,7 @@ def read_hmix(path: Path | str) -> HumanJudgements:
     """Read judgements.
 
     Args:
-        path: The folder ``h_mix`` of the release, or an ``.npz``.
+        path: The folder ``h_mix`` of the release, that of an exported study, or an ``.npz``.
 
     Returns:
         The judgements.
@@ -137,11 +156,29 @@ def read_hmix(path: Path | str) -> HumanJudgements:
             str(path),
             "give the folder h_mix of cambridge-mlg/hill-mixup, or an .npz of it",
         )
-    groups = _groups_of_folder(path) if path.is_dir() else _groups_of_archive(path)
+    source = _source_of(path / FACTS_FILE) if path.is_dir() else JudgedImages()
+    groups = _groups_of_folder(path, source) if path.is_dir() else _groups_of_archive(path)
     if not groups:
-        names = ", ".join(_FILES.values())
+        names = ", ".join(RELEASE_FILES.values())
         raise UserError("it holds no judgements", str(path), f"expected one of: {names}")
-    return HumanJudgements(path, **{name: groups.get(name) for name in _FILES})  # type: ignore[arg-type]
+    return HumanJudgements(
+        path, **{name: groups.get(name) for name in RELEASE_FILES}, source=source
+    )  # type: ignore[arg-type]
+
+
+def _source_of(path: Path) -> JudgedImages:
+    """What the file of a study says of its images; those of CIFAR-10's test set without one."""
+    if not path.exists():
+        return JudgedImages()
+    try:
+        facts = read_json(path)
+        classes, images, split = facts["classes"], facts["images"], facts["split"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"it does not describe a study: {error!r}", str(path)) from error
+    named = isinstance(classes, list) and all(isinstance(each, str) for each in classes)
+    if not named or not isinstance(images, int) or split not in ("train", "test"):
+        raise UserError("it does not describe a study", str(path), "export the study again")
+    return JudgedImages(tuple(classes), images, split)
 
 
 def stimuli(infer: Inferred, *, repeats: bool = False) -> Stimuli:
@@ -183,14 +220,19 @@ def _groups_of_archive(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"not a readable .npz of judgements: {error}", str(path)) from error
     groups = {}
-    for name in _FILES:
+    for name in RELEASE_FILES:
         own = {k.partition("/")[2]: v for k, v in found.items() if k.startswith(f"{name}/")}
         if own:
             groups[name] = _group(name, own, f"{path}, {name}")
     return groups
 
 
-def _group(name: str, arrays: Mapping[str, np.ndarray], where: str) -> Any:
+def _group(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    where: str,
+    source: JudgedImages = JudgedImages(),  # noqa: B008 - cannot be changed
+) -> Any:
     """A group from arrays by the names of the ``.npz``."""
 
     def column(key: str, share: bool = False) -> Tensor:
@@ -208,9 +250,10 @@ def _group(name: str, arrays: Mapping[str, np.ndarray], where: str) -> Any:
     if "index1" not in arrays:
         raise UserError("it has no index1", where, "read the whole release")
     whole = [column(key).long() for key in ("index1", "class1", "index2", "class2")]
-    pairs = _checked(JudgedPairs(*whole), where)
+    pairs = _checked(JudgedPairs(*whole), where, source)
     if name == "soft":
-        return SoftLabels(pairs, column("true_lambda", True), _soft(column("soft_label"), where))
+        labels = _soft(column("soft_label"), where, len(source.classes))
+        return SoftLabels(pairs, column("true_lambda", True), labels)
     people = (column("subject").long(), column("is_repeat").bool())
     if name == "infer":
         true, rated = column("true_lambda", True), column("inferred_lambda", True)
@@ -220,26 +263,26 @@ def _group(name: str, arrays: Mapping[str, np.ndarray], where: str) -> Any:
     return Midpoints(pairs, start, chosen, *people)
 
 
-def _groups_of_folder(path: Path) -> dict[str, Any]:
-    readers: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
+def _groups_of_folder(path: Path, source: JudgedImages) -> dict[str, Any]:
+    readers: dict[str, Callable[[Path, Sequence[str]], dict[str, np.ndarray]]] = {
         "infer": _infer_arrays,
         "construct": _construct_arrays,
         "select": _select_arrays,
         "soft": _soft_arrays,
     }
     groups = {}
-    for name, file in _FILES.items():
+    for name, file in RELEASE_FILES.items():
         if (path / file).is_file():
             try:
-                arrays = readers[name](path / file)
+                arrays = readers[name](path / file, source.classes)
             except (KeyError, ValueError, TypeError) as error:
                 what = f"it is not the file of the release: {error!r}"
                 raise UserError(what, str(path / file), "read the release as it is") from error
-            groups[name] = _group(name, arrays, str(path / file))
+            groups[name] = _group(name, arrays, str(path / file), source)
     return groups
 
 
-def _infer_arrays(path: Path) -> dict[str, np.ndarray]:
+def _infer_arrays(path: Path, classes: Sequence[str]) -> dict[str, np.ndarray]:
     rows = _rows(path)
     answers = [json.loads(row["responses"]) for row in rows]
     slider, sure = (
@@ -247,7 +290,7 @@ def _infer_arrays(path: Path) -> dict[str, np.ndarray]:
         for key in ("mixingcoeff", "confidence")
     )
     return (
-        _pair_arrays(row["filename"] for row in rows)
+        _pair_arrays((row["filename"] for row in rows), classes)
         | _people(rows)
         | {
             "inferred_lambda": 1 - slider,
@@ -256,10 +299,10 @@ def _infer_arrays(path: Path) -> dict[str, np.ndarray]:
     )
 
 
-def _construct_arrays(path: Path) -> dict[str, np.ndarray]:
+def _construct_arrays(path: Path, classes: Sequence[str]) -> dict[str, np.ndarray]:
     rows = _rows(path)
     return (
-        _pair_arrays(row["class_pair"] for row in rows)
+        _pair_arrays((row["class_pair"] for row in rows), classes)
         | _people(rows)
         | {
             "start_lambda": np.array([float(row["starting_value"]) for row in rows]),
@@ -268,21 +311,21 @@ def _construct_arrays(path: Path) -> dict[str, np.ndarray]:
     )
 
 
-def _select_arrays(path: Path) -> dict[str, np.ndarray]:
+def _select_arrays(path: Path, classes: Sequence[str]) -> dict[str, np.ndarray]:
     rows = _rows(path)
     words = [json.loads(row["response"])["select"] for row in rows]
     return (
-        _pair_arrays(row["class_pair"] for row in rows)
+        _pair_arrays((row["class_pair"] for row in rows), classes)
         | _people(rows)
         | {"chosen_lambda": np.array([float(word.removeprefix("select")) for word in words])}
     )
 
 
-def _soft_arrays(path: Path) -> dict[str, np.ndarray]:
+def _soft_arrays(path: Path, classes: Sequence[str]) -> dict[str, np.ndarray]:
     found = read_json(path, limit=64 << 20)
     names = [name for name, labels in found.items() for _ in labels]
     labels = [label for each in found.values() for label in each]
-    return _pair_arrays(names) | {"soft_label": np.array(labels, dtype=np.float64)}
+    return _pair_arrays(names, classes) | {"soft_label": np.array(labels, dtype=np.float64)}
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -301,7 +344,7 @@ def _people(rows: list[dict[str, str]]) -> dict[str, np.ndarray]:
     }
 
 
-def _pair_arrays(names: Iterable[str]) -> dict[str, np.ndarray]:
+def _pair_arrays(names: Iterable[str], classes: Sequence[str]) -> dict[str, np.ndarray]:
     """What file names such as ``mixed_0.25_Cat_1121_Frog_891.png`` say."""
     found: list[tuple[int, ...]] = []
     weights: list[float] = []
@@ -311,9 +354,9 @@ def _pair_arrays(names: Iterable[str]) -> dict[str, np.ndarray]:
             raise ValueError(f"{name!r} names no two images")
         words = match.groups()
         for word in (words[1], words[3]):
-            if word not in CLASSES:
-                raise ValueError(f"unknown class {word!r}; the classes are {', '.join(CLASSES)}")
-        one, other = CLASSES.index(words[1]), CLASSES.index(words[3])
+            if word not in classes:
+                raise ValueError(f"unknown class {word!r}; the classes are {', '.join(classes)}")
+        one, other = classes.index(words[1]), classes.index(words[3])
         found.append((int(words[2]), one, int(words[4]), other))
         weights.append(float(words[0] or "nan"))
     keys = ("index1", "class1", "index2", "class2")
@@ -322,21 +365,21 @@ def _pair_arrays(names: Iterable[str]) -> dict[str, np.ndarray]:
     return arrays if np.isnan(known).any() else arrays | {"true_lambda": known}
 
 
-def _checked(pairs: JudgedPairs, where: str) -> JudgedPairs:
+def _checked(pairs: JudgedPairs, where: str, source: JudgedImages) -> JudgedPairs:
     for rows, size, noun in (
-        (pairs.first, TEST_SIZE, "images"),
-        (pairs.second, TEST_SIZE, "images"),
-        (pairs.first_class, len(CLASSES), "classes"),
-        (pairs.second_class, len(CLASSES), "classes"),
+        (pairs.first, source.images, "images"),
+        (pairs.second, source.images, "images"),
+        (pairs.first_class, len(source.classes), "classes"),
+        (pairs.second_class, len(source.classes), "classes"),
     ):
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < size:
             what = f"{noun} must be numbered from 0 to {size - 1}, got {rows.min()} to {rows.max()}"
-            raise UserError(what, where, "use the data of CIFAR-10's test set")
+            raise UserError(what, where, "use the images that were judged")
     return pairs
 
 
-def _soft(labels: Tensor, where: str) -> Tensor:
-    fits = labels.shape[1:] == (len(CLASSES),) and not bool((labels < 0).any())
+def _soft(labels: Tensor, where: str, classes: int) -> Tensor:
+    fits = labels.shape[1:] == (classes,) and not bool((labels < 0).any())
     if not fits or bool(((labels.sum(dim=1) - 1).abs() > 1e-3).any()):
-        raise UserError("soft labels must be (N, 10), not negative, with sums of 1", where)
+        raise UserError(f"soft labels must be (N, {classes}), not negative, with sums of 1", where)
     return labels / labels.sum(dim=1, keepdim=True)

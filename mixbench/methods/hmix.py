@@ -46,7 +46,9 @@ class HMix(Choice):
 
         members: list[str] = setting(["mixup"], "methods that mix, one for each batch")
         source: str | None = setting(
-            None, "judgements: folder h_mix of the release, or an .npz; null: the map of H-Mix"
+            None,
+            "judgements: folder h_mix of the release or of an exported study, or an .npz; null: "
+            "the map of H-Mix",
         )
         omega: float = setting(
             0.5, "weight of all classes alike where nobody is sure", within=(0, 1)

@@ -23,7 +23,7 @@ from mixbench.files import write_bytes
 from mixbench.records.checkpoints import BEST, LAST, check_shapes, read_checkpoint, read_plain
 from mixbench.records.fields import check_fields
 from mixbench.records.identity import InputFile, is_checkpoint, seedless_id
-from mixbench.records.record import read_record
+from mixbench.records.record import RECORD, read_record
 
 log = logging.getLogger("mixbench")
 WEIGHTS_KEY = "net.weights"
@@ -36,7 +36,7 @@ def input_file(given: str, key: str = WEIGHTS_KEY) -> InputFile:
     """A file as the identity of a run counts it that starts from it, or uses it.
 
     Args:
-        given: A file, or the folder of a finished run.
+        given: A file, the folder of a finished run, or, where a method reads one, of other files.
         key: Config key that it is the value of.
 
     Returns:
@@ -45,6 +45,8 @@ def input_file(given: str, key: str = WEIGHTS_KEY) -> InputFile:
     Raises:
         UserError: If there is no such file or finished run.
     """
+    if key != WEIGHTS_KEY and Path(given).is_dir() and not (Path(given) / RECORD).exists():
+        return _input_folder(Path(given), key)
     path = weights_file(given, key)
     try:
         facts = path.stat()
@@ -55,6 +57,20 @@ def input_file(given: str, key: str = WEIGHTS_KEY) -> InputFile:
     if not is_checkpoint(str(place)):
         return InputFile(path.name, content, content)
     return InputFile(f"{place.parent.name}/{path.name}", content, _pooled(place, content))
+
+
+def _input_folder(folder: Path, key: str) -> InputFile:
+    """A folder of files that counts for the names and contents of its files."""
+    found = hashlib.sha256()
+    try:
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            facts = path.stat()
+            version = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+            found.update(f"{path.name}\0{_content(path, *version)}\n".encode())
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", f"{key}={folder}") from error
+    content = "sha256:" + found.hexdigest()[:16]
+    return InputFile(folder.resolve().name, content, content)
 
 
 @functools.lru_cache(maxsize=256)  # a plan names one file for many runs
