@@ -58,6 +58,7 @@ SHOWN = {
     "shuffle_8": "59.00",
     "lin_gap": "12.00",
     "gaze_inconsistency": "13.00",
+    "two_class_hit": "9.50",
     "gaze_centre": "14.00",
     "mean_ce": "15.00",
     "mce": "16.00",
