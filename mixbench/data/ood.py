@@ -177,6 +177,21 @@ def ood_name(word: str) -> str:
     return _with_way(plain.strip("_") or "images", way)
 
 
+def full_word(word: str) -> str:
+    """A value of ``eval.ood`` that means the same from any working directory.
+
+    Args:
+        word: A value of ``eval.ood``.
+
+    Returns:
+        The word of a named set as it is; else the absolute path, with the way behind it.
+    """
+    place, way = _divided(word)
+    if place in NAMED_SETS:
+        return word
+    return f"{Path(place).resolve()}:{way}" if way else str(Path(place).resolve())
+
+
 def find_ood(word: str) -> Path:
     """The files of a set.
 

@@ -203,6 +203,8 @@ def test_a_suite_that_was_stopped_goes_on_behind_the_last_set(outside, tmp_path)
         (["svhn"], "the images of svhn are not there"),
         (["none.npz"], "no such file or folder: none.npz"),
         (["a/x.npz", "b/x.npz"], "two sets are named x"),
+        (["./gaussian.npz"], "taken for the noise"),
+        (["a/uniform"], "taken for the noise"),
     ],
 )
 def test_sets_that_cannot_be_read_are_refused_before_any_data(tmp_path, monkeypatch, words, text):
@@ -255,6 +257,20 @@ def test_a_run_is_judged_and_verified_and_says_what_is_lost(tmp_path, outside):
     (tmp_path / "gone.npz").rename(moved / "dark.npz")
     again = verify_run(folder, [f"eval.ood=[{moved / 'dark.npz'}:resize,uniform]"])
     assert not again.left
+
+
+def test_a_record_is_verified_from_any_place_by_the_sets_it_was_judged_with(
+    tmp_path, outside, monkeypatch
+):
+    words = ["data=digits", "data.limit=64", "net.width=4", "epochs=1", "batch_size=16"]
+    words += ["wandb.mode=disabled", "eval.suites=[calibration,ood]", f"run.dir={tmp_path}"]
+    folder = tmp_path / run(compose([*words, f"eval.ood=[{outside[1]}]"])).id
+    monkeypatch.chdir(tmp_path)
+    evaluate_run(folder, ["eval.ood=[dark.npz:resize]"], ["ood"])
+    monkeypatch.chdir(folder)
+    found = verify_run(folder)
+    assert not found.left
+    assert "dark_resize_auroc" in found.compared
 
 
 def test_the_first_part_is_the_test_images():
