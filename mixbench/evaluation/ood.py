@@ -158,8 +158,10 @@ class Ood(Suite):
         self._open(splits.info)
 
     def headline(self, scores: Iterable[str]) -> list[str]:
-        """The two best known measures."""
-        return [score for score in scores if score in SHOWN]
+        """The two best known measures, of each set where there is no mean over sets."""
+        scores = list(scores)
+        means = [score for score in scores if score in SHOWN]
+        return means or [s for s in scores if s.endswith(tuple(f"_{name}" for name in SHOWN))]
 
     def add_to_record(
         self, outcome: Outcome, metrics: dict[str, float], evaluations: dict[str, Any]

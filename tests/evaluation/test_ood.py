@@ -90,6 +90,13 @@ def test_noise_takes_no_part_in_the_mean(outside):
     assert "auroc" not in judged(["uniform"]).scores
 
 
+def test_a_line_of_noise_alone_is_not_empty():
+    suite = load_suite("ood", EvalConfig(ood=["uniform"]))
+    scores = [f"uniform_{measure}" for measure in MEASURES]
+    assert suite.headline(scores) == ["uniform_auroc", "uniform_fpr95"]
+    assert suite.headline(["auroc", "fpr95", *scores]) == ["auroc", "fpr95"]
+
+
 def test_the_record_tells_of_each_set(outside):
     facts = judged([*outside[:1], "gaussian"]).facts
     assert facts["sets"] == "dark"
