@@ -151,11 +151,10 @@ class CorruptionSuite(Suite):
         lacking = [name for name in COMMON_CORRUPTIONS if name not in self.names]
         if not lacking:
             return []
-        told = f"{len(COMMON_CORRUPTIONS) - len(lacking)} of {len(COMMON_CORRUPTIONS)} corruptions"
-        if len(lacking) == len(COMMON_CORRUPTIONS):
-            return [
-                f"no mean, as none of the {len(COMMON_CORRUPTIONS)} common corruptions is there"
-            ]
+        total = len(COMMON_CORRUPTIONS)
+        told = f"{total - len(lacking)} of {total} corruptions"
+        if len(lacking) == total:
+            return [f"no mean, as none of the {total} common corruptions is there"]
         if self.config.corrupted is not None:
             return [f"no mean_ce, which is a mean over all: {told}, without {', '.join(lacking)}"]
         return [f"mean_ce_c_gen is a mean over {told}, without {', '.join(lacking)}"]

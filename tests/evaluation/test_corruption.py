@@ -113,10 +113,11 @@ def test_the_record_tells_means_over_other_images_apart(tmp_path):
         suite = suite_of(**settings)
         return suite.facts(INFO, made_up_counts(suite.names))["sets"]
 
-    fog, backwards = list(COMMON_CORRUPTIONS), list(COMMON_CORRUPTIONS)[::-1]
-    assert sets(corruptions=fog) == sets(corruptions=[*backwards, "saturate"])
-    others = [{"corruptions": ["fog"]}, {"corruptions": ["snow"]}, {"frost": str(tmp_path)}]
-    assert len({sets(), *(sets(**each) for each in others)}) == 4
+    names = list(COMMON_CORRUPTIONS)
+    assert sets(corruptions=names) == sets(corruptions=[*names[::-1], "saturate"])
+    frost = {"corruptions": names, "frost": str(tmp_path)}
+    others = [{"corruptions": ["fog"]}, {"corruptions": ["snow"]}, frost]
+    assert len({sets(corruptions=names), *(sets(**each) for each in others)}) == 4
 
 
 def test_published_images_of_imagenet_are_held_against_alexnet(tmp_path):
