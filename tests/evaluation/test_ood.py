@@ -203,6 +203,33 @@ def test_a_suite_that_was_stopped_goes_on_behind_the_last_set(outside, tmp_path)
     assert Stops.left == 1
 
 
+def test_sets_of_another_place_are_no_finished_parts(tmp_path, monkeypatch):
+    class Stops(Sure):
+        left = math.inf
+
+        def forward(self, x):
+            Stops.left -= 1
+            if not Stops.left:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    def at(place):
+        monkeypatch.chdir(place)
+        return judged(["set.npz", "uniform"], model=Stops(), folder=tmp_path).scores
+
+    for name, high in (("dark", 60), ("alike", 256)):
+        (tmp_path / name).mkdir()
+        pixels = images(70, 0, high, high).permute(0, 2, 3, 1)
+        np.savez(tmp_path / name / "set.npz", images=pixels)
+    expected = at(tmp_path / "alike")
+    Stops.left = 6  # in the noise
+    with pytest.raises(KeyboardInterrupt):
+        at(tmp_path / "dark")
+    assert list(tmp_path.glob("*.parts.npz"))
+    Stops.left = math.inf
+    assert at(tmp_path / "alike") == expected
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
