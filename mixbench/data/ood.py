@@ -107,10 +107,6 @@ class OodImages(ImageSet):
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         return Batch(pixels, self.labels[rows], rows)
 
-    def sample(self) -> Tensor:
-        """All images."""
-        return self[BatchIndex(torch.arange(len(self)), 0)].images
-
     def subset(self, rows: Tensor) -> "OodImages":
         """The images at ``rows`` (M,), in that order."""
         places: list[int] = rows.tolist()

@@ -235,10 +235,6 @@ class NoiseImages(ImageSet):
         images = (values * 256).floor().clamp(0, 255).to(torch.uint8)
         return Batch(images, self.labels[rows], rows)
 
-    def sample(self) -> Tensor:
-        """All images."""
-        return self[BatchIndex(torch.arange(len(self)), 0)].images
-
     def subset(self, rows: Tensor) -> "NoiseImages":
         """The images at ``rows`` (M,), in that order."""
         other = NoiseImages(self.name, self._size).with_labels(self.labels[rows])
