@@ -221,10 +221,6 @@ class _ArrayImages(ImageSet):
         labels = self.labels.cpu()[rows]
         return Batch(pixels.permute(0, 3, 1, 2).contiguous(), labels, rows)
 
-    def sample(self) -> Tensor:
-        """All images."""
-        return self[BatchIndex(torch.arange(len(self)), 0)].images
-
     def subset(self, rows: Tensor) -> "_ArrayImages":
         """The images at ``rows`` (M,), in that order."""
         return _ArrayImages(self.array, self.rows[rows], self.labels[rows])
@@ -326,10 +322,6 @@ class _FolderImages(ImageSet):
         pixels = [self._decoded(self.paths[row]) for row in rows.tolist()]
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
         return Batch(images, self.labels[rows], rows)
-
-    def sample(self) -> Tensor:
-        """All images."""
-        return self[BatchIndex(torch.arange(len(self)), 0)].images
 
     def subset(self, rows: Tensor) -> "_FolderImages":
         """The images at ``rows`` (M,), in that order."""

@@ -68,9 +68,9 @@ class ImageSet(Dataset[Batch], ABC):
     @abstractmethod
     def __getitem__(self, draw: BatchIndex) -> Batch: ...
 
-    @abstractmethod
     def sample(self) -> Tensor:
-        """Images (M, C, H, W) uint8 that stand for all of them in statistics."""
+        """Images (M, C, H, W) uint8 that stand for all of them in statistics; all of them here."""
+        return self[BatchIndex(torch.arange(len(self)), 0)].images
 
     @abstractmethod
     def subset(self, rows: Tensor) -> Self:

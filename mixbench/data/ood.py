@@ -107,10 +107,6 @@ class OodImages(ImageSet):
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
         return Batch(pixels, self.labels[rows], rows)
 
-    def sample(self) -> Tensor:
-        """All images."""
-        return self[BatchIndex(torch.arange(len(self)), 0)].images
-
     def subset(self, rows: Tensor) -> "OodImages":
         """The images at ``rows`` (M,), in that order."""
         places: list[int] = rows.tolist()
@@ -175,6 +171,21 @@ def ood_name(word: str) -> str:
         stem = stem.removesuffix(ending)
     plain = "".join(letter if letter.isalnum() else "_" for letter in stem.lower())
     return _with_way(plain.strip("_") or "images", way)
+
+
+def full_word(word: str) -> str:
+    """A value of ``eval.ood`` that means the same from any working directory.
+
+    Args:
+        word: A value of ``eval.ood``.
+
+    Returns:
+        The word of a named set as it is; else the absolute path, with the way behind it.
+    """
+    place, way = _divided(word)
+    if place in NAMED_SETS:
+        return word
+    return f"{Path(place).resolve()}:{way}" if way else str(Path(place).resolve())
 
 
 def find_ood(word: str) -> Path:

@@ -347,7 +347,7 @@ def existing_path(path: str | None, key: str) -> Path:
         found = Path(path).exists()
     except OSError as error:  # a name that is too long, a folder that may not be entered
         what = f"{path[:80]} cannot be looked at: {error.strerror}"
-        raise UserError(what, key, f"correct {key}=") from error
+        raise UserError(what, key, f"correct {key}") from error
     if not found:
-        raise UserError(f"no such file or folder: {path}", key, f"correct {key}=")
+        raise UserError(f"no such file or folder: {path}", key, f"correct {key}")
     return Path(path)

@@ -126,7 +126,7 @@ class CorruptionSuite(Suite):
 
     def facts(self, info: DataInfo, counts: Mapping[str, Any]) -> dict[str, Any]:
         """The source of the images, and the errors by severity."""
-        found: dict[str, Any] = {"corruptions": list(self.names)}
+        found: dict[str, Any] = {"corruptions": list(self.names), "sets": self._averaged()}
         if self.config.corrupted is not None:
             found["source"] = "published files"
             found["corrupted"] = str(Path(self.config.corrupted).resolve())
@@ -151,7 +151,10 @@ class CorruptionSuite(Suite):
         lacking = [name for name in COMMON_CORRUPTIONS if name not in self.names]
         if not lacking:
             return []
-        told = f"{len(COMMON_CORRUPTIONS) - len(lacking)} of {len(COMMON_CORRUPTIONS)} corruptions"
+        total = len(COMMON_CORRUPTIONS)
+        told = f"{total - len(lacking)} of {total} corruptions"
+        if len(lacking) == total:
+            return [f"no mean, as none of the {total} common corruptions is there"]
         if self.config.corrupted is not None:
             return [f"no mean_ce, which is a mean over all: {told}, without {', '.join(lacking)}"]
         return [f"mean_ce_c_gen is a mean over {told}, without {', '.join(lacking)}"]
@@ -232,6 +235,15 @@ class CorruptionSuite(Suite):
         shown = self.headline(gone)
         if shown:
             told.append(f"{self.name} removes {', '.join(shown)} of other corruptions or images")
+        return told
+
+    def _averaged(self) -> str:
+        """The corruptions that means are taken over, in words that are equal if the images are."""
+        common = [name for name in COMMON_CORRUPTIONS if name in self.names]
+        whole = len(common) == len(COMMON_CORRUPTIONS)
+        told = f"the {len(common)} common corruptions" if whole else ", ".join(common)
+        if self.config.frost is not None and "frost" in common:
+            told += f" with frost of {Path(self.config.frost).resolve().name}"
         return told
 
     @property

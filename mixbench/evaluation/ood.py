@@ -20,7 +20,16 @@ from torch import Tensor
 from mixbench.config.schema import DataInfo
 from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch, ImageSet, Splits
-from mixbench.data.ood import KEY, NAMED_SETS, WAYS, OodImages, find_ood, ood_name, read_ood
+from mixbench.data.ood import (
+    KEY,
+    NAMED_SETS,
+    WAYS,
+    OodImages,
+    find_ood,
+    full_word,
+    ood_name,
+    read_ood,
+)
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.evaluation.per_image_random import uniform
@@ -107,7 +116,7 @@ class Ood(Suite):
         }
         return {
             "sets": ", ".join(sorted(name for name in opened if name not in NOISE)),
-            "words": list(self.config.ood),
+            "words": [word if word in NOISE else full_word(word) for word in self.config.ood],
             "outside_images": total,
             "outside_grey": grey,
             "by_set": told,
@@ -132,6 +141,10 @@ class Ood(Suite):
             todo = f"give {KEY}=[NAME or PATH, ...]; names are {known}"
             raise UserError(f"the suite {self.name} needs other images", KEY, todo)
         names = [word if word in NOISE else ood_name(word) for word in self.config.ood]
+        for word, name in zip(self.config.ood, names, strict=True):
+            if name in NOISE and word not in NOISE:  # it would take no part in the means
+                what = f"{word} would be taken for the noise of the name {name}"
+                raise UserError(what, KEY, "rename the file")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             what = f"two sets are named {twice}, and their scores would be, too"
@@ -145,8 +158,10 @@ class Ood(Suite):
         self._open(splits.info)
 
     def headline(self, scores: Iterable[str]) -> list[str]:
-        """The two best known measures."""
-        return [score for score in scores if score in SHOWN]
+        """The two best known measures, of each set where there is no mean over sets."""
+        scores = list(scores)
+        means = [score for score in scores if score in SHOWN]
+        return means or [s for s in scores if s.endswith(tuple(f"_{name}" for name in SHOWN))]
 
     def add_to_record(
         self, outcome: Outcome, metrics: dict[str, float], evaluations: dict[str, Any]
@@ -161,13 +176,15 @@ class Ood(Suite):
         return super().add_to_record(outcome, metrics, evaluations)
 
     def as_recorded(self, facts: Mapping[str, Any]) -> Suite | None:
-        """With the sets of the record, where they lie now, or lay then; None if one is lost."""
-        suite = self._with(ood=self.config.ood or list(facts.get("words", ())))
-        try:
-            suite.check()
-        except UserError:
-            return None
-        return suite
+        """With the sets of the record, where they lay then, or lie now; None if one is lost."""
+        for words in (list(facts.get("words", ())), self.config.ood):
+            suite = self._with(ood=words)
+            try:
+                suite.check()
+            except UserError:
+                continue
+            return suite
+        return None
 
     def unverified(self, score: str, facts: Mapping[str, Any]) -> str:
         """The reason why a score was not computed again."""
@@ -217,10 +234,6 @@ class NoiseImages(ImageSet):
             values = 0.5 + radius * (2 * math.pi * drawn[:, 1]).cos()
         images = (values * 256).floor().clamp(0, 255).to(torch.uint8)
         return Batch(images, self.labels[rows], rows)
-
-    def sample(self) -> Tensor:
-        """All images."""
-        return self[BatchIndex(torch.arange(len(self)), 0)].images
 
     def subset(self, rows: Tensor) -> "NoiseImages":
         """The images at ``rows`` (M,), in that order."""

@@ -297,7 +297,9 @@ class Suite(ABC):
         parts = self.parts(method.info)
         kept = None
         if folder is not None and len(parts) > 1:
-            kept = FinishedParts(folder, self.name, repr(self.config), method, group)
+            # Files that settings name depend on the working directory.
+            settings = f"{self.config!r} in {Path.cwd()}"
+            kept = FinishedParts(folder, self.name, settings, method, group)
         return self._judge(method, batches, method.info, group, kept)
 
     def evaluate(

@@ -223,14 +223,19 @@ _SCORES = (
         sampled=True,
         label="Relative mCE",
     ),
-    _corrupted("mean_ce_c_gen", "under corruptions made here", label="Corruption error, made here"),
+    _corrupted(
+        "mean_ce_c_gen",
+        "under corruptions made here",
+        label="Corruption error, made here",
+        shared="sets",
+    ),
     *(
         column
         for end, made in (("_c", "published"), ("_c_gen", "made here"))
         for column in (
             _corrupted(f"clean{end}", f"before corruptions, {made}", listed=False),
             *(
-                _corrupted(f"{group}{end}", f"under corruptions by {by}, {made}")
+                _corrupted(f"{group}{end}", f"under corruptions by {by}, {made}", shared="sets")
                 for group, by in (
                     ("noise", "noise"),
                     ("blur", "blur"),
@@ -245,6 +250,7 @@ _SCORES = (
                 "lower",
                 suite="corruption",
                 sampled=True,
+                shared="sets",
             ),
         )
     ),

@@ -437,9 +437,15 @@ def gaps(row: Row, scores: Iterable[str]) -> list[str]:
 
 def _images_of(records: Iterable[Record], score: str) -> set[int | str | None]:
     column = describe(score)
-    fact = "images" if column.sampled else column.shared
-    suite = column.suite
-    return {record.evaluations.get(suite, {}).get(fact) for record in records} if fact else set()
+    found: set[int | str | None] = set()
+    for record in records:
+        facts = record.evaluations.get(column.suite, {})
+        images, shared = facts.get("images"), facts.get(column.shared)
+        if column.sampled and shared and images is not None:
+            found.add(f"{shared} on {images} images")
+        elif column.sampled or column.shared:
+            found.add(images if column.sampled else shared)
+    return found
 
 
 def _images(records: Iterable[Record], suite: str) -> set[int | None]:

@@ -19,6 +19,7 @@ from mixbench.stats.label_map import fit_label_map
 KNOTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 RATED = (0.0, 0.153, 0.2268, 0.5, 0.7732, 0.847, 1.0)
 CONFIDENCE = (0.7886, 0.7886, 0.7219, 0.6275, 0.7219, 0.7886, 0.7886)
+ERM = "erm"  # leaves batches as they are, beside members that mix
 
 
 @register("hmix")
@@ -34,7 +35,8 @@ class HMix(Choice):
     drawn for each batch, with keys ``method.<member>.<key>``. Without ``source`` the map is that of
     H-Mix.
     Deviations: the authors' training code was never released; the map and the smoothing are ours.
-    People judged sums of two images, and a map for CutMix or others extrapolates from them.
+    People judged sums of two images, and a map for CutMix or others extrapolates from them. They
+    named one class of each, so that there are no such labels where an image has several.
     Cost: that of the members.
     """
 
@@ -54,6 +56,13 @@ class HMix(Choice):
             0.5, "weight of all classes alike where nobody is sure", within=(0, 1)
         )
 
+        def __post_init__(self, settings: dict[str, Any] | None) -> None:
+            super().__post_init__(settings)
+            if set(self.members) == {ERM}:
+                raise ValueError(f"method.members names no method that mixes, got {self.members}")
+
+    tasks = frozenset({"multiclass"})
+
     def __init__(self, net: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
         source = self.config.source
@@ -69,7 +78,8 @@ class HMix(Choice):
     def predict(self, mixed: mf.Mixed) -> tuple[Any, mf.Mixed]:
         """Logits of the member; both labels are weighed as people would, whatever it has mixed."""
         logits, after = super().predict(mixed)
-        if after.perm is None and after.lam is None:
+        unmixed = after.perm is None and after.lam is None and mixed.aux.aux is None
+        if unmixed:
             return logits, after  # a batch that its method has left as it is
         if not isinstance(after.targets, Tensor) or after.lam is None or after.perm is None:
             name = self.config.members[mixed.aux.member]

@@ -322,11 +322,9 @@ def weights_file(given: str, key: str = WEIGHTS_KEY) -> Path:
     if path.is_dir():
         return tested_checkpoint(path)
     if not path.exists():
-        raise UserError(
-            f"no such file or folder: {path}", key, "give a file of weights or a finished run"
-        )
+        raise UserError(f"no such file or folder: {path}", key, f"correct {key}")
     if not path.is_file():  # to open a pipe would wait for ever
-        raise UserError(f"neither file nor folder: {path}", key, "give a file of weights")
+        raise UserError(f"neither file nor folder: {path}", key, f"correct {key}")
     return path
 
 

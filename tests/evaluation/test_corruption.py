@@ -103,8 +103,21 @@ def test_corruptions_for_tuning_are_part_of_no_mean():
     found = suite_of(corruptions=names).score(counts)
     alone = suite_of(corruptions=list(COMMON_CORRUPTIONS)).score(counts)
     assert found == alone | {n: found[n] for n in ("speckle_noise_c_gen", "saturate_c_gen")}
-    only = suite_of(corruptions=["saturate"]).score(made_up_counts(["saturate"]))
-    assert set(only) == {"clean_c_gen", "saturate_c_gen"}
+    tuning, counts = suite_of(corruptions=["saturate"]), made_up_counts(["saturate"])
+    assert set(tuning.score(counts)) == {"clean_c_gen", "saturate_c_gen"}
+    assert tuning.doubts({}, counts) == ["no mean, as none of the 15 common corruptions is there"]
+
+
+def test_the_record_tells_means_over_other_images_apart(tmp_path):
+    def sets(**settings):
+        suite = suite_of(**settings)
+        return suite.facts(INFO, made_up_counts(suite.names))["sets"]
+
+    names = list(COMMON_CORRUPTIONS)
+    assert sets(corruptions=names) == sets(corruptions=[*names[::-1], "saturate"])
+    frost = {"corruptions": names, "frost": str(tmp_path)}
+    others = [{"corruptions": ["fog"]}, {"corruptions": ["snow"]}, frost]
+    assert len({sets(corruptions=names), *(sets(**each) for each in others)}) == 4
 
 
 def test_published_images_of_imagenet_are_held_against_alexnet(tmp_path):

@@ -90,6 +90,13 @@ def test_noise_takes_no_part_in_the_mean(outside):
     assert "auroc" not in judged(["uniform"]).scores
 
 
+def test_a_line_of_noise_alone_is_not_empty():
+    suite = load_suite("ood", EvalConfig(ood=["uniform"]))
+    scores = [f"uniform_{measure}" for measure in MEASURES]
+    assert suite.headline(scores) == ["uniform_auroc", "uniform_fpr95"]
+    assert suite.headline(["auroc", "fpr95", *scores]) == ["auroc", "fpr95"]
+
+
 def test_the_record_tells_of_each_set(outside):
     facts = judged([*outside[:1], "gaussian"]).facts
     assert facts["sets"] == "dark"
@@ -196,6 +203,33 @@ def test_a_suite_that_was_stopped_goes_on_behind_the_last_set(outside, tmp_path)
     assert Stops.left == 1
 
 
+def test_sets_of_another_place_are_no_finished_parts(tmp_path, monkeypatch):
+    class Stops(Sure):
+        left = math.inf
+
+        def forward(self, x):
+            Stops.left -= 1
+            if not Stops.left:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    def at(place):
+        monkeypatch.chdir(place)
+        return judged(["set.npz", "uniform"], model=Stops(), folder=tmp_path).scores
+
+    for name, high in (("dark", 60), ("alike", 256)):
+        (tmp_path / name).mkdir()
+        pixels = images(70, 0, high, high).permute(0, 2, 3, 1)
+        np.savez(tmp_path / name / "set.npz", images=pixels)
+    expected = at(tmp_path / "alike")
+    Stops.left = 6  # in the noise
+    with pytest.raises(KeyboardInterrupt):
+        at(tmp_path / "dark")
+    assert list(tmp_path.glob("*.parts.npz"))
+    Stops.left = math.inf
+    assert at(tmp_path / "alike") == expected
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -203,6 +237,8 @@ def test_a_suite_that_was_stopped_goes_on_behind_the_last_set(outside, tmp_path)
         (["svhn"], "the images of svhn are not there"),
         (["none.npz"], "no such file or folder: none.npz"),
         (["a/x.npz", "b/x.npz"], "two sets are named x"),
+        (["./gaussian.npz"], "taken for the noise"),
+        (["a/uniform"], "taken for the noise"),
     ],
 )
 def test_sets_that_cannot_be_read_are_refused_before_any_data(tmp_path, monkeypatch, words, text):
@@ -255,6 +291,20 @@ def test_a_run_is_judged_and_verified_and_says_what_is_lost(tmp_path, outside):
     (tmp_path / "gone.npz").rename(moved / "dark.npz")
     again = verify_run(folder, [f"eval.ood=[{moved / 'dark.npz'}:resize,uniform]"])
     assert not again.left
+
+
+def test_a_record_is_verified_from_any_place_by_the_sets_it_was_judged_with(
+    tmp_path, outside, monkeypatch
+):
+    words = ["data=digits", "data.limit=64", "net.width=4", "epochs=1", "batch_size=16"]
+    words += ["wandb.mode=disabled", "eval.suites=[calibration,ood]", f"run.dir={tmp_path}"]
+    folder = tmp_path / run(compose([*words, f"eval.ood=[{outside[1]}]"])).id
+    monkeypatch.chdir(tmp_path)
+    evaluate_run(folder, ["eval.ood=[dark.npz:resize]"], ["ood"])
+    monkeypatch.chdir(folder)
+    found = verify_run(folder)
+    assert not found.left
+    assert "dark_resize_auroc" in found.compared
 
 
 def test_the_first_part_is_the_test_images():

@@ -787,6 +787,30 @@ def test_means_over_sets_are_told_with_their_sets(add, tmp_path):
     assert "80.50" in text
 
 
+def under(corruptions, images, value):
+    """A run whose mean is over some corruptions."""
+    facts = {"corruption": {"images": images, "sets": corruptions}}
+    return {"evaluations": facts, "metrics": {"top1": 90.0, "mean_ce_c_gen": value}}
+
+
+def test_means_over_other_corruptions_or_numbers_of_images_do_not_compare(add, tmp_path):
+    add("erm", 0, **under("fog", 40, 50.0))
+    add("mixup", 0, **under("snow", 40, 40.0))
+    add("cutmix", 0, **under("fog", 20, 30.0))
+    add("bc", 0, **under("fog", 40, 45.0))
+    add("hmix", 0, **under("fog", 40, 46.0))
+    add("hmix", 1, **under("snow", 40, 48.0))
+    text = render(board(tmp_path), columns=["all"])
+    assert "Means over different sets do not compare." in text
+    assert "47.00" not in text
+    for other in ("mixup", "cutmix"):
+        (found,) = compare(board(tmp_path), "erm", other)
+        assert "mean_ce_c_gen" not in [line.name for line in found.lines]
+        assert any("left out: mean_ce_c_gen" in note for note in found.notes)
+    (found,) = compare(board(tmp_path), "erm", "bc")
+    assert "mean_ce_c_gen" in [line.name for line in found.lines]
+
+
 def test_means_over_other_sets_are_neither_averaged_nor_compared(add, tmp_path):
     add("erm", 0, **outside("svhn", auroc=80.0))
     add("erm", 1, **outside("isun", auroc=70.0))

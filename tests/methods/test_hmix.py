@@ -74,10 +74,23 @@ def test_a_batch_that_is_not_mixed_keeps_its_labels():
     assert mixed.targets is targets
 
 
-def test_members_of_other_labels_are_refused_by_name():
-    for member in ("samix", "mixup2"):
-        with pytest.raises(UserError, match=f"{member} does not label"):
-            step(method(member), *batch())
+@pytest.mark.parametrize(
+    ("member", "settings"),
+    [("samix", {}), ("mixup2", {}), ("splicemix", {"labels": "mean"}), ("augmix", {"mixed": True})],
+)
+def test_members_of_other_labels_are_refused_by_name(member, settings):
+    with pytest.raises(UserError, match=f"{member} does not label"):
+        step(method(member, settings={member: settings}), *batch())
+
+
+def test_members_of_which_none_mixes_are_refused():
+    with pytest.raises(ValueError, match="no method that mixes"):
+        HMIX.Config(members=["erm"])
+    assert HMIX.Config(members=["erm", "mixup"]).members == ["erm", "mixup"]
+
+
+def test_people_judged_images_of_one_class_each():
+    assert HMIX.tasks_with(HMIX.Config()) == {"multiclass"}
 
 
 def test_judgements_of_a_study_give_the_map(tmp_path):

@@ -19,6 +19,7 @@ from mixbench import compose
 from mixbench.backbones import NETS
 from mixbench.config.compose import to_plain
 from mixbench.config.schema import DataInfo, RunConfig
+from mixbench.config.settings import default_of, info_of, type_of
 from mixbench.data import DATA
 from mixbench.data.loaders import MixData
 from mixbench.methods import METHODS
@@ -398,3 +399,21 @@ def test_a_file_that_a_method_uses_counts_by_its_content(made, method, key):
     with copied.open("ab") as file:
         file.write(b"more")
     assert named(copied) != first
+
+
+BOUNDED = [
+    (name, item.name, info)
+    for name in METHODS.table
+    for item in dataclasses.fields(METHODS.get(name).Config)
+    if (info := info_of(item)).allowed and not info.options
+]
+
+
+@pytest.mark.parametrize(("name", "key", "info"), BOUNDED, ids=lambda value: str(value)[:30])
+def test_every_method_refuses_values_beyond_the_range_that_info_prints(name, key, info):
+    config = METHODS.get(name).Config
+    (item,) = (item for item in dataclasses.fields(config) if item.name == key)
+    value = float("inf")
+    given = [value] if isinstance(default_of(item), list) or "list" in type_of(item) else value
+    with pytest.raises(ValueError, match=f"method.{key} must (be|lie) "):
+        config(**{key: given})

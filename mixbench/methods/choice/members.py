@@ -21,6 +21,7 @@ class ChoiceConfig(Method.Config):
     settings: InitVar[dict[str, Any] | None] = None  # of each member, by its name
 
     def __post_init__(self, settings: dict[str, Any] | None) -> None:
+        super().__post_init__()
         check_shares(self.members, self.probs)
         self.of = member_configs(self.members, settings or {})
         probs = self.probs or [1.0] * len(self.members)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import mixbench.functional as mf
 from mixbench.config.settings import setting
-from mixbench.errors import counted
+from mixbench.errors import UserError, counted
 from mixbench.functional.splicemix import APPENDED
 from mixbench.methods.base import Method
 from mixbench.methods.pictures.splices import draw_splices
@@ -72,6 +72,17 @@ class SplicingMethod(Method):
     labels = "union"
     picture = draw_splices
     _told = False
+
+    def __init__(self, net: nn.Module, *args: Any, **kwargs: Any) -> None:
+        super().__init__(net, *args, **kwargs)
+        side = min(self.info.height, self.info.width)  # rows and columns can change places
+        for text, grid in zip(self.config.grids, self.config.layouts, strict=True):
+            if max(grid.rows, grid.columns) > side:
+                size = f"{self.info.height}x{self.info.width}"
+                what = (
+                    f"images of {size} pixels cannot be cells of the grid {text}, on its side too"
+                )
+                raise UserError(what, "method.grids", "use larger images or fewer cells")
 
     @classmethod
     def step_cost(cls, config: Any) -> float:

@@ -315,3 +315,9 @@ def test_a_method_that_appends_images_can_be_drawn_without_a_picture_of_its_own(
     assert len(sheet.pairs) == BATCH
     assert "not shown: 2" in sheet.caveats[0]
     assert not mixed_sheet(x, targets, mf.Mixed(x, targets), method.info.names).caveats
+
+
+@pytest.mark.parametrize("grid", ["1x40", "40x1", "33x33-5"])
+def test_grids_that_images_cannot_show_on_their_side_are_refused_before_training(grid):
+    with pytest.raises(UserError, match=f"cannot be cells of the grid {grid}"):
+        sample_method(METHODS.get("splicemix"), labels="mean", grids=[grid], counts=[1])
