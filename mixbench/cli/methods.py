@@ -33,6 +33,10 @@ def _show_corruptions(args: argparse.Namespace) -> int:
     folders = list(itertools.takewhile(lambda word: "=" not in word, args.overrides))
     if len(folders) > 1:
         raise UserError("corruptions are those of one data set", "show", "name one run, or none")
+    for word in args.overrides[len(folders) :]:
+        if word.startswith(("method=", "method.")):
+            what = "a picture of corruptions shows no method"
+            raise UserError(what, word, "leave it out, or do without --corruptions")
     base = _base(_folder_of(folders[0])) if folders else None
     config = compose(args.overrides[len(folders) :], strict=args.strict, base=base)
     form = PictureForm(args.format.lower(), args.scale, _columns(args), args.images)

@@ -300,6 +300,9 @@ class Suite(ABC):
             # Files that settings name depend on the working directory.
             settings = f"{self.config!r} in {Path.cwd()}"
             kept = FinishedParts(folder, self.name, settings, method, group)
+            if kept.counts:
+                done = f"{len(kept.counts)} of {len(parts)} parts"
+                log.info("%s goes on: %s were finished before", self.name, done)
         return self._judge(method, batches, method.info, group, kept)
 
     def evaluate(

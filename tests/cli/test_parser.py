@@ -281,6 +281,8 @@ def test_show_draws_a_picture_and_refuses_other_files(runs, tiny, tmp_path, caps
     assert colours is not None
     assert len(colours) > 20
     assert cli.main(["show", *tiny, "-o", "mixed.txt"]) == 2
+    words = ["show", "method=cutmix", *tiny, "--corruptions", "-o", str(path)]
+    assert cli.main(words) == 2  # which has no part in such a picture
     assert cli.main(["show", *tiny, "-o", "no/such/folder/x.png"]) == 2
 
 
