@@ -16,6 +16,7 @@ from mixbench.functional.mixed import Mixed, mix_targets
 
 CELL = 128  # pixels of an image's longer side, in the size that drawings are made for
 ROWS = 8  # of a batch
+LIGHTEST = 0.005  # weight of a class that is named
 PAIRS = 4  # of a picture with more than the images
 GREY = 0.92  # of a panel where there is no image
 LONGEST = 200  # characters of a class name, before it is measured
@@ -74,7 +75,7 @@ class Sheet(NamedTuple):
         return [row for pair in shown for row in self.rows(*pair)]
 
 
-def label_text(target: Tensor, names: list[str], most: int = 2) -> list[Label]:
+def label_text(target: Tensor, names: list[str], most: int = 2) -> list[Label | str]:
     """The heaviest classes of a soft label.
 
     Args:
@@ -83,15 +84,19 @@ def label_text(target: Tensor, names: list[str], most: int = 2) -> list[Label]:
         most: Number of classes to name.
 
     Returns:
-        Weights and names; classes below 0.005 are left out, and those that are unknown.
+        Weights and names, and how many classes more there are; classes below 0.005 are left out,
+        and those that are unknown.
     """
-    weights, classes = target.float().nan_to_num(0).topk(min(most, len(target)))
+    known = target.float().nan_to_num(0)
+    weights, classes = known.topk(min(most, len(target)))
     pairs = zip(weights.tolist(), classes.tolist(), strict=True)
-    return [
+    found: list[Label | str] = [
         Label(weight, printable(names[index][:LONGEST]))
         for weight, index in pairs
-        if weight >= 0.005
+        if weight >= LIGHTEST
     ]
+    more = int((known >= LIGHTEST).sum()) - len(found)
+    return found + [f"and {more} more"] * (more > 0)
 
 
 def shown_pairs(perm: Tensor) -> list[tuple[int, int]]:

@@ -67,6 +67,7 @@ def test_a_label_names_its_heaviest_classes():
     names = ["cat", "dog", "owl"]
     found = label_text(torch.tensor([0.3, 0.7, 0.0]), names)
     assert [(round(label.weight, 2), label.name) for label in found] == [(0.7, "dog"), (0.3, "cat")]
+    assert label_text(torch.tensor([0.5, 0.3, 0.2]), names)[2:] == ["and 1 more"]
     assert label_text(torch.tensor([0.0, 1.0, 0.0]), names) == [Label(1.0, "dog")]
     unknown = float("nan")
     assert label_text(torch.tensor([unknown, 1.0, unknown]), names) == [Label(1.0, "dog")]

@@ -196,7 +196,7 @@ def _pairs_only(
     return [mixed_sheet(pixels, targets, shown, method.info.names, notes)]
 
 
-def _label(mixed: mf.Mixed, row: int, names: list[str]) -> list[Label]:
+def _label(mixed: mf.Mixed, row: int, names: list[str]) -> list[Label | str]:
     return label_text(mixed.targets[row], names)
 
 

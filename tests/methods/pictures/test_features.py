@@ -177,11 +177,12 @@ def test_every_method_can_be_drawn_and_drawing_leaves_no_trace(name, size):
     method.reseed(0, 0)
     mixed = method.mix(x, targets)
     kept = copy.deepcopy(method.state_dict()), x.clone(), targets.clone()
+    modes = [module.training for module in method.modules()]
     with torch.no_grad():
         picture = method.picture(x, targets, mixed)
     assert raster(as_sheets(picture)).width > 200
     after = method.state_dict()
     assert all(torch.equal(after[key], value) for key, value in kept[0].items())
-    assert all(module.training for module in method.modules())
+    assert [module.training for module in method.modules()] == modes
     assert torch.equal(x, kept[1])
     assert torch.equal(targets, kept[2])
