@@ -114,7 +114,7 @@ def by_torchvision(images: Any) -> Read | None:
 class ViewBenchmark(EpochBenchmark):
     """P3, views; batches on their device cost a tenth of single images."""
 
-    case = Case(128, f"B128 3x32x32 with {VIEWS} AugMix views")
+    case = Case(256, f"B256 3x32x32 with {VIEWS} AugMix views")  # the batch of the recipe quick
 
     def own(self, case: Case, device: torch.device, budget: Budget) -> list[Variant]:
         images = smooth_images(min(budget.images, MOST))
