@@ -21,6 +21,7 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
         that gradients are of one size at any temperature.
 
     Example:
+        >>> import torch
         >>> distillation_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
         tensor(0.)
     """

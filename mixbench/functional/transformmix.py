@@ -168,7 +168,7 @@ def valid_mask(mask: Tensor, own_valid: Tensor, partner_valid: Tensor) -> Tensor
     Example:
         >>> one, none = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
         >>> shown = [valid_mask(0.3 * one, *v) for v in ((one, none), (none, one), (none, none))]
-        >>> torch.cat(shown).flatten()
+        >>> torch.cat(shown).flatten().round(decimals=3)
         tensor([1.0000, 0.0000, 0.5000])
     """
     own, partner = mask * own_valid, (1 - mask) * partner_valid
