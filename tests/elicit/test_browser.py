@@ -223,6 +223,7 @@ def test_an_answer_waits_for_a_server_that_is_away(tmp_path, browser):
     study.close()
 
 
+@pytest.mark.slow
 def test_what_the_server_was_too_busy_for_comes_later(tmp_path, browser, monkeypatch):
     study = make_study(tmp_path / "s.db", task="select", images=3, trials=3)
     calls = itertools.count()

@@ -26,6 +26,7 @@ net(x).sum().backward()
 """
 
 
+@pytest.mark.slow
 def test_a_narrow_net_on_images_of_64_pixels_survives_its_gradient():
     done = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()

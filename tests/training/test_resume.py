@@ -145,7 +145,17 @@ RESUMED = [
 ]
 
 
-@pytest.mark.parametrize("method", RESUMED)
+# Each takes seconds, and a method of its family is tried without them.
+LONG = ("automix", "mixup2", "mocosamix", "choice", "alignmix method.ae")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(words, marks=[pytest.mark.slow] * words.startswith(LONG), id=words)
+        for words in RESUMED
+    ],
+)
 def test_every_method_goes_on_bit_by_bit_after_a_crash(method, tmp_path, monkeypatch, plant):
     monkeypatch.setitem(NETS._objects, "narrow_vit", narrow_vit)
     monkeypatch.setitem(DATA._objects, "several", SeveralDigits)

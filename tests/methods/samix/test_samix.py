@@ -367,6 +367,7 @@ def test_the_teacher_is_in_no_parameter_group_and_the_mixer_has_rates_of_its_own
 
 
 # The shares of initial weights that a long memory leaves would make both near chance.
+@pytest.mark.slow
 def test_a_short_run_has_a_teacher_as_good_as_its_network(runs):
     words = (
         "method=samix data=digits data.limit=480 net.width=4 epochs=6 batch_size=32 lr=0.1 "
