@@ -358,6 +358,7 @@ def test_check_reports_every_rule_and_fails_for_a_broken_method(tmp_path, monkey
     assert cli.main(["check", "broken_method:Missing"]) == 2
 
 
+@pytest.mark.slow
 def test_a_bench_ranks_skips_what_is_done_and_reports_what_failed(tmp_path, monkeypatch):
     env = {"MIXBENCH_RUNS": str(tmp_path / "runs"), "WANDB_MODE": "disabled"}
     (tmp_path / "fails_late.py").write_text(

@@ -15,7 +15,10 @@ from mixbench.elicit.limits import RateLimit
 from mixbench.elicit.settings import JUDGING_TASKS
 from mixbench.elicit.study import Study
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on this machine")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on this machine"),
+    pytest.mark.slow,
+]
 
 TITLE = "document.querySelector('h1')?.textContent"
 STATUS = "document.getElementById('status').textContent"
@@ -223,7 +226,6 @@ def test_an_answer_waits_for_a_server_that_is_away(tmp_path, browser):
     study.close()
 
 
-@pytest.mark.slow
 def test_what_the_server_was_too_busy_for_comes_later(tmp_path, browser, monkeypatch):
     study = make_study(tmp_path / "s.db", task="select", images=3, trials=3)
     calls = itertools.count()
