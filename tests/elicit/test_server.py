@@ -184,6 +184,7 @@ def test_a_body_that_never_ends_is_not_waited_for(rater, study, monkeypatch):
     monkeypatch.setattr(guard, "BODY_S", 0.2)
     rater.begin(study.settings)
     refused(rater.ask("POST", "/answer", b"{", Content_Length="100"), 408)
+    assert study.judgements() == []
 
 
 @pytest.mark.parametrize(
@@ -193,6 +194,7 @@ def test_a_body_that_never_ends_is_not_waited_for(rater, study, monkeypatch):
 def test_a_body_that_is_no_answer_is_refused(rater, study, content):
     rater.begin(study.settings)
     refused(rater.ask("POST", "/answer", content), 400)
+    assert study.judgements() == []
 
 
 @pytest.mark.parametrize(
@@ -209,7 +211,9 @@ def test_a_body_that_is_no_answer_is_refused(rater, study, content):
 )
 def test_no_path_leads_to_a_file(rater, study, path):
     rater.begin(study.settings)
-    refused(rater.ask("GET", path), 404)
+    status, headers, body = rater.ask("GET", path)
+    refused((status, headers, body), 404)
+    assert b"SQLite" not in body
 
 
 def test_a_picture_of_another_person_is_not_shown(rater, study):
