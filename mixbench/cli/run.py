@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,7 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
         arm = f"{run.arm}: " if run.arm else ""
         print_result(f"[{number}/{len(runs)}] {arm}{run.id}: {state}")
     print_doubts(left)
+    print_unjudged(runs, folder)
     if left:
         seconds = launcher.duration(left)
         about = f", about {time_text(seconds)} in all" if seconds else ""
@@ -174,6 +176,18 @@ def print_doubts(runs: "list[PlannedRun]") -> None:
     """Print why the training of runs cannot work, each reason once."""
     for sentence, count in Counter(text for run in runs for text in run.doubts).items():
         print_notice(f"warning: {sentence} ({count} of {len(runs)} runs)")
+
+
+def print_unjudged(runs: "list[PlannedRun]", folder: Path) -> None:
+    """Print how runs that are done get the scores of suites that they lack."""
+    lacking = [run for run in runs if run.unjudged]
+    if lacking:
+        names = ",".join(dict.fromkeys(name for run in lacking for name in run.unjudged))
+        folders = " ".join(shlex.quote(str(folder / run.id)) for run in lacking)
+        print_notice(
+            f"warning: {len(lacking)} of the runs that are done were not judged by {names}, which "
+            f"this adds: mixbench eval {folders} --suite {names}"
+        )
 
 
 def _check_launching(args: argparse.Namespace) -> None:

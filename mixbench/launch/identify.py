@@ -61,9 +61,12 @@ def identify_runs(
         sources.setdefault(str(config.data), job.source)
         planned.id, planned.recipe_hash = job.identity.id, job.identity.recipe_hash
         try:
-            planned.done = read_record(job.folder).status == "done"
+            record = read_record(job.folder)
         except UserError:
             planned.done = False
+        else:
+            planned.done = record.status == "done"
+            planned.unjudged = job.unjudged(record) if planned.done else []
         if timed:
             on_gpu = job.device.type == "cuda"
             planned.gpus = config.devices if on_gpu else 0

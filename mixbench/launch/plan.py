@@ -23,6 +23,7 @@ class PlannedRun:
     id: str = ""
     recipe_hash: str = ""
     done: bool = False
+    unjudged: list[str] = field(default_factory=list)  # suites that are asked for, where it is done
     seconds: float | None = None  # estimate of its time from start to end
     after_s: float = 0.0  # of these, those after training: test and suites
     cores: int = 1  # of all its processes, where it computes on the CPU

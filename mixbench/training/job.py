@@ -62,6 +62,11 @@ class Job:
         """
         return self.identify(input_files(self.config))
 
+    def unjudged(self, record: Record) -> list[str]:
+        """Names of the suites whose scores a finished run lacks."""
+        counting = [suite.name for suite in self.suites if not suite.of_test]
+        return [name for name in counting if name not in record.evaluations]
+
     @property
     def defaults(self) -> dict[str, Any]:
         """Defaults of all keys as nested dicts, those of the method's own too."""

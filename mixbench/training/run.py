@@ -167,16 +167,19 @@ def _prepare(job: Job, group: ProcessGroup, folder: Path) -> "Attempt | Record":
     earlier = earlier_record(folder) if group.is_main else None
     done = earlier is not None and earlier.status == "done"
     if group.broadcast(done):
-        return _finished(earlier or read_record(folder), folder)
+        return _finished(job, earlier or read_record(folder), folder)
     splits = job.read_data()
     check_splits(job.config, job.task, job.suites, splits)
     method, data = build(job, splits, group.rank, group.world)
     return Attempt(job, group, folder, new_record(job, method), method, data)
 
 
-def _finished(record: Record, folder: Path) -> Record:
-    """The record of a run that is done already, with a warning if its configuration changed."""
+def _finished(job: Job, record: Record, folder: Path) -> Record:
+    """The record of a run that is done already, with a warning if it is not what was asked for."""
     log.info("%s is done already", folder.name)
+    if lacking := ",".join(job.unjudged(record)):
+        todo = f"mixbench eval {folder} --suite {lacking}"
+        log.warning("it was not judged by %s, which this adds: %s", lacking, todo)
     if record.config_changes:
         keys = ", ".join(record.config_changes)
         log.warning(

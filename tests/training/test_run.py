@@ -10,10 +10,14 @@ import yaml
 from PIL import Image
 
 from mixbench import compose, run
+from mixbench.cli.parser import main
+from mixbench.cli.run import print_unjudged
 from mixbench.config.compose import to_plain
 from mixbench.config.schema import RunConfig
 from mixbench.data import DATA
 from mixbench.errors import InterruptedRunError, RunFailedError, UserError
+from mixbench.launch.identify import identify_runs
+from mixbench.launch.plan import expand
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.metrics import scores
@@ -98,6 +102,25 @@ def test_a_finished_run_is_not_repeated(runs, tiny):
     stamp = (runs / first.id / "last.ckpt").stat().st_mtime_ns
     assert run(config) == first
     assert (runs / first.id / "last.ckpt").stat().st_mtime_ns == stamp
+
+
+def test_a_suite_that_a_finished_run_lacks_is_named_with_the_command_that_adds_it(
+    runs, tiny, capsys, caplog
+):
+    config = compose([*tiny, "eval.suites=[calibration]"])
+    first = run(config)
+    asked = [*tiny, "eval.suites=[calibration,shuffle]"]
+    assert run(compose(asked)) == first
+    command = f"mixbench eval {runs / first.id} --suite shuffle"
+    assert command in caplog.text
+    print_unjudged(identify_runs(expand(asked), strict=False)[0], runs)
+    assert command in capsys.readouterr().err
+    assert main(command.split()[1:]) == 0
+    capsys.readouterr()
+    caplog.clear()
+    assert run(compose(asked)).metrics.keys() > first.metrics.keys()
+    print_unjudged(identify_runs(expand(asked), strict=False)[0], runs)
+    assert "--suite" not in caplog.text + capsys.readouterr().err
 
 
 def test_what_came_before_in_the_process_changes_no_weight(runs, tiny, monkeypatch):
