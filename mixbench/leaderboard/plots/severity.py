@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,8 @@ _CLEAN = "top1"
 # Ends of the names of scores under corruptions, and their source.
 _SOURCES = {"_c": "published", "_c_gen": "made here"}
 _SEVERITIES = range(1, 6)
+_GROUPS = tuple(CORRUPTION_GROUPS)
+_SPREAD = 0.6  # of the distance of two groups, over which rows lie side by side
 
 
 @dataclass
@@ -79,12 +82,13 @@ def draw_severity(board: Leaderboard, width: float, title: bool = True) -> "Figu
     for group in board.groups:
         judged = [row for row in group.rows if _was_judged(row)]
         rows, more = best_rows(group, judged, MOST_LINES)
-        attacks, corruptions = _attacks(rows), _corruptions(rows)
+        attacks, (corruptions, others) = _attacks(rows), _corruptions(rows)
         diagrams = [*attacks, *corruptions]
         if not diagrams:
             continue
         drawn = [row.label for row in rows if any(row.label in d.lines for d in diagrams)]
-        lacking = [row.label for row in group.rows if row.label not in {*drawn, *more}]
+        notes += note_left_out(others, "judged on other corruptions or other images")
+        lacking = [row.label for row in group.rows if row.label not in {*drawn, *more, *others}]
         notes += note_left_out(lacking, "without a finite mean under any attack or corruption")
         notes += note_left_out(more, f"behind the best {MOST_LINES}")
         if attacks:
@@ -103,7 +107,7 @@ def draw_severity(board: Leaderboard, width: float, title: bool = True) -> "Figu
         todo = "mixbench eval RUN --suite adversarial adds it, or --suite corruption"
         raise UserError(what, "plot severity", todo)
     if any(len(row.seeds) > 1 for panel in panels for row in panel.group.rows):
-        notes.append("Lines are means over seeds, bands one standard deviation.")
+        notes.append("Points are means over seeds, bands and bars one standard deviation.")
     notes = list(dict.fromkeys(notes))
     return assemble("severity", board, panels, width, title=title, notes=notes, legend=legend)
 
@@ -115,12 +119,22 @@ def _was_judged(row: Row) -> bool:
     )
 
 
-def _corruptions(rows: Sequence[Row]) -> list[StrengthDiagram]:
-    """Means by severity and by group, of each source of corrupted images that some row has."""
+def _corruptions(rows: Sequence[Row]) -> tuple[list[StrengthDiagram], list[str]]:
+    """Means by severity and by group, of each source of corrupted images that some row has.
+
+    Returns:
+        The diagrams, and the rows that saw other corruptions than those that are drawn.
+    """
     found: list[StrengthDiagram] = []
-    suite = describe("mean_ce").suite
-    whole = [row for row in rows if len(row.images.get(suite, [])) <= 1]
+    others: list[str] = []
     for end, source in _SOURCES.items():
+        seen = {
+            row.label: row.images_of(_GROUPS[0] + end) for row in rows if row.summary(f"clean{end}")
+        }
+        counts = Counter(corruptions for sets in seen.values() for corruptions in sets)
+        same = max(counts, key=counts.__getitem__, default=None)  # which most rows saw
+        whole = [row for row in rows if seen.get(row.label) == {same}]
+        others += [label for label, sets in seen.items() if sets != {same}]
         names = {0: f"clean{end}"} | {s: f"severity_{s}{end}" for s in _SEVERITIES}
         groups = {place: f"{group}{end}" for place, group in enumerate(CORRUPTION_GROUPS)}
         curves, means = _lines(whole, names), _lines(whole, groups)
@@ -128,8 +142,8 @@ def _corruptions(rows: Sequence[Row]) -> list[StrengthDiagram]:
             found.append(StrengthDiagram(f"Corruptions, {source}", curves, "severity"))
         if means:
             title = f"Groups of corruptions, {source}"
-            found.append(StrengthDiagram(title, means, "", tuple(CORRUPTION_GROUPS)))
-    return found
+            found.append(StrengthDiagram(title, means, "", _GROUPS))
+    return found, others
 
 
 def _lines(rows: Sequence[Row], names: Mapping[int, str]) -> dict[str, dict[int, Summary]]:
@@ -192,8 +206,12 @@ def _draw(
         axes.remove()
     last = {diagram.axis: place for place, diagram in enumerate(diagrams)}
     for place, (axes, diagram) in enumerate(zip(every, diagrams, strict=False)):
-        for label, line in diagram.lines.items():
-            _line(axes, line, looks[label], joined=not diagram.groups)
+        for row, (label, line) in enumerate(diagram.lines.items()):
+            if diagram.groups:
+                shift = _SPREAD * ((row + 0.5) / len(diagram.lines) - 0.5)
+                _points(axes, line, looks[label], shift)
+            else:
+                _line(axes, line, looks[label])
         places = sorted({place for line in diagram.lines.values() for place in line})
         axes.set_xticks(places, [diagram.groups[p] for p in places] if diagram.groups else None)
         axes.set_ylim(*_limits(diagrams))
@@ -214,14 +232,29 @@ def _limits(diagrams: Sequence[StrengthDiagram]) -> tuple[float, float]:
     return max(-2.0, low - pad), min(102.0, high + pad)
 
 
-def _line(axes: "Axes", line: Mapping[int, Summary], look: Look, joined: bool) -> None:
+def _line(axes: "Axes", line: Mapping[int, Summary], look: Look) -> None:
     radii = sorted(line)
     means = [line[radius].mean for radius in radii]
-    style = look.linestyle if joined else ""
-    axes.plot(radii, means, color=look.color, marker=look.marker, linestyle=style, markersize=3)
-    spread = [line[radius].sd for radius in radii]
-    if all(sd is not None for sd in spread):
-        sds = [sd or 0.0 for sd in spread]
-        low = [max(0.0, mean - sd) for mean, sd in zip(means, sds, strict=True)]
-        high = [min(100.0, mean + sd) for mean, sd in zip(means, sds, strict=True)]
+    style = {"color": look.color, "marker": look.marker, "markersize": 3}
+    axes.plot(radii, means, linestyle=look.linestyle, **style)
+    low, high = _deviations(line)
+    if low:
         axes.fill_between(radii, low, high, color=look.color, alpha=0.18, linewidth=0)
+
+
+def _points(axes: "Axes", line: Mapping[int, Summary], look: Look, shift: float) -> None:
+    """Means of groups, which no line joins, beside those of other rows."""
+    places = [place + shift for place in sorted(line)]
+    means = [line[place].mean for place in sorted(line)]
+    low, high = _deviations(line)
+    axes.plot(places, means, color=look.color, marker=look.marker, linestyle="", markersize=3)
+    axes.vlines(places[: len(low)], low, high, color=look.color, linewidth=1)
+
+
+def _deviations(line: Mapping[int, Summary]) -> tuple[list[float], list[float]]:
+    """One standard deviation below and above each mean; empty where some mean has none."""
+    spread = [(line[place].mean, line[place].sd) for place in sorted(line)]
+    if any(sd is None for _, sd in spread):
+        return [], []
+    low = [max(0.0, mean - (sd or 0.0)) for mean, sd in spread]
+    return low, [min(100.0, mean + (sd or 0.0)) for mean, sd in spread]

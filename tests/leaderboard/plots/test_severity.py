@@ -59,12 +59,13 @@ def test_runs_that_were_not_attacked_are_refused_with_the_suite_to_run(runs):
     assert "--suite adversarial" in raised.value.todo
 
 
-def corrupted(runs, method="erm", seed=0, images=40, end="_c_gen", **scores):
+def corrupted(runs, method="erm", seed=0, images=40, end="_c_gen", sets="all", **scores):
     found = {"clean": 10.0, "noise": 40.0, "blur": 30.0, "weather": 25.0, "digital": 20.0}
     found |= {f"severity_{s}": 10.0 + 5 * s for s in range(1, 6)} | scores
     metrics = {f"{name}{end}": value for name, value in found.items()}
     metrics["mean_ce" + end.removesuffix("_c")] = 25.0
-    return runs.add(method, seed, metrics=metrics, evaluations={"corruption": {"images": images}})
+    facts = {"corruption": {"images": images, "sets": sets}}
+    return runs.add(method, seed, metrics=metrics, evaluations=facts)
 
 
 def test_corruptions_have_a_curve_by_severity_and_the_means_of_their_groups(runs):
@@ -99,3 +100,26 @@ def test_attacks_and_corruptions_stand_side_by_side(runs):
     attacked(runs, fgsm_4=30.0)
     corrupted(runs, "mixup")
     assert len(all_axes(draw("severity", runs.board()))) == 3
+
+
+def test_rows_that_saw_other_corruptions_are_not_drawn_among_the_rest(runs):
+    for method in ("erm", "mixup"):
+        corrupted(runs, method)
+    corrupted(runs, "cutmix", sets="only fog")
+    figure = draw("severity", runs.board())
+    assert [len(axes.get_lines()) for axes in all_axes(figure)] == [2, 2]
+    assert "cutmix" in notes(figure)
+
+
+def test_groups_of_rows_lie_side_by_side_with_bars_and_no_line_between_them(runs):
+    for method in ("erm", "mixup"):
+        for seed in range(2):
+            corrupted(runs, method, seed, noise=40.0 + seed)
+    curve, groups = all_axes(draw("severity", runs.board()))
+    first, second = (line.get_xdata() for line in groups.get_lines())
+    assert all(abs(a - b) > 0.2 for a, b in zip(first, second, strict=True))
+    assert [round(place) for place in first] == [0, 1, 2, 3]
+    assert {line.get_linestyle() for line in groups.get_lines()} == {"None"}
+    heights = [bar.get_segments()[0][:, 1] for bar in groups.collections]
+    assert [high - low for low, high in heights] == pytest.approx([2**0.5, 2**0.5])
+    assert len(curve.collections) == 2
