@@ -32,6 +32,7 @@ CLASSES = (
     "Airplane", "Automobile", "Bird", "Cat", "Deer", "Dog", "Frog", "Horse", "Ship", "Truck"
 )  # fmt: skip
 TEST_SIZE = 10_000
+SUMMED = ("mixup", "mixup2")  # methods whose images are weighted sums, and can be made again
 FACTS_FILE = "study.json"  # beside the files of a study of ours
 _PAIR = re.compile(r"^(?:mixed_(?P<lam>[0-9.]+)_)?([A-Za-z]+)_(\d+)_([A-Za-z]+)_(\d+)(?:\.png)?$")
 RELEASE_FILES = {
@@ -52,7 +53,7 @@ class JudgedImages(NamedTuple):
     classes: tuple[str, ...] = CLASSES
     images: int = TEST_SIZE
     split: str = "test"
-    method: str = "mixup"
+    method: str = SUMMED[0]
     own: bool = False
 
 
@@ -121,8 +122,8 @@ class HumanJudgements(NamedTuple):
     def fingerprint(self) -> str:
         """Content hash of the judgements, whichever layout they were read from."""
         # What a folder says of its images counts where they are not those of the release.
-        facts = (self.source.split, self.source.method, self.source.own)
-        found = hashlib.sha256(b"" if facts == ("test", "mixup", False) else repr(facts).encode())
+        facts, plain = self.source[2:], JudgedImages()[2:]
+        found = hashlib.sha256(b"" if facts == plain else repr(facts).encode())
         for group in self._groups:
             for each in (*group.pairs, *group[1:]):
                 found.update(each.numpy().tobytes())
@@ -189,7 +190,7 @@ def _source_of(path: Path) -> JudgedImages:
     try:
         facts = read_json(path)
         classes, images, split = facts["classes"], facts["images"], facts["split"]
-        method = str(facts.get("method", "mixup"))
+        method = str(facts.get("method", SUMMED[0]))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"it does not describe a study: {error!r}", str(path)) from error
     named = isinstance(classes, list) and all(isinstance(each, str) for each in classes)

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 import mixbench.functional as mf
 from mixbench.data.files.location import data_folder
 from mixbench.data.hmix import (
+    SUMMED,
     HumanJudgements,
     JudgedImages,
     JudgedPairs,
@@ -30,7 +31,7 @@ from mixbench.data.sampling import JUDGED, BatchIndex, mix_seed
 from mixbench.errors import UserError, counted
 from mixbench.functional.ratings import RELABEL_RULES
 
-KEY = "data.judgements"
+JUDGEMENTS_KEY = "data.judgements"
 LINEAR = "linear"  # the weight of the pixels, which nobody has judged
 JUDGED_RULES = (LINEAR, *RELABEL_RULES)
 WHOLE_RULES = (LINEAR, "mean", "per_annotator")  # for labels of all classes
@@ -149,12 +150,12 @@ class JudgedPart:
             else with their labels.
 
         Raises:
-            UserError: If none is left, or they were mixed by another method than Mixup.
+            UserError: If none is left, or they were mixed by a method that makes no sums.
         """
         source, where = self.judgements.source, str(self.judgements.path)
-        if source.method != "mixup":
+        if source.method not in SUMMED:
             what = f"people judged images mixed by {source.method}, which are not made again here"
-            raise UserError(what, where, "use a study of method=mixup")
+            raise UserError(what, where, f"use a study of method={SUMMED[0]}")
         pairs, lam, values = self._judged()
         first, second = self._find(pairs.first), self._find(pairs.second)
         kept = (first >= 0) & (second >= 0)

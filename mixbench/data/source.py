@@ -25,7 +25,7 @@ from mixbench.data.images import (
     stratified,
     sum_counts,
 )
-from mixbench.data.judged import KEY, JudgedPart, read_judgements
+from mixbench.data.judged import JUDGEMENTS_KEY, JudgedPart, read_judgements
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
 from mixbench.data.overlap import pixel_hashes, shared_notices, shared_rows, with_hashes
 from mixbench.errors import UserError, counted
@@ -226,7 +226,7 @@ class DataSource(ABC):
         if skipped:
             raise UserError(
                 f"{skipped} {split} images are left out, and the others cannot be counted off",
-                KEY,
+                JUDGEMENTS_KEY,
                 "repair them, or do without data.on_corrupt=skip",
             )
         if self.judgements.source.own:
@@ -257,7 +257,7 @@ class DataSource(ABC):
         if not len(stay):
             raise UserError(
                 f"people judged all {len(rows):,} test images ({name}), and none is left to test",
-                KEY,
+                JUDGEMENTS_KEY,
                 "use more test images, or judgements of fewer",
             )
         return stay, f"{lost} of {len(rows):,} that people judged ({name}) are not tested on"
