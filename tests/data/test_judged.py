@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from making import write_judged
 from paths import SHARED
 
 import mixbench.functional as mf
@@ -39,17 +40,8 @@ def write_pack(path, count, seed, **more):
     return images
 
 
-def write_judged(path, pairs, true, rated, sure, again=None):
-    """Judgements of weights, one for each of ``pairs`` of rows, whose class is row % CLASSES."""
-    first, second = np.array(pairs).T
-    people = np.arange(len(first))
-    arrays = {"index1": first, "class1": first % CLASSES, "index2": second}
-    arrays |= {"class2": second % CLASSES, "subject": people}
-    arrays |= {"is_repeat": np.zeros(len(first), bool) if again is None else np.array(again)}
-    arrays |= {"true_lambda": true, "inferred_lambda": rated, "confidence": sure}
-    shares = ("true_lambda", "inferred_lambda", "confidence")
-    arrays = {k: np.asarray(v, np.float32 if k in shares else None) for k, v in arrays.items()}
-    np.savez(path, **{f"infer/{key}": value for key, value in arrays.items()})
+def write(path, pairs, true, rated, sure, again=False):
+    write_judged(path, pairs, np.arange(TEST) % CLASSES, true, rated, sure, again)
 
 
 PAIRS = [(0, 1), (0, 1), (2, 7), (2, 7), (2, 7), (5, 8)]
@@ -65,7 +57,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_pack("train.npz", TRAIN, 1)
     write_pack("test.npz", TEST, 2)
-    write_judged("judged.npz", PAIRS, TRUE, RATED, SURE)
+    write("judged.npz", PAIRS, TRUE, RATED, SURE)
     return tmp_path
 
 
@@ -116,7 +108,7 @@ def identities(*words):
 
 
 def test_another_test_set_is_another_table(place):
-    write_judged("other.npz", PAIRS, TRUE, [0.5, *RATED[1:]], SURE)
+    write("other.npz", PAIRS, TRUE, [0.5, *RATED[1:]], SURE)
     shutil.copy("judged.npz", "same.npz")
     judged = "data.judgements=judged.npz"
     found = identities(
@@ -152,19 +144,19 @@ def test_a_subset_is_taken_first_and_an_original_place_is_what_counts(place):
 
 
 def test_judgements_of_other_images_are_refused(place):
-    write_judged("moved.npz", [(first + 1, second) for first, second in PAIRS], TRUE, RATED, SURE)
+    write("moved.npz", [(first + 1, second) for first, second in PAIRS], TRUE, RATED, SURE)
     with np.load("moved.npz") as found:
         moved = dict(found) | {"infer/class1": found["infer/class1"] - 1}
     np.savez("moved.npz", **{k: np.abs(v) for k, v in moved.items()})
     with pytest.raises(UserError, match="classes of 6 of 12 judged images differ"):
         load("data.judgements=moved.npz")
     everyone = [(row, (row + 1) % TEST) for row in range(TEST)]
-    write_judged("all.npz", everyone, [0.5] * TEST, [0.5] * TEST, [1.0] * TEST)
+    write("all.npz", everyone, [0.5] * TEST, [0.5] * TEST, [1.0] * TEST)
     with pytest.raises(UserError, match="none is left to test"):
         load("data.judgements=all.npz")
     with pytest.raises(UserError, match="no such file or folder of judgements"):
         load("data.judgements=gone.npz")
-    write_judged("percent.npz", PAIRS, TRUE, RATED, [100 * sure for sure in SURE])
+    write("percent.npz", PAIRS, TRUE, RATED, [100 * sure for sure in SURE])
     with pytest.raises(UserError, match=r"confidence must lie in \[0, 1\]") as caught:
         load("data.judgements=percent.npz")
     assert "divide by 100" in caught.value.todo
@@ -197,11 +189,11 @@ def test_the_images_are_the_weighted_sums_that_people_saw(place):
 
 def test_a_repeat_is_no_rating_and_an_image_without_another_one_is_none(place):
     again = [False, True, False, False, False, True]
-    write_judged("judged.npz", PAIRS, TRUE, RATED, SURE, again)
+    write("judged.npz", PAIRS, TRUE, RATED, SURE, again)
     splits = load("data.judgements=judged.npz")
     assert splits.judged().ratings.nansum(dim=1).tolist() == pytest.approx([0.4, 1.8])
     assert len(splits.test) == TEST - 6  # which people have seen all the same
-    write_judged("judged.npz", PAIRS, TRUE, RATED, SURE, [True] * 6)
+    write("judged.npz", PAIRS, TRUE, RATED, SURE, [True] * 6)
     with pytest.raises(UserError, match="nobody judged a weight"):
         load("data.judgements=judged.npz").judged()
 
@@ -263,15 +255,15 @@ def test_swapping_the_pair_swaps_nothing_but_the_published_field(place, rule):
     label = table(rule)
     swapped = [(second, first) for first, second in PAIRS]
     turned = [[1 - value for value in values] for values in (TRUE, RATED)]
-    write_judged("judged.npz", swapped, *turned, SURE)
+    write("judged.npz", swapped, *turned, SURE)
     same = torch.allclose(table(rule).labels, label.labels, atol=1e-6)
     assert same == (rule != "published_weighted")
 
 
 def test_confidence_decides_between_the_mean_and_nothing(place):
-    write_judged("judged.npz", PAIRS, TRUE, RATED, [1.0] * 6)
+    write("judged.npz", PAIRS, TRUE, RATED, [1.0] * 6)
     torch.testing.assert_close(table("smooth_uniform").labels, table("mean").labels)
-    write_judged("judged.npz", PAIRS, TRUE, RATED, [0.0] * 6)
+    write("judged.npz", PAIRS, TRUE, RATED, [0.0] * 6)
     uniform = torch.full((3, 1, CLASSES), 1 / CLASSES)
     torch.testing.assert_close(table("smooth_uniform", omega=1.0).labels, uniform)
     with pytest.raises(UserError, match="nobody was sure at all of 3 images"):
