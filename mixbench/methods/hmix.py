@@ -1,10 +1,12 @@
 """Labels of what people see in a mixed image, for any mixing method that weighs two labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -25,6 +27,7 @@ from mixbench.data.judged import (
 from mixbench.errors import UserError
 from mixbench.methods.base import register
 from mixbench.methods.choice.choice import Choice
+from mixbench.pictures.sheet import Sheet, under_title
 from mixbench.stats.label_map import fit_label_map
 
 # The map that `fit_label_map` finds in the 4,788 judgements of H-Mix that are no repeats.
@@ -111,6 +114,8 @@ class HMix(Choice):
                 raise ValueError(
                     "method.source is the map of method.mode=online; fixed takes data.judgements"
                 )
+            if self.omega != 0.5 and self.rule != "smooth_uniform":
+                raise ValueError("method.omega needs method.rule=smooth_uniform, which smooths")
             self.members = [ERM]
 
         @property
@@ -165,6 +170,14 @@ class HMix(Choice):
         if batch.soft is None:
             return x, targets
         return x, torch.where(batch.soft.isnan(), targets, batch.soft.to(targets))
+
+    def picture(self, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> Sequence[Sheet] | Image.Image:
+        """The picture of the member that was drawn, or judged images among the others."""
+        if self.config.mode != FIXED:
+            return super().picture(x, targets, mixed)
+        member, own = self._member(mixed)
+        title = "Images that people judged bear the labels of these people; nothing is mixed."
+        return under_title(member.picture(x, targets, own), title)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Let a member mix, and keep the labels before."""

@@ -202,6 +202,7 @@ def test_nothing_is_mixed_beside_judged_images():
         ({"mode": "fixed", "source": "judged.npz"}, "takes data.judgements"),
         ({"mode": "fixed", "rule": "mode"}, "method.rule must be one of linear, "),
         ({"mode": "fixed", "share": 0.0}, "method.share must lie in"),
+        ({"mode": "fixed", "rule": "mean", "omega": 0.1}, "needs method.rule=smooth_uniform"),
         ({"rule": "mean"}, "method.rule needs method.mode=fixed"),
         ({"share": 0.5}, "method.share needs method.mode=fixed"),
         ({"mode": "fixed", "settings": {"mixup": {"alpha": 0.2}}}, "not among method.members"),
