@@ -156,11 +156,12 @@ class JudgedPart:
         if source.method not in SUMMED:
             what = f"people judged images mixed by {source.method}, which are not made again here"
             raise UserError(what, where, f"use a study of method={SUMMED[0]}")
-        pairs, lam, values = self._judged()
-        first, second = self._find(pairs.first), self._find(pairs.second)
-        kept = (first >= 0) & (second >= 0)
-        if allowed is not None:
-            kept &= allowed[first] & allowed[second]
+        judged = self._judged()
+        if judged is None:
+            what, todo = "nobody judged a weight or gave a label", "the tasks infer or categorical"
+            raise UserError(what, where, f"give judgements of {todo}")
+        pairs, lam, values = judged
+        first, second, kept = self._kept(pairs, allowed)
         if not bool(kept.any()):
             what = "none of the judged images can be made of the images at hand"
             raise UserError(what, where, "use the data that were judged, and more of them")
@@ -171,12 +172,29 @@ class JudgedPart:
             made, classes[first], classes[second], lam, **{k: v[kept] for k, v in values.items()}
         )
 
+    def left_out(self, allowed: Tensor | None = None) -> str:
+        """A sentence on judged images that :meth:`mixtures` leaves out; empty if there are none."""
+        judged = self._judged()
+        kept = torch.ones(0) if judged is None else self._kept(judged[0], allowed)[2]
+        lost = len(kept) - int(kept.sum())
+        why = "they show images that are not at hand, or of the hold-out"
+        return (
+            f"{lost:,} of {len(kept):,} judged images cannot be trained on: {why}" if lost else ""
+        )
+
+    def _kept(self, pairs: JudgedPairs, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (S,) of both images in the part, and which sums can be made of allowed ones."""
+        first, second = self._find(pairs.first), self._find(pairs.second)
+        kept = (first >= 0) & (second >= 0)
+        return first, second, kept if allowed is None else kept & allowed[first] & allowed[second]
+
     def _pairs(self) -> list[JudgedPairs]:
         found = self.judgements
         groups = (found.infer, found.construct, found.select, found.soft)
         return [group.pairs for group in groups if group is not None]
 
-    def _judged(self) -> tuple[JudgedPairs, Tensor, dict[str, Tensor]]:
+    def _judged(self) -> tuple[JudgedPairs, Tensor, dict[str, Tensor]] | None:
+        """Pairs (S,), weights (S,) and what people said of them; None where they did otherwise."""
         infer, soft = self.judgements.infer, self.judgements.soft
         if infer is not None and not bool(infer.repeated.all()):
             found = stimuli(infer)
@@ -188,11 +206,7 @@ class JudgedPart:
         if soft is not None:
             labelled = annotations(soft)
             return labelled.pairs, labelled.true, {"labels": labelled.labels}
-        raise UserError(
-            "nobody judged a weight or gave a label",
-            str(self.judgements.path),
-            "give judgements of the tasks infer or categorical",
-        )
+        return None
 
     def _find(self, rows: Tensor) -> Tensor:
         """Rows of the part for places in the original set, -1 where it lacks one."""

@@ -181,6 +181,8 @@ class DataSource(ABC):
             val = train.subset(rows).with_labels(labels[rows])
             train, labels = train.subset(rest), labels[rest]
         train = train.with_labels(labels)
+        lost = "" if judged is None else judged.left_out(seen)
+        notices += [lost] if lost else []
         notices += class_notices(train.labels, test.labels, class_names)
         if stats is None or (len(train) < whole and isinstance(train, ResidentImages)):
             stats = self._stats(train)

@@ -401,6 +401,8 @@ def test_no_judged_image_shows_one_of_the_hold_out(place):
     free = [pair for pair in judged if not {*pair} & {*held}]
     assert 0 < len(free) < len(judged)
     assert len(splits.judged().images) == len(free)
+    lost = f"{3 - len(free)} of 3 judged images cannot be trained on"
+    assert any(line.startswith(lost) for line in splits.info.notices)
 
 
 def test_images_of_methods_that_make_no_sums_are_not_made_again(place):
