@@ -1,5 +1,6 @@
 """The human suite: how far predictions are from the labels that people give test images."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,24 @@ class PeopleSuite(Suite):
         return {"human": self.config.human, "answers": self._answers().fingerprint()[:8]}
 
     def as_recorded(self, facts: Mapping[str, Any]) -> Suite | None:
-        """With the answers where they lie now, or lay then."""
-        where = self.config.human or facts.get("human")
-        return self._with(human=where, adv_n=facts.get("images", self.config.adv_n))
+        """With the same answers, where they lie now or lay then; None where neither has them."""
+        for where in filter(None, (self.config.human, facts.get("human"))):
+            with contextlib.suppress(UserError):
+                if _read(where).fingerprint()[:8] == facts.get("answers"):
+                    return self._with(human=where, adv_n=facts.get("images", self.config.adv_n))
+        return None
+
+    def unverified(self, score: str, facts: Mapping[str, Any]) -> str:
+        """The answers are gone, or others."""
+        own = facts and score.startswith(self.columns)
+        return f"people's answers are not at hand; eval.human={facts.get('human')}" if own else ""
 
     def _answers(self) -> HumanLabels:
-        return read_human(answers_path(Path(str(self.config.human))))
+        return _read(str(self.config.human))
+
+
+def _read(given: str) -> HumanLabels:
+    return read_human(answers_path(Path(given)))
 
 
 class Human(PeopleSuite):

@@ -160,6 +160,14 @@ def test_judgements_of_other_images_are_refused(place):
     with pytest.raises(UserError, match=r"confidence must lie in \[0, 1\]") as caught:
         load("data.judgements=percent.npz")
     assert "divide by 100" in caught.value.todo
+    write("unrated.npz", PAIRS, TRUE, [*RATED[:-1], np.nan], SURE)
+    with pytest.raises(UserError, match=r"inferred_lambda must lie in \[0, 1\]"):
+        load("data.judgements=unrated.npz")
+    with np.load("judged.npz") as found:
+        unknown = dict(found) | {"infer/class1": found["infer/class1"] + 10}
+    np.savez("unknown.npz", **unknown)
+    with pytest.raises(UserError, match="classes must be numbered from 0 to 9"):
+        load("data.judgements=unknown.npz")
 
 
 def test_files_are_found_in_the_folder_of_data_sets(place, monkeypatch):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -252,6 +254,14 @@ def test_a_run_on_judged_images_is_not_tested_on_them_and_says_so(judged, runs, 
     again = evaluate_run(folder, ["eval.adv_n=32", "eval.human=answers.npz"], ["human_attacks"])
     assert again.evaluations["human_attacks"]["images"] == 32
     assert again.metrics["pgd_loss_human"] > again.metrics["pgd_loss_human_0"] > 0
+    write_answers("others.npz", judged, others=20)
+    other = evaluate_run(folder, ["eval.human=others.npz", "eval.adv_n=32"], ["human"])
+    assert other.metrics["ce_human"] != again.metrics["ce_human"]
+    assert verify_run(folder).record.verified is True  # by the answers of the record
+    Path("others.npz").unlink()
+    left = verify_run(folder).left
+    assert {*left} >= {"ce_human", "rmsce_100_legacy", "pgd_loss_human_0"}
+    assert left["ce_human"] == "people's answers are not at hand; eval.human=others.npz"
 
 
 def test_an_overlap_marks_the_run_and_its_row(judged, runs, capsys):
