@@ -105,7 +105,7 @@ class HMix(Choice):
 
         def _leave_others(self) -> None:
             """Let no member mix the images that nobody has judged."""
-            if list(self.members) not in (["mixup"], [ERM]):
+            if list(self.members) not in (["mixup"], [ERM]) or self.probs is not None:
                 raise ValueError(
                     f"method.members={list(self.members)} mix with method.mode=online; fixed "
                     "leaves images as they are that nobody has judged"

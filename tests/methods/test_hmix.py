@@ -201,6 +201,7 @@ def test_nothing_is_mixed_beside_judged_images():
     ("settings", "message"),
     [
         ({"mode": "fixed", "members": ["cutmix"]}, "mix with method.mode=online"),
+        ({"mode": "fixed", "probs": [1.0]}, "mix with method.mode=online"),
         ({"mode": "fixed", "source": "judged.npz"}, "takes data.judgements"),
         ({"mode": "fixed", "rule": "mode"}, "method.rule must be one of linear, "),
         ({"mode": "fixed", "share": 0.0}, "method.share must lie in"),
@@ -247,6 +248,7 @@ def test_a_run_on_judged_images_is_not_tested_on_them_and_says_so(judged, runs, 
     assert line.startswith(f"{96 - len(rows)} test images of 96 that people judged (judged.npz)")
     assert line in caplog.messages
     assert record.recipe_hash == plain.recipe_hash  # rows of one table
+    assert record.settings == {"mode": "fixed", "members": ["erm"]}
     assert record.data == plain.data == "digits-unjudged"
     assert record.recipe_hash != run(compose(TINY)).recipe_hash
     assert record.evaluations["human"]["images"] == len(rows)
