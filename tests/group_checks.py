@@ -240,14 +240,18 @@ def suites(rank):
     root.mkdir(parents=True, exist_ok=True)
     np.save(root / f"{rank}.npy", np.random.default_rng(0).random((96, 8, 8)) ** 4)
     os.replace(root / f"{rank}.npy", root / "maps.npy")  # the same from both
+    counts = np.random.default_rng(1).integers(1, 20, (1000, 10))
+    np.savez(root / f"{rank}.npz", counts=counts)
+    os.replace(root / f"{rank}.npz", root / "answers.npz")
     found = {}
     for images in (80, 20):  # two chunks, and one
         words = (
-            "eval.suites=[adversarial,occlusion,salience,shuffle,linearity,gaze,corruption,ood] "
+            "eval.suites=[adversarial,occlusion,salience,shuffle,linearity,gaze,corruption,ood,"
+            "human,human_attacks] "
         )
         words += "method=cutmix eval.corruptions=[contrast,shot_noise] "
         words += f"eval.adv_n={images} seed={images} eval.gaze={root / 'maps.npy'} "
-        words += "eval.ood=[uniform,gaussian]"
+        words += f"eval.ood=[uniform,gaussian] eval.human={root / 'answers.npz'}"
         record = run(compose(f"{WORDS} {words}"))
         found[str(images)] = {
             "same": same_everywhere(record.metrics),

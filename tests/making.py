@@ -57,3 +57,29 @@ def write_folder(root, train=6, val=2, classes=("ant", "bee")):
                 content = photograph(seed, 40 + index, 36 - index)
                 (folder / f"{index}.png").write_bytes(content)
     return root
+
+
+def write_judged(path, pairs, labels, true=0.5, rated=0.6, confidence=0.5, repeated=False):
+    """Judgements of weights in the layout of H-Mix's .npz, one for each of ``pairs`` of rows.
+
+    ``labels`` are the classes of the set that the rows are of; the others are one for each pair, or
+    the same for all.
+    """
+    first, second = np.array(pairs).T
+    labels, shape = np.asarray(labels), first.shape
+    arrays = {"index1": first, "class1": labels[first]}
+    arrays |= {"index2": second, "class2": labels[second], "subject": np.arange(len(first))}
+    shares = {"true_lambda": true, "inferred_lambda": rated, "confidence": confidence}
+    arrays |= {k: np.broadcast_to(np.float32(v), shape) for k, v in shares.items()}
+    arrays["is_repeat"] = np.broadcast_to(np.array(repeated), shape)
+    np.savez(path, **{f"infer/{key}": value for key, value in arrays.items()})
+
+
+def write_answers(path, labels, classes=10, others=9):
+    """People's answers as of CIFAR-10H: ``others`` of fifty name a class that differs by image."""
+    labels = np.asarray(labels)
+    counts = np.zeros((len(labels), classes), np.uint8)
+    rows = np.arange(len(labels))
+    counts[rows, labels] = 50 - others
+    counts[rows, (labels + 1 + rows % (classes - 1)) % classes] += others
+    np.savez(path, counts=counts, labels=labels)

@@ -182,6 +182,8 @@ SUITES = Registry(
         "linearity": "mixbench.evaluation.linearity:Linearity",
         "gaze": "mixbench.evaluation.gaze:Gaze",
         "two_class": "mixbench.evaluation.two_class:TwoClass",
+        "human": "mixbench.evaluation.human:Human",
+        "human_attacks": "mixbench.evaluation.human_attacks:HumanAttacks",
         "corruption": "mixbench.evaluation.corruption:CorruptionSuite",
         "ood": "mixbench.evaluation.ood:Ood",
         "wsol": "mixbench.evaluation.wsol:Wsol",

@@ -27,6 +27,14 @@ class DataConfig(Settings):
     labels: str | None = setting(
         None, "other training labels, FILE.npz:SET; their content counts", identity=False
     )
+    judgements: str | None = setting(
+        None,
+        "what people said of images: .npz, .json or folder; those of the test set leave the test",
+        identity=False,
+    )
+    allow_overlap: bool = setting(
+        False, "test on judged images all the same, though a method may have trained on them"
+    )
     classes: str = setting(
         "both",
         "whose classes count; train: test images may lack some",
@@ -110,6 +118,8 @@ class DataConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.allow_overlap and self.judgements is None:
+            raise ValueError("data.allow_overlap needs data.judgements, which names the images")
         if self.resize is not None:
             if self.size is None:
                 raise ValueError("data.resize needs data.size, the side that is cut out")
@@ -303,6 +313,11 @@ class EvalConfig(Settings):
     )
     gaze: str | None = setting(
         None, "gaze: .npy or .npz of a map per test image, or a folder of maps", identity=False
+    )
+    human: str | None = setting(
+        None,
+        "human and human_attacks: people's answers for test images, as of CIFAR-10H or CIFAR-10S",
+        identity=False,
     )
     judge: str | None = setting(
         None, "two_class: finished run that looks; null: the tested network itself", identity=False

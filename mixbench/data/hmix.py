@@ -32,6 +32,7 @@ CLASSES = (
     "Airplane", "Automobile", "Bird", "Cat", "Deer", "Dog", "Frog", "Horse", "Ship", "Truck"
 )  # fmt: skip
 TEST_SIZE = 10_000
+SUMMED = ("mixup", "mixup2")  # methods whose images are weighted sums, and can be made again
 FACTS_FILE = "study.json"  # beside the files of a study of ours
 _PAIR = re.compile(r"^(?:mixed_(?P<lam>[0-9.]+)_)?([A-Za-z]+)_(\d+)_([A-Za-z]+)_(\d+)(?:\.png)?$")
 RELEASE_FILES = {
@@ -43,11 +44,17 @@ RELEASE_FILES = {
 
 
 class JudgedImages(NamedTuple):
-    """Images that were judged: the classes as file names have them, how many, and their split."""
+    """Images that were judged: the classes as file names have them, how many, and their split.
+
+    ``method`` has mixed them. ``own`` is True for a study of ours, which counts the images of a run
+    on the same data, and False where numbers are places in the original set.
+    """
 
     classes: tuple[str, ...] = CLASSES
     images: int = TEST_SIZE
     split: str = "test"
+    method: str = SUMMED[0]
+    own: bool = False
 
 
 class JudgedPairs(NamedTuple):
@@ -114,7 +121,9 @@ class HumanJudgements(NamedTuple):
 
     def fingerprint(self) -> str:
         """Content hash of the judgements, whichever layout they were read from."""
-        found = hashlib.sha256()
+        # What a folder says of its images counts where they are not those of the release.
+        facts, plain = self.source[2:], JudgedImages()[2:]
+        found = hashlib.sha256(b"" if facts == plain else repr(facts).encode())
         for group in self._groups:
             for each in (*group.pairs, *group[1:]):
                 found.update(each.numpy().tobytes())
@@ -126,6 +135,14 @@ class HumanJudgements(NamedTuple):
         groups = self._groups if self.source.split == "test" else []
         rows = [rows for group in groups for rows in (group.pairs.first, group.pairs.second)]
         return torch.cat(rows).unique() if rows else torch.empty(0, dtype=torch.int64)
+
+
+class Annotations(NamedTuple):
+    """Judged images (S,) with the labels (S, R, K) of each, NaN where fewer people gave one."""
+
+    pairs: JudgedPairs
+    true: Tensor
+    labels: Tensor
 
 
 class Stimuli(NamedTuple):
@@ -173,12 +190,13 @@ def _source_of(path: Path) -> JudgedImages:
     try:
         facts = read_json(path)
         classes, images, split = facts["classes"], facts["images"], facts["split"]
+        method = str(facts.get("method", SUMMED[0]))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"it does not describe a study: {error!r}", str(path)) from error
     named = isinstance(classes, list) and all(isinstance(each, str) for each in classes)
     if not named or not isinstance(images, int) or split not in ("train", "test"):
         raise UserError("it does not describe a study", str(path), "export the study again")
-    return JudgedImages(tuple(classes), images, split)
+    return JudgedImages(tuple(classes), images, split, method, own=True)
 
 
 def stimuli(infer: Inferred, *, repeats: bool = False) -> Stimuli:
@@ -194,9 +212,31 @@ def stimuli(infer: Inferred, *, repeats: bool = False) -> Stimuli:
     """
     rows = torch.arange(len(infer.true))
     rows = rows if repeats else rows[~infer.repeated]
-    keys = torch.stack([infer.pairs.first, infer.pairs.second, (infer.true * 1e6).round().long()])
+    values = torch.stack([infer.rated, infer.confidence], dim=1)
+    pairs, true, table = _by_image(infer.pairs, infer.true, values, rows)
+    return Stimuli(pairs, true, *table.unbind(2))
+
+
+def annotations(soft: SoftLabels) -> Annotations:
+    """Whole labels by image.
+
+    Args:
+        soft: The labels.
+
+    Returns:
+        One row for each image that has a label, in the order of its first one.
+    """
+    rows = torch.arange(len(soft.true))
+    return Annotations(*_by_image(soft.pairs, soft.true, soft.labels, rows))
+
+
+def _by_image(
+    pairs: JudgedPairs, true: Tensor, values: Tensor, rows: Tensor
+) -> tuple[JudgedPairs, Tensor, Tensor]:
+    """Pairs (S,), weights (S,) and values (S, R, V) of images, from judgements at ``rows``."""
+    keys = torch.stack([pairs.first, pairs.second, (true * 1e6).round().long()])
     _, place = keys[:, rows].unique(dim=1, return_inverse=True)
-    # Numbered in the order of the first judgement, and ratings in that of the file.
+    # Numbered in the order of the first judgement, and judgements in that of the file.
     first = torch.full((int(place.max()) + 1,), len(rows)).scatter_reduce_(
         0, place, torch.arange(len(rows)), "amin"
     )
@@ -205,12 +245,11 @@ def stimuli(infer: Inferred, *, repeats: bool = False) -> Stimuli:
     sort = place.argsort(stable=True)
     counts = place.bincount()
     column = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[place[sort]]
-    shape = (len(counts), int(counts.max()))
-    filled = [torch.full(shape, torch.nan, dtype=torch.float64) for _ in range(2)]
-    for table, values in zip(filled, (infer.rated, infer.confidence), strict=True):
-        table[place[sort], column] = values[rows[sort]]
+    shape = (len(counts), int(counts.max()), values.shape[1])
+    table = torch.full(shape, torch.nan, dtype=torch.float64)
+    table[place[sort], column] = values[rows[sort]]
     of = rows[first[order]]
-    return Stimuli(JudgedPairs(*(each[of] for each in infer.pairs)), infer.true[of], *filled)
+    return JudgedPairs(*(each[of] for each in pairs)), true[of], table
 
 
 def _groups_of_archive(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ class Batch(NamedTuple):
     drawn. ``views`` are mixed views of the images, which are then cropped and mirrored already.
     ``boxes`` (B, M, 7) float64 are the objects in them, where a suite reads some: class, top, left,
     bottom and right in pixels of the part of the file that the image shows, and that part's height
-    and width; rows without an object are -1.
+    and width; rows without an object are -1. ``soft`` (B, K) float32 are labels that people gave,
+    where a method or a suite reads some; NaN in rows whose class counts.
     """
 
     images: Tensor
@@ -42,6 +43,7 @@ class Batch(NamedTuple):
     crops: Tensor | None = None
     views: ChainViews | None = None
     boxes: Tensor | None = None
+    soft: Tensor | None = None
 
 
 class ImageSet(Dataset[Batch], ABC):
@@ -170,7 +172,7 @@ class Splits:
 
     ``test_rows`` (N,) are the places of the test images in the original test set, by which labels
     that others gave them are found; ``test_names`` finds out the names of their files, where they
-    have such.
+    have such. ``judged`` makes the images that people judged, where ``data.judgements`` names some.
     """
 
     train: ImageSet
@@ -179,6 +181,7 @@ class Splits:
     val: ImageSet | None = None
     test_rows: Tensor | None = None
     test_names: Callable[[], list[str] | None] = lambda: None
+    judged: Callable[[], Any] | None = None  # of mixbench.data.judged.JudgedMixtures
 
 
 class Content(NamedTuple):

@@ -4,7 +4,10 @@ A file is an ``.npz`` with arrays (N,) of class indices, one for each set of lab
 the original training images: Wei et al., ICLR 2022, arXiv:2110.12088 give the 50,000 labels of
 CIFAR-10 as ``aggre_label``, ``worse_label`` and ``random_label1`` to ``random_label3``, beside
 ``clean_label``, by which the order is checked. Many answers to each test image (CIFAR-10H,
-jcpeterson/cifar-10h) are ``counts`` (N, K) and the true classes ``labels`` (N,).
+jcpeterson/cifar-10h) are ``counts`` (N, K) and the true classes ``labels`` (N,). Soft labels by a
+few people each (CIFAR-10S: Collins, Bhatt and Weller, HCOMP 2022, arXiv:2207.00810, data
+cambridge-mlg/cifar-10s) are ``soft_label`` (L, K) of the test images ``image_index`` (L,), or the
+JSON file of the release, a list of labels by the number of the image.
 """
 
 import hashlib
@@ -18,9 +21,11 @@ from torch import Tensor
 from mixbench.data.classes import whole_numbers
 from mixbench.data.files.arrays import Arrays
 from mixbench.errors import UserError, near_match
+from mixbench.files import read_json
 from mixbench.metrics.human import HumanLabels
 
 KEY, CLEAN, WORD = "data.labels", "clean_label", "_label"
+SOFT = ("image_index", "soft_label")  # arrays of CIFAR-10S
 
 
 class OtherLabels(NamedTuple):
@@ -37,6 +42,16 @@ class OtherLabels(NamedTuple):
     def fingerprint(self) -> str:
         """Content hash of the labels, wherever they lie."""
         return hashlib.sha256(self.labels.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+class AnnotatorLabels(NamedTuple):
+    """Soft labels (L, K) float64 of single people, and the places (L,) of their images.
+
+    The places are those in the original test set; an image has as many labels as people gave one.
+    """
+
+    rows: Tensor
+    labels: Tensor
 
 
 def read_labels(given: str) -> OtherLabels:
@@ -147,27 +162,29 @@ def read_human(path: Path) -> HumanLabels:
     """Read people's answers.
 
     Args:
-        path: An ``.npz`` with ``counts`` (N, K) and optionally ``labels`` (N,).
+        path: An ``.npz`` with ``counts`` (N, K) and optionally ``labels`` (N,), or the soft labels
+            of CIFAR-10S, which count by their mean.
 
     Returns:
-        The answers, one row per image of the original test set.
+        The answers, one row per image of the original test set that people were asked about.
 
     Raises:
         UserError: If it is missing, not such a file, or nobody was asked about an image.
     """
-    try:
-        with Arrays(path) as archive:
-            found = {key: archive[key] for key in archive.names if key in ("counts", "labels")}
-    except FileNotFoundError as error:
-        raise UserError("no such file of people's answers", str(path)) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"not a readable .npz of people's answers: {error}", str(path)) from error
+    annotated = read_annotators(path)
+    if annotated is not None:
+        rows, place = annotated.rows.unique(return_inverse=True)
+        sums = torch.zeros(len(rows), annotated.labels.shape[1], dtype=torch.float64)
+        sums.index_add_(0, place, annotated.labels)
+        return HumanLabels(sums / place.bincount()[:, None], None, Path(path), rows)
+    found = _arrays_of(path, ("counts", "labels"))
     if (
         "counts" not in found
         or found["counts"].ndim != 2
         or found["counts"].dtype.kind not in "iuf"
     ):
-        raise UserError("people's answers need counts (N, K)", str(path), "see cifar10h.npz")
+        todo = "see cifar10h.npz; soft labels are image_index (L,) and soft_label (L, K)"
+        raise UserError("people's answers need counts (N, K)", str(path), todo)
     counts = torch.from_numpy(found["counts"].astype(np.float64))
     if not bool(torch.isfinite(counts).all() and (counts >= 0).all() and (counts.sum(1) > 0).all()):
         raise UserError("an image has negative counts, or no answer", str(path))
@@ -178,3 +195,61 @@ def read_human(path: Path) -> HumanLabels:
         raise UserError("labels must be whole numbers, the true classes", str(path))
     known = None if labels is None else torch.from_numpy(labels.astype(np.int64))
     return HumanLabels(counts, known, Path(path))
+
+
+def read_annotators(path: Path) -> AnnotatorLabels | None:
+    """Read soft labels of single people, as of CIFAR-10S.
+
+    Args:
+        path: An ``.npz`` with ``image_index`` (L,) and ``soft_label`` (L, K), or the JSON file of
+            the release.
+
+    Returns:
+        The labels; None if it is an ``.npz`` of another kind.
+
+    Raises:
+        UserError: If it is missing or cannot be read, or a label is none.
+    """
+    path, where = Path(path), str(path)
+    if path.suffix == ".json":
+        rows, labels = _release_labels(path)
+    else:
+        found = _arrays_of(path, SOFT)
+        if len(found) < len(SOFT):
+            return None
+        rows, labels = (found[key] for key in SOFT)
+    rows = whole_numbers(rows, where, SOFT[0], "give the place of each image, counted from 0")
+    fits = labels.dtype.kind in "iuf" and labels.ndim == 2 and labels.shape[1] > 1
+    if not fits or len(labels) != len(rows) or not len(rows):
+        what = f"soft_label is {labels.dtype} {labels.shape} for {len(rows)} image_index"
+        raise UserError(what, where, "give (L, K) numbers, one row for each label")
+    soft = torch.from_numpy(labels.astype(np.float64))
+    if not bool(((soft >= 0) & (soft <= 1 + 1e-6)).all()):
+        raise UserError("soft labels must lie in [0, 1]", where, "divide by 100 if in percent")
+    if bool(((soft.sum(dim=1) - 1).abs() > 1e-3).any()):
+        row = int(((soft.sum(dim=1) - 1).abs() > 1e-3).to(torch.uint8).argmax())
+        what = f"the soft label of image {int(rows[row])} sums to {float(soft[row].sum()):g}, not 1"
+        raise UserError(what, where, "give probabilities of all classes")
+    return AnnotatorLabels(rows, soft / soft.sum(dim=1, keepdim=True))
+
+
+def _release_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        content = read_json(path, limit=64 << 20)
+        rows = [int(name) for name, labels in content.items() for _ in labels]
+        return np.array(rows), np.array([label for each in content.values() for label in each])
+    except FileNotFoundError as error:
+        raise UserError("no such file of people's answers", str(path)) from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        what = f"not soft labels by the number of their image: {error}"
+        raise UserError(what, str(path), "give cifar10s_t2clamp_redist10.json") from error
+
+
+def _arrays_of(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    try:
+        with Arrays(path) as archive:
+            return {key: archive[key] for key in archive.names if key in names}
+    except FileNotFoundError as error:
+        raise UserError("no such file of people's answers", str(path)) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"not a readable .npz of people's answers: {error}", str(path)) from error

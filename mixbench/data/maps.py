@@ -72,7 +72,7 @@ def check_count(maps: Tensor, images: int, part: str, key: str) -> None:
     """
     if len(maps) != images:
         what = f"{len(maps)} maps for {images} {part} images"
-        keys = "data.limit"
+        keys = "data.limit and data.judgements"
         if part == "training":
             keys = "data.limit, data.train_fraction and select=val"
         raise UserError(

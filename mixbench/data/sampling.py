@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 _MASK = (1 << 64) - 1
 
 # What a stream is for; the first number of its key.
-ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL, CROP, REPEAT = range(1, 9)
+ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL, CROP, REPEAT, JUDGED = range(1, 10)
 
 
 def mix_seed(*numbers: int) -> int:
@@ -55,6 +55,8 @@ class BatchIndex(NamedTuple):
     for the images as evaluation sees them. ``shown`` (B,) counts how often the epoch has shown each
     image before; None where it shows each of them once. ``sample_seed`` is that of the generator of
     the method in the step that the batch is for, for a data set that carries out a part of it.
+    ``places`` (B,) count the images of all epochs before each one, the same for any number of
+    processes and micro-batches; None in evaluation.
     """
 
     indices: Tensor
@@ -62,6 +64,7 @@ class BatchIndex(NamedTuple):
     crop_seed: int | None = None
     shown: Tensor | None = None
     sample_seed: int | None = None
+    places: Tensor | None = None
 
     @property
     def method_seed(self) -> int:
@@ -174,7 +177,8 @@ class KeyedBatches(Sampler[BatchIndex]):
         places = torch.arange(start, start + self.batch_size)
         shown = None if self.repeats == 1 else places % self.repeats
         sample_seed = mix_seed(SAMPLE, self.seed, epoch, batch, self.rank)
-        return BatchIndex(order[places], seed, crop_seed, shown, sample_seed)
+        counted = epoch * self.total + places
+        return BatchIndex(order[places], seed, crop_seed, shown, sample_seed, counted)
 
 
 class OrderedBatches(Sampler[BatchIndex]):

@@ -13,6 +13,7 @@ from mixbench.data.classes import class_notices
 from mixbench.data.files.cache import read_prepared
 from mixbench.data.files.decode import is_image, left_out_notice
 from mixbench.data.files.encoded import Part, read_part
+from mixbench.data.hmix import HumanJudgements
 from mixbench.data.images import (
     HOLDOUT_LIMIT,
     Content,
@@ -24,9 +25,10 @@ from mixbench.data.images import (
     stratified,
     sum_counts,
 )
+from mixbench.data.judged import JUDGEMENTS_KEY, JudgedPart, read_judgements
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
 from mixbench.data.overlap import pixel_hashes, shared_notices, shared_rows, with_hashes
-from mixbench.errors import UserError
+from mixbench.errors import UserError, counted
 
 
 class DataSource(ABC):
@@ -57,21 +59,31 @@ class DataSource(ABC):
         """The labels that ``data.labels`` asks for."""
         return None if self.config.labels is None else read_labels(self.config.labels)
 
+    @cached_property
+    def judgements(self) -> HumanJudgements | None:
+        """What people said of its images, if ``data.judgements`` names it."""
+        given = self.config.judgements
+        return None if given is None else read_judgements(given)
+
     @property
     def full_name(self) -> str:
-        """The shown name, and that of the training labels where they are not its own."""
-        return self.name if self.other_labels is None else f"{self.name}+{self.other_labels.name}"
+        """The shown name, with that of other training labels, and of a part of the test set."""
+        name = self.name if self.other_labels is None else f"{self.name}+{self.other_labels.name}"
+        found = self.judgements
+        dropped = found is not None and len(found.used_images) and not self.config.allow_overlap
+        return f"{name}-unjudged" if dropped else name
 
     @abstractmethod
     def fingerprint(self) -> str:
         """Content hash of the files, without decoding them."""
 
     def identity(self) -> str:
-        """Content hash of all that is trained and tested on, other labels included."""
-        if self.other_labels is None:
-            return self.fingerprint()
-        both = self.fingerprint() + self.other_labels.fingerprint()
-        return hashlib.sha256(both.encode()).hexdigest()
+        """Content hash of all that is trained and tested on, labels of others included."""
+        found = self.fingerprint()
+        for other in (self.other_labels, self.judgements):
+            if other is not None:
+                found = hashlib.sha256((found + other.fingerprint()).encode()).hexdigest()
+        return found
 
     def original_rows(self) -> tuple[Tensor | None, Tensor | None]:
         """Places of the training and of the test images in the sets that they were taken from.
@@ -139,15 +151,20 @@ class DataSource(ABC):
         # Subsets and hold-outs hold the same images whichever labels are trained on.
         rows = stratified(train.labels, min(keep, config.limit or keep))
         labels = self.training_labels(train.labels, class_names, skipped[0])[rows]
+        judged = self._judged_part("train", train, skipped[0], rows, len(class_names))
         train = train.subset(rows)
         noise = None if self.config.labels is None else _unequal(labels, train.labels)
         rows = stratified(test.labels, min(len(test), config.limit or len(test)))
+        judged = judged or self._judged_part("test", test, skipped[1], rows, len(class_names))
+        if judged is not None:
+            rows, told = self._unjudged(judged, rows, len(test))
+            notices = [*notices, told]
         places = None
         if not skipped[1]:
             places = self._places(1, len(test))
             places = rows if places is None else places[rows]
         test, test_rows = test.subset(rows), rows
-        val = None
+        val, seen = None, None
         if holdout:
             count = min(round(len(train) * config.val_fraction), HOLDOUT_LIMIT)
             if not 0 < count < len(train):
@@ -159,10 +176,13 @@ class DataSource(ABC):
             rows = stratified(train.labels, count)
             rest = torch.ones(len(train), dtype=torch.bool)
             rest[rows] = False
+            seen = None if judged is None or judged.split == "test" else rest
             rest = rest.nonzero().flatten()
             val = train.subset(rows).with_labels(labels[rows])
             train, labels = train.subset(rest), labels[rest]
         train = train.with_labels(labels)
+        lost = "" if judged is None else judged.left_out(seen)
+        notices += [lost] if lost else []
         notices += class_notices(train.labels, test.labels, class_names)
         if stats is None or (len(train) < whole and isinstance(train, ResidentImages)):
             stats = self._stats(train)
@@ -188,7 +208,61 @@ class DataSource(ABC):
             shared_images=shared,
         )
         names = (lambda: None) if skipped[1] else lambda: self._test_names(test_rows)
-        return Splits(train, test, info, val, places, names)
+        made = None if judged is None else lambda: judged.mixtures(seen)
+        return Splits(train, test, info, val, places, names, made)
+
+    def _judged_part(
+        self, split: str, whole: ImageSet, skipped: int, rows: Tensor, classes: int
+    ) -> JudgedPart | None:
+        """The images of a split as judgements number them; None if they are not of this split.
+
+        Args:
+            split: ``train`` or ``test``.
+            whole: All its images.
+            skipped: Images that were left out of it.
+            rows: Those of the subset that the run takes, which is what a study of ours shows.
+            classes: Number of classes.
+        """
+        if self.judgements is None or self.judgements.source.split != split:
+            return None
+        if skipped:
+            raise UserError(
+                f"{skipped} {split} images are left out, and the others cannot be counted off",
+                JUDGEMENTS_KEY,
+                "repair them, or do without data.on_corrupt=skip",
+            )
+        if self.judgements.source.own:
+            return JudgedPart(self.judgements, whole.subset(rows), None, classes)
+        places = self._places(int(split == "test"), len(whole))
+        return JudgedPart(self.judgements, whole, places, classes)
+
+    def _unjudged(self, judged: JudgedPart, rows: Tensor, total: int) -> tuple[Tensor, str]:
+        """The test images that stay, and a sentence on the others.
+
+        Args:
+            judged: The images that people judged.
+            rows: (N,) rows of the test images that the run would take.
+            total: Number of all test images.
+        """
+        name = judged.judgements.path.name
+        if judged.split == "train":
+            return rows, f"people judged training images ({name}): all test images are tested on"
+        used = torch.zeros(total, dtype=torch.bool)
+        used[rows[judged.rows] if judged.judgements.source.own else judged.rows] = True
+        stay = rows[~used[rows]]
+        lost = counted(len(rows) - len(stay), "test image")
+        if self.config.allow_overlap:
+            return rows, (
+                f"warning: {lost} of {len(rows):,} that people judged ({name}) are tested on, as "
+                "data.allow_overlap=true: a method that has trained on them scores too well"
+            )
+        if not len(stay):
+            raise UserError(
+                f"people judged all {len(rows):,} test images ({name}), and none is left to test",
+                JUDGEMENTS_KEY,
+                "use more test images, or judgements of fewer",
+            )
+        return stay, f"{lost} of {len(rows):,} that people judged ({name}) are not tested on"
 
     def _test_names(self, rows: Tensor) -> list[str] | None:
         """Names of the files of the test images at ``rows``, if each image is a file of its own."""

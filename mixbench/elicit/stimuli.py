@@ -102,6 +102,12 @@ def render_stimuli(config: RunConfig, settings: StudySettings) -> tuple[list[Sti
         UserError: If the data is missing or has no pairs, or the method mixes no pixels, or not at
             the weights that are needed.
     """
+    if config.data.judgements is not None:
+        raise UserError(
+            "images are numbered as they lie in the data, and judgements leave some of them out",
+            f"data.judgements={config.data.judgements}",
+            "leave it out; a study shows training images unless it is told otherwise",
+        )
     job = resolve(config)
     splits = job.read_data()
     images = getattr(splits, settings.split)

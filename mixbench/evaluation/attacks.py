@@ -117,7 +117,7 @@ class Attacked(NamedTuple):
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of each image, (B,)."""
+    """Cross-entropy of each image, (B,), to class indices (B,) or to probabilities (B, K)."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
@@ -140,7 +140,7 @@ def input_gradient(model: Model, x: Tensor, y: Tensor, loss: str = "ce") -> Tens
     Args:
         model: Pixels to logits.
         x: (B, C, H, W) pixels in [0, 1].
-        y: (B,) class indices.
+        y: (B,) class indices; for ``ce`` also (B, K) probabilities.
         loss: ``ce`` or ``margin``.
 
     Returns:
@@ -158,7 +158,7 @@ def fgsm(model: Model, x: Tensor, y: Tensor, *, eps: float, loss: str = "ce") ->
     Args:
         model: Pixels to logits.
         x: (B, C, H, W) pixels in [0, 1].
-        y: (B,) class indices.
+        y: (B,) class indices; for ``ce`` also (B, K) probabilities.
         eps: Step in pixels of the scale [0, 1].
         loss: ``ce`` or ``margin``.
 
@@ -199,6 +199,39 @@ def pgd(
         moved = moved + alpha * input_gradient(model, moved, y, loss).sign()
         moved = _projected(moved, x, eps)
     return moved
+
+
+def pgd_losses(
+    model: Model,
+    x: Tensor,
+    targets: Tensor,
+    *,
+    eps: float,
+    alpha: float,
+    steps: int,
+    unit: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy along the steps of :func:`pgd`.
+
+    Args:
+        model: Pixels to logits.
+        x: (B, C, H, W) pixels in [0, 1].
+        targets: (B,) class indices, or (B, K) probabilities.
+        eps: Radius of the ball.
+        alpha: Size of a step.
+        steps: Number of steps.
+        unit: (B, C, H, W) start in [-1, 1], in units of ``eps``; the image itself if None.
+
+    Returns:
+        (B, steps + 1) losses in nats: at the start, and after each step.
+    """
+    moved, losses = _start(x, unit, eps), []
+    for _ in range(steps):
+        values, gradient = _loss_and_gradient(model, moved, targets, "ce")
+        losses.append(values)
+        moved = _projected(moved + alpha * gradient.sign(), x, eps)
+    losses.append(cross_entropy(evaluation_logits(model, moved), targets))
+    return torch.stack(losses, dim=1)
 
 
 def saturated(logits: Tensor, y: Tensor) -> Tensor:
@@ -285,9 +318,7 @@ def evaluation_logits(model: Model, x: Tensor) -> Tensor:
         return model(x.float()).float()
 
 
-def _loss_and_gradient(
-    model: Model, x: Tensor, y: Tensor, loss: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def _loss_and_gradient(model: Model, x: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     if loss not in LOSSES:
         raise ValueError(f"loss of an attack must be one of {', '.join(LOSSES)}, got {loss!r}")
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
@@ -295,7 +326,7 @@ def _loss_and_gradient(
         logits = model(pixels).float()
         values = LOSSES[loss](logits, y)
         (gradient,) = torch.autograd.grad(values.sum(), pixels)
-    return values.detach(), gradient, logits.detach().argmax(dim=1) != y
+    return values.detach(), gradient
 
 
 def _start(x: Tensor, unit: Tensor | None, eps: float) -> Tensor:

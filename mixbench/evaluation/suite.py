@@ -38,7 +38,7 @@ SUITE_BATCH = 64  # images that a network sees together
 SUITE_SEED = 0  # of subsets, random starts, patterns and partners: the same for every run
 # Facts that scores side by side share.
 SETTINGS = ("images", "of", "seed", "maps", "saliency", "sets", "map", "cam_class", "cam_resize")
-SETTINGS += ("judge",)
+SETTINGS += ("judge", "answers")
 Model = Callable[[Tensor], Tensor]  # pixels (B, C, H, W) in [0, 1] to logits (B, K), in eval mode
 # Whole numbers, which are added up, and tensors (B, ...) of one value for each image.
 Counts = dict[str, Any]

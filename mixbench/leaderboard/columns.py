@@ -94,6 +94,12 @@ def _attack(name: str, title: str, label: str) -> Column:
     return _percent(name, f"error rate under {title}", "lower", **told)
 
 
+def _answered(name: str, title: str, *more: str | int, **told: str | bool) -> Column:
+    """Of test images that people have labelled."""
+    told = {"suite": "human", "shared": "answers"} | told
+    return Column(name, title, *more, **told)  # type: ignore[arg-type]
+
+
 def _patches(name: str, title: str, suite: str) -> Column:
     return _percent(name, f"accuracy {title}", suite=suite)
 
@@ -204,6 +210,23 @@ _SCORES = (
         "mixed test images whose two classes are the two best guesses",
         suite="two_class",
         shared="judge",
+    ),
+    _answered(
+        "ce_human", "cross-entropy to people's labels", "nats", "lower", label="CE to people"
+    ),
+    _answered("entropy_human", "entropy of people's labels, the least ce_human", "nats", ""),
+    _answered("l1_human", "summed distance of probabilities from people's", "", "lower"),
+    _answered("w1_human", "distance of sorted probabilities from people's", "", "lower"),
+    _answered("entropy_corr", "correlation of entropies with people's", "", "higher"),
+    _answered("worst_class", "top-1 accuracy of the worst class", "%", "higher", 2),
+    _answered("rmsce_100", "RMS calibration error, bins of 100 images", "", "lower"),
+    *(
+        _answered(name, title, unit, "lower", digits, suite="human_attacks", sampled=True)
+        for name, title, unit, digits in (
+            ("fgsm_loss_human", "cross-entropy to people's labels, FGSM 4/255", "nats", 4),
+            ("fgsm_err_human", "error rate under FGSM 4/255 against people's labels", "%", 2),
+            ("pgd_loss_human", "cross-entropy to people's labels, PGD 4/255", "nats", 4),
+        )
     ),
     _percent("gaze_centre", "the same if people looked at the centre", "", suite="gaze"),
     _corrupted("mean_ce", "under 15 published corruptions", label="Corruption error"),

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import Dataset
 
 import mixbench.functional as mf
-from mixbench.config.schema import DataInfo, RunConfig
+from mixbench.config.schema import DataConfig, DataInfo, RunConfig
 from mixbench.config.settings import Settings
 from mixbench.data.augment.batches import (
     Augmentation,
@@ -26,7 +26,7 @@ from mixbench.data.augment.batches import (
     erase,
     to_float,
 )
-from mixbench.data.images import Batch
+from mixbench.data.images import Batch, Splits
 from mixbench.data.sampling import GLOBAL, SAMPLE, SHARED, mix_seed, seed_torch
 from mixbench.errors import UserError
 from mixbench.functional.draws import Switch
@@ -73,13 +73,17 @@ class Method(LightningHooks):
             """True if ``wrap_dataset`` makes another training set with these settings."""
             return False
 
-        def check_run(self, name: str) -> None:
+        def check_run(self, name: str, data: DataConfig) -> None:
             """Refuse settings of the method ``name`` that lack a file without which no run works.
+
+            Args:
+                name: Name of the method.
+                data: The data of the run.
 
             Raises:
                 UserError: With what to give.
             """
-            del name
+            del name, data
 
         @property
         def alone(self) -> str:
@@ -242,6 +246,10 @@ class Method(LightningHooks):
         """Logits of other heads for pixels ``x``, scored under ``top1_<name>``."""
         del x
         return {}
+
+    def use_data(self, splits: Splits) -> None:
+        """Called once with the data before training, for what a method takes beside images."""
+        del splits
 
     def wrap_dataset(self, train_set: Dataset[Any]) -> Dataset[Any]:
         """The training set as this method wants to see it."""

@@ -143,6 +143,31 @@ def rmsce(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     return ((counts * gap.square()).sum() / len(y)).sqrt()
 
 
+def equal_mass_rmsce(logits: Tensor, y: Tensor, size: int = 100, legacy: bool = False) -> Tensor:
+    """Root of the mean squared gap over bins of ``size`` samples each, the last one larger.
+
+    After Hendrycks et al., CVPR 2022, arXiv:2112.05135, whose code leaves out the bin of the most
+    confident samples. Equally confident samples are shared between bins as in
+    :func:`adaptive_ece`.
+
+    Args:
+        logits: (N, K) network output.
+        y: (N,) class indices.
+        size: Samples of a bin; the last one takes what is left, too.
+        legacy: Leave out the last bin, whose samples still count in N.
+
+    Returns:
+        Scalar in [0, 1]; with ``legacy`` 0 where there is one bin only.
+    """
+    confidence, hit = confidence_and_hit(logits, y)
+    gaps = _ascending(hit.double() - confidence, log_odds(logits))
+    bins = max(1, len(y) // size)
+    parts = list(gaps[: (bins - 1) * size].split(size)) if bins > 1 else []
+    parts += [] if legacy else [gaps[(bins - 1) * size :]]
+    total = torch.stack([gaps.new_zeros(()), *(len(p) * p.mean().square() for p in parts)]).sum()
+    return (total / len(y)).sqrt()
+
+
 def overconfidence_error(logits: Tensor, y: Tensor, bins: int = BINS) -> Tensor:
     """Gaps of over-confident bins, weighted by their share of the samples and their confidence.
 

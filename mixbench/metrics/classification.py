@@ -30,6 +30,22 @@ def topk(logits: Tensor, y: Tensor, k: int = 1) -> Tensor:
     return 100 * hit.mean()
 
 
+def worst_class_accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Accuracy of the class whose samples are recognised least often.
+
+    Args:
+        logits: (N, K) network output.
+        y: (N,) class indices; classes without a sample do not count.
+
+    Returns:
+        Scalar in percent; NaN where a logit is NaN.
+    """
+    hit = (logits.argmax(dim=1) == y).double().where(~logits.isnan().any(dim=1), torch.nan)
+    counts = y.bincount(minlength=logits.shape[1])
+    hits = torch.zeros(len(counts), dtype=torch.float64, device=y.device).index_add_(0, y, hit)
+    return 100 * (hits / counts)[counts > 0].amin()
+
+
 def two_class_hits(logits: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Whether the two best guesses for each mixed image are its two classes.
 

@@ -6,7 +6,7 @@ from mixbench.records.record import Record
 
 CHANGED, WARMUP, LARGE_BATCH, STEPS = "changed", "long warm-up", "large batch", "few steps"
 CHANCE, PARTLY, UNTRUE = "chance", "partly verified", "not true"
-UNREADABLE = "test images missing"
+UNREADABLE, OVERLAP = "test images missing", "judged images tested"
 MIN_STEPS = 100  # optimiser steps below which nothing is learned that a comparison could use
 EXPLANATIONS = {
     CHANGED: "the configuration was changed during the run (resume --allow-config-change)",
@@ -21,6 +21,10 @@ EXPLANATIONS = {
     UNREADABLE: (
         "test images that cannot be read were left out (data.on_corrupt=skip), so that the scores "
         "are those of another test set"
+    ),
+    OVERLAP: (
+        "test images that people judged are tested on (data.allow_overlap=true), so that a method "
+        "that has trained on them scores too well"
     ),
     PARTLY: "mixbench verify could not compute every score or fact again",
     UNTRUE: "mixbench verify found that the record is not true",

@@ -12,6 +12,7 @@ from mixbench.backbones.cifar import PreActResNet
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.config.schema import DataConfig, DataInfo, OptimConfig, RunConfig, TrainerConfig
 from mixbench.data.images import ResidentImages, Splits
+from mixbench.data.judged import JudgedMixtures
 from mixbench.data.loaders import MixData
 from mixbench.functional import one_hot
 from mixbench.methods.base import Method
@@ -66,7 +67,17 @@ def sample_splits(method: Method) -> Splits:
     labels = torch.arange(24) % CLASSES
     if method.info.task == "multilabel":
         labels = one_hot(labels, CLASSES).maximum(one_hot(labels.roll(5), CLASSES))
-    return Splits(ResidentImages(images, labels), ResidentImages(images, labels), method.info)
+    both = [ResidentImages(images, labels) for _ in ("train", "test")]
+    return Splits(*both, method.info, judged=lambda: _judged(images))
+
+
+def _judged(images: Tensor) -> JudgedMixtures:
+    """Seven images that two people judged."""
+    generator = torch.Generator().manual_seed(2)
+    ratings, sure = torch.rand(2, 7, 2, generator=generator, dtype=torch.float64)
+    first = torch.arange(7) % CLASSES
+    lam = torch.full((7,), 0.5, dtype=torch.float64)
+    return JudgedMixtures(images[:7], first, (first + 1) % CLASSES, lam, ratings, sure)
 
 
 def fit(method: Method, **options: Any) -> Trainer:

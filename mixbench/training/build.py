@@ -45,6 +45,7 @@ def build(job: Job, splits: Splits, rank: int = 0, world: int = 1) -> tuple[Meth
     check_pair(job.name, job.settings, config.net.name, getattr(net, "provides", frozenset()))
     config = with_safe_layout(config, net)
     method = job.method(net, splits.info, job.settings, config, rank=rank)
+    method.use_data(splits)
     if config.distill is not None:
         method.distillation = Distillation(method, config)
     data = MixData(splits, config, method.wrap_dataset, rank, world)

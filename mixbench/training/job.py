@@ -164,7 +164,7 @@ def _check_method(config: RunConfig, settings: Any) -> Task:
     """The task of a run, if its method can learn it from such data and with the network."""
     name, data = config.method["name"], config.data.kind
     task = check_task(config, METHODS.get(name), settings, DATA.get(data).task, f"data={data}")
-    settings.check_run(name)
+    settings.check_run(name, config.data)
     check_pair(name, settings, config.net.name)
     check_pool(config.net)
     return task

@@ -5,7 +5,7 @@ import torch
 from mixbench.config.schema import RunConfig
 from mixbench.errors import counted
 from mixbench.metrics import mean_average_precision, topk
-from mixbench.records.marks import CHANCE, LARGE_BATCH, MIN_STEPS, STEPS, WARMUP
+from mixbench.records.marks import CHANCE, LARGE_BATCH, MIN_STEPS, OVERLAP, STEPS, WARMUP
 from mixbench.records.predictions import Predictions
 
 LEVEL = 0.05  # chance that a network that has learned nothing is not marked
@@ -28,6 +28,11 @@ def doubts(config: RunConfig, train_size: int) -> dict[str, str]:
         found[WARMUP] = (
             f"optim.warmup_epochs={optim.warmup_epochs:g} is not shorter than epochs="
             f"{config.epochs}: the learning rate rises to the end"
+        )
+    if config.data.allow_overlap:
+        found[OVERLAP] = (
+            "data.allow_overlap=true tests on images that people judged: a method that has trained "
+            "on them scores too well"
         )
     if config.batch_size > train_size:
         found[LARGE_BATCH] = (

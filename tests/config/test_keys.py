@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from making import write_folder
+from making import write_answers, write_folder, write_judged
 
 import mixbench.training.attempt
 import mixbench.training.fit
@@ -192,6 +192,9 @@ COUNTED = {
     "data.crop_area": Key("data.crop_area=0.3", ZOO),
     "data.fit": Key("data.fit=squeeze", ZOO),
     "data.crop_scales": Key("data.crop_scales=[0.5]", f"{ZOO} data.fit=squeeze"),
+    "data.allow_overlap": Key(
+        "data.allow_overlap=true", f"{PACK} data.judgements=seen.npz", predictions
+    ),
     "data.crop": Key("data.crop=2"),
     "data.pad": Key("data.pad=mean"),
     "data.flip": Key("data.flip=true"),
@@ -262,6 +265,9 @@ ASIDE = {
     "eval.gaze": Key(
         "eval.gaze=b.npy", "method=cutmix eval.suites=[gaze] eval.gaze=a.npy", seen=scores
     ),
+    "eval.human": Key(
+        "eval.human=b_answers.npz", "eval.suites=[human] eval.human=a_answers.npz", seen=scores
+    ),
     "eval.corruptions": Key("eval.corruptions=[fog]", f"{CORRUPTED} eval.adv_n=8", seen=scores),
     "eval.corrupted": Key("eval.corrupted=gone", seen=no_corruption, carried_out=False),
     "eval.frost": Key("eval.frost=gone", seen=no_corruption, carried_out=False),
@@ -292,6 +298,11 @@ CONTENT = {
         f"{PACK} data.labels=people.npz:fair",
         "data.labels=same.npz:fair",
         "data.labels=other.npz:fair",
+    ),
+    "data.judgements": (
+        f"{PACK} data.judgements=seen.npz",
+        "data.judgements=same/seen.npz",
+        "data.judgements=other/seen.npz",
     ),
 }
 SPECIAL = ("seed", "task")  # tested one by one
@@ -341,6 +352,11 @@ def place(tmp_path_factory, digits_once):
     labels = np.arange(8) % 2
     for name, fair in (("people", labels), ("same", labels), ("other", 1 - labels)):
         np.savez(root / f"{name}.npz", fair=fair)
+    for folder, pair in (("", (0, 1)), ("same", (0, 1)), ("other", (2, 5))):
+        write_judged(root / folder / "seen.npz", [pair], labels)
+    for name, others in (("a", 5), ("b", 9)):
+        known = DATA.get("digits")(compose("data=digits").data).load().test.labels
+        write_answers(root / f"{name}_answers.npz", known, others=others)
     for name, seed in (("a.npy", 0), ("b.npy", 1)):
         np.save(root / name, np.random.default_rng(seed).random((32, 4, 4)))
     with pytest.MonkeyPatch.context() as patch:

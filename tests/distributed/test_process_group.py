@@ -96,7 +96,7 @@ def test_suites_find_the_same_on_any_number_of_processes(found):
         assert record.evaluations["occlusion"]["images"] == 96
         words = ["trainer.threads=1", "trainer.accelerator=cpu"]
         names = ["adversarial", "occlusion", "salience", "shuffle", "linearity", "gaze"]
-        names.append("corruption")
+        names += ["corruption", "human", "human_attacks"]
         again = evaluate_run(Path(shared["folder"]), words, names)
         assert record.evaluations["gaze"]["pairs"] == 96
         for name, value in record.metrics.items():

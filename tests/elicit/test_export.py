@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 
 import numpy as np
@@ -6,12 +7,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from elicit_study import HOSTILE, Clock, knowing, make_study, plain_answer
+from PIL import Image
 
 import mixbench.functional as mf
+from mixbench.config.compose import compose
+from mixbench.data.datasets.pack import Pack
 from mixbench.data.hmix import CLASSES, read_hmix, stimuli
+from mixbench.elicit.consent import usual_consent
 from mixbench.elicit.exclusions import doubtful
 from mixbench.elicit.export import PROCESSED, class_words, export_study, soft_label
-from mixbench.elicit.settings import JUDGING_TASKS
+from mixbench.elicit.settings import JUDGING_TASKS, StudySettings
+from mixbench.elicit.stimuli import render_stimuli
 from mixbench.elicit.study import JUDGEMENT_COLUMNS, Study
 from mixbench.errors import UserError
 
@@ -225,3 +231,39 @@ def test_a_file_that_describes_no_study_is_refused(tmp_path, text):
     (tmp_path / "out" / "study.json").write_text(text)
     with pytest.raises(UserError, match="does not describe a study"):
         read_hmix(tmp_path / "out")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_images_of_an_exported_study_are_those_that_people_saw(tmp_path, split):
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 90), ("test", 72)):
+        images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        names = np.array(["cat", "dog", "ship"])
+        np.savez(tmp_path / f"{name}.npz", images=images, label=np.arange(count) % 3,
+                 class_names=names, original_index=np.arange(count)[::-1])  # fmt: skip
+    words = [f"data.{name}={tmp_path / name}.npz" for name in ("train", "test")]
+    words = ["data=pack", *words, "method=mixup", "net.width=4", "data.limit=60"]
+    settings = StudySettings(images=12, trials=12, split=split, consent=usual_consent())
+    stimuli_shown, names = render_stimuli(compose(words), settings)
+    study = Study.create(tmp_path / "s.db", settings, names, stimuli_shown)
+    study.begin("p")
+    study.understood("p", right=True)
+    while (state := study.state("p"))["stage"] == "trial":
+        uuid = f"00000000-0000-4000-8000-{state['done']:012x}"
+        given = {"uuid": uuid, "trial": state["trial"]["id"], "ms": 5000}
+        study.answer("p", given | {"answer": plain_answer(settings, state["trial"])})
+    study.close()
+    export_study(tmp_path / "s.db", tmp_path / "out", "hmix", False)
+    judged_words = [*words, f"data.judgements={tmp_path / 'out'}"]
+    splits = Pack(compose(judged_words).data).load()
+    found = splits.judged()
+    shown = {(e.y1, e.y2, e.lam): e.pictures[0] for e in stimuli_shown if not e.is_check}
+    assert len(found.images) == len(shown) == 12
+    for image, y1, y2, lam in zip(found.images, found.first, found.second, found.lam, strict=True):
+        with Image.open(io.BytesIO(shown[int(y1), int(y2), float(lam)])) as picture:
+            seen = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        assert (image.int() - seen.int()).abs().max() <= 1
+    used = {row for e in stimuli_shown if not e.is_check for row in (e.id1, e.id2)}
+    assert len(splits.test) == (60 if split == "train" else 60 - len(used))
+    with pytest.raises(UserError, match="judgements leave some of them out"):
+        render_stimuli(compose(judged_words), settings)

@@ -1,13 +1,22 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from making import write_answers, write_judged
 from paths import SHARED
 
 import mixbench.functional as mf
+from mixbench import cli, compose, run
+from mixbench.data import DATA
+from mixbench.data.loaders import MixData
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.hmix import CONFIDENCE, KNOTS, RATED, read_label_map
-from mixbench.testing.samples import BATCH, CLASSES, SIZE, sample_method
+from mixbench.records.record import read_record
+from mixbench.testing.samples import BATCH, CLASSES, SIZE, sample_method, sample_splits
+from mixbench.training.job import resolve
+from mixbench.training.reevaluate import evaluate_run, verify_run
 
 NAMES = ("knots", "rated", "confidence")
 LABELLED_BY_LAM = [
@@ -123,3 +132,144 @@ def test_the_map_without_a_source_is_that_of_the_published_judgements():
     fitted = read_label_map(SHARED / "data/hmix.npz")
     for values, found in zip((KNOTS, RATED, CONFIDENCE), fitted, strict=True):
         np.testing.assert_allclose(values, found, atol=5.1e-5)
+
+
+# mode=fixed: judged images in the batches.
+
+TINY = (
+    "data=digits data.limit=96 net.width=4 epochs=2 batch_size=16 eval.suites=[calibration] "
+    "wandb.mode=disabled trainer.accelerator=cpu"
+)
+PAIRS = [(0, 1), (0, 1), (2, 3), (2, 3), (4, 5)]
+FIXED = "method=hmix method.mode=fixed data.judgements=judged.npz"
+
+
+def fixed(**settings):
+    found = method(mode="fixed", **settings)
+    found.use_data(sample_splits(found))
+    return found
+
+
+def first_batch(found):
+    data = MixData(sample_splits(found), found.run, found.wrap_dataset)
+    return next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_judged_images_are_cropped_with_the_others_and_bear_people_s_labels(smoothing):
+    found = method(mode="fixed", share=0.5, rule="mean")
+    found.run.optim.label_smoothing = smoothing
+    found.use_data(sample_splits(found))
+    given = first_batch(found)
+    mixed = given.ids >= 24
+    assert int(mixed.sum()) == BATCH // 2
+    found.reseed(0, 0)
+    drawn = found.draw_augmentation(given)
+    x, targets = found.prepare(given, drawn)
+    assert bool(drawn.offsets.ne(2).any())
+    for row in range(BATCH):  # every image alone, by the decisions drawn for it
+        alone = given._replace(
+            images=given.images[row : row + 1], labels=given.labels[row : row + 1], soft=None
+        )
+        own = drawn._replace(offsets=drawn.offsets[row : row + 1], flips=drawn.flips[row : row + 1])
+        shown, hard = HMIX.__mro__[2].prepare(found, alone, own)
+        torch.testing.assert_close(x[row : row + 1], shown)
+        if not mixed[row]:
+            torch.testing.assert_close(targets[row : row + 1], hard)
+    judged, _ = found.judged
+    numbers = given.ids[mixed] - 24
+    hot = [mf.one_hot(y[numbers], CLASSES, smoothing=smoothing) for y in judged[1:3]]
+    lam = judged.ratings[numbers].mean(dim=1, keepdim=True).float()
+    torch.testing.assert_close(targets[mixed], lam * hot[0] + (1 - lam) * hot[1])
+
+
+def test_nothing_is_mixed_beside_judged_images():
+    found = fixed()
+    given = first_batch(found)
+    found.reseed(0, 0)
+    x, targets = found.prepare(given)
+    found.reseed(0, 0)
+    mixed = found.mix_batch(given)
+    logits, after = found.predict(mixed)
+    assert torch.equal(after.x, x)
+    assert torch.equal(after.targets, targets)
+    expected = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(found.loss(logits, after), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "fixed", "members": ["cutmix"]}, "mix with method.mode=online"),
+        ({"mode": "fixed", "probs": [1.0]}, "mix with method.mode=online"),
+        ({"mode": "fixed", "source": "judged.npz"}, "takes data.judgements"),
+        ({"mode": "fixed", "rule": "mode"}, "method.rule must be one of linear, "),
+        ({"mode": "fixed", "share": 0.0}, "method.share must lie in"),
+        ({"mode": "fixed", "rule": "mean", "omega": 0.1}, "needs method.rule=smooth_uniform"),
+        ({"rule": "mean"}, "method.rule needs method.mode=fixed"),
+        ({"share": 0.5}, "method.share needs method.mode=fixed"),
+        ({"mode": "fixed", "settings": {"mixup": {"alpha": 0.2}}}, "not among method.members"),
+    ],
+)
+def test_settings_of_the_other_mode_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        HMIX.Config(**settings)
+
+
+def test_judged_images_must_be_named_before_anything_is_read():
+    with pytest.raises(UserError, match="none are named") as caught:
+        resolve(compose("data=digits data.root=nowhere method=hmix method.mode=fixed"))
+    assert "data.judgements=FILE" in caught.value.todo
+
+
+@pytest.fixture
+def judged(tmp_path, monkeypatch, runs):
+    """A folder with judgements of digits' test images, and people's answers for them."""
+    monkeypatch.chdir(tmp_path)
+    labels = DATA.get("digits")(compose("data=digits").data).load().test.labels
+    write_judged("judged.npz", PAIRS, labels, rated=[0.2, 0.4, 0.5, 0.9, 0.7])
+    write_answers("answers.npz", labels)
+    return labels
+
+
+def test_a_run_on_judged_images_is_not_tested_on_them_and_says_so(judged, runs, caplog):
+    plain = run(compose(f"{TINY} data.judgements=judged.npz"))
+    words = [*TINY.split(), *FIXED.split(), "eval.suites=[calibration,human]"]
+    assert cli.main(["run", *words, "eval.human=answers.npz"]) == 0
+    (folder,) = [path for path in runs.iterdir() if path.name.startswith("hmix")]
+    record = read_record(folder)
+    left = {0, 1, 2, 3, 4, 5}
+    config = compose(f"{TINY} data.judgements=judged.npz")
+    rows = resolve(config).read_data().test_rows
+    some = resolve(compose(TINY)).read_data().test_rows
+    assert {*rows.tolist()} == {*some.tolist()} - left
+    assert record.test_size == len(rows) == plain.test_size
+    (line,) = [line for line in record.notices if "judged" in line]
+    assert line.startswith(f"{96 - len(rows)} test images of 96 that people judged (judged.npz)")
+    assert line in caplog.messages
+    assert record.recipe_hash == plain.recipe_hash  # rows of one table
+    assert record.settings == {"mode": "fixed", "members": ["erm"]}
+    assert record.data == plain.data == "digits-unjudged"
+    assert record.recipe_hash != run(compose(TINY)).recipe_hash
+    assert record.evaluations["human"]["images"] == len(rows)
+    assert verify_run(folder).record.verified is True
+    again = evaluate_run(folder, ["eval.adv_n=32", "eval.human=answers.npz"], ["human_attacks"])
+    assert again.evaluations["human_attacks"]["images"] == 32
+    assert again.metrics["pgd_loss_human"] > again.metrics["pgd_loss_human_0"] > 0
+    write_answers("others.npz", judged, others=20)
+    other = evaluate_run(folder, ["eval.human=others.npz", "eval.adv_n=32"], ["human"])
+    assert other.metrics["ce_human"] != again.metrics["ce_human"]
+    assert verify_run(folder).record.verified is True  # by the answers of the record
+    Path("others.npz").unlink()
+    left = verify_run(folder).left
+    assert {*left} >= {"ce_human", "rmsce_100_legacy", "pgd_loss_human_0"}
+    assert left["ce_human"] == "people's answers are not at hand; eval.human=others.npz"
+
+
+def test_an_overlap_marks_the_run_and_its_row(judged, runs, capsys):
+    record = run(compose(f"{TINY} {FIXED} data.allow_overlap=true"))
+    assert record.test_size == 96
+    assert "judged images tested" in record.marks
+    assert any(line.startswith("warning: ") for line in record.notices)
+    assert cli.main(["leaderboard", "--columns", "all"]) == 0
+    assert "judged images tested" in capsys.readouterr().out

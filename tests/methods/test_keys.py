@@ -139,6 +139,7 @@ MAPS = "method.maps=a.npy method.switch_prob=1"
 GUIDED = "method.absvit=absvit.pth method.switch_prob=1"
 WINDOWS = "method.switch_prob=1"
 
+JUDGED = "data.judgements=judged.npz"
 SEARCH = "method.teacher_ckpt=erm.ckpt"
 USE = "method.module=transformmix_search.ckpt"
 
@@ -289,6 +290,9 @@ KEYS = {
         "probs": Key("[0,1]", "method.members=[mixup,cutmix] method.probs=[1,0]"),
         "source": Key("judged.npz"),
         "omega": Key("0"),
+        "mode": Key("fixed", JUDGED),
+        "rule": Key("mean", f"{JUDGED} method.mode=fixed"),
+        "share": Key("0.5", f"{JUDGED} method.mode=fixed"),
     },
 }
 # Settings that another method shares are quick there and slow here; a mixer's own are not.

@@ -2,6 +2,7 @@ import itertools
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
@@ -319,3 +320,40 @@ def test_a_score_as_a_metric_depends_on_no_batch_and_no_padding(batch):
     for rows in [*ids.split(batch), ids[:3]]:  # a sampler that fills up with the first samples
         metric.update(logits[rows], y[rows], rows)
     assert metric.compute() == metrics.ece(logits, y)
+
+
+def by_bins(confidence, hit, size, legacy):
+    """Gaps of bins of ``size`` in the order of confidence, squared and weighed by their counts."""
+    order = np.argsort(confidence)
+    count = max(1, len(order) // size)
+    edges = [*range(0, count * size, size), len(order)]
+    ends = list(pairwise(edges))
+    found = 0.0
+    for low, high in ends[:-1] if legacy else ends:
+        rows = order[low:high]
+        gap = confidence[rows].mean() - hit[rows].mean()
+        found += len(rows) / len(order) * gap**2
+    return np.sqrt(found)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(("count", "size"), [(730, 100), (500, 100), (199, 100), (95, 10)])
+def test_bins_of_equal_mass_and_the_last_one_counts(count, size, legacy):
+    generator = torch.Generator().manual_seed(count)
+    logits = 3 * torch.randn(count, 6, generator=generator)
+    y = torch.randint(6, (count,), generator=generator)
+    confidence, hit = (v.double().numpy() for v in calibration.confidence_and_hit(logits, y))
+    expected = by_bins(confidence, hit, size, legacy)
+    found = float(calibration.equal_mass_rmsce(logits, y, size, legacy=legacy))
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_most_confident_samples_are_what_the_published_code_leaves_out():
+    sure = torch.tensor([[20.0, 0.0]]).repeat(100, 1)
+    fair = torch.tensor([[0.2, 0.0]]).repeat(100, 1)
+    y = torch.cat([torch.ones(100), torch.arange(100) % 2]).long()  # sure ones are all wrong
+    logits = torch.cat([sure, fair])
+    whole = float(calibration.equal_mass_rmsce(logits, y))
+    assert whole > 0.7
+    assert float(calibration.equal_mass_rmsce(logits, y, legacy=True)) < 0.05
+    assert float(calibration.equal_mass_rmsce(logits, y, size=1000)) > 0  # fewer than a bin are one

@@ -5,7 +5,7 @@ import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
 from mixbench.metrics import StoredLogits, curve_scores, ece, nll, scores, signed_bias, topk
-from mixbench.metrics.classification import brier
+from mixbench.metrics.classification import brier, worst_class_accuracy
 
 
 def logits_of(probs):
@@ -96,3 +96,13 @@ def test_batching_and_repeated_samples_change_nothing(predictions):
     assert torch.equal(parts.compute()[2], ids)
     found = scores(*parts.compute()[:2])
     assert scores(*whole.compute()[:2]) == found == pytest.approx(scores(logits, y))
+
+
+def test_the_worst_class_is_the_one_recognised_least_often():
+    logits = torch.eye(3)[[0, 0, 1, 2, 1, 1]]
+    y = torch.tensor([0, 0, 0, 1, 1, 1])  # nobody is of class 2
+    assert float(worst_class_accuracy(logits, y)) == pytest.approx(200 / 3)
+    y = torch.tensor([0, 0, 0, 1, 1, 2])
+    assert float(worst_class_accuracy(logits, y)) == 0
+    logits[0, 0] = torch.nan
+    assert worst_class_accuracy(logits, y).isnan()

@@ -1,5 +1,6 @@
 """Predictions against people's answers."""
 
+import json
 import math
 from pathlib import Path
 
@@ -7,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 from paths import SHARED
+from scipy.stats import entropy, pearsonr, wasserstein_distance
 
 from mixbench.data.labels import read_human
 from mixbench.errors import UserError
 from mixbench.metrics.human import (
     HumanLabels,
+    answer_scores,
+    answers_of,
     human_cross_entropy,
     human_entropy,
     human_scores,
+    sorted_distance,
 )
 
 HUMAN = SHARED / "data" / "cifar10h.npz"
@@ -66,12 +71,9 @@ def test_images_are_found_by_their_place():
     human = HumanLabels(counts, torch.tensor([0, 1, 0]), Path("people.npz"))
     logits = torch.tensor([[1.0, 2.0], [2.0, 0.0]])
     found = human_scores(logits, torch.tensor([0, 0]), torch.tensor([2, 0]), human)
-    assert found == pytest.approx(
-        {
-            "ce_human": float(human_cross_entropy(logits, counts[[2, 0]])),
-            "entropy_human": float(human_entropy(counts[[2, 0]])),
-        }
-    )
+    assert found["ce_human"] == pytest.approx(float(human_cross_entropy(logits, counts[[2, 0]])))
+    assert found["entropy_human"] == pytest.approx(float(human_entropy(counts[[2, 0]])))
+    assert found == pytest.approx(answer_scores(logits, counts[[2, 0]]))
     with pytest.raises(UserError, match="classes of 1 of 2 images differ"):
         human_scores(logits, torch.tensor([0, 0]), torch.tensor([1, 0]), human)
     with pytest.raises(UserError, match="answers for 3 images in 2 classes"):
@@ -119,3 +121,86 @@ def test_cifar_10h_is_about_the_images_of_the_test_pack():
     assert 0 < found["entropy_human"] < found["ce_human"]
     with pytest.raises(UserError, match="classes of"):
         human_scores(logits, labels, rows.flip(0), human)
+
+
+def test_distances_are_those_of_their_definitions():
+    probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.4, 0.3, 0.3]])
+    answers = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [0.3, 0.4, 0.3]])
+    found = answer_scores(torch.from_numpy(np.log(probs)), torch.from_numpy(50 * answers))
+    assert found["l1_human"] == pytest.approx((0.6 + 0.4 + 0.2) / 3)
+    gaps = [np.abs(np.sort(p) - np.sort(q)).mean() for p, q in zip(probs, answers, strict=True)]
+    assert found["w1_human"] == pytest.approx(np.mean(gaps))
+    pairs = zip(probs, answers, strict=True)
+    assert gaps == pytest.approx([wasserstein_distance(p, q) for p, q in pairs])
+    entropies = entropy(probs, axis=1), entropy(answers, axis=1)
+    assert found["entropy_corr"] == pytest.approx(pearsonr(*entropies).statistic)
+
+
+def test_a_correlation_with_what_never_changes_is_none():
+    logits = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.5, 0.0]])
+    assert math.isnan(answer_scores(logits, torch.tensor([[4, 1], [1, 4], [8, 2]]))["entropy_corr"])
+
+
+def test_the_distance_of_sorted_probabilities_knows_no_classes():
+    label = torch.tensor([[0.6, 0.3, 0.1]])
+    assert float(sorted_distance(label, label[:, [2, 0, 1]])) == 0
+    assert float(sorted_distance(label, torch.tensor([[1.0, 0.0, 0.0]]))) == pytest.approx(0.8 / 3)
+
+
+SOFT = np.array([[0.7, 0.2, 0.1], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], np.float32)
+
+
+@pytest.fixture(params=["npz", "json"])
+def annotated(request, tmp_path):
+    """Soft labels by two people of image 6 and one of image 2, in both layouts."""
+    path = tmp_path / f"soft.{request.param}"
+    if request.param == "npz":
+        np.savez(path, image_index=np.array([6, 6, 2], np.int16), soft_label=SOFT)
+    else:
+        path.write_text(json.dumps({"6": SOFT[:2].tolist(), "2": SOFT[2:].tolist()}))
+    return path
+
+
+def test_soft_labels_of_few_people_count_by_their_mean(annotated):
+    human = read_human(annotated)
+    assert human.rows is not None
+    assert human.rows.tolist() == [2, 6]
+    torch.testing.assert_close(human.counts[1], torch.tensor([0.6, 0.35, 0.05]).double())
+    rows, labels = torch.tensor([9, 6, 2, 0]), torch.tensor([0, 1, 2, 0])
+    place, shares = answers_of(human, rows, labels, 3)
+    assert place.tolist() == [1, 2]
+    torch.testing.assert_close(shares, human.counts[[1, 0]])
+    logits = torch.tensor([[9.0, 0, 0], [1.0, 2.0, 0.0], [0.0, 1.0, 0.5], [0.0, 9.0, 0.0]])
+    expected = answer_scores(logits[1:3], shares)
+    assert human_scores(logits, labels, rows, human) == pytest.approx(expected)
+    with pytest.raises(UserError, match="none of its images"):
+        answers_of(human, torch.tensor([0, 1]), labels[:2], 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "message"),
+    [
+        ([1], [[70, 20, 10]], r"lie in \[0, 1\]"),
+        ([1], [[0.5, 0.2, 0.1]], "of image 1 sums to 0.8"),
+        ([1, 2], [[0.5, 0.2, 0.3]], "for 2 image_index"),
+        ([-1], [[0.5, 0.2, 0.3]], "image_index"),
+        ([1], [[0.5, 0.7, -0.2]], r"lie in \[0, 1\]"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path, rows, labels, message):
+    np.savez(tmp_path / "soft.npz", image_index=np.array(rows), soft_label=np.array(labels))
+    with pytest.raises(UserError, match=message):
+        read_human(tmp_path / "soft.npz")
+    (tmp_path / "soft.json").write_text("[1, 2]")
+    with pytest.raises(UserError, match="not soft labels"):
+        read_human(tmp_path / "soft.json")
+    with pytest.raises(UserError, match="no such file"):
+        read_human(tmp_path / "gone.json")
+
+
+@pytest.mark.skipif(not HUMAN.with_name("cifar10s.npz").is_file(), reason="needs cifar10s.npz")
+def test_cifar_10s_and_cifar_10h_agree_on_most_images():
+    many, few = read_human(HUMAN), read_human(HUMAN.with_name("cifar10s.npz"))
+    assert few.counts.shape == (1000, 10)
+    same = many.counts[few.rows].argmax(dim=1) == few.counts.argmax(dim=1)
+    assert float(same.double().mean()) > 0.9

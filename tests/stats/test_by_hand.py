@@ -59,6 +59,16 @@ SHOWN = {
     "lin_gap": "12.00",
     "gaze_inconsistency": "13.00",
     "two_class_hit": "9.50",
+    "ce_human": "0.9000",
+    "entropy_human": "0.2000",
+    "l1_human": "0.3300",
+    "w1_human": "0.0340",
+    "entropy_corr": "0.3500",
+    "worst_class": "36.00",
+    "rmsce_100": "0.0370",
+    "fgsm_loss_human": "3.8000",
+    "fgsm_err_human": "39.00",
+    "pgd_loss_human": "4.1000",
     "gaze_centre": "14.00",
     "mean_ce": "15.00",
     "mce": "16.00",
@@ -137,6 +147,7 @@ def test_every_column_is_the_mean_of_its_seeds_with_its_interval(tmp_path):
         values = {name: share * float(cell) for name, cell in SHOWN.items()}
         costs = {name: values.pop(name) for name in COSTS}
         judged = {"adversarial": {"images": 100}, "linearity": {"images": 50}}
+        judged["human_attacks"] = {"images": 64}
         seeds.append(record("erm", seed, values, evaluations=judged, **costs))
     found = board(tmp_path, seeds)
     shown = cells(render(found, columns=["method", "n", "sd", "interval", *columns()]), "erm")
@@ -269,7 +280,7 @@ def test_every_line_of_a_comparison_is_worked_out_by_hand(tmp_path):
     runs = []
     for method, shift, factor in (("erm", 0.0, 1), ("mixup", 3.0, 2)):
         for seed, noise in enumerate((-1.0, 0.0, 1.0)):
-            values = {n: 10.0 + index + shift + noise for index, n in enumerate(names)}
+            values = {n: 10 + index / 2 + shift + noise for index, n in enumerate(names)}
             spent = {
                 n: int(factor * v) if "param" in n or n == "macs" else factor * v
                 for n, v in costs.items()
@@ -285,7 +296,7 @@ def test_every_line_of_a_comparison_is_worked_out_by_hand(tmp_path):
         line = lines[name]
         assert line.mine is not None
         assert line.other is not None
-        assert (line.other.mean, line.mine.mean) == pytest.approx((10 + index, 13 + index))
+        assert (line.other.mean, line.mine.mean) == pytest.approx((10 + index / 2, 13 + index / 2))
         assert line.difference == pytest.approx(3.0)
         assert (line.low, line.high) == pytest.approx((3 - half, 3 + half))
     for name, value in costs.items():

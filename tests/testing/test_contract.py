@@ -69,7 +69,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"members": ["erm", "bc"], "probs": [0.2, 0.8]},
         {"members": ["transmix", "mixup"]},
     ],
-    "hmix": [{"members": ["cutmix", "erm"], "omega": 0.0}, {"members": ["alignmix"]}],
+    "hmix": [
+        {"members": ["cutmix", "erm"], "omega": 0.0},
+        {"members": ["alignmix"]},
+        {"mode": "fixed", "rule": "linear", "share": 0.5},
+    ],
     "erm": [],  # has no keys
 }
 

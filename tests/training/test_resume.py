@@ -11,6 +11,7 @@ from pathlib import Path
 import killing
 import pytest
 import torch
+from making import write_judged
 from PIL import Image
 from several_labels import SeveralDigits
 from small_nets import narrow_vit
@@ -95,6 +96,17 @@ def both(words, tmp_path, monkeypatch, plant, position, action=terminate, name="
     return found
 
 
+def judge_digits(tmp_path, monkeypatch):
+    """Seven people judge three mixtures of test images."""
+    folder = tmp_path.parent / f"{tmp_path.name}-judged"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    labels = DATA.get("digits")(compose("data=digits").data).load().test.labels
+    pairs = [(0, 1), (2, 3), (4, 5), (0, 1), (2, 3), (0, 1), (2, 3)]
+    rated = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    write_judged("judged.npz", pairs, labels, rated=rated)
+
+
 OPTIONS = {
     "plain": [],
     "in the first epoch": [],
@@ -131,6 +143,7 @@ RESUMED = [
     "choice method.members=[cutmix,samix] method.cutmix.prob=0.5",
     "bc",
     "cutmix",
+    "hmix method.mode=fixed method.rule=per_annotator data.judgements=judged.npz data.workers=2",
     "manifoldmixup",
     "mixup",
     "mixup2",
@@ -160,6 +173,8 @@ def test_every_method_goes_on_bit_by_bit_after_a_crash(method, tmp_path, monkeyp
     monkeypatch.setitem(NETS._objects, "narrow_vit", narrow_vit)
     monkeypatch.setitem(DATA._objects, "several", SeveralDigits)
     name, *settings = method.split()
+    if "judged.npz" in method:
+        judge_digits(tmp_path, monkeypatch)
     whole, stopped = both([*WORDS, *settings], tmp_path, monkeypatch, plant, 9, crash, name)
     assert killing.differences(whole, stopped) == []
     # The crash left the checkpoint of step 8, or of the epoch's end before it.

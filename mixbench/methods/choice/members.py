@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mixbench.config.names import METHODS
+from mixbench.config.schema import DataConfig
 from mixbench.config.settings import setting
 from mixbench.errors import UserError, near_match
 from mixbench.methods.base import MIXES_LABELS, Method
@@ -27,12 +28,12 @@ class ChoiceConfig(Method.Config):
         probs = self.probs or [1.0] * len(self.members)
         self.shares = [prob / sum(probs) for prob in probs]
 
-    def check_run(self, name: str) -> None:
+    def check_run(self, name: str, data: DataConfig) -> None:
         """Refuse members that lack a file."""
         del name
         for member, config in self.of.items():
             try:
-                config.check_run(member)
+                config.check_run(member, data)
             except UserError as error:
                 where, todo = (
                     text.replace("method.", f"method.{member}.", 1)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mixbench.config.schema import DataConfig
 from mixbench.config.settings import setting
 from mixbench.errors import UserError
 from mixbench.functional.draws import PARTNER_RULES
@@ -61,8 +62,9 @@ class TransformMixSearchConfig(TransformMixConfig):
         None, "peak learning rate of the module; null: that of the recipe", above=0
     )
 
-    def check_run(self, name: str) -> None:
+    def check_run(self, name: str, data: DataConfig) -> None:
         """Refuse to search without a teacher."""
+        del data
         if self.teacher_ckpt is None:
             raise UserError(
                 f"{name} searches against a trained network, and none is given",
@@ -95,8 +97,9 @@ class TransformMixReconConfig(TransformMixConfig):
         False, "find the maps once, of images before they are cropped, and let them follow"
     )
 
-    def check_run(self, name: str) -> None:
+    def check_run(self, name: str, data: DataConfig) -> None:
         """Refuse to mix with a module that nobody has searched."""
+        del data
         if self.module is None:
             raise UserError(
                 f"{name} mixes with a module that was searched before, and none is given",
