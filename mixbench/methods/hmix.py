@@ -24,7 +24,7 @@ ERM = "erm"  # leaves batches as they are, beside members that mix
 
 @register("hmix")
 class HMix(Choice):
-    """Mix by any method, and label by what people see in such mixtures.
+    r"""Mix by any method, and label by what people see in such mixtures.
 
     Paper: Collins et al., "Human-in-the-Loop Mixup", UAI 2023, arXiv:2211.01202. Data:
     cambridge-mlg/hill-mixup.
@@ -34,6 +34,8 @@ class HMix(Choice):
     lacks goes to all classes in equal parts. Images are mixed by ``members``, one of which is
     drawn for each batch, with keys ``method.<member>.<key>``. Without ``source`` the map is that of
     H-Mix.
+    Formula: :math:`y = (1 - u) (g y_1 + (1 - g) y_2) + u / K` with the weight :math:`g(\lambda)`
+    that people see, and :math:`u = \omega (1 - c(\lambda))` of their confidence :math:`c`.
     Deviations: the authors' training code was never released; the map and the smoothing are ours.
     People judged sums of two images, and a map for CutMix or others extrapolates from them. They
     named one class of each, so that there are no such labels where an image has several.
