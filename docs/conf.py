@@ -33,6 +33,8 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 
+smartquotes = False  # two dashes begin an option
+
 html_theme = "furo"
 html_title = "mixbench"
 html_static_path = ["_static"]

@@ -60,8 +60,8 @@ def test_a_method_tells_its_paper_formula_and_cost(name):
 
 def test_papers_code_and_thoughts_of_a_docstring_are_taken_apart():
     found = reference.docstring_text(
-        "Mix.\n\nPaper: A et al., arXiv:1234.56789. Official code: a/b-c.\nA thought\nof two lines.\n"
-        "Cost: 1."
+        "Mix.\n\nPaper: A et al., arXiv:1234.56789. Official code: a/b-c.\nA thought\nof two lines."
+        "\nCost: 1."
     )
     assert found.split("\n\n") == [
         "Mix.",

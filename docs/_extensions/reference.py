@@ -10,6 +10,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -344,7 +345,9 @@ def commands_page() -> str:
             for action in command._actions
             if action.help != argparse.SUPPRESS and action.dest != "help"
         ]
-        usage = textwrap.indent(command.format_usage().removeprefix("usage: ").strip(), "   ")
+        command.formatter_class = partial(argparse.HelpFormatter, width=88)
+        usage = command.format_usage().removeprefix("usage: ").strip()
+        usage = textwrap.indent(usage.replace("\n       ", "\n"), "   ")
         parts += [
             _section(name),
             f"{command.description}\n",

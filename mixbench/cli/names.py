@@ -159,7 +159,7 @@ def _compat(words: list[str]) -> int:
         if lacking:
             print_result(f"{row.method} needs {', '.join(sorted(lacking))}")
     print_result(
-        "x works with default settings, - does not, ? the network does not say what it provides"
+        "x: works with default settings; -: does not; ?: the network does not say what it provides"
     )
     return 0
 

@@ -17,19 +17,25 @@ class DataConfig(Settings):
 
     prefix = "data."
 
-    kind: str = setting("digits", "registered data set, picked by `data=`")
-    name: str = setting("", "shown name; empty: the kind, or the file's stem for pack and folder")
+    kind: str = setting("digits", "name of the data set; `data=NAME` sets it")
+    name: str = setting(
+        "", "name that is shown; if empty, the kind, or for pack and folder the name of the file"
+    )
     root: str | None = setting(
-        None, "folder or archive to read; else MIXBENCH_DATA, else download", identity=False
+        None,
+        "folder or archive to read; if null, MIXBENCH_DATA is searched, then it is downloaded",
+        identity=False,
     )
     train: str | None = setting(None, "pack: file of the training images", identity=False)
     test: str | None = setting(None, "pack: file of the test images", identity=False)
     labels: str | None = setting(
-        None, "other training labels, FILE.npz:SET; their content counts", identity=False
+        None,
+        "other labels for training, FILE.npz:SET; their content is part of the run's identity",
+        identity=False,
     )
     classes: str = setting(
         "both",
-        "whose classes count; train: test images may lack some",
+        "images whose classes are used: of both parts, or only of train (the test may lack some)",
         one_of=("both", "train"),
         identity=False,
     )
@@ -84,7 +90,9 @@ class DataConfig(Settings):
         only_when={"task": ("supervised",)},
     )
     repeats: int = setting(
-        1, "times that an epoch shows an image, each augmented anew; the others wait", at_least=1
+        1,
+        "times that an epoch shows an image, each time augmented anew; other images wait",
+        at_least=1,
     )
     train_fraction: float = setting(
         1.0, "stratified share of the training set to use", above=0, at_most=1
@@ -161,7 +169,7 @@ class NetConfig(Settings):
     final_norm: bool = setting(True, "last BN+ReLU of pre-activation nets")
     pool: str = setting(
         "avg",
-        "what the classifier reads of the last map: its mean, or its maximum; of nets with maps",
+        "what the classifier reads of the last map: its mean, or its maximum; for nets with maps",
         one_of=("avg", "max"),
     )
     patch: int | None = setting(None, "pixels along a side of a transformer's patch", at_least=1)
@@ -169,9 +177,9 @@ class NetConfig(Settings):
         None, "patches along a side of a Swin window; else at most 7", at_least=1
     )
     drop_path: float = setting(
-        0.0, "of transformers: chance that the last block drops a branch", at_least=0, below=1
+        0.0, "for transformers: chance that the last block drops a branch", at_least=0, below=1
     )
-    stages: list[str] = setting([], "of timm: module paths, joined by +")
+    stages: list[str] = setting([], "for networks of timm: module paths of each stage, joined by +")
     weights: str | None = setting(None, "file, or folder of a finished run, to start from")
 
     def __post_init__(self) -> None:
@@ -202,7 +210,7 @@ class OptimConfig(Settings):
     schedule: str = setting("cosine", "learning rate over the run", one_of=SCHEDULES)
     milestones: list[float] = setting(
         [0.5, 0.75],
-        "shares of the epochs",
+        "epochs at which the rate drops, as shares of all epochs",
         within=(0, 1),
         only_when={"optim.schedule": ("step",)},
     )
@@ -210,11 +218,13 @@ class OptimConfig(Settings):
         0.1, "factor at each milestone", above=0, only_when={"optim.schedule": ("step",)}
     )
     warmup_epochs: float = setting(
-        0.0, "linear ramp from 0; onecycle: its rise, 0 = 30 % of the run", at_least=0
+        0.0,
+        "epochs of a linear rise from 0; for onecycle its rise, where 0 means 30 % of the run",
+        at_least=0,
     )
     min_lr: float = setting(
         0.0,
-        "where cosine and onecycle end",
+        "learning rate at which cosine and onecycle end",
         at_least=0,
         only_when={"optim.schedule": ("cosine", "onecycle")},
     )
@@ -227,7 +237,7 @@ class OptimConfig(Settings):
     )
     label_smoothing: float = setting(
         0.0,
-        "applied to the targets before mixing",
+        "share of a label that goes to all classes, before mixing",
         within=(0, 1),
         only_when={"task": ("supervised",)},
     )
@@ -292,8 +302,8 @@ class EvalConfig(Settings):
     )
     adv_n: int | str | None = setting(
         AUTO,
-        "images of a fixed random subset to attack or pair; auto: at most 512, after training as "
-        "many as a tenth of its passes pays for; null: all; of corruption auto is all, too",
+        "number of images, of a fixed random subset, to attack or pair; auto: at most 512, after "
+        "training as many as a tenth of its passes pays for, for corruption all; null: all",
         at_least=1,
         also=AUTO,
         identity=False,
@@ -367,7 +377,7 @@ class WandbConfig(Settings):
 
     mode: str | None = setting(
         None,
-        "null: WANDB_MODE, else online with a key",
+        "mode of W&B; if null, that of WANDB_MODE, or else online if there is an API key",
         one_of=("online", "offline", "disabled"),
         identity=False,
     )
@@ -394,21 +404,35 @@ class RunConfig(Settings):
         "ssl: labels serve only to judge the features afterwards",
         one_of=("supervised", *CHOSEN_TASKS),
     )
-    recipe: str = setting("default", "picked by `recipe=`; its values count", identity=False)
-    seed: int = setting(0, "of weights, order, augmentation and mixing", at_least=0, identity=False)
+    recipe: str = setting(
+        "default",
+        "name of the recipe; `recipe=NAME` sets it, and its values decide the run",
+        identity=False,
+    )
+    seed: int = setting(
+        0, "seed of weights, order of images, augmentation and mixing", at_least=0, identity=False
+    )
     epochs: int = setting(200, "passes through the training set", at_least=1)
-    batch_size: int = setting(128, "over all devices and accumulated micro-batches", at_least=1)
+    batch_size: int = setting(
+        128, "images of an optimiser step, over all devices and micro-batches", at_least=1
+    )
     lr: float = setting(0.1, "peak learning rate", above=0)
     distill: str | None = setting(
         None, "finished run whose network is the teacher: its logits of the same mixed images"
     )
-    distill_temperature: float = setting(4.0, "divides the logits of both", above=0)
+    distill_temperature: float = setting(
+        4.0, "temperature that divides the logits of teacher and student", above=0
+    )
     distill_labels: float = setting(
         0.0, "weight of the method's own loss beside the divergence from the teacher", at_least=0
     )
-    precision: str = setting("fp32", "bf16 is automatic mixed precision", one_of=("fp32", "bf16"))
-    devices: int = setting(1, "per machine, one process each", at_least=1, identity=False)
-    num_nodes: int = setting(1, "machines", at_least=1, identity=False)
+    precision: str = setting(
+        "fp32", "fp32, or bf16, which is automatic mixed precision", one_of=("fp32", "bf16")
+    )
+    devices: int = setting(
+        1, "devices per machine, with one process each", at_least=1, identity=False
+    )
+    num_nodes: int = setting(1, "number of machines", at_least=1, identity=False)
     select: str = setting(
         "last", "epoch that is tested: the last, or the best on the hold-out", one_of=SELECTIONS
     )

@@ -33,7 +33,7 @@ class BC(Method):
     class Config(Method.Config):
         """Settings of BC and BC+."""
 
-        plus: bool = setting(False, "BC+: zero-mean images, weighed by loudness")
+        plus: bool = setting(False, "use BC+: images of zero mean, weighed by their loudness")
         pairing: str = setting(
             "batch",
             "partners from the batch, or from the whole data set",

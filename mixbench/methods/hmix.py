@@ -55,7 +55,7 @@ class HMix(Choice):
             "the map of H-Mix",
         )
         omega: float = setting(
-            0.5, "weight of all classes alike where nobody is sure", within=(0, 1)
+            0.5, "weight of the uniform label where nobody is sure", within=(0, 1)
         )
 
         def __post_init__(self, settings: dict[str, Any] | None) -> None:

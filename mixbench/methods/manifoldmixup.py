@@ -41,7 +41,7 @@ class ManifoldMixup(Method):
             2.0, "Beta(alpha, alpha) of the weight", above=0, official="2.0, Tiny-ImageNet 0.2"
         )
         layers: list[int] = setting(
-            [0, 1, 2], "layers to draw from; 0: the image", official=[0, 1, 2]
+            [0, 1, 2], "layers to draw from; 0 is the image", official=[0, 1, 2]
         )
         loss: str = setting(
             "ce",

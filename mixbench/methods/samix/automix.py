@@ -33,7 +33,9 @@ class AutoMix(LearnedMixMethod):
         )
         mask_loss: str = setting("L1", "loss of the mask", one_of=MASK_LOSSES, official="L1")
         lam_concat: bool = setting(
-            False, "tell the mixer the weight", official="not on CIFAR and Tiny-ImageNet"
+            False,
+            "give the weight to the mixer as an input",
+            official="not on CIFAR and Tiny-ImageNet",
         )
 
     def build_mixer(self, channels: int) -> AutoMixer:

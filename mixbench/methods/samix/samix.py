@@ -35,7 +35,10 @@ class SAMix(LearnedMixMethod):
         """Settings of SAMix."""
 
         lam_k: float = setting(
-            NO_RESCALE, "k of the weight's rescaling; -1: none", within=(0, 10), also=NO_RESCALE
+            NO_RESCALE,
+            "strength k of the rescaling of the weight; -1: no rescaling",
+            within=(0, 10),
+            also=NO_RESCALE,
         )
 
     def build_mixer(self, channels: int) -> Mixer:
