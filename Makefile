@@ -75,7 +75,7 @@ notebooks: $(STAMP) ## execute all notebooks; the copies go to runs/notebooks/
 	@$(PY) -m mixbench.notebook
 
 docs: $(VENV)/.extras-docs ## the documentation site: docs/_build/html/index.html
-	@$(PY) -m sphinx -W --keep-going -q docs docs/_build/html
+	@$(PY) -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
 	@echo "written: docs/_build/html/index.html"
 
 lint: $(STAMP) ## ruff and pyright
