@@ -50,7 +50,7 @@ endif
 	@touch $@
 
 $(VENV)/.extras-%: $(BASE)
-	$(INSTALL) --no-build-isolation --editable '.[$(EXTRAS)]'
+	$(INSTALL) --no-build-isolation --editable '.[$(subst +,$(comma),$*)]'
 	@touch $@
 
 bench: $(STAMP) ## train, evaluate and rank: METHOD=a,b DATA=name NET= RECIPE= SEEDS=0,1 ARGS="a.b=c"
