@@ -30,7 +30,7 @@ RUN = ["quickstart", "data-sets", "networks", "training", "choosing-a-method", "
 RUN += ["tables", "metrics", "published", "sweeps", "when-it-stops", "many-machines", "own-parts"]
 SMALL = ["data.limit=64", "net.width=4", "epochs=1", "batch_size=16", "wandb.mode=disabled"]
 SMALL += ["eval.suites=[calibration]"]
-OTHERS = {"git", "export", "pip"}  # programs of others, whose words are not looked at
+OTHERS = {"git", "export", "pip", "python"}  # programs of others, whose words are not looked at
 # Pages that a build of the site writes.
 BUILT = re.compile(r"reference/(methods/index|python/\w+|commands|keys|scores|results/[\w-]+)\.\w+")
 
