@@ -27,7 +27,7 @@ GRID = $(call pick,METHOD,method) $(call pick,DATA,data) $(call pick,NET,net) \
        $(call pick,RECIPE,recipe) $(call pick,SEEDS,seeds) $(call quote_each,ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-all perf leaderboard report notebooks lint format clean setup
+.PHONY: help bench test test-all perf leaderboard report notebooks docs lint format clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,7 +50,7 @@ endif
 	@touch $@
 
 $(VENV)/.extras-%: $(BASE)
-	$(INSTALL) --no-build-isolation --editable '.[$(EXTRAS)]'
+	$(INSTALL) --no-build-isolation --editable '.[$(subst +,$(comma),$*)]'
 	@touch $@
 
 bench: $(STAMP) ## train, evaluate and rank: METHOD=a,b DATA=name NET= RECIPE= SEEDS=0,1 ARGS="a.b=c"
@@ -74,6 +74,10 @@ report: $(STAMP) ## one self-contained HTML page of the runs in runs/
 notebooks: $(STAMP) ## execute all notebooks; the copies go to runs/notebooks/
 	@$(PY) -m mixbench.notebook
 
+docs: $(VENV)/.extras-docs ## the documentation site: docs/_build/html/index.html
+	@$(PY) -m sphinx -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
+	@echo "written: docs/_build/html/index.html"
+
 lint: $(STAMP) ## ruff and pyright
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -88,5 +92,5 @@ lock: $(STAMP) ## pin the newest versions again
 	  --no-header --no-annotate --group dev pyproject.toml -o requirements.lock --upgrade --quiet
 
 clean: ## remove the environment and caches; runs/ and data/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache dist docs/_build docs/reference
 	find mixbench tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -74,9 +74,18 @@ def test_a_variable_given_but_empty_reaches_the_command_line():
     assert planned("METHOD=") == ["method="]
 
 
+@pytest.mark.parametrize(
+    ("words", "extras"), [(["docs"], "docs"), (["perf", "EXTRAS=timm,eval"], "timm,eval")]
+)
+def test_a_target_installs_the_extras_that_it_needs(words, extras):
+    command = ["make", "--dry-run", "--always-make", "--assume-old=requirements.lock", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert f"--editable '.[{extras}]'" in done.stdout
+
+
 def test_help_lists_every_target():
     done = subprocess.run(["make"], capture_output=True, text=True, timeout=60, cwd=ROOT)
-    named = "bench test test-all perf leaderboard notebooks lint format clean"
+    named = "bench test test-all perf leaderboard report notebooks docs lint format clean"
     for target in named.split():
         assert f"make {target} " in done.stdout
 

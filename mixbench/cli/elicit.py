@@ -124,7 +124,9 @@ def elicit_command(args: argparse.Namespace) -> int:
             )
             answers = counted(len(study.judgements()), "answer")
             people = counted(len(study.sessions()), "session")
-            print_result(f"{answers} of {people} in {study.path}; the same command goes on")
+            print_result(
+                f"{answers} of {people} in {study.path}; give the same command again to continue"
+            )
         finally:
             study.close()
     finally:

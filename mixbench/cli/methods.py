@@ -32,7 +32,7 @@ def _show_corruptions(args: argparse.Namespace) -> int:
 
     folders = list(itertools.takewhile(lambda word: "=" not in word, args.overrides))
     if len(folders) > 1:
-        raise UserError("corruptions are those of one data set", "show", "name one run, or none")
+        raise UserError("--corruptions draws the data of one run", "show", "name one run, or none")
     for word in args.overrides[len(folders) :]:
         if word.startswith(("method=", "method.")):
             what = "a picture of corruptions shows no method"
@@ -55,11 +55,13 @@ def _subjects(words: list[str], strict: bool) -> dict[str, tuple[Any, Path | Non
     names = dict(given).get("method", "").split(",")
     if len(names) > 1 and (len(set(names)) < len(names) or "" in names):
         listed = ",".join(names)
-        raise UserError(f"method={listed} names one twice or none", "show", "name each once")
+        raise UserError(
+            f"method={listed} names a method twice, or an empty one", "show", "name each once"
+        )
     if len(set(runs)) < len(runs):
         raise UserError("a run is named twice", "show", "name each once")
     if len(runs) > 1 and len(names) > 1:
-        raise UserError("several runs and several methods", "show", "name the runs alone")
+        raise UserError("several runs and several methods are named", "show", "name the runs alone")
     if len(names) == 1:
         folders = {name: _folder_of(name) for name in runs} or {"": None}
         found = {

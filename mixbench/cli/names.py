@@ -5,7 +5,6 @@ import dataclasses
 import gc
 import inspect
 import itertools
-import re
 import textwrap
 from typing import Any
 
@@ -14,7 +13,6 @@ from mixbench.errors import UserError, near_match
 
 KINDS = ("methods", "data", "nets", "recipes")
 NARROW = 30  # columns that a text needs to be broken into lines
-_MARKUP = r":\w+:(?=`)|`"  # of docstrings, noise on a terminal
 
 
 def list_names(args: argparse.Namespace) -> int:
@@ -105,7 +103,9 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _docstring(target: Any) -> str:
-    return re.sub(_MARKUP, "", inspect.getdoc(target) or "")
+    from mixbench.leaderboard.text import plain_docstring
+
+    return plain_docstring(inspect.getdoc(target) or "")
 
 
 def _used_values(name: str, defaults: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -159,7 +159,7 @@ def _compat(words: list[str]) -> int:
         if lacking:
             print_result(f"{row.method} needs {', '.join(sorted(lacking))}")
     print_result(
-        "x works with default settings, - does not, ? the network does not say what it provides"
+        "x: works with default settings; -: does not; ?: the network does not say what it provides"
     )
     return 0
 

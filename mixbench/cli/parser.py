@@ -88,7 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         if overrides:
             first = overrides.rpartition(" ")[0]
-            what = f"{first}, then overrides of keys" if first else "overrides of keys"
+            what = (
+                f"{first}, then keys to set, such as epochs=5"
+                if first
+                else "keys to set, such as epochs=5"
+            )
             sub.add_argument("overrides", nargs="*", metavar=overrides, help=what)
             sub.add_argument(
                 "--strict", action="store_true", help="refuse keys that have no effect"
@@ -137,7 +141,10 @@ def _parser() -> argparse.ArgumentParser:
     again = add("reproduce", reproduce.reproduce_command, text)
     again.add_argument("method", metavar="METHOD")
     again.add_argument(
-        "overrides", nargs="*", metavar="k=v", help="overrides of the recipe; the report names them"
+        "overrides",
+        nargs="*",
+        metavar="k=v",
+        help="keys to set in place of the recipe's; the verdict names them",
     )
     again.add_argument(
         "--data", required=True, metavar="NAME", help="data set of the published figure"
@@ -179,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="add a table of published figures on the same data",
     )
-    text = "columns to show: names divided by commas, or all; the default is a narrow choice"
+    text = "columns to show: names separated by commas, or all; the default is a narrow choice"
     board.add_argument("--columns", metavar="a,b", help=text)
     text = "column by which the rows are sorted, the best value first; the default is their rank"
     board.add_argument("--sort", metavar="KEY", help=text)
@@ -230,8 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     info = add("info", names.info, "describe a method, data set, network or recipe")
     info.add_argument("name", metavar="NAME")
     text = (
-        "draw the batch that a method makes, or one for each of several methods (method=a,b); with "
-        "the weights of runs if their folders come first"
+        "draw the batch that a method makes, or one batch for each of several methods "
+        "(method=a,b); folders of runs in front of the keys give the weights"
     )
     shown = add("show", methods.show_command, text, overrides="k=v")
     _drawing(shown)
@@ -250,7 +257,9 @@ def _parser() -> argparse.ArgumentParser:
     sets = add("data", data.data_command, "check a data set, or download and decode it once")
     sets.add_argument("action", choices=("check", "prepare"))
     sets.add_argument("name", metavar="NAME")
-    sets.add_argument("overrides", nargs="*", metavar="k=v", help="overrides of keys")
+    sets.add_argument(
+        "overrides", nargs="*", metavar="k=v", help="keys to set, such as data.size=32"
+    )
     check = add(
         "check",
         methods.check_command,
@@ -291,14 +300,14 @@ def _launching(grid: Any) -> None:
         default="local",
         help="place of the runs: this machine or a SLURM cluster",
     )
-    text = "most runs at a time; the default is as many as there are cores, or GPUs, for"
+    text = "largest number of runs at a time; by default as many as the cores, or GPUs, allow"
     grid.add_argument("--jobs", type=int, metavar="N", help=text)
     grid.add_argument(
         "--slurm",
         action="append",
         default=[],
         metavar="k=v",
-        help="partition, time (minutes), gpus_per_run, mem, ... or extra.NAME; repeatable",
+        help="partition, time (minutes), gpus_per_run, ... or extra.NAME; can be repeated",
     )
     grid.add_argument(
         "--no-wait", action="store_true", help="submit the runs to SLURM and do not wait for them"
@@ -328,7 +337,7 @@ def _drawing(show: Any) -> None:
     show.add_argument("--scale", type=float, default=1.0, metavar="N", help=text)
     text = "columns to show, by their titles"
     show.add_argument("--columns", metavar="a,b", help=text)
-    text = "number of pairs to show, or of corruptions; the default is 4 or 8, or all"
+    text = "number of pairs to show (by default 4 or 8), or of corruptions (by default all)"
     show.add_argument("--images", type=int, metavar="N", help=text)
 
 

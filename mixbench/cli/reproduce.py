@@ -54,7 +54,7 @@ def reproduce_command(args: argparse.Namespace) -> int:
     if outcome is None:
         return 0
     if outcome.interrupted:
-        print_notice("interrupted; the same command goes on with what is left")
+        print_notice("interrupted; give the same command again to continue with what is left")
         return outcome.exit_code(len(runs))
     done = _records(folder, [run.id for run in runs])
     if done:

@@ -157,8 +157,8 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
     if args.no_wait and args.launcher == "slurm":
         return 0, runs
     if outcome.interrupted:
-        goes_on = {"local": "goes on with what is left", "slurm": "waits for the jobs again"}
-        print_notice(f"interrupted; the same command {goes_on[args.launcher]}")
+        again = {"local": "continue with what is left", "slurm": "wait for the jobs again"}
+        print_notice(f"interrupted; give the same command again to {again[args.launcher]}")
     elif folder.is_dir():
         hashes = {run.recipe_hash for run in runs}
         print_result("")

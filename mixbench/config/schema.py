@@ -17,15 +17,21 @@ class DataConfig(Settings):
 
     prefix = "data."
 
-    kind: str = setting("digits", "registered data set, picked by `data=`")
-    name: str = setting("", "shown name; empty: the kind, or the file's stem for pack and folder")
-    root: str | None = setting(
-        None, "folder or archive to read; else MIXBENCH_DATA, else download", identity=False
+    kind: str = setting("digits", "name of the data set; `data=NAME` sets it")
+    name: str = setting(
+        "", "name that is shown; if empty, the kind, or for pack and folder the name of the file"
     )
-    train: str | None = setting(None, "pack: file of the training images", identity=False)
-    test: str | None = setting(None, "pack: file of the test images", identity=False)
+    root: str | None = setting(
+        None,
+        "folder or archive to read; if null, MIXBENCH_DATA is searched, then it is downloaded",
+        identity=False,
+    )
+    train: str | None = setting(None, "for pack: file of the training images", identity=False)
+    test: str | None = setting(None, "for pack: file of the test images", identity=False)
     labels: str | None = setting(
-        None, "other training labels, FILE.npz:SET; their content counts", identity=False
+        None,
+        "other labels for training, FILE.npz:SET; their content is part of the run's identity",
+        identity=False,
     )
     judgements: str | None = setting(
         None,
@@ -37,16 +43,21 @@ class DataConfig(Settings):
     )
     classes: str = setting(
         "both",
-        "whose classes count; train: test images may lack some",
+        "images whose classes are used: of both parts, or only of train (the test may lack some)",
         one_of=("both", "train"),
         identity=False,
     )
     size: int | None = setting(None, "resize every image to this many pixels squared", at_least=1)
     resize: int | None = setting(
-        None, "shorter side before the centre is cut to data.size; null: the same", at_least=1
+        None,
+        "shorter side of an image before the centre is cut to data.size; null: data.size itself",
+        at_least=1,
     )
     crop_area: float | None = setting(
-        None, "random resized crops of at least this share, read from files", above=0, at_most=1
+        None,
+        "train on random resized crops of at least this share of the image; read from files",
+        above=0,
+        at_most=1,
     )
     fit: str = setting(
         "crop",
@@ -55,7 +66,8 @@ class DataConfig(Settings):
     )
     crop_scales: list[float] | None = setting(
         None,
-        "multi-scale crops: sides as shares of the image squeezed to data.resize; read from files",
+        "train on crops with these sides, as shares of the image squeezed to data.resize; read "
+        "from files",
         above=0,
         at_most=1,
     )
@@ -71,47 +83,55 @@ class DataConfig(Settings):
     )
     pad: str = setting(
         "black",
-        "padding of the crop: black pixels, or the mean colour (0 normalised)",
+        "what the crop is padded with: black pixels, or the mean colour (0 after normalisation)",
         one_of=("black", "mean"),
         only_when={"data.crop": range(1, 1000)},
     )
     flip: bool = setting(True, "mirror half of the training images")
-    auto_augment: str | None = setting(None, "policy in timm's words, such as rand-m9-mstd0.5-inc1")
+    auto_augment: str | None = setting(
+        None, "policy of augmentation in timm's words, such as rand-m9-mstd0.5-inc1"
+    )
     jitter: float = setting(
         0.0,
         "largest change of brightness, contrast and saturation, as a share",
         within=(0, 1),
     )
     lighting: float = setting(
-        0.0, "shift along the principal colours of ImageNet, in their deviations", at_least=0
+        0.0,
+        "shift of colours along the principal ones of ImageNet, in standard deviations",
+        at_least=0,
     )
     erasing: float = setting(
         0.0,
-        "chance that a part of the normalised image becomes noise",
+        "chance that a part of an image becomes noise, after normalisation",
         within=(0, 1),
         only_when={"task": ("supervised",)},
     )
     repeats: int = setting(
-        1, "times that an epoch shows an image, each augmented anew; the others wait", at_least=1
+        1,
+        "times that an epoch shows an image, each time augmented anew; other images wait",
+        at_least=1,
     )
     train_fraction: float = setting(
         1.0, "stratified share of the training set to use", above=0, at_most=1
     )
     limit: int | None = setting(
-        None, "use at most this many training and as many test images", at_least=1
+        None, "largest number of training images, and of test images, to use", at_least=1
     )
     val_fraction: float = setting(
         0.1,
-        "hold-out for select=val, at most 5,000 images",
+        "share of the training images that select=val holds out, at most 5,000 images",
         within=(0, 1),
         only_when={"select": ("val",)},
     )
     on_corrupt: str = setting(
-        "error", "unreadable image: error, or skip and count", one_of=("error", "skip")
+        "error",
+        "what follows from an unreadable image: an error, or it is skipped and counted",
+        one_of=("error", "skip"),
     )
     workers: int = setting(
         0,
-        "loader processes; data resident in memory needs none",
+        "processes that load images; data that lies in memory needs none",
         at_least=0,
         identity=False,
     )
@@ -164,24 +184,24 @@ class NetConfig(Settings):
 
     prefix = "net."
 
-    name: str = setting("preactresnet18", "registered network, picked by `net=`")
+    name: str = setting("preactresnet18", "name of the network; `net=NAME` sets it")
     width: int | None = setting(
         None, "channels of the first stage of residual networks", at_least=1
     )
-    final_norm: bool = setting(True, "last BN+ReLU of pre-activation nets")
+    final_norm: bool = setting(True, "keep the last BN+ReLU of pre-activation nets")
     pool: str = setting(
         "avg",
-        "what the classifier reads of the last map: its mean, or its maximum; of nets with maps",
+        "what the classifier reads of the last map: its mean, or its maximum; for nets with maps",
         one_of=("avg", "max"),
     )
     patch: int | None = setting(None, "pixels along a side of a transformer's patch", at_least=1)
     window: int | None = setting(
-        None, "patches along a side of a Swin window; else at most 7", at_least=1
+        None, "patches along a side of a Swin window; null: at most 7", at_least=1
     )
     drop_path: float = setting(
-        0.0, "of transformers: chance that the last block drops a branch", at_least=0, below=1
+        0.0, "for transformers: chance that the last block drops a branch", at_least=0, below=1
     )
-    stages: list[str] = setting([], "of timm: module paths, joined by +")
+    stages: list[str] = setting([], "for networks of timm: module paths of each stage, joined by +")
     weights: str | None = setting(None, "file, or folder of a finished run, to start from")
 
     def __post_init__(self) -> None:
@@ -207,12 +227,14 @@ class OptimConfig(Settings):
     name: str = setting("sgd", "optimiser", one_of=OPTIMIZERS)
     momentum: float = setting(0.9, "SGD momentum, or AdamW's first beta", within=(0, 1))
     nesterov: bool = setting(True, "Nesterov momentum", only_when={"optim.name": ("sgd",)})
-    weight_decay: float = setting(5e-4, "L2 weight of SGD, decoupled with AdamW", at_least=0)
+    weight_decay: float = setting(
+        5e-4, "L2 weight with SGD, decoupled weight decay with AdamW", at_least=0
+    )
     decay_all: bool = setting(False, "also decay biases and normalisation weights")
-    schedule: str = setting("cosine", "learning rate over the run", one_of=SCHEDULES)
+    schedule: str = setting("cosine", "course of the learning rate over the run", one_of=SCHEDULES)
     milestones: list[float] = setting(
         [0.5, 0.75],
-        "shares of the epochs",
+        "epochs at which the rate drops, as shares of all epochs",
         within=(0, 1),
         only_when={"optim.schedule": ("step",)},
     )
@@ -220,29 +242,38 @@ class OptimConfig(Settings):
         0.1, "factor at each milestone", above=0, only_when={"optim.schedule": ("step",)}
     )
     warmup_epochs: float = setting(
-        0.0, "linear ramp from 0; onecycle: its rise, 0 = 30 % of the run", at_least=0
+        0.0,
+        "epochs of a linear rise from 0; for onecycle its rise, where 0 means 30 % of the run",
+        at_least=0,
     )
     min_lr: float = setting(
         0.0,
-        "where cosine and onecycle end",
+        "learning rate at which cosine and onecycle end",
         at_least=0,
         only_when={"optim.schedule": ("cosine", "onecycle")},
     )
     backbone_lr: float = setting(
-        1.0, "factor of the learning rate of all but the network's classifier", above=0
+        1.0, "factor of the learning rate for all weights but the classifier's", above=0
     )
-    clip: float | None = setting(None, "largest gradient norm", above=0)
+    clip: float | None = setting(
+        None,
+        "largest norm of the gradient, to which larger ones are scaled; null: no limit",
+        above=0,
+    )
     accumulate: int = setting(
-        1, "micro-batches per optimiser step; batch_size stays the whole", at_least=1
+        1, "micro-batches of an optimiser step; batch_size stays that of the whole step", at_least=1
     )
     label_smoothing: float = setting(
         0.0,
-        "applied to the targets before mixing",
+        "share of a label that goes to all classes, before mixing",
         within=(0, 1),
         only_when={"task": ("supervised",)},
     )
     ema: float | None = setting(
-        None, "decay of averaged weights, which are then what is tested", above=0, below=1
+        None,
+        "decay of an average of the weights, which is then tested; null: no average",
+        above=0,
+        below=1,
     )
 
 
@@ -267,14 +298,16 @@ class TrainerConfig(Settings):
         at_least=1,
         identity=False,
     )
-    channels_last: bool = setting(True, "memory layout of images and convolutions")
+    channels_last: bool = setting(
+        True, "store images and weights of convolutions with the channels last"
+    )
     deterministic: bool = setting(
-        False, "GPU kernels that add in a fixed order; slower", identity=False
+        False, "use GPU kernels that add in a fixed order, which are slower", identity=False
     )
     compile: bool = setting(False, "compile each stage of the network for training", identity=False)
     ckpt_steps: int | None = setting(
         None,
-        "also save every so many steps; each epoch is saved anyway",
+        "steps between checkpoints, beside the one after each epoch; null: only that one",
         at_least=1,
         identity=False,
     )
@@ -296,23 +329,29 @@ class EvalConfig(Settings):
 
     prefix = "eval."
 
-    suites: list[str] = setting(["calibration", "adversarial"], "suites of scores", identity=False)
+    suites: list[str] = setting(
+        ["calibration", "adversarial"],
+        "suites that judge the network after training",
+        identity=False,
+    )
     attacks: list[str] = setting(
-        ["fgsm_8", "pgd20_1"], "adversarial: names of attacks", identity=False
+        ["fgsm_8", "pgd20_1"], "for adversarial: names of attacks", identity=False
     )
     adv_n: int | str | None = setting(
         AUTO,
-        "images of a fixed random subset to attack or pair; auto: at most 512, after training as "
-        "many as a tenth of its passes pays for; null: all; of corruption auto is all, too",
+        "number of images, of a fixed random subset, to attack or pair; auto: at most 512, after "
+        "training as many as a tenth of its passes pays for, for corruption all; null: all",
         at_least=1,
         also=AUTO,
         identity=False,
     )
     saliency: str | None = setting(
-        None, "salience: finished run that gives the maps; null: the network itself", identity=False
+        None,
+        "for salience: finished run that gives the maps; null: the network itself",
+        identity=False,
     )
     gaze: str | None = setting(
-        None, "gaze: .npy or .npz of a map per test image, or a folder of maps", identity=False
+        None, "for gaze: .npy or .npz of a map per test image, or a folder of maps", identity=False
     )
     human: str | None = setting(
         None,
@@ -320,29 +359,33 @@ class EvalConfig(Settings):
         identity=False,
     )
     judge: str | None = setting(
-        None, "two_class: finished run that looks; null: the tested network itself", identity=False
+        None,
+        "for two_class: finished run that judges; null: the tested network itself",
+        identity=False,
     )
     corruptions: list[str] | None = setting(
-        None, "corruption: names of corruptions; null: the 15 common ones", identity=False
+        None, "for corruption: names of corruptions; null: the 15 common ones", identity=False
     )
     corrupted: str | None = setting(
-        None, "corruption: folder of published images; null: made here", identity=False
+        None, "for corruption: folder of published images; null: made here", identity=False
     )
     frost: str | None = setting(
-        None, "corruption: folder of the official textures; null: made here", identity=False
+        None, "for corruption: folder of the official textures; null: made here", identity=False
     )
 
     ood: list[str] = setting(
-        [], "ood: names or paths of other images; PATH:crop and PATH:resize say how", identity=False
+        [],
+        "for ood: names or paths of other images; PATH:crop and PATH:resize say how",
+        identity=False,
     )
     wsol_resize: str = setting(
         "bicubic",
-        "wsol: interpolation of the map",
+        "for wsol: interpolation of the map",
         one_of=("bicubic", "bilinear"),
         identity=False,
     )
     wsol_class: str = setting(
-        "true", "wsol: class of the map", one_of=("true", "predicted"), identity=False
+        "true", "for wsol: class of the map", one_of=("true", "predicted"), identity=False
     )
 
     def __post_init__(self) -> None:
@@ -368,7 +411,7 @@ class RunSection(Settings):
     prefix = "run."
 
     dir: str | None = setting(
-        None, "folder of all runs; else MIXBENCH_RUNS, else runs/", identity=False
+        None, "folder of all runs; null: that of MIXBENCH_RUNS, or else runs/", identity=False
     )
     tags: list[str] = setting([], "tags of the run in W&B", identity=False)
     notes: str = setting("", "notes of the run in W&B", identity=False)
@@ -382,7 +425,7 @@ class WandbConfig(Settings):
 
     mode: str | None = setting(
         None,
-        "null: WANDB_MODE, else online with a key",
+        "mode of W&B; if null, that of WANDB_MODE, or else online if there is an API key",
         one_of=("online", "offline", "disabled"),
         identity=False,
     )
@@ -406,30 +449,46 @@ class RunConfig(Settings):
     wandb: WandbConfig = field(default_factory=WandbConfig)
     task: str = setting(
         "supervised",
-        "ssl: labels serve only to judge the features afterwards",
+        "supervised, or ssl: learn without labels, which only judge the features afterwards",
         one_of=("supervised", *CHOSEN_TASKS),
     )
-    recipe: str = setting("default", "picked by `recipe=`; its values count", identity=False)
-    seed: int = setting(0, "of weights, order, augmentation and mixing", at_least=0, identity=False)
+    recipe: str = setting(
+        "default",
+        "name of the recipe; `recipe=NAME` sets it, and its values decide the run",
+        identity=False,
+    )
+    seed: int = setting(
+        0, "seed of weights, order of images, augmentation and mixing", at_least=0, identity=False
+    )
     epochs: int = setting(200, "passes through the training set", at_least=1)
-    batch_size: int = setting(128, "over all devices and accumulated micro-batches", at_least=1)
+    batch_size: int = setting(
+        128, "images of an optimiser step, over all devices and micro-batches", at_least=1
+    )
     lr: float = setting(0.1, "peak learning rate", above=0)
     distill: str | None = setting(
-        None, "finished run whose network is the teacher: its logits of the same mixed images"
+        None,
+        "finished run whose network is the teacher; its logits of the same mixed images are "
+        "learned",
     )
-    distill_temperature: float = setting(4.0, "divides the logits of both", above=0)
+    distill_temperature: float = setting(
+        4.0, "temperature that divides the logits of teacher and student", above=0
+    )
     distill_labels: float = setting(
         0.0, "weight of the method's own loss beside the divergence from the teacher", at_least=0
     )
-    precision: str = setting("fp32", "bf16 is automatic mixed precision", one_of=("fp32", "bf16"))
-    devices: int = setting(1, "per machine, one process each", at_least=1, identity=False)
-    num_nodes: int = setting(1, "machines", at_least=1, identity=False)
+    precision: str = setting(
+        "fp32", "fp32, or bf16, which is automatic mixed precision", one_of=("fp32", "bf16")
+    )
+    devices: int = setting(
+        1, "devices per machine, with one process each", at_least=1, identity=False
+    )
+    num_nodes: int = setting(1, "number of machines", at_least=1, identity=False)
     select: str = setting(
         "last", "epoch that is tested: the last, or the best on the hold-out", one_of=SELECTIONS
     )
     logger: str = setting(
         "wandb",
-        "view of a run beside its files",
+        "where a run is shown, beside its files",
         one_of=("wandb", "tensorboard", "none"),
         identity=False,
     )

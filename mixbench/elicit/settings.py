@@ -9,8 +9,8 @@ from mixbench.errors import UserError, near_match
 
 JUDGING_TASKS = {
     "infer": "say how much of each class a mixed image shows",
-    "construct": "move a mixed image to the point where it shows as much of both",
-    "select": "choose among 11 mixed images the one that shows as much of both",
+    "construct": "move a mixed image to the point where it shows as much of one as of the other",
+    "select": "choose among 11 mixed images the one that shows as much of one as of the other",
     "categorical": "name the classes in a mixed image without being told which were mixed",
 }
 MIDPOINT_TASKS = ("construct", "select")

@@ -77,7 +77,7 @@ class Adversarial(Suite):
             if name not in ATTACKS:
                 hint = near_match(name, ATTACKS)
                 what = f"unknown attack {name!r}" + (f"; {hint}" if hint else "")
-                raise UserError(what, "eval.attacks", f"choose of: {', '.join(ATTACKS)}")
+                raise UserError(what, "eval.attacks", f"choose one of: {', '.join(ATTACKS)}")
             if ATTACKS[name].packaged:
                 check_installed(f"eval.attacks={name}")
 
@@ -210,7 +210,7 @@ def attack_counts(
     chosen = list(names)
     unknown = [name for name in chosen if name not in ATTACKS]
     if unknown:
-        raise ValueError(f"unknown attack {unknown[0]!r}, choose of: {', '.join(ATTACKS)}")
+        raise ValueError(f"unknown attack {unknown[0]!r}, choose one of: {', '.join(ATTACKS)}")
     counts = {"n": 0, "saturated": 0} | dict.fromkeys(chosen, 0)
     counts |= {f"{name}:{part}": 0 for name in chosen for part in _parts(ATTACKS[name])}
     for x, y, ids in batches:

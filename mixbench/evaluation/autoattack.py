@@ -80,7 +80,7 @@ def autoattack(
     check_installed("eval.attacks")
     unknown = [name for name in attacks if name not in STANDARD]
     if unknown:
-        raise ValueError(f"unknown attack {unknown[0]!r}, choose of: {', '.join(STANDARD)}")
+        raise ValueError(f"unknown attack {unknown[0]!r}, choose one of: {', '.join(STANDARD)}")
 
     def logits(pixels: Tensor) -> Tensor:
         return model(pixels.float()).float()

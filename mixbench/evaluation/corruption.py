@@ -175,7 +175,7 @@ class CorruptionSuite(Suite):
             if name not in CORRUPTIONS:
                 hint = near_match(name, CORRUPTIONS)
                 what = f"unknown corruption {name!r}" + (f"; {hint}" if hint else "")
-                todo = f"choose of: {', '.join(CORRUPTIONS)}"
+                todo = f"choose one of: {', '.join(CORRUPTIONS)}"
                 raise UserError(what, "eval.corruptions", todo)
         if self.config.corrupted is not None:
             folder_of_corrupted(self.config.corrupted)

@@ -147,7 +147,7 @@ class Ood(Suite):
                 raise UserError(what, KEY, "rename the file")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            what = f"two sets are named {twice}, and their scores would be, too"
+            what = f"two sets are named {twice}, and their scores would have the same name"
             raise UserError(what, KEY, "rename one of the files")
         for word in self.config.ood:
             if word not in NOISE:

@@ -98,7 +98,7 @@ def resize_maps(maps: Tensor, size: tuple[int, int], mode: str = "area") -> Tens
         mode: ``area``, the mean of what a cell covers, or ``bilinear``.
 
     Returns:
-        (B, *size) float32.
+        (B, rows, columns) float32.
 
     Example:
         >>> resize_maps(torch.tensor([[[0.0, 1.0], [2.0, 3.0]]]), (1, 2))

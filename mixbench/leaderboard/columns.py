@@ -200,10 +200,17 @@ _SCORES = (
     _patches("shuffle_4", "after 4 x 4 patches change places", "shuffle"),
     _patches("shuffle_8", "after 8 x 8 patches change places", "shuffle"),
     _percent(
-        "lin_gap", "distance from linear between images", "lower", suite="linearity", sampled=True
+        "lin_gap",
+        "distance of predictions from linear between two images",
+        "lower",
+        suite="linearity",
+        sampled=True,
     ),
     _percent(
-        "gaze_inconsistency", "distance of labels from what people look at", "lower", suite="gaze"
+        "gaze_inconsistency",
+        "distance of labels from the parts that people look at",
+        "lower",
+        suite="gaze",
     ),
     _percent(
         "two_class_hit",
@@ -228,7 +235,12 @@ _SCORES = (
             ("pgd_loss_human", "cross-entropy to people's labels, PGD 4/255", "nats", 4),
         )
     ),
-    _percent("gaze_centre", "the same if people looked at the centre", "", suite="gaze"),
+    _percent(
+        "gaze_centre",
+        "distance of labels from the centre, where people might look (control)",
+        "",
+        suite="gaze",
+    ),
     _corrupted("mean_ce", "under 15 published corruptions", label="Corruption error"),
     _percent(
         "mce",

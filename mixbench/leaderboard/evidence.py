@@ -94,7 +94,7 @@ def sentences(evidence: Evidence, score: str) -> list[str]:
         )
     if evidence.diverged:
         named = ", ".join(f"{count} of {name}" for name, count in evidence.diverged.items())
-        lines.append(f"Runs that diverged are in no mean and no test: {named}.")
+        lines.append(f"Runs that diverged are left out of all means and tests: {named}.")
     return lines
 
 

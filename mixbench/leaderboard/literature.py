@@ -91,7 +91,11 @@ class Figure:
     @property
     def choice(self) -> str:
         """The choice of its epoch, in words."""
-        return CHOICES[self.select][0] if self.select in CHOICES else "epoch chosen: not said"
+        return (
+            CHOICES[self.select][0]
+            if self.select in CHOICES
+            else "the source does not say how the epoch was chosen"
+        )
 
 
 def figures(

@@ -81,7 +81,7 @@ def compare(
     pairs = {key: [_shown(value) for value in both] for key, both in changes.items()}
     reasons = [f"{key} {old} -> {new}" for key, (old, new) in sorted(pairs.items())]
     if figure.select == UNKNOWN:
-        reasons.append("how the published epoch was chosen was not said")
+        reasons.append("the source does not say how the published epoch was chosen")
     if any(record.official is False for record, _ in runs):
         reasons.append("the data files are not the authors'")
     if any(record.label_noise is not None for record, _ in runs):

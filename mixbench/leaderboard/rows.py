@@ -159,7 +159,9 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             what = "this is no folder of runs" if path.exists() else "no such folder of runs"
-            raise UserError(what, str(path), "check the name, or train some by mixbench bench")
+            raise UserError(
+                what, str(path), "check the name, or train some runs with mixbench bench"
+            )
         for folder in filter(_has_record, (path, *path.iterdir())):
             found.setdefault(folder.resolve(), folder)
     return sorted(found.values())

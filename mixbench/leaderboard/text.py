@@ -27,6 +27,18 @@ _NO_LABEL = re.compile("[^a-zA-Z0-9]+")
 _MARKDOWN = str.maketrans({"<": "&lt;"} | {sign: f"\\{sign}" for sign in "\\`*|~$"})
 # A link or picture, a bare address, and an underscore at the edge of a word.
 _LINKS = re.compile(r"\](?=[(\[:])|:(?=//)|(?<=www)\.|(?<![^\W_])_|_(?![^\W_])", re.IGNORECASE)
+_ROLE, _MATH = re.compile(r":\w+:(?=`)|`"), re.compile(r":math:`([^`]*)`")
+# What formulas of docstrings use of LaTeX, as a terminal shows it, in this order.
+_PLAIN = (
+    (r"\\mathrm\{(\w+)\}", r"\1"),
+    (r"\\sqrt\{([^}]*)\}", r"sqrt(\1)"),
+    (r"\\bar (\w)", r"mean(\1)"),
+    (r"\\odot|\\,", "*"),
+    (r"\\sim", "~"),
+    (r"\{(\w*)\}", r"\1"),
+    (r"\{([^}]*)\}", r"(\1)"),
+    (r"\\(?=[a-z])", ""),
+)
 # The begin of a heading, a list, a quotation or a rule.
 _BLOCK = re.compile(r"^(\d{0,9})(?=[.)]\s|#{1,6}(?:\s|$)|[-+](?:\s|$)|>|[-=]+\s*$)")
 
@@ -43,6 +55,29 @@ def markdown_table(header: list[str], lines: list[list[str]]) -> str:
     """
     align = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, align, *lines])
+
+
+def plain_docstring(text: str) -> str:
+    r"""A docstring without the marks of roles, names and formulas, for a terminal.
+
+    Args:
+        text: The docstring.
+
+    Returns:
+        The same words; formulas in signs of a keyboard.
+
+    Example:
+        >>> plain_docstring(r"``prob`` of :func:`cutmix`, :math:`(1 - \lambda) \odot x_{ij}`")
+        'prob of cutmix, (1 - lambda) * x_ij'
+    """
+
+    def formula(match: re.Match[str]) -> str:
+        found = match[1]
+        for pattern, plain in _PLAIN:
+            found = re.sub(pattern, plain, found)
+        return found
+
+    return _ROLE.sub("", _MATH.sub(formula, text))
 
 
 def text_table(

@@ -34,7 +34,7 @@ class AugMixStep(NamedTuple):
 
 @register("augmix")
 class AugMix(Method):
-    """Mix images with augmented versions of themselves, and tie the predictions of the views.
+    r"""Mix images with augmented versions of themselves, and tie the predictions of the views.
 
     See :func:`mixbench.functional.augmix` and :func:`mixbench.functional.jsd_loss`.
 
@@ -45,6 +45,9 @@ class AugMix(Method):
     makes the views of a whole batch on its device at a fraction of the time; ``pil`` is the
     authors' way, image by image in the loader. Both draw the same, and differ by at most 1/255 in
     few pixels, so that the quick one is the default.
+    Formula: :math:`x' = m x + (1 - m) \sum_i w_i c_i(x)` of chains :math:`c_i` of operations,
+    :math:`w \sim \mathrm{Dirichlet}(\alpha)` and :math:`m \sim \mathrm{Beta}(\alpha, \alpha)`; the
+    loss is :math:`\mathrm{CE}(p, y) + 12 \, \mathrm{JS}(p, p', p'')` of the three predictions.
     Deviations: levels of a translation follow the sides of the image, where the authors' constant
     is 32 or 224 pixels; random numbers are keyed and not repeated by workers.
     Cost: 3.0, three images for each; 1.0 with ``no_jsd``; and the views.
@@ -62,7 +65,7 @@ class AugMix(Method):
             None, "operations of a chain; null: 1 to 3", at_least=1, official="1 to 3"
         )
         alpha: float = setting(
-            1.0, "of the Dirichlet weights of chains and Beta(alpha, alpha) of all", above=0,
+            1.0, "of the Dirichlet weights of chains, and of the Beta weight of a view", above=0,
             official=1.0,
         )  # fmt: skip
         all_ops: bool = setting(

@@ -15,10 +15,14 @@ from mixbench.methods.base import Method, register
 
 @register("bc")
 class BC(Method):
-    """Mix images of different classes, learn the ratio; see :func:`mixbench.functional.bc`.
+    r"""Mix images of different classes, learn the ratio; see :func:`mixbench.functional.bc`.
 
     Paper: Tokozume, Ushiku, Harada, "Between-class Learning for Image Classification", CVPR 2018,
     arXiv:1711.10284. Official code: mil-tokyo/bc_learning_image.
+    Formula: :math:`x = r x_1 + (1 - r) x_2` with :math:`r \sim U(0, 1)`, or with ``plus``
+    :math:`x = (p x_1 + (1 - p) x_2) / \sqrt{p^2 + (1 - p)^2}`, where :math:`p` makes the loudness
+    of both as :math:`r` to :math:`1 - r`; :math:`y = r y_1 + (1 - r) y_2`, learned by
+    :math:`\mathrm{KL}(y, p)`.
     Deviations: ``pairing: batch`` takes partners from the batch and reads every image once per
     epoch; ``dataset`` draws pairs from the whole set with replacement as the authors do. The
     reported loss is a KL divergence, not comparable with the cross-entropy of other methods.
@@ -29,7 +33,7 @@ class BC(Method):
     class Config(Method.Config):
         """Settings of BC and BC+."""
 
-        plus: bool = setting(False, "BC+: zero-mean images, weighed by loudness")
+        plus: bool = setting(False, "use BC+: images of zero mean, weighed by their loudness")
         pairing: str = setting(
             "batch",
             "partners from the batch, or from the whole data set",

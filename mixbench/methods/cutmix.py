@@ -14,10 +14,13 @@ from mixbench.methods.base import MIXES_LABELS, Method, register
 
 @register("cutmix")
 class CutMix(Method):
-    """Paste a box of the partner image; see :func:`mixbench.functional.cutmix`.
+    r"""Paste a box of the partner image; see :func:`mixbench.functional.cutmix`.
 
     Paper: Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with
     Localizable Features", ICCV 2019, arXiv:1905.04899. Official code: clovaai/CutMix-PyTorch.
+    Formula: :math:`x = M \odot x_1 + (1 - M) \odot x_2` with :math:`M = 0` in a box of the area
+    :math:`1 - \lambda` and 1 outside of it, and :math:`y = \lambda y_1 + (1 - \lambda) y_2` with
+    the :math:`\lambda` that is left when the box is clipped.
     Deviations: none by default. ``per_sample``, ``partner``, ``box_rule`` and ``minmax`` are
     additions. Clipping at the border makes the mean weight of the first image about 0.70.
     Cost: 1.0, one more read of the batch.

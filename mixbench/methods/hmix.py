@@ -40,7 +40,7 @@ ERM = "erm"  # leaves batches as they are, beside members that mix
 
 @register("hmix")
 class HMix(Choice):
-    """Mix by any method, and label by what people see in such mixtures.
+    r"""Mix by any method, and label by what people see in such mixtures.
 
     Paper: Collins et al., "Human-in-the-Loop Mixup", UAI 2023, arXiv:2211.01202. Data:
     cambridge-mlg/hill-mixup.
@@ -57,6 +57,8 @@ class HMix(Choice):
     rating of one person, drawn anew each time. ``published_weighted`` is the published field, which
     draws towards the second image. Of labels of all classes, as of CIFAR-10S, ``rule`` is
     ``linear``, ``mean`` or ``per_annotator``.
+    Formula: :math:`y = (1 - u) (g y_1 + (1 - g) y_2) + u / K` with the weight :math:`g(\lambda)`
+    that people see, and :math:`u = \omega (1 - c(\lambda))` of their confidence :math:`c`.
     Deviations: the authors' training code was never released; the map and the smoothing are ours.
     People judged sums of two images, and a map for CutMix or others extrapolates from them. They
     named one class of each, so that there are no such labels where an image has several.
@@ -76,7 +78,7 @@ class HMix(Choice):
             "the map of H-Mix",
         )
         omega: float = setting(
-            0.5, "weight of all classes alike where nobody is sure", within=(0, 1)
+            0.5, "weight of the uniform label where nobody is sure", within=(0, 1)
         )
         mode: str = setting(
             ONLINE,

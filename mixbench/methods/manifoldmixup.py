@@ -23,10 +23,12 @@ class MixLayer(NamedTuple):
 
 @register("manifoldmixup")
 class ManifoldMixup(Method):
-    """Interpolate the features of a random layer; see :func:`mixbench.functional.manifoldmixup`.
+    r"""Interpolate the features of a random layer; see :func:`mixbench.functional.manifoldmixup`.
 
     Paper: Verma et al., "Manifold Mixup: Better Representations by Interpolating Hidden States",
     ICML 2019, arXiv:1806.05236. Official code: vikasverma1077/manifold_mixup.
+    Formula: :math:`h = \lambda g_k(x_1) + (1 - \lambda) g_k(x_2)` at a layer :math:`k` drawn for
+    the batch, the logits :math:`f_k(h)`, and :math:`y = \lambda y_1 + (1 - \lambda) y_2`.
     Deviations: soft cross-entropy by default; theirs is ``loss: bce_softmax``, the layers are too.
     Cost: 1.0, one copy of a layer's features.
     """
@@ -39,7 +41,7 @@ class ManifoldMixup(Method):
             2.0, "Beta(alpha, alpha) of the weight", above=0, official="2.0, Tiny-ImageNet 0.2"
         )
         layers: list[int] = setting(
-            [0, 1, 2], "layers to draw from; 0: the image", official=[0, 1, 2]
+            [0, 1, 2], "layers to draw from; 0 is the image", official=[0, 1, 2]
         )
         loss: str = setting(
             "ce",

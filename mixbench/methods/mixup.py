@@ -13,10 +13,13 @@ from mixbench.methods.base import MIXES_LABELS, Method, register
 
 @register("mixup")
 class Mixup(Method):
-    """Interpolate images and labels; see :func:`mixbench.functional.mixup`.
+    r"""Interpolate images and labels; see :func:`mixbench.functional.mixup`.
 
     Paper: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv:1710.09412.
     Official code: facebookresearch/mixup-cifar10.
+    Formula: :math:`x = \lambda x_1 + (1 - \lambda) x_2`,
+    :math:`y = \lambda y_1 + (1 - \lambda) y_2` with
+    :math:`\lambda \sim \mathrm{Beta}(\alpha, \alpha)`.
     Deviations: none by default. ``per_sample``, ``partner``, ``fold`` and ``prob`` are additions;
     the official schedule drops the learning rate one epoch later than its milestones say.
     Cost: 1.0, one more read of the batch.

@@ -21,10 +21,12 @@ class CleanBatch(NamedTuple):
 
 @register("mixup2")
 class Mixup2(Method):
-    """Sum the cross-entropies of a clean batch and of its Input Mixup.
+    r"""Sum the cross-entropies of a clean batch and of its Input Mixup.
 
     Paper: none; the control of AutoMix and SAMix, with as many passes of the network as they make,
     as many cross-entropies, and with ``optim.ema`` an average of the weights too.
+    Formula: :math:`\mathrm{CE}(f(x), y) + \mathrm{CE}(f(x'), y')` with :math:`x'` and :math:`y'` as
+    ``mixup`` makes them.
     Cost: 2.0, two passes.
     """
 

@@ -241,7 +241,7 @@ def _busy(path: Path) -> BusyRunError:
     deadline = time.monotonic() + WRITE_WAIT_S
     while (holder := _holder(path)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    who = f"{holder.pid} on {holder.host}" if holder else "it has not said which"
+    who = f"{holder.pid} on {holder.host}" if holder else "its name is not known"
     return BusyRunError(
         f"another process is at work on {path.parent.name}: {who}",
         str(path),

@@ -121,7 +121,7 @@ def test_a_bench_shows_each_run_at_work_and_the_whole_and_stops_on_ctrl_c(termin
     seen.press(b"\x03")
     assert seen.end() == 4
     assert "waiting for the running processes to stop" in seen.written
-    assert "goes on with what is left" in seen.written
+    assert "continue with what is left" in seen.written
     assert not list(tmp_path.glob("*/progress.json"))
     assert list(tmp_path.glob("*/last.ckpt"))
 

@@ -163,7 +163,7 @@ def test_attacks_compute_in_float32_and_leave_no_gradient(net):
 
 def test_bad_attacks_are_refused(net):
     x, y, ids = images(2)
-    with pytest.raises(ValueError, match="choose of: fgsm_8"):
+    with pytest.raises(ValueError, match="choose one of: fgsm_8"):
         adv.attack_scores(net, [(x, y, ids)], ["fgsm_9"])
     with pytest.raises(ValueError, match="at least one batch"):
         adv.attack_scores(net, [])

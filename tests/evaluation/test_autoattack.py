@@ -328,7 +328,7 @@ def test_a_run_of_three_classes_is_refused_before_it_is_trained(tmp_path, capsys
 
 def test_unknown_parts_are_refused(net):
     x, y, ids = images(2)
-    with pytest.raises(ValueError, match="choose of: apgd-ce, apgd-t, fab-t, square"):
+    with pytest.raises(ValueError, match="choose one of: apgd-ce, apgd-t, fab-t, square"):
         auto.autoattack(net, x, y, ids, eps=EPS, attacks=["apgd-dlr"])
 
 

@@ -397,7 +397,7 @@ def test_diverged_runs_are_counted_apart_from_other_failures(add, tmp_path):
     add("mixup", 3, status="failed")
     text = render(board(tmp_path))
     assert "2 of 4" in text
-    assert "diverged are in no mean and no test: 1 of mixup" in text
+    assert "diverged are left out of all means and tests: 1 of mixup" in text
     assert json.loads(render(board(tmp_path), "json"))["groups"][0]["rows"][0]["diverged"] == 1
 
 

@@ -99,7 +99,7 @@ def test_what_differs_makes_it_not_comparable(tmp_path, more, changes, reason):
 
 
 def test_an_unsaid_choice_or_another_length_is_not_comparable(three):
-    assert "not said" in compare(figure(select="unknown"), three, {}).verdict
+    assert "does not say" in compare(figure(select="unknown"), three, {}).verdict
     assert "epochs 300 -> 200" in compare(figure(epochs=300), three, {}).verdict
     assert compare(figure(epochs=200), three, {}).verdict == "inside"
 

@@ -200,7 +200,7 @@ def corrupt(
             no textures.
     """
     if name not in CORRUPTIONS:
-        raise ValueError(f"unknown corruption {name!r}, choose of: {', '.join(CORRUPTIONS)}")
+        raise ValueError(f"unknown corruption {name!r}, choose one of: {', '.join(CORRUPTIONS)}")
     if images.shape[1] != 3:
         raise ValueError(f"corruptions need 3 channels, got images {tuple(images.shape)}")
     if severity not in range(1, 6):

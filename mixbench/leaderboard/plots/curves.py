@@ -90,7 +90,7 @@ def _drawable(found: list[Course], name: str) -> list[Course]:
 
 def _explained(scores: Sequence[Course], rows: int) -> list[str]:
     if not scores:
-        todo = "train with select=val for one"
+        todo = "train with select=val to have one"
         notes = [f"No score was taken after each epoch; {todo}."]
     else:
         used = [SPLITS[split] for split in dict.fromkeys(course.split for course in scores)]

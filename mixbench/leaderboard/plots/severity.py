@@ -104,7 +104,7 @@ def draw_severity(board: Leaderboard, width: float, title: bool = True) -> "Figu
         panels.append(TablePanel(group, height, draw))
     if not panels:
         what = "no run was attacked or saw corruptions"
-        todo = "mixbench eval RUN --suite adversarial adds it, or --suite corruption"
+        todo = "add one: mixbench eval RUN --suite adversarial, or --suite corruption"
         raise UserError(what, "plot severity", todo)
     if any(len(row.seeds) > 1 for panel in panels for row in panel.group.rows):
         notes.append("Points are means over seeds, bands and bars one standard deviation.")

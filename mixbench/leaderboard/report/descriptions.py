@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 
 from mixbench.config.names import METHODS, SUMMARIES
+from mixbench.leaderboard.text import plain_docstring
 
 PACKAGE = Path(__file__).resolve().parents[2]
-PARTS = ("Paper", "What it aligns", "Published", "Deviations", "Cost")  # of a docstring
+PARTS = ("Paper", "Formula", "What it aligns", "Published", "Deviations", "Cost")  # of a docstring
 _PART = re.compile(rf"^({'|'.join(PARTS)}): ", re.MULTILINE)
-_MARKUP = re.compile(r":\w+:(?=`)|`")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def describe_method(name: str) -> Description:
         )
     pieces = _PART.split(_docstring(place))
     parts = [
-        (title, " ".join(_MARKUP.sub("", text).split()))
+        (title, " ".join(plain_docstring(text).split()))
         for title, text in zip(pieces[1::2], pieces[2::2], strict=True)
     ]
     return Description(f"{SUMMARIES[name]}.", parts)

@@ -14,7 +14,9 @@ from mixbench.methods.pictures.features import draw_alignment
 
 @register("alignmix")
 class AlignMix(AutoencoderMethod):
-    """Move feature maps to their partners' layout, then mix; see :func:`mixbench.functional.align`.
+    r"""Move feature maps to their partners' layout, then mix.
+
+    See :func:`mixbench.functional.align`.
 
     Paper: Venkataramanan et al., "AlignMixup: Improving Representations by Interpolating Aligned
     Features", CVPR 2022, arXiv:2103.15375. Official code: shashankvkt/AlignMixup_CVPR22.
@@ -24,6 +26,11 @@ class AlignMix(AutoencoderMethod):
     is not, and what remains is a re-weighting of positions. Alignment is real at an earlier layer
     (``layers: [0, 3]``) or with ``post_align: bn_relu``. Controls: ``layers: [0, embed]``, and
     ``plan: shuffled``, ``identity`` or ``weights``.
+    Formula: :math:`F = \lambda F_1 + (1 - \lambda) F_2 R^T` in the layout of the first image, or
+    :math:`F = \lambda F_1 R + (1 - \lambda) F_2` in that of its partner; :math:`R = r P` of the
+    plan :math:`P` that makes :math:`\sum_{ij} P_{ij} C_{ij} - \epsilon H(P)` smallest,
+    :math:`C_{ij}` being the distance of position :math:`i` of :math:`F_1` from :math:`j` of
+    :math:`F_2`.
     Deviations: always ``iters`` iterations (``stop: official`` ends early as the authors do, and
     waits for the device in each); side 0 in front of pooling skips the transport, with equal
     results (``fast_path: none`` does not).

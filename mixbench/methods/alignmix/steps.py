@@ -32,10 +32,14 @@ class AlignMixConfig(AutoencoderMethod.Config):
 
     alpha: float = setting(2.0, "Beta(alpha, alpha) of the weight", above=0, official=2.0)
     layers: list[Any] = setting(
-        [0, -1], "layers to draw from, or embed: the pooled vector", official=[0, -1]
+        [0, -1],
+        "layers to draw from; embed is the pooled vector behind the last layer",
+        official=[0, -1],
     )
     layer_weights: list[float] | None = setting(None, "shares of the layers; null: equal")
-    sides: list[int] = setting([0, 1], "0: own layout, 1: partner's", official=[0, 1])
+    sides: list[int] = setting(
+        [0, 1], "whose layout is kept: 0 that of the image, 1 that of its partner", official=[0, 1]
+    )
     eps: float = setting(0.1, "entropic weight, in the unit of the cost", above=0, official=0.1)
     iters: int = setting(100, "Sinkhorn iterations", at_least=1, official="at most 100")
     solver: str = setting(
@@ -46,7 +50,7 @@ class AlignMixConfig(AutoencoderMethod.Config):
     )
     stop: str = setting(
         "fixed",
-        "fixed number of iterations, or official: early",
+        "fixed: always iters iterations; official: stop early, as the authors do",
         one_of=("fixed", "official"),
         official="official",
     )
@@ -67,7 +71,9 @@ class AlignMixConfig(AutoencoderMethod.Config):
         official="none",
     )
     fast_path: str = setting(
-        "auto", "skip transport where it changes nothing, or none", one_of=("auto", "none")
+        "auto",
+        "auto: skip the transport where it changes nothing; none: never skip it",
+        one_of=("auto", "none"),
     )
 
     def __post_init__(self) -> None:

@@ -56,7 +56,10 @@ class MoCoSAMixConfig(MoCoConfig):
     alpha: float = setting(2.0, "Beta(alpha, alpha) of both weights", above=0, official=2.0)
     layer: int = setting(3, "layer whose features the mixer sees")
     lam_k: float = setting(
-        NO_RESCALE, "k of the weight's rescaling; -1: none", within=(0, 10), also=NO_RESCALE
+        NO_RESCALE,
+        "strength k of the rescaling of the weight; -1: no rescaling",
+        within=(0, 10),
+        also=NO_RESCALE,
     )
     dropout: float = setting(0.0, "dropout of the mixer's values", at_least=0, below=1)
     upsampling: str = setting("bilinear", "upsampling of the mask", one_of=UPSAMPLING)

@@ -13,7 +13,7 @@ from mixbench.methods.moco.config import MoCoConfig
 
 @register("moco")
 class MoCo(ContrastiveMethod):
-    """Learn features without labels: find the other view of an image among many.
+    r"""Learn features without labels: find the other view of an image among many.
 
     Paper: He et al., CVPR 2020, arXiv:1911.05722; v2: Chen et al., 2020, arXiv:2003.04297.
     Official code: facebookresearch/moco. The control of ``mocosamix``. What is tested: a linear
@@ -21,6 +21,9 @@ class MoCo(ContrastiveMethod):
     images without augmentation, standardised, with ``probe_decay``; the authors train one by SGD
     for 100 epochs of augmented images. ``top1_knn`` is the weighted vote of ``knn_k`` training
     images. The defaults are those of the authors' CIFAR-10 demonstration.
+    Formula: :math:`-\log ( e^{q k / \tau} / ( e^{q k / \tau} + \sum_i e^{q k_i / \tau} ) )` of a
+    view :math:`q`, the key :math:`k` of the other view of its image, and the keys :math:`k_i` of a
+    queue.
     Deviations: rows are shuffled within each device and not between them; the Gaussian blur has no
     kernel size and the crop is bilinear without antialiasing, which differs only where images are
     made smaller.

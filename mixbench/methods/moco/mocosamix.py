@@ -38,7 +38,7 @@ class MixedViews(NamedTuple):
 
 @register("mocosamix")
 class MoCoSAMix(ContrastiveMethod):
-    """SAMix without labels: mix a view with another image's, and find the keys of both.
+    r"""SAMix without labels: mix a view with another image's, and find the keys of both.
 
     Paper: Li et al., "Boosting Discriminative Visual Representation Learning with
     Scenario-Agnostic Mixup", arXiv:2111.15454, on MoCo v2, arXiv:2003.04297. Official code:
@@ -47,6 +47,9 @@ class MoCoSAMix(ContrastiveMethod):
     A step mixes twice, as the supervised ``samix`` does: images of one mask train the encoder,
     those of the other the mixer, through the momentum encoder. What is tested: as of ``moco``, its
     control, which makes one pass of the encoder where this makes two.
+    Formula: :math:`\lambda L(q, k_1) + (1 - \lambda) L(q, k_2)` with the loss :math:`L` of
+    ``moco``, for the mixed image :math:`q` and the keys :math:`k_1` and :math:`k_2` of the two that
+    it shows.
     Deviations: mask and images of the mixer's step have the same partners (``official_bugs: true``
     other ones); those of ``moco``. Positives that are mixed as vectors (``aux_latent``), and
     pseudo-labels by clustering, are left out.

@@ -12,12 +12,15 @@ from mixbench.nn.mixer import UPSAMPLING, AutoMixer
 
 @register("automix")
 class AutoMix(LearnedMixMethod):
-    """Mix with masks that a network learns along the way; the parent of SAMix.
+    r"""Mix with masks that a network learns along the way; the parent of SAMix.
 
     Paper: Liu et al., "AutoMix: Unveiling the Power of Mixup for Stronger Classifiers", ECCV 2022,
     arXiv:2103.13027. Official code: Westlake-AI/openmixup. Masks come from
     :class:`mixbench.nn.mixer.AutoMixer`. What is tested, the controls and the deviations are those
     of SAMix, see :class:`mixbench.methods.samix.samix.SAMix`.
+    Formula: :math:`x = s \odot x_1 + (1 - s) \odot x_2` with a mask :math:`s` that the mixer draws
+    from :math:`\lambda` and the features of both images, and
+    :math:`y = \lambda y_1 + (1 - \lambda) y_2`.
     Cost: 3.0, two passes of the network, two of the teacher, and the mixer.
     """
 
@@ -30,7 +33,9 @@ class AutoMix(LearnedMixMethod):
         )
         mask_loss: str = setting("L1", "loss of the mask", one_of=MASK_LOSSES, official="L1")
         lam_concat: bool = setting(
-            False, "tell the mixer the weight", official="not on CIFAR and Tiny-ImageNet"
+            False,
+            "give the weight to the mixer as an input",
+            official="not on CIFAR and Tiny-ImageNet",
         )
 
     def build_mixer(self, channels: int) -> AutoMixer:

@@ -37,7 +37,7 @@ class SAMixConfig(Method.Config):
     )
     mask_anneal: str = setting(
         "constant",
-        "course of mask_weight over the run; official is over soon",
+        "how mask_weight changes over the run; official reaches its end early",
         one_of=ANNEALING,
         official="official",
     )
@@ -63,7 +63,9 @@ class SAMixConfig(Method.Config):
     ema: float = setting(
         0.999, "share of its weights that the teacher keeps in a step, at first", within=(0, 1)
     )
-    ema_end: float = setting(0.999999, "the same in the end", within=(0, 1))
+    ema_end: float = setting(
+        0.999999, "share of its weights that the teacher keeps in a step, at the end", within=(0, 1)
+    )
     ema_hold: float = setting(
         0.1, "share of the run before the teacher's share begins to grow", within=(0, 1)
     )

@@ -11,11 +11,12 @@ from mixbench.methods.splicemix.base import SplicingMethod
 
 @register("splicemix")
 class SpliceMix(SplicingMethod):
-    """Append grids of shrunken images; see :func:`mixbench.functional.splicemix`.
+    r"""Append grids of shrunken images; see :func:`mixbench.functional.splicemix`.
 
     Paper: Wang et al., "SpliceMix: A Cross-scale and Semantic Blending Augmentation Strategy for
     Multi-label Image Classification", arXiv:2311.15200. Official code: zuiran/SpliceMix, a reduced
     version by its own word.
+    Formula: :math:`y_k = \max_c y_{ck}` over the images :math:`c` that the cells of a grid show.
     Deviations: the grid is drawn by each process, which ``shared_grid`` changes; a label of VOC
     that is marked as difficult is unknown and counts for nothing, where the authors train on it as
     absent. ``antialias`` and ``labels=mean``, for images of one class each, are additions.

@@ -23,11 +23,13 @@ class JudgedCells(NamedTuple):
 
 @register("splicemix_cl")
 class SpliceMixCL(SplicingMethod):
-    """SpliceMix with consistency: a cell of a grid is to be judged as its whole image is.
+    r"""SpliceMix with consistency: a cell of a grid is to be judged as its whole image is.
 
     Paper: Wang et al., arXiv:2311.15200. Official code: zuiran/SpliceMix. The last map of a mixed
     image is cut into its cells; each is pooled and classified, and compared with the prediction for
     the image that it shows. No parameters are added. The authors pool the maximum: net.pool=max.
+    Formula: the loss of ``splicemix`` and :math:`w \, \mathrm{BCE}(p_c, p_i)` of each cell's
+    prediction :math:`p_c` and that for its whole image, :math:`p_i`.
     Deviations: those of SpliceMix. The prediction for the image gets no gradient, as the paper
     draws it; the authors' code does so for any number of classes but 20, that is not for VOC, where
     cl_detach=false repeats it. ``kept_cells`` is an addition.

@@ -31,7 +31,7 @@ class TdAttenMixConfig(Method.Config):
     maps: str | None = setting(
         None, ".npz or .npy of a map per training image, before it is cropped"
     )
-    prior: str = setting("auto", "of absvit: what to look for", one_of=PRIORS, official="head")
+    prior: str = setting("auto", "with absvit: what to look for", one_of=PRIORS, official="head")
     sigma: float = setting(1.0, "of absvit: weight of the way back", at_least=0, official=1)
     beta: float = setting(
         0.5,
@@ -80,7 +80,7 @@ class TdAttenMixConfig(Method.Config):
     )
     tokens: float = setting(
         1.0,
-        "of transformers: weight of the losses of kept and of pasted tokens",
+        "on transformers: weight of the losses of kept and of pasted tokens",
         at_least=0,
     )
 

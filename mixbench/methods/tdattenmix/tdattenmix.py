@@ -35,7 +35,9 @@ SOURCES = Registry(
 
 @register("tdattenmix")
 class TdAttenMix(ConsistencyMethod):
-    """Paste the partner's most attended window over the least attended one; see :func:`tdattenmix`.
+    r"""Paste the partner's most attended window over the least attended one.
+
+    See :func:`mixbench.functional.tdattenmix`.
 
     Paper: Wang, Gu, Lu, "TdAttenMix: Top-Down Attention Guided Mixup", AAAI 2025,
     arXiv:2501.15409. Official code: morning12138/TdAttenMix. Half of the batches are mixed as
@@ -44,6 +46,10 @@ class TdAttenMix(ConsistencyMethod):
     map, as in SMMix (arXiv:2212.12977), a variant without any download and the default without a
     file; ``teacher``, the network of a finished run; ``gaze`` or ``file``, maps on disk; and
     ``random`` windows as a control.
+    Formula: :math:`x = M \odot x_1 + (1 - M) \odot x_2`, and
+    :math:`y = \lambda y_1 + (1 - \lambda) y_2` with
+    :math:`\lambda = \beta \lambda_A + (1 - \beta) \lambda_a`, the area that is kept and its share
+    of the attention.
     Deviations: the authors' label reads the partner's window in the map of the wrong image and
     sums over the batch (``label_ratio: official``; here each image by itself); partners are a
     random permutation (``partner: flip`` is theirs, for even batches); the attention network is

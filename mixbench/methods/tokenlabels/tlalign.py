@@ -17,12 +17,15 @@ from mixbench.methods.tokenlabels.base import PastedBox, PastedPatchesMethod
 
 @register("tlalign")
 class TLAlign(PastedPatchesMethod):
-    """Paste whole patches, and let attention carry their labels; see :func:`token_weights`.
+    r"""Paste whole patches, and let attention carry their labels; see :func:`token_weights`.
 
     Paper: Xiao et al., "Token-Label Alignment for Vision Transformers", ICCV 2023,
     arXiv:2210.06455. Official code: Euphoria16/TL-Align.
     Published (ImageNet-1k, 300 epochs, top-1 without and with it, the authors' README): DeiT-T 72.2
     and 73.2, DeiT-S 79.8 and 80.6, DeiT-B 81.8 and 82.3; Swin-T 81.2 and 81.4.
+    Formula: :math:`w_{l+1} = \rho w_l + (1 - \rho) A_l w_l` with the attention :math:`A_l` of layer
+    :math:`l` and :math:`\rho = 0.5`, from :math:`w_0`, which is 1 in pasted patches; the class
+    token's weight in the end is that of the partner's label.
     Deviations: none on networks with a class token. Partners are the flipped batch, as in the
     official code; ``partner: random`` is what other methods here do. Swin is a variant of ours, as
     no code of it was released: weights stay inside of windows, merging averages them, and the mean

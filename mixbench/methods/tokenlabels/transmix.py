@@ -15,12 +15,15 @@ from mixbench.methods.tokenlabels.base import PastedBox, PastedPatchesMethod
 
 @register("transmix")
 class TransMix(PastedPatchesMethod):
-    """CutMix labelled by area and by the class token's attention; see :func:`attention_lam`.
+    r"""CutMix labelled by area and by the class token's attention; see :func:`attention_lam`.
 
     Paper: Chen et al., "TransMix: Attend to Mix for Vision Transformers", CVPR 2022,
     arXiv:2111.09833. Official code: Beckschen/TransMix.
     Published: DeiT-S on ImageNet-1k, 300 epochs, 80.7 top-1; in OpenMixup's re-run 80.68, where
     DeiT's own mixup and CutMix have 79.80.
+    Formula: :math:`\lambda = (1 - \rho) \lambda_A + \rho \, a M / \sum_i a_i` with the area
+    :math:`\lambda_A` that is kept, the class token's attention :math:`a`, the kept patches
+    :math:`M` and :math:`\rho = 0.5`.
     Deviations: none on networks with a class token. Partners are the flipped batch, as in the
     official code; ``partner: random`` is what other methods here do. ``switch_prob`` is the 0.5
     that the official code arrives at, as the 0.8 of its file is never read. Where attention has no

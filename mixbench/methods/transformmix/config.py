@@ -50,9 +50,9 @@ class TransformMixSearchConfig(TransformMixConfig):
     stn_input: str = setting(
         "saliency", "input of the network for transformations", one_of=STN_INPUTS
     )
-    lam_input: bool = setting(True, "tell the network for masks the weight")
+    lam_input: bool = setting(True, "give the weight to the network for masks as an input")
     symmetric: bool = setting(True, "a pair in the other order has the other part of the mask")
-    temperature: float = setting(0.5, "of the mask's sigmoid", above=0)
+    temperature: float = setting(0.5, "temperature of the mask's sigmoid", above=0)
     w_area: float = setting(1.0, "weight of the mask's mean against the weight", at_least=0)
     w_tv: float = setting(0.1, "weight of the mask's total variation", at_least=0)
     w_bin: float = setting(0.05, "weight of the mask's distance from 0 and 1", at_least=0)

@@ -26,7 +26,9 @@ FORM = ("affine", "stn_input", "lam_input", "symmetric", "stn", "mpn", "temperat
 
 @register("transformmix_recon")
 class TransformMixRecon(TransformMixMethod):
-    """Mix pairs by a module that was searched before; see :func:`mixbench.functional.transformmix`.
+    r"""Mix pairs by a module that was searched before.
+
+    See :func:`mixbench.functional.transformmix`.
 
     Paper: Cheung and Yeung, "TransformMix: Learning Transformation and Mixing Strategies from
     Data", arXiv:2403.12429. Official code: none was found; this is a reconstruction, and its
@@ -35,6 +37,8 @@ class TransformMixRecon(TransformMixMethod):
     the teacher of that search, its map of the class where the data has the same classes and
     otherwise the norm of its features; from the network of another run, ``teacher_ckpt``; or
     from the image alone, ``saliency: spectral``.
+    Formula: :math:`x = m \odot T_1(x_1) + (1 - m) \odot T_2(x_2)` with transformations :math:`T`
+    and a mask :math:`m` of the searched module, and :math:`y = \bar m y_1 + (1 - \bar m) y_2`.
     Deviations: the rule of the label is not in the text; ``label: area`` is ours.
     Cost: 1.4, one pass of the teacher without a gradient; ``cache: true`` has none, with maps of 8
     x 8 cells, 14 x 14 of large images, that follow crops and mirrors.

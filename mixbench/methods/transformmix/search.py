@@ -20,7 +20,7 @@ from mixbench.records.weights import load_network, weights_file
 
 @register("transformmix_search")
 class TransformMixSearch(TransformMixMethod):
-    """Search a module that moves and masks pairs of images so that a trained network sees both.
+    r"""Search a module that moves and masks pairs of images so that a trained network sees both.
 
     Paper: Cheung and Yeung, "TransformMix: Learning Transformation and Mixing Strategies from
     Data", arXiv:2403.12429. Official code: none was found. That two networks, one for
@@ -30,6 +30,8 @@ class TransformMixSearch(TransformMixMethod):
     accuracy is the teacher's own. The suite ``two_class`` judges the module: how often the teacher,
     or another network that ``eval.judge`` names, finds both classes of a mixed test image. The
     module is for ``method=transformmix_recon method.module=RUN``.
+    Formula: :math:`x = m \odot T_1(x_1) + (1 - m) \odot T_2(x_2)`; the module learns :math:`T` and
+    :math:`m` so that the trained network finds both classes in :math:`x`.
     Deviations: nothing of it can be compared with code of the authors. On a GPU the gradient of
     sampling adds in no fixed order, so that a search is not repeated bit by bit.
     Cost: 1.3, one pass of the network for the maps and one with a gradient by the pixels.
