@@ -21,6 +21,7 @@ class SettingInfo:
     at_most: float | None = None
     also: float | str | None = None
     options: tuple[Any, ...] = ()
+    ends: bool = False
     official: Any = None
     only_when: Mapping[str, Collection[Any]] | None = None
     identity: bool = True
@@ -84,6 +85,7 @@ def setting(
     within: tuple[float, float] | None = None,
     also: float | str | None = None,
     one_of: Collection[Any] = (),
+    ends: bool = False,
     official: Any = None,
     only_when: Mapping[str, Collection[Any]] | None = None,
     identity: bool = True,
@@ -101,6 +103,7 @@ def setting(
         within: Smallest and largest value, in short.
         also: One number outside of these limits, or a word, that is allowed, too.
         one_of: Values allowed.
+        ends: The value is a list of two, the smallest and the largest of what is drawn.
         official: Value of the authors, or a text that tells it.
         only_when: Other keys, and the values of each for which this one has an effect.
         identity: False for a key that says how or where a run is carried out, not what is computed.
@@ -111,7 +114,7 @@ def setting(
     at_least, at_most = (at_least, at_most) if within is None else within
     limits = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
     told = {"official": official, "only_when": only_when, "identity": identity}
-    info = SettingInfo(meaning, also=also, options=tuple(one_of), **limits, **told)
+    info = SettingInfo(meaning, also=also, options=tuple(one_of), ends=ends, **limits, **told)
     metadata = {"setting": info}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
@@ -131,7 +134,11 @@ class Settings:
             value, info = getattr(self, item.name), info_of(item)
             if value is None and "None" in str(item.type):
                 continue
-            for each in value if isinstance(value, list | tuple) else (value,):
+            several: Any = value if isinstance(value, list | tuple) else (value,)
+            if info.ends and not (len(several) == 2 and several[0] <= several[1]):
+                what = "must be [smallest, largest]"
+                raise ValueError(f"{self.prefix}{item.name} {what}, got {list(several)}")
+            for each in several:
                 info.check(f"{self.prefix}{item.name}", each)
 
 

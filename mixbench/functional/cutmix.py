@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.draws import draw_lam, draw_perm, draw_uniform
 from mixbench.functional.mixed import (
     Mixed,
     check_batch,
@@ -233,13 +233,13 @@ def cutmix(
         elif minmax is None:
             lam = draw_lam(count, alpha, generator)
         if center is None:
-            center = _uniform(count, generator)
+            center = draw_uniform(generator, count, 2)
         if minmax is not None:
             low, high = minmax
             if not 0 < low < high <= 1:
                 raise ValueError(f"cutmix: minmax must be 0 < min < max <= 1, got {minmax}")
             if sides is None:
-                sides = low + (high - low) * _uniform(count, generator)
+                sides = draw_uniform(generator, count, 2, ends=minmax)
             sides, center = _together(sides, center)
             box = cutmix_minmax_box(sides, center, height, width)
         else:
@@ -252,11 +252,6 @@ def cutmix(
     else:
         mixed, kept = paste_box(x, take(x, perm), box)
     return Mixed(mixed, mix_targets(targets, perm, kept), kept, perm, box)
-
-
-def _uniform(count: int, generator: Generator | None) -> Tensor:
-    device = generator.device if generator is not None else None
-    return torch.rand(count, 2, generator=generator, device=device)
 
 
 def _together(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,10 +38,24 @@ def draw_lam(count: int, alpha: float, generator: Generator | None = None) -> Te
     shape = torch.full((2, count), alpha + 1, dtype=torch.float64, device=device)
     uniform = torch.rand(2, count, dtype=torch.float64, generator=generator, device=device)
     # Gamma(a) has the law of Gamma(a + 1) * U^(1/a).
-    gamma = torch._standard_gamma(shape, generator)  # pyright: ignore[reportPrivateImportUsage]
-    first, second = gamma.log()
+    gamma = torch._standard_gamma(shape, generator).log()  # pyright: ignore[reportPrivateImportUsage]
     tilt = (uniform[0].log() - uniform[1].log()) / alpha  # subtracted first: it may be infinite
-    return torch.sigmoid(first - second + tilt).float()
+    return torch.sigmoid(gamma[0] - gamma[1] + tilt).float()
+
+
+def draw_uniform(generator: Generator | None, *size: int, ends: Sequence[float] = (0, 1)) -> Tensor:
+    """Draw numbers between two ends, all equally likely.
+
+    Args:
+        generator: Random source; the result lies on its device (CPU if None).
+        *size: Shape of the result.
+        ends: Smallest and largest number.
+
+    Returns:
+        float32 numbers.
+    """
+    device, (low, high) = generator.device if generator is not None else None, ends
+    return low + (high - low) * torch.rand(size, generator=generator, device=device)
 
 
 def draw_perm(batch: int, generator: Generator | None = None, *, rule: str = "random") -> Tensor:
@@ -68,9 +82,7 @@ def draw_perm(batch: int, generator: Generator | None = None, *, rule: str = "ra
     if rule not in PARTNER_RULES:
         raise ValueError(f"partner rule must be one of {', '.join(PARTNER_RULES)}, got {rule!r}")
     order = torch.randperm(batch, generator=generator, device=device)
-    if rule == "random":
-        return order
-    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+    return order if rule == "random" else torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 
 class Switch(NamedTuple):

@@ -1,7 +1,6 @@
 """CutMix as a trainable method."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -9,11 +8,12 @@ import mixbench.functional as mf
 from mixbench.config.settings import setting
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.functional.draws import PARTNER_RULES
-from mixbench.methods.base import MIXES_LABELS, Method, register
+from mixbench.methods.base import Method, register
+from mixbench.methods.image_mix import ImageMix
 
 
 @register("cutmix")
-class CutMix(Method):
+class CutMix(ImageMix):
     r"""Paste a box of the partner image; see :func:`mixbench.functional.cutmix`.
 
     Paper: Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with
@@ -57,25 +57,8 @@ class CutMix(Method):
             plain = not self.per_sample and self.partner == "random" and self.minmax is None
             return "official-verified" if plain and self.box_rule == "official" else "variant"
 
-    tasks = MIXES_LABELS
+    operation = staticmethod(mf.cutmix)
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """Pixels of the image outside of the box, and of its partner inside of it."""
         return mf.box_shares(mixed.aux, (x.shape[2], x.shape[3]))
-
-    def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
-        """Paste a box into the batch, or with probability ``1 - prob`` leave it."""
-        cfg = self.config
-        if not decisions and not self.switch.on(cfg.prob):
-            return mf.Mixed(x, targets)
-        return mf.cutmix(
-            x,
-            targets,
-            alpha=cfg.alpha,
-            per_sample=cfg.per_sample,
-            partner=cfg.partner,
-            box_rule=cfg.box_rule,
-            minmax=cfg.minmax,
-            generator=self.generator,
-            **decisions,
-        )

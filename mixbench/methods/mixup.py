@@ -1,18 +1,19 @@
 """Input Mixup as a trainable method."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.config.settings import setting
 from mixbench.functional.draws import PARTNER_RULES
-from mixbench.methods.base import MIXES_LABELS, Method, register
+from mixbench.methods.base import Method, register
+from mixbench.methods.image_mix import ImageMix
 
 
 @register("mixup")
-class Mixup(Method):
+class Mixup(ImageMix):
     r"""Interpolate images and labels; see :func:`mixbench.functional.mixup`.
 
     Paper: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv:1710.09412.
@@ -45,24 +46,8 @@ class Mixup(Method):
             plain = not self.per_sample and not self.fold and self.partner == "random"
             return "official-verified" if plain and self.prob == 1 else "variant"
 
-    tasks = MIXES_LABELS
+    operation = staticmethod(mf.mixup)
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """The weight of the image, the same for every pixel."""
         return mf.even_shares(cast(Tensor, mixed.lam))
-
-    def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
-        """Mix the batch, or with probability ``1 - prob`` leave it."""
-        cfg = self.config
-        if not decisions and not self.switch.on(cfg.prob):
-            return mf.Mixed(x, targets)
-        return mf.mixup(
-            x,
-            targets,
-            alpha=cfg.alpha,
-            per_sample=cfg.per_sample,
-            partner=cfg.partner,
-            fold=cfg.fold,
-            generator=self.generator,
-            **decisions,
-        )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mixbench.config.names import METHODS
 from mixbench.config.schema import DataConfig, DataInfo, NetConfig, RunConfig
 from mixbench.data.images import Batch
 from mixbench.perf.benchmark import Benchmark
@@ -27,7 +28,8 @@ SAMIX, FROZEN = "samix", "samix, mixer of a checkpoint"
 WRITTEN = "a checkpoint that is written for the measurement"
 PEAK, SAVED = "peak MB", "saved MB"
 
-# Methods with settings that let every step do the same work, the most that the method ever does.
+# Methods with settings that let every step do the same work, the most that the method ever does, or
+# with something to say of their steps.
 STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     BASE: ("erm", {}, ""),
     "mixup": ("mixup", {}, ""),
@@ -76,6 +78,9 @@ VIT_STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "transmix": ("transmix", {"mixup_alpha": 0.0}, "every batch pasted"),
     "tlalign": ("tlalign", {}, "every batch pasted"),
 }
+WITHOUT_LABELS = ("moco", "mocosamix")  # which these steps have
+_SAID = {name for name, *_ in (*STEPS.values(), *VIT_STEPS.values())}
+STEPS |= {name: (name, {}, "") for name in METHODS.table if name not in (*WITHOUT_LABELS, *_SAID)}
 
 
 class Shape(NamedTuple):

@@ -140,3 +140,17 @@ def test_every_key_of_a_run_says_what_it_means():
     assert (
         {"seed", "run.dir", "data.workers"} < keys_not_in_identity() < dict(walk(RunConfig)).keys()
     )
+
+
+@pytest.mark.parametrize("value", [[0.5], [0.2, 0.3, 0.4], [0.4, 0.3], [float("nan"), 1.0]])
+def test_ends_are_two_in_their_order(value):
+    @dataclasses.dataclass
+    class Drawn(Settings):
+        prefix = "method."
+        span: list[float] = setting([0.1, 0.8], "ends of what is drawn", above=0, ends=True)
+
+    assert Drawn(span=[0.3, 0.3]).span == [0.3, 0.3]
+    with pytest.raises(ValueError, match=r"method.span must be \[smallest, largest\], got"):
+        Drawn(span=value)
+    with pytest.raises(ValueError, match=r"method.span must be > 0 and finite, got 0.0"):
+        Drawn(span=[0.0, 0.5])
