@@ -38,7 +38,7 @@ from mixbench.functional.cutmix import (
     paste_box,
 )
 from mixbench.functional.distillation import distillation_loss
-from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.draws import draw_chosen, draw_lam, draw_perm
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
 from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
@@ -53,6 +53,7 @@ from mixbench.functional.maskmix import (
 )
 from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
 from mixbench.functional.mixup import even_shares, mixup
+from mixbench.functional.modules import BC, CutMix, InputMix, Mixup, SpliceMix
 from mixbench.functional.ratings import LabelMap, rated_lam, relabel, smooth_label, top2_clamp
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
 from mixbench.functional.splicemix import (
@@ -105,14 +106,19 @@ from mixbench.functional.windows import (
 )
 
 __all__ = [
+    "BC",
     "OPERATIONS",
     "Aligned",
     "ChainViews",
     "Chains",
+    "CutMix",
+    "InputMix",
     "LabelMap",
     "Mixed",
+    "Mixup",
     "Pasted",
     "SpliceGrid",
+    "SpliceMix",
     "Spliced",
     "Transport",
     "WarpedPairs",
@@ -136,6 +142,7 @@ __all__ = [
     "cutmix_minmax_box",
     "distillation_loss",
     "draw_chains",
+    "draw_chosen",
     "draw_lam",
     "draw_other_class",
     "draw_other_class_pairs",

@@ -319,3 +319,22 @@ def test_a_score_as_a_metric_depends_on_no_batch_and_no_padding(batch):
     for rows in [*ids.split(batch), ids[:3]]:  # a sampler that fills up with the first samples
         metric.update(logits[rows], y[rows], rows)
     assert metric.compute() == metrics.ece(logits, y)
+
+
+def test_rows_without_an_id_count_each_and_stand_behind_the_others():
+    logits, y = torch.eye(4), torch.tensor([0, 1, 2, 0])
+    stored = metrics.StoredLogits()
+    stored.update(logits[:2], y[:2])
+    stored.update(logits[2:], y[2:], torch.tensor([7, 3]))
+    stored.update(logits[:1], y[:1])
+    found, labels, ids = stored.compute()
+    assert ids.tolist() == [3, 7, 8, 9, 10]
+    assert torch.equal(found, logits[[3, 2, 0, 1, 0]])
+    assert labels.tolist() == [0, 2, 0, 1, 0]
+
+
+def test_a_score_needs_no_ids():
+    score = metrics.Score(metrics.topk)
+    for rows in ([0, 1], [2, 3], [0]):  # the last repeats image 0, which nothing tells
+        score.update(torch.eye(4)[rows], torch.tensor([0, 1, 2, 0])[rows])
+    assert score.compute().item() == pytest.approx(80)
