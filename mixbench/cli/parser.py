@@ -18,6 +18,7 @@ from mixbench.cli import (
     methods,
     names,
     plot,
+    predict,
     report,
     reproduce,
     run,
@@ -237,14 +238,21 @@ def _parser() -> argparse.ArgumentParser:
     _drawing(shown)
     text = "draw a test image under the corruptions of eval.corruptions in place of a method"
     shown.add_argument("--corruptions", action="store_true", help=text)
-    text = (
-        "write the weights of a run under the names of timm or torchvision, or its network as ONNX"
-    )
+    text = "predict the classes of images with the network of a finished run"
+    judged = add("predict", predict.predict_command, text)
+    judged.add_argument("run", metavar="RUN", help="folder or id of a finished run")
+    text = "image files, and folders of them; then names of your own code that the run uses"
+    judged.add_argument("paths", nargs="+", metavar="PATH", help=text)
+    text = "CSV file to write; without it the classes are printed"
+    judged.add_argument("-o", "--output", type=Path, metavar="FILE.csv", help=text)
+    text = "number of classes of each image, the likeliest ones; the default is 5"
+    judged.add_argument("--top", type=int, default=5, metavar="K", help=text)
+    text = "write the weights of a run under the names of timm or torchvision, or its whole network"
     weights = add("export", export.export_command, text)
     weights.add_argument("run", metavar="RUN", help="folder or id of a finished run")
     text = "names of your own code that the run uses, such as net=module:Class"
     weights.add_argument("overrides", nargs="*", metavar="k=v", help=text)
-    text = "file to write; its name ends in .pth, .pt, .safetensors or .onnx"
+    text = "file to write: .pth, .pt, .safetensors (weights), .pt2 or .onnx (the whole network)"
     weights.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
     elicit.add_elicit(add)
     sets = add("data", data.data_command, "check a data set, or download and decode it once")
