@@ -17,6 +17,7 @@ from mixbench.cli import (
     leaderboard,
     methods,
     names,
+    new,
     plot,
     predict,
     report,
@@ -259,12 +260,18 @@ def _parser() -> argparse.ArgumentParser:
     sets.add_argument("action", choices=("check", "prepare"))
     sets.add_argument("name", metavar="NAME")
     sets.add_argument("overrides", nargs="*", metavar="k=v", help="overrides of keys")
+    text = "write a module, a plan and a test to start a method, suite or data set of your own from"
+    fresh = add("new", new.new_command, text)
+    fresh.add_argument("kind", choices=("method", "suite", "data"))
+    fresh.add_argument("name", metavar="NAME", help="name of the module, such as own_mix")
     check = add(
         "check",
         methods.check_command,
-        "test whether a method keeps the rules that training relies on",
+        "test whether a method keeps the rules that training relies on, or whether the labels of a "
+        "mixing function follow its pixels",
     )
-    check.add_argument("name", metavar="METHOD")
+    text = "a method, or module:name of a class or of a function of images and labels"
+    check.add_argument("name", metavar="METHOD", help=text)
     return parser
 
 
