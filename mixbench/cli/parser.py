@@ -10,7 +10,9 @@ from typing import Any
 
 from mixbench import __version__
 from mixbench.cli import (
+    completion,
     data,
+    doctor,
     elicit,
     evaluate,
     export,
@@ -260,6 +262,12 @@ def _parser() -> argparse.ArgumentParser:
     sets.add_argument("action", choices=("check", "prepare"))
     sets.add_argument("name", metavar="NAME")
     sets.add_argument("overrides", nargs="*", metavar="k=v", help="overrides of keys")
+    add("doctor", doctor.doctor_command, "print versions, device, W&B, folders and free disk")
+    shell = add("completion", completion.completion_command, "print what fills in words in a shell")
+    shell.set_defaults(parser=parser)
+    text = "shell to print the script for; words is what the scripts call"
+    shell.add_argument("shell", choices=(*completion.SCRIPTS, "words"), help=text)
+    shell.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     text = "write a module, a plan and a test to start a method, suite or data set of your own from"
     fresh = add("new", new.new_command, text)
     fresh.add_argument("kind", choices=("method", "suite", "data"))
