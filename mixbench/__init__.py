@@ -20,6 +20,7 @@ _HOMES = {
     "functional": "mixbench.functional",
     "leaderboard": "mixbench.leaderboard",
     "list_methods": "mixbench.methods",
+    "load": "mixbench.training.predict",
     "plot": "mixbench.leaderboard.plots.draw",
     "register": "mixbench.methods",
     "run": "mixbench.training.run",
@@ -31,6 +32,7 @@ __all__ = [
     "functional",
     "leaderboard",
     "list_methods",
+    "load",
     "plot",
     "register",
     "run",
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from mixbench.leaderboard.plots.draw import plot
     from mixbench.methods import list_methods, register
     from mixbench.methods.build import build_method
+    from mixbench.training.predict import load
     from mixbench.training.run import run
 
 

@@ -1,4 +1,4 @@
-"""Weights of a finished run for other programs: ``export``."""
+"""A finished run for other programs: ``export``."""
 
 import argparse
 
@@ -7,25 +7,29 @@ from mixbench.errors import UserError
 
 
 def export_command(args: argparse.Namespace) -> int:
-    """Write the weights of the network that was tested."""
+    """Write the network that was tested."""
     from mixbench.records.record import read_record, run_folder
 
     folder = run_folder(args.run)
     read_record(folder)  # says at once that there is none, before torch is loaded
     from mixbench.config.overrides import code_names, split_overrides
-    from mixbench.records.weights import export_weights
+    from mixbench.training.export import export
 
     pairs = split_overrides(args.overrides)
     trusted = code_names(pairs)
     if idle := [key for key, value in pairs if value not in trusted]:
         todo = "leave it out; only names of your own code, such as net=module:Class, can be given"
         raise UserError(f"{idle[0]} changes nothing of an export", "export", todo)
-    info = export_weights(folder, args.output, trusted)
+    made = export(folder, args.output, args.overrides)
     print_result(f"written: {args.output}")
-    print_result(
-        f"its input: {info.height}x{info.width} pixels in [0, 1], less {_numbers(info.mean)},"
-    )
-    print_result(f"divided by {_numbers(info.std)}")
+    shape = f"{made.height}x{made.width} pixels in [0, 1]"
+    if made.whole:
+        print_result(f"its input: {shape}; class names, mean, std and temperature are in the file")
+    else:
+        print_result(f"its input: {shape}, less {_numbers(made.mean)},")
+        print_result(f"divided by {_numbers(made.std)}")
+    if not made.plain:
+        print_result("and by the method's own rule, which files .pt2 and .onnx hold")
     return 0
 
 

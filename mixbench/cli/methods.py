@@ -99,13 +99,22 @@ def _named(runs: dict[str, tuple[Any, Path | None]]) -> dict[str, tuple[Any, Pat
 
 
 def check_command(args: argparse.Namespace) -> int:
-    """Test a method against the contract."""
+    """Test a method against the contract, or a mixing function of anybody against its labels."""
     from mixbench.config.names import METHODS
+    from mixbench.registry import Registry
 
     METHODS.check(args.name)
+    found = Registry("method or mixing function", {}).get(args.name) if ":" in args.name else None
     from mixbench.testing.contract import check_method
+    from mixbench.testing.mixers import check_mixer
 
-    results = check_method(args.name)
+    if found is None or isinstance(found, type):
+        results = check_method(args.name)
+    elif callable(found):
+        results = check_mixer(found)
+    else:
+        what = f"{args.name} is {type(found).__name__}, which cannot be called"
+        raise UserError(what, "check", "name a class of methods, or a function of a batch")
     for result in results:
         print_result(f"{'FAIL' if result.error else 'ok  '}  {result.rule}")
         if result.error:

@@ -10,14 +10,18 @@ from typing import Any
 
 from mixbench import __version__
 from mixbench.cli import (
+    completion,
     data,
+    doctor,
     elicit,
     evaluate,
     export,
     leaderboard,
     methods,
     names,
+    new,
     plot,
+    predict,
     report,
     reproduce,
     run,
@@ -244,14 +248,21 @@ def _parser() -> argparse.ArgumentParser:
     _drawing(shown)
     text = "draw a test image under the corruptions of eval.corruptions in place of a method"
     shown.add_argument("--corruptions", action="store_true", help=text)
-    text = (
-        "write the weights of a run under the names of timm or torchvision, or its network as ONNX"
-    )
+    text = "predict the classes of images with the network of a finished run"
+    judged = add("predict", predict.predict_command, text)
+    judged.add_argument("run", metavar="RUN", help="folder or id of a finished run")
+    text = "image files, and folders of them; then names of your own code that the run uses"
+    judged.add_argument("paths", nargs="+", metavar="PATH", help=text)
+    text = "CSV file to write; without it the classes are printed"
+    judged.add_argument("-o", "--output", type=Path, metavar="FILE.csv", help=text)
+    text = "number of classes of each image, the likeliest ones; the default is 5"
+    judged.add_argument("--top", type=int, default=5, metavar="K", help=text)
+    text = "write the weights of a run under the names of timm or torchvision, or its whole network"
     weights = add("export", export.export_command, text)
     weights.add_argument("run", metavar="RUN", help="folder or id of a finished run")
     text = "names of your own code that the run uses, such as net=module:Class"
     weights.add_argument("overrides", nargs="*", metavar="k=v", help=text)
-    text = "file to write; its name ends in .pth, .pt, .safetensors or .onnx"
+    text = "file to write: .pth, .pt, .safetensors (weights), .pt2 or .onnx (the whole network)"
     weights.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
     elicit.add_elicit(add)
     sets = add("data", data.data_command, "check a data set, or download and decode it once")
@@ -260,12 +271,24 @@ def _parser() -> argparse.ArgumentParser:
     sets.add_argument(
         "overrides", nargs="*", metavar="k=v", help="keys to set, such as data.size=32"
     )
+    add("doctor", doctor.doctor_command, "print versions, device, W&B, folders and free disk")
+    shell = add("completion", completion.completion_command, "print what fills in words in a shell")
+    shell.set_defaults(parser=parser)
+    text = "shell to print the script for; words is what the scripts call"
+    shell.add_argument("shell", choices=(*completion.SCRIPTS, "words"), help=text)
+    shell.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    text = "write a module, a plan and a test to start a method, suite or data set of your own from"
+    fresh = add("new", new.new_command, text)
+    fresh.add_argument("kind", choices=("method", "suite", "data"))
+    fresh.add_argument("name", metavar="NAME", help="name of the module, such as own_mix")
     check = add(
         "check",
         methods.check_command,
-        "test whether a method keeps the rules that training relies on",
+        "test whether a method keeps the rules that training relies on, or whether the labels of a "
+        "mixing function follow its pixels",
     )
-    check.add_argument("name", metavar="METHOD")
+    text = "a method, or module:name of a class or of a function of images and labels"
+    check.add_argument("name", metavar="METHOD", help=text)
     return parser
 
 

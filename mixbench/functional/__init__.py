@@ -38,7 +38,7 @@ from mixbench.functional.cutmix import (
     paste_box,
 )
 from mixbench.functional.distillation import distillation_loss
-from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.draws import draw_chosen, draw_lam, draw_perm
 from mixbench.functional.fmix import fmix, low_frequency_image, ranked_mask
 from mixbench.functional.gridmix import HoleGrid, draw_hole_grid, gridmix, hole_mask
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
@@ -55,6 +55,7 @@ from mixbench.functional.maskmix import (
 )
 from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
 from mixbench.functional.mixup import even_shares, mixup
+from mixbench.functional.modules import BC, CutMix, InputMix, Mixup, SpliceMix
 from mixbench.functional.ratings import LabelMap, rated_lam, relabel, smooth_label, top2_clamp
 from mixbench.functional.resizemix import (
     paste_resized,
@@ -115,15 +116,20 @@ from mixbench.functional.windows import (
 )
 
 __all__ = [
+    "BC",
     "OPERATIONS",
     "Aligned",
     "ChainViews",
     "Chains",
+    "CutMix",
     "HoleGrid",
+    "InputMix",
     "LabelMap",
     "Mixed",
+    "Mixup",
     "Pasted",
     "SpliceGrid",
+    "SpliceMix",
     "Spliced",
     "Transport",
     "WarpedPairs",
@@ -147,6 +153,7 @@ __all__ = [
     "cutmix_minmax_box",
     "distillation_loss",
     "draw_chains",
+    "draw_chosen",
     "draw_hole_grid",
     "draw_lam",
     "draw_other_class",

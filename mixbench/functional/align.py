@@ -7,14 +7,12 @@ shashankvkt/AlignMixup_CVPR22.
 import math
 import warnings
 from collections.abc import Callable
-from inspect import signature
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mixbench.errors import near_match
 from mixbench.functional.draws import draw_lam, draw_perm
 from mixbench.functional.mixed import (
     Mixed,
@@ -122,8 +120,13 @@ def align(
     order: Tensor | None = None,
     only_mean: bool = False,
     post_align: Callable[[Tensor], Tensor] | None = None,
+    eps: float = 0.1,
+    iters: int = 100,
+    solver: str = "compat",
+    stop: float | None = None,
+    cost_scale: str = "none",
+    finalize: str = "none",
     generator: Generator | None = None,
-    **settings: Unpack[PlanSettings],
 ) -> Tensor:
     """Interpolate every feature map with its partner after one was moved to the other's layout.
 
@@ -146,15 +149,20 @@ def align(
         post_align: Applied to the result, for example the last normalisation and ReLU, which the
             official pre-activation network lacks. After it positions differ, so that
             ``only_mean`` has no effect.
+        eps: Entropic weight of the transport plan, see :func:`position_plan`.
+        iters: Sinkhorn iterations.
+        solver: ``compat``, ``scaled`` or ``pot``, see :func:`sinkhorn`.
+        stop: Early stop of ``compat``, see :func:`sinkhorn`.
+        cost_scale: Unit of the cost, see :func:`position_cost`.
+        finalize: ``row`` repairs the rows of a plan, see :func:`position_plan`.
         generator: Random source of ``order`` (CPU by default).
-        **settings: Settings of the transport plan, see :func:`position_plan`.
 
     Returns:
         (B, C, H, W) mixed maps in the type and memory format of ``h``. Gradients flow to both maps
         and not into the plan.
 
     Raises:
-        ValueError: If a setting is out of range or unknown, or a shape does not fit.
+        ValueError: If a setting is out of range, or a shape does not fit.
 
     Example:
         >>> h = torch.tensor([[[[0.0, 1.0]]], [[[1.1, 0.1]]]])
@@ -168,6 +176,14 @@ def align(
     check_lam(lam, h.shape[0])
     check_perm(perm, h.shape[0])
     partner = take(h, perm)
+    settings: PlanSettings = {
+        "eps": eps,
+        "iters": iters,
+        "solver": solver,
+        "stop": stop,
+        "cost_scale": cost_scale,
+        "finalize": finalize,
+    }
     only_mean = only_mean and post_align is None
     weights = _weights(h, partner, side, plan, order, only_mean, generator, settings)
     if weights is None:
@@ -211,8 +227,13 @@ def alignmix(
     order: Tensor | None = None,
     only_mean: bool = False,
     post_align: Callable[[Tensor], Tensor] | None = None,
+    eps: float = 0.1,
+    iters: int = 100,
+    solver: str = "compat",
+    stop: float | None = None,
+    cost_scale: str = "none",
+    finalize: str = "none",
     generator: Generator | None = None,
-    **settings: Unpack[PlanSettings],
 ) -> Mixed:
     """Align and mix feature maps and mix their labels. Decisions that are not given are drawn.
 
@@ -229,16 +250,21 @@ def alignmix(
         order: See :func:`align`.
         only_mean: See :func:`align`.
         post_align: See :func:`align`.
+        eps: Entropic weight of the transport plan, see :func:`position_plan`.
+        iters: Sinkhorn iterations.
+        solver: ``compat``, ``scaled`` or ``pot``, see :func:`sinkhorn`.
+        stop: Early stop of ``compat``, see :func:`sinkhorn`.
+        cost_scale: Unit of the cost, see :func:`position_cost`.
+        finalize: ``row`` repairs the rows of a plan, see :func:`position_plan`.
         generator: Random source of the drawn decisions (CPU by default).
-        **settings: Settings of the transport plan, see :func:`position_plan`.
 
     Returns:
         Mixed batch with ``lam`` (B,) as applied; ``aux`` is an :class:`Aligned`, whose plan
         :func:`marginal_error` and :func:`plan_entropy` describe.
 
     Raises:
-        ValueError: If ``targets`` are class indices, a setting is out of range or unknown, or a
-            shape does not fit.
+        ValueError: If ``targets`` are class indices, a setting is out of range, or a shape
+            does not fit.
 
     Note:
         A batch of 1 is mixed with itself, after a warning.
@@ -274,6 +300,14 @@ def alignmix(
         side = draw_side(generator)
     perm = perm.to(h.device, non_blocking=True)
     lam = lam.reshape(-1).to(h.device, torch.float32, non_blocking=True)
+    settings: PlanSettings = {
+        "eps": eps,
+        "iters": iters,
+        "solver": solver,
+        "stop": stop,
+        "cost_scale": cost_scale,
+        "finalize": finalize,
+    }
     own, only_mean = h.detach(), only_mean and post_align is None
     other = take(own, perm)
     weights = _weights(own, other, side, plan, order, only_mean, generator, settings)
@@ -298,7 +332,7 @@ def _weights(
     _check(batch, count, side, plan, order, settings)
     if isinstance(plan, Tensor):
         return plan.detach().to(h.device, non_blocking=True).expand(batch, count, count)
-    solver, finalize = settings.get("solver", "compat"), settings.get("finalize", "none")
+    solver, finalize = settings["solver"], settings["finalize"]
     cancels = alignment_cancels(side, solver=solver, finalize=finalize, plan=plan)
     if count == 1 or plan == "identity" or (only_mean and cancels):
         return None
@@ -330,21 +364,9 @@ def _check(
         raise ValueError(f"plan must be one of {', '.join(PLANS)}, got {plan!r}")
     if order is not None and order.shape != (batch, count):
         raise ValueError(f"order must hold ({batch}, {count}) places, got {tuple(order.shape)}")
-    for name in settings:
-        if name not in PlanSettings.__annotations__:
-            hint = near_match(
-                name, [*PlanSettings.__annotations__, *signature(alignmix).parameters]
-            )
-            known = ", ".join(PlanSettings.__annotations__)
-            raise ValueError(
-                f"unknown setting {name!r} of the transport plan; {hint or f'it has {known}'}"
-            )
-    _check_settings(**settings)
-
-
-def _check_settings(*, cost_scale: str = "none", **settings: Any) -> None:
-    check_cost_scale(cost_scale)
-    check_solver(**settings)
+    check_cost_scale(settings["cost_scale"])
+    solved = {key: value for key, value in settings.items() if key != "cost_scale"}
+    check_solver(**cast(Any, solved))
 
 
 def _draw_order(batch: int, positions: int, generator: Generator | None) -> Tensor:

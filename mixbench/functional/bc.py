@@ -120,6 +120,7 @@ def bc(
     targets: Tensor,
     *,
     plus: bool = False,
+    prob: float = 1.0,
     lam: Tensor | None = None,
     perm: Tensor | None = None,
     gain: Callable[[Tensor], Tensor] = pixel_std,
@@ -136,6 +137,8 @@ def bc(
             :func:`subtract_image_mean`.
         targets: (B, K) single-label targets.
         plus: Use BC+.
+        prob: Chance of each input to be mixed; others have the ratio 1. Unused when ``lam`` is
+            given.
         lam: (N,) label ratio r of the first image; drawn uniform in [0, 1] per example.
         perm: (N,) index of the partners of the first N inputs, N <= B; the other inputs then
             serve as partners only. Drawn with :func:`draw_other_class`, N = B.
@@ -162,7 +165,7 @@ def bc(
         perm = draw_other_class(targets, generator)
     rows = perm.shape[0]
     if lam is None:
-        lam = draw_lam(rows, 1.0, generator)
+        lam = draw_lam(rows, 1.0, generator, prob=prob)
     else:
         check_lam(lam, rows)
     perm = perm.to(x.device, non_blocking=True)

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from mixbench.functional.draws import draw_lam, draw_perm, draw_uniform
+from mixbench.functional.draws import draw_chosen, draw_lam, draw_perm, draw_uniform
 from mixbench.functional.mixed import (
     Mixed,
     check_batch,
@@ -173,6 +173,7 @@ def cutmix(
     *,
     alpha: float = 1.0,
     per_sample: bool = False,
+    prob: float = 1.0,
     partner: str = "random",
     box_rule: str = "official",
     minmax: tuple[float, float] | None = None,
@@ -190,6 +191,8 @@ def cutmix(
         targets: (B, K) soft or multi-hot labels.
         alpha: Beta(alpha, alpha) of the kept share; unused when ``lam`` or ``box`` is given.
         per_sample: Draw one box per image; the paper draws one per batch.
+        prob: Chance that the batch is mixed, with ``per_sample`` that of each row; one that is not
+            mixed has the weight 1. Unused when ``lam``, ``sides`` or ``box`` is given.
         partner: How partners are drawn, see :func:`draw_perm`; unused when ``perm`` is given.
         box_rule: How the box is placed, see :func:`cutmix_box`.
         minmax: Smallest and largest side as fractions of the image; sides are then drawn
@@ -208,7 +211,7 @@ def cutmix(
 
     Raises:
         ValueError: If ``targets`` are class indices, the batch sizes differ, ``x`` is not
-            (B, C, H, W) or empty, or ``alpha``, ``lam`` or ``minmax`` is out of range.
+            (B, C, H, W) or empty, or ``alpha``, ``lam``, ``prob`` or ``minmax`` is out of range.
 
     Example:
         >>> x, targets = torch.zeros(2, 1, 4, 4), torch.eye(2)
@@ -231,7 +234,7 @@ def cutmix(
         if lam is not None:
             check_lam(lam, batch)
         elif minmax is None:
-            lam = draw_lam(count, alpha, generator)
+            lam = draw_lam(count, alpha, generator, prob=prob)
         if center is None:
             center = draw_uniform(generator, count, 2)
         if minmax is not None:
@@ -240,6 +243,8 @@ def cutmix(
                 raise ValueError(f"cutmix: minmax must be 0 < min < max <= 1, got {minmax}")
             if sides is None:
                 sides = draw_uniform(generator, count, 2, ends=minmax)
+                if prob != 1:  # a box without a side is none
+                    sides = sides * draw_chosen(count, prob, generator)[:, None]
             sides, center = _together(sides, center)
             box = cutmix_minmax_box(sides, center, height, width)
         else:

@@ -10,19 +10,22 @@ from torch import Generator, Tensor
 PARTNER_RULES = ("random", "flip", "roll", "derange")
 
 
-def draw_lam(count: int, alpha: float, generator: Generator | None = None) -> Tensor:
+def draw_lam(
+    count: int, alpha: float, generator: Generator | None = None, *, prob: float = 1.0
+) -> Tensor:
     """Draw mixing weights from Beta(alpha, alpha).
 
     Args:
         count: Number of weights.
         alpha: Shape parameter; 0 gives 1 everywhere, which is plain training.
         generator: Random source; the result lies on its device (CPU by default).
+        prob: Chance of each weight to be drawn; otherwise it is 1, which mixes nothing.
 
     Returns:
         (count,) float32 in [0, 1].
 
     Raises:
-        ValueError: If ``alpha`` is negative or not finite.
+        ValueError: If ``alpha`` is negative or not finite, or ``prob`` is no chance.
 
     Note:
         The public ``Beta`` takes no generator. The ratio of two Gamma draws is formed from their
@@ -30,6 +33,35 @@ def draw_lam(count: int, alpha: float, generator: Generator | None = None) -> Te
     """
     if not (alpha >= 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha must be >= 0 and finite, got {alpha}")
+    lam = _beta(count, alpha, generator)
+    return lam if prob == 1 else torch.where(draw_chosen(count, prob, generator), lam, 1.0)
+
+
+def draw_chosen(count: int, prob: float, generator: Generator | None = None) -> Tensor:
+    """Draw which of several rows something happens to, each with the same chance.
+
+    Args:
+        count: Number of rows.
+        prob: Chance, in [0, 1].
+        generator: Random source; the result lies on its device (CPU by default).
+
+    Returns:
+        (count,) bool.
+
+    Raises:
+        ValueError: If ``prob`` is no chance.
+
+    Example:
+        >>> draw_chosen(2, 1.0), draw_chosen(2, 0.0)
+        (tensor([True, True]), tensor([False, False]))
+    """
+    if not 0 <= prob <= 1:
+        raise ValueError(f"prob must lie in [0, 1], got {prob}")
+    device = generator.device if generator is not None else None
+    return torch.rand(count, generator=generator, device=device) < prob
+
+
+def _beta(count: int, alpha: float, generator: Generator | None) -> Tensor:
     device = generator.device if generator is not None else None
     if alpha == 0:
         return torch.ones(count, device=device)

@@ -42,6 +42,7 @@ def mixup(
     *,
     alpha: float = 1.0,
     per_sample: bool = False,
+    prob: float = 1.0,
     partner: str = "random",
     fold: bool = False,
     lam: Tensor | None = None,
@@ -55,6 +56,8 @@ def mixup(
         targets: (B, K) soft or multi-hot labels.
         alpha: Beta(alpha, alpha) of the weight; unused when ``lam`` is given.
         per_sample: Draw one weight per input; the paper draws one per batch.
+        prob: Chance that the batch is mixed, with ``per_sample`` that of each row; one that is not
+            mixed has the weight 1. Unused when ``lam`` is given.
         partner: How partners are drawn, see :func:`draw_perm`; unused when ``perm`` is given.
         fold: Replace every weight by max(lam, 1 - lam), so that the first image dominates.
         lam: (B,) or (1,) weight of the first image, in [0, 1].
@@ -66,7 +69,7 @@ def mixup(
 
     Raises:
         ValueError: If ``targets`` are class indices, ``x`` is of an integer type, the batch sizes
-            differ, ``alpha`` is negative or not finite, or ``lam`` is no share.
+            differ, ``alpha`` is negative or not finite, or ``lam`` or ``prob`` is no share.
 
     Example:
         >>> x, targets = torch.tensor([[0.0], [1.0]]), torch.eye(2)
@@ -84,7 +87,7 @@ def mixup(
         perm = draw_perm(batch, generator, rule=partner)
     check_perm(perm, batch)
     if lam is None:
-        lam = draw_lam(batch if per_sample else 1, alpha, generator)
+        lam = draw_lam(batch if per_sample else 1, alpha, generator, prob=prob)
     else:
         check_lam(lam, batch)
     if fold:

@@ -258,7 +258,13 @@ def kept_saliency(mask: Tensor, warped: WarpedPairs, saliency: Tensor, perm: Ten
 
 
 def total_variation(mask: Tensor) -> Tensor:
-    """Mean difference of neighbours in masks (B, 1, H, W), along and across added; a scalar.
+    """Mean difference of neighbours in masks, along and across added.
+
+    Args:
+        mask: (B, 1, H, W) masks.
+
+    Returns:
+        Scalar.
 
     Example:
         >>> total_variation(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]))

@@ -16,8 +16,8 @@ from mixbench.functional.sinkhorn import sinkhorn
 COST_SCALES = ("none", "mean", "dim", "cosine")
 
 
-class PlanSettings(TypedDict, total=False):
-    """Settings of :func:`position_plan`, the same in :func:`align` and :func:`alignmix`."""
+class PlanSettings(TypedDict):
+    """Settings of :func:`position_plan`, which :func:`align` and :func:`alignmix` hand on."""
 
     eps: float
     iters: int

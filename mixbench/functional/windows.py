@@ -22,14 +22,15 @@ class Pasted(NamedTuple):
     """Places of windows in images and in their partners, on a grid of R x C cells.
 
     ``target`` (B, 2) and ``source`` (B, 2) are the row and column of the first cell of the window
-    in the image and in its partner, ``kept`` (B, R, C) is True where the image stays, and ``maps``
-    (B, R, C) are the maps that decided.
+    in the image and in its partner, ``kept`` (B, R, C) is True where the image stays, ``maps``
+    (B, R, C) are the maps that decided, and ``side`` is that of the windows in cells.
     """
 
     target: Tensor
     source: Tensor
     kept: Tensor
     maps: Tensor
+    side: int
 
 
 def window_grid(height: int, width: int, side: int | None = None) -> tuple[int, int]:
@@ -261,13 +262,12 @@ def window_shares(pasted: Pasted, size: tuple[int, int]) -> tuple[Tensor, Tensor
 
     Example:
         >>> kept = torch.tensor([[[True, False]]])
-        >>> pasted = Pasted(torch.tensor([[0, 1]]), torch.tensor([[0, 0]]), kept, kept.float())
+        >>> pasted = Pasted(torch.tensor([[0, 1]]), torch.tensor([[0, 0]]), kept, kept.float(), 1)
         >>> window_shares(pasted, (1, 2))
         (tensor([[[1., 0.]]]), tensor([[[1., 0.]]]))
     """
     grid = (pasted.kept.shape[1], pasted.kept.shape[2])
-    side = math.isqrt(int((~pasted.kept[0]).sum()))
-    theirs = window_mask(pasted.source, side, grid)
+    theirs = window_mask(pasted.source, pasted.side, grid)
     own, theirs = (F.interpolate(m[:, None].float(), size)[:, 0] for m in (pasted.kept, theirs))
     return own, theirs
 
@@ -388,9 +388,8 @@ def tdattenmix(
     share = _attention_share(weighed, kept, perm, source, side, area, ratio == "official")
     lam = beta * area + (1 - beta) * share
     mixed = paste_window(x, perm, target, source, side, size)
-    return Mixed(
-        mixed, mix_targets(targets, perm, lam), lam, perm, Pasted(target, source, kept, maps)
-    )
+    pasted = Pasted(target, source, kept, maps, side)
+    return Mixed(mixed, mix_targets(targets, perm, lam), lam, perm, pasted)
 
 
 def _attention_share(

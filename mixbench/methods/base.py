@@ -255,11 +255,16 @@ class Method(LightningHooks):
         """The training set as this method wants to see it."""
         return train_set
 
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is tested and taken away: normalised images to logits (B, K)."""
+        return self.net
+
     # The template.
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels (B, C, H, W) in [0, 1] to logits (B, K); all that evaluation ever calls."""
-        return self.net(self._layout(self.normalize(x)))
+        return self.tested(self._layout(self.normalize(x)))
 
     def reseed(self, epoch: int, batch: int) -> None:
         """Set all generators to their place for a batch; the same numbers come after a resume."""

@@ -1,5 +1,7 @@
 """Mixing of test images, for suites that judge what a method mixes."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,22 @@ import mixbench.functional as mf
 from mixbench.data.augment.batches import to_float
 from mixbench.data.sampling import SAMPLE, SHARED, mix_seed
 from mixbench.methods.base import Method
+
+
+def normalizes_by_channel(method: Method) -> bool:
+    """True if a method does no more to pixels than to take the data's mean and divide by the std.
+
+    Args:
+        method: The method, on the CPU.
+
+    Returns:
+        False for BC+ and whatever else has a rule of its own.
+    """
+    info = method.info
+    shape = (1, info.channels, 2, 2)
+    probe = torch.linspace(0, 1, math.prod(shape)).reshape(shape)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (info.mean, info.std))
+    return torch.equal(method.normalize(probe), (probe - mean) / std)
 
 
 @torch.no_grad()

@@ -5,9 +5,12 @@ Names are those of this package, of timm or of torchvision; the networks transla
 
 import functools
 import hashlib
+import io
+import json
 import logging
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -27,7 +30,10 @@ from mixbench.records.record import RECORD, read_record
 
 log = logging.getLogger("mixbench")
 WEIGHTS_KEY = "net.weights"
-EXPORT_FORMATS = (".pth", ".pt", ".safetensors", ".onnx")  # of files that are exported
+STATE_FORMATS = (".pth", ".pt", ".safetensors")  # of files of weights that are exported
+EXPORT_FORMATS = (*STATE_FORMATS, ".pt2", ".onnx")  # and of files of whole networks
+PROGRAM_FACTS = "network.json"  # file of facts beside a program
+TESTED = "tested"  # fact of a checkpoint: name of the network in it that was tested
 _INSIDE = ("state_dict", "model", "module")  # where training scripts put the weights
 _CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 
@@ -143,7 +149,7 @@ def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[S
     """
     path = weights_file(given, key)
     content = read_checkpoint(path)
-    config, info = _trained(path, content)
+    config, info = trained_on(path, content)
     if NETS.names_code(config.name) and config.name not in trusted:  # no file may name code
         raise UserError(
             f"the run has a network of its own, {config.name}",
@@ -153,7 +159,7 @@ def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[S
             else "use a run with a registered network",
         )
     net = NETS.get(config.name)(config, info)
-    state = _network(content["state_dict"])
+    state = _network(content["state_dict"], content["mixbench"])
     check_shapes(path, state, net.state_dict())
     net.load_state_dict(state)
     return net, info
@@ -189,6 +195,7 @@ def read_weights(path: Path, key: str = WEIGHTS_KEY) -> dict[str, Tensor]:
 def _read_torch(path: Path, key: str) -> dict[str, Tensor]:
     content = read_plain(path, f"give another file as {key}")
     ours = isinstance(content, dict) and "mixbench" in content
+    facts = content["mixbench"] if ours else None
     for part in _INSIDE:
         if isinstance(content, dict) and isinstance(content.get(part), dict):
             content = content[part]
@@ -203,7 +210,7 @@ def _read_torch(path: Path, key: str) -> dict[str, Tensor]:
             "save model.state_dict() alone",
         )
     if ours:
-        return _network(content)
+        return _network(content, facts)
     if all(name.startswith("module.") for name in content):
         return {name.removeprefix("module."): value for name, value in content.items()}
     return dict(content)
@@ -221,22 +228,14 @@ def _read_safetensors(path: Path, key: str) -> dict[str, Tensor]:
         raise UserError(f"{path.name} is damaged: {reason}", f"{key}={path}", todo) from error
 
 
-def export_weights(folder: Path, path: Path, trusted: Collection[str] = ()) -> DataInfo:
-    """Write the network that a run tested: its weights, or all of it as ONNX.
-
-    Weights have timm's or torchvision's names.
+def check_export(path: Path) -> None:
+    """Refuse a file that a network cannot be exported to.
 
     Args:
-        folder: Folder of a finished run.
-        path: File to write: ``.pth`` or ``.pt`` by torch.save, ``.safetensors``, or ``.onnx``.
-        trusted: Names of code that stand on the command line; ONNX needs that of a network.
-
-    Returns:
-        What the network was trained on, which says how its input is normalised.
+        path: The file.
 
     Raises:
-        UserError: If the run is not finished, its checkpoint cannot be read, the file's folder
-            does not exist, its name has another ending, or what writes it is not installed.
+        UserError: If its name has an unknown ending, or its folder does not exist.
     """
     if path.suffix not in EXPORT_FORMATS:
         raise UserError(
@@ -244,35 +243,80 @@ def export_weights(folder: Path, path: Path, trusted: Collection[str] = ()) -> D
         )
     if not path.resolve().parent.is_dir():
         raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
-    if path.suffix == ".onnx":
-        net, info = load_network(str(folder), "export", trusted)
-        model = onnx_model(net.eval(), info)
-        write_bytes(path, lambda file: file.write(model))
-        return info
+
+
+def export_weights(folder: Path, path: Path) -> DataInfo:
+    """Write the weights of the network that a run tested, in timm's or torchvision's names.
+
+    Args:
+        folder: Folder of a finished run.
+        path: File to write: ``.pth`` or ``.pt`` by torch.save, or ``.safetensors``, whose metadata
+            hold :func:`facts_of_network`.
+
+    Returns:
+        What the network was trained on.
+
+    Raises:
+        UserError: If the run is not finished, its checkpoint cannot be read, the file's folder
+            does not exist, its name has another ending, or what writes it is not installed.
+    """
+    check_export(path)
     checkpoint = tested_checkpoint(folder)
     content = read_checkpoint(checkpoint)
-    config, info = _trained(checkpoint, content)
-    state = _network(content["state_dict"])
+    config, info = trained_on(checkpoint, content)
+    state = _network(content["state_dict"], content["mixbench"])
     if ":" not in config.name:  # no file may name code to import; such a network has own names
         with torch.device("meta"):
             state = NETS.get(config.name)(config, info).published(state)
     if path.suffix == ".safetensors":
-        data = _safetensors().save({name: t.contiguous() for name, t in state.items()})
+        whole = {name: t.contiguous() for name, t in state.items()}
+        facts = facts_of_network(info, info.mean, info.std)
+        data = _safetensors().save(whole, metadata=_in_json(facts))
         write_bytes(path, lambda file: file.write(data))
     else:
         write_bytes(path, lambda file: torch.save(state, file))
     return info
 
 
-def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
+def facts_of_network(
+    info: DataInfo, mean: Sequence[float], std: Sequence[float], temperature: float | None = None
+) -> dict[str, Any]:
+    """What another program has to know of a network, for the metadata of its file.
+
+    Args:
+        info: What it was trained on.
+        mean: Mean of each channel that is taken from pixels in [0, 1].
+        std: Deviation of each channel that they are then divided by.
+        temperature: Divisor of its logits for calibrated probabilities, if it is known.
+
+    Returns:
+        Plain values: ``class_names``, ``mean``, ``std``, ``height``, ``width``, and ``temperature``
+        if it is known.
+    """
+    facts: dict[str, Any] = {
+        "class_names": info.names,
+        "mean": list(mean),
+        "std": list(std),
+        "height": info.height,
+        "width": info.width,
+    }
+    return facts if temperature is None else facts | {"temperature": temperature}
+
+
+def _in_json(facts: Mapping[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value) for name, value in facts.items()}
+
+
+def onnx_model(net: torch.nn.Module, info: DataInfo, facts: Mapping[str, Any]) -> bytes:
     """A network as an ONNX model for batches of any size.
 
     Args:
-        net: The network, in eval mode.
+        net: From pixels in [0, 1] to logits, in eval mode.
         info: Size of its images.
+        facts: Plain values that become metadata, each as JSON.
 
     Returns:
-        The model; ``input`` (B, C, H, W) is normalised, ``logits`` are (B, K).
+        The model, with the input ``pixels`` (B, C, H, W) and the output ``logits`` (B, K).
 
     Raises:
         UserError: If what writes ONNX is not installed.
@@ -282,16 +326,13 @@ def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        todo = "pip install 'mixbench[onnx]', or end the name in .pth"
+        todo = "pip install 'mixbench[onnx]', or end the name in .pt2 or .pth"
         raise UserError(f"ONNX needs {error.name}, which is not installed", "-o", todo) from error
-    x = torch.zeros(2, info.channels, info.height, info.width)
-    # Fused attention has another memory layout than what the exporter takes it apart into.
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-        warnings.simplefilter("ignore")  # of the exporter's own modules
+    with _plain_attention():
         program = torch.onnx.export(
             net,
-            (x,),
-            input_names=["input"],
+            (_example(info),),
+            input_names=["pixels"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True,
@@ -302,7 +343,47 @@ def onnx_model(net: torch.nn.Module, info: DataInfo) -> bytes:
     shape = program.model.graph.inputs[0].shape
     if shape is None or isinstance(shape[0], int):
         raise RunFailedError("the network computes with batches of one size only", "export")
+    program.model.metadata_props.update(_in_json(facts))
     return program.model_proto.SerializeToString()
+
+
+def exported_program(net: torch.nn.Module, info: DataInfo, facts: Mapping[str, Any]) -> bytes:
+    """A network as a program of ``torch.export``, which needs torch alone.
+
+    Args:
+        net: From pixels in [0, 1] to logits, in eval mode.
+        info: Size of its images.
+        facts: Plain values that become a file ``network.json`` beside the program.
+
+    Returns:
+        Content of a ``.pt2`` file, for batches of any size.
+
+    Raises:
+        RunFailedError: If the network is fixed to one size of batches, or cannot be traced.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with _plain_attention():
+            program = torch.export.export(net, (_example(info),), dynamic_shapes=({0: batch},))
+    except Exception as error:  # of torch's tracer, or of somebody else's network
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        what = f"the network cannot be exported for batches of any size: {reason[0]}"
+        raise RunFailedError(what, "export", "end the name in .pth for its weights") from error
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={PROGRAM_FACTS: json.dumps(facts)})
+    return file.getvalue()
+
+
+def _example(info: DataInfo) -> Tensor:
+    return torch.zeros(2, info.channels, info.height, info.width)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Fused attention has another memory layout than what an exporter takes it apart into."""
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.simplefilter("ignore")  # of the exporter's own modules
+        yield
 
 
 def weights_file(given: str, key: str = WEIGHTS_KEY) -> Path:
@@ -350,13 +431,25 @@ def tested_checkpoint(folder: Path) -> Path:
     return folder / (BEST if record.select == "val" else LAST)
 
 
-def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "net."
+def _network(state: Mapping[str, Tensor], facts: Any) -> dict[str, Tensor]:
+    """Weights of the network that was tested; older checkpoints do not say which it is."""
+    prefix = f"{facts.get(TESTED, 'net') if isinstance(facts, Mapping) else 'net'}."
     return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
 
 
-def _trained(path: Path, content: dict[str, Any]) -> tuple[NetConfig, DataInfo]:
-    """The network of a checkpoint, and what it was trained on."""
+def trained_on(path: Path, content: dict[str, Any]) -> tuple[NetConfig, DataInfo]:
+    """The network of a checkpoint, and what it was trained on.
+
+    Args:
+        path: The file, for the message.
+        content: What it holds.
+
+    Returns:
+        The network's settings, and the facts of its data.
+
+    Raises:
+        UserError: If it does not say so.
+    """
     facts = content["mixbench"]
     try:
         return _known(NetConfig, facts["config"]["net"]), _known(DataInfo, facts["info"])

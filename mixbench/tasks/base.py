@@ -43,6 +43,10 @@ class Task(ABC):
     def criterion(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss of outputs (B, K) against mixed targets (B, K), a scalar."""
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probability of each class by outputs (B, K), in [0, 1]; one class per image is right."""
+        return logits.float().softmax(dim=1)
+
     def training_scores(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Scalars of a mixed batch that are worth a curve, by bare name."""
         del logits, targets

@@ -37,6 +37,10 @@ class MultiLabel(Task):
         """Binary cross-entropy of each class against soft targets."""
         return mf.soft_binary_cross_entropy(logits, targets)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probability of each class by itself."""
+        return logits.float().sigmoid()
+
     def epoch_scores(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Mean average precision and F1."""
         return multilabel_scores(logits, labels)

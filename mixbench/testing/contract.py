@@ -6,9 +6,10 @@
 import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mixbench.config.names import METHODS
@@ -20,6 +21,7 @@ from mixbench.methods.base import Method
 from mixbench.methods.evaluation import mix_for_evaluation
 from mixbench.pictures.raster import raster
 from mixbench.pictures.sheet import as_sheets
+from mixbench.testing.device import OnDevice, pretended_device, to_pretended
 from mixbench.testing.samples import (
     BATCH,
     CLASSES,
@@ -87,7 +89,7 @@ def _step(method: Method, x: Tensor, targets: Tensor) -> Tensor:
 def _finish(method: Method, mixed: Mixed) -> Tensor:
     logits, mixed = method.predict(mixed)
     terms = method.loss(logits, mixed)
-    return sum(terms.values(), start=torch.zeros(())) if isinstance(terms, dict) else terms
+    return cast(Tensor, sum(terms.values())) if isinstance(terms, dict) else terms
 
 
 def _require_tensors(value: Any, name: str, *, ndim: int) -> None:
@@ -163,6 +165,50 @@ def batches_can_be_drawn(cls: type[Method]) -> None:
             share.expand(BATCH, SIZE, SIZE)
 
 
+def the_picture_shows_what_was_mixed(cls: type[Method]) -> None:
+    """A picture shows images as mix left them, where it changed them."""
+    method = sample_method(cls)
+    x, targets = sample_batch()
+    x = method.normalize((x / 8 + 0.5).clamp(0, 1))
+    for place in range(5):  # a method may mix some batches only
+        method.reseed(0, place)
+        mixed = method.mix(x, targets)
+        changed = [row for row in range(BATCH) if not torch.equal(mixed.x[row], x[row])]
+        rows = changed + list(range(BATCH, len(mixed.x)))
+        if rows:
+            break
+    else:
+        return  # the network mixes inside, or nothing does
+    with torch.no_grad():
+        picture = method.picture(x, targets, mixed)
+        if isinstance(picture, Image.Image):
+            other = method.picture(x, targets, mixed._replace(x=x.flip(3)))
+            seen = not isinstance(other, Image.Image) or picture.tobytes() != other.tobytes()
+        else:
+            panels = [p.image for sheet in picture for row in sheet.drawn() for p in row]
+            shown = [image for image in panels if isinstance(image, Tensor)]
+            made = method.to_pixels(mixed.x)
+            seen = any(_same_image(image, made[row]) for image in shown for row in rows)
+    _require(seen, "none of its images is one that mix returned")
+
+
+def _same_image(image: Tensor, made: Tensor) -> bool:
+    return image.shape == made.shape and bool((image - made).abs().max() < 1 / 255)
+
+
+def the_host_never_waits(cls: type[Method]) -> None:
+    """From its second step on, mix, predict and loss read nothing from the device."""
+    method = sample_method(cls)
+    to_pretended(method)
+    with pretended_device() as refuse_waits:
+        batch = [OnDevice(values) for values in sample_batch()]
+        for step in range(2):  # tables may be copied there, and values looked at, in the first
+            refuse_waits(step > 0)
+            method.reseed(0, step)
+            method.step = step
+            _finish(method, method.mix(*batch))
+
+
 def mix_returns_soft_targets(cls: type[Method]) -> None:
     """Mix returns finite inputs and soft targets (rows, classes)."""
     method = sample_method(cls)
@@ -223,23 +269,33 @@ def same_seed_same_batch(cls: type[Method]) -> None:
 
 
 def any_batch(cls: type[Method]) -> None:
-    """Batches of 1, 2, 3 and 5 rows and images that are not square."""
+    """Steps of 1 and 2 rows, and batches of 3 and 5 rows of images that are not square."""
     method = sample_method(cls)
     for rows, height, width in ((1, SIZE, SIZE), (2, SIZE, SIZE), (3, 16, 24), (5, 24, 16)):
         x, targets = sample_batch(rows, height, width)
         mixed = method.mix(x, targets)
+        if height == width:  # a network may know one size of images only
+            try:
+                loss = _finish(method, mixed)
+            except Exception as error:
+                raise BrokenRuleError(f"a step of {rows} rows fails: {error}") from error
+            _require(bool(torch.isfinite(loss)), f"the loss of {rows} rows is not finite")
         _require(bool(torch.isfinite(mixed.x).all()), f"not finite at {rows} x {height} x {width}")
         _require(mixed.x.shape[2:] == (height, width), f"shape {tuple(mixed.x.shape)}")
 
 
 def reduced_precision(cls: type[Method]) -> None:
-    """A bfloat16 batch stays bfloat16 and close to the float32 one."""
+    """A bfloat16 batch stays bfloat16 and close to the float32 one; its labels stay float32."""
     method = sample_method(cls)
     x, targets = sample_batch()
     method.reseed(0, 0)
     wide = method.mix(x, targets).x
     method.reseed(0, 0)
-    narrow = method.mix(x.bfloat16(), targets).x
+    mixed = method.mix(x.bfloat16(), targets)
+    narrow = mixed.x
+    for soft in _mixed_targets(mixed):
+        kind = soft.dtype
+        _require(kind == torch.float32, f"labels became {kind}, which loses small weights")
     _require(narrow.dtype == torch.bfloat16, f"bfloat16 became {narrow.dtype}")
     gap = (narrow.float() - wide).abs().max().item()
     _require(gap < 0.05, f"bfloat16 and float32 differ by {gap:.2g}")
@@ -354,11 +410,13 @@ RULES: list[Callable[[type[Method]], None]] = [
     same_seed_same_batch,
     any_batch,
     reduced_precision,
+    the_host_never_waits,
     evaluation_is_plain,
     gradients_reach_the_network,
     each_parameter_in_one_group,
     hooks_need_no_trainer,
     batches_can_be_drawn,
+    the_picture_shows_what_was_mixed,
     trains_under_lightning,
     checkpoint_holds_plain_types,
 ]

@@ -170,7 +170,7 @@ def open_view(
     Returns:
         The view; None if it is disabled or, with a line in the log, W&B does not start at all.
     """
-    word = mode or os.environ.get("WANDB_MODE") or ("online" if _key() else "offline")
+    word = mode or os.environ.get("WANDB_MODE") or ("online" if api_key() else "offline")
     if word not in MODES:
         log.warning("no W&B view: WANDB_MODE=%s is none of %s", word, ", ".join(MODES))
         return None
@@ -203,7 +203,7 @@ def open_view(
 
 def _open(folder: Path, mode: Mode, wanted: dict[str, Any]) -> View:
     why = ""
-    if mode == "online" and not _key():  # W&B would ask for it on a terminal
+    if mode == "online" and not api_key():  # W&B would ask for it on a terminal
         why = "no API key (set WANDB_API_KEY, or run wandb login)"
     elif mode == "online":
         earlier = set((folder / "wandb").glob("run-*"))
@@ -238,8 +238,12 @@ def _start(mode: Mode, seconds: float, wanted: dict[str, Any]) -> Any:
     )
 
 
-def _key() -> str:
-    """The API key that W&B would use, or an empty text."""
+def api_key() -> str:
+    """The API key that W&B would use.
+
+    Returns:
+        The key, or an empty text.
+    """
     if key := os.environ.get("WANDB_API_KEY"):
         return key
     path = os.path.expanduser(os.environ.get("NETRC") or "~/.netrc")
@@ -283,7 +287,7 @@ def _end_service() -> None:
 
 def _brief(error: BaseException) -> str:
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    key = _key()
+    key = api_key()
     return (line.replace(key, REDACTED) if key else line)[:160].rstrip(".: ")
 
 

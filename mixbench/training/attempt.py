@@ -50,6 +50,7 @@ from mixbench.records.record import (
     write_record,
 )
 from mixbench.records.redaction import redact
+from mixbench.records.weights import TESTED
 from mixbench.tracking.tensorboard import TensorBoardView
 from mixbench.tracking.view import WandbView, group_of, wandb_logger
 from mixbench.training.callbacks.checkpoint import Diverged
@@ -352,7 +353,7 @@ class Attempt:
 
     def _train(self, signals: StopSignals, checkpoint: dict[str, Any] | None) -> None:
         parts = Parts(self.job, self.folder, self.method, self.data, self.group)
-        record = self.record
+        record, tested = self.record, self.method.tested
         facts = {
             "config": redact(to_plain(self.job.config)),
             "info": dataclasses.asdict(self.method.info),
@@ -360,6 +361,7 @@ class Attempt:
             "data": record.data_hash,
             "inputs": record.inputs,
             "config_changes": record.config_changes,
+            TESTED: next((n for n, part in self.method.named_modules() if part is tested), "net"),
         }
         with warnings.catch_warnings():
             quiet_lightning()

@@ -111,7 +111,7 @@ def evaluate_run(
         UserError: If the run is not finished, its files cannot be read, an override would change
             what was trained, or a suite does not fit the data.
     """
-    config = _configured(folder, overrides, suites)
+    config = configured_again(folder, overrides, suites)
     asked = load_suites(config.eval, {word.partition("=")[0] for word in overrides})
     if not asked:
         todo = f"name one: mixbench eval {folder} --suite adversarial"
@@ -171,7 +171,7 @@ def verify_run(folder: Path, overrides: Sequence[str] = ()) -> Verified:
         RunFailedError: If a score or a fact differs.
     """
     # The record says what was carried out, which need not be what was asked for first.
-    config = _configured(folder, overrides, [])
+    config = configured_again(folder, overrides, [])
     config.eval = dataclasses.replace(config.eval, attacks=[])
     check_run_folder(folder)
     compared: list[str] = []
@@ -444,8 +444,22 @@ def _tested(network: Network) -> tuple[Predictions, dict[str, float]]:
     return Predictions(*main, holdout, tuple(method.info.class_names)), scores
 
 
-def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | None) -> RunConfig:
-    """The run's configuration with another way to judge it."""
+def configured_again(
+    folder: Path, overrides: Sequence[str], suites: Sequence[str] | None
+) -> RunConfig:
+    """The configuration of a run with another way to judge it, or another place.
+
+    Args:
+        folder: Folder of the run.
+        overrides: Keys that do not change what was trained, and names of code that is trusted.
+        suites: Names of suites in place of ``eval.suites``.
+
+    Returns:
+        The configuration for one process, without the file that its weights once came from.
+
+    Raises:
+        UserError: If there is no run, or a key says what was trained.
+    """
     path = folder / "config.yaml"
     read_record(folder)  # says that there is no run, rather than no configuration
     words = list(overrides) + ([f"eval.suites=[{','.join(suites)}]"] if suites is not None else [])
@@ -457,7 +471,6 @@ def _configured(folder: Path, overrides: Sequence[str], suites: Sequence[str] | 
             str(path),
             "give keys of eval, trainer.accelerator, trainer.threads or data.root",
         )
-    # One process, and no file that the weights once came from.
     return dataclasses.replace(
         config, devices=1, num_nodes=1, net=dataclasses.replace(config.net, weights=None)
     )

@@ -521,15 +521,6 @@ def test_align_alone_looks_at_its_decisions_too(batch, no_transport, decisions, 
         mf.align(batch[0], **{"lam": LAM, "perm": NEXT, **decisions})
 
 
-def test_a_setting_that_does_not_exist_is_refused(batch):
-    with pytest.raises(ValueError, match="'epsilon' of the transport plan; did you mean 'eps'"):
-        mf.align(batch[0], lam=LAM, perm=NEXT, epsilon=0.1)
-    with pytest.raises(ValueError, match="did you mean 'perm'"):
-        mf.alignmix(*batch, pern=NEXT)
-    with pytest.raises(ValueError, match="it has eps, iters"):
-        mf.alignmix(*batch, zzz=1)
-
-
 @pytest.mark.parametrize("plan", ["identity", "shuffled"])
 def test_settings_of_the_transport_are_read_even_where_it_is_not_used(batch, plan):
     with pytest.raises(ValueError, match="solver must be"):

@@ -357,3 +357,20 @@ def test_the_most_confident_samples_are_what_the_published_code_leaves_out():
     assert whole > 0.7
     assert float(calibration.equal_mass_rmsce(logits, y, legacy=True)) < 0.05
     assert float(calibration.equal_mass_rmsce(logits, y, size=1000)) > 0  # fewer than a bin are one
+def test_rows_without_an_id_count_each_and_stand_behind_the_others():
+    logits, y = torch.eye(4), torch.tensor([0, 1, 2, 0])
+    stored = metrics.StoredLogits()
+    stored.update(logits[:2], y[:2])
+    stored.update(logits[2:], y[2:], torch.tensor([7, 3]))
+    stored.update(logits[:1], y[:1])
+    found, labels, ids = stored.compute()
+    assert ids.tolist() == [3, 7, 8, 9, 10]
+    assert torch.equal(found, logits[[3, 2, 0, 1, 0]])
+    assert labels.tolist() == [0, 2, 0, 1, 0]
+
+
+def test_a_score_needs_no_ids():
+    score = metrics.Score(metrics.topk)
+    for rows in ([0, 1], [2, 3], [0]):  # the last repeats image 0, which nothing tells
+        score.update(torch.eye(4)[rows], torch.tensor([0, 1, 2, 0])[rows])
+    assert score.compute().item() == pytest.approx(80)

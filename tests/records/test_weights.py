@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from onnxruntime import InferenceSession
 from small_nets import SIZE, small_net
 
 from mixbench import cli, compose, run
@@ -23,6 +22,16 @@ from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.weights import export_weights, load_network, load_weights, onnx_model
 from mixbench.training.build import build
 from mixbench.training.job import resolve
+from mixbench.training.predict import load
+
+
+def session_of(make):
+    reason = "onnx, onnxscript or onnxruntime is not installed"
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=reason)
+    from onnxruntime import InferenceSession
+
+    return InferenceSession(make())
 
 
 def saved(content, path):
@@ -319,18 +328,23 @@ def test_a_finished_run_is_exported_and_started_from(tmp_path, runs, tiny, capsy
         assert all(torch.equal(state[name], value) for name, value in exported.items())
         assert len(state) == len(exported)
 
-    onnx = tmp_path / "net.onnx"
-    assert cli.main(["export", record.id, "-o", str(onnx)]) == 0
-    x = torch.rand(3, 3, 32, 32)
-    (logits,) = InferenceSession(onnx).run(None, {"input": x.numpy()})
-    with torch.no_grad():
-        expected = method.net.eval()(x)
-    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-4)
-
     kept = json.loads((runs / record.id / "record.json").read_text())
     (runs / record.id / "record.json").write_text(json.dumps(kept | {"status": "interrupted"}))
     assert cli.main(["export", record.id, "-o", str(path)]) == 2
     assert "is not finished but interrupted" in capsys.readouterr().err
+
+
+def test_a_finished_run_becomes_an_onnx_model_of_pixels(tmp_path, runs, tiny):
+    record = run(compose([*tiny, "net=resnet18", "net.width=8"]))
+    onnx = tmp_path / "net.onnx"
+    session = session_of(lambda: cli.main(["export", record.id, "-o", str(onnx)]) or onnx)
+    x = torch.rand(3, 3, 32, 32)
+    (logits,) = session.run(None, {"pixels": x.numpy()})
+    with torch.no_grad():
+        expected = load(record.id)(x)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-4)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["class_names"]) == [str(digit) for digit in range(10)]
 
 
 def test_an_export_that_cannot_be_is_a_user_error(tmp_path, runs, capsys):
@@ -339,7 +353,7 @@ def test_an_export_that_cannot_be_is_a_user_error(tmp_path, runs, capsys):
     with pytest.raises(UserError, match="no such folder"):
         export_weights(tmp_path, tmp_path / "no" / "net.pth")
     for name in ("net.bin", "net", "net.ONNX"):
-        with pytest.raises(UserError, match=r"end it in .pth, .pt, .safetensors, .onnx"):
+        with pytest.raises(UserError, match=r"end it in .pth, .pt, .safetensors, .pt2, .onnx"):
             export_weights(tmp_path, tmp_path / name)
     assert list(tmp_path.glob("net*")) == []
 
@@ -403,18 +417,16 @@ def test_a_pipe_in_place_of_a_checkpoint_is_refused_at_once(tmp_path):
         read_checkpoint(tmp_path / "last.ckpt")
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETS.names() if name != "resnet18"]
-
-
-@pytest.mark.parametrize("name", ["resnet18", *SLOW])
+@pytest.mark.slow  # each is traced
+@pytest.mark.parametrize("name", NETS.names())
 def test_a_network_as_onnx_gives_its_own_logits_for_any_batch(name):
     net = small_net(name, **({"patch": 8} if name.startswith(("vit", "deit")) else {}))
     net.load_state_dict(other(net) if name == "resnet18" else net.state_dict())
-    session = InferenceSession(onnx_model(net.eval(), DataInfo(4, SIZE, SIZE)))
-    assert [value.name for value in session.get_inputs()] == ["input"]
+    session = session_of(lambda: onnx_model(net.eval(), DataInfo(4, SIZE, SIZE), {}))
+    assert [value.name for value in session.get_inputs()] == ["pixels"]
     for rows in (1, 2, 5):
         x = torch.randn(rows, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(rows))
-        (found,) = session.run(["logits"], {"input": x.numpy()})
+        (found,) = session.run(["logits"], {"pixels": x.numpy()})
         with torch.no_grad():
             expected = net(x)
         scale = expected.abs().max().clamp(min=1)
@@ -430,10 +442,10 @@ class OneSize(torch.nn.Module):
 
 def test_a_network_that_fixes_the_size_of_batches_is_not_written():
     with pytest.raises(RunFailedError, match="batches of one size only"):
-        onnx_model(OneSize(), DataInfo(3, 4, 4))
+        onnx_model(OneSize(), DataInfo(3, 4, 4), {})
 
 
 def test_without_what_writes_onnx_one_line_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"not installed(.|\n)*mixbench\[onnx\]"):
-        onnx_model(vit(), DataInfo(3, 16, 16))
+        onnx_model(vit(), DataInfo(3, 16, 16), {})

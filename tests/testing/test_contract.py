@@ -7,6 +7,8 @@ import torch
 import mixbench.functional as mf
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
+from mixbench.pictures.raster import raster
+from mixbench.pictures.sheet import as_sheets
 from mixbench.testing.contract import RULES, check_method
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -124,6 +126,7 @@ def test_variants_keep_the_rules_of_mixing(name, settings):
         "same_seed_same_batch",
         "any_batch",
         "reduced_precision",
+        "the_picture_shows_what_was_mixed",
         "evaluation_is_plain",
         "each_parameter_in_one_group",
     ):
@@ -287,6 +290,54 @@ class NoPicture(Method):
         return x
 
 
+class NarrowLabels(Method):
+    def mix(self, x, targets, **decisions):
+        mixed = mf.mixup(x, targets, generator=self.generator, **decisions)
+        return mixed._replace(targets=mixed.targets.to(x.dtype))
+
+
+class NeedsTwoRows(Method):
+    def loss(self, logits, mixed):
+        return super().loss(logits[1:], mixed._replace(targets=mixed.targets[1:]))
+
+
+class ReadsLam(Method):
+    def mix(self, x, targets, **decisions):
+        mixed = mf.mixup(x, targets, generator=self.generator, **decisions)
+        return mixed if float(mixed.x.abs().max()) < 100 else mf.Mixed(x, targets)
+
+
+class IndexesByMask(Method):
+    def loss(self, logits, mixed):
+        sure = mixed.targets.amax(1) > 0
+        return super().loss(logits[sure], mixed._replace(targets=mixed.targets[sure]))
+
+
+class BlockingCopy(Method):
+    def mix(self, x, targets, **decisions):
+        lam = torch.rand(1, generator=self.generator).to(x.device)
+        return mf.mixup(x, targets, lam=lam, generator=self.generator)
+
+
+class LeftOnTheHost(Method):
+    def mix(self, x, targets, **decisions):
+        mask = torch.rand(1, 1, *x.shape[2:], generator=self.generator)
+        return mf.Mixed(x * mask, targets)
+
+
+class ShowsUnmixed(Method):
+    def mix(self, x, targets, **decisions):
+        return mf.mixup(x, targets, generator=self.generator, **decisions)
+
+    def picture(self, x, targets, mixed):
+        return super().picture(x, targets, mixed._replace(x=x))
+
+
+class DrawsUnmixed(ShowsUnmixed):
+    def picture(self, x, targets, mixed):
+        return raster(as_sheets(super().picture(x, targets, mixed)))
+
+
 class OneShare(Returns):
     def pixel_weights(self, x, mixed):
         return mixed.lam, mixed.lam
@@ -326,6 +377,14 @@ class OneShare(Returns):
         (WritesImages, "can be drawn"),
         (NoPicture, "can be drawn"),
         (OneShare, "can be drawn"),
+        (NarrowLabels, "labels stay float32"),
+        (NeedsTwoRows, "Steps of 1"),
+        (ReadsLam, "read nothing from the device"),
+        (IndexesByMask, "read nothing from the device"),
+        (BlockingCopy, "read nothing from the device"),
+        (LeftOnTheHost, "read nothing from the device"),
+        (ShowsUnmixed, "A picture shows"),
+        (DrawsUnmixed, "A picture shows"),
     ],
 )
 def test_a_broken_method_fails_the_rule_that_it_breaks(cls, rule):

@@ -260,7 +260,7 @@ def test_a_key_in_netrc_counts_for_its_server_only(tmp_path, lines, machine, exp
     open_logger(tmp_path).close()
     assert bool(lines()) == (expected == "online")  # online, it says that nothing answers
     (tmp_path / "netrc").write_bytes(b"machine \xff")
-    assert wandb_run._key() == ""
+    assert wandb_run.api_key() == ""
 
 
 # FAULTS row 50.

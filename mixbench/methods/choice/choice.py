@@ -142,6 +142,11 @@ class Choice(Method):
         for member in cast(Any, self.members):
             member.after_step()
 
+    @property
+    def tested(self) -> nn.Module:
+        """The network of the member that makes one of its own to be tested, if there is one."""
+        return self.net if self.product is None else cast(Method, self.members[self.product]).tested
+
     def forward(self, x: Tensor) -> Tensor:
         """Pixels (B, C, H, W) in [0, 1] to logits (B, K) of the network that is tested."""
         if self.product is None:

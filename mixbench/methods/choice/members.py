@@ -4,13 +4,12 @@ import math
 from dataclasses import InitVar, dataclass, fields
 from typing import Any
 
-import torch
-
 from mixbench.config.names import METHODS
 from mixbench.config.schema import DataConfig
 from mixbench.config.settings import setting
 from mixbench.errors import UserError, near_match
 from mixbench.methods.base import MIXES_LABELS, Method
+from mixbench.methods.evaluation import normalizes_by_channel
 
 
 @dataclass
@@ -116,14 +115,15 @@ def check_built(built: dict[str, Method]) -> list[str]:
     where = f"method.members={list(built)}"
     for name, member in built.items():
         refuse_alone(name, member.config, list(built))
-        shape = (1, member.info.channels, 2, 2)
-        probe = torch.linspace(0, 1, math.prod(shape)).reshape(shape)
-        mean, std = (torch.tensor(v)[:, None, None] for v in (member.info.mean, member.info.std))
-        if not torch.equal(member.normalize(probe), (probe - mean) / std):
+        if not normalizes_by_channel(member):
             raise UserError(f"{name} normalises images in its own way", where, f"leave {name} out")
         if type(member).training_step is not Method.training_step:
             raise UserError(f"{name} has training steps of its own", where, f"leave {name} out")
-    products = [name for name, m in built.items() if type(m).forward is not Method.forward]
+    products = [
+        name
+        for name, m in built.items()
+        if type(m).forward is not Method.forward or m.tested is not m.net
+    ]
     if len(products) > 1:
         what = f"{' and '.join(products)} each make a network of their own to be tested"
         raise UserError(what, where, "keep one of them")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import mixbench.functional as mf
 from mixbench.backbones.base import pick_layers
@@ -209,13 +209,10 @@ class LearnedMixMethod(Method, ABC):
         decay = warm_decay(decay, done) if cfg.ema_warmup else decay
         self.teacher.update(self.net, self.mix_head, decay)
 
-    def product(self, x: Tensor) -> Tensor:
-        """Logits (B, K) of normalised images by the network that is tested."""
-        return (self.net if self.frozen else self.teacher.net)(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pixels (B, C, H, W) in [0, 1] to logits (B, K) of the network that is tested."""
-        return self.product(self._layout(self.normalize(x)))
+    @property
+    def tested(self) -> nn.Module:
+        """The teacher's network, unless it is another run's."""
+        return self.net if self.frozen else self.teacher.net
 
     def extra_logits(self, x: Tensor) -> dict[str, Tensor]:
         """Logits of the three other heads: of the teacher (k) and of the network (q)."""
