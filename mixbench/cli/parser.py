@@ -247,10 +247,14 @@ def _parser() -> argparse.ArgumentParser:
     text = "file to write; its name ends in .pth, .pt, .safetensors or .onnx"
     weights.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
     elicit.add_elicit(add)
-    sets = add("data", data.data_command, "check a data set, or download and decode it once")
-    sets.add_argument("action", choices=("check", "prepare"))
-    sets.add_argument("name", metavar="NAME")
+    text = "check or describe a data set, or download and decode it once"
+    sets = add("data", data.data_command, text)
+    sets.add_argument("action", choices=("check", "describe", "prepare"))
+    text = "name of a data set, or path of own images: a folder, a list, or a file of arrays"
+    sets.add_argument("name", metavar="NAME", help=text)
     sets.add_argument("overrides", nargs="*", metavar="k=v", help="overrides of keys")
+    text = "describe: picture to write with a few images of each class, .png, .svg or .pdf"
+    sets.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
     check = add(
         "check",
         methods.check_command,
