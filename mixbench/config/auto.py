@@ -3,13 +3,14 @@
 A fixed number of epochs starves a small set: 16 epochs of 300 images in batches of 256 are 16
 optimiser steps. The rules, of which each number is named below:
 
-- ``batch_size``: the power of two nearest below a fiftieth of the images, from 16 to 256, and no
-  more than half of the images;
+- ``batch_size``: a fiftieth of the images, from 16 to 256, no more than half of the images, and a
+  multiple of 4;
 - ``lr``: 0.2 at batches of 256, and by the square root of the batch size below; a tenth of it for
   a network that starts from weights;
 - ``epochs``: as many as 2,000 optimiser steps take, from 16 to 200.
 
-From 12,800 images on they are the values of the recipe ``quick``.
+That is 40 epochs from 800 to 12,800 images, more below, fewer above, and from 32,000 images on the
+recipe ``quick``.
 """
 
 import math
@@ -22,6 +23,7 @@ STEPS = 2_000  # optimiser steps of a run
 LEAST_EPOCHS, MOST_EPOCHS = 16, 200
 SMALLEST_BATCH, LARGEST_BATCH = 16, 256
 BATCHES_PER_EPOCH = 50
+ROUNDED = 4  # of which a batch size is a multiple
 LARGEST_LR = 0.2  # at the largest batch
 TUNED = 0.1  # factor of the learning rate of a network that starts from weights
 
@@ -52,12 +54,15 @@ def auto_values(
     Example:
         >>> auto_values(300)
         AutoValues(batch_size=16, lr=0.05, epochs=112)
+        >>> auto_values(3_000)
+        AutoValues(batch_size=60, lr=0.097, epochs=40)
         >>> auto_values(50_000)
         AutoValues(batch_size=256, lr=0.2, epochs=16)
     """
     if batch_size is None:
-        wanted = min(max(images / BATCHES_PER_EPOCH, SMALLEST_BATCH), LARGEST_BATCH, images / 2)
-        batch_size = 1 << int(math.log2(max(wanted, 2)))
+        share = max(images // BATCHES_PER_EPOCH, SMALLEST_BATCH)
+        wanted = max(2, min(share, LARGEST_BATCH, images // 2))
+        batch_size = wanted // ROUNDED * ROUNDED or wanted
         batch_size = max(1, batch_size // multiple) * multiple
     share = min(batch_size, LARGEST_BATCH) / LARGEST_BATCH
     lr = LARGEST_LR * math.sqrt(share) * (TUNED if tuned else 1)

@@ -104,7 +104,8 @@ def _equal_lines(found: Findings) -> list[str]:
                     classes.setdefault(digest, set()).add(label)
         several = sum(len(labels) > 1 for labels in classes.values())
         if several:
-            lines.append(f"{counted(several, 'image')} stand under two classes or more")
+            verb = "stands" if several == 1 else "stand"
+            lines.append(f"{counted(several, 'image')} {verb} under two classes or more")
     return lines or ["no image stands twice in one part"]
 
 

@@ -15,7 +15,7 @@ SMALL_SET = 2_000  # images below which folds are worth their time
 ADVISED_FOLDS = 5
 
 
-def test_side(labels: Sequence[int], contents: Sequence[bytes], fraction: float) -> list[bool]:
+def side_of_each(labels: Sequence[int], contents: Sequence[bytes], fraction: float) -> list[bool]:
     """Which images are set aside for the test, about the same share of each class.
 
     A class keeps an image for training, and gives one to the test where it has two.
@@ -29,7 +29,7 @@ def test_side(labels: Sequence[int], contents: Sequence[bytes], fraction: float)
         True for a test image.
 
     Example:
-        >>> test_side([0] * 4 + [1], [b"a", b"b", b"a", b"c", b"d"], 0.5)
+        >>> side_of_each([0] * 4 + [1], [b"a", b"b", b"a", b"c", b"d"], 0.5)
         [False, True, False, True, False]
     """
     side: dict[bytes, bool] = {}
@@ -39,7 +39,8 @@ def test_side(labels: Sequence[int], contents: Sequence[bytes], fraction: float)
         taken = sum(len(rows) for content, rows in groups if side.get(content))
         for content, rows in groups:
             if content not in side:
-                side[content] = taken < wanted and taken + len(rows) < count
+                left = wanted if taken else count - 1  # the first may be many equal files
+                side[content] = taken < wanted and taken + len(rows) <= left
                 taken += len(rows) * side[content]
     return [side[content] for content in contents]
 
@@ -57,7 +58,7 @@ def fold_of_each(labels: Sequence[int], contents: Sequence[bytes], folds: int) -
 
     Example:
         >>> fold_of_each([0, 0, 0, 1, 1], [b"a", b"b", b"a", b"c", b"d"], 2)
-        [0, 1, 0, 1, 0]
+        [1, 0, 1, 0, 1]
     """
     place: dict[bytes, int] = {}
     sizes = [0] * folds

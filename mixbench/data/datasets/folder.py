@@ -21,7 +21,7 @@ from mixbench.data.division import (
     TEST_FRACTION,
     division_hash,
     fold_of_each,
-    test_side,
+    side_of_each,
 )
 from mixbench.data.files.class_files import (
     FOLDER_LAYOUT,
@@ -136,7 +136,7 @@ class Folder(DataSource):
         single = [pool.classes[label] for label, count in sorted(counts.items()) if count == 1]
         if config.folds is None:
             share = TEST_FRACTION if config.test_fraction is None else config.test_fraction
-            sides = list(map(int, test_side(pool.labels, contents, share)))
+            sides = list(map(int, side_of_each(pool.labels, contents, share)))
             tested, word = 1, f"{100 * share:g} % of each class"
         else:
             self._check_folds(len(pool.names), single)
@@ -230,7 +230,9 @@ class Folder(DataSource):
         lack = self.config.classes == "train"
         folders, train, test = self._split_folders(root)
         inside = {name: _subfolders(root / name) for name in (train, test) if name is not None}
-        if train is not None and test is not None:
+        others = [name for name in folders if name.casefold() not in SPLIT_WORDS]
+        classes = others and not any(inside.values())  # some of which are called like splits
+        if train is not None and test is not None and not classes:
             if inside[train] and not inside[test]:
                 raise UserError(
                     f"the folder {test} holds no folders of classes, and {train} does",
@@ -239,7 +241,10 @@ class Folder(DataSource):
                     "each class set aside",
                 )
             both = class_files(root, train), class_files(root, test, empty=lack)
-            return _Found(*both, _said(folders, test, root))
+            notices = _said(folders, test, root)
+            if others:
+                notices.append(f"folders of neither split, which are not used: {', '.join(others)}")
+            return _Found(*both, notices)
         if any(inside.values()):  # what is called so and holds folders is a split and no class
             raise _one_split(root, train, folders)
         if not folders:
