@@ -39,7 +39,7 @@ def _words(name: str) -> list[str]:
     if "=" in name and not Path(name).exists():
         return [name]
     path = Path(name)
-    if name in DATA.names() or not (path.exists() or path.is_absolute()):
+    if name in DATA.names() or not (path.exists() or len(path.parts) > 1 or name[:1] in ".~"):
         return [f"data={name}"]
     packed = path.suffix.lower() in PACKED
     if path.is_dir():

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from mixbench.data.checks import SPLIT_NAMES, Findings, Look, check_data_set
+from mixbench.data.checks import SPLIT_NAMES, Findings, CheckedSplit, check_data_set
 from mixbench.data.classes import class_counts
 from mixbench.data.files.decode import peculiarities
 from mixbench.data.files.encoded import Part
@@ -109,7 +109,7 @@ def _equal_lines(found: Findings) -> list[str]:
     return lines or ["no image stands twice in one part"]
 
 
-def _advice(source: DataSource, looks: Sequence[Look]) -> list[str]:
+def _advice(source: DataSource, looks: Sequence[CheckedSplit]) -> list[str]:
     sizes: Counter[tuple[int, int]] = Counter()
     for look in looks:
         sizes.update(look.sizes)

@@ -288,6 +288,16 @@ def test_a_list_with_splits_says_what_is_tested_and_what_is_left(flat):
         load(none)
 
 
+def test_the_place_where_a_list_divides_its_images_belongs_to_the_identity(flat):
+    known = set()
+    for count in (12, 14):
+        rows = lines_of(flat).splitlines()
+        parts = [f"{row},{'train' if k < count else 'test'}" for k, row in enumerate(rows)]
+        path = listed(flat, "path,label,split\n" + "\n".join(parts), "c.csv")
+        known.add(source(*words(path)).fingerprint())
+    assert len(known) == 2
+
+
 def test_files_of_a_list_that_are_not_there(flat):
     text = "path,label\n" + lines_of(flat) + "ant/11.png,ant\nC:\\x\\y.png,bee\n"
     path = listed(flat, text)
