@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from mixbench.data.checks import SPLIT_NAMES, Findings, CheckedSplit, check_data_set
+from mixbench.data.checks import SPLIT_NAMES, CheckedSplit, Findings, check_data_set
 from mixbench.data.classes import class_counts
 from mixbench.data.files.decode import peculiarities
 from mixbench.data.files.encoded import Part
