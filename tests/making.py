@@ -46,6 +46,33 @@ def photograph(seed, height=40, width=30):
     return encoded(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
+def write_flat(root, counts):
+    """Folders of classes alone, with as many photographs as counted."""
+    for label, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            (root / name / f"{index}.png").write_bytes(photograph(100 * label + index))
+    return root
+
+
+def write_hub(cache, place, name):
+    """Weights of a network of timm as Hugging Face's cache holds them once they are fetched."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder = cache / f"models--{place.replace('/', '--')}"
+    revision = "a" * 40
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text(revision)
+    (folder / "snapshots" / revision).mkdir(parents=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        state = timm.create_model(name).state_dict()
+    save_file(state, folder / "snapshots" / revision / "model.safetensors")
+    return state
+
+
 def write_folder(root, train=6, val=2, classes=("ant", "bee")):
     """Two classes of photographs as ``data=folder`` reads them; sizes differ."""
     for part, count in (("train", train), ("val", val)):

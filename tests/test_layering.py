@@ -17,7 +17,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "functional": (1, {"torch", "ot"}),
     "config": (1, {"omegaconf", "yaml"}),
     "metrics": (1, TORCH | {"torchmetrics", "scipy"}),
-    "backbones": (2, TORCH | {"timm"}),
+    "backbones": (2, TORCH | {"timm", "huggingface_hub"}),
     "data": (2, LIGHTNING | {"sklearn", "timm", "pyarrow", "scipy"}),
     "pictures": (2, TORCH | {"matplotlib"}),
     "tasks": (2, {"torch"}),
@@ -43,7 +43,7 @@ ENTRY = {"__init__", "__main__"}  # of the package: they load what was asked for
 # Packages that may only be imported inside the function that needs them, and rooms where more are.
 LAZY = {"ot", "sklearn", "scipy", "submitit", "wandb", "timm", "kornia", "torchvision", "geomloss"}
 LAZY |= {"matplotlib", "nbclient", "nbformat", "traitlets", "onnx", "onnxscript", "pyarrow"}
-LAZY |= {"pyautoattack", "safetensors", "pandas", "starlette", "uvicorn"}
+LAZY |= {"pyautoattack", "huggingface_hub", "safetensors", "pandas", "starlette", "uvicorn"}
 LAZY_IN = {
     "cli": {"rich"},
     "distributed": {"lightning"},

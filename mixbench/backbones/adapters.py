@@ -1,11 +1,15 @@
 """Networks of timm, regrouped into stages: ``net=timm:<name>``.
 
 The modules stay timm's own, only their place changes, and the names of weights lead back. Nothing
-is downloaded: weights come from ``net.weights``.
+is downloaded unless ``net.pretrained`` asks for it: weights come from ``net.weights``.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +19,9 @@ from mixbench.backbones.vit import check_patch
 from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError, near_match
 
+# Files of weights in the folders that timm publishes, the one to prefer first.
+REACH_S = 10.0  # seconds in which whoever publishes weights has to answer
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 MAPS, GRIDS, TOKENS = "maps", "grids", "tokens"  # (B, C, H, W); (B, H, W, C); (B, T, D)
 TIMM_STAGES = 4
 
@@ -235,6 +242,57 @@ class TimmNets:
 
 
 timm_net = TimmNets()
+
+
+def pretrained_file(net: str) -> Path:
+    """The file of the weights that timm publishes for a network, fetched where need be.
+
+    Args:
+        net: ``timm:<name>``, or ``timm:<name>.<tag>`` for others than its default weights.
+
+    Returns:
+        The file, in the cache of Hugging Face.
+
+    Raises:
+        UserError: If there are none, or they are not in the cache and cannot be fetched.
+    """
+    _timm(net)
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+    from huggingface_hub.errors import EntryNotFoundError
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(net.partition(":")[2])
+    if config is None or not config.hf_hub_id:
+        todo = "use net.pretrained=false, or give a file of weights as net.weights"
+        raise UserError(f"timm publishes no weights of {net}", "net.pretrained", todo)
+    place, _, revision = config.hf_hub_id.partition("@")
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
+    for name in names:
+        found = try_to_load_from_cache(place, name, revision=revision or None)
+        if isinstance(found, str):
+            return Path(found)
+    reason = "it has no such file"
+    try:
+        if not HF_HUB_OFFLINE:
+            _reach(ENDPOINT)
+        for name in names:
+            with suppress(EntryNotFoundError):
+                return Path(hf_hub_download(place, name, revision=revision or None))
+    except Exception as error:  # of the network, in the words of several libraries
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    raise UserError(
+        f"the weights of {net} are not in the cache and cannot be fetched: {reason}",
+        "net.pretrained",
+        f"download {names[0]} of {place} from huggingface.co on another machine, and give it as "
+        "net.weights=FILE",
+    )
+
+
+def _reach(url: str) -> None:
+    """Raise at once where nobody answers; the library would try again for half a minute."""
+    with suppress(HTTPError):  # that is an answer
+        urlopen(Request(url, method="HEAD"), timeout=REACH_S).close()
 
 
 def _timm(net: str) -> Any:

@@ -1,25 +1,72 @@
-"""Data sets before they are used: ``data check`` and ``data prepare``."""
+"""Data sets before they are used: ``data check``, ``data describe`` and ``data prepare``."""
 
 import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mixbench.cli.console import print_notice, print_result
-from mixbench.errors import counted
+from mixbench.errors import UserError, counted
+
+if TYPE_CHECKING:
+    from mixbench.data.checks import Findings
+
+PACKED = (".npz", ".xz", ".parquet")  # endings of files that `data=pack` reads
 
 
 def data_command(args: argparse.Namespace) -> int:
-    """Check a data set, or fetch and decode it."""
+    """Check or describe a data set, or fetch and decode it."""
     from mixbench.config.compose import compose
     from mixbench.config.names import DATA
 
-    config = compose([f"data={args.name}", *args.overrides]).data
+    if args.output is not None and args.action != "describe":
+        what = f"-o has no effect with data {args.action}"
+        raise UserError(what, "-o", "leave it out, or use mixbench data describe")
+    config = compose([*_words(args.name), *args.overrides]).data
+    if args.action == "describe" and config.folds is not None and config.fold is None:
+        print_result("shown is fold 0; the others divide the same images in other ways")
+        config = dataclasses.replace(config, fold=0)
     source = DATA.get(config.kind)(config)
+    if args.action == "describe":
+        return _describe(source, args.output)
     return _check(source) if args.action == "check" else _prepare(source)
+
+
+def _words(name: str) -> list[str]:
+    """Overrides for a data set that is named, or for own images at a path."""
+    from mixbench.config.names import DATA
+
+    if "=" in name and not Path(name).exists():
+        return [name]
+    path = Path(name)
+    if name in DATA.names() or not (path.exists() or len(path.parts) > 1 or name[:1] in ".~"):
+        return [f"data={name}"]
+    packed = path.suffix.lower() in PACKED
+    if path.is_dir():
+        packed = any(path.glob("*.parquet")) or any(path.glob("data/*.parquet"))
+    return ["data=pack", f"data.train={path}"] if packed else ["data=folder", f"data.root={path}"]
+
+
+def _describe(source: Any, output: Path | None) -> int:
+    from mixbench.data.describe import describe_data_set
+
+    if output is not None:
+        from mixbench.training.preview import show_data
+
+        show_data(source, output)
+    code = _print(describe_data_set(source))
+    if output is not None:
+        print_result(f"written: {output}")
+    return code
 
 
 def _check(source: object) -> int:
     from mixbench.data.checks import check_data_set
 
-    found = check_data_set(source)
+    return _print(check_data_set(source))
+
+
+def _print(found: "Findings") -> int:
     for fact in found.facts:
         print_result(fact)
     for problem in found.problems:
@@ -28,7 +75,7 @@ def _check(source: object) -> int:
     return 3 if found.problems else 0
 
 
-def _prepare(source: object) -> int:
+def _prepare(source: Any) -> int:
     from mixbench.data.files.cache import prepare
     from mixbench.data.images import unused_line
 

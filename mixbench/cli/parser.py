@@ -265,12 +265,16 @@ def _parser() -> argparse.ArgumentParser:
     text = "file to write: .pth, .pt, .safetensors (weights), .pt2 or .onnx (the whole network)"
     weights.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
     elicit.add_elicit(add)
-    sets = add("data", data.data_command, "check a data set, or download and decode it once")
-    sets.add_argument("action", choices=("check", "prepare"))
-    sets.add_argument("name", metavar="NAME")
+    text = "check or describe a data set, or download and decode it once"
+    sets = add("data", data.data_command, text)
+    sets.add_argument("action", choices=("check", "describe", "prepare"))
+    text = "name of a data set, or path of own images: a folder, a list, or a file of arrays"
+    sets.add_argument("name", metavar="NAME", help=text)
     sets.add_argument(
         "overrides", nargs="*", metavar="k=v", help="keys to set, such as data.size=32"
     )
+    text = "describe: picture to write with a few images of each class, .png, .svg or .pdf"
+    sets.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
     add("doctor", doctor.doctor_command, "print versions, device, W&B, folders and free disk")
     shell = add("completion", completion.completion_command, "print what fills in words in a shell")
     shell.set_defaults(parser=parser)

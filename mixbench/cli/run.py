@@ -14,6 +14,7 @@ from mixbench.errors import UserError, counted, time_text
 
 if TYPE_CHECKING:
     from mixbench.cli.display import GridDisplay
+    from mixbench.config.compose import Composed
     from mixbench.launch.plan import PlannedRun
     from mixbench.launch.sweep import Sweep
     from mixbench.records.record import Record
@@ -31,6 +32,8 @@ def run_command(args: argparse.Namespace) -> int:
     for note in composed.notes:
         print_notice(f"warning: {note}")
     if args.show:
+        if composed.config.auto:
+            composed = _chosen(composed)
         print_result(render(composed))
         return 0
     from mixbench.training.run import run
@@ -47,6 +50,23 @@ def run_command(args: argparse.Namespace) -> int:
     place = args.folder or runs_folder(composed.config.run.dir) / record.id
     _print_end(record, place)
     return 0
+
+
+def _chosen(composed: "Composed") -> "Composed":
+    """The configuration with what the number of training images decides."""
+    from dataclasses import replace
+
+    from mixbench.training.job import resolve
+
+    try:
+        job = resolve(composed.config)
+    except UserError as error:
+        keys = ", ".join(composed.config.auto)
+        print_notice(f"{keys} follow from the number of images, which is not known: {error.what}")
+        return composed
+    print_notice(job.choice)
+    origins = composed.origins | dict.fromkeys(composed.config.auto, "number of training images")
+    return replace(composed, config=job.config, origins=origins)
 
 
 def resume_command(args: argparse.Namespace) -> int:
@@ -136,6 +156,8 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
     launcher = _launcher(args, display)
     runs = launcher.prepare(runs)
     left = [run for run in runs if not run.done]
+    for choice in dict.fromkeys(run.choice for run in runs if run.choice):
+        print_result(choice)
     for number, run in enumerate(runs, 1):
         state = "done" if run.done else "to do"
         if run.seconds is not None and not run.done:

@@ -133,6 +133,7 @@ def compose_text(
             origins[key] = origin
     if base is None:
         origins |= {NAMES[group]: COMMAND_LINE for group in picks}
+    tree.auto = [key for key in tree.auto if origins.get(key) != COMMAND_LINE]
     config = _to_object(tree, origins)
     composed = Composed(config, origins, notes)
     composed.notes += _ineffective(config, [key for key, _ in given])

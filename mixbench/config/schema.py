@@ -27,7 +27,28 @@ class DataConfig(Settings):
         identity=False,
     )
     train: str | None = setting(None, "for pack: file of the training images", identity=False)
-    test: str | None = setting(None, "for pack: file of the test images", identity=False)
+    test: str | None = setting(
+        None,
+        "for pack: file of the test images; folder: name of their folder, where several could be",
+        identity=False,
+    )
+    test_fraction: float | None = setting(
+        None,
+        "folder without test images: share of each class to set aside; null: 0.2",
+        above=0,
+        below=1,
+        identity=False,
+    )
+    folds: int | None = setting(
+        None,
+        "folder without test images: parts that are tested in turn; bench carries out all",
+        at_least=2,
+        at_most=20,
+        identity=False,
+    )
+    fold: int | None = setting(
+        None, "the part that is tested, from 0 on; all parts make one row", at_least=0
+    )
     labels: str | None = setting(
         None,
         "other labels for training, FILE.npz:SET; their content is part of the run's identity",
@@ -140,6 +161,10 @@ class DataConfig(Settings):
         super().__post_init__()
         if self.allow_overlap and self.judgements is None:
             raise ValueError("data.allow_overlap needs data.judgements, which names the images")
+        if self.fold is not None and self.fold >= (self.folds or 0):
+            known = "data.folds, their number" if self.folds is None else f"< {self.folds}"
+            verb = "needs" if self.folds is None else "must be"
+            raise ValueError(f"data.fold {verb} {known}")
         if self.resize is not None:
             if self.size is None:
                 raise ValueError("data.resize needs data.size, the side that is cut out")
@@ -203,10 +228,22 @@ class NetConfig(Settings):
     )
     stages: list[str] = setting([], "for networks of timm: module paths of each stage, joined by +")
     weights: str | None = setting(None, "file, or folder of a finished run, to start from")
+    pretrained: bool = setting(
+        False,
+        "for networks of timm: start from the weights that their authors publish, whose content is "
+        "part of the run's identity",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.width = self.first_width
+        if self.pretrained and self.weights is not None:
+            raise ValueError("net.pretrained must be false beside net.weights, which name others")
+        if self.pretrained and not self.name.startswith("timm:"):
+            raise ValueError(
+                f"net.pretrained needs net=timm:NAME, got net={self.name}; give other weights as "
+                "net.weights=FILE"
+            )
 
     @property
     def first_width(self) -> int:
@@ -433,6 +470,7 @@ class WandbConfig(Settings):
 
 
 SELECTIONS = ("last", "val")
+AUTO_KEYS = ("epochs", "batch_size", "lr")  # that the number of training images can decide
 
 
 @dataclass
@@ -455,6 +493,12 @@ class RunConfig(Settings):
     recipe: str = setting(
         "default",
         "name of the recipe; `recipe=NAME` sets it, and its values decide the run",
+        identity=False,
+    )
+    auto: list[str] = setting(
+        [],
+        "keys that the number of training images decides before a run starts",
+        one_of=AUTO_KEYS,
         identity=False,
     )
     seed: int = setting(
@@ -542,6 +586,7 @@ class DataInfo:
     test_size: int = 0
     skipped: int = 0  # unreadable images left out
     skipped_test: int = 0  # of these, test images
+    division: str = ""  # how test images were set aside, with a hash of what stands where
     official: bool | None = None  # the files are the authors' own; None: not known
     label_noise: float | None = None  # share of training labels that data.labels changed
     notices: list[str] = field(default_factory=list)  # what a user should know, as sentences

@@ -29,6 +29,8 @@ class Findings:
 
     facts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    looks: list["CheckedSplit"] = field(default_factory=list)  # at the training and the test images
+    classes: list[str] = field(default_factory=list)
 
 
 def check_data_set(source: Any) -> Findings:
@@ -56,6 +58,7 @@ def check_data_set(source: Any) -> Findings:
         content = source.read()
         names, notices, unused = content.class_names, content.notices, content.unused
         looks = [_look(part, skip) for part in (content.train, content.test)]
+    found.looks, found.classes = looks, names
     bad = [
         f"{split}: {why}"
         for split, look in zip(SPLIT_NAMES, looks, strict=True)
@@ -90,7 +93,7 @@ def check_data_set(source: Any) -> Findings:
 
 
 @dataclass
-class _Look:
+class CheckedSplit:
     """Names, hashes, sizes and labels of the images of a split, and why some cannot be read."""
 
     names: list[str]
@@ -100,18 +103,18 @@ class _Look:
     bad: list[str]
 
 
-def _look(part: Part | ImageSet, skip: bool) -> _Look:
+def _look(part: Part | ImageSet, skip: bool) -> CheckedSplit:
     if isinstance(part, FileImages):
         part = part.part
     return _look_at_files(part, skip) if isinstance(part, Part) else _look_at_pixels(part)
 
 
-def _look_at_files(part: Part, skip: bool) -> _Look:
+def _look_at_files(part: Part, skip: bool) -> CheckedSplit:
     """All files, or without those that cannot be read."""
     bad = find_unreadable(part.names, part.load)
     hashes, sizes = file_hashes(part)
     rows = [row for row in range(len(hashes)) if not (skip and row in bad)]
-    return _Look(
+    return CheckedSplit(
         [part.names[row] for row in rows],
         [hashes[row] for row in rows],
         Counter(size for row in rows if (size := sizes[row]) is not None),
@@ -120,12 +123,12 @@ def _look_at_files(part: Part, skip: bool) -> _Look:
     )
 
 
-def _look_at_pixels(part: ImageSet) -> _Look:
+def _look_at_pixels(part: ImageSet) -> CheckedSplit:
     assert isinstance(part, ResidentImages)
     count, _, height, width = part.images.shape
     names = [f"image {row}" for row in range(count)]
     sizes = Counter({(width, height): count})
-    return _Look(names, pixel_hashes(part), sizes, part.labels, [])
+    return CheckedSplit(names, pixel_hashes(part), sizes, part.labels, [])
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> str:
@@ -153,14 +156,14 @@ def _balance(found: Findings, split: str, labels: Tensor, names: list[str]) -> N
     found.facts.append(f"{split}: {counted(len(names), 'class')} with {each}")
 
 
-def _two_sizes(found: Findings, config: DataConfig, *looks: _Look) -> None:
+def _two_sizes(found: Findings, config: DataConfig, *looks: CheckedSplit) -> None:
     """The error of a run on images of several sizes, where no size is asked for."""
     if config.size is None and len(sizes := looks[0].sizes + looks[1].sizes) > 1:
         shown = f"{_sizes(sizes)}; resize them with data.size=PIXELS"
         found.problems.append(f"training and test images have {shown}")
 
 
-def _leaks(found: Findings, train: _Look, test: _Look) -> str:
+def _leaks(found: Findings, train: CheckedSplit, test: CheckedSplit) -> str:
     """A line on what is in both splits; each such image is a problem."""
     places = dict(zip(reversed(train.hashes), reversed(train.names), strict=True))
     rows = shared_rows(train.hashes, test.hashes)

@@ -92,6 +92,29 @@ class DataSource(ABC):
         """
         return None, None
 
+    @property
+    def division(self) -> str:
+        """How the test images were set aside; empty where they have always stood apart."""
+        return ""
+
+    def check_division(self) -> None:
+        """Refuse keys that set test images aside, of a set that has its own.
+
+        Raises:
+            UserError: If one is given.
+        """
+        for key in ("test_fraction", "folds"):
+            if getattr(self.config, key) is not None:
+                raise UserError(
+                    f"{self.name} has test images of its own, and none are set aside",
+                    f"data.{key}",
+                    f"leave data.{key} out, or give data=folder undivided images",
+                )
+
+    def train_count(self) -> int:
+        """Number of training images; to be written anew where that is known before reading."""
+        return len(self.read().train)
+
     def parts(self) -> tuple[Part, Part, list[str]] | None:
         """Files of the training and of the test images, and class names; None if it has none."""
         return None
@@ -124,6 +147,7 @@ class DataSource(ABC):
             UserError: If files are missing, unreadable or do not fit together.
         """
         config = self.config
+        self.check_division()
         content = read_prepared(self) or self.read()
         train, test, class_names, skipped, stats, notices, unused, shared = content
         if config.random_crops and isinstance(train, ResidentImages):
@@ -145,11 +169,8 @@ class DataSource(ABC):
             raise _two_sizes(train.shape, test.shape)
         notices = [*notices, *shared_notices(shared, len(test))]
         whole = len(train)
-        keep = len(train)
-        if config.train_fraction < 1:
-            keep = max(1, round(keep * config.train_fraction))
         # Subsets and hold-outs hold the same images whichever labels are trained on.
-        rows = stratified(train.labels, min(keep, config.limit or keep))
+        rows = stratified(train.labels, self._kept(whole))
         labels = self.training_labels(train.labels, class_names, skipped[0])[rows]
         judged = self._judged_part("train", train, skipped[0], rows, len(class_names))
         train = train.subset(rows)
@@ -166,7 +187,7 @@ class DataSource(ABC):
         test, test_rows = test.subset(rows), rows
         val, seen = None, None
         if holdout:
-            count = min(round(len(train) * config.val_fraction), HOLDOUT_LIMIT)
+            count = self._held_out(len(train))
             if not 0 < count < len(train):
                 raise UserError(
                     f"a hold-out of {count} of {len(train)} training images is not usable",
@@ -201,6 +222,7 @@ class DataSource(ABC):
             test_size=len(test),
             skipped=sum(skipped),
             skipped_test=skipped[1],
+            division=self.division,
             official=self.official,
             label_noise=noise,
             notices=notices,
@@ -263,6 +285,29 @@ class DataSource(ABC):
                 "use more test images, or judgements of fewer",
             )
         return stay, f"{lost} of {len(rows):,} that people judged ({name}) are not tested on"
+
+    def _kept(self, count: int) -> int:
+        """Training images of ``count`` that are used."""
+        keep = count
+        if self.config.train_fraction < 1:
+            keep = max(1, round(keep * self.config.train_fraction))
+        return min(keep, self.config.limit or keep)
+
+    def _held_out(self, count: int) -> int:
+        """Images of the hold-out from ``count`` that are used."""
+        return min(round(count * self.config.val_fraction), HOLDOUT_LIMIT)
+
+    def trained_count(self, *, holdout: bool = False) -> int:
+        """Images that training sees.
+
+        Args:
+            holdout: As for :meth:`load`.
+
+        Returns:
+            Their number, which images that cannot be read may lower.
+        """
+        keep = self._kept(self.train_count())
+        return keep - (self._held_out(keep) if holdout else 0)
 
     def _test_names(self, rows: Tensor) -> list[str] | None:
         """Names of the files of the test images at ``rows``, if each image is a file of its own."""

@@ -56,6 +56,7 @@ def identify_runs(
             notes[f"left out: {reason}"] = None
             continue
         job = resolve(config, sources.get(str(config.data)))
+        config, planned.choice = job.config, job.choice
         kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
         sources.setdefault(str(config.data), job.source)

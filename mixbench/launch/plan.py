@@ -28,6 +28,7 @@ class PlannedRun:
     after_s: float = 0.0  # of these, those after training: test and suites
     cores: int = 1  # of all its processes, where it computes on the CPU
     gpus: int = 0  # of this machine, where it computes on them
+    choice: str = ""  # what the number of its training images decided, in a sentence
     doubts: list[str] = field(default_factory=list)  # why its training cannot work
 
 
@@ -39,10 +40,11 @@ def expand(words: list[str], *, strict: bool = False) -> list[PlannedRun]:
             by commas, ``method=all`` stands for every registered one that can train the network
             on the data, and ``seeds`` lists seeds.
             Without a method, plain training and the core methods that are registered.
+            With ``data.folds`` and no ``data.fold`` each run is carried out on every fold.
         strict: Refuse keys that have no effect.
 
     Returns:
-        The runs, all methods of one seed together.
+        The runs, all methods of one seed and fold together.
 
     Raises:
         UserError: On an unknown name, a bad key or value, or a repeated seed.
@@ -65,12 +67,18 @@ def expand(words: list[str], *, strict: bool = False) -> list[PlannedRun]:
         choices.append([f"{axis}={name}" for name in names])
     runs = []
     grids = [[word for word in combination if word] for combination in itertools.product(*choices)]
+    folds: list[list[str]] = []  # words that name each fold of a combination
     for combination in grids:
-        check_method_keys(compose_text([*combination, *rest], strict=strict))
-    for seed, combination in itertools.product(seeds, grids):
-        run = PlannedRun([*combination, *rest, f"seed={seed}"])
-        run.optional = given.get("method") == "all"
-        runs.append(run)
+        composed = compose_text([*combination, *rest], strict=strict)
+        check_method_keys(composed)
+        data = composed.config.data
+        several = data.folds is not None and data.fold is None
+        folds.append([f"data.fold={fold}" for fold in range(data.folds or 0)] if several else [""])
+    for seed, fold in itertools.product(seeds, range(max(map(len, folds)))):
+        for combination, words in zip(grids, folds, strict=True):
+            if fold < len(words):
+                own = [*combination, *rest, *filter(None, [words[fold]]), f"seed={seed}"]
+                runs.append(PlannedRun(own, optional=given.get("method") == "all"))
     return runs
 
 

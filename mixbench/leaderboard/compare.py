@@ -409,18 +409,25 @@ def read_hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
         UserError: If a run has no predictions of one class per image, or of other images.
     """
     hits, known, names = [], None, []
-    for folder in row.folders:
-        outputs, stored = read_outputs(folder / PREDICTIONS)
-        logits, labels, ids = (outputs[name] for name in ("logits", "labels", "ids"))
-        if labels.ndim != 1:
-            raise UserError("predictions with several labels per image", str(folder / PREDICTIONS))
-        names = names or list(stored)
-        if known is not None and not all(map(np.array_equal, known, (labels, ids))):
-            raise UserError("its runs were not tested on the same images", str(folder))
-        known = labels, ids
-        # Of equal logits the lower class; what is not a number is no hit.
-        own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-        hits.append((logits.argmax(axis=1) == labels) & ~np.isnan(own))
+    for folders in row.runs:
+        right, found, places = [], [], []
+        for folder in folders:
+            outputs, stored = read_outputs(folder / PREDICTIONS)
+            logits, labels, ids = (outputs[name] for name in ("logits", "labels", "ids"))
+            if labels.ndim != 1:
+                what = "predictions with several labels per image"
+                raise UserError(what, str(folder / PREDICTIONS))
+            names = names or list(stored)
+            # Of equal logits the lower class; what is not a number is no hit.
+            own = np.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+            right.append((logits.argmax(axis=1) == labels) & ~np.isnan(own))
+            found.append(labels)
+            places.append(ids)
+        images = np.concatenate(found), np.concatenate(places)
+        if known is not None and not all(map(np.array_equal, known, images)):
+            raise UserError("its runs were not tested on the same images", str(folders[0]))
+        known = images
+        hits.append(np.concatenate(right))
     if known is None:
         raise UserError("no run", row.label)
     return np.array(hits), *known, names

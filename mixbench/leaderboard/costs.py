@@ -108,7 +108,8 @@ def hours(record: Record) -> float | None:
         return record.gpu_hours
     if not record.img_per_s:
         return None
-    own = record.epochs * record.train_size / record.img_per_s / 3600
+    runs = record.folds or 1 if record.fold is None else 1  # all folds, where they are joined
+    own = runs * record.epochs * record.train_size / record.img_per_s / 3600
     return own + sum(record.prior_hours.values())
 
 

@@ -12,6 +12,7 @@ from mixbench.errors import UserError, counted
 from mixbench.leaderboard.columns import column_names, describe, sampled
 from mixbench.leaderboard.costs import CostTable, equal_cost, relative_costs
 from mixbench.leaderboard.evidence import Evidence, weigh
+from mixbench.leaderboard.folds import join_folds
 from mixbench.leaderboard.verdict import Verdict, decide
 from mixbench.records.marks import count_marks
 from mixbench.records.record import RECORD, Record, read_record
@@ -48,7 +49,13 @@ class Row:
     origin: str = ""
     cost: float | None = None
     records: list[Record] = field(default_factory=list, repr=False)  # by seed
-    folders: list[Path] = field(default_factory=list, repr=False)
+    folders: list[Path] = field(default_factory=list, repr=False)  # by seed, and fold if any
+
+    @property
+    def runs(self) -> list[list[Path]]:
+        """The folders of each seed: one, or those of all folds."""
+        each = len(self.folders) // max(1, len(self.seeds))
+        return [self.folders[start : start + each] for start in range(0, len(self.folders), each)]
 
     @property
     def method(self) -> str:
@@ -99,6 +106,7 @@ class Group:
     sizes: tuple[int, int]
     devices: list[str]
     task: str = "supervised"
+    folds: int | None = None  # in which all images are tested in turn
     rows: list[Row] = field(default_factory=list)
     score: str = "top1"  # what rows are ranked by
     varied: tuple[str, ...] = ()  # settings in which rows of one method differ
@@ -124,6 +132,7 @@ class Group:
             f"{self.data} · {self.net} · {task}recipe {self.recipe} ({self.recipe_hash[:8]}) · "
             f"{counted(self.epochs, 'epoch')} · select {self.select} · "
             f"{self.sizes[0]:,} training and {counted(self.sizes[1], 'test image')}"
+            f"{'' if self.folds is None else f' in {self.folds} folds'}"
         )
 
 
@@ -217,7 +226,8 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
     groups: dict[tuple[Any, ...], dict[tuple[str, str], list[Record]]] = defaultdict(
         lambda: defaultdict(list)
     )
-    for record, _ in records.values():
+    joined = {record.id: (record, places) for record, places in join_folds(records.values())}
+    for record, _ in joined.values():
         key = (record.data, record.net, record.recipe_hash, record.select, record.epochs)
         groups[key][record.method, record.row].append(record)
         if record.status != "done":
@@ -232,7 +242,7 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         score = _score(every)
         others += [
             f"{record.id} is done, but its record has no {score}; "
-            f"mixbench eval {records[record.id][1]} --suite {describe(score).suite} adds it."
+            f"mixbench eval {joined[record.id][1][0]} --suite {describe(score).suite} adds it."
             for record in every
             if record.status == "done" and not _counts(record, score)
         ]
@@ -243,7 +253,7 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
     ]
     kept = [group for group in built if group.rows]
     for row in (row for group in kept for row in group.rows):
-        row.folders = [records[record.id][1] for record in row.records]
+        row.folders = [place for record in row.records for place in joined[record.id][1]]
     return Leaderboard(kept, sorted(others), equal_cost(rows))
 
 
@@ -297,6 +307,7 @@ def _group(
         sizes=(first.train_size, first.test_size),
         devices=sorted({record.device for record in every if record.device}),
         task=first.task,
+        folds=first.folds,
     )
     group.score = _score(every)
     values: dict[str, list[float]] = {}

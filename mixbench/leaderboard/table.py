@@ -343,6 +343,12 @@ def _notes(group: Group, names: Sequence[str], style: str) -> list[str]:
             "does not separate from it."
         )
     notes += sentences(group.evidence, group.score)
+    if group.folds is not None:
+        notes.append(
+            f"Each value is a cross-validation: the mean over all images, each tested in one of "
+            f"{group.folds} folds. n and all intervals count seeds; folds share training images "
+            "and are no independent values."
+        )
     if any(len(row.seeds) == 1 for row in group.rows):
         notes.append("Where n is 1, there is one seed, which supports no interval and no claim.")
     if any(describe(name).kind == "peek" for name in shown):

@@ -9,6 +9,9 @@ from typing import Any
 
 from mixbench.config.overrides import flatten
 
+# Keys that count in the id of a run and in nothing that groups runs: folds make one row.
+POOLED_KEYS = ("data.fold",)
+
 
 @dataclass(frozen=True)
 class InputFile:
@@ -68,8 +71,9 @@ def identify(
     inputs = inputs or {}
     flat, plain = _leaves(config), _leaves(defaults)
     changed = {k: v for k, v in flat.items() if k not in excluded and v != plain.get(k, _ABSENT)}
+    pooled = {key: value for key, value in changed.items() if key not in POOLED_KEYS}
     shared, settings = _parts(
-        changed | {key: file.pooled for key, file in inputs.items()}, config, data_name, fingerprint
+        pooled | {key: file.pooled for key, file in inputs.items()}, config, data_name, fingerprint
     )
     own = _parts(
         changed | {key: file.content for key, file in inputs.items()},

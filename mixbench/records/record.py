@@ -119,6 +119,9 @@ class Record:
     macs: int = 0  # multiply-adds of one forward pass of one image
     train_size: int = 0
     test_size: int = 0
+    division: str = ""  # how test images were set aside, with a hash of what stands where
+    folds: int | None = None  # parts that were tested in turn, where the images were so divided
+    fold: int | None = None  # the part that this run was tested on
     skipped: int = 0  # unreadable images left out
     skipped_test: int | None = None  # of these, test images; None: not known
     official: bool | None = None  # the data files are the authors' own; None: not known

@@ -8,6 +8,7 @@ from lightning.pytorch import seed_everything
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mixbench.backbones.adapters import pretrained_file
 from mixbench.backbones.build import build_net
 from mixbench.config.schema import DataInfo, RunConfig
 from mixbench.data.images import Splits
@@ -41,6 +42,8 @@ def build(job: Job, splits: Splits, rank: int = 0, world: int = 1) -> tuple[Meth
     net = build_net(config.net, splits.info)
     if config.net.weights is not None:
         load_weights(net, config.net.weights)
+    elif config.net.pretrained:
+        load_weights(net, str(pretrained_file(config.net.name)))
     # The function of a plug-in may not say beforehand what its network provides.
     check_pair(job.name, job.settings, config.net.name, getattr(net, "provides", frozenset()))
     config = with_safe_layout(config, net)

@@ -25,7 +25,7 @@ from mixbench.training.job import Job, input_files
 HASHES = ("config_hash", "row_hash", "recipe_hash", "family_hash")
 # What records of older versions lack, and the value that they are read with.
 ADDED = {"row_hash": "", "family_hash": "", "params": 0, "params_train": 0, "macs": 0}
-ADDED |= {"batch_size": 0}
+ADDED |= {"batch_size": 0, "division": "", "folds": None, "fold": None}
 MISSING = "missing"  # what is recorded of a score that somebody has taken out
 # What the data says of itself when it is read.
 SEEN = ("notices", "unused", "shared_images", "skipped_test")
@@ -88,6 +88,9 @@ def run_facts(job: Job, identity: Identity, method: Method) -> dict[str, Any]:
         "macs": multiply_adds(method),
         "train_size": info.train_size,
         "test_size": info.test_size,
+        "division": info.division,
+        "folds": config.data.folds,
+        "fold": config.data.fold,
         "skipped": info.skipped,
         "official": info.official,
         "label_noise": info.label_noise,

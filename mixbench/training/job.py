@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mixbench.backbones.adapters import pretrained_file
+from mixbench.config.auto import with_auto_values
 from mixbench.config.compose import method_defaults, settings_of, to_plain
 from mixbench.config.names import DATA, METHODS
 from mixbench.config.schema import RunConfig, keys_not_in_identity
@@ -35,6 +37,7 @@ class Job:
         task: What it learns.
         source: Its data, not read yet.
         suites: Judges of the trained network, as ``eval.suites`` asks for them.
+        choice: A sentence on what the number of images decided; empty where it did nothing.
     """
 
     config: RunConfig
@@ -43,6 +46,7 @@ class Job:
     task: Task
     source: DataSource
     suites: tuple[Suite, ...]
+    choice: str = ""
 
     @cached_property
     def device(self) -> torch.device:
@@ -117,6 +121,8 @@ class Job:
 def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
     """Check all of a configuration that can be checked without data.
 
+    Only what ``auto`` leaves to the number of training images needs these to be counted.
+
     Args:
         config: A composed configuration.
         source: Its data, if other runs read it as well.
@@ -136,7 +142,12 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
     for suite in suites:
         suite.check()
     method, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
-    return Job(config, method, settings, task, source or kind(config.data), suites)
+    data = source or kind(config.data)
+    choice = ""
+    if config.auto:
+        images = data.trained_count(holdout=config.select == "val")
+        config, choice = with_auto_values(config, images)
+    return Job(config, method, settings, task, data, suites, choice)
 
 
 def task_of(config: RunConfig) -> Task:
@@ -210,6 +221,8 @@ def _named_files(config: RunConfig) -> dict[str, str]:
     found: dict[str, str] = {}
     if config.net.weights is not None:
         found["net.weights"] = config.net.weights
+    if config.net.pretrained:
+        found["net.pretrained"] = str(pretrained_file(config.net.name))
     if config.distill is not None:
         found["distill"] = config.distill
     own = config.method

@@ -13,14 +13,27 @@ from torch import Generator, Tensor
 
 import mixbench.functional as mf
 from mixbench.config.schema import RunConfig
+from mixbench.data.files.decode import decode
+from mixbench.data.files.encoded import Part
 from mixbench.data.images import Batch, Splits
-from mixbench.data.sampling import SAMPLE, mix_seed
-from mixbench.errors import UserError
+from mixbench.data.sampling import SAMPLE, BatchIndex, mix_seed
+from mixbench.data.source import DataSource
+from mixbench.errors import UserError, counted, printable
 from mixbench.evaluation.corruption import CorruptionSuite, corruption_sheet
 from mixbench.files import write_bytes
 from mixbench.methods.base import Method
 from mixbench.pictures.raster import raster
-from mixbench.pictures.sheet import Sheet, as_sheets, matrix_sheet, selected
+from mixbench.pictures.sheet import (
+    CELL,
+    LONGEST,
+    Panel,
+    Row,
+    Sheet,
+    as_picture,
+    as_sheets,
+    matrix_sheet,
+    selected,
+)
 from mixbench.pictures.vector import check_matplotlib, write_vector
 from mixbench.records.checkpoints import LAST, check_shapes, read_checkpoint
 from mixbench.training.build import build
@@ -29,6 +42,8 @@ from mixbench.training.job import resolve
 
 VECTOR = ("svg", "pdf")
 SIDES = {"png": math.inf, "jpg": 65_500, "jpeg": 65_500, "webp": 16_383}  # longest, in pixels
+EACH_CLASS, SHOWN_CLASSES = 8, 20  # images of a class, and classes, on a sheet of a data set
+BLANK, UNREADABLE = (238, 238, 238), (200, 60, 60)  # colours of a cell without an image
 SCALES = (0.25, 16)  # smallest and largest
 
 
@@ -99,6 +114,83 @@ def show_corruptions(config: RunConfig, path: Path, form: PictureForm | None = N
         raise UserError(f"no corruptions: {reason}", "show", "give other data")
     suite.check_data(splits)
     _write([corruption_sheet(suite, splits)], path, kind, form)
+
+
+def show_data(source: DataSource, path: Path, form: PictureForm | None = None) -> None:
+    """Write a few images of each class of a data set.
+
+    Args:
+        source: The data set.
+        path: The file to write.
+        form: Its form; ``images`` is the number of classes.
+
+    Raises:
+        UserError: As :func:`show`, or if the images cannot be read.
+    """
+    form = PictureForm() if form is None else form
+    kind = _kind_of(path, form)
+    _write([contact_sheet(source)], path, kind, form)
+
+
+def contact_sheet(source: DataSource) -> Sheet:
+    """A row of images for each class, evenly spaced over its training images.
+
+    Args:
+        source: The data set.
+
+    Returns:
+        The sheet, of at most :data:`SHOWN_CLASSES` classes.
+    """
+    parts, load = source.parts(), None
+    if parts is None:
+        content = source.read()
+        names, labels = content.class_names, content.train.labels
+        load = functools.partial(_stored, content.train)
+    else:
+        names, labels = parts[2], parts[0].labels
+        load = functools.partial(_decoded, parts[0])
+    one_hot = labels.ndim > 1
+    rows_of = {
+        label: (labels[:, label] == 1 if one_hot else labels == label).nonzero().flatten().tolist()
+        for label in range(len(names))
+    }
+    shown = [label for label, rows in rows_of.items() if rows]
+
+    def rows(label: int, _: int) -> list[Row]:
+        own = rows_of[label]
+        count = min(len(own), EACH_CLASS)
+        picked = [own[place * len(own) // count] for place in range(count)]
+        about = [printable(names[label])[:LONGEST], counted(len(own), "image")]
+        panels = [Panel("", load(row), about if not n else ()) for n, row in enumerate(picked)]
+        blank = Image.new("RGB", (CELL, CELL), BLANK)
+        return [[*panels, *[Panel("", blank)] * (EACH_CLASS - count)]]
+
+    notes = []
+    if len(shown) > SHOWN_CLASSES:
+        notes.append(f"Shown are {SHOWN_CLASSES} of {len(shown)} classes.")
+    title = f"{source.full_name}: training images of each class"
+    return Sheet([(label, label) for label in shown], rows, notes, title=title, most=SHOWN_CLASSES)
+
+
+def _stored(images: Any, row: int) -> Image.Image:
+    return _on_square(as_picture(images[BatchIndex(torch.tensor([row]), 0)].images[0] / 255))
+
+
+def _decoded(part: Part, row: int) -> Image.Image:
+    try:
+        return _on_square(Image.fromarray(decode(part.load(row))))
+    except OSError:
+        return Image.new("RGB", (CELL, CELL), UNREADABLE)
+
+
+def _on_square(image: Image.Image) -> Image.Image:
+    """A whole image in a square cell, small ones with sharp pixels."""
+    scale = CELL / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    kind = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    square = Image.new("RGB", (CELL, CELL), BLANK)
+    square.paste(image.resize((width, height), kind), ((CELL - width) // 2, (CELL - height) // 2))
+    return square
 
 
 def _write(sheets: list[Sheet], path: Path, kind: str, form: PictureForm) -> None:

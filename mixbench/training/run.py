@@ -62,6 +62,8 @@ def run(
         InterruptedRunError: If it was stopped from outside; the same call goes on with it.
     """
     job = resolve(config)
+    if job.choice and (rank_of_environment() or (0,))[0] == 0:
+        log.info(job.choice)
     if config.logger == "tensorboard":
         check_tensorboard()
     on_gpu = job.device.type == "cuda"

@@ -2,11 +2,16 @@ import sys
 
 import pytest
 import torch
+from making import write_hub
+from safetensors.torch import save
 from small_nets import small_net
 
+import mixbench.backbones.adapters
 from mixbench import compose, run
-from mixbench.backbones.adapters import FAMILIES
+from mixbench.backbones.adapters import FAMILIES, pretrained_file
 from mixbench.errors import UserError
+from mixbench.training.build import build
+from mixbench.training.job import resolve
 from mixbench.training.requirements import provided
 
 NAMES = {
@@ -109,3 +114,60 @@ def test_a_run_trains_a_network_of_timm(runs, tiny):
     assert record.status == "done"
     assert record.net == "timm:resnet10t"
     assert record.id.startswith("erm-digits-timm_resnet10t-")
+
+
+# Published weights.
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+WORDS = "data=digits data.size=32 net=timm:resnet10t"
+
+
+def test_published_weights_are_what_training_starts_from_and_count_by_their_content(hub):
+    published = write_hub(hub, "timm/resnet10t.c3_in1k", "resnet10t")
+    plain, job = (resolve(compose(f"{WORDS} {more}")) for more in ("", "net.pretrained=true"))
+    assert job.identity.inputs["net.pretrained"]["content"].startswith("sha256:")
+    assert job.identity.recipe_hash != plain.identity.recipe_hash
+    net = build(job, job.read_data())[0].net
+    state = net.published(net.state_dict())
+    for name, value in published.items():
+        if not name.startswith("fc."):
+            torch.testing.assert_close(state[name], value, rtol=0, atol=0)
+    assert state["fc.weight"].shape[0] == 10  # drawn anew for the classes at hand
+    file = next(hub.glob("*/snapshots/*/model.safetensors"))
+    file.write_bytes(save({name: value + 1 for name, value in published.items()}))
+    assert resolve(compose(f"{WORDS} net.pretrained=true")).identity.id != job.identity.id
+
+
+def test_weights_that_cannot_be_fetched_are_refused_at_once_with_the_way_out(hub, monkeypatch):
+    def nobody(url):
+        raise OSError("nobody answers")
+
+    monkeypatch.setattr(mixbench.backbones.adapters, "_reach", nobody)
+    with pytest.raises(UserError, match="not in the cache and cannot be fetched: nobody") as caught:
+        assert resolve(compose(f"{WORDS} net.pretrained=true")).identity
+    assert "model.safetensors of timm/resnet10t.c3_in1k" in caught.value.todo
+    assert "net.weights=FILE" in caught.value.todo
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="not in the cache"):
+        pretrained_file("timm:resnet10t")
+    monkeypatch.setattr("timm.is_model", lambda name: True)
+    with pytest.raises(UserError, match="timm publishes no weights of timm:resnet10t_x"):
+        pretrained_file("timm:resnet10t_x")
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("net.pretrained=true", "needs net=timm:NAME, got net=preactresnet18"),
+        ("net=timm:resnet10t net.pretrained=true net.weights=a.pth", "beside net.weights"),
+    ],
+)
+def test_published_weights_are_those_of_timm_alone(words, what):
+    with pytest.raises(UserError, match=what):
+        compose(f"data=digits {words}")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from making import write_answers, write_folder, write_judged
+from making import write_answers, write_flat, write_folder, write_hub, write_judged
 
 import mixbench.training.attempt
 import mixbench.training.fit
@@ -112,6 +112,12 @@ def shapes(outcome: Outcome) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in net.named_parameters()}
 
 
+def first_layer(outcome: Outcome) -> bytes:
+    config = outcome.config
+    net = build(resolve(config), DATA.get("digits")(config.data).load())[0].net
+    return net.published(net.state_dict())["conv1.0.weight"].numpy().tobytes()
+
+
 def loader_workers(outcome: Outcome) -> int:
     splits = DATA.get("digits")(outcome.config.data).load()
     return build(resolve(outcome.config), splits)[1].train_dataloader().num_workers
@@ -173,6 +179,7 @@ class Key:
 
 
 ZOO = "data=folder data.root=zoo data.limit=8 batch_size=4 data.size=8 data.crop=0"
+FLAT = ZOO.replace("zoo", "flat")
 SMALL_VIT = "net=vit_tiny net.patch=16 data.limit=8 batch_size=4"
 TIMM = "net=timm:resnet10t"
 TIMM_STAGES = "[conv1+bn1+act1+maxpool,layer1+layer2,layer3+layer4]"
@@ -187,6 +194,7 @@ COUNTED = {
     "method.name": Key("method=mixup"),
     "data.kind": Key("data=pack data.train=a.npz data.test=b.npz data.name=digits"),
     "data.name": Key("data.name=other", seen=recorded("data")),
+    "data.fold": Key("data.fold=1", f"{FLAT} data.folds=2 data.fold=0"),
     "data.size": Key("data.size=16"),
     "data.resize": Key("data.resize=12", ZOO),
     "data.crop_area": Key("data.crop_area=0.3", ZOO),
@@ -216,6 +224,7 @@ COUNTED = {
     "net.drop_path": Key("net.drop_path=0.5", SMALL_VIT),
     "net.stages": Key(f"net.stages={TIMM_STAGES}", TIMM, shapes, carried_out=False),
     "net.weights": Key("net.weights=start.pth"),
+    "net.pretrained": Key("net.pretrained=true", TIMM, first_layer, carried_out=False),
     "optim.name": Key("optim.name=adamw"),
     "optim.momentum": Key("optim.momentum=0.5"),
     "optim.nesterov": Key("optim.nesterov=false"),
@@ -294,6 +303,9 @@ CONTENT = {
     "data.root": (ZOO, "data.root=same/zoo", "data.root=other/zoo"),
     "data.train": (PACK, "data.train=same/a.npz", "data.train=other/a.npz"),
     "data.test": (PACK, "data.test=same/b.npz", "data.test=other/b.npz"),
+    # What is set aside makes other images of training and of the test.
+    "data.test_fraction": (FLAT, "data.test_fraction=0.2", "data.test_fraction=0.5"),
+    "data.folds": (f"{FLAT} data.folds=2 data.fold=0", "data.folds=2", "data.folds=3"),
     "data.labels": (
         f"{PACK} data.labels=people.npz:fair",
         "data.labels=same.npz:fair",
@@ -305,7 +317,8 @@ CONTENT = {
         "data.judgements=other/seen.npz",
     ),
 }
-SPECIAL = ("seed", "task")  # tested one by one
+SPECIAL = ("seed", "task", "auto")  # tested one by one
+GROUPED = ("data.fold",)  # tells runs apart that make one row
 # What makes the first key of a pair of schema.conditions idle, where BASE does not.
 SWITCHED_OFF = {
     ("optim.nesterov", "optim.name"): "optim.name=adamw",
@@ -341,6 +354,8 @@ def place(tmp_path_factory, digits_once):
         path.write_text("epochs: 1\n")
     for name in ("zoo", "torn", "other/zoo"):
         write_folder(root / name, train=4, val=2)
+    write_flat(root / "flat", {"ant": 9, "bee": 9})
+    write_hub(root / "hub", "timm/resnet10t.c3_in1k", "resnet10t")
     shutil.copytree(root / "zoo", root / "same" / "zoo")
     (root / "torn" / "train" / "ant" / "0.png").write_bytes(b"torn")
     shutil.copy(
@@ -361,6 +376,7 @@ def place(tmp_path_factory, digits_once):
         np.save(root / name, np.random.default_rng(seed).random((32, 4, 4)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root / "hub"))
         patch.setenv("MIXBENCH_RUNS", str(root / "runs"))
         config = compose(f"{BASE} seed=7")
         splits = DATA.get("digits")(config.data).load()
@@ -433,7 +449,7 @@ def test_every_key_of_the_schema_stands_in_one_table():
     tables = [COUNTED, ASIDE, CONTENT, SPECIAL]
     listed = [key for table in tables for key in table]
     assert sorted(listed) == sorted(known)
-    assert {*ASIDE, *CONTENT, "seed"} == keys_not_in_identity()
+    assert {*ASIDE, *CONTENT, "seed", "auto"} == keys_not_in_identity()
 
 
 @pytest.mark.parametrize("key", COUNTED)
@@ -445,8 +461,9 @@ def test_a_key_that_counts_changes_the_run_and_its_name(observe, key):
     ours, theirs = first.identity, second.identity
     assert ours.config_hash != theirs.config_hash
     assert ours.id != theirs.id
-    assert (ours.recipe_hash == theirs.recipe_hash) is key.startswith("method.")
-    assert (ours.family_hash == theirs.family_hash) is (key in ("method.name", "epochs"))
+    assert (ours.recipe_hash == theirs.recipe_hash) is (key in ("method.name", *GROUPED))
+    assert (ours.family_hash == theirs.family_hash) is (key in ("method.name", "epochs", *GROUPED))
+    assert (ours.row_hash == theirs.row_hash) is (key in GROUPED)
 
 
 @pytest.mark.parametrize("key", ASIDE)

@@ -357,6 +357,8 @@ def test_the_most_confident_samples_are_what_the_published_code_leaves_out():
     assert whole > 0.7
     assert float(calibration.equal_mass_rmsce(logits, y, legacy=True)) < 0.05
     assert float(calibration.equal_mass_rmsce(logits, y, size=1000)) > 0  # fewer than a bin are one
+
+
 def test_rows_without_an_id_count_each_and_stand_behind_the_others():
     logits, y = torch.eye(4), torch.tensor([0, 1, 2, 0])
     stored = metrics.StoredLogits()

@@ -1,205 +1,423 @@
-"""Image folders: ``train/<class>/**`` and ``val/<class>/**`` below ``data.root``."""
+"""Own images: folders of classes, or a list that names each image with its class.
+
+A folder holds ``train/<class>/**`` with ``val/<class>/**`` or ``test/<class>/**``, or the folders
+of classes alone; a list is a CSV file or its like, or ``metadata.csv`` of Hugging Face in a folder.
+Where nothing says which the test images are, a part of each class is set aside, or a fold is.
+"""
 
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
-import torch
-
-from mixbench.data.classes import Labels, joined_classes
+from mixbench.data.division import (
+    ADVISED_FOLDS,
+    DIVISION_SEED,
+    SMALL_SET,
+    TEST_FRACTION,
+    division_hash,
+    fold_of_each,
+    side_of_each,
+)
+from mixbench.data.files.class_files import (
+    FOLDER_LAYOUT,
+    ClassFiles,
+    class_files,
+    fingerprint_of,
+    labels_of_val,
+)
 from mixbench.data.files.decode import is_image
 from mixbench.data.files.encoded import Part
-from mixbench.data.files.hashes import content_hashes
-from mixbench.data.files.tree import (
-    HIDDEN_FILE,
-    MAX_IMAGE_BYTES,
-    files_below,
-    folder_entries,
-    is_hidden,
-)
+from mixbench.data.files.listing import LIST_SUFFIXES, ImageList, read_list
+from mixbench.data.files.tree import SPLIT_WORDS, files_below, folder_entries, is_hidden
 from mixbench.data.source import DataSource, existing_path
-from mixbench.errors import UserError
-from mixbench.files import read_bytes
+from mixbench.errors import UserError, counted
 
-FOLDER_LAYOUT = "train/<class>/* and val/<class>/* below data.root"
-OUTSIDE, CIRCLE = "file outside of the folders of classes", "link to a folder around it"
+METADATA = ("metadata.csv", "metadata.jsonl")  # lists of Hugging Face's image folders
+DIVIDED_KEYS = "data.test_fraction, data.folds"
+SHOWN_FILES = 3  # missing files named in a message
 
 
 @dataclass
-class ClassFiles:
-    """Image files with their classes.
+class _Found:
+    """What lies at ``data.root``: both parts, or one that is still to be divided."""
 
-    Attributes:
-        root: Folder of the data set.
-        names: Paths of the files relative to it, with ``/``.
-        labels: Class index of each.
-        classes: Names of the classes.
-        unused: Number of other files, by the reason why they are not used.
-    """
+    train: ClassFiles
+    test: ClassFiles | None = None
+    notices: list[str] = field(default_factory=list)
 
-    root: Path
-    names: list[str]
-    labels: list[int]
-    classes: list[str]
-    unused: Counter[str]
 
-    @cached_property
-    def hashes(self) -> list[bytes]:
-        """SHA-256 of each file."""
-        return content_hashes(self.root, self.names, MAX_IMAGE_BYTES)
+@dataclass
+class _Divided:
+    """Both parts of a data set, and how its test images were set aside, if they were."""
 
-    def part(self, labels: torch.Tensor | None = None) -> Part:
-        """The files as one split, with ``labels`` (N,) in place of their own."""
-        paths = [os.path.join(self.root, name) for name in self.names]
-        return Part(
-            paths,
-            lambda row: read_bytes(paths[row], MAX_IMAGE_BYTES),
-            torch.tensor(self.labels) if labels is None else labels,
-            unused=dict(self.unused),
-            hashes=lambda: self.hashes,
-        )
+    train: ClassFiles
+    test: ClassFiles
+    fingerprint: str
+    notices: list[str]
+    division: str = ""
 
 
 class Folder(DataSource):
-    """``data=folder data.root=FOLDER [data.size=PIXELS]``; ``val`` is the test set."""
+    """``data=folder data.root=FOLDER_OR_LIST [data.size=PIXELS]``."""
 
     @property
     def name(self) -> str:
-        """The given name, else the folder's own."""
-        return self.config.name or self.root.resolve().name
+        """The given name, else the folder's or the list's own."""
+        root = self.root.resolve()
+        return self.config.name or (root.name if root.is_dir() else root.stem)
 
     @property
     def root(self) -> Path:
-        """The folder of ``train`` and ``val``."""
+        """The folder or the list."""
         return existing_path(self.config.root, "data.root")
 
     def fingerprint(self) -> str:
-        """Hash of the names and contents of all images; computed once."""
-        return self._fingerprint
+        """Hash of the names, classes and contents of all images and of the division of them.
 
-    @cached_property
-    def _fingerprint(self) -> str:
-        return fingerprint_of(self.splits)
+        All folds of a set share it.
+        """
+        return self._divided.fingerprint
 
-    @cached_property
-    def splits(self) -> tuple[ClassFiles, ClassFiles]:
-        """The files of both parts."""
-        lack = self.config.classes == "train"
-        return class_files(self.root, "train"), class_files(self.root, "val", empty=lack)
+    @property
+    def division(self) -> str:
+        """How the test images were set aside."""
+        return self._divided.division
+
+    def check_division(self) -> None:
+        """Refuse such keys only where there are test images; others divide by them."""
+        if self._found.test is not None:
+            super().check_division()
+
+    def train_count(self) -> int:
+        """Number of training images, before any is decoded; the same for all folds."""
+        counts = [len(part.names) for part in (self._divided.train, self._divided.test)]
+        folds = self.config.folds
+        return counts[0] if folds is None else sum(counts) * (folds - 1) // folds
 
     def parts(self) -> tuple[Part, Part, list[str]]:
-        """Both parts; classes are the sorted folder names of ``train``."""
-        train, val = self.splits
-        parts = train.part(), val.part(labels_of_val(train, val, self.config.classes))
-        if (self.root / "test").is_dir():
-            parts[1].notices.append(f"val is the test set: {self.root / 'test'} is not used")
+        """Both parts; classes are those of the training images."""
+        found = self._divided
+        train, test = found.train, found.test
+        labels = labels_of_val(train, test, self.config.classes)
+        parts = train.part(), test.part(labels)
+        parts[0].notices += found.notices
         return *parts, train.classes
 
+    @cached_property
+    def _divided(self) -> _Divided:
+        found = self._found
+        if found.test is None:
+            return self._set_aside(found)
+        self.check_division()
+        both = found.train, found.test
+        listed = any(part.listed for part in both)  # whose names do not tell the split
+        digest = _joined(both) if listed else fingerprint_of(both)
+        return _Divided(*both, digest, found.notices)
 
-def fingerprint_of(splits: Sequence[ClassFiles]) -> str:
-    """Hash of files that are named after their classes, or of which a list says the class.
+    def _set_aside(self, found: _Found) -> _Divided:
+        """Test images of a set that has none, or the fold that is asked for."""
+        pool, config = found.train, self.config
+        counts = Counter(pool.labels)
+        if len(counts) < 2:
+            raise UserError(
+                f"all {len(pool.names)} images are of one class, {pool.classes[0]}",
+                str(self.root),
+                "training needs at least two classes",
+            )
+        contents = [
+            digest or os.fsencode(name)
+            for digest, name in zip(pool.hashes, pool.names, strict=True)
+        ]
+        single = [pool.classes[label] for label, count in sorted(counts.items()) if count == 1]
+        if config.folds is None:
+            share = TEST_FRACTION if config.test_fraction is None else config.test_fraction
+            sides = list(map(int, side_of_each(pool.labels, contents, share)))
+            tested, word = 1, f"{100 * share:g} % of each class"
+        else:
+            self._check_folds(len(pool.names), single)
+            sides = fold_of_each(pool.labels, contents, config.folds)
+            tested, word = config.fold or 0, f"fold {config.fold} of {config.folds}"
+        train, test = (
+            pool.taken([row for row, side in enumerate(sides) if (side == tested) == wanted])
+            for wanted in (False, True)
+        )
+        if not test.names:
+            what = f"no test image is left of {len(pool.names)} images by {word}"
+            raise UserError(what, DIVIDED_KEYS, "add images, or set more of them aside")
+        train.unused.update(pool.unused)
+        how = f"seed {DIVISION_SEED}, {division_hash(pool.names, sides)}"
+        said = (
+            f"there are no test images of their own: {word}, {len(test.names):,} of "
+            f"{counted(len(pool.names), 'image')}, are set aside ({how})"
+        )
+        notices = [*found.notices, said]
+        if config.folds is None:
+            notices += _small(len(pool.names), len(test.names), single)
+        # All folds together, so that they are one set; the rest of a test set is no third part.
+        every = range(config.folds or 2)
+        parts = [pool.taken([row for row, at in enumerate(sides) if at == side]) for side in every]
+        return _Divided(train, test, _joined(parts), notices, f"{word}, {how}")
 
-    Args:
-        splits: The parts of a data set.
+    def _check_folds(self, count: int, single: Sequence[str]) -> None:
+        config = self.config
+        assert config.folds is not None
+        if config.test_fraction is not None:
+            what = "data.test_fraction has no effect beside data.folds, which tests every image"
+            raise UserError(what, DIVIDED_KEYS, "leave one of them out")
+        if single:
+            what = f"a class with a single image cannot be in two folds: {', '.join(single[:5])}"
+            raise UserError(what, "data.folds", "add images to it, or leave the class out")
+        if config.folds > count // 2:
+            what = f"{config.folds} folds of {counted(count, 'image')} are too small"
+            raise UserError(what, "data.folds", f"give data.folds={max(2, min(5, count // 4))}")
+        if config.fold is None:
+            raise UserError(
+                f"data.folds={config.folds} does not say which fold is tested",
+                "data.fold",
+                f"give data.fold=0 to {config.folds - 1}; mixbench bench carries out all of them",
+            )
 
-    Returns:
-        SHA-256 over the name, the class and the content of each, in order.
-    """
-    digest = hashlib.sha256()
-    for split in splits:
-        for name, label, content in zip(split.names, split.labels, split.hashes, strict=True):
-            words = (os.fsencode(name), split.classes[label].encode(errors="surrogateescape"))
-            digest.update(b"\0".join((*words, content.hex().encode())) + b"\n")
-    return digest.hexdigest()
+    @cached_property
+    def _found(self) -> _Found:
+        root = self.root
+        if root.is_dir():
+            return self._listed_folder(root) or self._folders(root)
+        if root.suffix.lower() in LIST_SUFFIXES:
+            listed = read_list(root)
+            assert listed is not None
+            return _by_split(root.parent, listed, self._skips)
+        packed = root.suffix.lower() in (".npz", ".parquet")
+        todo = (
+            f"read it with data=pack data.train={root}" if packed else f"expected {FOLDER_LAYOUT}"
+        )
+        raise UserError(f"{root.name} is neither a folder nor a list of images", str(root), todo)
+
+    @property
+    def _skips(self) -> bool:
+        return self.config.on_corrupt == "skip"
+
+    def _listed_folder(self, root: Path) -> _Found | None:
+        """A folder of Hugging Face's kind; None where no list of it has labels."""
+        whole = _metadata(root)
+        if whole is not None:
+            if whole.splits is None:
+                words = [SPLIT_WORDS.get(name.split("/")[0].casefold(), "") for name in whole.names]
+                whole.splits = words if all(words) else None
+            return _counting(_by_split(root, whole, self._skips), root)
+        folders, train, test = self._split_folders(root)
+        listed = [None if name is None else _metadata(root / name) for name in (train, test)]
+        if listed[0] is None or train is None:
+            return None
+        if test is None or listed[1] is None:
+            what = f"{train} has a list of its images, and {test or 'the test'} has none"
+            raise UserError(what, str(root), "give both a metadata.csv with file_name and label")
+        parts = [
+            _files(root, each, f"{name}/", self._skips)
+            for each, name in zip(listed, (train, test), strict=True)
+            if each is not None
+        ]
+        notices = [note for each in listed if each is not None for note in each.notices]
+        found = _Found(parts[0], parts[1], _said(folders, test, root) + notices)
+        return _counting(found, root / train, root / test)
+
+    def _folders(self, root: Path) -> _Found:
+        """Folders of classes, in folders of splits or alone."""
+        lack = self.config.classes == "train"
+        folders, train, test = self._split_folders(root)
+        inside = {name: _subfolders(root / name) for name in (train, test) if name is not None}
+        others = [name for name in folders if name.casefold() not in SPLIT_WORDS]
+        classes = others and not any(inside.values())  # some of which are called like splits
+        if train is not None and test is not None and not classes:
+            if inside[train] and not inside[test]:
+                raise UserError(
+                    f"the folder {test} holds no folders of classes, and {train} does",
+                    str(root / test),
+                    f"sort its images by class, or give data.root={root / train} to have a part of "
+                    "each class set aside",
+                )
+            both = class_files(root, train), class_files(root, test, empty=lack)
+            notices = _said(folders, test, root)
+            if others:
+                notices.append(f"folders of neither split, which are not used: {', '.join(others)}")
+            return _Found(*both, notices)
+        if any(inside.values()):  # what is called so and holds folders is a split and no class
+            raise _one_split(root, train, folders)
+        if not folders:
+            raise _no_folders(root)
+        if len(folders) == 1 and _subfolders(root / folders[0]):
+            raise UserError(
+                f"the only folder here is {folders[0]}, which holds folders itself",
+                str(root),
+                f"give data.root={root / folders[0]}",
+            )
+        return _Found(class_files(root, ""))
+
+    def _split_folders(self, root: Path) -> tuple[list[str], str | None, str | None]:
+        """All folders, and those of the training and of the test images."""
+        folders = [name for name in folder_entries(root)[0] if not is_hidden(name)]
+        named: dict[str, list[str]] = {}
+        for name in folders:
+            named.setdefault(SPLIT_WORDS.get(name.casefold(), ""), []).append(name)
+        given = self.config.test
+        if given is not None and given not in folders:
+            what = f"there is no folder {given}; found {', '.join(folders[:5]) or 'no folder'}"
+            raise UserError(what, "data.test", "name the folder of the test images in data.root")
+        for split in ("train", "validation", "test"):
+            found = named.get(split, [])
+            if len(found) > 1 and (given is None or split == "train"):
+                what = f"{' and '.join(found)} could each be the folder of a split"
+                raise UserError(what, str(root), "rename one, or give data.test=FOLDER")
+        train, val, test = (
+            next(iter(named.get(split, [])), None) for split in ("train", "validation", "test")
+        )
+        return folders, train, given or val or test
 
 
-def labels_of_val(train: ClassFiles, val: ClassFiles, take: str) -> torch.Tensor:
-    """Labels of the test images as indices of the classes of training.
-
-    Args:
-        train: Training images.
-        val: Test images.
-        take: Value of ``data.classes``.
-
-    Returns:
-        (N,) int64.
-
-    Raises:
-        UserError: If their classes differ, as :func:`mixbench.data.classes.joined_classes`.
-    """
-    own, others = (Labels(torch.tensor(part.labels), part.classes) for part in (train, val))
-    return joined_classes(own, others, take, str(train.root))[1]
+def _said(folders: Sequence[str], test: str, root: Path) -> list[str]:
+    """Which folder the test images come from, where that may surprise."""
+    kinds = {name: SPLIT_WORDS.get(name.casefold()) for name in folders}
+    left = [name for name, kind in kinds.items() if kind not in (None, "train") and name != test]
+    if left:
+        paths = ", ".join(str(root / name) for name in left)
+        use = f"; data.test={left[0]} takes it in its place"
+        return [f"{test} is the test set: {paths} is not used{use}"]
+    return [] if test == "val" else [f"the test images are those of the folder {test}"]
 
 
-def class_files(root: Path, part: str, *, empty: bool = False) -> ClassFiles:
-    """Images of a folder with one folder per class, at any depth below it.
-
-    Args:
-        root: Folder of the data set.
-        part: Name of the folder in it.
-        empty: Whether a class may have no image.
-
-    Returns:
-        The images, class by class in the order of names.
-
-    Raises:
-        UserError: If there is none, or a class without any.
-    """
-    folder, unused = root / part, Counter[str]()
-    if not folder.is_dir():
-        raise _no_folder(root, part)
-    names: list[str] = []
-    labels: list[int] = []
-    classes: list[str] = []
-    folders, others = folder_entries(folder)
-    unused.update(HIDDEN_FILE if is_hidden(name) else OUTSIDE for name in others)
-    for name in folders:
-        if is_hidden(name):
-            unused[HIDDEN_FILE] += 1
-            continue
-        below, circles = files_below(folder / name)
-        unused += Counter({CIRCLE: circles})
-        reasons = [why_unused(file) for file in below]
-        unused.update(filter(None, reasons))
-        images = [file for file, why in zip(below, reasons, strict=True) if not why]
-        names += [f"{part}/{name}/{file}" for file in images]
-        labels += [len(classes)] * len(images)
-        classes.append(name)
-    filled = set(labels)
-    bare = [name for label, name in enumerate(classes) if label not in filled]
-    if not names or (bare and not empty):
-        what = f"no image in {', '.join(bare[:5])}" if bare else "no images found"
-        raise UserError(what, str(folder), f"expected {FOLDER_LAYOUT}")
-    return ClassFiles(root, names, labels, classes, unused)
+def _metadata(folder: Path) -> ImageList | None:
+    """The list of a folder of Hugging Face's kind, if it has one with labels."""
+    for name in METADATA:
+        if (folder / name).is_file():
+            return read_list(folder / name, labelled=False)
+    return None
 
 
-def _no_folder(root: Path, part: str) -> UserError:
-    found = [name for name in folder_entries(root)[0] if not is_hidden(name)]
-    what = f"there is no folder {part}; found {', '.join(found[:5]) or 'no folder'}"
-    if part == "val" and "test" in found:
-        todo = f"val holds the test images: rename test to val, or ln -s test {root / 'val'}"
-        return UserError(what, str(root), todo)
+def _counting(found: _Found, *folders: Path) -> _Found:
+    """The same, with a count of the images in the folders that no list names."""
+    parts = [part for part in (found.train, found.test) if part is not None]
+    named = {os.path.join(part.root, name) for part in parts for name in part.names}
+    left = sum(
+        is_image(name) and not is_hidden(name) and os.path.join(folder, name) not in named
+        for folder in folders
+        for name in files_below(folder)[0]
+    )
+    if left:
+        found.train.unused["image that the list does not name"] += left
+    return found
+
+
+def _by_split(base: Path, listed: ImageList, skip: bool) -> _Found:
+    """Images of a list, divided where the list says how."""
+    notices = list(listed.notices)
+    if listed.splits is None:
+        return _Found(_files(base, listed, "", skip), notices=notices)
+    counts = Counter(listed.splits)
+    test = "test" if counts["test"] else "validation"
+    for split in ("train", test):
+        if not counts[split]:
+            what = f"no image of the split {split if split == 'train' else 'test'}"
+            todo = "correct the column, or leave it out to have a part of the images set aside"
+            raise UserError(f"the list has {what}", str(listed.path), todo)
+    if test == "validation":
+        notices.append("the test images are those of the split validation; there is no test")
+    train, tested = (_files(base, listed, "", skip, split) for split in ("train", test))
+    left = counts["validation"] if test == "test" else 0
+    if left:
+        train.unused["image of the split validation"] += left
+    return _Found(train, tested, notices)
+
+
+def _files(
+    base: Path, listed: ImageList, prefix: str, skip: bool, split: str | None = None
+) -> ClassFiles:
+    """Files of a list, all or those of a split."""
+    rows = [
+        row
+        for row in range(len(listed.names))
+        if split is None or (listed.splits is not None and listed.splits[row] == split)
+    ]
+    names = [_place(base, prefix, listed.names[row]) for row in rows]
+    lost = {place for place, name in enumerate(names) if not (base / name).is_file()}
+    unused = Counter[str]()
+    if lost and not (skip and len(lost) < len(rows)):
+        shown = ", ".join(names[place] for place in sorted(lost)[:SHOWN_FILES])
+        raise UserError(
+            f"{len(lost)} of {len(rows)} files of the list are not there: {shown}"
+            f"{' ...' if len(lost) > SHOWN_FILES else ''}",
+            str(listed.path),
+            "paths count from the folder of the list; data.on_corrupt=skip leaves such lines out",
+        )
+    unused.update({"file of the list that is not there": len(lost)} if lost else {})
+    if listed.repeated and split in (None, "train"):
+        unused["line of the list that repeats another"] += listed.repeated
+    kept = [(listed.labels[row], names[k]) for k, row in enumerate(rows) if k not in lost]
+    own = {label for label, _ in kept}
+    classes = [name for name in listed.classes if name in own]
+    index = {name: label for label, name in enumerate(classes)}
+    labels = [index[label] for label, _ in kept]
+    return ClassFiles(base, [name for _, name in kept], labels, classes, unused, listed=True)
+
+
+def _place(base: Path, prefix: str, name: str) -> str:
+    """A path of a list relative to its folder; one that was written on Windows has no ``/``."""
+    if "\\" in name and not (base / (prefix + name)).exists():
+        name = name.replace("\\", "/")
+    return name if os.path.isabs(name) else prefix + name
+
+
+def _joined(parts: Sequence[ClassFiles]) -> str:
+    """Hash of parts whose bounds the names of the files do not tell."""
+    text = " ".join(fingerprint_of([part]) for part in parts)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _small(images: int, tested: int, single: Sequence[str]) -> list[str]:
+    """Notices on a small set of which a part is set aside."""
+    notices = []
+    if single:
+        named = ", ".join(single[:5])
+        notices.append(
+            f"{counted(len(single), 'class')} with a single image, which stays in training: {named}"
+        )
+    if images < SMALL_SET:
+        notices.append(
+            f"a test on {counted(tested, 'image')} tells small differences badly; mixbench bench "
+            f"data.folds={ADVISED_FOLDS} tests each of the {images:,} once"
+        )
+    return notices
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return [name for name in folder_entries(folder)[0] if not is_hidden(name)]
+
+
+def _one_split(root: Path, train: str | None, folders: Sequence[str]) -> UserError:
+    shown = ", ".join(folders[:5])
+    if train is None:
+        return UserError(
+            f"there is no folder train; found {shown}", str(root), f"expected {FOLDER_LAYOUT}"
+        )
+    return UserError(
+        f"there is no folder of test images beside {train}; found {shown}",
+        str(root),
+        f"add val with the same classes, or give data.root={root / train} to have a part of each "
+        "class set aside",
+    )
+
+
+def _no_folders(root: Path) -> UserError:
     if any(root.glob("*.parquet")):
-        return UserError(what, str(root), f"read Parquet files with data=pack data.train={root}")
-    return UserError(what, str(root), f"expected {FOLDER_LAYOUT}")
-
-
-def why_unused(name: str) -> str:
-    """The reason why a file among images is not used.
-
-    Args:
-        name: Its path below the folder of its class.
-
-    Returns:
-        The reason, empty for an image.
-    """
-    if is_hidden(name):
-        return HIDDEN_FILE
-    if is_image(name):
-        return ""
-    suffix = os.path.splitext(name)[1].lower()
-    return f"unusual suffix {suffix}" if suffix else "file without a suffix"
+        todo = f"read Parquet files with data=pack data.train={root}"
+        return UserError("there is no folder of a class", str(root), todo)
+    lists = [name for name in folder_entries(root)[1] if name.lower().endswith(LIST_SUFFIXES)]
+    todo = f"expected {FOLDER_LAYOUT}"
+    if lists:
+        todo = f"if {lists[0]} names the images with their classes: data.root={root / lists[0]}"
+    loose = sum(1 for name in chain(files_below(root)[0]) if not is_hidden(name))
+    what = f"there is no folder of a class, but {counted(loose, 'file')}" if loose else ""
+    return UserError(what or "the folder is empty", str(root), todo)

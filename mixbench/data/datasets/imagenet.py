@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mixbench.data.datasets.folder import (
+from mixbench.data.files.class_files import (
     ClassFiles,
     class_files,
     fingerprint_of,

@@ -81,6 +81,10 @@ class Pack(DataSource):
         ids = [str(wnid) for _, wnid in sorted(pairs)]
         return ids if len(ids) == len(names) == len(set(labels)) else []
 
+    def train_count(self) -> int:
+        """Number of training images."""
+        return len(self._both[0].labels)
+
     def original_rows(self) -> tuple[Tensor | None, Tensor | None]:
         """``original_index`` of both files; None where a file has none."""
         train, test = (

@@ -25,7 +25,8 @@ log = logging.getLogger("mixbench")
 
 VERSION = 4  # of the layout and of the decoding
 DECODING_KEYS = ("size", "resize", "crop_area", "on_corrupt", "classes")
-LATER_KEYS = ("fit", "crop_scales")  # left out at their default, so that older files stay in use
+# Left out at their default, so that older files stay in use.
+LATER_KEYS = ("fit", "crop_scales", "fold")
 
 
 def prepared_path(source: Any) -> Path:

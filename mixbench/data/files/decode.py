@@ -191,6 +191,37 @@ def size_of(raw: bytes) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def peculiarities(raw: bytes) -> list[str]:
+    """What an image file has that its 8-bit RGB pixels lack, read from its head.
+
+    Args:
+        raw: Content of an image file.
+
+    Returns:
+        Nouns in the singular, the format of the file first.
+
+    Raises:
+        OSError: If the content is not an image.
+    """
+    with _only_oserror():
+        image = Image.open(io.BytesIO(raw), formats=formats())
+        packing, mode = _packing(image), image.mode
+        found = [f"{image.format} file"]
+        if ";16" in packing or ";12" in packing or mode[0] in "IF":
+            found.append("image of more than 8 bits a value, which is brought to 8")
+        if mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;"):
+            found.append("grey image, whose value serves for all three colours")
+        if mode == "CMYK":
+            found.append("CMYK image, which is brought to RGB")
+        if mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+            found.append("image with transparency, which is dropped")
+        if getattr(image, "is_animated", False):
+            found.append("file of several frames, of which the first counts")
+        if image.getexif().get(ORIENTATION_TAG, 1) != 1:
+            found.append("image that is turned as its EXIF says")
+    return found
+
+
 def decode_crop(
     raw: bytes, size: int, area: float, seed: int
 ) -> tuple[np.ndarray, tuple[float, float, float, float]]:

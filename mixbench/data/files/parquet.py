@@ -15,6 +15,7 @@ import numpy as np
 from mixbench.data.classes import Labels, class_names, first_names, stored_labels
 from mixbench.data.files.arrays import check_size
 from mixbench.data.files.encoded import Part
+from mixbench.data.files.tree import SPLIT_WORDS
 from mixbench.errors import UserError
 from mixbench.files import open_regular
 
@@ -22,11 +23,6 @@ BATCH_ROWS = 256  # of one piece, which holds 2 GiB at most
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
 SHOWN_SHARDS = 5  # missing files named in a message
 _SHARD = re.compile(r"(.*?)(\d+)-of-(\d+).*")  # train-00000-of-00002.parquet
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
 
 
 def is_parquet(path: Path) -> bool:
@@ -229,8 +225,8 @@ def _split_of(file: Path) -> tuple[str, Path]:
     """Split of a file, by the nearest word that tells it, and the folder of all of that split."""
     for place in (file, *file.parents):
         for word in re.split(r"[^a-z]+", place.name.lower()):
-            if word in _SPLITS:
-                return _SPLITS[word], place.parent if place.suffix == ".parquet" else place
+            if word in SPLIT_WORDS:
+                return SPLIT_WORDS[word], place.parent if place.suffix == ".parquet" else place
     return "", Path()
 
 

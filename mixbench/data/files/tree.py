@@ -13,6 +13,13 @@ _HIDDEN = {
     *("@eadir", "#recycle", "$recycle.bin", "system volume information"),
 }
 
+# What splits are called, and which of three each is.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+
 
 def is_hidden(name: str) -> bool:
     """Tell whether a file is hidden: a part of its path begins with a dot, or the like.

@@ -95,7 +95,11 @@ def draw_reliability(
 
 
 def _diagrams(row: Row, per_seed: bool) -> list[Diagram]:
-    runs = [binned(*_confidence(folder / PREDICTIONS)) for folder in row.folders]
+    runs = []
+    for folders in row.runs:
+        found = [_confidence(folder / PREDICTIONS) for folder in folders]
+        confidence, hits = map(np.concatenate, zip(*found, strict=True))
+        runs.append(binned(confidence, hits))
     eces = [_ece(*run) for run in runs]
     if per_seed:
         labels = [f"{row.label} s{seed}" for seed in row.seeds]

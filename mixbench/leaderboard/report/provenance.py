@@ -14,6 +14,7 @@ from mixbench.config.overrides import NAMES, flatten
 from mixbench.config.schema import keys_not_in_identity
 from mixbench.errors import UserError, counted
 from mixbench.leaderboard.rows import Row
+from mixbench.records.identity import POOLED_KEYS
 from mixbench.records.marks import mark_explanations, marks_text
 from mixbench.records.record import Record
 
@@ -84,7 +85,7 @@ def provenance(row: Row) -> Provenance:
         found.gap = f"Its configuration cannot be compared with the recipe: {error.what}."
         return found
     words = [f"{group}={name}" for group, name in picks.items()]
-    words += [f"{item.key}={item.run}" for item in found.differences]
+    words += [f"{item.key}={item.run}" for item in found.differences if item.key not in POOLED_KEYS]
     words += [f"seeds={','.join(map(str, row.seeds))}"]
     found.command = shlex.join(["mixbench", "bench", *words])
     return found

@@ -202,15 +202,28 @@ def test_a_folder_of_parquet_files_is_said_to_be_a_pack(tmp_path):
     assert f"data=pack data.train={tmp_path}" in caught.value.todo
 
 
-def test_a_test_folder_in_place_of_val_is_named_with_the_way_to_use_it(zoo):
-    (zoo / "val").rename(zoo / "test")
-    with pytest.raises(UserError, match=r"no folder val; found test, train") as caught:
-        source(*words(zoo)).load()
-    assert f"ln -s test {zoo / 'val'}" in caught.value.todo
-    (zoo / "val").symlink_to("test")
-    assert len(source(*words(zoo)).load().test) == 4
+@pytest.mark.parametrize("name", ["test", "valid", "Validation", "dev", "TEST"])
+def test_other_words_for_val_are_taken_and_said(zoo, name):
+    (zoo / "val").rename(zoo / name)
     (zoo / "train").rename(zoo / "Train")
-    with pytest.raises(UserError, match=r"no folder train; found Train(.|\n)*expected train/"):
+    splits = source(*words(zoo)).load()
+    assert (len(splits.train), len(splits.test)) == (12, 4)
+    assert f"the test images are those of the folder {name}" in splits.info.notices
+    assert splits.info.division == ""
+
+
+def test_of_several_folders_of_test_images_one_can_be_named(zoo):
+    shutil.copytree(zoo / "val", zoo / "test")
+    (zoo / "test/ant/0.png").unlink()
+    assert len(source(*words(zoo)).load().test) == 4
+    splits = source(*words(zoo, "data.test=test")).load()
+    assert len(splits.test) == 3
+    assert any(f"{zoo / 'val'} is not used" in notice for notice in splits.info.notices)
+    assert known_by(zoo) != source(*words(zoo, "data.test=test")).fingerprint()
+    with pytest.raises(UserError, match=r"no folder tst; found test, train, val"):
+        source(*words(zoo, "data.test=tst")).load()
+    (zoo / "test").rename(zoo / "valid")
+    with pytest.raises(UserError, match="val and valid could each be"):
         source(*words(zoo)).load()
 
 
