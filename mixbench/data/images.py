@@ -32,7 +32,8 @@ class Batch(NamedTuple):
     drawn. ``views`` are mixed views of the images, which are then cropped and mirrored already.
     ``boxes`` (B, M, 7) float64 are the objects in them, where a suite reads some: class, top, left,
     bottom and right in pixels of the part of the file that the image shows, and that part's height
-    and width; rows without an object are -1.
+    and width; rows without an object are -1. ``added`` (B, P, C, H, W) float32 are second
+    components of observations, in pixel values: that of each image, and in training another draw.
     """
 
     images: Tensor
@@ -42,6 +43,7 @@ class Batch(NamedTuple):
     crops: Tensor | None = None
     views: ChainViews | None = None
     boxes: Tensor | None = None
+    added: Tensor | None = None
 
 
 class ImageSet(Dataset[Batch], ABC):

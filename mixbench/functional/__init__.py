@@ -39,6 +39,12 @@ from mixbench.functional.cutmix import (
 )
 from mixbench.functional.distillation import distillation_loss
 from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.gan import (
+    discriminator_loss,
+    diversity_penalty,
+    generator_loss,
+    r1_penalty,
+)
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
 from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
@@ -53,6 +59,7 @@ from mixbench.functional.maskmix import (
 )
 from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
 from mixbench.functional.mixup import even_shares, mixup
+from mixbench.functional.observations import line_image, wave_image
 from mixbench.functional.ratings import LabelMap, rated_lam, relabel, smooth_label, top2_clamp
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
 from mixbench.functional.splicemix import (
@@ -134,7 +141,9 @@ __all__ = [
     "cutmix",
     "cutmix_box",
     "cutmix_minmax_box",
+    "discriminator_loss",
     "distillation_loss",
+    "diversity_penalty",
     "draw_chains",
     "draw_lam",
     "draw_other_class",
@@ -147,11 +156,13 @@ __all__ = [
     "draw_window",
     "eta_binary_cross_entropy",
     "even_shares",
+    "generator_loss",
     "info_nce",
     "join_windows",
     "jsd_loss",
     "kept_saliency",
     "least_attended",
+    "line_image",
     "manifoldmixup",
     "marginal_error",
     "mark_dropped",
@@ -176,6 +187,7 @@ __all__ = [
     "position_plan",
     "propagate",
     "propagate_windows",
+    "r1_penalty",
     "rated_lam",
     "rectangle_mask",
     "relabel",
@@ -203,6 +215,7 @@ __all__ = [
     "two_way_nce",
     "valid_mask",
     "warp_pairs",
+    "wave_image",
     "window_grid",
     "window_mask",
     "window_shares",
