@@ -40,6 +40,7 @@ from mixbench.functional.cutmix import (
 from mixbench.functional.distillation import distillation_loss
 from mixbench.functional.draws import draw_lam, draw_perm
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
+from mixbench.functional.latent_search import Recovered, draw_starts, latent_search
 from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.maskmix import (
@@ -112,6 +113,7 @@ __all__ = [
     "LabelMap",
     "Mixed",
     "Pasted",
+    "Recovered",
     "SpliceGrid",
     "Spliced",
     "Transport",
@@ -142,6 +144,7 @@ __all__ = [
     "draw_perm",
     "draw_side",
     "draw_splice_grid",
+    "draw_starts",
     "draw_transposed",
     "draw_weights",
     "draw_window",
@@ -151,6 +154,7 @@ __all__ = [
     "join_windows",
     "jsd_loss",
     "kept_saliency",
+    "latent_search",
     "least_attended",
     "manifoldmixup",
     "marginal_error",
