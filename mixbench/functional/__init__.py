@@ -46,6 +46,7 @@ from mixbench.functional.gan import (
     r1_penalty,
 )
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
+from mixbench.functional.latent_search import Recovered, draw_starts, latent_search
 from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.maskmix import (
@@ -119,6 +120,7 @@ __all__ = [
     "LabelMap",
     "Mixed",
     "Pasted",
+    "Recovered",
     "SpliceGrid",
     "Spliced",
     "Transport",
@@ -151,6 +153,7 @@ __all__ = [
     "draw_perm",
     "draw_side",
     "draw_splice_grid",
+    "draw_starts",
     "draw_transposed",
     "draw_weights",
     "draw_window",
@@ -161,6 +164,7 @@ __all__ = [
     "join_windows",
     "jsd_loss",
     "kept_saliency",
+    "latent_search",
     "least_attended",
     "line_image",
     "manifoldmixup",
