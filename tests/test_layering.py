@@ -20,7 +20,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "backbones": (2, TORCH | {"timm", "huggingface_hub"}),
     "data": (2, LIGHTNING | {"sklearn", "timm", "pyarrow", "scipy"}),
     "pictures": (2, TORCH | {"matplotlib"}),
-    "tasks": (2, {"torch"}),
+    "tasks": (3, {"torch"}),
     "nn": (3, {"torch"}),
     "records": (3, {"torch", "numpy", "safetensors", "onnx", "onnxscript"}),
     "distributed": (4, LIGHTNING),

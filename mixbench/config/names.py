@@ -32,6 +32,14 @@ _METHODS = {
         "mixbench.methods.cutmix:CutMix",
         "Paste a box of the partner image",
     ),
+    "demixgan": (
+        "mixbench.methods.demix.demixgan:DemixGAN",
+        "Learn two kinds of images from their sums alone",
+    ),
+    "denoisegan": (
+        "mixbench.methods.demix.denoisegan:DenoiseGAN",
+        "Learn images from sums with a component that is known",
+    ),
     "erm": (
         "mixbench.methods.erm:ERM",
         "Empirical risk minimisation: the recipe's augmentation and nothing else",
@@ -128,6 +136,7 @@ CORE = ("mixup", "cutmix", "manifoldmixup", "bc", "alignmix", "samix", "tdattenm
 NETS = Registry(
     "net",
     {
+        "dcgan": "mixbench.nn.gan:dcgan",
         "deit_small": "mixbench.backbones.vit:deit_small",
         "deit_tiny": "mixbench.backbones.vit:deit_tiny",
         "preactresnet18": "mixbench.backbones.cifar:preactresnet18",
@@ -166,12 +175,13 @@ DATA = Registry(
 )
 
 # Tasks that `task=<name>` picks; the others follow from the labels of the data.
-CHOSEN_TASKS = ("ssl",)
+CHOSEN_TASKS = ("ssl", "demix")
 
 # Classes of tasks by the name that methods list in ``tasks``.
 TASKS = Registry(
     "task",
     {
+        "demix": "mixbench.tasks.demixing:Demixing",
         "multiclass": "mixbench.tasks.classification:Classification",
         "multilabel": "mixbench.tasks.multilabel:MultiLabel",
         "ssl": "mixbench.tasks.selfsupervised:SelfSupervised",

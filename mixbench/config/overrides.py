@@ -136,20 +136,19 @@ def file_layers(
     data = picks.get("data", RunConfig().data.kind)
     method = picks.get("method", "erm")
     origin, content = _read("data", data, notes)
-    default_recipe = content.pop("default_recipe", None)
-    if not isinstance(default_recipe, str | None):
-        raise UserError(f"default_recipe: {default_recipe!r} is no name", origin)
-    recipe = picks.get("recipe", default_recipe)
+    own_origin, own = _read("method", method, notes)
+    # A method that trains something else than a classifier comes with its own network and recipe.
+    recipe = _default(content, "recipe", origin)
+    recipe = picks.get("recipe", _default(own, "recipe", own_origin) or recipe)
     yield origin, _named("data", data, _prefixed("data", content), origin)
 
-    net = picks.get("net", RunConfig().net.name)
+    net = picks.get("net", _default(own, "net", own_origin) or RunConfig().net.name)
     origin, content = _read("net", net, notes)
     yield origin, _named("net", net, _prefixed("net", content), origin)
 
-    origin, content = _read("method", method, notes)
-    per_data = _mapping(content.pop("per_data", {}), origin, "per_data")
-    content |= _mapping(per_data.get(data, {}), origin, f"per_data.{data}")
-    yield origin, _named("method", method, _prefixed("method", content), origin)
+    per_data = _mapping(own.pop("per_data", {}), own_origin, "per_data")
+    own |= _mapping(per_data.get(data, {}), own_origin, f"per_data.{data}")
+    yield own_origin, _named("method", method, _prefixed("method", own), own_origin)
 
     if recipe is not None:
         yaml_files.check_recipe(recipe)
@@ -207,6 +206,18 @@ def _read(group: str, name: str, notes: list[str]) -> tuple[str, dict[str, Any]]
     content, surprises = yaml_files.read(path)
     notes += surprises
     return f"experiments/{group}/{Path(path).name}", content
+
+
+def _default(content: dict[str, Any], group: str, origin: str) -> str | None:
+    """The name that a file picks for a group where the command line names none; it is taken out."""
+    name = content.pop(f"default_{group}", None)
+    if not isinstance(name, str | None):
+        raise UserError(f"default_{group}: {name!r} is no name", origin)
+    if name is not None and group in _REGISTRIES:
+        if _REGISTRIES[group].names_code(name):
+            raise UserError(f"default_{group}: {name} names code", origin, "name a registered one")
+        _REGISTRIES[group].check(name)
+    return name
 
 
 def _mapping(value: Any, origin: str, key: str) -> dict[str, Any]:

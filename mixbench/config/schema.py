@@ -10,6 +10,9 @@ from typing import Any
 from mixbench.config.names import CHOSEN_TASKS, SUITES
 from mixbench.config.settings import Settings, info_of, setting, walk
 
+SECONDS = ("lines", "waves", "images", "none")  # second components of observations
+OBSERVED: dict[str, Collection[Any]] = {"task": ("demix",)}  # keys of observations need it
+
 
 @dataclass
 class DataConfig(Settings):
@@ -108,7 +111,11 @@ class DataConfig(Settings):
         one_of=("black", "mean"),
         only_when={"data.crop": range(1, 1000)},
     )
-    flip: bool = setting(True, "mirror half of the training images")
+    flip: bool = setting(
+        True,
+        "mirror half of the training images",
+        only_when={"task": ("supervised", "ssl")},
+    )
     auto_augment: str | None = setting(
         None, "policy of augmentation in timm's words, such as rand-m9-mstd0.5-inc1"
     )
@@ -157,6 +164,33 @@ class DataConfig(Settings):
         identity=False,
     )
 
+    second: str = setting(
+        "lines",
+        "what is added to each image; none: the images are sums already",
+        one_of=SECONDS,
+        only_when=OBSERVED,
+    )
+    level: int = setting(
+        1,
+        "number of lines or waves that are added",
+        at_least=0,
+        only_when=OBSERVED | {"data.second": ("lines", "waves")},
+    )
+    first_classes: list[int] = setting(
+        [], "classes of the images that are observed; empty: all", at_least=0, only_when=OBSERVED
+    )
+    second_classes: list[int] = setting(
+        [],
+        "classes of the images that are added; empty: all",
+        at_least=0,
+        only_when=OBSERVED | {"data.second": ("images",)},
+    )
+    weights: list[float] = setting(
+        [1.0, 1.0], "known weights of image and second component", above=0, only_when=OBSERVED
+    )
+    binary: bool = setting(False, "make pixels black or white", only_when=OBSERVED)
+    clip: bool = setting(False, "cut sums to [0, 1], for denoising only", only_when=OBSERVED)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.allow_overlap and self.judgements is None:
@@ -165,6 +199,8 @@ class DataConfig(Settings):
             known = "data.folds, their number" if self.folds is None else f"< {self.folds}"
             verb = "needs" if self.folds is None else "must be"
             raise ValueError(f"data.fold {verb} {known}")
+        if len(self.weights) != 2:
+            raise ValueError(f"data.weights must be two numbers, got {len(self.weights)}")
         if self.resize is not None:
             if self.size is None:
                 raise ValueError("data.resize needs data.size, the side that is cut out")
@@ -200,7 +236,7 @@ class DataConfig(Settings):
 
 
 # Channels of the first stage where the paper's are not 64.
-WIDTHS = {"wrn16x8": 128, "wrn28x8": 128, "wrn40x2": 32}
+WIDTHS = {"wrn16x8": 128, "wrn28x8": 128, "wrn40x2": 32, "dcgan": 256}
 
 
 @dataclass
@@ -225,6 +261,12 @@ class NetConfig(Settings):
     )
     drop_path: float = setting(
         0.0, "for transformers: chance that the last block drops a branch", at_least=0, below=1
+    )
+    latent: int = setting(
+        100,
+        "of generators: numbers that an image is made from",
+        at_least=1,
+        only_when={"net.name": ("dcgan",)},
     )
     stages: list[str] = setting([], "for networks of timm: module paths of each stage, joined by +")
     weights: str | None = setting(None, "file, or folder of a finished run, to start from")
@@ -487,7 +529,8 @@ class RunConfig(Settings):
     wandb: WandbConfig = field(default_factory=WandbConfig)
     task: str = setting(
         "supervised",
-        "supervised, or ssl: learn without labels, which only judge the features afterwards",
+        "supervised, ssl: learn without labels, which only judge the features afterwards; demix: "
+        "learn the components of sums of images",
         one_of=("supervised", *CHOSEN_TASKS),
     )
     recipe: str = setting(

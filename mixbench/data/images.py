@@ -33,7 +33,9 @@ class Batch(NamedTuple):
     ``boxes`` (B, M, 7) float64 are the objects in them, where a suite reads some: class, top, left,
     bottom and right in pixels of the part of the file that the image shows, and that part's height
     and width; rows without an object are -1. ``soft`` (B, K) float32 are labels that people gave,
-    where a method or a suite reads some; NaN in rows whose class counts.
+    where a method or a suite reads some; NaN in rows whose class counts. ``added`` (B, P, C, H, W)
+    float32 are second components of observations, in pixel values: that of each image, and in
+    training another draw.
     """
 
     images: Tensor
@@ -44,6 +46,7 @@ class Batch(NamedTuple):
     views: ChainViews | None = None
     boxes: Tensor | None = None
     soft: Tensor | None = None
+    added: Tensor | None = None
 
 
 class ImageSet(Dataset[Batch], ABC):

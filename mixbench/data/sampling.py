@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 _MASK = (1 << 64) - 1
 
 # What a stream is for; the first number of its key.
-ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL, CROP, REPEAT, JUDGED = range(1, 10)
+ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL, CROP, REPEAT, JUDGED, OBSERVE = range(1, 11)
 
 
 def mix_seed(*numbers: int) -> int:

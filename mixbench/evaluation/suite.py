@@ -169,7 +169,8 @@ class Suite(ABC):
         Returns:
             A few words.
         """
-        del method
+        if method is not None and not method.task.classifies:
+            return f"it {self.needs}, and task={method.task.name} names none"
         return "" if info.task in self.tasks else f"it {self.needs}, and {info.name} is {info.task}"
 
     @property

@@ -40,8 +40,15 @@ from mixbench.functional.cutmix import (
 from mixbench.functional.distillation import distillation_loss
 from mixbench.functional.draws import draw_chosen, draw_lam, draw_perm
 from mixbench.functional.fmix import fmix, low_frequency_image, ranked_mask
+from mixbench.functional.gan import (
+    discriminator_loss,
+    diversity_penalty,
+    generator_loss,
+    r1_penalty,
+)
 from mixbench.functional.gridmix import HoleGrid, draw_hole_grid, gridmix, hole_mask
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
+from mixbench.functional.latent_search import Recovered, draw_starts, latent_search
 from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
 from mixbench.functional.maskmix import (
@@ -56,6 +63,7 @@ from mixbench.functional.maskmix import (
 from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
 from mixbench.functional.mixup import even_shares, mixup
 from mixbench.functional.modules import BC, CutMix, InputMix, Mixup, SpliceMix
+from mixbench.functional.observations import line_image, wave_image
 from mixbench.functional.ratings import LabelMap, rated_lam, relabel, smooth_label, top2_clamp
 from mixbench.functional.resizemix import (
     paste_resized,
@@ -128,6 +136,7 @@ __all__ = [
     "Mixed",
     "Mixup",
     "Pasted",
+    "Recovered",
     "SpliceGrid",
     "SpliceMix",
     "Spliced",
@@ -151,7 +160,9 @@ __all__ = [
     "cutmix",
     "cutmix_box",
     "cutmix_minmax_box",
+    "discriminator_loss",
     "distillation_loss",
+    "diversity_penalty",
     "draw_chains",
     "draw_chosen",
     "draw_hole_grid",
@@ -161,6 +172,7 @@ __all__ = [
     "draw_perm",
     "draw_side",
     "draw_splice_grid",
+    "draw_starts",
     "draw_transposed",
     "draw_weights",
     "draw_window",
@@ -168,13 +180,16 @@ __all__ = [
     "even_shares",
     "fine_grained_saliency",
     "fmix",
+    "generator_loss",
     "gridmix",
     "hole_mask",
     "info_nce",
     "join_windows",
     "jsd_loss",
     "kept_saliency",
+    "latent_search",
     "least_attended",
+    "line_image",
     "low_frequency_image",
     "manifoldmixup",
     "marginal_error",
@@ -201,6 +216,7 @@ __all__ = [
     "position_plan",
     "propagate",
     "propagate_windows",
+    "r1_penalty",
     "ranked_mask",
     "rated_lam",
     "rectangle_mask",
@@ -236,6 +252,7 @@ __all__ = [
     "two_way_nce",
     "valid_mask",
     "warp_pairs",
+    "wave_image",
     "window_grid",
     "window_mask",
     "window_shares",

@@ -134,10 +134,22 @@ def _cost(name: str, title: str, unit: str, better: str = "lower", **more: int |
     return Column(name, title, unit, better, kind="cost", **more)  # type: ignore[arg-type]
 
 
+def _separated(name: str, title: str, better: str = "higher", **more: str | bool) -> Column:
+    return Column(name, title, "dB", better, 2, suite="calibration", **more)  # type: ignore[arg-type]
+
+
 _SCORES = (
     _tested("top1", "top-1 accuracy", "%", "higher", 2, label="Top-1"),
     _tested("top5", "top-5 accuracy", "%", "higher", 2, label="Top-5"),
     _tested("map", "mean average precision", "%", "higher", 2, label="mAP"),
+    _separated("psnr", "PSNR of first components of sums", label="PSNR"),
+    _separated("psnr_gain", "PSNR beyond that of the trivial estimate", label="PSNR gain"),
+    _separated("psnr_second", "PSNR of second components of sums"),
+    _tested("ssim", "structural similarity of first components", "", "higher", label="SSIM"),
+    _percent("top1_fixed", "accuracy of a fixed classifier on first components"),
+    _percent("top1_observed", "the same on the trivial estimate", ""),
+    _tested("residual", "squared error of sums per pixel", "", "lower", listed=False),
+    _tested("swapped", "whether the second generator makes first components", listed=False),
     _tested("cf1", "F1 per class", "%", "higher", 2),
     _tested("of1", "F1 overall", "%", "higher", 2),
     _tested("nll", "negative log-likelihood", "nats", "lower", label="NLL"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from mixbench.leaderboard.columns import COLUMNS, describe
 
-RANKED = ("top1", "map")  # scores that rows are ranked by
+RANKED = ("top1", "map", "psnr")  # scores that rows are ranked by
 BEHIND = (("nll",), ("ece_cf", "ece"))  # of each, the first that a run has
 LAST = ("top5", "cf1")
 

@@ -13,6 +13,7 @@ from mixbench.leaderboard.columns import column_names, describe, sampled
 from mixbench.leaderboard.costs import CostTable, equal_cost, relative_costs
 from mixbench.leaderboard.evidence import Evidence, weigh
 from mixbench.leaderboard.folds import join_folds
+from mixbench.leaderboard.headline import RANKED
 from mixbench.leaderboard.verdict import Verdict, decide
 from mixbench.records.marks import count_marks
 from mixbench.records.record import RECORD, Record, read_record
@@ -274,7 +275,7 @@ def _divide(methods: dict[tuple[str, str], list[Record]]) -> None:
 def _score(records: Iterable[Record]) -> str:
     """The score by which the rows of a group are ranked."""
     scored = {name for record in records for name in record.metrics}
-    return "map" if "map" in scored and "top1" not in scored else "top1"
+    return next((name for name in RANKED if name in scored), RANKED[0])
 
 
 def _counts(record: Record, score: str) -> bool:

@@ -183,6 +183,15 @@ class Method(LightningHooks):
             "" if type(self).pixel_weights is not Method.pixel_weights else "it does not mix pixels"
         )
 
+    @property
+    def test_passes(self) -> float:
+        """Forward passes that the test of an image takes; for estimates."""
+        return 1.0
+
+    def tested_picture(self) -> Sequence[Sheet]:
+        """Sheets of what the last test has made; none by default."""
+        return []
+
     @classmethod
     def tasks_with(cls, config: Any) -> frozenset[str]:
         """Tasks that it can learn with some settings."""

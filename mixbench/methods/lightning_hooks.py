@@ -66,8 +66,18 @@ class LightningHooks(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """One optimiser and one schedule, with a factor for each parameter group."""
+        return self.optimizer_of(cast(Any, self).param_groups())
+
+    def optimizer_of(self, groups: list[dict[str, Any]]) -> dict[str, Any]:
+        """Optimiser and schedule of the recipe over some parameter groups, as Lightning takes them.
+
+        Args:
+            groups: The groups; ``min_lr`` is taken out of them.
+
+        Returns:
+            Both by name.
+        """
         cfg, peak = self.run.optim, self.run.lr
-        groups = cast(Any, self).param_groups()
         factors = [
             schedule(
                 cfg,

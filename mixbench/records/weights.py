@@ -159,6 +159,12 @@ def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[S
             else "use a run with a registered network",
         )
     net = NETS.get(config.name)(config, info)
+    if "latent" in getattr(net, "provides", ()):
+        raise UserError(
+            f"{config.name}, the network of the run, makes images and names no class",
+            f"{key}={given}",
+            "give a run of a classifier",
+        )
     state = _network(content["state_dict"], content["mixbench"])
     check_shapes(path, state, net.state_dict())
     net.load_state_dict(state)
@@ -267,7 +273,9 @@ def export_weights(folder: Path, path: Path) -> DataInfo:
     state = _network(content["state_dict"], content["mixbench"])
     if ":" not in config.name:  # no file may name code to import; such a network has own names
         with torch.device("meta"):
-            state = NETS.get(config.name)(config, info).published(state)
+            net = NETS.get(config.name)(config, info)
+            # Generators have no names but their own.
+            state = net.published(state) if isinstance(net, StagedNet) else state
     if path.suffix == ".safetensors":
         whole = {name: t.contiguous() for name, t in state.items()}
         facts = facts_of_network(info, info.mean, info.std)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mixbench.config.names import TASKS
 from mixbench.config.schema import OptimConfig, RunConfig
+from mixbench.data.images import Splits
 from mixbench.errors import UserError
 
 MIXES_LABELS = frozenset(
@@ -22,14 +23,22 @@ class Task(ABC):
         name: By which methods say in ``tasks`` that they can learn it.
         kind: Labels of the data that it needs: ``multiclass`` or ``multilabel``.
         labelled: Whether training sees the labels. Where it does not, ``task=<name>`` picks the
-            task, and a classifier is fitted to the features before each evaluation.
+            task.
+        classifies: Whether outputs are logits of classes. Where training does not see the labels, a
+            classifier is then fitted to the features before each evaluation.
         monitor: Score by which an epoch is chosen, by its bare name.
     """
 
     name = ""
     kind = ""
     labelled = True
+    classifies = True
     monitor = ""
+
+    def view(self, splits: Splits, config: RunConfig) -> Splits:
+        """The data as this task sees them."""
+        del config
+        return splits
 
     def refuse(self, config: RunConfig) -> None:
         """Raise a UserError where a key cannot have an effect on this task."""
@@ -96,7 +105,7 @@ def check_data(task: Task, kind: str, data: str) -> None:
     """
     if kind != task.kind:
         raise UserError(
-            f"task={task.name} judges features by a classification, one label for each image",
+            f"task={task.name} is judged by a classification, one label for each image",
             f"{data}, which is {kind}",
             "use other data",
         )

@@ -64,6 +64,7 @@ from mixbench.training.sanity import chance, doubts
 log = logging.getLogger("mixbench")
 TRACEBACK, REPLAY = "traceback.txt", "diverged.json"
 SPEED = ("img_per_s", "ms_step", "dataloader_wait_pct", "peak_mem_gb")
+PICTURES = ("samples", "separated")  # that a view shows
 RECORD_EVERY = 5.0  # seconds between notes of progress in the record
 LONGEST_MESSAGE = 200  # characters of a message in a view
 PATIENCE, HURRY = 30.0, 5.0  # seconds for W&B after a run that is done, and after one that is not
@@ -126,7 +127,7 @@ class Attempt:
                 self._train(signals, checkpoint)
                 self.record.status = "done" if _finite(self.record, self.method) else "diverged"
                 if leads and self.record.status == "done":
-                    self._mark(chance(read_predictions(self.folder / PREDICTIONS)))
+                    self._mark(chance(read_predictions(self.folder / PREDICTIONS), self.job.task))
                 if self.record.status == "diverged":
                     self.record.message = "weights or predictions are not finite"
             except Diverged as error:
@@ -194,8 +195,11 @@ class Attempt:
             )
         self._check_optimizer(changed, path)
         try:
-            (state,), (clock,) = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
-            apply_settings(state, clock, self.method.configure_optimizers())
+            configured = self.method.configure_optimizers()
+            every = configured if isinstance(configured, list) else [configured]
+            states, clocks = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
+            for state, clock, each in zip(states, clocks, every, strict=True):
+                apply_settings(state, clock, each)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             what = f"{path.name} does not hold the state of this run's optimiser"
             raise UserError(what, str(path), recovery_steps(path)) from error
@@ -397,12 +401,13 @@ class Attempt:
 
     def _close_view(self) -> None:
         """Show how the run ended, which holds up no run that has to stop."""
-        record, samples = self.record, self.folder / "samples.png"
+        record = self.record
         if self.view is None:
             return
         done = record.status == "done"
-        if done and samples.exists():
-            self.view.log_image("samples", [str(samples)])
+        for name in PICTURES if done else ():
+            if (self.folder / f"{name}.png").exists():
+                self.view.log_image(name, [str(self.folder / f"{name}.png")])
         told = [*marks_of(record), *([] if done else [record.message[:LONGEST_MESSAGE]])]
         health = ", ".join(told) or "sound"
         others = {name: getattr(record, name) for name in ("wall_s", *SPEED)}

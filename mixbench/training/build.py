@@ -99,7 +99,10 @@ def estimate_seconds(job: Job, info: DataInfo) -> float:
     """
     config, device = job.config, job.device
     net = build_net(config.net, info).to(device)
-    x = torch.randn(config.batch_size, info.channels, info.height, info.width, device=device)
+    shape = (info.channels, info.height, info.width)
+    if not job.task.classifies:
+        shape = (config.net.latent,)
+    x = torch.randn(config.batch_size, *shape, device=device)
     y = torch.zeros(config.batch_size, dtype=torch.long, device=device)
     if with_safe_layout(config, net).trainer.channels_last:
         net, x = (
@@ -109,7 +112,9 @@ def estimate_seconds(job: Job, info: DataInfo) -> float:
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()
-        nn.functional.cross_entropy(net(x), y).backward()
+        out = net(x)
+        loss = nn.functional.cross_entropy(out, y) if job.task.classifies else out.mean()
+        loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)

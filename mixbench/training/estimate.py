@@ -68,10 +68,10 @@ def estimate(job: Job, splits: Splits, load_s: float = 0.0) -> Estimate:
     load_s += time.monotonic() - started
     fetch_s, image_s = _image_seconds(method, splits)
     whole_s = (fetch_s + image_s) / config.world
-    tested = len(splits.test) * whole_s
-    if not job.task.labelled:
+    tested = len(splits.test) * (fetch_s + method.test_passes * image_s) / config.world
+    if job.task.classifies and not job.task.labelled:
         tested += len(splits.train) * whole_s
-    held_out = len(splits.val or ()) * whole_s
+    held_out = tested * len(splits.val or ()) / max(1, len(splits.test))
     each = held_out + tested * config.peek
     epoch = len(data.batches) * _step_seconds(job, method, data, image_s)
     start_s = PROCESS_S + load_s + WANDB_S * (not is_disabled(config.wandb.mode))

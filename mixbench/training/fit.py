@@ -133,7 +133,8 @@ def fit_and_test(
     callbacks.append(OneSetOfBuffers(parts.group))
     callbacks += [Peek(around=list(callbacks))] if config.peek else []
     callbacks += [scores, speed, samples, suites, keeper]
-    if not job.task.labelled:  # in front of what is evaluated, with the buffers that are
+    probed = job.task.classifies and not job.task.labelled
+    if probed:  # in front of what is evaluated, with the buffers that are
         callbacks.insert(callbacks.index(scores), Probe(data))
     metrics: dict[str, float] = {}
     loaded = {folder / LAST: checkpoint} if checkpoint else {}
@@ -161,7 +162,7 @@ def fit_and_test(
             trainer.test(method, dataloaders=loader, verbose=False, weights_only=True)
         suites.active = True
     trainer.test(method, datamodule=data, verbose=False, weights_only=True)
-    if not job.task.labelled and monitor is None and parts.group.is_main:
+    if probed and monitor is None and parts.group.is_main:
         keep_classifier(folder / LAST, method, io)  # with a monitor, each epoch's has its own
     if parts.group.is_main:
         scores.save(folder / "predictions.npz", method.info.class_names)

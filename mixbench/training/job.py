@@ -115,7 +115,8 @@ class Job:
         Raises:
             UserError: If files are missing, unreadable or do not fit together.
         """
-        return self.source.load(holdout=self.config.select == "val")
+        splits = self.source.load(holdout=self.config.select == "val")
+        return self.task.view(splits, self.config)
 
 
 def resolve(config: RunConfig, source: DataSource | None = None) -> Job:

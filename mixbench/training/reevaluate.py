@@ -212,7 +212,9 @@ def _other_marks(
     if "inputs" not in saved:
         return []
     size = len(network.data.splits.train)
-    found = doubts(network.data.config, size) | chance(read_predictions(folder / PREDICTIONS))
+    found = doubts(network.data.config, size) | chance(
+        read_predictions(folder / PREDICTIONS), network.job.task
+    )
     if sorted(found) == sorted(record.marks):
         return []
     return [Mismatch("marks", record.marks, list(found), "its predictions and configuration")]

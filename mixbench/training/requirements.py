@@ -13,6 +13,9 @@ from mixbench.evaluation.suite import Suite
 from mixbench.methods.base import Method
 from mixbench.tasks.base import Task, check_data, find_task
 
+LOGITS = "logits"  # of classes, which all networks give but those that make images:
+GENERATES = "latent"
+
 
 @dataclass
 class Pairs:
@@ -69,15 +72,20 @@ def check_pair(method: str, settings: Any, net: str, have: frozenset[str] | None
         UserError: With what is missing, and the networks that have it.
     """
     have = provided(net) if have is None else have
-    missing = frozenset() if have is None else settings.requires - have
+    missing = frozenset() if have is None else lacking(settings.requires, have)
     if missing:
         declared = {name: _declared(name) for name in NETS.names()}
-        fitting = [n for n, have in declared.items() if have and settings.requires <= have]
+        fitting = [n for n, p in declared.items() if p and not lacking(settings.requires, p)]
         raise UserError(
             f"method {method} needs {', '.join(sorted(missing))}",
             f"net={net}",
             f"networks here that have what it needs: {', '.join(fitting) or 'none'}",
         )
+
+
+def lacking(needs: frozenset[str], have: frozenset[str]) -> frozenset[str]:
+    """Features that a method needs and a network lacks; a generator gives no logits of classes."""
+    return frozenset({LOGITS}) if GENERATES in have - needs else needs - have
 
 
 def check_pool(net: NetConfig) -> None:
@@ -171,7 +179,7 @@ def pairs(methods: Iterable[str], nets: Iterable[str]) -> list[Pairs]:
     for name in methods:
         cls = METHODS.get(name)
         needs = cls.Config().requires
-        missing = {n: None if p is None else sorted(needs - p) for n, p in have.items()}
+        missing = {n: None if p is None else sorted(lacking(needs, p)) for n, p in have.items()}
         rows.append(Pairs(name, sorted(_tasks(cls)), missing))
     return rows
 
@@ -210,7 +218,7 @@ def check_splits(config: RunConfig, task: Task, suites: Iterable[Suite], splits:
     labels = splits.train.labels
     classes = labels.unique() if labels.ndim == 1 else (labels == 1).any(dim=0).nonzero()
     present = len(classes)
-    if info.num_classes < 2 or present < 2:
+    if task.classifies and (info.num_classes < 2 or present < 2):
         raise UserError(
             f"{info.name} has {present} class with training images",
             "data",

@@ -7,6 +7,7 @@ from mixbench.errors import counted
 from mixbench.metrics import mean_average_precision, topk
 from mixbench.records.marks import CHANCE, LARGE_BATCH, MIN_STEPS, OVERLAP, STEPS, WARMUP
 from mixbench.records.predictions import Predictions
+from mixbench.tasks.base import Task
 
 LEVEL = 0.05  # chance that a network that has learned nothing is not marked
 SHUFFLES = round(1 / LEVEL) - 1  # the score and these are ranked: a test at that level
@@ -48,15 +49,18 @@ def doubts(config: RunConfig, train_size: int) -> dict[str, str]:
     return found
 
 
-def chance(predictions: Predictions) -> dict[str, str]:
+def chance(predictions: Predictions, task: Task) -> dict[str, str]:
     """Whether a tested network is no better than one that has learned nothing.
 
     Args:
         predictions: What it says of the test set.
+        task: What it has learned.
 
     Returns:
-        A sentence by its mark; empty if the network is better than chance.
+        A sentence by its mark; empty if the network is better than chance, or names no class.
     """
+    if not task.classifies:
+        return {}
     logits, labels = predictions.logits, predictions.labels
     if labels.ndim == 2:
         return _chance_of_several(logits, labels)

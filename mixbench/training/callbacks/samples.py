@@ -14,6 +14,8 @@ from mixbench.methods.base import Method
 from mixbench.pictures.raster import raster
 from mixbench.pictures.sheet import Sheet, as_sheets
 
+SEPARATED = "separated.png"
+
 
 class Samples(Callback):
     """Draws what the method makes of the first training batch, before it is used.
@@ -35,6 +37,14 @@ class Samples(Callback):
         if trainer.current_epoch == 0 and batch_idx == 0 and trainer.is_global_zero:
             picture = draw_batch(pl_module, batch)
             write_bytes(self.path, lambda file: picture.save(file, "png"))
+
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Draw what the test has made, where a method makes something."""
+        sheets = pl_module.tested_picture() if trainer.is_global_zero else []
+        if sheets:
+            picture = raster(as_sheets(sheets))
+            target = self.path.with_name(SEPARATED)
+            write_bytes(target, lambda file: picture.save(file, "png"))
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Denoising-GAN and demixing-GAN: components of sums that were never seen alone."""
