@@ -194,6 +194,8 @@ SUITES = Registry(
         "two_class": "mixbench.evaluation.two_class:TwoClass",
         "corruption": "mixbench.evaluation.corruption:CorruptionSuite",
         "ood": "mixbench.evaluation.ood:Ood",
+        "separability": "mixbench.evaluation.separability:Separability",
+        "separation": "mixbench.evaluation.separation:Separation",
         "wsol": "mixbench.evaluation.wsol:Wsol",
     },
     group="mixbench.suites",

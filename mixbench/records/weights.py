@@ -143,7 +143,7 @@ def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[S
     """
     path = weights_file(given, key)
     content = read_checkpoint(path)
-    config, info = _trained(path, content)
+    config, info = trained_on(path, content)
     if NETS.names_code(config.name) and config.name not in trusted:  # no file may name code
         raise UserError(
             f"the run has a network of its own, {config.name}",
@@ -251,7 +251,7 @@ def export_weights(folder: Path, path: Path, trusted: Collection[str] = ()) -> D
         return info
     checkpoint = tested_checkpoint(folder)
     content = read_checkpoint(checkpoint)
-    config, info = _trained(checkpoint, content)
+    config, info = trained_on(checkpoint, content)
     state = _network(content["state_dict"])
     if ":" not in config.name:  # no file may name code to import; such a network has own names
         with torch.device("meta"):
@@ -355,7 +355,7 @@ def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
 
 
-def _trained(path: Path, content: dict[str, Any]) -> tuple[NetConfig, DataInfo]:
+def trained_on(path: Path, content: dict[str, Any]) -> tuple[NetConfig, DataInfo]:
     """The network of a checkpoint, and what it was trained on."""
     facts = content["mixbench"]
     try:
