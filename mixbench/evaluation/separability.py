@@ -18,7 +18,7 @@ from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch, Splits
 from mixbench.errors import UserError
 from mixbench.evaluation.demixer import Demixer, load_demixer
-from mixbench.evaluation.gaze import GROUP, ORDER
+from mixbench.evaluation.gaze import GROUP
 from mixbench.evaluation.per_image_random import keys
 from mixbench.evaluation.suite import SUITE_BATCH, SUITE_SEED, Counts, Outcome, Suite
 from mixbench.evaluation.two_class import TESTED, Judge
@@ -27,7 +27,8 @@ from mixbench.methods.evaluation import mix_for_evaluation
 KEY = "eval.demixer"
 BINS = 5  # of the weight of a source, from 0 to 1
 ENDINGS = tuple(f"{100 * place // BINS}" for place in range(BINS))  # smallest weight in percent
-EXACT = 0.01  # largest share of a mixed image's contrast that its weights do not explain
+_ORDER = 2  # of the images, among the keys of the suite's seed
+_UNEXPLAINED = 0.01  # largest share of a mixed image's contrast that its weights do not explain
 
 
 class Separability(Suite):
@@ -132,7 +133,7 @@ class Separability(Suite):
     def divide(self, rows: Tensor, labels: Tensor) -> Sequence[Tensor]:
         """Neighbours in a random order, which become pairs."""
         del labels
-        order = keys(SUITE_SEED, torch.tensor([ORDER]), len(rows))[0].argsort(stable=True)
+        order = keys(SUITE_SEED, torch.tensor([_ORDER]), len(rows))[0].argsort(stable=True)
         return rows[order].split(SUITE_BATCH)
 
     def as_recorded(self, facts: Mapping[str, Any]) -> Suite | None:
@@ -268,7 +269,7 @@ def _check_sum(mixed: Tensor, y: Tensor) -> None:
     a, b = (x.double().flatten(2) - x.double().mean(dim=(2, 3))[..., None] for x in (mixed, y))
     slope = (a * b).sum(dim=2) / b.square().sum(dim=2).clamp(min=1e-12)
     rest = (a - slope[..., None] * b).norm(dim=2)
-    if bool((rest > EXACT * a.norm(dim=2) + 1e-4).any()):
+    if bool((rest > _UNEXPLAINED * a.norm(dim=2) + 1e-4).any()):
         raise ValueError(
             "the mixed images are no sum of their sources by the weights of pixels, as the method "
             "moves or changes pixels"

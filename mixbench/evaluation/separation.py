@@ -23,14 +23,14 @@ from mixbench.evaluation.per_image_random import subset
 from mixbench.evaluation.suite import SUITE_SEED, Counts, Outcome, Suite
 from mixbench.evaluation.two_class import Judge
 from mixbench.files import write_bytes
-from mixbench.methods.demix.base import SHOWN, Separated
+from mixbench.methods.demix.base import Separated
 from mixbench.metrics.images import psnr_of, ssim_of
 from mixbench.pictures.raster import raster
 from mixbench.pictures.sheet import as_sheets
 
 DECIDING, TESTED = "deciding", "test"  # parts
 DECISION_IMAGES = 64  # observations that say which generator makes which component
-PICTURE = "separation.png"
+PICTURE, DRAWN = "separation.png", 8  # images of the picture
 # What is found of each image under an assignment of the generators.
 FIGURES = ("psnr", "ssim", "psnr_second", "ssim_second")
 HITS = ("top1", "top1_observed", "top1_clean")
@@ -99,9 +99,9 @@ class Separation(Suite):
                 right = [_classes(judge, image) == batch.labels for image in seen]
                 hits.append(torch.stack(right, dim=1).cpu())
             if part == TESTED and model.separated is None:
-                shown = tuple(image[:SHOWN].cpu() for image in recovered.components)
-                truth = (first[:SHOWN].cpu(), second[:SHOWN].cpu())
-                model.separated = Separated(y[:SHOWN].cpu(), shown, truth)
+                shown = tuple(image[:DRAWN].cpu() for image in recovered.components)
+                truth = (first[:DRAWN].cpu(), second[:DRAWN].cpu())
+                model.separated = Separated(y[:DRAWN].cpu(), shown, truth)
         values = {"found": found, "trivial": trivial, "residual": residual}
         values |= {} if judge is None else {"hits": hits}
         counts: Counts = {name: torch.cat(parts) for name, parts in values.items()}
