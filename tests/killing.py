@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy
 import torch
 
 from mixbench import compose, run
@@ -113,7 +114,7 @@ def outcome(folder: Path):
         "record": {k: v for k, v in record.to_json().items() if k not in OWN},
         "checkpoint": checkpoint,
         "curves": (place / "metrics.csv").read_text(),
-        "predictions": dict(__import__("numpy").load(place / "predictions.npz")),
+        "predictions": dict(numpy.load(place / "predictions.npz")),
     }
 
 
@@ -132,7 +133,7 @@ def differences(first, second, path: str = "") -> list[str]:
     if isinstance(first, torch.Tensor):
         same = isinstance(second, torch.Tensor) and torch.equal(first, second)
     elif hasattr(first, "shape"):
-        same = first.shape == second.shape and bool((first == second).all())
+        same = numpy.array_equal(first, second, equal_nan=first.dtype.kind == "f")
     else:
         same = first == second
     return [] if same else [f"{path}: {str(first)[:60]} != {str(second)[:60]}"]

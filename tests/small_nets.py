@@ -3,8 +3,11 @@
 from mixbench.backbones import NETS
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.config.schema import DataInfo, NetConfig
+from mixbench.training.requirements import GENERATES, provided
 
 SIZE = 32
+# The others make images and judge none.
+CLASSIFIERS = [name for name in NETS.names() if GENERATES not in (provided(name) or ())]
 WIDTHS = {"preactresnet18": 4, "resnet18": 8, "resnet50": 8}
 
 

@@ -144,7 +144,7 @@ def _compat(words: list[str]) -> int:
     if len(words) > 1 or not found:
         hint = near_match(pattern, _names(kind, "*"))
         raise UserError(f"nothing matches {' '.join(words)!r}", "list --compat", hint)
-    from mixbench.training.requirements import pairs
+    from mixbench.training.requirements import LOGITS, pairs
 
     nets = found if kind == "nets" else _names("nets", "*")
     rows = pairs(found if kind == "methods" else _names("methods", "*"), nets)
@@ -155,7 +155,7 @@ def _compat(words: list[str]) -> int:
         marks = ["?" if m is None else "-" if m else "x" for m in row.missing.values()]
         print_result(f"{row.method:<{first}}  {' '.join(marks)}  {', '.join(row.tasks)}")
     for row in rows:
-        lacking = {word for missing in row.missing.values() for word in missing or ()}
+        lacking = {word for missing in row.missing.values() for word in missing or ()} - {LOGITS}
         if lacking:
             print_result(f"{row.method} needs {', '.join(sorted(lacking))}")
     print_result(

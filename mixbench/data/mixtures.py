@@ -183,12 +183,12 @@ def _of_classes(images: ImageSet, classes: list[int], info: DataInfo, key: str) 
     bad = [number for number in classes if not 0 <= number < info.num_classes]
     if bad:
         raise UserError(
-            f"{info.name} has {counted(info.num_classes, 'class', 'classes')}, numbered from 0, "
+            f"{info.name} has {counted(info.num_classes, 'class')}, numbered from 0, "
             f"and none is {bad[0]}",
             f"{key}={classes}",
             "correct the number",
         )
-    rows = torch.isin(images.labels, torch.tensor(classes)).nonzero().flatten()
+    rows = torch.isin(images.labels, torch.tensor(classes)).nonzero()[:, 0]
     if not len(rows):
         what = f"{info.name} has no image of class {classes[0]} in one of its parts"
         raise UserError(what, f"{key}={classes}", "name other classes, or use more images")

@@ -99,7 +99,7 @@ class Separation(Suite):
                 right = [_classes(judge, image) == batch.labels for image in seen]
                 hits.append(torch.stack(right, dim=1).cpu())
             if part == TESTED and model.separated is None:
-                shown = tuple(image[:DRAWN].cpu() for image in recovered.components)
+                shown = tuple(image[:DRAWN].cpu() for image in estimates)
                 truth = (first[:DRAWN].cpu(), second[:DRAWN].cpu())
                 model.separated = Separated(y[:DRAWN].cpu(), shown, truth)
         values = {"found": found, "trivial": trivial, "residual": residual}

@@ -13,7 +13,7 @@ from mixbench.errors import UserError
 from mixbench.tasks.base import Holdout, Task
 
 # What is found of each image, first as the components come out and then with the two swapped.
-FIGURES = ("psnr", "ssim", "top1_fixed", "psnr_second")
+FIGURES: tuple[str, ...] = ("psnr", "ssim", "top1_fixed", "psnr_second")
 RESIDUAL = 2 * len(FIGURES)  # place of the squared error of the sum, per pixel
 DECIDING = 64  # test images, at most a quarter, that say which generator makes which component
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixbench.config.names import METHODS
+from mixbench.config.names import METHODS, TASKS
 from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch
 from mixbench.data.sampling import BatchIndex
@@ -58,7 +58,7 @@ def check_method(name: str | type[Method]) -> list[Result]:
     """
     cls = METHODS.get(name) if isinstance(name, str) else name
     results = []
-    for rule in RULES:
+    for rule in rules_of(cls):
         torch.manual_seed(0)
         try:
             rule(cls)
@@ -362,3 +362,16 @@ RULES: list[Callable[[type[Method]], None]] = [
     trains_under_lightning,
     checkpoint_holds_plain_types,
 ]
+# Of methods that make images and mix none.
+GENERATIVE_RULES = [
+    settings_are_plain,
+    each_parameter_in_one_group,
+    batches_can_be_drawn,
+    trains_under_lightning,
+    checkpoint_holds_plain_types,
+]
+
+
+def rules_of(cls: type[Method]) -> list[Callable[[type[Method]], None]]:
+    """The rules that a method has to keep; those of mixing only where outputs are logits."""
+    return RULES if any(TASKS.get(task).classifies for task in cls.tasks) else GENERATIVE_RULES

@@ -15,6 +15,7 @@ from mixbench.data.images import ResidentImages, Splits
 from mixbench.data.loaders import MixData
 from mixbench.functional import one_hot
 from mixbench.methods.base import Method
+from mixbench.nn.gan import ImageGenerator
 from mixbench.training.build import with_safe_layout
 from mixbench.training.callbacks.progress import quiet_lightning
 
@@ -35,12 +36,14 @@ def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Met
     config = cls.Config(**settings)
     several = cls.tasks_with(config) == {"multilabel"}
     task = "multilabel" if several else "multiclass"
+    generates = "latent" in config.requires
     info = DataInfo(CLASSES, SIZE, SIZE, task=task, residual_mean=[0.0] * 3, residual_std=[1.0] * 3)
     run = RunConfig(
         method={"name": "checked"},
         data=DataConfig(crop=2),
         optim=OptimConfig(schedule="constant"),
         trainer=TrainerConfig(accelerator="cpu"),
+        task="demix" if generates else "supervised",
         epochs=epochs,
         batch_size=BATCH,
         lr=0.05,
@@ -48,6 +51,8 @@ def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Met
     net = PreActResNet((1, 1, 1, 1), 4, CLASSES)
     if "attention" in config.requires:
         net = VisionTransformer(16, 4, 2, 4, (SIZE, SIZE), CLASSES)
+    if generates:
+        net = ImageGenerator(8, (info.channels, SIZE, SIZE), 8)
     run = with_safe_layout(run, net)
     return cls(net, info, config, run, total_steps=4 * epochs).train()
 
@@ -66,7 +71,8 @@ def sample_splits(method: Method) -> Splits:
     labels = torch.arange(24) % CLASSES
     if method.info.task == "multilabel":
         labels = one_hot(labels, CLASSES).maximum(one_hot(labels.roll(5), CLASSES))
-    return Splits(ResidentImages(images, labels), ResidentImages(images, labels), method.info)
+    splits = Splits(ResidentImages(images, labels), ResidentImages(images, labels), method.info)
+    return method.task.view(splits, method.run)
 
 
 def fit(method: Method, **options: Any) -> Trainer:

@@ -13,7 +13,8 @@ from mixbench.evaluation.suite import Suite
 from mixbench.methods.base import Method
 from mixbench.tasks.base import Task, check_data, find_task
 
-GENERATES = "latent"  # feature of networks that make images in place of judging them
+LOGITS = "logits"  # of classes, which all networks give but those that make images:
+GENERATES = "latent"
 
 
 @dataclass
@@ -84,8 +85,7 @@ def check_pair(method: str, settings: Any, net: str, have: frozenset[str] | None
 
 def lacking(needs: frozenset[str], have: frozenset[str]) -> frozenset[str]:
     """Features that a method needs and a network lacks; a generator gives no logits of classes."""
-    generates = GENERATES in have and GENERATES not in needs
-    return needs - have | ({"logits"} if generates else frozenset())
+    return frozenset({LOGITS}) if GENERATES in have - needs else needs - have
 
 
 def check_pool(net: NetConfig) -> None:

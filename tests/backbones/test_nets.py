@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from small_nets import SIZE, small_net
+from small_nets import CLASSIFIERS, SIZE, small_net
 
 from mixbench.backbones import NETS
 from mixbench.config.schema import DataInfo, NetConfig
 
-EVERY = NETS.names()
+EVERY = CLASSIFIERS
 
 
 @pytest.fixture(scope="module", params=EVERY)

@@ -180,6 +180,9 @@ PACK = (
     "data=pack data.size=8 data.limit=8 batch_size=4 data.crop=0 data.train=a.npz data.test=b.npz"
 )
 BOXED = f"{PACK} eval.suites=[wsol]"
+OBSERVED = ("data.second", "data.level", "data.first_classes", "data.second_classes")
+OBSERVED += ("data.weights", "data.binary", "data.clip")
+DEMIX = "method=demixgan data.size=16 method.tested=4 method.search_steps=2 method.restarts=1"
 ATTACKED = "eval.suites=[adversarial] eval.attacks=[fgsm_8] eval.adv_n=8"
 CORRUPTED = "eval.suites=[corruption] eval.corruptions=[contrast]"
 
@@ -204,6 +207,13 @@ COUNTED = {
     "data.limit": Key("data.limit=24"),
     "data.val_fraction": Key("data.val_fraction=0.5", "select=val"),
     "data.on_corrupt": Key("data.on_corrupt=skip", ZOO.replace("zoo", "torn"), refused),
+    "data.second": Key("data.second=waves", DEMIX),
+    "data.level": Key("data.level=2", DEMIX),
+    "data.first_classes": Key("data.first_classes=[1,2]", DEMIX),
+    "data.second_classes": Key("data.second_classes=[1]", f"{DEMIX} data.second=images"),
+    "data.weights": Key("data.weights=[1,0.5]", DEMIX),
+    "data.binary": Key("data.binary=true", DEMIX),
+    "data.clip": Key("data.clip=true", DEMIX.replace("demixgan", "denoisegan")),
     "net.name": Key("net=resnet18 net.width=4"),
     "net.width": Key("net.width=5"),
     "net.final_norm": Key("net.final_norm=false"),
@@ -211,6 +221,7 @@ COUNTED = {
     "net.patch": Key("net.patch=8", SMALL_VIT, shapes, carried_out=False),
     "net.window": Key("net.window=2", "net=swin_tiny", shapes, carried_out=False),
     "net.drop_path": Key("net.drop_path=0.5", SMALL_VIT),
+    "net.latent": Key("net.latent=8", DEMIX),
     "net.stages": Key(f"net.stages={TIMM_STAGES}", TIMM, shapes, carried_out=False),
     "net.weights": Key("net.weights=start.pth"),
     "optim.name": Key("optim.name=adamw"),
@@ -310,6 +321,22 @@ SWITCHED_OFF = {
     ("data.crop", "task"): "method=moco",
     ("data.erasing", "task"): "method=moco",
     ("optim.label_smoothing", "task"): "method=moco",
+    ("data.flip", "task"): DEMIX,
+    ("data.level", "data.second"): f"{DEMIX} data.second=images",
+    ("data.second_classes", "data.second"): DEMIX,
+    ("net.latent", "net.name"): "",
+    **{
+        (f"data.{key}", "task"): ""
+        for key in (
+            "second",
+            "level",
+            "first_classes",
+            "second_classes",
+            "weights",
+            "binary",
+            "clip",
+        )
+    },
 }
 
 

@@ -22,6 +22,7 @@ from mixbench.config.schema import DataInfo, RunConfig
 from mixbench.config.settings import default_of, info_of, type_of
 from mixbench.data import DATA
 from mixbench.data.loaders import MixData
+from mixbench.data.sampling import BatchIndex
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.nn.absvit import AbSViT
@@ -62,6 +63,12 @@ def fitted(method: Method) -> float:
 
 def votes(method: Method) -> float:
     return judged(method)[1]
+
+
+def separated(method: Method) -> list[Any]:
+    """Figures of test images that were separated; -1 where there is none."""
+    batch = sample_splits(method).test[BatchIndex(torch.arange(24), 0)]
+    return method.eval().validation_step(batch, 0)["logits"].nan_to_num(-1).tolist()
 
 
 def in_loader(method: Method) -> bool:
@@ -119,6 +126,25 @@ CONTRAST = {
     "knn_k": Key("1", seen=votes),
     "knn_temperature": Key("5", seen=votes),
     "probe_decay": Key("1", seen=fitted),
+}
+SEARCHED = "method.search_steps=3 method.tested=4 method.restarts=1"
+PLAYING = {
+    "preset": Key("robust"),
+    "loss": Key("hinge"),
+    "r1": Key("1"),
+    "spectral": Key("true"),
+    "ema": Key("0.5"),
+    "diversity": Key("0.5"),
+    "saturating": Key("true"),
+    "d_act": Key("relu"),
+    "d_width": Key("3"),
+    "norm": Key("group"),
+    "classifier": Key("erm.ckpt", SEARCHED, separated),
+    "tested": Key("3", SEARCHED, separated),
+    "restarts": Key("3", SEARCHED, separated),
+    "search_steps": Key("9", SEARCHED, separated),
+    "search_lr": Key("0.5", SEARCHED, separated),
+    "penalty": Key("1", SEARCHED, separated),
 }
 PASTING = {
     "alpha": Key("0.1", PASTES),
@@ -244,6 +270,8 @@ KEYS = {
         "last": Key("1", VIT),
         "respect_drop_path": Key("true", f"{VIT} net.drop_path=0.9"),
     },
+    "demixgan": PLAYING,
+    "denoisegan": PLAYING | {"component": Key("noise.npz")},
     "transformmix_search": {
         "teacher_ckpt": Key("automix.ckpt", SEARCH),
         "saliency": Key("norm", SEARCH),
@@ -306,7 +334,9 @@ def trained(config: RunConfig) -> tuple[Method, dict[str, Any]]:
     """A method after two steps, and its checkpoint."""
     job, stats = resolve(config), {"residual_mean": [0.0] * 3, "residual_std": [0.5] * 3}
     info = DataInfo(CLASSES, SIZE, SIZE, task=job.task.kind, **stats)  # pyright: ignore
-    method, _ = build(job, sample_splits(cast(Any, SimpleNamespace(info=info))))
+    method, _ = build(
+        job, sample_splits(cast(Any, SimpleNamespace(info=info, task=job.task, run=config)))
+    )
     checkpoint = fit(method)._checkpoint_connector.dump_checkpoint()
     facts = {"format": FORMAT, "config": to_plain(config), "info": dataclasses.asdict(info)}
     return method, checkpoint | {"mixbench": dict.fromkeys(FACT_KEYS) | facts}
@@ -331,6 +361,8 @@ def made(tmp_path_factory, digits_once):
         patch.setitem(DATA._objects, "several", SeveralDigits)
         for name in ("a", "b"):
             np.save(f"{name}.npy", rng.random((24, 4, 4), dtype=np.float32))
+        shape = (5, SIZE, SIZE, 3)
+        np.savez("noise.npz", images=rng.integers(0, 256, shape, dtype=np.uint8))
         np.save("even.npy", np.ones((24, 4, 4), np.float32))
         whole = ("index1", "class1", "index2", "class2", "subject", "is_repeat")
         shares = {"true_lambda": [0.25], "inferred_lambda": [0.45], "confidence": [0.5]}

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from small_nets import SIZE, small_net
+from small_nets import CLASSIFIERS, SIZE, small_net
 
 from mixbench import compose, run
-from mixbench.backbones import NETS
 from mixbench.config.schema import DataConfig, DataInfo, RunConfig
 from mixbench.methods import METHODS
 from mixbench.nn.optim import build_optimizer
@@ -19,7 +18,7 @@ QUICK = [
     ("bc", "wrn16x8"),
 ]
 SLOW = [
-    pair for pair in ((m, n) for m in METHODS.names() for n in NETS.names()) if pair not in QUICK
+    pair for pair in ((m, n) for m in METHODS.names() for n in CLASSIFIERS) if pair not in QUICK
 ]
 
 
@@ -63,7 +62,7 @@ def test_every_other_pair_trains_too(name, net):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net", NETS.names())
+@pytest.mark.parametrize("net", CLASSIFIERS)
 def test_every_network_of_full_size_trains_an_epoch_on_the_digits(runs, net):
     words = f"method=mixup net={net} data=digits data.size=32 data.limit=64 epochs=1 batch_size=16"
     if "attention" in provided(net):

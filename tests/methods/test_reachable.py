@@ -33,6 +33,16 @@ EXCEED = {
         600,
         "A mixer and a teacher are trained along, each a module of nn/, on schedules of their own.",
     ),
+    "demixgan": (
+        7,
+        800,
+        "Two networks play against each other, and the test searches for latent vectors.",
+    ),
+    "denoisegan": (
+        7,
+        820,
+        "Two networks play against each other, and the test searches for latent vectors.",
+    ),
     "moco": (
         9,
         440,

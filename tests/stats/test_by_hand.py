@@ -24,6 +24,12 @@ SHOWN = {
     "top1": "80.00",
     "top5": "90.00",
     "map": "61.00",
+    "psnr": "21.00",
+    "psnr_gain": "4.00",
+    "psnr_second": "22.00",
+    "ssim": "0.7700",
+    "top1_fixed": "72.00",
+    "top1_observed": "51.00",
     "cf1": "62.00",
     "of1": "63.00",
     "nll": "0.7000",
@@ -277,7 +283,7 @@ def test_every_line_of_a_comparison_is_worked_out_by_hand(tmp_path):
     runs = []
     for method, shift, factor in (("erm", 0.0, 1), ("mixup", 3.0, 2)):
         for seed, noise in enumerate((-1.0, 0.0, 1.0)):
-            values = {n: 10.0 + index + shift + noise for index, n in enumerate(names)}
+            values = {n: 10.0 + index / 2 + shift + noise for index, n in enumerate(names)}
             spent = {
                 n: int(factor * v) if "param" in n or n == "macs" else factor * v
                 for n, v in costs.items()
@@ -293,7 +299,7 @@ def test_every_line_of_a_comparison_is_worked_out_by_hand(tmp_path):
         line = lines[name]
         assert line.mine is not None
         assert line.other is not None
-        assert (line.other.mean, line.mine.mean) == pytest.approx((10 + index, 13 + index))
+        assert (line.other.mean, line.mine.mean) == pytest.approx((10 + index / 2, 13 + index / 2))
         assert line.difference == pytest.approx(3.0)
         assert (line.low, line.high) == pytest.approx((3 - half, 3 + half))
     for name, value in costs.items():

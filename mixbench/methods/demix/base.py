@@ -77,7 +77,6 @@ class DemixMethod(Method):
         super().__init__(net, *args, **kwargs)
         self.automatic_optimization = False
         cfg, data = self.config, self.run.data
-        self._check_size(net)
         self.net = self.build_generators(net, cfg.norm, data)
         width = max(1, net.width // 4) if cfg.d_width is None else cfg.d_width
         spectral = bool(cfg.chosen("spectral"))
@@ -102,16 +101,6 @@ class DemixMethod(Method):
         """
         spans = ((0.0, 1.0), second_span(data))[: cls.components]
         return nn.ModuleList([net.like(norm, span) for span in spans])
-
-    def _check_size(self, net: ImageGenerator) -> None:
-        """Refuse images of another size than the settings say."""
-        size, shape = self.config.image_size, net.image_shape
-        if size is not None and shape[1:] != (size, size):
-            raise UserError(
-                f"images of {size}x{size} pixels are expected, and these are {shape[1]}x{shape[2]}",
-                f"method.image_size={size}",
-                f"use data.size={size}, or another method.image_size",
-            )
 
     def _synchronise(self) -> None:
         if self.run.trainer.accelerator == "cpu" or not torch.cuda.is_available():

@@ -8,8 +8,8 @@ from mixbench.functional.gan import GAN_LOSSES
 from mixbench.methods.base import Method
 from mixbench.nn.gan import ACTIVATIONS, NORMS
 
-PRESETS = ("paper", "robust")
-# What `robust` sets in place of the defaults, where a key is left at null.
+PRESET, PRESETS = "preset", ("paper", "robust")
+# Values of keys that are left at null, or at the word above.
 PLAIN = {"loss": "log", "r1": 0.0, "spectral": False, "ema": 0.0, "diversity": 0.0}
 ROBUST = {"loss": "log", "r1": 1.0, "spectral": True, "ema": 0.999, "diversity": 0.1}
 
@@ -21,7 +21,7 @@ class DemixConfig(Method.Config):
     preset: str = setting(
         "paper", "robust: R1, spectral normalisation, averages and diversity", one_of=PRESETS
     )
-    loss: str | None = setting(None, "log or hinge; null: the preset's", one_of=GAN_LOSSES)
+    loss: str = setting(PRESET, "of both networks", one_of=(PRESET, *GAN_LOSSES))
     r1: float | None = setting(
         None, "weight of the gradient penalty on observed images; null: the preset's", at_least=0
     )
@@ -47,9 +47,6 @@ class DemixConfig(Method.Config):
         None, "channels of the discriminator; null: a quarter of net.width", at_least=1
     )
     norm: str = setting("batch", "normalisation of both networks", one_of=NORMS)
-    image_size: int | None = setting(
-        None, "side of the images in pixels that is expected; null: that of the data", at_least=4
-    )
     classifier: str | None = setting(None, "finished run whose network judges the separated images")
     tested: int | None = setting(
         256, "test images that are separated, a fixed random subset; null: all", at_least=1
@@ -67,9 +64,10 @@ class DemixConfig(Method.Config):
             raise ValueError("method.saturating needs method.loss=log, as hinge has one form only")
 
     def chosen(self, key: str) -> object:
-        """Value of a key that a preset decides where it is null."""
+        """Value of a key that the preset decides unless it is given."""
         given = getattr(self, key)
-        return (ROBUST if self.preset == "robust" else PLAIN)[key] if given is None else given
+        of_preset = ROBUST if self.preset == "robust" else PLAIN
+        return of_preset[key] if given in (None, PRESET) else given
 
     @property
     def requires(self) -> frozenset[str]:
@@ -84,7 +82,7 @@ class DemixConfig(Method.Config):
     @property
     def alone(self) -> str:
         """It mixes no images of a classifier."""
-        return "it trains no classifier"
+        return "it trains generators, and no network that judges images"
 
 
 @dataclass
