@@ -50,7 +50,7 @@ class Searches:
         return nets, y, [start.to(device) for start in starts]
 
 
-SMALL, PAPER = Searches(64, 4, 16), Searches(4, 4, 256)
+SMALL, PAPER = Searches(32, 4, 16), Searches(2, 4, 256)
 LARGE = Searches(128, 8, 256)  # on a GPU
 
 
