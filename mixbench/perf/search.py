@@ -98,6 +98,9 @@ class SearchBenchmark(Benchmark):
         given = case.inputs(device)
         return lambda number: given
 
+    def rounds(self, budget: Budget) -> int:
+        return budget.plan_rounds
+
     def rules(self, device: torch.device) -> list[Rule | Limit]:
         if device.type == "cuda":
             return [Rule(self.part, str(LARGE), BATCHED, BASE, 20.0)]
