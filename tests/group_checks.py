@@ -71,6 +71,31 @@ def plain_training(config, rank=0, world=1, group=None):
     """Weights after training in float64 without augmentation."""
     NETS._objects["plain"] = PlainNet
     config = dataclasses.replace(config, net=dataclasses.replace(config.net, name="plain"))
+    method = trained_in_float64(config, rank, world, group)
+    return {name: value.double() for name, value in method.net.state_dict().items()}
+
+
+def playing_training(config, rank=0, world=1, group=None):
+    """Weights of generators and discriminator after training whose draws follow the images."""
+
+    class FromImages(METHODS.get("demixgan")):
+        def mix_batch(self, batch):
+            mixed = super().mix_batch(batch)
+            pixels = mixed.x.flatten(1)
+            latent = self.net[0].latent
+            latents = (pixels[:, :latent] - 0.5, 0.5 - pixels[:, -latent:])
+            return mixed._replace(aux=mixed.aux._replace(latents=latents))
+
+    original = METHODS.get("demixgan")
+    METHODS._objects["demixgan"] = FromImages
+    try:
+        method = trained_in_float64(config, rank, world, group)
+    finally:
+        METHODS._objects["demixgan"] = original
+    return {name: value.double() for name, value in method.named_parameters()}
+
+
+def trained_in_float64(config, rank, world, group):
     job = resolve(config)
     method, data = build(job, job.read_data(), rank, world)
     mixbench.training.fit.PRECISIONS["fp32"] = "64-true"
@@ -84,9 +109,13 @@ def plain_training(config, rank=0, world=1, group=None):
     trainer = mixbench.training.fit._trainer(parts, [], [Checkpoint()], AtomicCheckpointIO())
     trainer.fit(method, datamodule=data)
     mixbench.training.fit.PRECISIONS["fp32"] = "32-true"
-    return {name: value.double() for name, value in method.net.state_dict().items()}
+    return method
 
 
+PLAYING = (
+    "method=demixgan method.norm=group method.r1=0.1 data=digits data.limit=96 data.size=12 "
+    "data.second=waves net.width=4 net.latent=6 epochs=2 batch_size=24 optim.name=sgd lr=0.05"
+)
 PLAIN = "data=digits data.limit=100 data.crop=0 data.flip=false epochs=2 batch_size=24 lr=0.05"
 
 
@@ -232,6 +261,29 @@ def float64(rank):
         weights = plain_training(config, rank, 2, group)
         found[str(accumulate)] = {name: value.tolist() for name, value in weights.items()}
     return found
+
+
+def playing(rank):
+    """Two networks in turns: devices only divide a step, and a whole run leaves one record."""
+    group = init_process_group(2, 60, False)
+    weights = playing_training(compose(f"{PLAYING} devices=2"), rank, 2, group)
+
+    class Kept(Noted, METHODS.get("demixgan")):
+        pass
+
+    words = f"{PLAYING} devices=2 epochs=1 method.tested=5 method.search_steps=2 method.ema=0.9"
+    words += " method.restarts=1 wandb.mode=disabled net=dcgan eval.suites=[]"
+    record = run(compose([*words.replace("method=demixgan", "").split(), planted("kept", Kept)]))
+    Noted.last.reseed(1, 3)
+    return {
+        "weights": {name: value.tolist() for name, value in weights.items()},
+        "alike": same_everywhere({name: value.tolist() for name, value in weights.items()}),
+        "run": same_everywhere([float(p.detach().sum()) for p in Noted.last.parameters()]),
+        "own": same_everywhere(Noted.last.draw_latents(2)[0].tolist()),
+        "status": record.status,
+        "metrics": record.metrics,
+        "same_metrics": same_everywhere(record.metrics),
+    }
 
 
 def suites(rank):
@@ -520,6 +572,7 @@ CHECKS = [
     autoencoder,
     teacher,
     queue,
+    playing,
     windows,
     chosen,
     splices,

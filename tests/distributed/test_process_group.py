@@ -215,6 +215,26 @@ def test_keys_of_all_ranks_enter_one_queue_and_one_classifier_is_fitted(found):
     assert "top1_knn" in queue["metrics"]
 
 
+def test_two_networks_in_turns_train_as_on_one_device(found):
+    playing = facts(found, "playing")
+    assert playing["alike"]
+    assert playing["run"]
+    assert not playing["own"]  # each rank draws latent vectors of its own
+    assert playing["status"] == "done"
+    assert playing["same_metrics"]
+    assert "psnr" in playing["metrics"]
+    whole = group_checks.playing_training(compose(group_checks.PLAYING))
+    moved = 0.0
+    job = resolve(compose(group_checks.PLAYING))
+    start = dict(build(job, job.read_data())[0].named_parameters())
+    for name, value in whole.items():
+        divided = torch.tensor(playing["weights"][name], dtype=torch.float64)
+        # Logits are brought to float32, which rounds gradients.
+        torch.testing.assert_close(divided, value, rtol=0, atol=1e-6)
+        moved = max(moved, float((value - start[name].detach().double()).abs().max()))
+    assert moved > 1e-2
+
+
 def test_windows_are_of_one_size_on_all_ranks_and_their_second_head_makes_nobody_wait(found):
     windows = facts(found, "windows")
     assert windows["status"] == "done"
