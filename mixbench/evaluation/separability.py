@@ -8,6 +8,7 @@ has one source only, and the other's is left to what the demixer knows of such i
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class Separability(Suite):
         itself, and whether the judge sees the same class in the recovered and in the true source;
         NaN where an image was left unmixed.
         """
-        demixer = self._demixer()
+        demixer = self._demixer
         judge = model if self.config.judge is None else Judge(self.config.judge, info)
         found = [torch.empty(0, 2, 4)]
         found += [_separated(model, judge, demixer, batch) for batch in batches]
@@ -82,7 +83,7 @@ class Separability(Suite):
             "judge": self.config.judge or TESTED,
             "mixed": counts["mixed"],
             "by_weight": by_weight,
-        } | self._demixer().told()
+        } | self._demixer.told()
 
     def check(self) -> None:
         """Refuse to be carried out without a demixer."""
@@ -92,11 +93,11 @@ class Separability(Suite):
         if self.config.encoder_steps:
             what = "an encoder learns sums of fixed weights, and each mixed image has its own"
             raise UserError(what, "eval.encoder_steps", "leave it out")
-        self._demixer()
+        _ = self._demixer
 
     def check_data(self, splits: Splits) -> None:
         """Refuse a demixer of other images, and a judge of other classes."""
-        channels, *size = self._demixer().image_shape
+        channels, *size = self._demixer.image_shape
         info, where = splits.info, f"{KEY}={self.config.demixer}"
         if [info.height, info.width] != size:
             raise UserError(
@@ -128,7 +129,7 @@ class Separability(Suite):
     @property
     def passes(self) -> int:
         """Those of the demixer, which are of another network."""
-        return self._demixer().passes
+        return self._demixer.passes
 
     def divide(self, rows: Tensor, labels: Tensor) -> Sequence[Tensor]:
         """Neighbours in a random order, which become pairs."""
@@ -165,6 +166,7 @@ class Separability(Suite):
         """Rounding on another machine grows over the steps of a search."""
         return score.startswith(self.columns)
 
+    @cached_property
     def _demixer(self) -> Demixer:
         assert self.config.demixer is not None
         return load_demixer(self.config.demixer, KEY, self.config)

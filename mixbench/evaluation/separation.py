@@ -17,10 +17,11 @@ from torch import Tensor
 from mixbench.config.schema import DataInfo
 from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch, ImageSet, Splits
+from mixbench.data.loaders import MixData
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.evaluation.demixer import Demixer
 from mixbench.evaluation.per_image_random import subset
-from mixbench.evaluation.suite import SUITE_SEED, Counts, Outcome, Suite
+from mixbench.evaluation.suite import SUITE_SEED, Counts, Outcome, Show, Suite
 from mixbench.evaluation.two_class import Judge
 from mixbench.files import write_bytes
 from mixbench.methods.demix.base import Separated
@@ -139,11 +140,17 @@ class Separation(Suite):
             "encoder_steps": self.config.encoder_steps,
         }
 
-    def run(self, method: Any, data: Any, group: ProcessGroup, *more: Any, **named: Any) -> Outcome:
+    def run(
+        self,
+        method: Any,
+        data: MixData,
+        group: ProcessGroup,
+        show: Show = iter,
+        folder: Path | None = None,
+    ) -> Outcome:
         """Judge, and draw the first test images with their components into the run's folder."""
         method.separated = None
-        outcome = super().run(method, data, group, *more, **named)
-        folder: Path | None = named.get("folder", more[1] if len(more) > 1 else None)
+        outcome = super().run(method, data, group, show, folder)
         sheets = method.tested_picture()
         if folder is not None and group.is_main and sheets:
             picture = raster(as_sheets(sheets))
