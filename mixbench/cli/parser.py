@@ -25,6 +25,7 @@ from mixbench.cli import (
     report,
     reproduce,
     run,
+    separate,
 )
 from mixbench.cli.console import print_notice, replace_unprintable
 from mixbench.config.names import SUITES
@@ -264,6 +265,13 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument("overrides", nargs="*", metavar="k=v", help=text)
     text = "file to write: .pth, .pt, .safetensors (weights), .pt2 or .onnx (the whole network)"
     weights.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
+    text = "recover the components of images by a finished run of demixgan or denoisegan"
+    parted = add("separate", separate.separate_command, text)
+    parted.add_argument("run", metavar="RUN", help="folder or id of a finished run")
+    text = "images, folders or archives of images, or .npz with images (N, H, W[, C])"
+    parted.add_argument("images", nargs="+", type=Path, metavar="PATH", help=text)
+    text = "folder to write to; the default is separated in the folder of the run"
+    parted.add_argument("-o", "--output", type=Path, metavar="FOLDER", help=text)
     elicit.add_elicit(add)
     text = "check or describe a data set, or download and decode it once"
     sets = add("data", data.data_command, text)

@@ -216,6 +216,8 @@ SUITES = Registry(
         "human_attacks": "mixbench.evaluation.human_attacks:HumanAttacks",
         "corruption": "mixbench.evaluation.corruption:CorruptionSuite",
         "ood": "mixbench.evaluation.ood:Ood",
+        "separability": "mixbench.evaluation.separability:Separability",
+        "separation": "mixbench.evaluation.separation:Separation",
         "wsol": "mixbench.evaluation.wsol:Wsol",
     },
     group="mixbench.suites",

@@ -439,7 +439,35 @@ class EvalConfig(Settings):
     )
     judge: str | None = setting(
         None,
-        "for two_class: finished run that judges; null: the tested network itself",
+        "two_class, separability, separation: finished run that looks; null: the tested network "
+        "itself, or nobody where it is no classifier",
+        identity=False,
+    )
+    demixer: str | None = setting(
+        None, "separability: finished run of demixgan or denoisegan that separates", identity=False
+    )
+    search: str = setting(
+        "joint",
+        "separability, separation: latent vectors that descend together; alternating: one by one",
+        one_of=("joint", "alternating"),
+        identity=False,
+    )
+    restarts: int | None = setting(
+        None,
+        "separability, separation: starting points; null: method.restarts of the demixer",
+        at_least=1,
+        identity=False,
+    )
+    search_steps: int | None = setting(
+        None,
+        "separability, separation: steps; null: method.search_steps of the demixer",
+        at_least=1,
+        identity=False,
+    )
+    encoder_steps: int = setting(
+        0,
+        "separability, separation: training steps of an encoder that gives one starting point",
+        at_least=0,
         identity=False,
     )
     corruptions: list[str] | None = setting(

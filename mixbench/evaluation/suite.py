@@ -38,7 +38,8 @@ SUITE_BATCH = 64  # images that a network sees together
 SUITE_SEED = 0  # of subsets, random starts, patterns and partners: the same for every run
 # Facts that scores side by side share.
 SETTINGS = ("images", "of", "seed", "maps", "saliency", "sets", "map", "cam_class", "cam_resize")
-SETTINGS += ("judge", "answers")
+SETTINGS += ("judge", "answers", "demixer", "search", "restarts", "search_steps")
+SETTINGS += ("encoder_steps",)
 Model = Callable[[Tensor], Tensor]  # pixels (B, C, H, W) in [0, 1] to logits (B, K), in eval mode
 # Whole numbers, which are added up, and tensors (B, ...) of one value for each image.
 Counts = dict[str, Any]
@@ -76,6 +77,7 @@ class Suite(ABC):
         name: The name under which it was asked for.
         columns: Its scores that a table shows; others, such as complements, are kept in the record.
         keys: Keys of ``eval`` that ask for the suite where a user types them.
+        reads: Other keys of ``eval`` that it reads; typed beside its name they ask for no other.
         tasks: Kinds of data that it can judge networks of.
         needs: Why not of others, in a few words that follow "it".
         of_test: Whether its scores are found by the test itself, so that stored predictions suffice
@@ -85,6 +87,7 @@ class Suite(ABC):
     name = ""
     columns: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     tasks = frozenset({"multiclass"})
     needs = "counts right classes"
     of_test = False
@@ -489,7 +492,8 @@ def load_suites(config: EvalConfig, typed: Iterable[str] = ()) -> list[Suite]:
         UserError: As :func:`load_suite`.
     """
     names = list(config.suites)
-    typed = set(typed)
+    chosen = [SUITES.get(name) for name in names]
+    typed = set(typed).difference(*(suite.reads for suite in chosen))
     if typed:
         names += [name for name in SUITES.table if typed & set(SUITES.get(name).keys)]
     return [load_suite(name, config) for name in dict.fromkeys(names)]

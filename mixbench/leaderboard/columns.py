@@ -5,7 +5,7 @@ line to :data:`COLUMNS`; of a suite, also name it in the suite's ``columns``.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from mixbench.records.selection import CHOICE_COLUMNS, CHOICES
@@ -119,6 +119,34 @@ def _outside(name: str, title: str, better: str, score: str = "", listed: bool =
 def _found(name: str, title: str, listed: bool = True) -> Column:
     title = f"images whose object is found, {title}"
     return _percent(name, title, suite="wsol", listed=listed)
+
+
+def _recovered(
+    name: str, title: str, unit: str = "dB", better: str = "higher", listed: bool = True
+) -> Column:
+    """Of components that a search by the suite separation recovers."""
+    told = {"suite": "separation", "sampled": True, "listed": listed}
+    return Column(f"sep_{name}", title, unit, better, 4 if not unit else 2, **told)  # type: ignore[arg-type]
+
+
+def _separable() -> Iterator[Column]:
+    """Errors of recovered sources of mixed images, of all and by the weight of the source."""
+    told = {"suite": "separability", "sampled": True, "shared": "demixer"}
+    for end in ("", *(f"_{20 * place}" for place in range(5))):
+        low = int(end[1:] or 0)
+        by = f", of weights {low / 100:g} to {low / 100 + 0.2:g}" if end else ""
+        title = f"squared error per pixel of recovered sources{by}"
+        yield Column(
+            f"separable_mse{end}",
+            title,
+            "",
+            "lower",
+            4,
+            listed=not end,
+            **told,  # type: ignore[arg-type]
+        )
+        title = f"recovered sources whose class is that of the true ones{by}"
+        yield _percent(f"separable_top1{end}", title, listed=not end, **told)  # type: ignore[arg-type]
 
 
 _OUTSIDE = (
@@ -253,6 +281,21 @@ _SCORES = (
         "",
         suite="gaze",
     ),
+    *_separable(),
+    _recovered("psnr", "PSNR of recovered first components"),
+    _recovered("gain", "the same beyond that of the trivial estimate"),
+    _recovered("ssim", "structural similarity of recovered first components", ""),
+    _recovered("psnr_second", "PSNR of recovered second components"),
+    _recovered(
+        "ssim_second", "structural similarity of recovered second components", "", listed=False
+    ),
+    _recovered("top1", "accuracy of the judge on recovered first components", "%"),
+    _recovered("top1_observed", "accuracy of the judge on observations", "%", ""),
+    _recovered("top1_clean", "accuracy of the judge on true first components", "%", "", False),
+    _recovered(
+        "psnr_matched", "sep_psnr if each image were assigned by its truth", "dB", "", False
+    ),
+    _recovered("residual", "squared error per pixel of recovered sums", "", "lower", False),
     _corrupted("mean_ce", "under 15 published corruptions", label="Corruption error"),
     _percent(
         "mce",

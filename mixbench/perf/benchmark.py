@@ -30,7 +30,7 @@ class Benchmark(ABC):
     """One part of the measurements. At each case all variants run in turn.
 
     Attributes:
-        part: Name of the part, ``P1`` to ``P4``.
+        part: Name of the part, such as ``P1``.
         base: Variant that ratios refer to.
         peers: Functions that give the variants of other libraries for a case.
         watched: Cases at which none of our variants may make the host wait for a GPU.

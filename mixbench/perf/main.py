@@ -11,6 +11,7 @@ from mixbench.perf.input import InputBenchmark
 from mixbench.perf.mix import MixBenchmark
 from mixbench.perf.photographs import PhotographBenchmark
 from mixbench.perf.report import FAIL, conditions, to_json, to_markdown, write
+from mixbench.perf.search import SearchBenchmark
 from mixbench.perf.step import StepBenchmark
 from mixbench.perf.timing import Budget, keep_freed_memory, one_thread
 from mixbench.perf.transport import TransportBenchmark
@@ -24,6 +25,7 @@ BENCHMARKS = (
     PhotographBenchmark(),
     ViewBenchmark(),
     StepBenchmark(),
+    SearchBenchmark(),
 )
 PARTS = tuple(dict.fromkeys(benchmark.part for benchmark in BENCHMARKS))
 DEVICES = ("cpu", "cuda")
@@ -41,8 +43,8 @@ def main(
 
     Args:
         device: ``cpu`` or ``cuda``.
-        parts: Of ``P1`` (the mixing step), ``P2`` (transport plans), ``P3`` (the input path) and
-            ``P4`` (whole training steps); all if None.
+        parts: Of ``P1`` (the mixing step), ``P2`` (transport plans), ``P3`` (the input path),
+            ``P4`` (whole training steps) and ``P7`` (the search for latent vectors); all if None.
         out: Folder of ``<date>-<device>.json`` and ``.md``; ``<runs folder>/perf`` if None.
         budget: How long to measure.
 

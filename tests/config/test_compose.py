@@ -480,7 +480,7 @@ def test_a_choice_is_known_by_its_keys_and_not_by_their_defaults(tmp_path):
 TEXTS = {
     *("data.name", "data.root", "data.train", "data.test", "data.labels", "data.auto_augment"),
     *("data.judgements", "eval.human"),
-    *("net.weights", "distill", "eval.saliency", "eval.judge", "eval.gaze"),
+    *("net.weights", "distill", "eval.saliency", "eval.judge", "eval.gaze", "eval.demixer"),
     *("eval.corrupted", "eval.frost"),
     *("run.dir", "run.notes", "wandb.project"),
 }

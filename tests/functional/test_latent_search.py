@@ -56,6 +56,16 @@ def test_planted_components_of_orthogonal_ranges_are_recovered(mode):
     assert relative(found.components, true) < 1e-3
 
 
+def test_one_component_descends_on_what_the_other_leaves():
+    generators, true = planted()
+    overlapping = [generators[0], generators[0]]
+    found = mf.latent_search(
+        overlapping, true[0], starts(3), penalties=[0], mode="alternating", outer=2
+    )
+    error = (true[0] - found.components[0] - found.components[1]).square().sum((1, 2, 3))
+    assert error.max() < 1e-4
+
+
 def test_one_generator_denoises():
     generators, true = planted()
     found = mf.latent_search(generators[:1], true[0] + true[1], starts(3, 2, [5]), penalties=[0])

@@ -33,6 +33,7 @@ from mixbench.perf.report import (
     to_markdown,
     write,
 )
+from mixbench.perf.search import SearchBenchmark, Searches
 from mixbench.perf.step import StepBenchmark
 from mixbench.perf.timing import Budget
 from mixbench.perf.transport import TransportBenchmark
@@ -41,6 +42,7 @@ from mixbench.perf.views import RESIDENT as BY_TENSORS
 from mixbench.perf.views import ViewBenchmark, by_pillow, by_tensors
 
 CPU = torch.device("cpu")
+SEARCHES = Searches(2, 2, 4)
 TINY = Budget(
     rounds=2, round_s=1e-4, input_rounds=2, images=256, files=2, plan_rounds=2, step_rounds=2
 )
@@ -536,11 +538,22 @@ def test_both_paths_of_views_read_the_same_and_are_held_against_each_other():
     assert rule.shape == measured[0].shape
 
 
+def test_the_search_at_once_finds_what_a_plain_loop_finds():
+    given = SEARCHES.inputs(CPU)
+    base, batched = SearchBenchmark().own(SEARCHES, CPU, TINY)
+    found = batched.call(*given).data_terms
+    torch.testing.assert_close(found, base.call(*given), rtol=1e-4, atol=1e-4)
+    (rule,) = SearchBenchmark().rules(CPU)
+    assert (rule.ours, rule.peer) == (batched.name, base.name)
+    assert rule.shape in map(str, SearchBenchmark().cases(CPU))
+
+
 @pytest.fixture
 def quiet_main(monkeypatch, no_peers):
     monkeypatch.setattr(ViewBenchmark, "rules", lambda self, device: [])  # Pillow is always there
     monkeypatch.setattr(main_module, "keep_freed_memory", lambda: False)
     cases = ((MixBenchmark, SHAPE), (TransportBenchmark, MAPS), (StepBenchmark, STEP))
+    cases += ((SearchBenchmark, SEARCHES),)
     for benchmark, case in cases:
         monkeypatch.setattr(benchmark, "cases", lambda self, device, case=case: (case,))
 
@@ -552,7 +565,7 @@ def test_a_run_without_peers_writes_and_prints_its_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(markdown_path.read_text())
     content = json.loads(json_path.read_text())
-    assert {row["part"] for row in content["rows"]} == {"P1", "P2", "P3", "P4"}
+    assert {row["part"] for row in content["rows"]} == {"P1", "P2", "P3", "P4", "P7"}
     assert {gate["status"] for gate in content["gates"]} == {SKIPPED}
     assert content["threads"] == 1
 
@@ -566,7 +579,7 @@ def test_a_failed_gate_sets_the_exit_code(tmp_path, monkeypatch):
 
 
 def test_unknown_parts_and_devices_are_refused_before_anything_runs():
-    with pytest.raises(UserError, match=r"(?s)unknown part 'P9'.*P1, P2, P3, P4"):
+    with pytest.raises(UserError, match=r"(?s)unknown part 'P9'.*P1, P2, P3, P4, P7"):
         main("cpu", ["P9"])
     with pytest.raises(UserError, match=r"(?s)unknown device 'tpu'.*cpu, cuda"):
         main("tpu")

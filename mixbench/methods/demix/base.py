@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import mixbench.functional as mf
+from mixbench.config.schema import DataConfig
 from mixbench.data.augment.batches import Augmentation, to_float
 from mixbench.data.images import Batch
 from mixbench.data.mixtures import second_span
@@ -76,8 +77,7 @@ class DemixMethod(Method):
         super().__init__(net, *args, **kwargs)
         self.automatic_optimization = False
         cfg, data = self.config, self.run.data
-        spans = ((0.0, 1.0), second_span(data))[: self.components]
-        self.net = nn.ModuleList([net.like(cfg.norm, span) for span in spans])
+        self.net = self.build_generators(net, cfg.norm, data)
         width = max(1, net.width // 4) if cfg.d_width is None else cfg.d_width
         spectral = bool(cfg.chosen("spectral"))
         self.discriminator = ImageDiscriminator(
@@ -89,6 +89,18 @@ class DemixMethod(Method):
         self.judge: Any = None if cfg.classifier is None else _Judge(cfg.classifier)
         self.watch = torch.zeros(self.components, 4)  # mean, variance, collapsed steps, all steps
         self.separated: Separated | None = None  # of the last evaluation, for a picture
+
+    @classmethod
+    def build_generators(cls, net: ImageGenerator, norm: str, data: DataConfig) -> nn.ModuleList:
+        """New generators of the unknown components.
+
+        Args:
+            net: A generator of their size.
+            norm: Value of ``method.norm``.
+            data: What is observed, which gives the range of second components.
+        """
+        spans = ((0.0, 1.0), second_span(data))[: cls.components]
+        return nn.ModuleList([net.like(norm, span) for span in spans])
 
     def _synchronise(self) -> None:
         if self.run.trainer.accelerator == "cpu" or not torch.cuda.is_available():

@@ -56,7 +56,8 @@ def draw_separated(self: Any) -> list[Sheet]:
         del other
         panels = [Panel("observed", _shown(found.y[own], spans[0]))]
         for place, part in enumerate(found.parts, start=1):
-            panels.append(Panel(f"generator {place}", _shown(part[own], spans[place])))
+            title = f"generator {place}" if place <= len(self.net) else "what is left"
+            panels.append(Panel(title, _shown(part[own], spans[place])))
         if self.run.data.second != "none":
             panels.append(Panel("true first", _shown(found.truth[0][own], spans[1])))
             panels.append(Panel("true second", _shown(found.truth[1][own], spans[2])))
