@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mixbench.config.schema import DataConfig, DataInfo
@@ -26,6 +25,7 @@ from mixbench.data.images import (
 )
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
 from mixbench.data.overlap import pixel_hashes, shared_notices, shared_rows, with_hashes
+from mixbench.data.race_folds import fold_rows, training_rows
 from mixbench.errors import UserError
 
 
@@ -106,7 +106,8 @@ class DataSource(ABC):
             holdout: Set aside a stratified part of the training images.
 
         Returns:
-            The splits; the hold-out is no longer part of ``train``.
+            The splits; the hold-out is no longer part of ``train``. With ``data.race_fold`` a fold
+            of the training images stands in place of the test images, which nothing looks at.
 
         Raises:
             UserError: If files are missing, unreadable or do not fit together.
@@ -114,6 +115,9 @@ class DataSource(ABC):
         config = self.config
         content = read_prepared(self) or self.read()
         train, test, class_names, skipped, stats, notices, unused, shared = content
+        racing = config.race_fold is not None
+        if racing:  # from here on there is no test set
+            test, shared, skipped = train, 0, (skipped[0], 0)
         if config.random_crops and isinstance(train, ResidentImages):
             notices = [*notices, _not_cropped(self.name, config)]
         if (
@@ -123,12 +127,13 @@ class DataSource(ABC):
         ):
             shared = len(shared_rows(pixel_hashes(train), pixel_hashes(test)))
         if config.size is not None:  # files have it from decoding; what was stored as pixels not
-            train, test = (
+            sized = [
                 part.resized(config.size, config.fit)
                 if isinstance(part, ResidentImages) and part.shape[1:] != (config.size,) * 2
                 else part
-                for part in (train, test)
-            )
+                for part in ((train,) if racing else (train, test))
+            ]
+            train, test = sized[0], sized[-1]
         if train.shape != test.shape:
             raise _two_sizes(train.shape, test.shape)
         notices = [*notices, *shared_notices(shared, len(test))]
@@ -141,9 +146,14 @@ class DataSource(ABC):
         labels = self.training_labels(train.labels, class_names, skipped[0])[rows]
         train = train.subset(rows)
         noise = None if self.config.labels is None else _unequal(labels, train.labels)
+        if racing:
+            held_out = fold_rows(train.labels, *config.fold_of_race)
+            test = train.subset(held_out).with_labels(labels[held_out])
+            rest = training_rows(len(train), held_out)
+            train, labels = train.subset(rest), labels[rest]
         rows = stratified(test.labels, min(len(test), config.limit or len(test)))
         places = None
-        if not skipped[1]:
+        if not skipped[1] and not racing:
             places = self._places(1, len(test))
             places = rows if places is None else places[rows]
         test, test_rows = test.subset(rows), rows
@@ -157,9 +167,7 @@ class DataSource(ABC):
                     "change the fraction or use select=last",
                 )
             rows = stratified(train.labels, count)
-            rest = torch.ones(len(train), dtype=torch.bool)
-            rest[rows] = False
-            rest = rest.nonzero().flatten()
+            rest = training_rows(len(train), rows)
             val = train.subset(rows).with_labels(labels[rows])
             train, labels = train.subset(rest), labels[rest]
         train = train.with_labels(labels)
@@ -187,7 +195,7 @@ class DataSource(ABC):
             unused=dict(unused),
             shared_images=shared,
         )
-        names = (lambda: None) if skipped[1] else lambda: self._test_names(test_rows)
+        names = (lambda: None) if skipped[1] or racing else lambda: self._test_names(test_rows)
         return Splits(train, test, info, val, places, names)
 
     def _test_names(self, rows: Tensor) -> list[str] | None:

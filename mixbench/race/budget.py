@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from mixbench.errors import UserError
 from mixbench.race.halving import PAIRS, PLAIN, choose_entrants, least_budget
-from mixbench.race.state import Budget, RaceState
+from mixbench.race.state import RaceBudget, RaceState
 from mixbench.stats.gain import expected_gain
 
 USED = 0.95  # share of a time that runs are planned for
@@ -69,7 +69,7 @@ def runs_of(seconds: float, plain_s: float, jobs: int) -> float:
 
 def first_budget(
     text: str, costs: Mapping[str, float], plain_s: float, jobs: int, part: float, images: int
-) -> tuple[Budget, dict[str, float], dict[str, str]]:
+) -> tuple[RaceBudget, dict[str, float], dict[str, str]]:
     """The budget that a race begins with, and the methods that it pays for.
 
     Args:
@@ -110,7 +110,7 @@ def first_budget(
             "budget",
             f"give budget={wanted} or more, fewer epochs, or a smaller network",
         )
-    budget = Budget(text, seconds, jobs, runs, part * runs, "race", now())
+    budget = RaceBudget(text, seconds, jobs, runs, part * runs, "race", now())
     return budget, {name: costs[name] for name in found.raced}, found.left_out
 
 
@@ -198,7 +198,7 @@ def add_budget(
             selection -= planned - state.selection_spent
         state.looks_wanted += 1
         state.more_rounds += reopen
-    state.budgets.append(Budget(text, seconds, jobs, runs, selection, stage, now()))
+    state.budgets.append(RaceBudget(text, seconds, jobs, runs, selection, stage, now()))
 
 
 def next_look(state: RaceState) -> tuple[int, float]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mixbench.errors import RunFailedError
 from mixbench.race.halving import PAIRS, PLAIN, rank, round_blocks, round_sizes, whole
-from mixbench.race.state import Look, RaceState, Round
+from mixbench.race.state import RaceState, Round, SealedLook
 from mixbench.stats.gain import ALPHA, gain_interval
 
 CORRELATION_PAIRS = 6  # from which on the correlation of equal seeds is told
@@ -141,7 +141,7 @@ def _carry_out(state: RaceState, runner: Runner) -> None:
     this.kept, this.decided = this.ranked[:size], True
 
 
-def _seal(state: RaceState, runner: Runner, levels: Levels) -> Look:
+def _seal(state: RaceState, runner: Runner, levels: Levels) -> SealedLook:
     """What the next look will compare, before any test image is read."""
     winner, number = state.winner, len(state.looks)
     if number:
@@ -150,7 +150,7 @@ def _seal(state: RaceState, runner: Runner, levels: Levels) -> Look:
         n = max(PAIRS, whole(state.left / (1 + state.costs[winner])))
         first_seed = runner.first_seed([PLAIN, winner])
     k = levels.take(state.id, number + 1)
-    return Look(k, ALPHA / 2 ** (k - 1), winner, n, first_seed, state.test_images)
+    return SealedLook(k, ALPHA / 2 ** (k - 1), winner, n, first_seed, state.test_images)
 
 
 def _look(state: RaceState, runner: Runner) -> None:
@@ -199,7 +199,7 @@ def _decided(state: RaceState) -> str:
     )
 
 
-def _sealed(look: Look) -> str:
+def _sealed(look: SealedLook) -> str:
     return (
         f"sealed: {look.winner} against plain training, {look.n} fresh seeds each, look {look.k}; "
         "no test score is read before the last run has ended"

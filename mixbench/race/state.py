@@ -23,7 +23,7 @@ FIRST_SEED = 10_000  # of confirmation, beyond what a bench uses
 
 
 @dataclass
-class Budget:
+class RaceBudget:
     """A time that was given, as it was given.
 
     Attributes:
@@ -73,7 +73,7 @@ class Round:
 
 
 @dataclass
-class Look:
+class SealedLook:
     """A look at the test set; what it will look at is sealed before any test image is read.
 
     Attributes:
@@ -112,7 +112,7 @@ class RaceState:
         data: Shown name of the data.
         hashes: Of ``data``, ``test``, ``recipe`` with data and network, and ``question``, which is
             the network and the recipe alone.
-        words: Overrides that all runs share.
+        words: Overrides of the command that began it.
         score: ``top1``, ``balanced`` or ``map``.
         folds: Number of folds that take turns.
         fold_images: Images of the smallest fold.
@@ -120,7 +120,7 @@ class RaceState:
         test_images: Test images.
         plain_s: Seconds of a run of plain training.
         costs: Measured cost of each method that is raced, in runs of plain training.
-        arm_words: Overrides of each method.
+        arm_words: Overrides of the runs of each method.
         left_out: Reason why a method is not raced.
         left_costs: Measured costs of these, as far as they are known.
         part: Share of the time for selection.
@@ -152,10 +152,10 @@ class RaceState:
     part: float = 0.5
     confirm: str = "now"
     notes: list[str] = field(default_factory=list)
-    budgets: list[Budget] = field(default_factory=list)
+    budgets: list[RaceBudget] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
     more_rounds: int = 0
-    looks: list[Look] = field(default_factory=list)
+    looks: list[SealedLook] = field(default_factory=list)
     looks_wanted: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = RACE_SCHEMA

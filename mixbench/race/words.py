@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mixbench.race.budget import FEWEST_TESTED, next_look, short_time, time_of
 from mixbench.race.halving import PLAIN, Ties, expected_runs, find_ties
-from mixbench.race.state import Look, RaceState
+from mixbench.race.state import RaceState, SealedLook
 from mixbench.stats.gain import (
     ASSUMED_IMAGES,
     combined,
@@ -166,7 +166,7 @@ def further_texts(state: RaceState) -> list[str]:
     return found
 
 
-def shown_by(look: Look, alpha: float | None = None, n: int | None = None) -> float:
+def shown_by(look: SealedLook, alpha: float | None = None, n: int | None = None) -> float:
     """Gain in points that a look shows in four of five cases.
 
     Args:
@@ -182,7 +182,7 @@ def shown_by(look: Look, alpha: float | None = None, n: int | None = None) -> fl
     return detectable_gain(variance, df, look.alpha if alpha is None else alpha)
 
 
-def _more_text(state: RaceState, look: Look) -> str:
+def _more_text(state: RaceState, look: SealedLook) -> str:
     """What the next look would show, or why no number of runs shows more."""
     n, cost = next_look(state)
     now, alpha = shown_by(look), look.alpha / 2
@@ -210,7 +210,7 @@ def _count_ties(ties: Ties) -> str:
     return f", with {len(ties.tied)} of {len(ties.tied) + len(ties.behind)} others"
 
 
-def _level(look: Look) -> str:
+def _level(look: SealedLook) -> str:
     return f"{_percent(look.alpha)} %"
 
 
