@@ -99,9 +99,9 @@ class Looks:
 def begin(costs, hours, *, part=0.5, confirm="now", kind=MEDIUM, text=None):
     """A race whose runs of plain training take an hour each."""
     share = 1.0 if confirm == "later" else part
-    text = text or f"{hours / 0.95:.9f}h"
-    budget, raced, left_out = first_budget(text, costs, 3600.0, 1, share, kind.tested)
-    budget.time = ""
+    given = f"{hours / 0.95:.9f}h"
+    budget, raced, left_out = first_budget(given, costs, 3600.0, 1, share, kind.tested)
+    budget.time, budget.text = "", text or given
     return RaceState(
         "race", "data", {}, [], "top1", 5, kind.held, 5 * kind.held, kind.tested, 3600.0, raced, {},
         left_out, {name: costs[name] for name in left_out}, share, confirm, budgets=[budget],

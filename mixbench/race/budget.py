@@ -267,8 +267,8 @@ def _refuse(what: str, need: float, state: RaceState, runs: float, jobs: int) ->
     if state.left + runs < need - 1e-9:
         wanted = short_time(time_of(need - state.left, state.plain_s, jobs))
         raise UserError(
-            f"the time buys {runs:.1f} runs of plain training, and {what} take "
-            f"{need - state.left:.1f}",
+            f"this time buys {runs:.1f} runs of plain training, and {need - state.left:.1f} are "
+            f"needed for {what}",
             "budget",
             f"give budget={wanted} or more",
         )

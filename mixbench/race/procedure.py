@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mixbench.errors import RunFailedError
+from mixbench.errors import RunFailedError, counted
 from mixbench.race.halving import PAIRS, PLAIN, rank, round_blocks, round_sizes, whole
 from mixbench.race.state import RaceState, Round, SealedLook
 from mixbench.stats.gain import ALPHA, gain_interval
@@ -182,7 +182,7 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float | None:
 
 def _planned(state: RaceState) -> str:
     this = state.rounds[-1]
-    what = f"{len(this.survivors)} methods, {this.blocks} more blocks each"
+    what = f"{len(this.survivors)} methods, {counted(this.blocks, 'run')} of each"
     return f"round {len(state.rounds)} of {state.planned_rounds}: {what}"
 
 
