@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixbench.race.scores import choose_score
+from mixbench.race.scores import score_of_labels
 
 
 @dataclass
@@ -89,7 +89,7 @@ def race_facts(words: list[str], optional: dict[str, list[str]], strict: bool) -
         test_hash=_test_hash(splits.test, job.identity.data_hash),
         recipe_hash=job.identity.recipe_hash,
         question=question.recipe_hash,
-        score=choose_score(labels.numpy()),
+        score=score_of_labels(labels.numpy()),
         folds=folds.count,
         fold_images=folds.images,
         train_images=len(labels),

@@ -11,7 +11,7 @@ SCORES = {"top1": "accuracy", "balanced": "balanced accuracy", "map": "mean aver
 UNEVEN = 3  # times the smallest class, from which on the largest makes accuracy a poor score
 
 
-def choose_score(labels: np.ndarray) -> str:
+def score_of_labels(labels: np.ndarray) -> str:
     """The score that a race goes by, from the training labels alone.
 
     Args:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mixbench.metrics import mean_average_precision
-from mixbench.race.scores import choose_score, fold_score, image_scores
+from mixbench.race.scores import fold_score, image_scores, score_of_labels
 from mixbench.records.predictions import Predictions, write_predictions
 from mixbench.stats.gain import gain_interval
 
@@ -32,11 +32,11 @@ def run(tmp_path):
     [((100, 34), "top1"), ((102, 34), "balanced"), ((102, 34, 0, 40), "balanced")],
 )
 def test_the_score_follows_from_the_training_labels(counts, score):
-    assert choose_score(np.repeat(np.arange(len(counts)), counts)) == score
+    assert score_of_labels(np.repeat(np.arange(len(counts)), counts)) == score
 
 
 def test_several_labels_are_scored_by_average_precision():
-    assert choose_score(np.zeros((10, 3))) == "map"
+    assert score_of_labels(np.zeros((10, 3))) == "map"
 
 
 def test_the_mean_over_images_is_the_accuracy(run):
