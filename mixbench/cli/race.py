@@ -15,7 +15,13 @@ def race_command(args: argparse.Namespace) -> int:
     from mixbench.race.runs import RaceRuns
     from mixbench.race.start import open_race, parse_request
     from mixbench.race.state import RACE, RaceState, read_race, write_race
-    from mixbench.race.words import chosen_text, further_texts, plan_text, verdict_text
+    from mixbench.race.words import (
+        chosen_text,
+        further_plan,
+        further_texts,
+        plan_text,
+        verdict_text,
+    )
     from mixbench.records.lock import locked
     from mixbench.records.record import Record, make_runs_folder
 
@@ -36,39 +42,44 @@ def race_command(args: argparse.Namespace) -> int:
         return LocalLauncher(print_once, strict=args.strict, jobs=jobs)
 
     opened = open_race(request, launcher, lambda folder: read_race(folder / RACE))
-    state, place = opened.state, opened.folder / opened.state.id
+    place = opened.folder / opened.state.id
+
+    def goes_further(state: RaceState) -> bool:
+        """Give a race that has begun more time, if that is asked for."""
+        text, confirm, reopen = request.budget, request.confirm, request.reopen
+        if not text or goes_on(state, text, confirm, reopen=reopen):
+            return False
+        add_budget(state, text, opened.jobs, confirm, reopen=reopen)
+        return True
+
     for note in opened.notes:
         print_notice(note)
+    state = opened.state
     if opened.is_new:
         print_result(plan_text(state))
         for note in state.notes:
             print_result(note)
-    elif request.budget and not goes_on(
-        state, request.budget, request.confirm, reopen=request.reopen
-    ):
-        add_budget(state, request.budget, opened.jobs, request.confirm, reopen=request.reopen)
     if args.dry_run:
+        if not opened.is_new and goes_further(state):
+            print_result(further_plan(state))
         return 0
     make_runs_folder(opened.folder)
     place.mkdir(exist_ok=True)
-    print_result(f"race: {place / RACE}")
-
-    def save(state: RaceState) -> None:
-        write_race(place / RACE, state)
-
     with locked(place):
+        # Another process may have carried it on since it was read.
+        state = read_race(place / RACE) or state
+        if not opened.is_new and goes_further(state):
+            print_result(further_plan(state))
+        print_result(f"race: {place / RACE}")
+
+        def save(state: RaceState) -> None:
+            write_race(place / RACE, state)
+
         save(state)
-        runs = RaceRuns(
-            state,
-            LocalLauncher(
-                display.print_line,
-                strict=args.strict,
-                jobs=opened.jobs,
-                show=display.show,
-                tell=tell,
-            ),
-            opened.folder,
+        lines = LocalLauncher(
+            display.print_line, strict=args.strict, jobs=opened.jobs, show=display.show, tell=tell
         )
+        runs = RaceRuns(state, lines, opened.folder)
         with display:
             advance(state, runs, opened.levels, save, display.print_line)
     print_result("")

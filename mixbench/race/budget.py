@@ -182,6 +182,12 @@ def add_budget(
             "let it end first" if confirm == "now" and not state.looks else "leave it out",
         )
     if confirm == "now" and not state.looks_wanted:
+        if state.test_images < FEWEST_TESTED:
+            raise UserError(
+                f"{state.test_images} test images are too few to claim a gain",
+                "confirm=now",
+                f"test on {FEWEST_TESTED} images or more, which is another race",
+            )
         _check_confirmation(state, runs, jobs)
         state.looks_wanted, state.confirm, stage, selection = 1, "now", "look", 0.0
     elif not state.looks:

@@ -23,6 +23,7 @@ class RaceFacts:
         fold_images: Images of the smallest fold.
         train_images: Training images.
         test_images: Test images.
+        rarest_tested: Test images of the class that has fewest, of those that have any.
         places: Runs that this machine has room for at a time.
         refused: Why a method cannot be trained, by name, of those that nobody asked for.
         notes: Warnings about the configuration.
@@ -38,6 +39,7 @@ class RaceFacts:
     fold_images: int
     train_images: int
     test_images: int
+    rarest_tested: int
     places: int
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -94,10 +96,16 @@ def race_facts(words: list[str], optional: dict[str, list[str]], strict: bool) -
         fold_images=folds.images,
         train_images=len(labels),
         test_images=len(splits.test),
+        rarest_tested=_rarest(splits.test.labels),
         places=max(1, places),
         refused=refused,
         notes=composed.notes,
     )
+
+
+def _rarest(labels: Any) -> int:
+    counts = (labels == 1).sum(dim=0) if labels.ndim > 1 else labels.bincount()
+    return int(counts[counts > 0].min())
 
 
 def _test_hash(test: Any, data_hash: str) -> str:

@@ -67,7 +67,7 @@ class RaceRequest:
 
 
 @dataclass
-class Opened:
+class OpenedRace:
     """A race and the places of its files.
 
     Attributes:
@@ -157,7 +157,7 @@ def open_race(
     request: RaceRequest,
     launcher: Callable[[int | None], LocalLauncher],
     read: Callable[[Path], RaceState | None],
-) -> Opened:
+) -> OpenedRace:
     """Find the race that a command means, or plan it.
 
     Args:
@@ -194,7 +194,7 @@ def open_race(
     state = read(folder / name)
     if state is not None:
         _check_same(request, state)
-        return Opened(state, folder, levels, jobs, False, facts, notes)
+        return OpenedRace(state, folder, levels, jobs, False, facts, notes)
     if request.budget is None:
         raise UserError("no budget is given", "race", "write budget=4h or budget=30min")
     if request.reopen:
@@ -205,7 +205,7 @@ def open_race(
     seconds = _measure(arms, request.optional, folder / name / SELECTION, facts, launcher, jobs)
     state = _new_state(request, name, facts, arms, seconds, jobs)
     state.notes += _notes(request, state, facts, folder, levels)
-    return Opened(state, folder, levels, jobs, True, facts, notes)
+    return OpenedRace(state, folder, levels, jobs, True, facts, notes)
 
 
 def _new_state(
@@ -315,17 +315,18 @@ def _notes(
     if facts.score == "balanced":
         notes.append(
             "The largest class has at least 3 times the training images of the smallest: the score "
-            "is balanced accuracy."
+            "is balanced accuracy, whose noise is that of the rarest class with its "
+            f"{counted(facts.rarest_tested, 'test image')}."
         )
     if facts.test_images < FEWEST_TESTED:
         notes.append(
             f"There are {facts.test_images} test images, and under {FEWEST_TESTED} no gain is "
             "claimed: the race only chooses, as with confirm=later."
         )
-    if earlier := _tested_before(folder, facts.data_hash):
+    if earlier := _tested_before(folder, facts.data_hash, set(state.costs)):
         notes.append(
-            f"{counted(earlier, 'run')} in {folder} were tested on this test set before: if they "
-            "led to this list of methods, the gain will be optimistic."
+            f"{counted(earlier, 'run')} of these methods in {folder} were tested on this data "
+            "before: if they led to this list of methods, the gain will be optimistic."
         )
     if seen := [race for race in levels.races() if race != state.id]:
         notes.append(
@@ -335,8 +336,8 @@ def _notes(
     return notes
 
 
-def _tested_before(folder: Path, data_hash: str) -> int:
-    """Runs in a folder that were tested on some data."""
+def _tested_before(folder: Path, data_hash: str, methods: set[str]) -> int:
+    """Runs of some methods in a folder that were tested on some data."""
     count = 0
     for path in sorted(folder.glob("*/record.json")) if folder.is_dir() else ():
         try:
@@ -344,7 +345,7 @@ def _tested_before(folder: Path, data_hash: str) -> int:
         except UserError:
             continue
         tested = record.status == "done" and record.race_fold is None
-        count += tested and record.data_hash == data_hash
+        count += tested and record.data_hash == data_hash and record.method in methods
     return count
 
 

@@ -53,6 +53,23 @@ def plan_text(state: RaceState) -> str:
     return text
 
 
+def further_plan(state: RaceState) -> str:
+    """What a time that was added buys.
+
+    Args:
+        state: The race with that time.
+    """
+    budget = state.budgets[-1]
+    text = f"{budget.text.removeprefix('+')} more buy {budget.runs:.0f} runs of plain training"
+    if budget.stage == "selection":
+        return f"{text}, which later rounds get."
+    n = state.looks[0].n * 2 ** len(state.looks) if state.looks else 0
+    first = ", first to choose and then" if budget.stage == "reopen" else ""
+    return f"{text}{first} for look {len(state.looks) + 1}" + (
+        f", which has {n} pairs of runs in all." if n else "."
+    )
+
+
 def chosen_text(state: RaceState) -> str:
     """What selection alone says: who leads, with whom, and what would confirm it.
 

@@ -218,6 +218,14 @@ def test_confirm_later_spends_all_on_choosing_and_looks_at_nothing():
     assert state.looks[0].n == int((state.budget - state.selection_spent) / 2 + 1e-9)
 
 
+def test_a_choice_on_few_test_images_cannot_be_confirmed():
+    state = begin(PRICES, 40, confirm="later")
+    run_through(state)
+    state.test_images = 199
+    with pytest.raises(UserError, match="199 test images are too few"):
+        add_budget(state, "20h", 1, "now", reopen=False)
+
+
 def test_more_time_before_the_seal_goes_to_later_rounds():
     state = begin(PRICES, 40)
     world = World(GAINS)

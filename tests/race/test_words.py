@@ -4,8 +4,8 @@ from race_world import MEDIUM, Looks, World, begin
 from mixbench.errors import UserError
 from mixbench.race.budget import first_budget
 from mixbench.race.procedure import advance
-from mixbench.race.state import RaceState, Round, SealedLook
-from mixbench.race.words import chosen_text, further_texts, plan_text, verdict_text
+from mixbench.race.state import RaceBudget, RaceState, Round, SealedLook
+from mixbench.race.words import chosen_text, further_plan, further_texts, plan_text, verdict_text
 from mixbench.stats.gain import GainInterval
 
 PRICES = {"erm": 1.0, "cutmix": 1.0, "mixup": 1.0, "bc": 1.0, "alignmix": 1.5, "samix": 3.1}
@@ -167,6 +167,18 @@ def test_a_method_that_diverged_while_choosing_is_named_at_the_end():
     advance(state, World(gains, MEDIUM, diverging=("bc",)), Looks(), lambda state: None)
     assert any("bc left the race: it diverged in" in text for text in further_texts(state))
     assert "bc" not in verdict_text(state)
+
+
+def test_time_that_was_added_says_what_it_is_for():
+    state = scored(NEAR)
+    state.budgets.append(RaceBudget("+2h", 7200.0, 1, 24.0, 0.0, "look"))
+    assert further_plan(state) == (
+        "2h more buy 24 runs of plain training for look 2, which has 18 pairs of runs in all."
+    )
+    state.budgets[-1].stage = "reopen"
+    assert "first to choose and then for look 2" in further_plan(state)
+    state.budgets[-1].stage = "selection"
+    assert further_plan(state).endswith("which later rounds get.")
 
 
 def test_a_race_has_the_type_that_is_read_back():
