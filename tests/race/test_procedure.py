@@ -9,6 +9,7 @@ from mixbench.errors import RunFailedError, UserError
 from mixbench.race.budget import add_budget, goes_on, parse_time, short_time
 from mixbench.race.procedure import advance
 from mixbench.race.state import read_race, write_race
+from mixbench.stats.gain import gain_interval
 
 GAINS = {"erm": 0.0, "a": 3.0, "b": 0.2, "c": -0.5, "d": -1.0}
 PRICES = {"erm": 1.0, "a": 1.0, "b": 1.1, "c": 1.5, "d": 2.0}
@@ -168,6 +169,9 @@ def test_levels_halve_and_pairs_double_with_each_look():
     second = state.looks[1]
     assert (second.k, second.alpha, second.n) == (2, 0.0125, 2 * first.n)
     assert second.runs["a"][: first.n] == first.runs["a"]  # old pairs count
+    seeds = range(10_000, 10_000 + second.n)
+    one, other = (world.units(name, seeds) for name in ("a", "erm"))
+    assert second.result == gain_interval(one, other, 0.0125)
     (_, again) = [what[1] for what in world.log if what[0] == "confirm"]
     assert len(again) == 2 * second.n
 
