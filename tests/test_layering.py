@@ -36,8 +36,9 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
         7,
         TORCH | {"starlette", "uvicorn", "jinja2", "markupsafe", "matplotlib", "pyarrow"},
     ),
+    "race": (8, {"numpy", "torch"}),
     "notebook": (8, TORCH | {"matplotlib", "nbclient", "nbformat", "traitlets"}),
-    "cli": (8, {"rich"}),
+    "cli": (9, {"rich"}),
 }
 ENTRY = {"__init__", "__main__"}  # of the package: they load what was asked for
 # Packages that may only be imported inside the function that needs them, and rooms where more are.
@@ -49,6 +50,7 @@ LAZY_IN = {
     "distributed": {"lightning"},
     "launch": {"torch"},
     "leaderboard": {"torch"},
+    "race": {"torch"},
     "testing": {"omegaconf"},
 }
 

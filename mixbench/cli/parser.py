@@ -22,6 +22,7 @@ from mixbench.cli import (
     new,
     plot,
     predict,
+    race,
     report,
     reproduce,
     run,
@@ -132,6 +133,14 @@ def _parser() -> argparse.ArgumentParser:
         "train a grid of runs and print their leaderboard",
         overrides="k=v",
     )
+    best = add(
+        "race",
+        race.race_command,
+        "find the method that is best for some data within a time, and how sure that is",
+        overrides="k=v",
+    )
+    text = "print what the time buys without training"
+    best.add_argument("--dry-run", action="store_true", help=text)
     plan = add(
         "sweep",
         run.sweep_command,

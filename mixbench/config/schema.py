@@ -3,6 +3,7 @@
 A method's own keys are the ``Config`` of its class.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,6 +153,10 @@ class DataConfig(Settings):
         within=(0, 1),
         only_when={"select": ("val",)},
     )
+    race_fold: str | None = setting(
+        None,
+        "fold of a race, NUMBER/OF from 0 on: held out of training and scored; no test image is",
+    )
     on_corrupt: str = setting(
         "error",
         "what follows from an unreadable image: an error, or it is skipped and counted",
@@ -215,6 +220,20 @@ class DataConfig(Settings):
             self._check_scales()
         elif self.fit == "squeeze" and self.resize is not None:
             raise ValueError("data.resize must be null with data.fit=squeeze, which cuts nothing")
+
+        if self.race_fold is not None:
+            found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", self.race_fold)
+            if not found or not 0 <= int(found[1]) < int(found[2]) or int(found[2]) < 2:
+                raise ValueError(
+                    f"data.race_fold must be NUMBER/OF, such as 0/5 for the first of five folds, "
+                    f"got {self.race_fold}"
+                )
+
+    @property
+    def fold_of_race(self) -> tuple[int, int]:
+        """Number of the fold that a race holds out, from 0 on, and of all of them."""
+        number, _, count = (self.race_fold or "0/1").partition("/")
+        return int(number), int(count)
 
     def _check_scales(self) -> None:
         if not self.crop_scales:

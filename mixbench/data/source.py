@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mixbench.config.schema import DataConfig, DataInfo
@@ -15,7 +14,6 @@ from mixbench.data.files.decode import is_image, left_out_notice
 from mixbench.data.files.encoded import Part, read_part
 from mixbench.data.hmix import HumanJudgements
 from mixbench.data.images import (
-    HOLDOUT_LIMIT,
     Content,
     ImageSet,
     ResidentImages,
@@ -25,10 +23,11 @@ from mixbench.data.images import (
     stratified,
     sum_counts,
 )
-from mixbench.data.judged import JUDGEMENTS_KEY, JudgedPart, read_judgements
+from mixbench.data.judged import JUDGEMENTS_KEY, read_judgements
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
 from mixbench.data.overlap import pixel_hashes, shared_notices, shared_rows, with_hashes
-from mixbench.errors import UserError, counted
+from mixbench.data.race_folds import fold_rows, training_rows
+from mixbench.errors import UserError
 
 
 class DataSource(ABC):
@@ -141,7 +140,8 @@ class DataSource(ABC):
             holdout: Set aside a stratified part of the training images.
 
         Returns:
-            The splits; the hold-out is no longer part of ``train``.
+            The splits; the hold-out is no longer part of ``train``. With ``data.race_fold`` a fold
+            of the training images stands in place of the test images, which nothing looks at.
 
         Raises:
             UserError: If files are missing, unreadable or do not fit together.
@@ -150,6 +150,15 @@ class DataSource(ABC):
         self.check_division()
         content = read_prepared(self) or self.read()
         train, test, class_names, skipped, stats, notices, unused, shared = content
+        racing = config.race_fold is not None
+        if racing and self.judgements is not None:
+            raise UserError(
+                "judged images would be part of a race, which may read no test image",
+                JUDGEMENTS_KEY,
+                "leave it out",
+            )
+        if racing:  # from here on there is no test set
+            test, shared, skipped = train, 0, (skipped[0], 0)
         if config.random_crops and isinstance(train, ResidentImages):
             notices = [*notices, _not_cropped(self.name, config)]
         if (
@@ -159,12 +168,13 @@ class DataSource(ABC):
         ):
             shared = len(shared_rows(pixel_hashes(train), pixel_hashes(test)))
         if config.size is not None:  # files have it from decoding; what was stored as pixels not
-            train, test = (
+            sized = [
                 part.resized(config.size, config.fit)
                 if isinstance(part, ResidentImages) and part.shape[1:] != (config.size,) * 2
                 else part
-                for part in (train, test)
-            )
+                for part in ((train,) if racing else (train, test))
+            ]
+            train, test = sized[0], sized[-1]
         if train.shape != test.shape:
             raise _two_sizes(train.shape, test.shape)
         notices = [*notices, *shared_notices(shared, len(test))]
@@ -175,13 +185,18 @@ class DataSource(ABC):
         judged = self._judged_part("train", train, skipped[0], rows, len(class_names))
         train = train.subset(rows)
         noise = None if self.config.labels is None else _unequal(labels, train.labels)
+        if racing:
+            held_out = fold_rows(train.labels, *config.fold_of_race)
+            test = train.subset(held_out).with_labels(labels[held_out])
+            rest = training_rows(len(train), held_out)
+            train, labels = train.subset(rest), labels[rest]
         rows = stratified(test.labels, min(len(test), config.limit or len(test)))
         judged = judged or self._judged_part("test", test, skipped[1], rows, len(class_names))
         if judged is not None:
             rows, told = self._unjudged(judged, rows, len(test))
             notices = [*notices, told]
         places = None
-        if not skipped[1]:
+        if not skipped[1] and not racing:
             places = self._places(1, len(test))
             places = rows if places is None else places[rows]
         test, test_rows = test.subset(rows), rows
@@ -195,10 +210,10 @@ class DataSource(ABC):
                     "change the fraction or use select=last",
                 )
             rows = stratified(train.labels, count)
-            rest = torch.ones(len(train), dtype=torch.bool)
-            rest[rows] = False
-            seen = None if judged is None or judged.split == "test" else rest
-            rest = rest.nonzero().flatten()
+            rest = training_rows(len(train), rows)
+            if judged is not None and judged.split == "train":
+                seen = torch.zeros(len(train), dtype=torch.bool)
+                seen[rest] = True
             val = train.subset(rows).with_labels(labels[rows])
             train, labels = train.subset(rest), labels[rest]
         train = train.with_labels(labels)
@@ -229,85 +244,8 @@ class DataSource(ABC):
             unused=dict(unused),
             shared_images=shared,
         )
-        names = (lambda: None) if skipped[1] else lambda: self._test_names(test_rows)
-        made = None if judged is None else lambda: judged.mixtures(seen)
-        return Splits(train, test, info, val, places, names, made)
-
-    def _judged_part(
-        self, split: str, whole: ImageSet, skipped: int, rows: Tensor, classes: int
-    ) -> JudgedPart | None:
-        """The images of a split as judgements number them; None if they are not of this split.
-
-        Args:
-            split: ``train`` or ``test``.
-            whole: All its images.
-            skipped: Images that were left out of it.
-            rows: Those of the subset that the run takes, which is what a study of ours shows.
-            classes: Number of classes.
-        """
-        if self.judgements is None or self.judgements.source.split != split:
-            return None
-        if skipped:
-            raise UserError(
-                f"{skipped} {split} images are left out, and the others cannot be counted off",
-                JUDGEMENTS_KEY,
-                "repair them, or do without data.on_corrupt=skip",
-            )
-        if self.judgements.source.own:
-            return JudgedPart(self.judgements, whole.subset(rows), None, classes)
-        places = self._places(int(split == "test"), len(whole))
-        return JudgedPart(self.judgements, whole, places, classes)
-
-    def _unjudged(self, judged: JudgedPart, rows: Tensor, total: int) -> tuple[Tensor, str]:
-        """The test images that stay, and a sentence on the others.
-
-        Args:
-            judged: The images that people judged.
-            rows: (N,) rows of the test images that the run would take.
-            total: Number of all test images.
-        """
-        name = judged.judgements.path.name
-        if judged.split == "train":
-            return rows, f"people judged training images ({name}): all test images are tested on"
-        used = torch.zeros(total, dtype=torch.bool)
-        used[rows[judged.rows] if judged.judgements.source.own else judged.rows] = True
-        stay = rows[~used[rows]]
-        lost = counted(len(rows) - len(stay), "test image")
-        if self.config.allow_overlap:
-            return rows, (
-                f"warning: {lost} of {len(rows):,} that people judged ({name}) are tested on, as "
-                "data.allow_overlap=true: a method that has trained on them scores too well"
-            )
-        if not len(stay):
-            raise UserError(
-                f"people judged all {len(rows):,} test images ({name}), and none is left to test",
-                JUDGEMENTS_KEY,
-                "use more test images, or judgements of fewer",
-            )
-        return stay, f"{lost} of {len(rows):,} that people judged ({name}) are not tested on"
-
-    def _kept(self, count: int) -> int:
-        """Training images of ``count`` that are used."""
-        keep = count
-        if self.config.train_fraction < 1:
-            keep = max(1, round(keep * self.config.train_fraction))
-        return min(keep, self.config.limit or keep)
-
-    def _held_out(self, count: int) -> int:
-        """Images of the hold-out from ``count`` that are used."""
-        return min(round(count * self.config.val_fraction), HOLDOUT_LIMIT)
-
-    def trained_count(self, *, holdout: bool = False) -> int:
-        """Images that training sees.
-
-        Args:
-            holdout: As for :meth:`load`.
-
-        Returns:
-            Their number, which images that cannot be read may lower.
-        """
-        keep = self._kept(self.train_count())
-        return keep - (self._held_out(keep) if holdout else 0)
+        names = (lambda: None) if skipped[1] or racing else lambda: self._test_names(test_rows)
+        return Splits(train, test, info, val, places, names)
 
     def _test_names(self, rows: Tensor) -> list[str] | None:
         """Names of the files of the test images at ``rows``, if each image is a file of its own."""

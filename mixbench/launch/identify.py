@@ -21,7 +21,7 @@ def identify_runs(
 ) -> tuple[list[PlannedRun], list[str]]:
     """Name planned runs and find out which are done.
 
-    The data of the others are read, and fetched where need be.
+    The data of the others are read, and fetched where need be, unless their time is known already.
 
     Args:
         runs: Planned runs.
@@ -72,7 +72,7 @@ def identify_runs(
             on_gpu = job.device.type == "cuda"
             planned.gpus = config.devices if on_gpu else 0
             planned.cores = config.devices * config.trainer.threads
-        if planned.done:
+        if planned.done or planned.seconds is not None:
             continue
         key = f"{config.data} {config.select}"
         row = job.identity.row_hash

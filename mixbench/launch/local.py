@@ -62,6 +62,7 @@ class LocalLauncher:
         strict: Refuse keys that have no effect.
         jobs: Most runs at a time; None for as many as the machine has places for.
         show: Shows the state of a grid at work; None where nobody looks.
+        tell: How a run that is done is told, from its record and the seconds that it took.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class LocalLauncher:
         strict: bool = False,
         jobs: int | None = None,
         show: Callable[[GridState], None] | None = None,
+        tell: Callable[[Record, float | None], str] | None = None,
     ) -> None:
         self.print_line, self.strict, self.jobs, self.show = print_line, strict, jobs, show
+        self.tell = tell or result_text
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mixbench.training.run"])
         set_safe_path()
@@ -91,10 +94,30 @@ class LocalLauncher:
             UserError: If a method's own key is unknown or out of range, a method that was named
                 cannot train the network or the data, or data is missing.
         """
-        self.print_line("planning: reading the data and timing a few steps of each method")
+        if any(run.seconds is None for run in runs):
+            self.print_line("planning: reading the data and timing a few steps of each method")
+        prepared, notes, self.machine = self.ask(_prepare, runs, self.strict)
+        self.machine.jobs = self.jobs
+        for note in notes:
+            self.print_line(f"warning: {note}")
+        return prepared
+
+    def ask(self, function: Callable[..., Any], *values: Any) -> Any:
+        """The answer of a function in a process of its own, which may import torch.
+
+        Args:
+            function: One that has a name in its module.
+            *values: Its arguments.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            MixbenchError: If it fails.
+        """
         reader, writer = self.context.Pipe(duplex=False)
         process = self.context.Process(
-            target=_prepare_child, args=(_environment(), runs, self.strict, writer)
+            target=_answer_child, args=(_environment(), function, values, writer)
         )
         process.start()
         writer.close()
@@ -105,11 +128,7 @@ class LocalLauncher:
         process.join()
         if isinstance(answer, MixbenchError):
             raise answer
-        prepared, notes, self.machine = answer
-        self.machine.jobs = self.jobs
-        for note in notes:
-            self.print_line(f"warning: {note}")
-        return prepared
+        return answer
 
     def launch(self, runs: list[PlannedRun], folder: Path) -> GridOutcome:
         """Carry out the runs that are not done, as many at a time as the machine allows.
@@ -155,7 +174,7 @@ class LocalLauncher:
                     if code:
                         outcome.failures[run.id] = code
                     else:
-                        message = result_text(read_record(folder / run.id), seconds)
+                        message = self.tell(read_record(folder / run.id), seconds)
                     self.print_line(f"{grid.place(run)}: {message}")
                 for run, watch in [*elsewhere]:
                     watch.changes()
@@ -204,7 +223,7 @@ class LocalLauncher:
             return True
         if record.status == "done":
             grid.end(run, failed=False)
-            self.print_line(f"{place}: {result_text(record)}, by another process")
+            self.print_line(f"{place}: {self.tell(record, None)}, by another process")
             return False
         if record.status in ("failed", "diverged"):
             grid.end(run, failed=True)
@@ -268,13 +287,16 @@ def _enter(surroundings: Environment) -> None:
     os.chdir(folder)
 
 
-def _prepare_child(
-    surroundings: Environment, runs: list[PlannedRun], strict: bool, answer: Connection
+def _answer_child(
+    surroundings: Environment,
+    function: Callable[..., Any],
+    values: tuple[Any, ...],
+    answer: Connection,
 ) -> None:
     stop_when_orphaned(reader_gone(answer.fileno()))
     try:
         _enter(surroundings)
-        answer.send(_prepare(runs, strict))
+        answer.send(function(*values))
     except BaseException as error:
         failure = explain(error)
         if type(failure) is MixbenchError:  # of a kind that nobody foresaw

@@ -210,6 +210,12 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
         except UserError as error:
             others.append(f"{folder.name} cannot be read: {error.what}.")
             continue
+        if record.race_fold is not None:
+            others.append(
+                f"{record.id} chose in a race: it is scored on a fold of the training images and "
+                "stands in no table."
+            )
+            continue
         key = (record.config_hash, record.recipe_hash, record.method, record.data, record.net)
         key = (*key, record.select, record.epochs, record.seed)
         known = records.get(record.id) or records.get(seeds.get(key, ""))

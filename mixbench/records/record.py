@@ -129,6 +129,7 @@ class Record:
     notices: list[str] = field(default_factory=list)  # what a user should know of the data
     unused: dict[str, int] = field(default_factory=dict)  # what was left out, counted by reason
     shared_images: int | None = None  # test images that are training images too; None: not known
+    race_fold: str | None = None  # scored in place of the test set, to choose in a race
     attempts: list[dict[str, Any]] = field(default_factory=list)
     resumed_bit_exact: bool | None = None  # None: trained in one go
     config_changes: dict[str, Any] = field(default_factory=dict)  # allowed on the way, by key

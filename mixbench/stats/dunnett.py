@@ -343,6 +343,33 @@ def dunnett_critical(loads: tuple[float, ...], df: int, level: float = LEVEL) ->
     return _root(lambda score: dunnett_cdf(score, loads, df) - level, low - 1e-6, high + 1e-6)
 
 
+@cache
+def dunnett_upper(comparisons: int, df: int, level: float = LEVEL) -> float:
+    """Critical value of Dunnett's one-sided test with as many runs of each method.
+
+    Args:
+        comparisons: Methods that are compared with the reference.
+        df: Degrees of freedom of the pooled variance.
+        level: Simultaneous coverage.
+
+    Returns:
+        The value that the largest of the statistics, of correlation 1/2, stays below with that
+        probability.
+    """
+    from scipy.special import ndtr
+
+    common, weight = _normal_nodes()
+    spread, spread_weight = _deviation_nodes(df)
+
+    def below(score: float) -> float:
+        upper = common + math.sqrt(2) * score * spread[:, None]  # load and rest are sqrt(1/2)
+        return float(spread_weight @ ndtr(upper) ** comparisons @ weight)
+
+    low = t_quantile(df, 2 * level - 1)  # that of one comparison
+    high = t_quantile(df, 1 - 2 * (1 - level) / comparisons)  # that of independent ones, and more
+    return _root(lambda score: below(score) - level, low - 1e-6, high + 1e-6)
+
+
 def dunnett_cdf(score: float, loads: Sequence[float], df: int) -> float:
     """Probability that no statistic of several comparisons with one reference exceeds a score.
 

@@ -94,6 +94,7 @@ def run_facts(job: Job, identity: Identity, method: Method) -> dict[str, Any]:
         "skipped": info.skipped,
         "official": info.official,
         "label_noise": info.label_noise,
+        "race_fold": config.data.race_fold,
     } | {name: getattr(info, name) for name in SEEN}
 
 

@@ -9,6 +9,7 @@ from mixbench.stats.dunnett import (
     detectable,
     dunnett_cdf,
     dunnett_critical,
+    dunnett_upper,
     equivalent,
     holm,
     inseparable_from_best,
@@ -218,3 +219,22 @@ def test_many_rows_share_the_best_place_more_often_than_two():
     rng = np.random.default_rng(6)
     kept = sum(len(inseparable_from_best(table(rng, [3] * METHODS))) for _ in range(60))
     assert kept / (60 * METHODS) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "df", "value"),
+    [
+        (1, 10, 1.8125),
+        (5, 8, 2.6568),
+        (5, 17, 2.4180),
+        (9, 10, 2.8069),
+        (9, 30, 2.5372),
+        (15, 20, 2.7740),
+    ],
+)
+def test_one_sided_critical_values_are_the_exact_ones(comparisons, df, value):
+    assert dunnett_upper(comparisons, df) == pytest.approx(value, abs=6e-5)
+
+
+def test_one_comparison_is_students_one_sided_test():
+    assert dunnett_upper(1, 7, 0.9) == pytest.approx(stats.t.ppf(0.9, 7), abs=1e-9)

@@ -1,0 +1,35 @@
+"""The methods that a race tries unless it is told which, and why.
+
+Many methods that are tried once beat a few that are tried often, unless one is known to help; but
+each must be able to be trained as it stands, without another run before it. Those that the network
+or the data do not suit are left out of a race by their own requirements.
+"""
+
+# Why each is raced, plain training first, then in the order in which most people would try them.
+RACED = {
+    "erm": "plain training, which the winner has to beat",
+    "mixup": "the oldest mixture of images, at no cost",
+    "cutmix": "the pasted box that most recipes use, at no cost",
+    "manifoldmixup": "a mixture of features in place of pixels",
+    "bc": "a mixture that knows the energy of the images, strong with little data",
+    "augmix": "mixtures of an image with itself, for data where labels should not mix",
+    "splicemix": "grids of whole images, where no object may be cut, or with several labels",
+    "alignmix": "features that are aligned before they are mixed",
+    "transmix": "CutMix labelled by attention, for transformers",
+    "tlalign": "CutMix labelled by aligned tokens, for transformers",
+    "tdattenmix": "boxes chosen by attention, for transformers",
+    "automix": "masks that are learned along the way",
+    "samix": "the same with a stronger mixer, which costs the most",
+}
+
+# Why the other methods are not; method=all and method=a,b race them all the same.
+NOT_RACED = {
+    "choice": "a mixture of methods, whose members a race tries one by one",
+    "hmix": "another method's mixture with labels of human viewers, to be chosen for that reason",
+    "mixup2": "a control that doubles the cost of mixup",
+    "moco": "learns without labels, and plain training does not",
+    "mocosamix": "learns without labels, and plain training does not",
+    "splicemix_cl": "splicemix with a second loss, which race method=splicemix,splicemix_cl tells",
+    "transformmix_recon": "needs a module that another run has searched before",
+    "transformmix_search": "searches a module for another run, and is no method to train with",
+}

@@ -1,0 +1,122 @@
+"""What a race has to know of its data and methods, read in a process that may import torch."""
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from mixbench.race.scores import score_of_labels
+
+
+@dataclass
+class RaceFacts:
+    """Facts of the data, the machine and the methods of a race.
+
+    Attributes:
+        data: Shown name of the data.
+        data_hash: Content hash of the data.
+        test_hash: Hash of the test images and labels.
+        recipe_hash: Hash of the data, network and recipe.
+        question: Hash of the network and recipe alone.
+        score: What the race goes by, decided from the training labels.
+        folds: Number of folds.
+        fold_images: Images of the smallest fold.
+        train_images: Training images.
+        test_images: Test images.
+        rarest_tested: Test images of the class that has fewest, of those that have any.
+        places: Runs that this machine has room for at a time.
+        refused: Why a method cannot be trained, by name, of those that nobody asked for.
+        notes: Warnings about the configuration.
+    """
+
+    data: str
+    data_hash: str
+    test_hash: str
+    recipe_hash: str
+    question: str
+    score: str
+    folds: int
+    fold_images: int
+    train_images: int
+    test_images: int
+    rarest_tested: int
+    places: int
+    refused: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def race_facts(words: list[str], optional: dict[str, list[str]], strict: bool) -> RaceFacts:
+    """Read the data of a race once, and count; of test images nothing but a hash is taken.
+
+    Args:
+        words: Overrides of plain training.
+        optional: Overrides by method that nobody asked for by name.
+        strict: Refuse keys that have no effect.
+
+    Returns:
+        The facts.
+
+    Raises:
+        UserError: If the data or the configuration do not fit, or are too small.
+    """
+    import torch
+
+    from mixbench.config.compose import compose_text, resolve_method, to_plain
+    from mixbench.config.schema import keys_not_in_identity
+    from mixbench.data.race_folds import choose_folds
+    from mixbench.records.identity import identify
+    from mixbench.training.job import incompatibility, resolve
+
+    torch.set_num_threads(1)
+    composed = resolve_method(compose_text(words, strict=strict), strict=strict)
+    config = composed.config
+    job = resolve(config)
+    splits = job.read_data()
+    labels = splits.train.labels
+    folds = choose_folds(labels)
+    question = identify(to_plain(config), job.defaults, keys_not_in_identity(), "", "")
+    if job.device.type == "cuda":
+        places = torch.cuda.device_count() // config.devices
+    else:
+        affinity = getattr(os, "sched_getaffinity", None)
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        places = cores // (config.devices * config.trainer.threads)
+    refused = {}
+    for name, own in optional.items():
+        if reason := incompatibility(compose_text(own).config):
+            refused[name] = reason
+    return RaceFacts(
+        data=splits.info.name,
+        data_hash=job.identity.data_hash,
+        test_hash=_test_hash(splits.test, job.identity.data_hash),
+        recipe_hash=job.identity.recipe_hash,
+        question=question.recipe_hash,
+        score=score_of_labels(labels.numpy()),
+        folds=folds.count,
+        fold_images=folds.images,
+        train_images=len(labels),
+        test_images=len(splits.test),
+        rarest_tested=_rarest(splits.test.labels),
+        places=max(1, places),
+        refused=refused,
+        notes=composed.notes,
+    )
+
+
+def _rarest(labels: Any) -> int:
+    counts = (labels == 1).sum(dim=0) if labels.ndim > 1 else labels.bincount()
+    return int(counts[counts > 0].min())
+
+
+def _test_hash(test: Any, data_hash: str) -> str:
+    """Hash of a test set; that of all data where its images stay files and are not read."""
+    from mixbench.data.images import ResidentImages
+    from mixbench.data.overlap import pixel_hashes
+
+    found = hashlib.sha256(test.labels.contiguous().numpy().tobytes())
+    if isinstance(test, ResidentImages):
+        for digest in pixel_hashes(test):
+            found.update(digest)
+    else:
+        found.update(data_hash.encode())
+    return found.hexdigest()[:16]

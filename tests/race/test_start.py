@@ -1,0 +1,99 @@
+import pytest
+
+from mixbench.config.names import METHODS
+from mixbench.errors import UserError
+from mixbench.race.defaults import NOT_RACED, RACED
+from mixbench.race.levels import LEVELS, LookLevels
+from mixbench.race.start import parse_request
+
+
+def test_every_method_is_raced_by_default_or_has_a_reason_not_to_be():
+    assert set(RACED) & set(NOT_RACED) == set()
+    assert set(RACED) | set(NOT_RACED) == set(METHODS.table)
+    assert next(iter(RACED)) == "erm"
+    assert all(len(why.split()) > 2 for why in {**RACED, **NOT_RACED}.values())
+
+
+def test_the_default_list_is_raced_where_it_can_be():
+    request = parse_request(["data=digits", "budget=4h"])
+    assert set(request.arm_words) == set(RACED)
+    assert request.optional == set(RACED) - {"erm"}
+    assert (request.budget, request.part, request.confirm) == ("4h", None, None)
+
+
+def test_all_methods_are_raced_where_they_can_be():
+    request = parse_request(["data=digits", "method=all", "budget=4h"])
+    assert set(request.arm_words) == set(METHODS.names())
+    assert request.optional == set(METHODS.names()) - {"erm"}
+
+
+def test_plain_training_is_added_to_methods_that_are_named():
+    request = parse_request(["data=digits", "method=mixup,cutmix", "budget=4h"])
+    assert list(request.arm_words) == ["erm", "mixup", "cutmix"]
+    assert request.added_plain
+    assert request.optional == set()
+    assert not parse_request(["method=mixup,erm", "data=digits"]).added_plain
+
+
+def test_all_runs_of_a_method_get_its_words_and_keep_quiet():
+    request = parse_request(
+        ["data=digits", "method=mixup,cutmix", "epochs=3", "budget=4h", "part=0.4"]
+    )
+    words = request.arm_words["mixup"]
+    assert {"data=digits", "method=mixup", "epochs=3", "logger=none", "eval.suites=[]"} <= set(
+        words
+    )
+    assert not any(word.startswith(("seed", "budget", "part", "run.dir")) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("seed=3", "gives every run its seed"),
+        ("seeds=0,1", "gives every run its seed"),
+        ("select=val", "chooses on its own folds"),
+        ("peek=true", "reads no test score"),
+        ("logger=wandb", "shows no test score"),
+        ("wandb.mode=online", "shows no test score"),
+        ("data.race_fold=0/5", "one fold after the other"),
+        ("net=resnet18,resnet50", "one net"),
+        ("budget=4", "no time that runs could take"),
+        ("part=1", "share of the time"),
+        ("part=x", "share of the time"),
+        ("jobs=0", "number of runs at a time"),
+        ("jobs=two", "number of runs at a time"),
+        ("confirm=maybe", "neither now nor later"),
+        ("reopen=1", "neither true nor false"),
+        ("method=mixup,mixup", "names one twice"),
+        ("method=mixop", "did you mean 'mixup'"),
+        ("epoch=3", "epoch"),
+    ],
+)
+def test_what_a_race_decides_itself_or_cannot_be_is_refused(words, told):
+    with pytest.raises(UserError) as caught:
+        parse_request(["data=digits", *words.split()])
+    assert told in str(caught.value)
+    assert caught.value.todo
+
+
+def test_a_key_that_is_given_twice_is_refused():
+    with pytest.raises(UserError, match="budget is given twice"):
+        parse_request(["data=digits", "budget=4h", "budget=5h"])
+
+
+def test_levels_count_looks_of_one_question_and_forget_nothing(tmp_path):
+    levels = LookLevels(tmp_path, "test", "question")
+    assert levels.take("race-a", 1) == 1
+    assert levels.take("race-a", 1) == 1  # asked for again after a kill
+    assert levels.take("race-b", 1) == 2
+    assert levels.take("race-a", 2) == 3
+    assert LookLevels(tmp_path, "test", "other question").take("race-c", 1) == 1
+    assert LookLevels(tmp_path, "other test", "question").take("race-d", 1) == 1
+    assert LookLevels(tmp_path, "test", "x").races() == ["race-a", "race-b", "race-c"]
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"looks": [{"k": "1"}]}', '{"looks": [3]}', "[]"])
+def test_a_damaged_count_of_looks_stops_the_race(tmp_path, text):
+    (tmp_path / LEVELS).write_text(text)
+    with pytest.raises(UserError, match="unreadable count of looks"):
+        LookLevels(tmp_path, "test", "question").take("race", 1)
