@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mixbench.config.schema import DataConfig, DataInfo
@@ -245,7 +246,84 @@ class DataSource(ABC):
             shared_images=shared,
         )
         names = (lambda: None) if skipped[1] or racing else lambda: self._test_names(test_rows)
-        return Splits(train, test, info, val, places, names)
+        made = None if judged is None else lambda: judged.mixtures(seen)
+        return Splits(train, test, info, val, places, names, made)
+
+    def _judged_part(
+        self, split: str, whole: ImageSet, skipped: int, rows: Tensor, classes: int
+    ) -> JudgedPart | None:
+        """The images of a split as judgements number them; None if they are not of this split.
+
+        Args:
+            split: ``train`` or ``test``.
+            whole: All its images.
+            skipped: Images that were left out of it.
+            rows: Those of the subset that the run takes, which is what a study of ours shows.
+            classes: Number of classes.
+        """
+        if self.judgements is None or self.judgements.source.split != split:
+            return None
+        if skipped:
+            raise UserError(
+                f"{skipped} {split} images are left out, and the others cannot be counted off",
+                JUDGEMENTS_KEY,
+                "repair them, or do without data.on_corrupt=skip",
+            )
+        if self.judgements.source.own:
+            return JudgedPart(self.judgements, whole.subset(rows), None, classes)
+        places = self._places(int(split == "test"), len(whole))
+        return JudgedPart(self.judgements, whole, places, classes)
+
+    def _unjudged(self, judged: JudgedPart, rows: Tensor, total: int) -> tuple[Tensor, str]:
+        """The test images that stay, and a sentence on the others.
+
+        Args:
+            judged: The images that people judged.
+            rows: (N,) rows of the test images that the run would take.
+            total: Number of all test images.
+        """
+        name = judged.judgements.path.name
+        if judged.split == "train":
+            return rows, f"people judged training images ({name}): all test images are tested on"
+        used = torch.zeros(total, dtype=torch.bool)
+        used[rows[judged.rows] if judged.judgements.source.own else judged.rows] = True
+        stay = rows[~used[rows]]
+        lost = counted(len(rows) - len(stay), "test image")
+        if self.config.allow_overlap:
+            return rows, (
+                f"warning: {lost} of {len(rows):,} that people judged ({name}) are tested on, as "
+                "data.allow_overlap=true: a method that has trained on them scores too well"
+            )
+        if not len(stay):
+            raise UserError(
+                f"people judged all {len(rows):,} test images ({name}), and none is left to test",
+                JUDGEMENTS_KEY,
+                "use more test images, or judgements of fewer",
+            )
+        return stay, f"{lost} of {len(rows):,} that people judged ({name}) are not tested on"
+
+    def _kept(self, count: int) -> int:
+        """Training images of ``count`` that are used."""
+        keep = count
+        if self.config.train_fraction < 1:
+            keep = max(1, round(keep * self.config.train_fraction))
+        return min(keep, self.config.limit or keep)
+
+    def _held_out(self, count: int) -> int:
+        """Images of the hold-out from ``count`` that are used."""
+        return min(round(count * self.config.val_fraction), HOLDOUT_LIMIT)
+
+    def trained_count(self, *, holdout: bool = False) -> int:
+        """Images that training sees.
+
+        Args:
+            holdout: As for :meth:`load`.
+
+        Returns:
+            Their number, which images that cannot be read may lower.
+        """
+        keep = self._kept(self.train_count())
+        return keep - (self._held_out(keep) if holdout else 0)
 
     def _test_names(self, rows: Tensor) -> list[str] | None:
         """Names of the files of the test images at ``rows``, if each image is a file of its own."""

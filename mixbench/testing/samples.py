@@ -72,8 +72,8 @@ def sample_splits(method: Method) -> Splits:
     labels = torch.arange(24) % CLASSES
     if method.info.task == "multilabel":
         labels = one_hot(labels, CLASSES).maximum(one_hot(labels.roll(5), CLASSES))
-    both = [ResidentImages(images, labels) for _ in ("train", "test")]
-    splits = Splits(*both, method.info, judged=lambda: _judged(images))
+    train, test = (ResidentImages(images, labels) for _ in range(2))
+    splits = Splits(train, test, method.info, judged=lambda: _judged(images))
     return method.task.view(splits, method.run)
 
 

@@ -17,7 +17,7 @@ from mixbench.backbones.build import build_net
 from mixbench.config.compose import settings_of
 from mixbench.config.names import METHODS
 from mixbench.config.schema import DataConfig
-from mixbench.data.datasets.folder import CIRCLE, why_unused
+from mixbench.data.files.class_files import CIRCLE, why_unused
 from mixbench.data.files.decode import dark_sample_notice, decode
 from mixbench.data.files.tree import MAX_IMAGE_BYTES, files_below
 from mixbench.errors import UserError
