@@ -86,6 +86,9 @@ MODULES: dict[str, tuple[str, Sequence[tuple[str, Sequence[str]]]]] = {
 
 def write_pages(app: Any) -> None:
     """Write all generated pages; those that have not changed keep their date, and are not read."""
+    import torch
+
+    torch.set_num_threads(1)  # of networks so small that threads would only wait for each other
     folder = Path(app.srcdir) / "reference"
     pages = {
         "methods/index.rst": method_index(),
