@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mixbench.config.compose import check_method_keys, compose_text
 from mixbench.config.names import CORE, METHODS
@@ -65,21 +65,44 @@ def expand(words: list[str], *, strict: bool = False) -> list[PlannedRun]:
             choices.append([""])
             continue
         choices.append([f"{axis}={name}" for name in names])
-    runs = []
     grids = [[word for word in combination if word] for combination in itertools.product(*choices)]
-    folds: list[list[str]] = []  # words that name each fold of a combination
-    for combination in grids:
-        composed = compose_text([*combination, *rest], strict=strict)
+    optional = given.get("method") == "all"
+    runs = [
+        PlannedRun([*combination, *rest, f"seed={seed}"], optional=optional)
+        for seed, combination in itertools.product(seeds, grids)
+    ]
+    return on_folds(runs, len(grids), strict=strict)
+
+
+def on_folds(runs: list[PlannedRun], cells: int, *, strict: bool = False) -> list[PlannedRun]:
+    """Check the runs of a grid, and put each on all folds where ``data.folds`` names no fold.
+
+    Args:
+        runs: The runs, all of one seed together.
+        cells: Number of runs of one seed, which those of the other seeds repeat.
+        strict: Refuse keys that have no effect.
+
+    Returns:
+        The runs, all of one seed and fold together.
+
+    Raises:
+        UserError: On a bad key or value.
+    """
+    folds: list[list[list[str]]] = []  # words that name each fold of a cell
+    for run in runs[:cells]:
+        composed = compose_text(run.words, strict=strict)
         check_method_keys(composed)
         data = composed.config.data
         several = data.folds is not None and data.fold is None
-        folds.append([f"data.fold={fold}" for fold in range(data.folds or 0)] if several else [""])
-    for seed, fold in itertools.product(seeds, range(max(map(len, folds)))):
-        for combination, words in zip(grids, folds, strict=True):
-            if fold < len(words):
-                own = [*combination, *rest, *filter(None, [words[fold]]), f"seed={seed}"]
-                runs.append(PlannedRun(own, optional=given.get("method") == "all"))
-    return runs
+        named = [[f"data.fold={fold}"] for fold in range(data.folds or 0)]
+        folds.append(named if several else [[]])
+    return [
+        replace(run, words=[*run.words, *words[fold]])
+        for start in range(0, len(runs), cells)
+        for fold in range(max(map(len, folds)))
+        for run, words in zip(runs[start : start + cells], folds, strict=True)
+        if fold < len(words)
+    ]
 
 
 def seeds_note(words: list[str]) -> str:

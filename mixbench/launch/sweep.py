@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from mixbench.config import yaml_files
-from mixbench.config.compose import check_method_keys, compose_text
+from mixbench.config.compose import compose_text
 from mixbench.config.overrides import (
     code_names,
     flatten,
@@ -29,7 +29,7 @@ from mixbench.config.overrides import (
     split_overrides,
 )
 from mixbench.errors import UserError, near_match
-from mixbench.launch.plan import PlannedRun, parse_seeds
+from mixbench.launch.plan import PlannedRun, on_folds, parse_seeds
 from mixbench.records.record import runs_folder
 
 PLAN_KEYS = ("base", "grid", "arms", "seeds", "after")
@@ -108,8 +108,7 @@ def read_sweep(
         PlannedRun([f"{key}={text}" for key, text in (pairs | {"seed": str(seed)}).items()], name)
         for seed, (name, pairs) in itertools.product(seeds, cells)
     ]
-    for run in runs[: len(cells)]:
-        check_method_keys(compose_text(run.words, strict=strict))
+    runs = on_folds(runs, len(cells), strict=strict)
     after = _mapping(content, "after", path)
     needs = {
         key: read_sweep(
@@ -122,7 +121,7 @@ def read_sweep(
 
 
 def fill_needs(sweep: Sweep, done: dict[str, list[PlannedRun]]) -> list[PlannedRun]:
-    """Give each run the checkpoints that it needs, of the same seed where there are several.
+    """Give each run the checkpoints that it needs, of its seed and fold where there are several.
 
     Args:
         sweep: The plan.
@@ -138,11 +137,11 @@ def fill_needs(sweep: Sweep, done: dict[str, list[PlannedRun]]) -> list[PlannedR
     for run in sweep.runs:
         words = list(run.words)
         for key, others in done.items():
-            same = [other for other in others if _seed(other) == _seed(run)]
+            same = [other for other in others if _place(other) == _place(run)]
             fitting = others if len(others) == 1 else same
             if len(fitting) != 1:
                 raise UserError(
-                    f"{len(fitting)} runs fit {key} of seed {_seed(run)}",
+                    f"{len(fitting)} runs fit {key} of seed {' and fold '.join(_place(run))}",
                     sweep.needs[key].name,
                     "let the plan that goes first have one run, or one for each seed",
                 )
@@ -206,8 +205,10 @@ def _seeds(given: str | None, values: Any, path: Path) -> list[int]:
     return values
 
 
-def _seed(run: PlannedRun) -> str:
-    return dict(split_overrides(run.words))["seed"]
+def _place(run: PlannedRun) -> list[str]:
+    """Seed and, where it has one, fold of a run."""
+    given = dict(split_overrides(run.words))
+    return [given[key] for key in ("seed", "data.fold") if key in given]
 
 
 def _text(value: Any) -> str:

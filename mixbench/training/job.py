@@ -144,11 +144,24 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
         suite.check()
     method, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
     data = source or kind(config.data)
+    _check_checkpoints(config, data)
     choice = ""
     if config.auto:
         images = data.trained_count(holdout=config.select == "val")
         config, choice = with_auto_values(config, images)
     return Job(config, method, settings, task, data, suites, choice)
+
+
+def _check_checkpoints(config: RunConfig, data: DataSource) -> None:
+    """Refuse a checkpoint that has been trained on images which this run is tested on."""
+    for record in used_runs(config):
+        if record.division and record.data == data.full_name and record.division != data.division:
+            raise UserError(
+                f"{record.id} was trained on images that this run is tested on: {record.division}, "
+                f"and here {data.division or 'other test images'}",
+                "a checkpoint to start from or to use",
+                "use the run of the same fold, or of the same division",
+            )
 
 
 def task_of(config: RunConfig) -> Task:

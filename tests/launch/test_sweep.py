@@ -133,6 +133,26 @@ def test_each_run_gets_the_checkpoint_of_its_seed_or_the_only_one(plan, monkeypa
         fill_needs(sweep, {"method.weights": [*first, *first]})
 
 
+def test_arms_run_on_all_folds_with_checkpoints_of_their_own_fold(plan):
+    folds = {"data": "folder", "data.folds": 3}
+    first = read_sweep(plan({"base": {"method": "samix", **folds}, "seeds": [0, 1]}, "first"))
+    arms = {"plain": {"method": "erm"}, "mixed": {"method": "mixup", "data.fold": 1}}
+    second = {"base": folds, "arms": arms, "after": {"net.weights": "first"}, "seeds": [0, 1]}
+    sweep = read_sweep(plan(second))
+    found = [(run.arm, run_words.get("data.fold")) for run, run_words in
+             zip(sweep.runs, words(sweep), strict=True)]  # fmt: skip
+    seed = [("plain", "0"), ("mixed", "1"), ("plain", "1"), ("plain", "2")]
+    assert found == seed * 2
+    for run in first.runs:
+        own = dict(split_overrides(run.words))
+        run.id = f"run-{own['seed']}-{own['data.fold']}"
+    for run in fill_needs(sweep, {"net.weights": first.runs}):
+        own = dict(split_overrides(run.words))
+        assert f"run-{own['seed']}-{own['data.fold']}/" in own["net.weights"]
+    with pytest.raises(UserError, match=r"2 runs fit net\.weights of seed 1 and fold 2"):
+        fill_needs(sweep, {"net.weights": [*first.runs, first.runs[-1]]})
+
+
 def test_a_plan_that_goes_first_gets_what_is_said_of_data_and_training(plan):
     plan({"base": {"method": "erm", "data": "digits", "epochs": 9}, "seeds": [0, 1]}, "several")
     plan({"base": {"method": "erm", "data": "digits"}, "seeds": [4]}, "single")

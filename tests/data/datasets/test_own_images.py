@@ -10,9 +10,12 @@ import torch
 from making import encoded, photograph, source, write_flat, write_folder
 from PIL import Image
 
+from mixbench import compose
 from mixbench.data.files import hashes
 from mixbench.data.files.cache import prepare, read_prepared
 from mixbench.errors import UserError
+from mixbench.records.record import Record, write_record
+from mixbench.training.job import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -359,3 +362,24 @@ def test_folders_of_splits_without_classes_are_no_classes(tmp_path):
     zoo = write_flat(tmp_path / "zoo", {"test": 5, "train": 5})
     with pytest.raises(UserError, match="no images found"):
         load(zoo)
+
+
+# Checkpoints of other divisions.
+
+
+def test_a_checkpoint_trained_on_test_images_is_refused(flat, tmp_path):
+    folds = f"data=folder data.root={flat} data.size=8 data.folds=3"
+    first, same, other = (resolve(compose(f"{folds} data.fold={fold}")) for fold in (0, 0, 1))
+    folder = tmp_path / "runs" / first.identity.id
+    folder.mkdir(parents=True)
+    values = {"recipe": "auto", "seed": 0, "epochs": 1, "select": "last", "status": "done"}
+    record = Record(first.identity.id, "erm", "zoo", "preactresnet18", config_hash="c",
+                    recipe_hash="r", division=first.source.division, **values)  # fmt: skip
+    write_record(folder, record)
+    for key in ("net.weights", "distill"):
+        assert resolve(compose(f"{folds} data.fold=0 {key}={folder}")).source.config.fold == 0
+        for words in (f"{folds} data.fold=1", f"data=folder data.root={flat} data.size=8"):
+            with pytest.raises(UserError, match="trained on images that this run is tested on"):
+                resolve(compose(f"{words} {key}={folder}"))
+        assert resolve(compose(f"data=digits {key}={folder}"))  # of other images
+    assert same.identity == first.identity != other.identity
