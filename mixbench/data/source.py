@@ -15,6 +15,7 @@ from mixbench.data.files.decode import is_image, left_out_notice
 from mixbench.data.files.encoded import Part, read_part
 from mixbench.data.hmix import HumanJudgements
 from mixbench.data.images import (
+    HOLDOUT_LIMIT,
     Content,
     ImageSet,
     ResidentImages,
@@ -24,11 +25,11 @@ from mixbench.data.images import (
     stratified,
     sum_counts,
 )
-from mixbench.data.judged import JUDGEMENTS_KEY, read_judgements
+from mixbench.data.judged import JUDGEMENTS_KEY, JudgedPart, read_judgements
 from mixbench.data.labels import OtherLabels, labels_of, read_labels
 from mixbench.data.overlap import pixel_hashes, shared_notices, shared_rows, with_hashes
 from mixbench.data.race_folds import fold_rows, training_rows
-from mixbench.errors import UserError
+from mixbench.errors import UserError, counted
 
 
 class DataSource(ABC):
