@@ -67,8 +67,8 @@ def sample_splits(method: Method) -> Splits:
     labels = torch.arange(24) % CLASSES
     if method.info.task == "multilabel":
         labels = one_hot(labels, CLASSES).maximum(one_hot(labels.roll(5), CLASSES))
-    both = [ResidentImages(images, labels) for _ in ("train", "test")]
-    return Splits(*both, method.info, judged=lambda: _judged(images))
+    train, test = (ResidentImages(images, labels) for _ in range(2))
+    return Splits(train, test, method.info, judged=lambda: _judged(images))
 
 
 def _judged(images: Tensor) -> JudgedMixtures:
