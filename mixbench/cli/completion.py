@@ -130,10 +130,10 @@ def _values(word: str) -> list[str]:
 
 def _named(action: Any) -> Iterable[str]:
     """What can stand in the place of an argument."""
-    from mixbench.cli.names import KINDS
+    from mixbench.cli import names
     from mixbench.config import yaml_files
     from mixbench.config.names import METHODS
-    from mixbench.leaderboard.plots.kinds import KINDS as PLOTS
+    from mixbench.leaderboard.plots.kinds import KINDS
     from mixbench.records.record import RECORD, runs_folder
 
     if action.choices:
@@ -142,10 +142,10 @@ def _named(action: Any) -> Iterable[str]:
     if word == "METHOD":
         return METHODS.names()
     if word == "KIND":
-        return PLOTS.names()
+        return KINDS.names()
     if word in ("NAME", "[KIND]"):
         every = (name for group in GROUPS for name in yaml_files.names(group))
-        return [*every, *METHODS.names(), *(KINDS if word == "[KIND]" else ())]
+        return [*every, *METHODS.names(), *(names.KINDS if word == "[KIND]" else ())]
     if word == "PLAN":
         places = (place / "sweep" for place in yaml_files.folders())
         return [path.stem for place in places for path in place.glob("*.yaml")]

@@ -25,11 +25,11 @@ def export_command(args: argparse.Namespace) -> int:
     shape = f"{made.height}x{made.width} pixels in [0, 1]"
     if made.whole:
         print_result(f"its input: {shape}; class names, mean, std and temperature are in the file")
+    elif not made.plain:
+        print_result(f"its input: {shape}, normalised as the method does; .pt2 and .onnx hold that")
     else:
         print_result(f"its input: {shape}, less {_numbers(made.mean)},")
         print_result(f"divided by {_numbers(made.std)}")
-    if not made.plain:
-        print_result("and by the method's own rule, which files .pt2 and .onnx hold")
     return 0
 
 

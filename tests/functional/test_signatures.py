@@ -2,8 +2,10 @@
 
 import inspect
 import re
+import sys
 
 import pytest
+import torch
 
 import mixbench.functional as mf
 
@@ -35,3 +37,20 @@ def test_settings_of_the_transport_plan_are_arguments_of_all_that_solve_one():
     for function in (mf.align, mf.alignmix):
         given = inspect.signature(function).parameters
         assert {name: given[name].default for name in settings} == settings
+
+
+@pytest.mark.parametrize("function", [mf.align, mf.alignmix])
+def test_each_setting_of_the_transport_plan_reaches_it(function, monkeypatch):
+    given = {"eps": 0.7, "iters": 3, "solver": "compat", "stop": 0.2}
+    given |= {"cost_scale": "dim", "finalize": "row"}
+    seen = {}
+
+    def plan(h, partner, **settings):
+        seen.update(settings)
+        return torch.eye(4).expand(2, 4, 4)
+
+    monkeypatch.setattr(sys.modules["mixbench.functional.align"], "position_plan", plan)
+    decisions = {"lam": torch.tensor([0.5]), "perm": torch.tensor([1, 0]), "side": 1}
+    labels = () if function is mf.align else (torch.eye(2),)
+    function(torch.rand(2, 3, 2, 2), *labels, **decisions, **given)
+    assert seen == given | {"side": 1}
