@@ -31,6 +31,14 @@ OPERATIONS = {
     "tdattenmix": lambda x, targets, **options: mf.tdattenmix(
         x, targets, x[:, 0, ::4, ::4].relu(), side=2, **options
     ),
+    "fmix": mf.fmix,
+    "fmix per sample": lambda *batch, **options: mf.fmix(*batch, per_sample=True, **options),
+    "gridmix": mf.gridmix,
+    "resizemix": mf.resizemix,
+    "resizemix per sample": lambda *batch, **options: mf.resizemix(
+        *batch, per_sample=True, mode="bilinear", **options
+    ),
+    "smoothmix": mf.smoothmix,
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),
 }

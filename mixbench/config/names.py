@@ -36,6 +36,14 @@ _METHODS = {
         "mixbench.methods.erm:ERM",
         "Empirical risk minimisation: the recipe's augmentation and nothing else",
     ),
+    "fmix": (
+        "mixbench.methods.fmix:FMix",
+        "Mix with masks that are cut out of random images of low frequency",
+    ),
+    "gridmix": (
+        "mixbench.methods.gridmix:GridMix",
+        "Paste the partner image through the holes of a grid",
+    ),
     "hmix": (
         "mixbench.methods.hmix:HMix",
         "Mix by any method, and label by what people see in such mixtures",
@@ -60,9 +68,17 @@ _METHODS = {
         "mixbench.methods.moco.mocosamix:MoCoSAMix",
         "SAMix without labels: mix a view with another image's, and find the keys of both",
     ),
+    "resizemix": (
+        "mixbench.methods.resizemix:ResizeMix",
+        "Paste the whole of the partner image, made smaller",
+    ),
     "samix": (
         "mixbench.methods.samix.samix:SAMix",
         "Mix with masks that a network learns along the way",
+    ),
+    "smoothmix": (
+        "mixbench.methods.smoothmix:SmoothMix",
+        "Blend the partner image in through a window without edges",
     ),
     "splicemix": (
         "mixbench.methods.splicemix.splicemix:SpliceMix",

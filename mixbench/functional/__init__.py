@@ -39,6 +39,8 @@ from mixbench.functional.cutmix import (
 )
 from mixbench.functional.distillation import distillation_loss
 from mixbench.functional.draws import draw_lam, draw_perm
+from mixbench.functional.fmix import fmix, low_frequency_image, ranked_mask
+from mixbench.functional.gridmix import HoleGrid, draw_hole_grid, gridmix, hole_mask
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
 from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
 from mixbench.functional.manifold import manifoldmixup, softmax_binary_cross_entropy
@@ -54,7 +56,14 @@ from mixbench.functional.maskmix import (
 from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
 from mixbench.functional.mixup import even_shares, mixup
 from mixbench.functional.ratings import LabelMap, rated_lam, relabel, smooth_label, top2_clamp
+from mixbench.functional.resizemix import (
+    paste_resized,
+    resize_box,
+    resize_shares,
+    resizemix,
+)
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
+from mixbench.functional.smoothmix import smooth_mask, smoothmix
 from mixbench.functional.splicemix import (
     Spliced,
     SpliceGrid,
@@ -109,6 +118,7 @@ __all__ = [
     "Aligned",
     "ChainViews",
     "Chains",
+    "HoleGrid",
     "LabelMap",
     "Mixed",
     "Pasted",
@@ -136,6 +146,7 @@ __all__ = [
     "cutmix_minmax_box",
     "distillation_loss",
     "draw_chains",
+    "draw_hole_grid",
     "draw_lam",
     "draw_other_class",
     "draw_other_class_pairs",
@@ -147,11 +158,15 @@ __all__ = [
     "draw_window",
     "eta_binary_cross_entropy",
     "even_shares",
+    "fmix",
+    "gridmix",
+    "hole_mask",
     "info_nce",
     "join_windows",
     "jsd_loss",
     "kept_saliency",
     "least_attended",
+    "low_frequency_image",
     "manifoldmixup",
     "marginal_error",
     "mark_dropped",
@@ -168,6 +183,7 @@ __all__ = [
     "pair_cross_entropy",
     "parse_splice_grid",
     "paste_box",
+    "paste_resized",
     "paste_window",
     "pasted_tokens",
     "pixel_std",
@@ -176,14 +192,20 @@ __all__ = [
     "position_plan",
     "propagate",
     "propagate_windows",
+    "ranked_mask",
     "rated_lam",
     "rectangle_mask",
     "relabel",
     "rescale_lam",
+    "resize_box",
     "resize_maps",
+    "resize_shares",
+    "resizemix",
     "scaled_saliency",
     "sinkhorn",
     "smooth_label",
+    "smooth_mask",
+    "smoothmix",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "soft_kl",

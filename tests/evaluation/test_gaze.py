@@ -40,8 +40,8 @@ def trial(method, batch, key=0):
 
 def test_every_method_that_mixes_pixels_tells_which():
     assert set(MASKED) == {
-        "automix", "bc", "choice", "cutmix", "hmix", "mixup", "mixup2", "samix", "tdattenmix",
-        "tlalign", "transmix",
+        "automix", "bc", "choice", "cutmix", "fmix", "gridmix", "hmix", "mixup", "mixup2",
+        "resizemix", "samix", "smoothmix", "tdattenmix", "tlalign", "transmix",
     }  # fmt: skip
     assert (
         made("mocosamix").no_mask_reason == made("moco").no_mask_reason == "it has no labels to mix"
@@ -66,6 +66,11 @@ def test_the_shares_make_the_mixed_image(name):
             brought = (mixed.x * (1 - own)).sum((2, 3))
             torch.testing.assert_close(brought, (x[mixed.perm] * partner).sum((2, 3)))
             torch.testing.assert_close(partner.sum((2, 3)), (1 - own).sum((2, 3)))
+        elif name == "resizemix":
+            # The partner is all there, as small as the box.
+            assert torch.equal(mixed.x * own, x * own)
+            torch.testing.assert_close(partner.mean((2, 3)), 1 - own.mean((2, 3)))
+            assert partner.unique().numel() == 1
         else:
             torch.testing.assert_close(mixed.x, own * x + partner * x[mixed.perm])
             torch.testing.assert_close(own + partner, torch.ones_like(own))

@@ -47,6 +47,10 @@ def boxes(mixed: mf.Mixed) -> dict[str, Any]:
     return {"box": mixed.aux, "perm": mixed.perm}
 
 
+def masks(mixed: mf.Mixed) -> dict[str, Any]:
+    return weights(mixed) | {"mask": mixed.aux}
+
+
 OPERATIONS = {
     "mixup": Operation(mf.mixup, weights),
     "mixup_per_sample": Operation(partial(mf.mixup, per_sample=True), weights),
@@ -57,11 +61,22 @@ OPERATIONS = {
     "cutmix_minmax": Operation(partial(mf.cutmix, per_sample=True, minmax=(0.2, 0.8)), boxes),
     "bc": Operation(mf.bc, weights),
     "bc_plus": Operation(partial(mf.bc, plus=True), weights),
+    "fmix": Operation(mf.fmix, masks),
+    "fmix_official": Operation(partial(mf.fmix, spectrum="official"), masks),
+    "fmix_per_sample": Operation(partial(mf.fmix, per_sample=True, max_soft=0.2), masks),
+    "gridmix": Operation(mf.gridmix, masks),
+    "gridmix_per_sample": Operation(partial(mf.gridmix, per_sample=True, official=True), masks),
+    "resizemix": Operation(mf.resizemix, boxes),
+    "resizemix_per_sample": Operation(
+        partial(mf.resizemix, per_sample=True, mode="bilinear"), boxes
+    ),
+    "smoothmix": Operation(mf.smoothmix, masks),
+    "smoothmix_per_sample": Operation(partial(mf.smoothmix, per_sample=True), masks),
     "alignmix": Operation(partial(mf.alignmix, side=0, iters=5), moves),
     "alignmix_partner": Operation(partial(mf.alignmix, side=1, solver="scaled", iters=5), moves),
 }
 # The others move positions, even of an image that is paired with itself.
-IN_PLACE = [name for name in OPERATIONS if not name.startswith("alignmix")]
+IN_PLACE = [name for name in OPERATIONS if not name.startswith(("alignmix", "resizemix"))]
 
 
 @pytest.fixture(params=OPERATIONS)
@@ -203,7 +218,7 @@ def test_autocast_changes_nothing(op):
 
 def test_gradients_reach_both_images_of_a_pair(op):
     x, targets = make_batch()
-    decisions = op.decisions(op.call(x, targets, generator=seeded(4)))
+    decisions = op.decisions(op.call(x, targets, generator=seeded(8)))  # equal weights
     decisions["perm"] = torch.tensor([1, 2, 0, 4, 3])
     x.requires_grad_()
     (grad,) = torch.autograd.grad(op.call(x, targets, **decisions).x[0].sum(), x)
@@ -233,7 +248,7 @@ def test_empty_images_are_refused(op, shape):
 
 
 @pytest.mark.parametrize("value", [float("nan"), -0.5, 1.5])
-@pytest.mark.parametrize("name", ["mixup", "manifoldmixup", "cutmix", "bc", "bc_plus"])
+@pytest.mark.parametrize("name", ["mixup", "manifoldmixup", "cutmix", "bc", "bc_plus", "fmix"])
 def test_weights_that_are_no_share_are_refused(name, value):
     x, targets = make_batch()
     with pytest.raises(ValueError, match="lam"):

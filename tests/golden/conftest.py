@@ -57,6 +57,8 @@ PROSE = {
         **dict.fromkeys(("pixels", "boxes"), EXACT),
         **dict.fromkeys(("lam", "target", "loss"), Tolerance(1e-5, 1e-6)),
     },
+    "fmix": {"mask": Tolerance(0.0, 1e-6)},
+    "gridmix": {"mask": EXACT},
     "manifold_mixup": {
         **dict.fromkeys(("logits", "losses"), Tolerance(1e-4, 1e-5)),
         "gradients": Tolerance(1e-3, 1e-6),

@@ -127,6 +127,12 @@ PASTING = {
     "partner": Key("roll", PASTES),
     "switch_prob": Key("0", f"{PASTES} method.mixup_alpha=0.8"),
 }
+MASKS = {
+    "alpha": Key("0.1"),
+    "prob": Key("0"),
+    "per_sample": Key("true"),
+    "partner": Key("roll"),
+}
 SEVERAL = "data=several"  # labels per image
 SPLICES = {
     "grids": Key("[2x2]", SEVERAL),
@@ -170,6 +176,30 @@ KEYS = {
         "partner": Key("roll"),
         "box_rule": Key("inside"),
         "minmax": Key("[0.2,0.4]"),
+    },
+    "fmix": MASKS
+    | {
+        "decay": Key("1"),
+        "max_soft": Key("0.3"),
+        "spectrum": Key("official"),
+    },
+    "gridmix": MASKS
+    | {
+        "holes": Key("[3,3]"),
+        "hole_aspect": Key("[0.5,0.5]"),
+        "cut_area": Key("[0.2,0.2]"),
+        "cut_aspect": Key("[1,1]"),
+        "official": Key("true", "method.cut_area=[1,1] method.cut_aspect=[2,2]"),
+    },
+    "resizemix": MASKS
+    | {
+        "scope": Key("[0.2,0.3]"),
+        "mode": Key("bilinear"),
+    },
+    "smoothmix": {
+        **{key: MASKS[key] for key in ("prob", "per_sample", "partner")},
+        "spread": Key("[0.1,0.2]"),
+        "official": Key("true"),
     },
     "bc": {"plus": Key("true"), "pairing": Key("dataset")},
     "manifoldmixup": {"alpha": Key("0.1"), "layers": Key("[1]"), "loss": Key("bce_softmax")},

@@ -43,6 +43,19 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "mixup": [{"per_sample": True}, {"partner": "derange"}, {"fold": True}],
     "cutmix": [{"per_sample": True}, {"box_rule": "inside"}, {"minmax": [0.2, 0.8]}],
+    "fmix": [
+        {"per_sample": True, "max_soft": 0.2, "partner": "derange"},
+        {"spectrum": "official", "prob": 0.5},
+    ],
+    "gridmix": [
+        {"per_sample": True, "official": True},
+        {"holes": [1, 20], "hole_aspect": [0.1, 3.0], "partner": "flip"},
+    ],
+    "resizemix": [
+        {"per_sample": True, "mode": "bilinear"},
+        {"alpha": 2.0, "scope": [0.01, 1.0], "mode": "bilinear"},
+    ],
+    "smoothmix": [{"per_sample": True, "spread": [0.01, 3.0]}, {"official": True, "prob": 0.5}],
     "bc": [{"plus": True}],
     "manifoldmixup": [{"layers": [0, -1]}, {"loss": "bce_softmax"}],
     "mixup2": [{"alpha": 0.2}],
