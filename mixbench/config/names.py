@@ -72,6 +72,10 @@ _METHODS = {
         "mixbench.methods.resizemix:ResizeMix",
         "Paste the whole of the partner image, made smaller",
     ),
+    "saliencymix": (
+        "mixbench.methods.saliencymix:SaliencyMix",
+        "Paste the most salient part of the partner image",
+    ),
     "samix": (
         "mixbench.methods.samix.samix:SAMix",
         "Mix with masks that a network learns along the way",

@@ -62,6 +62,7 @@ from mixbench.functional.resizemix import (
     resize_shares,
     resizemix,
 )
+from mixbench.functional.saliencymix import fine_grained_saliency, saliency_peak, saliencymix
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
 from mixbench.functional.smoothmix import smooth_mask, smoothmix
 from mixbench.functional.splicemix import (
@@ -158,6 +159,7 @@ __all__ = [
     "draw_window",
     "eta_binary_cross_entropy",
     "even_shares",
+    "fine_grained_saliency",
     "fmix",
     "gridmix",
     "hole_mask",
@@ -201,6 +203,8 @@ __all__ = [
     "resize_maps",
     "resize_shares",
     "resizemix",
+    "saliency_peak",
+    "saliencymix",
     "scaled_saliency",
     "sinkhorn",
     "smooth_label",

@@ -41,7 +41,7 @@ def trial(method, batch, key=0):
 def test_every_method_that_mixes_pixels_tells_which():
     assert set(MASKED) == {
         "automix", "bc", "choice", "cutmix", "fmix", "gridmix", "hmix", "mixup", "mixup2",
-        "resizemix", "samix", "smoothmix", "tdattenmix", "tlalign", "transmix",
+        "resizemix", "saliencymix", "samix", "smoothmix", "tdattenmix", "tlalign", "transmix",
     }  # fmt: skip
     assert (
         made("mocosamix").no_mask_reason == made("moco").no_mask_reason == "it has no labels to mix"

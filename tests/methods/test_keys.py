@@ -189,13 +189,14 @@ KEYS = {
         "hole_aspect": Key("[0.5,0.5]"),
         "cut_area": Key("[0.2,0.2]"),
         "cut_aspect": Key("[1,1]"),
-        "official": Key("true", "method.cut_area=[1,1] method.cut_aspect=[2,2]"),
+        "official": Key("true", "method.cut_area=[1,1] method.cut_aspect=[4,4]"),
     },
     "resizemix": MASKS
     | {
         "scope": Key("[0.2,0.3]"),
         "mode": Key("bilinear"),
     },
+    "saliencymix": MASKS | {"saliency": Key("cam")},
     "smoothmix": {
         **{key: MASKS[key] for key in ("prob", "per_sample", "partner")},
         "spread": Key("[0.1,0.2]"),

@@ -39,6 +39,11 @@ EXCEED = {
         "It has a momentum encoder, a queue, and the vote of neighbours, each a module of nn/.",
     ),
     "mocosamix": (12, 740, "It is MoCo and SAMix in one, and has the modules of both."),
+    "saliencymix": (
+        8,
+        500,
+        "The map of a network may place the box: kinds of maps and the pass that leaves no trace.",
+    ),
     "samix": (
         9,
         600,

@@ -55,6 +55,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"per_sample": True, "mode": "bilinear"},
         {"alpha": 2.0, "scope": [0.01, 1.0], "mode": "bilinear"},
     ],
+    "saliencymix": [
+        {"per_sample": True, "partner": "derange"},
+        {"saliency": "cam", "prob": 0.5},
+        {"saliency": "input_grad", "per_sample": True},
+        {"saliency": "spectral"},
+    ],
     "smoothmix": [{"per_sample": True, "spread": [0.01, 3.0]}, {"official": True, "prob": 0.5}],
     "bc": [{"plus": True}],
     "manifoldmixup": [{"layers": [0, -1]}, {"loss": "bce_softmax"}],

@@ -140,6 +140,7 @@ RESUMED = [
     "mocosamix method.queue=100 method.dropout=0.1 method.aux_weight=0.5",
     "samix method.mask_anneal=cosine method.dropout=0.1 method.mask_adjust=0.5",
     "resizemix",
+    "saliencymix method.saliency=cam method.per_sample=true",
     "smoothmix precision=bf16",
     "splicemix data=several precision=bf16",
     "splicemix_cl data=several net.pool=max optim.backbone_lr=0.1",

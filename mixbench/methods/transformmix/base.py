@@ -4,12 +4,13 @@ from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import mixbench.functional as mf
+from mixbench.functional.transformmix import scaled_saliency
 from mixbench.methods.base import Method
 from mixbench.methods.pictures.transformed import draw_transformed
-from mixbench.methods.transformmix.saliency import fitted_maps
 from mixbench.nn.transform_mixer import TransformMixer
 
 
@@ -126,3 +127,10 @@ class TransformMixMethod(Method):
             "mask_tv": mf.total_variation(step.mask),
             "moved": step.numbers.tanh().abs().mean(),
         }
+
+
+def fitted_maps(maps: Tensor, size: Any) -> Tensor:
+    """Maps (B, h, w) in the size of the images, from 0 to 1."""
+    if maps.shape[1:] != tuple(size):
+        maps = F.interpolate(maps[:, None].float(), tuple(size), mode="bilinear")[:, 0]
+    return scaled_saliency(maps)

@@ -11,8 +11,8 @@ from mixbench.errors import UserError
 from mixbench.methods.base import register
 from mixbench.methods.transformmix.base import TransformMixMethod
 from mixbench.methods.transformmix.config import TransformMixSearchConfig
-from mixbench.methods.transformmix.saliency import chosen_kind, find_maps
 from mixbench.metrics.classification import two_class_hits
+from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 from mixbench.nn.transform_mixer import TransformMixer
 from mixbench.records.checkpoints import check_shapes
 from mixbench.records.weights import load_network, weights_file

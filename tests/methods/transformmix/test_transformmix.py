@@ -13,7 +13,8 @@ from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 from mixbench.leaderboard.costs import hours
 from mixbench.methods import METHODS
-from mixbench.methods.transformmix.saliency import chosen_kind, find_maps, fitted_maps
+from mixbench.methods.transformmix.base import fitted_maps
+from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 from mixbench.nn.transform_mixer import TransformMixer
 from mixbench.pictures.raster import raster
 from mixbench.records.checkpoints import FACT_KEYS, FORMAT, LAST
