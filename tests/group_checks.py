@@ -442,7 +442,7 @@ def chosen(rank):
     for words in (
         "method.members=[cutmix,samix,alignmix] method.alignmix.ae=true",
         "method.members=[tlalign,transmix] net=narrow_vit epochs=1",
-        "method.members=[fmix,gridmix,resizemix,smoothmix,saliencymix] epochs=1",
+        "method.members=[fmix,gridmix,resizemix,smoothmix,saliencymix] seed=1 epochs=3",
     ):
 
         class Kept(Noted, METHODS.get("choice")):

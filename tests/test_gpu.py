@@ -39,6 +39,9 @@ OPERATIONS = {
     "resizemix per sample": lambda *batch, **options: mf.resizemix(
         *batch, per_sample=True, mode="bilinear", **options
     ),
+    "saliencymix": lambda x, targets, **options: mf.saliencymix(
+        x, targets, mf.fine_grained_saliency(x[:1].sigmoid()), **options
+    ),
     "smoothmix": mf.smoothmix,
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),

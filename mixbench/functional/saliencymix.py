@@ -31,12 +31,14 @@ def fine_grained_saliency(pixels: Tensor) -> Tensor:
         >>> fine_grained_saliency(image)[0, 0, [0, 27, 32, 59]]
         tensor([0.4745, 1.0000, 1.0000, 0.4824])
     """
-    levels = (pixels.float() * 255).round()
+    levels = (pixels.float() * 255).round().double()
     if pixels.shape[1] == len(LUMA):
-        weights = levels.new_tensor(LUMA).double()[:, None, None]
-        grey = ((levels.double() * weights).sum(1) / 2**15 + 0.5).floor()
+        red, green, blue = (
+            weight * channel for weight, channel in zip(LUMA, levels.unbind(1), strict=True)
+        )
+        grey = ((red + green + blue) / 2**15 + 0.5).floor()
     else:
-        grey = levels.double().mean(1).round()
+        grey = levels.mean(1).round()
     for _ in range(2):
         grey = _blurred(grey)
     total = torch.nn.functional.pad(grey.cumsum(1).cumsum(2), (1, 0, 1, 0))

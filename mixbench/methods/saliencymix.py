@@ -12,8 +12,8 @@ from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import MIXES_LABELS, Method, register
 from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 
-FINE_GRAINED = "fine_grained"
-KINDS = (FINE_GRAINED, "spectral", "auto", "attention", "cam", "norm", "input_grad")
+FINE_GRAINED, ATTENTION = "fine_grained", "attention"
+KINDS = (FINE_GRAINED, "spectral", "auto", ATTENTION, "cam", "norm", "input_grad")
 OF_IMAGES = KINDS[:2]  # whatever the network
 
 
@@ -48,6 +48,11 @@ class SaliencyMix(Method):
         partner: str = setting(
             "random", "rule that pairs images", one_of=PARTNER_RULES, official="random"
         )
+
+        @property
+        def requires(self) -> frozenset[str]:
+            """Attention for maps of it."""
+            return frozenset({ATTENTION} & {self.saliency})
 
         @property
         def fidelity(self) -> str:

@@ -67,6 +67,10 @@ def test_a_map_of_the_network_leaves_no_trace(kind):
 
 
 def test_a_map_that_the_network_does_not_give_is_refused_with_what_to_do():
+    vit = made(saliency="attention")
+    assert vit.config.requires == {"attention"}
+    assert vit.find_saliency(*sample_batch()).shape == (6, 4, 4)
+    config = vit.Config(saliency="cam")
     with pytest.raises(UserError, match="no such map of 4 classes") as error:
-        made(saliency="attention")
-    assert error.value.where == "method.saliency=attention"
+        METHODS.get("saliencymix")(vit.net, vit.info, config, vit.run)
+    assert error.value.where == "method.saliency=cam"
