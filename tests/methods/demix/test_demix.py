@@ -154,7 +154,15 @@ def test_each_phase_changes_the_parameters_of_its_own_side_only(name, preset, mo
     monkeypatch.setattr(method, "manual_backward", lambda loss: loss.backward())
     monkeypatch.setattr(method, "follow_loss", lambda *args: None)
     monkeypatch.setattr(type(method), "current_epoch", 0)
+    frozen, of_class = [], type(method).generator_loss
+
+    def noted(*args):
+        frozen.append(not any(p.requires_grad for p in method.discriminator.parameters()))
+        return of_class(method, *args)
+
+    monkeypatch.setattr(method, "generator_loss", noted)
     method.training_step(batch_of(method), 0)
+    assert frozen == [True]  # no gradient is computed for the side that waits
     assert notes == [(False, True), (True, False)]
     assert all(p.requires_grad for p in method.discriminator.parameters())
 
