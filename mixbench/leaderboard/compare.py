@@ -321,7 +321,7 @@ def _resample(comparison: Comparison, a: Row, b: Row, resamples: int) -> None:
     """Bootstraps over the stored predictions, in points of top1."""
     say = comparison.notes.append
     if comparison.score != "top1":
-        say(f"There is no bootstrap, as {comparison.score} is no mean over images.")
+        say(f"There is no bootstrap over images of {comparison.score}, only one of top1.")
         return
     try:
         mine, other = read_hits(a), read_hits(b)

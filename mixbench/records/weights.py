@@ -153,6 +153,12 @@ def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[S
             else "use a run with a registered network",
         )
     net = NETS.get(config.name)(config, info)
+    if "latent" in getattr(net, "provides", ()):
+        raise UserError(
+            f"{config.name}, the network of the run, makes images and names no class",
+            f"{key}={given}",
+            "give a run of a classifier",
+        )
     state = _network(content["state_dict"])
     check_shapes(path, state, net.state_dict())
     net.load_state_dict(state)
@@ -255,7 +261,9 @@ def export_weights(folder: Path, path: Path, trusted: Collection[str] = ()) -> D
     state = _network(content["state_dict"])
     if ":" not in config.name:  # no file may name code to import; such a network has own names
         with torch.device("meta"):
-            state = NETS.get(config.name)(config, info).published(state)
+            net = NETS.get(config.name)(config, info)
+            # Generators have no names but their own.
+            state = net.published(state) if isinstance(net, StagedNet) else state
     if path.suffix == ".safetensors":
         data = _safetensors().save({name: t.contiguous() for name, t in state.items()})
         write_bytes(path, lambda file: file.write(data))

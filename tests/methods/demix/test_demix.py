@@ -17,6 +17,7 @@ from mixbench.methods import METHODS
 from mixbench.methods.demix.base import COLLAPSED
 from mixbench.metrics.images import psnr_of
 from mixbench.records.curves import read_curves
+from mixbench.records.weights import export_weights
 from mixbench.tasks.demixing import FIGURES, RESIDUAL
 from mixbench.testing.samples import fit, sample_method, sample_splits
 from mixbench.training.build import build
@@ -153,7 +154,15 @@ def test_each_phase_changes_the_parameters_of_its_own_side_only(name, preset, mo
     monkeypatch.setattr(method, "manual_backward", lambda loss: loss.backward())
     monkeypatch.setattr(method, "follow_loss", lambda *args: None)
     monkeypatch.setattr(type(method), "current_epoch", 0)
+    frozen, of_class = [], type(method).generator_loss
+
+    def noted(*args):
+        frozen.append(not any(p.requires_grad for p in method.discriminator.parameters()))
+        return of_class(method, *args)
+
+    monkeypatch.setattr(method, "generator_loss", noted)
     method.training_step(batch_of(method), 0)
+    assert frozen == [True]  # no gradient is computed for the side that waits
     assert notes == [(False, True), (True, False)]
     assert all(p.requires_grad for p in method.discriminator.parameters())
 
@@ -349,6 +358,23 @@ def test_a_suite_of_classifiers_says_why_it_has_nothing_to_judge(done):
     record, root = done["demixgan"]
     with pytest.raises(UserError, match="counts right classes, and task=demix names none"):
         evaluate_run(root / record.id, suites=["occlusion"])
+
+
+def test_generators_are_exported_as_they_are_and_are_no_classifier(done, tmp_path):
+    record, root = done["demixgan"]
+    export_weights(root / record.id, tmp_path / "weights.pth")
+    state = torch.load(tmp_path / "weights.pth", weights_only=True)
+    net = made("demixgan").net[0].like("batch", (0.0, 1.0))
+    assert {name.split(".")[0] for name in state} == {"0", "1"}
+    assert {name.partition(".")[2] for name in state} == set(net.state_dict())
+    for words in (
+        "method.classifier=RUN method=denoisegan",
+        "method=demixgan method.classifier=RUN",
+    ):
+        with pytest.raises(UserError, match="dcgan, the network of the run, makes images"):
+            build_run(words.replace("RUN", str(root / record.id)))
+    with pytest.raises(UserError, match="makes images and names no class"):
+        export_weights(root / record.id, tmp_path / "net.onnx")
 
 
 def test_an_epoch_can_be_chosen_on_a_hold_out_which_then_decides_the_order(runs):
