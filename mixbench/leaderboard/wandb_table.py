@@ -15,6 +15,7 @@ from mixbench.tracking.run import View, open_view
 
 log = logging.getLogger("mixbench")
 SAMPLES = "samples.png"
+SEPARATED = "separated.png"  # what a test has made, where a method makes images
 SHARED = ("data", "net", "recipe")  # which tell the groups apart in a single table
 FIRST = (*SHARED, "method", "n")
 
@@ -105,7 +106,7 @@ def pictures(row: Row) -> tuple[Any, Path | None]:
         The reliability diagram of the stored predictions of all its seeds, and the file with
         samples of its first one; None for what there is not.
     """
-    paths = (folder / SAMPLES for folder in row.folders)
+    paths = (folder / name for folder in row.folders for name in (SEPARATED, SAMPLES))
     # A link in a downloaded run may point to any local picture, and this one is uploaded.
     samples = next((path for path in paths if path.is_file() and not path.is_symlink()), None)
     stored = [folder / PREDICTIONS for folder in row.folders if (folder / PREDICTIONS).exists()]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mixbench.errors import UserError
 from mixbench.files import read_bytes
-from mixbench.leaderboard.wandb_table import SAMPLES
+from mixbench.leaderboard.wandb_table import SAMPLES, SEPARATED
 
 MAX_PICTURE_BYTES = 16 << 20
 MAX_PIXELS = 40_000_000
@@ -34,7 +34,7 @@ class EmbeddedPicture:
 
 
 def embed_samples(folder: Path, limit: int) -> EmbeddedPicture:
-    """The mixed images of a run.
+    """The mixed images of a run; where its test has made images, those.
 
     Args:
         folder: Folder of the run.
@@ -46,7 +46,8 @@ def embed_samples(folder: Path, limit: int) -> EmbeddedPicture:
     Raises:
         UserError: If there is none, or it cannot be read.
     """
-    path = folder / SAMPLES
+    path = folder / SEPARATED
+    path = path if path.is_file() else folder / SAMPLES
     try:
         image = _open(read_bytes(path, MAX_PICTURE_BYTES))
     except FileNotFoundError as error:

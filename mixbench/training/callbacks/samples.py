@@ -10,11 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from mixbench.files import write_bytes
+from mixbench.leaderboard.wandb_table import SEPARATED
 from mixbench.methods.base import Method
 from mixbench.pictures.raster import raster
 from mixbench.pictures.sheet import Sheet, as_sheets
-
-SEPARATED = "separated.png"
 
 
 class Samples(Callback):

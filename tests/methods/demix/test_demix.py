@@ -8,11 +8,14 @@ import killing
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from mixbench import compose, run
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import RunFailedError, UserError
+from mixbench.leaderboard.report.samples import embed_samples
+from mixbench.leaderboard.rows import build_leaderboard, find_runs
 from mixbench.methods import METHODS
 from mixbench.methods.demix.base import COLLAPSED
 from mixbench.metrics.images import psnr_of
@@ -352,6 +355,17 @@ def test_a_run_has_scores_curves_and_pictures_and_verifies(done, name):
     for picture in ("samples.png", "separated.png"):
         assert (folder / picture).stat().st_size > 1000
     assert verify_run(folder).record.verified is True
+
+
+def test_the_page_shows_what_was_separated(done):
+    record, root = done["demixgan"]
+    shown = embed_samples(root / record.id, 1 << 20)
+    with Image.open(root / record.id / "separated.png") as image:
+        assert (shown.width, shown.height) == image.size
+    board = build_leaderboard(find_runs([root]))
+    (group,) = board.groups
+    assert (group.task, group.score) == ("demix", "psnr")
+    assert {row.method for row in group.rows} == set(BOTH)
 
 
 def test_a_suite_of_classifiers_says_why_it_has_nothing_to_judge(done):
