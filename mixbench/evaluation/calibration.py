@@ -16,6 +16,7 @@ class Calibration(Suite):
     name = "calibration"
     columns = ("top1", "top5", "map", "cf1", "of1", "nll", "nll_cf", "ece", "ece_cf", "ece_ts")
     columns += ("aece", "aece_cf", "brier", "brier_cf", "bias", "oe", "T", "aurc")
+    columns += ("psnr", "psnr_gain", "psnr_second", "ssim", "residual", "swapped")  # of task=demix
     tasks = frozenset({"multiclass", "multilabel"})
     of_test = True
 

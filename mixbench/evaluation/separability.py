@@ -26,6 +26,7 @@ from mixbench.evaluation.two_class import TESTED, Judge
 from mixbench.methods.evaluation import mix_for_evaluation
 
 KEY = "eval.demixer"
+SCORES = ("separable_mse", "separable_top1")
 BINS = 5  # of the weight of a source, from 0 to 1
 ENDINGS = tuple(f"{100 * place // BINS}" for place in range(BINS))  # smallest weight in percent
 _ORDER = 2  # of the images, among the keys of the suite's seed
@@ -35,7 +36,7 @@ _UNEXPLAINED = 0.01  # largest share of a mixed image's contrast that its weight
 class Separability(Suite):
     """Keeps weight, error and agreement of both sources of each mixed image."""
 
-    columns = ("separable_mse", "separable_top1")
+    columns = SCORES + tuple(f"{name}_{end}" for end in ENDINGS for name in SCORES)
     keys = (KEY,)
     reads = ("eval.judge", "eval.search", "eval.restarts", "eval.search_steps")
     needs = "compares two sources by one class each"
@@ -157,14 +158,18 @@ class Separability(Suite):
         self, outcome: Outcome, metrics: dict[str, float], evaluations: dict[str, Any]
     ) -> list[str]:
         """Add an outcome; scores of weights that none of its sources has go."""
-        for score in [name for name in metrics if name.startswith(self.columns)]:
+        for score in [name for name in metrics if name in self.columns]:
             if score not in outcome.scores:
                 del metrics[score]
         return super().add_to_record(outcome, metrics, evaluations)
 
+    def headline(self, scores: Iterable[str]) -> list[str]:
+        """Error and agreement of all sources."""
+        return [score for score in scores if score in SCORES]
+
     def varies(self, score: str) -> bool:
         """Rounding on another machine grows over the steps of a search."""
-        return score.startswith(self.columns)
+        return score in self.columns
 
     @cached_property
     def _demixer(self) -> Demixer:
