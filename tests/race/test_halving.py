@@ -10,6 +10,7 @@ from mixbench.race.halving import (
     find_ties,
     least_budget,
     rank,
+    round_blocks,
     round_sizes,
 )
 from mixbench.race.procedure import advance
@@ -67,6 +68,12 @@ def test_sizes_halve_down_to_two():
     assert round_sizes(2) == [2]
 
 
+def test_every_method_has_a_run_in_the_first_round_and_later_rounds_may_have_none():
+    assert round_blocks(5.0, 2, 3.0, first=True) == 1
+    assert round_blocks(5.0, 2, 3.0) == 0
+    assert round_blocks(6.0 - 1e-12, 2, 3.0) == 1  # rounding takes no run away
+
+
 def test_equal_means_are_ranked_by_cost_and_then_by_name():
     scores = {"a": [1.0, 3.0], "b": [2.0], "c": [2.0], "d": [5.0]}
     costs = {"a": 2.0, "b": 1.0, "c": 1.0, "d": 9.0}
@@ -104,6 +111,7 @@ def test_ties_compare_common_blocks_only():
     """The first blocks are harder: a method that stopped there is not judged by later ones."""
     scores = {"erm": [70.0, 70.4], "a": [71.0, 71.2, 90.0, 90.3], "b": [71.0, 71.4, 89.9, 90.2]}
     assert find_ties(scores, "a").lead["erm"] == pytest.approx(0.9)
+    assert find_ties(scores, "erm").lead["a"] == pytest.approx(-0.9)  # the other way round, too
 
 
 def test_the_expected_course_spends_no_more_than_its_share():
