@@ -11,10 +11,13 @@ from mixbench.methods.image_mix import MaskMix
 
 @register("fmix")
 class FMix(MaskMix):
-    """Mix with masks of low frequency; see :func:`mixbench.functional.fmix`.
+    r"""Mix with masks of low frequency; see :func:`mixbench.functional.fmix`.
 
     Paper: Harris et al., "FMix: Enhancing Mixed Sample Data Augmentation", arXiv:2002.12047.
     Official code: ecs-vlc/FMix.
+    Formula: :math:`x = M \odot x_1 + (1 - M) \odot x_2` and :math:`y = \lambda y_1 +
+    (1 - \lambda) y_2` with :math:`M = 1` at the share :math:`\lambda` of pixels where an image of
+    random amplitudes that fall as :math:`1 / f^\delta` with the frequency is largest.
     Deviations: by default masks have the whole spectrum that the paper describes. The official code
     takes one axis of its draws for another, so that no mask has more than one period from left to
     right; its published figures were made so, and ``spectrum=official`` keeps it. ``per_sample``,

@@ -10,11 +10,13 @@ from mixbench.methods.image_mix import MaskMix
 
 @register("gridmix")
 class GridMix(MaskMix):
-    """Paste through the holes of a grid; see :func:`mixbench.functional.gridmix`.
+    r"""Paste through the holes of a grid; see :func:`mixbench.functional.gridmix`.
 
     Paper: Baek et al., "GridMix: Strong regularization through local context mapping", Pattern
     Recognition 109, 2021. No code of the authors could be read; the formulas and ranges are those
     of Westlake-AI/openmixup, which agrees with IlyaDobrynin/GridMixup.
+    Formula: :math:`x = M \odot x_1 + (1 - M) \odot x_2` with :math:`M = 0` in the holes of a grid,
+    and :math:`y = \bar M y_1 + (1 - \bar M) y_2` with the mean :math:`\bar M` of the mask.
     Deviations: a grid that is longer than the image is cut to it, and a cell has two pixels or
     more; in the public code such a grid appears at the far side of the image, or it fails, and
     ``official`` keeps the former. ``per_sample``, ``partner`` and ``prob`` are additions. The share

@@ -13,11 +13,14 @@ from mixbench.methods.image_mix import ImageMix, MaskMix
 
 @register("resizemix")
 class ResizeMix(ImageMix):
-    """Paste the whole partner, made smaller; see :func:`mixbench.functional.resizemix`.
+    r"""Paste the whole partner, made smaller; see :func:`mixbench.functional.resizemix`.
 
     Paper: Qin et al., "ResizeMix: Mixing Data with Preserved Object Information and True Labels",
     arXiv:2012.11101. The authors' code could not be read; the formulas are those of
     Westlake-AI/openmixup.
+    Formula: a box of the sides :math:`t H` and :math:`t W` shows all of :math:`x_2`, resized, and
+    :math:`y = \lambda y_1 + (1 - \lambda) y_2` with the :math:`\lambda` that is left beside the box
+    after it is clipped.
     Deviations: a box that the border clips to nothing leaves the image as it is; public code fails
     there. Sides that differ are taken as they are, which the public code swaps. ``per_sample``,
     ``partner`` and ``prob`` are additions.

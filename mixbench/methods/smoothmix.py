@@ -10,11 +10,13 @@ from mixbench.methods.image_mix import MaskMix
 
 @register("smoothmix")
 class SmoothMix(MaskMix):
-    """Blend through a window without edges; see :func:`mixbench.functional.smoothmix`.
+    r"""Blend through a window without edges; see :func:`mixbench.functional.smoothmix`.
 
     Paper: Lee et al., "SmoothMix: a Simple Yet Effective Data Augmentation to Train Robust
     Classifiers", CVPR Workshops 2020. The authors' code could not be read; the formulas are those
     of Westlake-AI/openmixup.
+    Formula: :math:`x = (1 - G) \odot x_1 + G \odot x_2` with a Gaussian window :math:`G` of 1 at
+    its centre, and :math:`y = (1 - \bar G) y_1 + \bar G y_2` with the mean :math:`\bar G` of it.
     Deviations: the label of each image weighs as much as its pixels. The public code swaps the
     weights of both labels, which ``official`` keeps. It defines square images of even sides only;
     for others the window follows the geometric mean of both sides. ``per_sample``, ``partner`` and

@@ -33,7 +33,7 @@ WEIGHTS_KEY = "net.weights"
 STATE_FORMATS = (".pth", ".pt", ".safetensors")  # of files of weights that are exported
 EXPORT_FORMATS = (*STATE_FORMATS, ".pt2", ".onnx")  # and of files of whole networks
 PROGRAM_FACTS = "network.json"  # file of facts beside a program
-TESTED = "tested"  # fact of a checkpoint: name of the network in it that was tested
+TESTED_PART = "tested"  # fact of a checkpoint: name of the network in it that was tested
 _INSIDE = ("state_dict", "model", "module")  # where training scripts put the weights
 _CLASSIFIER = ("head.fc.weight", "head.fc.bias")
 
@@ -441,7 +441,7 @@ def tested_checkpoint(folder: Path) -> Path:
 
 def _network(state: Mapping[str, Tensor], facts: Any) -> dict[str, Tensor]:
     """Weights of the network that was tested; older checkpoints do not say which it is."""
-    prefix = f"{facts.get(TESTED, 'net') if isinstance(facts, Mapping) else 'net'}."
+    prefix = f"{facts.get(TESTED_PART, 'net') if isinstance(facts, Mapping) else 'net'}."
     return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
 
 

@@ -50,7 +50,7 @@ from mixbench.records.record import (
     write_record,
 )
 from mixbench.records.redaction import redact
-from mixbench.records.weights import TESTED
+from mixbench.records.weights import TESTED_PART
 from mixbench.tracking.tensorboard import TensorBoardView
 from mixbench.tracking.view import WandbView, group_of, wandb_logger
 from mixbench.training.callbacks.checkpoint import Diverged
@@ -365,7 +365,9 @@ class Attempt:
             "data": record.data_hash,
             "inputs": record.inputs,
             "config_changes": record.config_changes,
-            TESTED: next((n for n, part in self.method.named_modules() if part is tested), "net"),
+            TESTED_PART: next(
+                (n for n, part in self.method.named_modules() if part is tested), "net"
+            ),
         }
         with warnings.catch_warnings():
             quiet_lightning()

@@ -14,7 +14,7 @@ from mixbench.methods.demix.config import DemixConfig
 
 @register("demixgan")
 class DemixGAN(DemixMethod):
-    """Learn both components of sums, neither of which is ever seen alone.
+    r"""Learn both components of sums, neither of which is ever seen alone.
 
     Two generators of equal build and without shared weights make images whose sum is to pass for
     an observation. Nothing but the structure of what they can make tells them apart, so that they
@@ -25,6 +25,8 @@ class DemixGAN(DemixMethod):
     Superposition Using GANs with Application to Denoising and Demixing", arXiv:1902.04664.
     Official code: none was found. The text gives 55,000 sums of 28x28 pixels, batches of 64, 100
     latent numbers in [-1, 1] and Adam; rates, widths, lines and waves are ours.
+    Formula: :math:`\min_G \max_D E \log D(y) + E \log(1 - D(G_1(z_1) + G_2(z_2)))`, and at the test
+    :math:`\min_z |y - G_1(z_1) - G_2(z_2)|^2 + \mu (|z_1|^2 + |z_2|^2)` over both latent vectors.
     Deviations: as of denoisegan; the second generator's pixels have the range of what is added,
     which is negative, too, for waves.
     Cost: 3, passes of three networks.

@@ -18,7 +18,7 @@ from mixbench.methods.demix.config import DenoiseGANConfig
 
 @register("denoisegan")
 class DenoiseGAN(DemixMethod):
-    """Learn the images in noisy observations, where samples of the noise are at hand.
+    r"""Learn the images in noisy observations, where samples of the noise are at hand.
 
     The discriminator tells observations ``x + n`` from made ones ``G(z) + n'`` with noise ``n'``
     that is drawn anew, so that G has to make clean images. The trivial estimate at the test is the
@@ -28,6 +28,8 @@ class DenoiseGAN(DemixMethod):
     Superposition Using GANs with Application to Denoising and Demixing", arXiv:1902.04664.
     Official code: none was found. The text gives 55,000 sums of 28x28 pixels, batches of 64, 64
     epochs, 100 latent numbers in [-1, 1] and Adam; rates, widths, lines and waves are ours.
+    Formula: :math:`\min_G \max_D E \log D(y) + E \log(1 - D(G(z) + n))`, and at the test
+    :math:`\min_z |y - G(z)|^2 + \mu |z|^2` over the latent vector.
     Deviations: the loss of the generator does not saturate (``saturating``), and the discriminator
     has DCGAN's leaky units (``d_act``).
     Cost: 3, passes of two networks.
