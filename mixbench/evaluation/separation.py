@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixbench.config.schema import DataInfo
+from mixbench.config.schema import DataInfo, EvalConfig
 from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch, ImageSet, Splits
 from mixbench.data.loaders import MixData
@@ -46,6 +46,10 @@ class Separation(Suite):
     reads = ("eval.judge", "eval.search", "eval.restarts", "eval.search_steps")
     needs = "separates sums"
 
+    def __init__(self, config: EvalConfig) -> None:
+        super().__init__(config)
+        self._demixer: Demixer | None = None
+
     def refusal(self, info: DataInfo, method: Any = None) -> str:
         """Of methods that separate nothing, and of sums whose parts nobody knows."""
         del info
@@ -75,7 +79,9 @@ class Separation(Suite):
         PSNR, the ``residual`` per pixel, and ``hits`` (B, A + 2) of the judge: on the estimates of
         first components, on the observation and on the true component.
         """
-        demixer = Demixer.of(model, self.config)
+        if part == DECIDING or self._demixer is None:  # else the encoder would be trained anew
+            self._demixer = Demixer.of(model, self.config)
+        demixer = self._demixer
         judge = None if self.config.judge is None else Judge(self.config.judge, info)
         assignments = len(demixer.generators)
         found = [torch.empty(0, assignments, len(FIGURES))]
