@@ -22,7 +22,7 @@ from mixbench.race.facts import RaceFacts, race_facts
 from mixbench.race.halving import PLAIN
 from mixbench.race.levels import LookLevels
 from mixbench.race.runs import SELECTION, TIMING_SEED, fold_words, race_id, run_words
-from mixbench.race.state import RaceState
+from mixbench.race.state import RACE, RaceState
 from mixbench.records.record import environment, read_record, runs_folder
 
 # Keys of runs that a race decides itself, and why they may not be given.
@@ -180,6 +180,8 @@ def open_race(
         )
     run_dir = next((w for w in reversed(request.words) if w.startswith("run.dir=")), "run.dir=")
     folder = runs_folder(compose_text([run_dir]).config.run.dir if run_dir != "run.dir=" else None)
+    if request.budget is None and not any(folder.glob(f"race-*/{RACE}")):
+        raise _no_budget()
     optional = {name: request.arm_words[name] for name in request.optional}
     plain = request.arm_words[PLAIN]
     facts = launcher(1).ask(race_facts, plain, optional, request.strict)
@@ -196,7 +198,7 @@ def open_race(
         _check_same(request, state)
         return OpenedRace(state, folder, levels, jobs, False, facts, notes)
     if request.budget is None:
-        raise UserError("no budget is given", "race", "write budget=4h or budget=30min")
+        raise _no_budget()
     if request.reopen:
         raise UserError(
             "there is no race yet that could be opened again", "reopen=true", "leave it out"
@@ -206,6 +208,10 @@ def open_race(
     state = _new_state(request, name, facts, arms, seconds, jobs)
     state.notes += _notes(request, state, facts, folder, levels)
     return OpenedRace(state, folder, levels, jobs, True, facts, notes)
+
+
+def _no_budget() -> UserError:
+    return UserError("no budget is given", "race", "write budget=4h or budget=30min")
 
 
 def _new_state(

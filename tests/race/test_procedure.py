@@ -82,6 +82,20 @@ def test_a_method_that_diverges_leaves_the_race_and_is_never_averaged():
     assert state.looks[0].winner != "a"
 
 
+def test_one_diverged_run_of_several_is_enough_and_the_sound_ones_do_not_count():
+    state, world = begin(PRICES, 80), World(GAINS)
+    scores = world.fold_score
+    world.fold_score = lambda name, block: (
+        None if (name, block) == ("a", 1) else scores(name, block)
+    )
+    run_through(state, world)
+    assert state.rounds[0].blocks > 1
+    assert state.diverged == {"a": (1, state.rounds[0].blocks)}
+    assert "a" not in state.scores
+    assert "a" not in state.rounds[0].ranked
+    assert state.looks[0].winner != "a"
+
+
 def test_a_winner_that_diverges_is_unstable_and_its_level_is_spent():
     state = begin(PRICES, 40)
     world = run_through(state, World(GAINS, diverging=("late a",)))

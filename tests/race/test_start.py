@@ -4,7 +4,7 @@ from mixbench.config.names import METHODS
 from mixbench.errors import UserError
 from mixbench.race.defaults import NOT_RACED, RACED
 from mixbench.race.levels import LEVELS, LookLevels
-from mixbench.race.start import parse_request
+from mixbench.race.start import open_race, parse_request
 
 
 def test_every_method_is_raced_by_default_or_has_a_reason_not_to_be():
@@ -74,6 +74,12 @@ def test_what_a_race_decides_itself_or_cannot_be_is_refused(words, told):
         parse_request(["data=digits", *words.split()])
     assert told in str(caught.value)
     assert caught.value.todo
+
+
+def test_a_race_without_a_budget_is_refused_before_the_data_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
+    with pytest.raises(UserError, match="no budget is given"):
+        open_race(parse_request(["data=digits"]), pytest.fail, pytest.fail)
 
 
 def test_a_key_that_is_given_twice_is_refused():
