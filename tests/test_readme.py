@@ -17,6 +17,7 @@ from paths import ROOT
 from PIL import Image
 
 from mixbench import cli
+from mixbench.cli.elicit import join_parts
 from mixbench.cli.parser import _parser
 from mixbench.records.record import read_record
 from mixbench.testing.contract import check_method
@@ -94,7 +95,7 @@ def test_every_command_parses_and_its_configuration_composes(workplace, page):
     from mixbench.launch.plan import expand
 
     for words in own(PAGES[page]):
-        args, rest = _parser().parse_known_args(words)
+        args, rest = _parser().parse_known_args(join_parts(words))
         assert not [word for word in rest if word.startswith("-")], words
         given = [*getattr(args, "overrides", []), *rest]
         given = [word for word in given if "=" in word]

@@ -27,8 +27,8 @@ class SaliencyMix(Method):
     the box of its own partner.
     Formula: :math:`x = M \odot x_1 + (1 - M) \odot x_2` with :math:`M = 0` in a box of the area
     :math:`1 - \lambda` around the largest value of the saliency of :math:`x_2`, and
-    :math:`y = \lambda y_1 + (1 - \lambda) y_2` with the :math:`\lambda` that is left when the box is
-    clipped.
+    :math:`y = \lambda y_1 + (1 - \lambda) y_2` with the :math:`\lambda` that is left when the box
+    is clipped.
     Deviations: maps are those of OpenCV for the pixels, as the paper says. The code hands OpenCV
     normalised floating-point images, whose bytes it takes for pixels: such maps have nothing to do
     with the image, so that the official boxes lie at places that mean nothing, and no setting
