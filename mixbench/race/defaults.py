@@ -1,8 +1,9 @@
 """The methods that a race tries unless it is told which, and why.
 
 Many methods that are tried once beat a few that are tried often, unless one is known to help; but
-each must be able to be trained as it stands, without another run before it. Those that the network
-or the data do not suit are left out of a race by their own requirements.
+each must be able to be trained as it stands, without another run before it, and at about the cost
+of plain training. Those that the network or the data do not suit are left out of a race by their
+own requirements.
 """
 
 # Why each is raced, plain training first, then in the order in which most people would try them.
@@ -12,18 +13,25 @@ RACED = {
     "cutmix": "the pasted box that most recipes use, at no cost",
     "manifoldmixup": "a mixture of features in place of pixels",
     "bc": "a mixture that knows the energy of the images, strong with little data",
-    "augmix": "mixtures of an image with itself, for data where labels should not mix",
     "splicemix": "grids of whole images, where no object may be cut, or with several labels",
+    "fmix": "masks of irregular form, from the low frequencies of noise",
+    "resizemix": "the whole partner in a small box, so that no object is cut",
+    "saliencymix": "the pasted box where the partner shows most",
     "alignmix": "features that are aligned before they are mixed",
     "transmix": "CutMix labelled by attention, for transformers",
     "tlalign": "CutMix labelled by aligned tokens, for transformers",
     "tdattenmix": "boxes chosen by attention, for transformers",
-    "automix": "masks that are learned along the way",
-    "samix": "the same with a stronger mixer, which costs the most",
 }
 
 # Why the other methods are not; method=all and method=a,b race them all the same.
 NOT_RACED = {
+    "augmix": "three views of each image cost as much as three methods",
+    "automix": "masks that are learned along the way double the cost",
+    "samix": "masks that are learned along the way by a larger mixer cost the most",
+    "gridmix": "a pasted grid, which no published code of its authors confirms",
+    "smoothmix": "a box without edges, which no published code of its authors confirms",
+    "denoisegan": "learns components of sums, and names no class",
+    "demixgan": "learns components of sums, and names no class",
     "choice": "a mixture of methods, whose members a race tries one by one",
     "hmix": "another method's mixture with labels of human viewers, to be chosen for that reason",
     "mixup2": "a control that doubles the cost of mixup",
