@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import torch
 from torch import nn
 
 from mixbench.backbones.base import with_max_pool
@@ -51,3 +52,37 @@ def _built(config: NetConfig, info: DataInfo) -> Any:
         what = f"{config.name} returned {type(net).__name__} and no nn.Module"
         raise UserError(what, where, _REMEDY)
     return net
+
+
+def check_logits(net: nn.Module, config: NetConfig, info: DataInfo) -> None:
+    """Refuse a network of somebody else's code that turns two images into anything but logits.
+
+    No random number is drawn from torch's global source, and the network stays in its mode.
+
+    Args:
+        net: The network, on the CPU.
+        config: Its name and settings; networks of mixbench are not tried.
+        info: Facts of the data.
+
+    Raises:
+        UserError: If it fails on images (2, C, H, W), or returns no tensor (2, K).
+    """
+    if not NETS.names_code(config.name):
+        return
+    shape, wanted = (2, info.channels, info.height, info.width), (2, info.num_classes)
+    where = f"net={config.name}"
+    todo = f"take normalised images {shape} and return logits {wanted}"
+    training = net.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = net.eval()(torch.zeros(shape))
+    except Exception as error:  # of somebody else's code
+        what = f"{config.name} fails on images {shape}: {type(error).__name__}: {error}"
+        raise UserError(what.splitlines()[0], where, todo) from error
+    finally:
+        net.train(training)
+    if not isinstance(found, torch.Tensor):
+        raise UserError(f"{config.name} returns {type(found).__name__} and no tensor", where, todo)
+    if tuple(found.shape) != wanted:
+        what = f"{config.name} returns {tuple(found.shape)} for images {shape}"
+        raise UserError(what, where, todo)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixbench.backbones.adapters import pretrained_file
-from mixbench.backbones.build import build_net
+from mixbench.backbones.build import build_net, check_logits
 from mixbench.config.schema import DataInfo, RunConfig
 from mixbench.data.images import Splits
 from mixbench.data.loaders import MixData
@@ -40,6 +40,8 @@ def build(job: Job, splits: Splits, rank: int = 0, world: int = 1) -> tuple[Meth
     config = job.config
     seed_everything(mix_seed(INIT, config.seed) % 2**32, verbose=False)
     net = build_net(config.net, splits.info)
+    if job.task.classifies:
+        check_logits(net, config.net, splits.info)
     if config.net.weights is not None:
         load_weights(net, config.net.weights)
     elif config.net.pretrained:

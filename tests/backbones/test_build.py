@@ -1,9 +1,11 @@
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from mixbench import cli
-from mixbench.backbones.build import build_net
+from mixbench.backbones.build import build_net, check_logits
 from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError
 
@@ -30,6 +32,16 @@ class OtherTypes(nn.Module):
 
 def returns_text(config, info):
     return "a network"
+
+def seven(config, info):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7))
+
+def other_size(config, info):
+    return nn.Sequential(nn.Flatten(), nn.Linear(5, info.num_classes))
+
+class Pair(Own):
+    def forward(self, x):
+        return super().forward(x), x
 
 number = 3
 """
@@ -68,6 +80,39 @@ def test_what_builds_no_network_is_named_with_what_would(name, words, capsys):
     error = capsys.readouterr().err
     assert f"net={name}" in error
     assert "NetConfig, DataInfo" in error
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("seven", r"own_nets:seven returns \(2, 7\) for images \(2, 3, 32, 32\)"),
+        (
+            "other_size",
+            r"own_nets:other_size fails on images \(2, 3, 32, 32\): RuntimeError: ",
+        ),
+        ("Pair", "own_nets:Pair returns tuple and no tensor"),
+    ],
+)
+def test_a_network_that_gives_no_logits_is_refused_before_training(name, words, runs, tiny, capsys):
+    keys = [word for word in tiny if not word.startswith("net.")]
+    assert cli.main(["run", f"net=own_nets:{name}", "method=mixup", *keys]) == 2
+    error = capsys.readouterr().err
+    assert re.search(words, error)
+    assert "return logits (2, 10)" in error
+    assert not list(runs.glob("*/record.json"))
+
+
+@pytest.mark.usefixtures("module")
+def test_the_trial_of_a_network_leaves_its_mode_and_the_random_source():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return torch.rand(len(x), 7)
+
+    net, before = Noisy(), torch.get_rng_state()
+    check_logits(net, NetConfig(name="own_nets:Own"), DataInfo(7, 4, 4))
+    assert net.training
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.usefixtures("module", "runs")
