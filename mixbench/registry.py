@@ -91,10 +91,11 @@ class Registry:
         known = self.names()
         if name in known:
             return
+        own = f"write {name}:NAME for what {name}.py defines, or " if _is_module(name) else ""
         raise UserError(
             f"unknown {self.kind} {name!r}{_joined(near_match(name, known))}",
             where=where or f"{self.kind.split()[0]}={name}",
-            todo=f"choose one of: {', '.join(known)}",
+            todo=f"{own}choose one of: {', '.join(known)}",
         )
 
     def source(self, name: str) -> str | None:
@@ -186,6 +187,11 @@ def _is_path(name: str) -> bool:
     module, colon, attribute = name.partition(":")
     words = [*module.split("."), *attribute.split(".")]
     return bool(colon) and all(word.isidentifier() for word in words)
+
+
+def _is_module(name: str) -> bool:
+    """Whether a name is that of a module in the working directory."""
+    return name.isidentifier() and os.path.isfile(f"{name}.py")
 
 
 def _joined(hint: str) -> str:

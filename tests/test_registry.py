@@ -29,6 +29,20 @@ def test_an_unknown_name_gives_the_nearest_and_all_names(registry):
     assert "broken, path" in str(error.value)
 
 
+def test_the_name_of_a_module_of_the_working_directory_is_told_how_to_be_written(
+    registry, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_mix.py").touch()
+    with pytest.raises(
+        UserError, match=r"write own_mix:NAME for what own_mix\.py defines, or choo"
+    ):
+        registry.check("own_mix")
+    with pytest.raises(UserError) as error:
+        registry.check("other_mix")
+    assert ":NAME" not in str(error.value)
+
+
 def test_a_broken_entry_is_reported_by_name_and_leaves_the_others_usable(registry):
     with pytest.raises(UserError, match="tool 'broken' cannot be imported"):
         registry.get("broken")
