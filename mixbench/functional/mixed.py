@@ -31,9 +31,13 @@ def check_batch(x: Tensor, targets: Tensor, *, integer_x: bool = False) -> None:
         integer_x: Accept integer inputs; right for operations that only move pixels.
 
     Raises:
-        ValueError: If ``targets`` are class indices, the batch sizes differ, ``x`` is empty, or
-            ``x`` is of an integer type that the operation would have to interpolate.
+        ValueError: If one is no tensor, ``targets`` are class indices, the batch sizes differ,
+            ``x`` is empty, or ``x`` is of an integer type that the operation would have to
+            interpolate.
     """
+    for name, value in (("x", x), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
     if targets.ndim != 2 or not targets.is_floating_point():
         raise ValueError(
             f"targets must be soft labels (B, K) of a floating type, got {tuple(targets.shape)} "

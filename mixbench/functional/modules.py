@@ -119,6 +119,11 @@ class InputMix(nn.Module):
         return {name: self._soft(label, known[name]) for name, label in labels.items()}
 
     def _soft(self, label: Tensor, count: int | None) -> Tensor:
+        if not isinstance(label, Tensor):
+            raise ValueError(
+                f"labels must be a tensor, got {type(label).__name__}; number the classes from 0 "
+                "and give torch.tensor(numbers)"
+            )
         if label.ndim == 1 and count is None:
             raise ValueError("labels are class indices; give num_classes, or targets (B, K)")
         if label.ndim == 1:

@@ -163,6 +163,8 @@ def test_torchvision_chooses_between_them():
         (mf.CutMix(num_classes=K), lambda x, y: ((x, x[..., :8]), y), "one height and width"),
         (mf.CutMix(num_classes=(K, 2)), lambda x, y: (x, y), "one number for all"),
         (mf.Mixup(num_classes=K), lambda x, y: ((x * 255).byte(), y), "convert to float first"),
+        (mf.Mixup(num_classes=K), lambda x, y: ([(x[0], "cat")],), "number the classes"),
+        (mf.Mixup(num_classes=K), lambda x, y: (x.numpy(), y), "x must be a tensor, got ndarray"),
         (mf.Mixup(num_classes=K), lambda x, y: ((), y), "nothing to mix"),
         (mf.Mixup(num_classes=K), lambda x, y: ([(x[0],), (x[1],)],), "list of samples"),
         (mf.Mixup(num_classes=K), lambda x, y: (x,), "expected images and labels"),
