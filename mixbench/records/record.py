@@ -316,7 +316,8 @@ def read_record(folder: Path) -> Record:
         record = Record.from_json(content)
     except FileNotFoundError as error:
         what = "unreadable record: its link leads nowhere" if path.is_symlink() else ""
-        raise UserError(what or "no record of a run", str(path)) from error
+        todo = "give the folder of a run, such as runs/ID, or its id"
+        raise UserError(what or "no record of a run", str(path), "" if what else todo) from error
     except OSError as error:
         raise UserError(f"unreadable record: {error.strerror}", str(path)) from error
     except UserError:

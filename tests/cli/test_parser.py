@@ -56,6 +56,7 @@ LIGHT = [
     (["run", "net.patch=0"], 2, "net.patch must be >= 1"),
     (["run", "net.drop_path=1"], 2, "net.drop_path must lie in [0, 1)"),
     (["export", "none", "-o", "net.pth"], 2, "no record of a run"),
+    (["predict", "none", "a.png"], 2, "such as runs/ID"),
     (["run", "method=cutmx"], 2, "did you mean 'cutmix'?"),
     (["bench", "data=digist"], 2, "did you mean 'digits'?"),
     (["run", "net=resnet"], 2, "unknown net"),
