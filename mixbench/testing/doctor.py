@@ -149,7 +149,8 @@ def _folder(name: str, folder: Path) -> Finding:
     if name == "runs":
         count = sum((folder / entry / RECORD).exists() for entry in entries)
         return Finding(OK, name, f"{folder.absolute()}, {counted(count, 'run')}")
-    shown = [entry for entry in entries if not entry.startswith(".")]
+    made = ("hashes", "prepared")  # by mixbench itself
+    shown = [entry for entry in entries if not entry.startswith(".") and entry not in made]
     more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
     return Finding(OK, name, f"{folder.absolute()}: {', '.join(shown[:5]) or 'empty'}{more}")
 

@@ -47,6 +47,7 @@ def test_folders_are_counted(machine, runs, capsys):
     for name in ("a", "b"):
         (runs / name).mkdir(parents=True)
     (runs / "a" / "record.json").write_text("{}")
+    (machine / "data" / "hashes").mkdir()
     found = lines(capsys, 0)
     assert line_of(found, "runs").endswith("1 run")
     assert line_of(found, "data").endswith(": imagenet")
