@@ -386,8 +386,8 @@ def _small(images: int, tested: int, single: Sequence[str]) -> list[str]:
         )
     if images < SMALL_SET:
         notices.append(
-            f"a test on {counted(tested, 'image')} tells small differences badly; mixbench bench "
-            f"data.folds={ADVISED_FOLDS} tests each of the {images:,} once"
+            f"a test on {counted(tested, 'image')} tells small differences badly; with "
+            f"data.folds={ADVISED_FOLDS}, mixbench bench tests each of the {images:,} once"
         )
     return notices
 

@@ -46,7 +46,10 @@ def test_a_part_of_each_class_is_set_aside_and_recorded(flat):
     assert splits.test.labels.bincount().tolist() == [2, 2]
     assert splits.info.division.startswith("20 % of each class, seed 0, sha256:")
     assert any(splits.info.division.split(", ")[-1] in note for note in splits.info.notices)
-    assert any("data.folds=5 tests each of the 20 once" in note for note in splits.info.notices)
+    assert any(
+        "with data.folds=5, mixbench bench tests each of the 20 once" in note
+        for note in splits.info.notices
+    )
     assert splits.info.shared_images == 0
     again = load(flat)
     assert torch.equal(again.test.images, splits.test.images)
