@@ -131,6 +131,8 @@ def file_layers(
     for group, name in picks.items():
         if group == "recipe":
             yaml_files.check_recipe(name)
+        elif group == "data":
+            _check_data(name)
         else:
             _REGISTRIES[group].check(name)
     data = picks.get("data", RunConfig().data.kind)
@@ -187,6 +189,17 @@ def saved_layer(path: Path, picks: dict[str, str]) -> tuple[str, list[tuple[str,
         if group in _REGISTRIES:
             _REGISTRIES[group].check(name)
     return str(path), list(items.items())
+
+
+def _check_data(name: str) -> None:
+    """Refuse an unknown data set; if it is a path, with the keys that take one."""
+    try:
+        DATA.check(name)
+    except UserError as error:
+        if not Path(name).exists():
+            raise
+        keys = "data=pack data.train" if name.endswith(".npz") else "data=folder data.root"
+        raise UserError(error.what, error.where, f"write {keys}={name}") from None
 
 
 def _named(

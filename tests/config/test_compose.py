@@ -92,6 +92,15 @@ def test_an_unknown_name_is_refused_with_the_right_list(words, match):
     assert_refused(words, match)
 
 
+def test_a_path_given_as_a_data_set_is_told_the_keys_that_take_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "pack.npz").touch()
+    assert_refused("data=photos", "write data=folder data.root=photos$")
+    assert_refused("data=pack.npz", "write data=pack data.train=pack.npz$")
+    assert_refused("data=other", "choose one of: cifar10")
+
+
 # FAULTS row 3.
 @pytest.mark.parametrize(
     ("words", "match"),
