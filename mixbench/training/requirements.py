@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from mixbench.backbones.base import StagedNet
 from mixbench.config.names import METHODS, NETS, TASKS
 from mixbench.config.schema import NetConfig, RunConfig
 from mixbench.data.images import Splits
@@ -76,11 +77,10 @@ def check_pair(method: str, settings: Any, net: str, have: frozenset[str] | None
     if missing:
         declared = {name: _declared(name) for name in NETS.names()}
         fitting = [n for n, p in declared.items() if p and not lacking(settings.requires, p)]
-        raise UserError(
-            f"method {method} needs {', '.join(sorted(missing))}",
-            f"net={net}",
-            f"networks here that have what it needs: {', '.join(fitting) or 'none'}",
-        )
+        todo = f"networks here that have what it needs: {', '.join(fitting) or 'none'}"
+        if NETS.names_code(net) and missing <= StagedNet.provides:
+            todo += "; one of your own has it if it derives from mixbench.backbones.base.StagedNet"
+        raise UserError(f"method {method} needs {', '.join(sorted(missing))}", f"net={net}", todo)
 
 
 def lacking(needs: frozenset[str], have: frozenset[str]) -> frozenset[str]:

@@ -120,7 +120,9 @@ def test_a_network_that_provides_nothing_trains_what_needs_nothing(tiny, capsys)
     words = ["net=own_nets:Own", *(word for word in tiny if not word.startswith("net."))]
     assert cli.main(["run", "method=mixup", *words]) == 0
     assert cli.main(["run", "method=alignmix", *words]) == 2
-    assert "needs maps" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "needs maps" in error
+    assert "derives from mixbench.backbones.base.StagedNet" in error
 
 
 @pytest.mark.parametrize("name", ["preactresnet18", "resnet18", "resnet50", "swin_tiny"])
