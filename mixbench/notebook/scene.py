@@ -19,7 +19,7 @@ from mixbench.methods.alignmix.steps import EMBED, Place, forward_aligned
 from mixbench.methods.base import Method
 from mixbench.notebook.table import Table
 from mixbench.pictures.raster import under_titles
-from mixbench.training.job import incompatibility, resolve
+from mixbench.training.job import incompatibility, resolve, task_of
 from mixbench.training.preview import first_batch, picture
 
 LAM = 0.5  # both images alike, where mixing changes most
@@ -53,13 +53,14 @@ class Scene:
         return picture(compose([*self.words, *words]), self.trained, self.splits)
 
     def gallery(self) -> Image.Image:
-        """Pictures of the same images by every registered method that can train on them.
+        """Pictures of the same images by every registered method that can mix them.
 
         Returns:
             The pictures of ``mixbench show`` under the names of the methods, with default settings.
         """
         configs = {name: compose([*self.words, f"method={name}"]) for name in METHODS.names()}
-        names = [name for name, config in configs.items() if not incompatibility(config)]
+        mixing = {name: c for name, c in configs.items() if task_of(c).classifies}
+        names = [name for name, config in mixing.items() if not incompatibility(config)]
         return under_titles({name: self.picture(f"method={name}") for name in names})
 
     @torch.no_grad()

@@ -78,9 +78,9 @@ VIT_STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "transmix": ("transmix", {"mixup_alpha": 0.0}, "every batch pasted"),
     "tlalign": ("tlalign", {}, "every batch pasted"),
 }
-WITHOUT_LABELS = ("moco", "mocosamix")  # which these steps have
+OTHER_TASKS = ("moco", "mocosamix", "denoisegan", "demixgan")  # without labels
 _SAID = {name for name, *_ in (*STEPS.values(), *VIT_STEPS.values())}
-STEPS |= {name: (name, {}, "") for name in METHODS.table if name not in (*WITHOUT_LABELS, *_SAID)}
+STEPS |= {name: (name, {}, "") for name in METHODS.table if name not in (*OTHER_TASKS, *_SAID)}
 
 
 class Shape(NamedTuple):

@@ -26,6 +26,7 @@ HASHES = ("config_hash", "row_hash", "recipe_hash", "family_hash")
 # What records of older versions lack, and the value that they are read with.
 ADDED = {"row_hash": "", "family_hash": "", "params": 0, "params_train": 0, "macs": 0}
 ADDED |= {"batch_size": 0, "division": "", "folds": None, "fold": None}
+ADDED |= {"race_fold": None}
 MISSING = "missing"  # what is recorded of a score that somebody has taken out
 # What the data says of itself when it is read.
 SEEN = ("notices", "unused", "shared_images", "skipped_test")

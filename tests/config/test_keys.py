@@ -198,6 +198,7 @@ COUNTED = {
     "data.kind": Key("data=pack data.train=a.npz data.test=b.npz data.name=digits"),
     "data.name": Key("data.name=other", seen=recorded("data")),
     "data.fold": Key("data.fold=1", f"{FLAT} data.folds=2 data.fold=0"),
+    "data.race_fold": Key("data.race_fold=0/5"),
     "data.size": Key("data.size=16"),
     "data.resize": Key("data.resize=12", ZOO),
     "data.crop_area": Key("data.crop_area=0.3", ZOO),

@@ -17,6 +17,7 @@ from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation.suite import load_suite
 from mixbench.evaluation.wsol import ATTENTION, CLASS_MAP
 from mixbench.records.record import read_record, write_record
+from mixbench.tasks.base import find_task
 from mixbench.training.reevaluate import evaluate_run, verify_run
 
 SIDE, CELL = 56, 8
@@ -27,6 +28,7 @@ class Seeing(nn.Module):
     """A network whose map of class 1 is the image in coarse cells, and of class 0 its negative."""
 
     provides = frozenset({"stages", "maps"})
+    task = find_task("supervised", "multiclass")
 
     def __init__(self) -> None:
         super().__init__()

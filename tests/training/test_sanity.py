@@ -11,6 +11,7 @@ from mixbench.launch.plan import expand
 from mixbench.records.marks import CHANCE, EXPLANATIONS, LARGE_BATCH, STEPS, WARMUP
 from mixbench.records.predictions import Predictions
 from mixbench.records.record import read_record
+from mixbench.tasks.base import find_task
 from mixbench.training.sanity import chance, doubts
 
 
@@ -67,17 +68,19 @@ def answers(hits, labels, classes):
     ],
 )
 def test_a_result_that_guessing_explains_is_at_chance_level(hits, labels, classes, marked):
-    assert (CHANCE in chance(answers(hits, labels, classes))) is marked
+    assert (
+        CHANCE in chance(answers(hits, labels, classes), find_task("supervised", "multiclass"))
+    ) is marked
 
 
 def test_several_labels_per_image_are_held_against_shuffled_ones():
     generator = torch.Generator().manual_seed(3)
     labels = (torch.rand(200, 5, generator=generator) < 0.3).float()
     noise = torch.randn(200, 5, generator=generator)
-    ids = torch.arange(200)
-    assert CHANCE in chance(Predictions(noise, labels, ids))
-    assert chance(Predictions(labels + 0.5 * noise, labels, ids)) == {}
-    assert CHANCE in chance(Predictions(torch.zeros(200, 5), labels, ids))
+    ids, task = torch.arange(200), find_task("supervised", "multilabel")
+    assert CHANCE in chance(Predictions(noise, labels, ids), task)
+    assert chance(Predictions(labels + 0.5 * noise, labels, ids), task) == {}
+    assert CHANCE in chance(Predictions(torch.zeros(200, 5), labels, ids), task)
 
 
 def test_a_run_bears_its_marks_and_says_why(runs, tiny, caplog):

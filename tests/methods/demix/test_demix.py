@@ -24,6 +24,7 @@ from mixbench.records.weights import export_weights
 from mixbench.tasks.demixing import FIGURES, RESIDUAL
 from mixbench.testing.samples import fit, sample_method, sample_splits
 from mixbench.training.build import build
+from mixbench.training.export import export
 from mixbench.training.job import resolve
 from mixbench.training.reevaluate import evaluate_run, verify_run
 
@@ -388,7 +389,7 @@ def test_generators_are_exported_as_they_are_and_are_no_classifier(done, tmp_pat
         with pytest.raises(UserError, match="dcgan, the network of the run, makes images"):
             build_run(words.replace("RUN", str(root / record.id)))
     with pytest.raises(UserError, match="makes images and names no class"):
-        export_weights(root / record.id, tmp_path / "net.onnx")
+        export(root / record.id, tmp_path / "net.onnx")
 
 
 def test_an_epoch_can_be_chosen_on_a_hold_out_which_then_decides_the_order(runs):
