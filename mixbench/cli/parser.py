@@ -35,6 +35,11 @@ from mixbench.distributed.spawn import write_error
 from mixbench.errors import MixbenchError, explain
 from mixbench.leaderboard.plots.kinds import KINDS
 
+OVERRIDES = (
+    "Overrides: group=name selects experiments/<group>/<name>.yaml, a.b=c sets a key. mixbench "
+    "list shows the names of each group, and mixbench run --show every key with its value."
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command.
@@ -82,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="mixbench",
         allow_abbrev=False,
         description="Train, compare and verify mixup methods.",
-        epilog="Overrides: group=name selects experiments/<group>/<name>.yaml, a.b=c sets a key.",
+        epilog=OVERRIDES,
     )
     parser.add_argument("--version", action="version", version=f"mixbench {__version__}")
     parser.add_argument("--debug", action="store_true", help="print the full traceback of an error")
@@ -100,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
                 else "keys to set, such as epochs=5"
             )
             sub.add_argument("overrides", nargs="*", metavar=overrides, help=what)
+            sub.epilog = OVERRIDES
             sub.add_argument(
                 "--strict", action="store_true", help="refuse keys that have no effect"
             )

@@ -48,6 +48,7 @@ LIGHT = [
     (["--help"], 0, "bench"),
     (["--version"], 0, "mixbench 0."),
     (["bench", "--help"], 0, "--dry-run"),
+    (["resume", "--help"], 0, "mixbench list"),
     (["list"], 0, "cutmix"),
     (["list", "methods", "c*"], 0, "cutmix"),
     (["info", "cifar200"], 0, "epochs: 200"),
