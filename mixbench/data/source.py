@@ -264,6 +264,13 @@ class DataSource(ABC):
         """
         if self.judgements is None or self.judgements.source.split != split:
             return None
+        if self.judgements.source.own and self.config.folds is not None:
+            # Each fold numbers its images anew, and classes of equal size would hide that.
+            raise UserError(
+                "a study does not say which fold its images are of, and each fold has others",
+                f"{JUDGEMENTS_KEY}, data.folds",
+                "leave one of them out",
+            )
         if skipped:
             raise UserError(
                 f"{skipped} {split} images are left out, and the others cannot be counted off",
