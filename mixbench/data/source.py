@@ -198,7 +198,7 @@ class DataSource(ABC):
             rows, told = self._unjudged(judged, rows, len(test))
             notices = [*notices, told]
         places = None
-        if not skipped[1] and not racing:
+        if not skipped[1] and not racing and config.folds is None:  # a fold counts anew
             places = self._places(1, len(test))
             places = rows if places is None else places[rows]
         test, test_rows = test.subset(rows), rows

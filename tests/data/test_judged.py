@@ -421,10 +421,12 @@ def test_a_study_is_not_read_for_folds_which_number_images_anew(place, split):
         for number in range(10):
             content = photograph(10 * ord(label[0]) + number, 8, 8)
             (place / "photos" / label / f"{number}.png").write_bytes(content)
-    words = "data=folder data.root=photos data.folds=2 data.fold=1 data.judgements=ours"
-    data = compose(words).data
+    words = "data=folder data.root=photos data.folds=2 data.fold=1"
+    data = compose(f"{words} data.judgements=ours").data
     with pytest.raises(UserError, match="does not say which fold its images are of"):
         DATA.get(data.kind)(data).load()
+    # Answers for test images have no place in a fold either.
+    assert DATA.get(data.kind)(compose(words).data).load().test_rows is None
 
 
 def test_images_of_methods_that_make_no_sums_are_not_made_again(place):
