@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     and width; rows without an object are -1. ``soft`` (B, K) float32 are labels that people gave,
     where a method or a suite reads some; NaN in rows whose class counts. ``added`` (B, P, C, H, W)
     float32 are second components of observations, in pixel values: that of each image, and in
-    training another draw.
+    training another draw; ``set_size`` is then the number of images of their set.
     """
 
     images: Tensor
@@ -47,6 +47,7 @@ class Batch(NamedTuple):
     boxes: Tensor | None = None
     soft: Tensor | None = None
     added: Tensor | None = None
+    set_size: int | None = None
 
 
 class ImageSet(Dataset[Batch], ABC):

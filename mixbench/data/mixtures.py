@@ -58,7 +58,8 @@ class Observations(ImageSet):
             keys.append(draw.image_seeds(rows, OBSERVE, FRESH))
         added = torch.stack([self._second(seeds) for seeds in keys], dim=1)
         added = added.to(batch.images.device, non_blocking=True)
-        return batch._replace(images=self._shown(batch.images), added=added)
+        images = self._shown(batch.images)
+        return batch._replace(images=images, added=added, set_size=len(self))
 
     def sample(self) -> Tensor:
         """The images alone."""

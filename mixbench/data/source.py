@@ -198,7 +198,7 @@ class DataSource(ABC):
             rows, told = self._unjudged(judged, rows, len(test))
             notices = [*notices, told]
         places = None
-        if not skipped[1] and not racing:
+        if not skipped[1] and not racing and config.folds is None:  # a fold counts anew
             places = self._places(1, len(test))
             places = rows if places is None else places[rows]
         test, test_rows = test.subset(rows), rows
@@ -264,6 +264,13 @@ class DataSource(ABC):
         """
         if self.judgements is None or self.judgements.source.split != split:
             return None
+        if self.judgements.source.own and self.config.folds is not None:
+            # Each fold numbers its images anew, and classes of equal size would hide that.
+            raise UserError(
+                "a study does not say which fold its images are of, and each fold has others",
+                f"{JUDGEMENTS_KEY}, data.folds",
+                "leave one of them out",
+            )
         if skipped:
             raise UserError(
                 f"{skipped} {split} images are left out, and the others cannot be counted off",

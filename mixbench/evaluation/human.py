@@ -44,8 +44,9 @@ class PeopleSuite(Suite):
         del part
         human = self._answers()
         if splits.test_rows is None:
-            what = "test images are left out, and the others cannot be counted off"
-            raise UserError(what, "eval.human", "repair them, or leave the suite out")
+            what = "test images are left out, or are a fold, and cannot be counted off"
+            todo = "repair them, do without folds, or leave the suite out"
+            raise UserError(what, "eval.human", todo)
         labels, classes = splits.test.labels, splits.info.num_classes
         rows, shares = answers_of(human, splits.test_rows, labels, classes)
         test = splits.test if len(rows) == len(labels) else splits.test.subset(rows)

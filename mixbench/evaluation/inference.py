@@ -38,7 +38,9 @@ class Outputs:
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (N, K), labels and ids (N,) of all processes, in the order of the ids."""
-        return self.main.compute()
+        logits, labels, ids = self.main.compute()
+        # Of a single image, torchmetrics makes scalars of what holds one number.
+        return logits, torch.atleast_1d(labels), torch.atleast_1d(ids)
 
     def extra(self) -> dict[str, Tensor]:
         """Logits (N, K) of other heads by name, in the same order."""

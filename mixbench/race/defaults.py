@@ -23,7 +23,8 @@ RACED = {
     "tdattenmix": "boxes chosen by attention, for transformers",
 }
 
-# Why the other methods are not; method=all and method=a,b race them all the same.
+# Why the other methods are not; method=all and method=a,b race them all the same, except those of
+# another task than plain training's.
 NOT_RACED = {
     "augmix": "three views of each image cost as much as three methods",
     "automix": "masks that are learned along the way double the cost",

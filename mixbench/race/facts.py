@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from mixbench.errors import UserError
 from mixbench.race.scores import score_of_labels
 
 
@@ -25,7 +26,7 @@ class RaceFacts:
         test_images: Test images.
         rarest_tested: Test images of the class that has fewest, of those that have any.
         places: Runs that this machine has room for at a time.
-        refused: Why a method cannot be trained, by name, of those that nobody asked for.
+        refused: Why a method cannot be raced, by name, of those that nobody asked for.
         notes: Warnings about the configuration.
     """
 
@@ -45,12 +46,15 @@ class RaceFacts:
     notes: list[str] = field(default_factory=list)
 
 
-def race_facts(words: list[str], optional: dict[str, list[str]], strict: bool) -> RaceFacts:
+def race_facts(
+    words: list[str], others: dict[str, list[str]], optional: set[str], strict: bool
+) -> RaceFacts:
     """Read the data of a race once, and count; of test images nothing but a hash is taken.
 
     Args:
         words: Overrides of plain training.
-        optional: Overrides by method that nobody asked for by name.
+        others: Overrides of the other methods, by name.
+        optional: Those of them that nobody asked for by name.
         strict: Refuse keys that have no effect.
 
     Returns:
@@ -71,6 +75,19 @@ def race_facts(words: list[str], optional: dict[str, list[str]], strict: bool) -
     composed = resolve_method(compose_text(words, strict=strict), strict=strict)
     config = composed.config
     job = resolve(config)
+    refused = {}
+    for name, own in others.items():
+        task = resolve_method(compose_text(own)).config.task
+        if task != config.task:  # scores of two tasks are no scores of one kind
+            refused[name] = f"its task is {task}, and that of plain training {config.task}"
+        elif name in optional and (reason := incompatibility(compose_text(own).config)):
+            refused[name] = reason
+        if name in refused and name not in optional:
+            raise UserError(
+                f"{name} cannot be raced against plain training: {refused[name]}",
+                f"method={name}",
+                "leave it out; mixbench bench trains it",
+            )
     splits = job.read_data()
     labels = splits.train.labels
     folds = choose_folds(labels)
@@ -81,10 +98,6 @@ def race_facts(words: list[str], optional: dict[str, list[str]], strict: bool) -
         affinity = getattr(os, "sched_getaffinity", None)
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         places = cores // (config.devices * config.trainer.threads)
-    refused = {}
-    for name, own in optional.items():
-        if reason := incompatibility(compose_text(own).config):
-            refused[name] = reason
     return RaceFacts(
         data=splits.info.name,
         data_hash=job.identity.data_hash,

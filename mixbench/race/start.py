@@ -137,6 +137,12 @@ def parse_request(overrides: list[str], *, strict: bool = False) -> RaceRequest:
     arm_words = {}
     for run in runs:
         (name,) = [w.partition("=")[2] for w in run.words if w.startswith("method=")]
+        if name in arm_words:  # a run for each fold
+            raise UserError(
+                "data.folds does not say which fold is the test set of the race",
+                "data.fold",
+                "give data.fold=0, or leave data.folds out: a race holds out folds of its own",
+            )
         arm_words[name] = [w for w in run.words if not w.startswith(("seed=", "run.dir="))]
     arm_words = {PLAIN: arm_words[PLAIN]} | arm_words
     return RaceRequest(
@@ -182,9 +188,9 @@ def open_race(
     folder = runs_folder(compose_text([run_dir]).config.run.dir if run_dir != "run.dir=" else None)
     if request.budget is None and not any(folder.glob(f"race-*/{RACE}")):
         raise _no_budget()
-    optional = {name: request.arm_words[name] for name in request.optional}
+    others = {name: words for name, words in request.arm_words.items() if name != PLAIN}
     plain = request.arm_words[PLAIN]
-    facts = launcher(1).ask(race_facts, plain, optional, request.strict)
+    facts = launcher(1).ask(race_facts, plain, others, request.optional, request.strict)
     name = race_id(facts.data, config.net.name, facts.recipe_hash, request.arm_words)
     levels = LookLevels(folder, facts.test_hash, facts.question)
     jobs = min(request.jobs or facts.places, facts.places)

@@ -27,6 +27,7 @@ from mixbench.methods.base import Method
 from mixbench.records.checkpoints import check_shapes, read_checkpoint
 from mixbench.records.record import Record, read_record, run_folder
 from mixbench.records.weights import tested_checkpoint, trained_on
+from mixbench.tasks.base import find_task
 from mixbench.training.job import training_device
 from mixbench.training.reevaluate import configured_again
 
@@ -167,14 +168,20 @@ def load(
         A module in eval mode from pixels to logits.
 
     Raises:
-        UserError: If the run is not finished, its files cannot be read, or a GPU is asked for and
-            there is none.
+        UserError: If the run is not finished, its files cannot be read, it names no classes, or a
+            GPU is asked for and there is none.
     """
     folder = run_folder(os.fspath(run))
     config = configured_again(folder, list(overrides), None)
     checkpoint = tested_checkpoint(folder)
     content = read_checkpoint(checkpoint)
     info = trained_on(checkpoint, content)[1]
+    if not find_task(config.task, info.task).classifies:
+        raise UserError(
+            f"the run has task={config.task} and names no class of an image",
+            str(folder),
+            "give a run of a classifier; images are separated by mixbench separate RUN PATH...",
+        )
     # The layout in memory is for training; there is no compiled or other than the plain network.
     config = dataclasses.replace(
         config, trainer=dataclasses.replace(config.trainer, channels_last=False)

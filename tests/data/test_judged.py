@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from making import write_judged
+from making import photograph, write_judged
 from paths import SHARED
 
 import mixbench.functional as mf
@@ -411,6 +411,22 @@ def test_no_judged_image_shows_one_of_the_hold_out(place):
     assert len(splits.judged().images) == len(free)
     lost = f"{3 - len(free)} of 3 judged images cannot be trained on"
     assert any(line.startswith(lost) for line in splits.info.notices)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_study_is_not_read_for_folds_which_number_images_anew(place, split):
+    study(place / "ours", split)
+    for label in ("Alpha", "Beta", "Delta", "Gamma"):
+        (place / "photos" / label).mkdir(parents=True)
+        for number in range(10):
+            content = photograph(10 * ord(label[0]) + number, 8, 8)
+            (place / "photos" / label / f"{number}.png").write_bytes(content)
+    words = "data=folder data.root=photos data.folds=2 data.fold=1"
+    data = compose(f"{words} data.judgements=ours").data
+    with pytest.raises(UserError, match="does not say which fold its images are of"):
+        DATA.get(data.kind)(data).load()
+    # Answers for test images have no place in a fold either.
+    assert DATA.get(data.kind)(compose(words).data).load().test_rows is None
 
 
 def test_images_of_methods_that_make_no_sums_are_not_made_again(place):

@@ -37,6 +37,12 @@ def test_outputs_come_in_the_order_of_the_ids_whatever_the_batches():
     assert method.moved == 3
 
 
+def test_a_single_image_keeps_its_row():
+    batch = Batch(torch.ones(1, 2), torch.tensor([1]), torch.tensor([0]))
+    logits, labels, ids = infer(Doubles(), [batch]).compute()
+    assert (logits.shape, labels.tolist(), ids.tolist()) == ((1, 2), [1], [0])
+
+
 def test_another_step_takes_the_place_of_the_methods_own():
     def step(batch, number):
         logits = batch.images + 100 * number

@@ -3,6 +3,7 @@ import pytest
 from mixbench.config.names import METHODS
 from mixbench.errors import UserError
 from mixbench.race.defaults import NOT_RACED, RACED
+from mixbench.race.facts import race_facts
 from mixbench.race.levels import LEVELS, LookLevels
 from mixbench.race.start import open_race, parse_request
 
@@ -57,6 +58,7 @@ def test_all_runs_of_a_method_get_its_words_and_keep_quiet():
         ("wandb.mode=online", "shows no test score"),
         ("data.race_fold=0/5", "one fold after the other"),
         ("net=resnet18,resnet50", "one net"),
+        ("data=folder data.root=x data.folds=3", "which fold is the test set"),
         ("budget=4", "no time that runs could take"),
         ("part=1", "share of the time"),
         ("part=x", "share of the time"),
@@ -80,6 +82,16 @@ def test_a_race_without_a_budget_is_refused_before_the_data_is_read(tmp_path, mo
     monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path))
     with pytest.raises(UserError, match="no budget is given"):
         open_race(parse_request(["data=digits"]), pytest.fail, pytest.fail)
+
+
+@pytest.mark.parametrize(("name", "task"), [("moco", "ssl"), ("denoisegan", "demix")])
+def test_a_method_of_another_task_is_in_no_race(name, task):
+    arms = parse_request(["data=digits", f"method=mixup,{name}"]).arm_words
+    plain = arms.pop("erm")
+    with pytest.raises(UserError, match=f"its task is {task}, and that of plain training super"):
+        race_facts(plain, arms, set(), False)
+    facts = race_facts(plain, arms, {name, "mixup"}, False)
+    assert list(facts.refused) == [name]
 
 
 def test_a_key_that_is_given_twice_is_refused():

@@ -327,7 +327,7 @@ class DemixMethod(Method):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Figures of separated images, of those that are tested, in the place of logits."""
-        rows = self._tested(batch.ids)
+        rows = self._tested(batch)
         # The search needs gradients, which tensors of inference mode cannot have.
         with torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
             assert batch.added is not None
@@ -345,10 +345,10 @@ class DemixMethod(Method):
 
     test_step = validation_step
 
-    def _tested(self, ids: Tensor) -> Tensor:
-        """Places in a batch of the images that are separated."""
-        size, most = self.info.test_size, self.config.tested
-        if most is None or most >= size:
+    def _tested(self, batch: Batch) -> Tensor:
+        """Places in a batch of the separated images, as many of a hold-out as of a test."""
+        size, most, ids = batch.set_size, self.config.tested, batch.ids
+        if size is None or most is None or most >= size:
             return torch.arange(len(ids), device=ids.device)
         order = torch.randperm(size, generator=torch.Generator().manual_seed(OBSERVE))
         return torch.isin(ids, order[:most].to(ids.device)).nonzero().flatten()

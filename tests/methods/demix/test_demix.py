@@ -20,12 +20,13 @@ from mixbench.methods import METHODS
 from mixbench.methods.demix.base import COLLAPSED
 from mixbench.metrics.images import psnr_of
 from mixbench.records.curves import read_curves
-from mixbench.records.weights import export_weights
+from mixbench.records.predictions import read_predictions
 from mixbench.tasks.demixing import FIGURES, RESIDUAL
 from mixbench.testing.samples import fit, sample_method, sample_splits
 from mixbench.training.build import build
 from mixbench.training.export import export
 from mixbench.training.job import resolve
+from mixbench.training.predict import load
 from mixbench.training.reevaluate import evaluate_run, verify_run
 
 BOTH = ("demixgan", "denoisegan")
@@ -298,6 +299,16 @@ def test_the_same_images_are_tested_each_time_and_as_many_as_are_asked_for():
     assert seen[0] != [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("fraction", ["0.25", "0.02"])
+def test_as_many_images_of_a_hold_out_decide_as_are_asked_for(fraction, tmp_path):
+    words = f"{WORDS} epochs=1 select=val data.val_fraction={fraction} run.dir={tmp_path}"
+    record = run(compose(f"{words} method=demixgan method.restarts=1 method.search_steps=1"))
+    found = read_predictions(tmp_path / record.id / "predictions.npz")
+    assert found.holdout is not None
+    assert [len(found.ids), len(found.holdout[2])] == [12, 12 if fraction == "0.25" else 1]
+    assert bool(found.holdout[0][:, RESIDUAL].isfinite().all())
+
+
 def test_a_separation_depends_neither_on_the_batch_nor_on_the_mode_of_the_networks():
     method = made("demixgan", restarts=2, search_steps=5)
     batch = planted(method)
@@ -321,7 +332,7 @@ def test_a_fixed_classifier_judges_both_estimates(tmp_path, monkeypatch):
     batch = planted(method)
     hits = 100.0 * (batch.labels == 3)
     found = method.validation_step(batch, 0)
-    assert torch.equal(found["logits"][:, 2], hits[method._tested(batch.ids)])
+    assert torch.equal(found["logits"][:, 2], hits[method._tested(batch)])
     assert not any(name.startswith("judge") for name in method.state_dict())
 
 
@@ -358,6 +369,13 @@ def test_a_run_has_scores_curves_and_pictures_and_verifies(done, name):
     assert verify_run(folder).record.verified is True
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_a_run_is_not_loaded_to_name_classes(done, name):
+    record, root = done[name]
+    with pytest.raises(UserError, match="task=demix and names no class"):
+        load(root / record.id)
+
+
 def test_the_page_shows_what_was_separated(done):
     record, root = done["demixgan"]
     shown = embed_samples(root / record.id, 1 << 20)
@@ -377,7 +395,7 @@ def test_a_suite_of_classifiers_says_why_it_has_nothing_to_judge(done):
 
 def test_generators_are_exported_as_they_are_and_are_no_classifier(done, tmp_path):
     record, root = done["demixgan"]
-    export_weights(root / record.id, tmp_path / "weights.pth")
+    export(root / record.id, tmp_path / "weights.pth")
     state = torch.load(tmp_path / "weights.pth", weights_only=True)
     net = made("demixgan").net[0].like("batch", (0.0, 1.0))
     assert {name.split(".")[0] for name in state} == {"0", "1"}
@@ -388,8 +406,9 @@ def test_generators_are_exported_as_they_are_and_are_no_classifier(done, tmp_pat
     ):
         with pytest.raises(UserError, match="dcgan, the network of the run, makes images"):
             build_run(words.replace("RUN", str(root / record.id)))
-    with pytest.raises(UserError, match="makes images and names no class"):
-        export(root / record.id, tmp_path / "net.onnx")
+    for name in ("net.onnx", "net.pt2"):
+        with pytest.raises(UserError, match="task=demix and names no class"):
+            export(root / record.id, tmp_path / name)
 
 
 def test_an_epoch_can_be_chosen_on_a_hold_out_which_then_decides_the_order(runs):
