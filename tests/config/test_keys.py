@@ -40,6 +40,7 @@ from mixbench.records.record import Record, runs_folder
 from mixbench.training.build import build
 from mixbench.training.fit import _strategy
 from mixbench.training.job import resolve, training_device
+from mixbench.training.reevaluate import evaluate_run
 
 BASE = (
     "data=digits recipe=one data.limit=32 net.width=4 epochs=1 batch_size=8 lr=0.05 "
@@ -167,6 +168,18 @@ def no_corruption(outcome: Outcome) -> str:
     return ""
 
 
+def no_demixer(outcome: Outcome) -> str:
+    """Which run keeps the suite of separability from being carried out."""
+    with pytest.raises(UserError) as raised:
+        load_suite("separability", outcome.config.eval).check()
+    return str(raised.value)
+
+
+def separated(outcome: Outcome) -> dict[str, float]:
+    """Scores of the suite of separation, which costs too much for the run itself."""
+    return evaluate_run(outcome.folder, [], ["separation"]).metrics
+
+
 @dataclass
 class Key:
     """Another value of a key as words, what else must be set, and where the difference is seen."""
@@ -291,6 +304,11 @@ ASIDE = {
     ),
     "eval.corruptions": Key("eval.corruptions=[fog]", f"{CORRUPTED} eval.adv_n=8", seen=scores),
     "eval.corrupted": Key("eval.corrupted=gone", seen=no_corruption, carried_out=False),
+    "eval.demixer": Key("eval.demixer=gone", seen=no_demixer, carried_out=False),
+    "eval.search": Key("eval.search=alternating", DEMIX, seen=separated),
+    "eval.restarts": Key("eval.restarts=2", DEMIX, seen=separated),
+    "eval.search_steps": Key("eval.search_steps=3", DEMIX, seen=separated),
+    "eval.encoder_steps": Key("eval.encoder_steps=1", DEMIX, seen=separated),
     "eval.frost": Key("eval.frost=gone", seen=no_corruption, carried_out=False),
     "eval.ood": Key("eval.ood=[uniform]", "eval.suites=[ood] eval.ood=[gaussian]", seen=scores),
     "eval.wsol_resize": Key("eval.wsol_resize=bilinear", BOXED, seen=scores),

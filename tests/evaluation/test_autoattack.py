@@ -351,6 +351,7 @@ WORDS = ["data=digits", "data.limit=96", "net.width=4", "epochs=2", "batch_size=
 WORDS += ["wandb.mode=disabled", "eval.adv_n=20"]
 
 
+@pytest.mark.slow  # a run under four attacks
 def test_a_run_is_judged_by_it_and_verified(tmp_path, monkeypatch):
     for name in ("autoattack_4", "square_4"):
         quick = dataclasses.replace(ATTACKS[name], steps=8, queries=15)

@@ -181,16 +181,20 @@ def test_a_restart_that_diverges_is_not_chosen():
     assert found.components[0].isfinite().all()
 
 
-def test_precision_does_not_follow_autocast_or_the_mode_of_the_caller(monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16")
+def test_precision_does_not_follow_autocast_or_the_mode_of_the_caller():
     generators, true = planted()
     y = true[0] + true[1]
     expected = mf.latent_search(generators, y, starts(3), steps=50)
-    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
-        found = mf.latent_search(generators, y * 1, starts(3), steps=50)
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            found = mf.latent_search(generators, y * 1, starts(3), steps=50)
+        assert matmul.fp32_precision == "bf16"  # what the search asks for is put back
+    finally:
+        matmul.fp32_precision = before
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    # What the search asks for is put back.
-    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
 
 
 def test_starting_points_depend_on_the_seed_of_an_image_alone():

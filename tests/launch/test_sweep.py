@@ -175,6 +175,7 @@ def test_plans_that_come_with_the_package_can_be_read():
         assert read_sweep(name).runs
 
 
+@pytest.mark.slow  # a grid of runs
 def test_a_plan_runs_what_it_needs_first_and_ranks_its_own(plan, tmp_path, capsys, monkeypatch):
     (tmp_path / "warm_start.py").write_text(
         "from dataclasses import dataclass\n"

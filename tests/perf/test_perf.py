@@ -524,6 +524,7 @@ def test_the_cores_that_a_gpu_asks_for_follow_from_the_rate():
         assert row.figures[photographs.CORES] == pytest.approx(5000 / rate)
 
 
+@pytest.mark.slow  # reads views by Pillow
 def test_both_paths_of_views_read_the_same_and_are_held_against_each_other():
     images = input_part.smooth_images(40)
     index = next(iter(input_part.KeyedBatches(40, 16, 0)))

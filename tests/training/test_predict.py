@@ -126,6 +126,7 @@ def test_a_program_normalises_as_its_method_does():
     torch.testing.assert_close(found, method(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow  # traces a network
 def test_onnx_gives_the_same_logits_from_pixels():
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} of mixbench[onnx] is not installed")

@@ -164,7 +164,8 @@ RESUMED = [
 
 
 # Each takes seconds, and a method of its family is tried without them.
-LONG = ("automix", "mixup2", "mocosamix", "choice", "alignmix method.ae")
+LONG = ("automix", "mixup", "mocosamix", "choice", "alignmix method.ae", "bc", "manifoldmixup")
+LONG += ("gridmix", "resizemix", "smoothmix", "saliencymix", "splicemix data", "transmix")
 
 
 @pytest.mark.parametrize(

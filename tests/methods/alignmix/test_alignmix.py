@@ -298,6 +298,7 @@ def test_the_figures_of_a_step_are_those_of_its_plan():
     assert set(method.diagnostics(outcome(method, 0)[2])) == {"lam"}
 
 
+@pytest.mark.slow  # runs of several plans
 def test_a_run_logs_how_far_plans_are_from_their_marginals(runs):
     words = (
         "method=alignmix data=digits data.limit=128 net.width=4 epochs=2 batch_size=32 "

@@ -238,6 +238,7 @@ def test_weights_of_the_decoder_decay_and_its_normalisation_does_not():
         assert decayed[id(parameter)] == (parameter.ndim > 1), name
 
 
+@pytest.mark.slow  # trains a decoder
 def test_the_error_falls_on_digits():
     words = "data=digits data.limit=128 net.width=8 batch_size=64 method=alignmix method.ae=true"
     config = compose(words)

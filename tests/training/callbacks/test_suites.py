@@ -67,6 +67,7 @@ def test_a_short_run_says_that_it_is_not_attacked_and_by_which_command_it_will_b
     assert read_record(runs / record.id).evaluations["adversarial"]["images"] == record.test_size
 
 
+@pytest.mark.slow  # a grid of runs
 def test_all_methods_of_a_recipe_are_attacked_on_as_many_images(runs, tiny):
     words = [*tiny, "eval.suites=[adversarial]", "eval.attacks=[fgsm_8]", "epochs=12"]
     records = [run(compose([*words, f"method={name}"])) for name in ("erm", "samix")]
