@@ -31,6 +31,7 @@ class Gaze(Suite):
     columns = ("gaze_inconsistency", "gaze_centre")
     keys = ("eval.gaze",)
     needs = "compares weights of two classes"
+    needs_mask = "a mask over pixels"
 
     def count(self, model: Any, batches: Iterable[Batch], info: DataInfo) -> Counts:
         """See :func:`gaze_counts`."""
@@ -56,14 +57,6 @@ class Gaze(Suite):
         """Refuse maps that do not fit the test images."""
         if self.config.gaze is not None:
             read_test_maps(self.config.gaze, splits)
-
-    def refusal(self, info: DataInfo, method: Any = None) -> str:
-        """Also a method that does not say which pixels it mixes."""
-        reason = super().refusal(info, method)
-        if reason or method is None or not method.no_mask_reason:
-            return reason
-        name = method.run.method["name"]
-        return f"{self.name} needs a mask over pixels; {name}: {method.no_mask_reason}"
 
     @property
     def maps(self) -> str | None:

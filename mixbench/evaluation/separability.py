@@ -40,6 +40,7 @@ class Separability(Suite):
     keys = (KEY,)
     reads = ("eval.judge", "eval.search", "eval.restarts", "eval.search_steps")
     needs = "compares two sources by one class each"
+    needs_mask = "the weights of mixed pixels"
 
     def count(self, model: Any, batches: Iterable[Batch], info: DataInfo) -> Counts:
         """Images ``n``, those that were ``mixed``, and four values of both sources of each image.
@@ -113,14 +114,6 @@ class Separability(Suite):
             raise UserError(f"its images are grey, and {info.name} has colours", where, todo)
         if self.config.judge is not None:
             Judge(self.config.judge, splits.info)
-
-    def refusal(self, info: DataInfo, method: Any = None) -> str:
-        """Also a method that does not mix pixels."""
-        reason = super().refusal(info, method)
-        if reason or method is None or not method.no_mask_reason:
-            return reason
-        name = method.run.method["name"]
-        return f"{self.name} needs the weights of mixed pixels; {name}: {method.no_mask_reason}"
 
     @property
     def limit(self) -> int | None:

@@ -80,6 +80,7 @@ class Suite(ABC):
         reads: Other keys of ``eval`` that it reads; typed beside its name they ask for no other.
         tasks: Kinds of data that it can judge networks of.
         needs: Why not of others, in a few words that follow "it".
+        needs_mask: What of a mask over pixels the method has to tell; empty if nothing.
         of_test: Whether its scores are found by the test itself, so that stored predictions suffice
             and ``count`` is never called.
     """
@@ -90,6 +91,7 @@ class Suite(ABC):
     reads: tuple[str, ...] = ()
     tasks = frozenset({"multiclass"})
     needs = "counts right classes"
+    needs_mask = ""
     of_test = False
 
     def __init__(self, config: EvalConfig) -> None:
@@ -174,7 +176,12 @@ class Suite(ABC):
         """
         if method is not None and not method.task.classifies:
             return f"it {self.needs}, and task={method.task.name} names none"
-        return "" if info.task in self.tasks else f"it {self.needs}, and {info.name} is {info.task}"
+        if info.task not in self.tasks:
+            return f"it {self.needs}, and {info.name} is {info.task}"
+        if self.needs_mask and method is not None and method.no_mask_reason:
+            name = method.run.method["name"]
+            return f"{self.name} needs {self.needs_mask}; {name}: {method.no_mask_reason}"
+        return ""
 
     @property
     def limit(self) -> int | None:

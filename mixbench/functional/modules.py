@@ -4,6 +4,7 @@ They take and give what the transforms of torchvision and timm do, a batch and i
 from torch's global source unless a generator is given, so that workers of a loader draw apart.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from mixbench.functional.mixup import mixup
 from mixbench.functional.splicemix import splicemix
 
 
-class InputMix(nn.Module):
+class InputMix(nn.Module, ABC):
     """Base of the modules: one decision mixes all stacks of images and all labels of a batch.
 
     In eval mode nothing is mixed, and labels become targets alone. As ``collate_fn`` it makes
@@ -47,9 +48,9 @@ class InputMix(nn.Module):
         self.num_classes, self.smoothing = num_classes, smoothing
         self.prob, self.per_sample = prob, per_sample
 
+    @abstractmethod
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> Mixed:
         """Mix one stack of images with one tensor of targets (B, K); what is missing is drawn."""
-        raise NotImplementedError
 
     def decisions(self, mixed: Mixed) -> dict[str, Any]:
         """What decided a mixed batch, as :meth:`mix` takes it."""

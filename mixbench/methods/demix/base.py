@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ class Separated(NamedTuple):
     truth: tuple[Tensor, Tensor]
 
 
-class DemixMethod(Method):
+class DemixMethod(Method, ABC):
     """Base of methods that learn what was never seen alone.
 
     The generators and a discriminator take turns at each batch, each with an optimiser of its own.
@@ -131,13 +132,13 @@ class DemixMethod(Method):
         y = data.weights[0] * first + data.weights[1] * second
         return y.clamp(0, 1) if data.clip else y
 
+    @abstractmethod
     def make(self, observed: Observed) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Made observations (B, C, H, W), with a graph to the generators, and their components."""
-        raise NotImplementedError
 
+    @abstractmethod
     def trivial(self, y: Tensor) -> Tensor:
         """The estimate (B, C, H, W) of the first component that needs no model."""
-        raise NotImplementedError
 
     # Batches.
 
