@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from mixbench.errors import UserError
+from mixbench.errors import UserError, counted
 from mixbench.race.halving import PAIRS, PLAIN, choose_entrants, least_budget
 from mixbench.race.state import RaceBudget, RaceState
 from mixbench.stats.gain import expected_gain
@@ -101,9 +101,10 @@ def first_budget(
         least = least_budget(costs, part)
         pairs = max(2, math.floor(runs / 4))
         seen = expected_gain(pairs, images)
-        what = f"{text} buy {runs:.0f} runs: too few to see less than {seen:.0f} points"
+        bought = counted(round(runs), "run")
+        what = f"{text} buy {bought}: too few to see less than {seen:.0f} points"
         if part == 1:
-            what = f"{text} buy {runs:.0f} runs: too few to try plain training and two methods"
+            what = f"{text} buy {bought}: too few to try plain training and two methods"
         wanted = short_time(time_of(least, plain_s, jobs))
         raise UserError(
             f"{what}; a race needs {math.ceil(least)} ({wanted})",
