@@ -3,11 +3,13 @@
 import fnmatch
 import os
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from typing import Any, TypeVar
 
-from mixbench.errors import UserError, explain, near_match
+from mixbench.errors import MixbenchError, UserError, explain, near_match
 
 _T = TypeVar("_T")
 
@@ -21,6 +23,8 @@ class Registry:
         group: Entry-point group under which other packages add names.
         families: What stands for all names that begin with a word and a colon, by the word.
         needs: Attributes of the classes that the names stand for; none where they are no classes.
+        key: Configuration key that takes such a name, for messages; the first word of the kind if
+            empty.
     """
 
     def __init__(
@@ -30,8 +34,10 @@ class Registry:
         group: str | None = None,
         families: dict[str, str] | None = None,
         needs: Sequence[str] = (),
+        key: str = "",
     ) -> None:
         self.kind, self.families, self.needs = kind, families or {}, needs
+        self.key = key or kind.split()[0]
         self.table = dict(table)
         self.group = group
         self._objects: dict[str, Any] = {}
@@ -94,7 +100,7 @@ class Registry:
         own = f"write {name}:NAME for what {name}.py defines, or " if _is_module(name) else ""
         raise UserError(
             f"unknown {self.kind} {name!r}{_joined(near_match(name, known))}",
-            where=where or f"{self.kind.split()[0]}={name}",
+            where=where or f"{self.key}={name}",
             todo=f"{own}choose one of: {', '.join(known)}",
         )
 
@@ -160,11 +166,39 @@ class Registry:
         lacking += sorted(getattr(found, "__abstractmethods__", ()))
         if lacking or (self.needs and not isinstance(found, type)):
             raise UserError(
-                f"{path} is no {self.kind}" + (f": it has no {lacking[0]}" if lacking else ""),
-                where=f"{self.kind.split()[0]}={name}",
-                todo="name a class that is one; mixbench list shows those of mixbench",
+                f"{path} is not a {self.kind}" + (f": it has no {lacking[0]}" if lacking else ""),
+                where=f"{self.key}={name}",
+                todo=f"name a class of a {self.kind}; mixbench list shows the built-in names",
             )
         return found
+
+    @contextmanager
+    def guarded(self, name: str, failing: str, todo: str = "correct it") -> Iterator[None]:
+        """Around calls of somebody else's code, whose errors become those of its name.
+
+        Args:
+            name: A registered name, or ``module:attribute``.
+            failing: What did not work, such as ``cannot be built``, for the message.
+            todo: What to do about it.
+
+        Raises:
+            UserError: In place of an unforeseen exception, unless the name is built in.
+        """
+        try:
+            yield
+        except MixbenchError:
+            raise
+        except Exception as error:
+            if name in self.table or name.partition(":")[0] in self.families:
+                raise
+            module = sys.modules.get((self.source(name) or name).partition(":")[0])
+            frames = traceback.extract_tb(error.__traceback__)
+            own = [frame for frame in frames if frame.filename == getattr(module, "__file__", None)]
+            raise UserError(
+                f"{name} {failing}: {explain(error).what}",
+                ", ".join([f"{self.key}={name}", *(f"{f.filename}:{f.lineno}" for f in own[-1:])]),
+                f"{todo}; --debug prints the traceback",
+            ) from error
 
     def _sources(self) -> dict[str, str]:
         if self.group is None:

@@ -60,9 +60,9 @@ def test_module_and_attribute_work_without_registration(registry):
 def test_what_lacks_the_words_of_its_kind_or_is_no_class_is_refused():
     registry = Registry("tool", {}, "mixbench.none", needs=("exists",))
     assert registry.get("pathlib:Path")
-    with pytest.raises(UserError, match="no tool: it has no exists"):
+    with pytest.raises(UserError, match="not a tool: it has no exists"):
         registry.get("collections:OrderedDict")
-    with pytest.raises(UserError, match="os:path is no tool"):  # a module with that word
+    with pytest.raises(UserError, match="os:path is not a tool"):  # a module with that word
         registry.get("os:path")
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from mixbench.backbones.base import with_max_pool
 from mixbench.config.names import NETS
 from mixbench.config.schema import DataInfo, NetConfig
-from mixbench.errors import MixbenchError, UserError
+from mixbench.errors import UserError
 
 _REMEDY = "give a function or class of (NetConfig, DataInfo) that returns an nn.Module"
 
@@ -41,15 +41,10 @@ def _built(config: NetConfig, info: DataInfo) -> Any:
         inspect.signature(builder).bind(config, info)
     except (TypeError, ValueError) as error:
         raise UserError(f"{config.name} builds no network: {error}", where, _REMEDY) from error
-    try:
+    with NETS.guarded(config.name, "cannot be built", _REMEDY):
         net = builder(config, info)
-    except MixbenchError:
-        raise
-    except Exception as error:  # of somebody else's code
-        what = f"{config.name} cannot be built: {type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(what, where, _REMEDY) from error
     if not isinstance(net, nn.Module):
-        what = f"{config.name} returned {type(net).__name__} and no nn.Module"
+        what = f"{config.name} returned {type(net).__name__}, which is not an nn.Module"
         raise UserError(what, where, _REMEDY)
     return net
 

@@ -26,10 +26,11 @@ def data_command(args: argparse.Namespace) -> int:
     if args.action == "describe" and config.folds is not None and config.fold is None:
         print_result("shown is fold 0; the others divide the same images in other ways")
         config = dataclasses.replace(config, fold=0)
-    source = DATA.get(config.kind)(config)
-    if args.action == "describe":
-        return _describe(source, args.output)
-    return _check(source) if args.action == "check" else _prepare(source)
+    with DATA.guarded(config.kind, "cannot be read"):
+        source = DATA.get(config.kind)(config)
+        if args.action == "describe":
+            return _describe(source, args.output)
+        return _check(source) if args.action == "check" else _prepare(source)
 
 
 def _words(name: str) -> list[str]:

@@ -221,5 +221,6 @@ SUITES = Registry(
         "wsol": "mixbench.evaluation.wsol:Wsol",
     },
     group="mixbench.suites",
+    key="eval.suites",
     needs=("columns", "count", "score"),
 )

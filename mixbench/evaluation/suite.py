@@ -480,7 +480,8 @@ def load_suite(name: str, config: EvalConfig) -> Suite:
     Raises:
         UserError: If the name is unknown or its module cannot be imported.
     """
-    suite: Suite = SUITES.get(name)(config)
+    with SUITES.guarded(name, "cannot be built"):
+        suite: Suite = SUITES.get(name)(config)
     suite.name = name
     return suite
 

@@ -4,7 +4,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from mixbench.errors import UserError
+from mixbench.errors import UserError, explain
 from mixbench.launch.plan import PlannedRun
 from mixbench.records.record import read_record
 
@@ -33,7 +33,8 @@ def identify_runs(
 
     Raises:
         UserError: If a method's own key is unknown or out of range, a method that was named cannot
-            train the network or the data, or data is missing.
+            train the network or the data, data is missing, or code of the user's own cannot be
+            built.
     """
     import torch
 
@@ -43,12 +44,13 @@ def identify_runs(
 
     torch.set_num_threads(1)
     notes: dict[str, None] = {}
-    estimates: dict[str, Estimate | None] = {}
+    estimates: dict[str, Estimate] = {}
     sizes: dict[str, int] = {}  # training images by data
     loaded, load_s = "", 0.0
     splits: Any = None
     sources: dict[str, Any] = {}
     kept: list[PlannedRun] = []
+    refused: UserError | None = None
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
         config = composed.config
@@ -57,7 +59,6 @@ def identify_runs(
             continue
         job = resolve(config, sources.get(str(config.data)))
         config, planned.choice = job.config, job.choice
-        kept.append(planned)
         notes |= dict.fromkeys(composed.notes)
         sources.setdefault(str(config.data), job.source)
         planned.id, planned.recipe_hash = job.identity.id, job.identity.recipe_hash
@@ -73,6 +74,7 @@ def identify_runs(
             planned.gpus = config.devices if on_gpu else 0
             planned.cores = config.devices * config.trainer.threads
         if planned.done or planned.seconds is not None:
+            kept.append(planned)
             continue
         key = f"{config.data} {config.select}"
         row = job.identity.row_hash
@@ -82,9 +84,21 @@ def identify_runs(
             loaded, sizes[key] = key, splits.info.train_size
         planned.doubts = list(doubts(config, sizes[key]).values())
         if unknown:
-            estimates[row] = _estimate(job, splits, load_s)
-        if timed and (found := estimates[row]) is not None:
-            planned.seconds, planned.after_s = found.total_s, found.after_s
+            try:
+                estimates[row] = _estimate(job, splits, load_s)
+            except UserError as error:  # as the run itself would
+                if not planned.optional:
+                    raise
+                notes[f"left out: {error.what} ({error.where})"], refused = None, error
+                continue
+        kept.append(planned)
+        if timed:
+            found = estimates[row]
+            planned.seconds, planned.after_s = found.total_s or None, found.after_s
+            if found.failure:
+                notes[f"a few steps of {job.name} were tried and failed: {found.failure}"] = None
+    if refused is not None and not kept:
+        raise refused
     return kept, list(notes)
 
 
@@ -98,13 +112,15 @@ def _load(job: "Job", timed: bool) -> "tuple[Splits, float]":
     return splits, time.monotonic() - started
 
 
-def _estimate(job: "Job", splits: "Splits", load_s: float) -> "Estimate | None":
-    """Time of a run; None where it cannot be carried out, which the run itself will say."""
-    from mixbench.training.estimate import estimate
+def _estimate(job: "Job", splits: "Splits", load_s: float) -> "Estimate":
+    """Time of a run; all 0 where it cannot be carried out."""
+    from mixbench.training.estimate import Estimate, estimate
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself will give them
         try:
             return estimate(job, splits, load_s)
-        except Exception:
-            return None
+        except UserError:
+            raise
+        except Exception as error:
+            return Estimate(0.0, 0.0, 0.0, explain(error).what)

@@ -312,7 +312,7 @@ def _measure(
             raise UserError(
                 f"a few steps of {name} could not be carried out, so that its time is not known",
                 f"method={name}",
-                f"see why with: mixbench run method={name} ..., or leave it out",
+                f"mixbench run method={name} ... shows the error; correct it, or leave {name} out",
             )
     return found
 

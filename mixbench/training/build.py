@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mixbench.backbones.adapters import pretrained_file
 from mixbench.backbones.build import build_net, check_logits
+from mixbench.config.names import METHODS
 from mixbench.config.schema import DataInfo, RunConfig
 from mixbench.data.images import Splits
 from mixbench.data.loaders import MixData
@@ -49,8 +50,9 @@ def build(job: Job, splits: Splits, rank: int = 0, world: int = 1) -> tuple[Meth
     # The function of a plug-in may not say beforehand what its network provides.
     check_pair(job.name, job.settings, config.net.name, getattr(net, "provides", frozenset()))
     config = with_safe_layout(config, net)
-    method = job.method(net, splits.info, job.settings, config, rank=rank)
-    method.use_data(splits)
+    with METHODS.guarded(job.name, "cannot be built"):
+        method = job.method(net, splits.info, job.settings, config, rank=rank)
+        method.use_data(splits)
     if config.distill is not None:
         method.distillation = Distillation(method, config)
     data = MixData(splits, config, method.wrap_dataset, rank, world)

@@ -13,6 +13,7 @@ from mixbench.data.augment.images import augment_images
 from mixbench.data.images import Batch, Splits
 from mixbench.data.loaders import EVAL_BATCH, MixData
 from mixbench.data.sampling import BatchIndex
+from mixbench.errors import explain
 from mixbench.methods.base import Method
 from mixbench.tracking.run import is_disabled
 from mixbench.training.build import build
@@ -37,11 +38,13 @@ class Estimate:
         start_s: Until the first step.
         training_s: Of all epochs, with what is evaluated after each.
         after_s: Of the test and the suites.
+        failure: Why the timed training steps failed; empty if they did not.
     """
 
     start_s: float
     training_s: float
     after_s: float
+    failure: str = ""
 
     @property
     def total_s(self) -> float:
@@ -73,10 +76,11 @@ def estimate(job: Job, splits: Splits, load_s: float = 0.0) -> Estimate:
         tested += len(splits.train) * whole_s
     held_out = tested * len(splits.val or ()) / max(1, len(splits.test))
     each = held_out + tested * config.peek
-    epoch = len(data.batches) * _step_seconds(job, method, data, image_s)
+    step_s, failure = _step_seconds(job, method, data, image_s)
+    epoch = len(data.batches) * step_s
     start_s = PROCESS_S + load_s + WANDB_S * (not is_disabled(config.wandb.mode))
     after_s = tested + held_out + _suite_images(job, splits) * image_s
-    return Estimate(start_s, config.epochs * (epoch + each), after_s)
+    return Estimate(start_s, config.epochs * (epoch + each), after_s, failure)
 
 
 def _image_seconds(method: Method, splits: Splits) -> tuple[float, float]:
@@ -97,15 +101,18 @@ def _image_seconds(method: Method, splits: Splits) -> tuple[float, float]:
     return fetch / count, forward / count
 
 
-def _step_seconds(job: Job, method: Method, data: MixData, image_s: float) -> float:
-    """Seconds of the training step of a micro-batch, that of a method that fails by its cost."""
+def _step_seconds(job: Job, method: Method, data: MixData, image_s: float) -> tuple[float, str]:
+    """Seconds of the training step of a micro-batch; by the method's cost where it fails, and why.
+
+    It need not fail in a run, whose method may have a training step of its own.
+    """
     size = rows = data.batches.batch_size
     while rows >= 2 * PART and rows % 2 == 0 and PASSES * rows * image_s > STEP_S:
         rows //= 2
     try:
-        return _timed_steps(job, method, data, rows) * size / rows
-    except Exception:  # the run itself will say why
-        return PASSES * size * image_s * method.step_cost(method.config)
+        return _timed_steps(job, method, data, rows) * size / rows, ""
+    except Exception as error:
+        return PASSES * size * image_s * method.step_cost(method.config), explain(error).what
 
 
 def _timed_steps(job: Job, method: Method, data: MixData, rows: int) -> float:

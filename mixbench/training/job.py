@@ -85,12 +85,14 @@ class Job:
         Returns:
             What :func:`mixbench.records.identity.identify` makes of them.
         """
+        with DATA.guarded(self.config.data.kind, "cannot be read"):
+            digest = self.source.identity()
         return identify(
             to_plain(self.config),
             self.defaults,
             keys_not_in_identity(),
             self.source.full_name,
-            self.source.identity(),
+            digest,
             inputs,
         )
 
@@ -115,7 +117,8 @@ class Job:
         Raises:
             UserError: If files are missing, unreadable or do not fit together.
         """
-        splits = self.source.load(holdout=self.config.select == "val")
+        with DATA.guarded(self.config.data.kind, "cannot be read"):
+            splits = self.source.load(holdout=self.config.select == "val")
         return self.task.view(splits, self.config)
 
 
@@ -143,7 +146,8 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
     for suite in suites:
         suite.check()
     method, kind = METHODS.get(config.method["name"]), DATA.get(config.data.kind)
-    data = source or kind(config.data)
+    with DATA.guarded(config.data.kind, "cannot be built"):
+        data = source or kind(config.data)
     _check_checkpoints(config, data)
     choice = ""
     if config.auto:
