@@ -18,6 +18,11 @@ from mixbench.functional.mixed import Mixed, mix_targets, one_hot
 from mixbench.functional.mixup import mixup
 from mixbench.functional.splicemix import splicemix
 
+_TO_TENSOR = (
+    "convert images in the transform of the data set, for example with "
+    "torchvision.transforms.ToTensor()"
+)
+
 
 class InputMix(nn.Module, ABC):
     """Base of the modules: one decision mixes all stacks of images and all labels of a batch.
@@ -76,8 +81,8 @@ class InputMix(nn.Module, ABC):
             Mixed images and targets, each in the form that it came in.
 
         Raises:
-            ValueError: If samples are no pairs, labels do not fit ``num_classes``, or as the
-                operation does.
+            ValueError: If samples are not pairs or cannot be collated, such as images of Pillow,
+                labels do not fit ``num_classes``, or as the operation does.
         """
         if y is None:
             x, y = _pair(x)
@@ -86,6 +91,11 @@ class InputMix(nn.Module, ABC):
             raise ValueError(
                 f"nothing to mix: {len(stacks)} stacks of images, {len(targets)} labels"
             )
+        for images in stacks.values():
+            if not isinstance(images, Tensor):
+                raise ValueError(
+                    f"images must be a tensor, got {type(images).__name__}; {_TO_TENSOR}"
+                )
         if self.training and (self.per_sample or Switch(generator).on(self.prob)):
             (key, first), (name, own) = next(iter(stacks.items())), next(iter(targets.items()))
             mixed = self.mix(first, own, generator=generator)
@@ -324,13 +334,31 @@ class SpliceMix(InputMix):
 def _pair(samples: Any) -> tuple[Any, Any]:
     """Images and labels: a pair of both, or samples that a loader hands over."""
     if isinstance(samples, list) and all(isinstance(each, list | tuple) for each in samples):
-        samples = torch.utils.data.default_collate(samples)
+        samples = _collated(samples)
     if not isinstance(samples, list | tuple) or len(samples) != 2:
         raise ValueError(
             "expected images and labels, or a list of samples (image, label); put several stacks "
             "or labels into a tuple or dict of their own, as ((image, depth), label)"
         )
     return samples[0], samples[1]
+
+
+def _collated(samples: list[Any]) -> Any:
+    """Samples as a batch; torch's own errors do not say what to do."""
+    try:
+        return torch.utils.data.default_collate(samples)
+    except TypeError as error:
+        kinds = ", ".join(type(value).__name__ for value in samples[0])
+        raise ValueError(f"samples ({kinds}) cannot become a batch; {_TO_TENSOR}") from error
+    except RuntimeError as error:
+        shapes = {tuple(each[0].shape): None for each in samples if hasattr(each[0], "shape")}
+        if len(shapes) < 2:
+            raise
+        some = " and ".join(map(str, list(shapes)[:2]))
+        raise ValueError(
+            f"the images of a batch differ in shape: {some}; bring them to one size in the "
+            "transform of the data set"
+        ) from error
 
 
 def _parts(value: Any) -> dict[Any, Any]:

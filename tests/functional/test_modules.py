@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -164,7 +165,11 @@ def test_torchvision_chooses_between_them():
         (mf.CutMix(num_classes=(K, 2)), lambda x, y: (x, y), "one number for all"),
         (mf.Mixup(num_classes=K), lambda x, y: ((x * 255).byte(), y), "convert to float first"),
         (mf.Mixup(num_classes=K), lambda x, y: ([(x[0], "cat")],), "number the classes"),
-        (mf.Mixup(num_classes=K), lambda x, y: (x.numpy(), y), "x must be a tensor, got ndarray"),
+        (
+            mf.Mixup(num_classes=K),
+            lambda x, y: (x.numpy(), y),
+            "images must be a tensor, got ndarray",
+        ),
         (mf.Mixup(num_classes=K), lambda x, y: ((), y), "nothing to mix"),
         (mf.Mixup(num_classes=K), lambda x, y: ([(x[0],), (x[1],)],), "list of samples"),
         (mf.Mixup(num_classes=K), lambda x, y: (x,), "expected images and labels"),
@@ -199,3 +204,22 @@ def test_decisions_of_alignmix_and_tdattenmix_go_into_the_next_call():
     again = mf.tdattenmix(2 * x, targets, maps, perm=first.perm, **places)
     assert torch.equal(again.x, 2 * first.x)
     assert torch.equal(again.targets, first.targets)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_images_that_are_no_tensors_are_refused_with_the_transform_that_makes_them(name):
+    module = MODULES[name](num_classes=K)
+    picture = Image.new("RGB", (16, 16))
+    loader = DataLoader([(picture, row % K) for row in range(8)], 8, collate_fn=module)
+    with pytest.raises(ValueError, match=r"\(Image, int\) .*transform.*ToTensor\(\)"):
+        next(iter(loader))
+    for quiet in (module, module.eval()):
+        for images in (picture, [picture] * 8):
+            with pytest.raises(ValueError, match=r"got Image; .*ToTensor\(\)"):
+                quiet(images, torch.arange(8) % K)
+
+
+def test_images_of_several_sizes_are_refused_with_both_sizes():
+    mixed = [(torch.rand(3, 16, 8 + row), row) for row in range(4)]
+    with pytest.raises(ValueError, match=r"\(3, 16, 8\) and \(3, 16, 9\); .* one size"):
+        mf.CutMix(num_classes=K)(mixed)
