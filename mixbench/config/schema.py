@@ -38,14 +38,14 @@ class DataConfig(Settings):
     )
     test_fraction: float | None = setting(
         None,
-        "folder without test images: share of each class to set aside; null: 0.2",
+        "without test images: share of each class of a folder (null: 0.2) or pack to set aside",
         above=0,
         below=1,
         identity=False,
     )
     folds: int | None = setting(
         None,
-        "folder without test images: parts that are tested in turn; bench carries out all",
+        "folder or pack without test images: parts to test in turn; bench carries out all",
         at_least=2,
         at_most=20,
         identity=False,

@@ -109,7 +109,7 @@ class DataSource(ABC):
                 raise UserError(
                     f"{self.name} has test images of its own, and none are set aside",
                     f"data.{key}",
-                    f"leave data.{key} out, or give data=folder undivided images",
+                    f"leave data.{key} out, or give images that are not divided",
                 )
 
     def train_count(self) -> int:

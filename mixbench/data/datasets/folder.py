@@ -14,15 +14,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from mixbench.data.division import (
-    ADVISED_FOLDS,
-    DIVISION_SEED,
-    SMALL_SET,
-    TEST_FRACTION,
-    division_hash,
-    fold_of_each,
-    side_of_each,
-)
+from mixbench.data.division import divide, training_count
 from mixbench.data.files.class_files import (
     FOLDER_LAYOUT,
     ClassFiles,
@@ -38,7 +30,6 @@ from mixbench.data.source import DataSource, existing_path
 from mixbench.errors import UserError, counted
 
 METADATA = ("metadata.csv", "metadata.jsonl")  # lists of Hugging Face's image folders
-DIVIDED_KEYS = "data.test_fraction, data.folds"
 SHOWN_FILES = 3  # missing files named in a message
 
 
@@ -95,9 +86,8 @@ class Folder(DataSource):
 
     def train_count(self) -> int:
         """Number of training images, before any is decoded; the same for all folds."""
-        counts = [len(part.names) for part in (self._divided.train, self._divided.test)]
-        folds = self.config.folds
-        return counts[0] if folds is None else sum(counts) * (folds - 1) // folds
+        train, test = self._divided.train, self._divided.test
+        return training_count(len(train.names), len(test.names), self.config.folds)
 
     def parts(self) -> tuple[Part, Part, list[str]]:
         """Both parts; classes are those of the training images."""
@@ -121,66 +111,20 @@ class Folder(DataSource):
 
     def _set_aside(self, found: _Found) -> _Divided:
         """Test images of a set that has none, or the fold that is asked for."""
-        pool, config = found.train, self.config
-        counts = Counter(pool.labels)
-        if len(counts) < 2:
-            raise UserError(
-                f"all {len(pool.names)} images are of one class, {pool.classes[0]}",
-                str(self.root),
-                "training needs at least two classes",
-            )
+        pool = found.train
         contents = [
             digest or os.fsencode(name)
             for digest, name in zip(pool.hashes, pool.names, strict=True)
         ]
-        single = [pool.classes[label] for label, count in sorted(counts.items()) if count == 1]
-        if config.folds is None:
-            share = TEST_FRACTION if config.test_fraction is None else config.test_fraction
-            sides = list(map(int, side_of_each(pool.labels, contents, share)))
-            tested, word = 1, f"{100 * share:g} % of each class"
-        else:
-            self._check_folds(len(pool.names), single)
-            sides = fold_of_each(pool.labels, contents, config.folds)
-            tested, word = config.fold or 0, f"fold {config.fold} of {config.folds}"
-        train, test = (
-            pool.taken([row for row, side in enumerate(sides) if (side == tested) == wanted])
-            for wanted in (False, True)
+        division = divide(
+            self.config, pool.labels, contents, pool.names, pool.classes, str(self.root)
         )
-        if not test.names:
-            what = f"no test image is left of {len(pool.names)} images by {word}"
-            raise UserError(what, DIVIDED_KEYS, "add images, or set more of them aside")
+        train, test = pool.taken(division.train), pool.taken(division.test)
         train.unused.update(pool.unused)
-        how = f"seed {DIVISION_SEED}, {division_hash(pool.names, sides)}"
-        said = (
-            f"there are no test images of their own: {word}, {len(test.names):,} of "
-            f"{counted(len(pool.names), 'image')}, are set aside ({how})"
-        )
-        notices = [*found.notices, said]
-        if config.folds is None:
-            notices += _small(len(pool.names), len(test.names), single)
         # All folds together, so that they are one set; the rest of a test set is no third part.
-        every = range(config.folds or 2)
-        parts = [pool.taken([row for row, at in enumerate(sides) if at == side]) for side in every]
-        return _Divided(train, test, _joined(parts), notices, f"{word}, {how}")
-
-    def _check_folds(self, count: int, single: Sequence[str]) -> None:
-        config = self.config
-        assert config.folds is not None
-        if config.test_fraction is not None:
-            what = "data.test_fraction has no effect beside data.folds, which tests every image"
-            raise UserError(what, DIVIDED_KEYS, "leave one of them out")
-        if single:
-            what = f"a class with a single image cannot be in two folds: {', '.join(single[:5])}"
-            raise UserError(what, "data.folds", "add images to it, or leave the class out")
-        if config.folds > count // 2:
-            what = f"{config.folds} folds of {counted(count, 'image')} are too small"
-            raise UserError(what, "data.folds", f"give data.folds={max(2, min(5, count // 4))}")
-        if config.fold is None:
-            raise UserError(
-                f"data.folds={config.folds} does not say which fold is tested",
-                "data.fold",
-                f"give data.fold=0 to {config.folds - 1}; mixbench bench carries out all of them",
-            )
+        parts = [pool.taken(rows) for rows in division.parts]
+        notices = [*found.notices, *division.notices]
+        return _Divided(train, test, _joined(parts), notices, division.text)
 
     @cached_property
     def _found(self) -> _Found:
@@ -374,22 +318,6 @@ def _joined(parts: Sequence[ClassFiles]) -> str:
     """Hash of parts whose bounds the names of the files do not tell."""
     text = " ".join(fingerprint_of([part]) for part in parts)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _small(images: int, tested: int, single: Sequence[str]) -> list[str]:
-    """Notices on a small set of which a part is set aside."""
-    notices = []
-    if single:
-        named = ", ".join(single[:5])
-        notices.append(
-            f"{counted(len(single), 'class')} with a single image, which stays in training: {named}"
-        )
-    if images < SMALL_SET:
-        notices.append(
-            f"a test on {counted(tested, 'image')} tells small differences badly; with "
-            f"data.folds={ADVISED_FOLDS}, mixbench bench tests each of the {images:,} once"
-        )
-    return notices
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -3,13 +3,15 @@
 A pack holds ``images`` (N, H, W[, C]) uint8, or ``jpeg`` (all files end to end, uint8) with
 ``offsets`` (N + 1,), and ``label`` or ``labels`` (N,), optionally ``class_names``, ``bbox`` (N, 4):
 xmin, ymin, xmax, ymax in pixels, the last pixel included, and ``original_index`` (N,), the place of
-each image in the set that the pack was taken from. A file for both holds ``train_images``,
+each image in the set that the pack was taken from. Where ``data.test`` is left out, a part of each
+class or a fold can be set aside for the test. A file for both holds ``train_images``,
 ``train_labels``, ``test_images`` and ``test_labels``, as MedMNIST has them, or ``x_train``,
 ``y_train``, ``x_test`` and ``y_test`` of Keras. In its place stands a Parquet file, or a folder of
 such, as Hugging Face distributes data sets.
 """
 
 import hashlib
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +21,9 @@ import torch
 from torch import Tensor
 
 from mixbench.data.classes import Labels, class_names, joined_classes, stored_labels, whole_numbers
+from mixbench.data.division import Division, divide, training_count
 from mixbench.data.files.arrays import Arrays
-from mixbench.data.files.encoded import Part
+from mixbench.data.files.encoded import Part, part_of
 from mixbench.data.files.parquet import Shards, files_of_set, is_parquet, read_parquet
 from mixbench.data.images import Content, ResidentImages, corners, sum_counts
 from mixbench.data.source import DataSource, existing_path, read_content
@@ -39,7 +42,7 @@ _DIVIDED = (("{}_images", "{}_labels"), ("{}_images", "{}_label"), ("x_{}", "y_{
 
 
 class Pack(DataSource):
-    """``data=pack data.train=FILE [data.test=FILE] [data.name=...]``."""
+    """``data=pack data.train=FILE [data.test=FILE|data.test_fraction=0.2] [data.name=...]``."""
 
     @property
     def name(self) -> str:
@@ -47,15 +50,50 @@ class Pack(DataSource):
         return self.config.name or existing_path(self.config.train, "data.train").stem
 
     def fingerprint(self) -> str:
-        """Hash of the files of both parts; computed once.
+        """Hash of the files of both parts, or of the file and its division; computed once.
+
+        All folds of a file share it.
 
         Raises:
-            UserError: If they have one in common.
+            UserError: If both parts have a file in common.
         """
         return self._fingerprint
 
+    @property
+    def division(self) -> str:
+        """How test images were set aside."""
+        return "" if self._pool is None else self._pool.division.text
+
+    def check_division(self) -> None:
+        """Refuse such keys only where there are test images; others divide by them."""
+        if not self._undivided:
+            super().check_division()
+
+    @property
+    def _undivided(self) -> bool:
+        """Whether test images have to be set aside."""
+        config = self.config
+        asked = config.test_fraction is not None or config.folds is not None
+        return asked and config.test is None and not self._train_side.divided
+
+    @cached_property
+    def _pool(self) -> "_Pool | None":
+        """All images of a file that has no test images, and how it is divided."""
+        if not self._undivided:
+            return None
+        images, labels = self._train_side.read()
+        indices, contents = labels.indices.tolist(), _contents(images)
+        names = [str(row) for row in range(len(indices))]
+        where = str(self._train_side.path)
+        division = divide(self.config, indices, contents, names, labels.classes, where)
+        return _Pool(images, labels, division)
+
     @cached_property
     def _fingerprint(self) -> str:
+        if self._pool is not None:
+            files = b"".join(map(_hash, self._train_side.files))
+            places = repr(self._pool.division.parts).encode()
+            return hashlib.sha256(files + places).hexdigest()
         known = {file: _hash(file) for side in self._sides for file in side.files}
         train, test = ([known[file] for file in side.files] for side in self._sides)
         twice = [row for row, digest in enumerate(train) if digest in test]
@@ -70,11 +108,11 @@ class Pack(DataSource):
 
     def class_ids(self) -> list[str]:
         """From ``wnid``, the id of each image, if the training file has an image of each class."""
-        wnids = self._sides[0].array("wnid")
+        wnids = self._train_side.array("wnid")
         if wnids is None:
             return []
         train, _, names = self._both
-        labels = train.labels.tolist()
+        labels = (train.labels if self._pool is None else self._pool.labels.indices).tolist()
         if len(wnids) != len(labels):
             return []
         pairs = set(zip(labels, wnids.tolist(), strict=True))
@@ -83,10 +121,18 @@ class Pack(DataSource):
 
     def train_count(self) -> int:
         """Number of training images."""
-        return len(self._both[0].labels)
+        train, test, _ = self._both
+        return training_count(len(train.labels), len(test.labels), self.config.folds)
 
     def original_rows(self) -> tuple[Tensor | None, Tensor | None]:
         """``original_index`` of both files; None where a file has none."""
+        if self._pool is not None:
+            path, rows = self.config.train, self._train_side.array("original_index")
+            if rows is None:
+                return None, None
+            places = whole_numbers(rows, str(path), "original_index", _PLACES)
+            division = self._pool.division
+            return places[division.train], places[division.test]
         train, test = (
             None if rows is None else whole_numbers(rows, str(side.path), "original_index", _PLACES)
             for side in self._sides
@@ -113,11 +159,14 @@ class Pack(DataSource):
 
     @cached_property
     def _both(self) -> tuple[Part | ResidentImages, Part | ResidentImages, list[str]]:
-        (train, labels), (test, others) = (side.read() for side in self._sides)
-        names, indices = joined_classes(labels, others, self.config.classes, PACK_KEYS)
-        if test.boxes is not None:
-            test.boxes[..., 0] = indices[:, None].float()
-        test.labels = indices
+        if self._pool is not None:
+            (train, test), names = self._pool.taken(), self._pool.labels.classes
+        else:
+            (train, labels), (test, others) = (side.read() for side in self._sides)
+            names, indices = joined_classes(labels, others, self.config.classes, PACK_KEYS)
+            if test.boxes is not None:
+                test.boxes[..., 0] = indices[:, None].float()
+            test.labels = indices
         if isinstance(train, Part):
             train.notices, train.unused = self._remarks
         return train, test, names
@@ -125,6 +174,9 @@ class Pack(DataSource):
     @property
     def _remarks(self) -> tuple[list[str], dict[str, int]]:
         """Notices on files that are read in place of others; counts of files that are not read."""
+        if self._pool is not None:
+            side = self._train_side
+            return self._pool.division.notices, side.others({side.split})
         train, test = self._sides
         together = train.path.resolve() == test.path.resolve()
         used = {train.split, test.split}
@@ -143,10 +195,36 @@ class Pack(DataSource):
     @cached_property
     def _sides(self) -> tuple["_Side", "_Side"]:
         """The places of the training and the test images."""
-        train = _Side(existing_path(self.config.train, "data.train"), "train")
-        if self.config.test is None and train.divided:
-            return train, _Side(train.path, "test")
-        return train, _Side(existing_path(self.config.test, "data.test"), "test")
+        train, test = self._train_side, self.config.test
+        if test is None and not train.divided:
+            raise UserError(
+                "data.test is not given",
+                str(train.path),
+                "add data.test=FILE, or data.test_fraction=0.2 to set a part of each class aside",
+            )
+        path = train.path if test is None else existing_path(test, "data.test")
+        return train, _Side(path, "test")
+
+    @cached_property
+    def _train_side(self) -> "_Side":
+        return _Side(existing_path(self.config.train, "data.train"), "train")
+
+
+@dataclass
+class _Pool:
+    """All images of a file, of which a part is tested."""
+
+    images: Part | ResidentImages
+    labels: Labels
+    division: Division
+
+    def taken(self) -> tuple[Part | ResidentImages, Part | ResidentImages]:
+        """Training and test images."""
+        images = self.images
+        if isinstance(images, Part):
+            return part_of(images, self.division.train), part_of(images, self.division.test)
+        train, test = (torch.tensor(rows) for rows in (self.division.train, self.division.test))
+        return images.subset(train), images.subset(test)
 
 
 class _Side:
@@ -247,6 +325,15 @@ class _Side:
             return found
         except (OSError, ValueError) as error:
             raise _unreadable(self.path, error) from error
+
+
+def _contents(images: Part | ResidentImages) -> list[bytes]:
+    """SHA-256 of each file, or of the pixels of each image."""
+    if isinstance(images, Part):
+        raw = map(images.load, range(len(images.names)))
+    else:
+        raw = (image.tobytes() for image in images.images.numpy())
+    return [hashlib.sha256(each).digest() for each in raw]
 
 
 def _layout(names: list[str], part: str, path: Path) -> tuple[str, tuple[str, str]]:

@@ -51,6 +51,18 @@ class Part:
     hashes: Callable[[], list[bytes]] | None = None
 
 
+def part_of(part: Part, rows: Sequence[int]) -> Part:
+    """The files of a split at some rows, in that order; what is not used is counted elsewhere."""
+    where, hashes = torch.tensor(rows), part.hashes
+    return Part(
+        [part.names[row] for row in rows],
+        lambda row: part.load(rows[row]),
+        part.labels[where],
+        None if part.boxes is None else part.boxes[where],
+        hashes=None if hashes is None else lambda: [hashes()[row] for row in rows],
+    )
+
+
 def read_part(part: Part, config: DataConfig) -> tuple[ImageSet, dict[int, str]]:
     """The image set of a split.
 

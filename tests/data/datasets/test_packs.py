@@ -615,3 +615,86 @@ def test_a_single_value_in_place_of_an_array_is_refused(tmp_path, key):
     np.savez(tmp_path / "b.npz", **(good | {key: np.array(3)}))
     with pytest.raises(UserError, match=f"{key} is a single value"):
         pack(tmp_path / "a.npz", tmp_path / "b.npz").load()
+
+
+def undivided(path, kind="images", repeated=False):
+    """A pack of 20 images of two classes; the last two are equal where they are repeated."""
+    pixels = random_pixels(20, 8)
+    if repeated:
+        pixels[-1] = pixels[-2]
+    labels = np.array(["cat"] * 12 + ["dog"] * 8)
+    if kind == "parquet":
+        shard(path / "pets.parquet", pixels, labels)
+        return path / "pets.parquet"
+    arrays = {"images": pixels}
+    if kind == "jpeg":
+        files = [np.frombuffer(encoded(image), np.uint8) for image in pixels]
+        ends = np.cumsum([0, *map(len, files)])
+        arrays = {"jpeg": np.concatenate(files), "offsets": ends}
+    boxes = np.tile([0, 0, 3, 4], (20, 1)) + np.arange(20)[:, None] % 4
+    np.savez(
+        path / "pets.npz", **arrays, label=labels, bbox=boxes, original_index=np.arange(20) + 50
+    )
+    return path / "pets.npz"
+
+
+@pytest.mark.parametrize("kind", ["images", "jpeg", "parquet"])
+def test_a_part_of_each_class_of_a_pack_is_set_aside_and_recorded(tmp_path, kind):
+    data = source("data=pack", f"data.train={undivided(tmp_path, kind)}", "data.test_fraction=0.25")
+    splits = data.load()
+    assert splits.test.labels.bincount().tolist() == [3, 2]
+    assert splits.train.labels.bincount().tolist() == [9, 6]
+    assert splits.info.class_names == ["cat", "dog"]
+    seen = np.concatenate([shown(splits.train), shown(splits.test)])
+    assert len(np.unique(seen.reshape(20, -1), axis=0)) == 20
+    labels = splits.train.labels.tolist() + splits.test.labels.tolist()
+    truth = {image.tobytes(): int(row >= 12) for row, image in enumerate(random_pixels(20, 8))}
+    assert [truth[image.tobytes()] for image in seen] == labels
+    assert splits.info.division.startswith("25 % of each class, seed 0, sha256:")
+    assert data.train_count() == 15
+    assert any("5 of 20 images, are set aside" in note for note in splits.info.notices)
+    if kind != "parquet":
+        train, test = data.original_rows()
+        assert sorted([*train.tolist(), *test.tolist()]) == list(range(50, 70))
+        places = [
+            next(r for r, i in enumerate(random_pixels(20, 8)) if (i == image).all())
+            for image in seen
+        ]
+        assert [*train.tolist(), *test.tolist()] == [50 + place for place in places]
+        boxes = torch.cat([splits.train.boxes, splits.test.boxes])[:, 0]
+        assert boxes[:, 2].tolist() == [place % 4 for place in places]
+
+
+@pytest.mark.parametrize("kind", ["images", "jpeg", "parquet"])
+def test_folds_of_a_pack_test_each_image_once_and_are_one_set(tmp_path, kind):
+    path, tested, known = undivided(tmp_path, kind), [], set()
+    for fold in range(3):
+        given = ("data=pack", f"data.train={path}", "data.folds=3", f"data.fold={fold}")
+        prepare(source(*given))  # which must not serve the other folds
+        data = source(*given)
+        splits = data.load()
+        tested += [image.tobytes() for image in shown(splits.test)]
+        known.add(data.fingerprint())
+        assert data.train_count() == 13
+        assert splits.info.division.startswith(f"fold {fold} of 3, seed 0, sha256:")
+    assert len(tested) == len(set(tested)) == 20
+    assert len(known) == 1
+    whole = source("data=pack", f"data.train={path}", "data.test_fraction=0.5")
+    assert whole.fingerprint() not in known
+
+
+def test_equal_images_of_a_pack_stand_on_one_side(tmp_path):
+    path = undivided(tmp_path, repeated=True)
+    for fraction in (0.1, 0.3, 0.5, 0.7):
+        data = source("data=pack", f"data.train={path}", f"data.test_fraction={fraction}")
+        sides = [{image.tobytes() for image in shown(part)} for part in data.read()[:2]]
+        assert not sides[0] & sides[1]
+
+
+def test_a_pack_without_test_images_is_told_how_to_get_some(tmp_path):
+    path = undivided(tmp_path)
+    with pytest.raises(UserError, match=r"data\.test is not given") as error:
+        source("data=pack", f"data.train={path}").load()
+    assert "data.test_fraction" in error.value.todo
+    with pytest.raises(UserError, match="test images of its own"):
+        pack(path, None, "data.test_fraction=0.2").load()
