@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixbench.cli.console import print_notice, print_result
-from mixbench.errors import UserError, counted
+from mixbench.errors import UserError, counted, near_match
 
 if TYPE_CHECKING:
     from mixbench.data.checks import Findings
@@ -39,9 +39,19 @@ def _words(name: str) -> list[str]:
 
     if "=" in name and not Path(name).exists():
         return [name]
-    path = Path(name)
-    if name in DATA.names() or not (path.exists() or len(path.parts) > 1 or name[:1] in ".~"):
+    path = Path(name).expanduser()
+    if name in DATA.names() or DATA.names_code(name):
         return [f"data={name}"]
+    if not path.exists():
+        sets = [each for each in DATA.names() if each not in ("folder", "pack")]
+        hint = near_match(name, sets)
+        raise UserError(
+            f"{name!r} is neither a data set nor a file or folder that exists"
+            + (f"; {hint}" if hint else ""),
+            "data",
+            f"name one of: {', '.join(sets)}; or give the path of a folder of images, of a list of "
+            "images (.csv), or of a file of arrays (.npz or .parquet)",
+        )
     packed = path.suffix.lower() in PACKED
     if path.is_dir():
         packed = any(path.glob("*.parquet")) or any(path.glob("data/*.parquet"))

@@ -29,10 +29,11 @@ from mixbench.cli import (
     separate,
 )
 from mixbench.cli.console import print_notice, replace_unprintable
+from mixbench.cli.usage import CommandParser
 from mixbench.config.names import SUITES
 from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.distributed.spawn import write_error
-from mixbench.errors import MixbenchError, explain
+from mixbench.errors import MixbenchError, UserError, explain
 from mixbench.leaderboard.plots.kinds import KINDS
 
 OVERRIDES = (
@@ -54,18 +55,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     words = sys.argv[1:] if argv is None else argv
     debug = "--debug" in words
-    try:
-        words = elicit.join_parts([word for word in words if word != "--debug"])
-        args, rest = parser.parse_known_args(words)
-        if "overrides" in args and not any(word.startswith("-") for word in rest):
-            args.overrides += rest  # overrides may also stand behind an option
-        elif rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    except SystemExit as stop:  # argparse has printed its message, or the help
-        return stop.code if isinstance(stop.code, int) else 2
     warnings.showwarning = _show_warning
     try:
+        words = elicit.join_parts([word for word in words if word != "--debug"])
+        args = _parsed(parser, words)
         return args.command(args)
+    except SystemExit as stop:  # argparse has printed the help
+        return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         print_notice("interrupted")
         return 4
@@ -82,8 +78,22 @@ def main(argv: list[str] | None = None) -> int:
         return told.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parsed(parser: CommandParser, words: list[str]) -> argparse.Namespace:
+    """The words of a command; overrides may also stand behind an option."""
+    args, rest = parser.parse_known_args(words)
+    unknown = [word for word in rest if word.startswith("-")]
+    if unknown:
+        raise args.parser.unknown_option(unknown[0])
+    if rest and "overrides" not in args:
+        what = f"{rest[0]!r} is one word too many"
+        raise UserError(what, args.parser.prog, f"write {args.parser.synopsis()}")
+    if rest:
+        args.overrides += rest
+    return args
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="mixbench",
         allow_abbrev=False,
         description="Train, compare and verify mixup methods.",
@@ -96,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, command: Any, text: str, overrides: str = "") -> Any:
         whole = f"{text[0].upper()}{text[1:]}."
         sub = commands.add_parser(name, help=text, description=whole, allow_abbrev=False)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, parser=sub)
         if overrides:
             first = overrides.rpartition(" ")[0]
             what = (

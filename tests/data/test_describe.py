@@ -104,6 +104,20 @@ def test_a_path_is_enough_and_a_picture_is_written(zoo, tmp_path, capsys):
     assert main(["data", "describe", str(zoo), "-o", "x.txt"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("nofolder", ""), ("no/such/folder", ""), ("digitz", "did you mean 'digits'?")],
+)
+def test_a_name_of_nothing_is_told_what_can_be_given(name, hint, capsys):
+    assert main(["data", "describe", name]) == 2
+    error = capsys.readouterr().err
+    assert f"{name!r} is neither a data set nor a file or folder that exists" in error
+    assert hint in error
+    assert "cifar10" in error
+    assert "folder of images" in error
+    assert "did you mean 'folder'" not in error
+
+
 def test_the_sheet_has_a_row_of_training_images_for_each_class(tmp_path, zoo):
     sheet = contact_sheet(source("data=folder", f"data.root={zoo}"))
     rows = sheet.drawn()
