@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 6
 MOST_ROWS = 60  # that a panel shows one below the other
+LEAST_POINTS = 0.5  # that the axis of a percentage spans
 MOST_LINES = 8  # that one diagram holds
 NOTEBOOK_DPI = 160
 MARGIN = 0.04  # inches
 _HANDLE = 0.42  # inches of a legend's line and the room around it
+_TICK = 0.65  # inches of the figure for a number at an axis
 _LONG = 200  # letters that a title has at most
 _GAP = 0.12  # inches between columns of a legend
 _NAMED = 4  # rows that a note names, beyond which it counts them
@@ -294,6 +296,7 @@ def label_rows(axes: "Axes", labels: Sequence[str], width: float) -> None:
     axes.set_yticks(range(len(labels)), [fitted(label, room) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=max(2, int(width / _TICK)))
     axes.grid(axis="x")
 
 
@@ -319,13 +322,16 @@ def score_limits(rows: list[Row], score: str) -> tuple[tuple[float, float], bool
     intervals = [clipped(summary, score) or () for summary in summaries]
     values = [value for row in rows for value in seed_values(row, score)]
     values += [summary.mean for summary in summaries]
-    span = (max(values) - min(values)) or max(abs(max(values)) * 0.01, 1e-6)
+    percent, span = describe(score).percent, max(values) - min(values)
     ends = [*(end for interval in intervals for end in interval), *values]
     left = max(min(ends), min(values) - 0.6 * span)
     right = min(max(ends), max(values) + 0.6 * span)
-    pad = 0.05 * (right - left) or 0.05 * span
+    # A finer axis would show a difference of rounding as large as one that matters.
+    least = LEAST_POINTS if percent else 0.05 * max(map(abs, values)) or 1e-6
+    lacking = max(0.0, least - (right - left))
+    pad = 0.05 * (right - left + lacking) + lacking / 2
     low, high = left - pad, right + pad
-    if describe(score).percent:
+    if percent:
         low, high = max(low, -2.0), min(high, 102.0)
     return (low, high), min(ends) < low or max(ends) > high
 

@@ -106,3 +106,21 @@ def test_rows_of_data_on_which_no_method_wins_are_in_alphabetical_order(runs):
         runs.add(method, top1=90.0 - number, data="digits")
     (axes,) = all_axes(draw("leaderboard", runs.board()))
     assert row_names(axes) == ["bc", "erm", "mixup"]
+
+
+@pytest.mark.parametrize("scores", [[93.28], [93.1] * 3, [100.0]])
+def test_the_axis_of_a_single_row_is_no_finer_than_half_a_point(runs, scores):
+    runs.seeds("erm", *scores)
+    figure = draw("leaderboard", runs.board())
+    low, high = all_axes(figure)[0].get_xlim()
+    assert 0.5 <= high - low < 2
+    assert low < scores[0] < high
+    assert "arrow" not in notes(figure)
+
+
+@pytest.mark.parametrize("scores", [(93.28, 93.3), (0.0128, 0.013)])
+def test_numbers_of_the_axis_do_not_overlap(runs, scores):
+    for method, score in zip(("erm", "mixup"), scores, strict=True):
+        runs.add(method, 0, 90.0, metrics={"ece": score, "top1": score})
+    figure = draw("leaderboard", runs.board(), score="ece")
+    assert overlapping(figure) == []
