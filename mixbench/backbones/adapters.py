@@ -318,7 +318,7 @@ def _cut(model: Any, kind: str, family: TimmFamily | None, config: NetConfig) ->
     if family is None and not config.stages:
         children = ", ".join(name for name, _ in model.named_children())
         raise UserError(
-            f"{kind} is of no known family: {', '.join(sorted(FAMILIES))}",
+            f"{kind} belongs to none of the known families: {', '.join(sorted(FAMILIES))}",
             f"net={config.name}",
             f"name the modules of each stage, such as net.stages=[stem+blocks.0,blocks.1]; it has "
             f"{children}",

@@ -44,10 +44,12 @@ def with_max_pool(net: Any, where: str = "net.pool=max") -> Any:
     """
     head = getattr(net, "head", None)
     if not isinstance(head, Head) or "maps" not in getattr(net, "provides", ()):
-        what = f"{type(net).__name__} has no maps whose maximum a classifier could read"
+        what = f"{type(net).__name__} has no feature maps whose maximum the classifier could read"
         raise UserError(what, where, "use net.pool=avg, or a convolutional network")
     if any(True for _ in head.pool.parameters()):
-        what = f"{type(net).__name__} has weights in its pooling, which would be lost"
+        what = (
+            f"{type(net).__name__} has weights in its pooling layer, which max pooling would drop"
+        )
         raise UserError(what, where, "use net.pool=avg, or another network")
     head.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
     return net

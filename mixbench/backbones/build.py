@@ -40,7 +40,7 @@ def _built(config: NetConfig, info: DataInfo) -> Any:
     try:
         inspect.signature(builder).bind(config, info)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{config.name} builds no network: {error}", where, _REMEDY) from error
+        raise UserError(f"{config.name} cannot build a network: {error}", where, _REMEDY) from error
     with NETS.guarded(config.name, "cannot be built", _REMEDY):
         net = builder(config, info)
     if not isinstance(net, nn.Module):
@@ -77,7 +77,9 @@ def check_logits(net: nn.Module, config: NetConfig, info: DataInfo) -> None:
     finally:
         net.train(training)
     if not isinstance(found, torch.Tensor):
-        raise UserError(f"{config.name} returns {type(found).__name__} and no tensor", where, todo)
+        raise UserError(
+            f"{config.name} returns {type(found).__name__} instead of a tensor", where, todo
+        )
     if tuple(found.shape) != wanted:
         what = f"{config.name} returns {tuple(found.shape)} for images {shape}"
         raise UserError(what, where, todo)

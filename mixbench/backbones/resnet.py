@@ -132,7 +132,8 @@ class ResNet(StagedNet):
         super().__init__()
         if bottleneck and width * group_width % 64:
             raise UserError(
-                f"net.width={width} gives groups of {width * group_width / 64:g} channels",
+                f"net.width={width} would give groups of {width * group_width / 64:g} channels, "
+                "which is not a whole number",
                 "net.width",
                 f"choose a multiple of {64 // group_width}",
             )

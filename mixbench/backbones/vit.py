@@ -51,7 +51,7 @@ def check_patch(name: str, patch: int, height: int, width: int, halvings: int = 
     halved = f", halved {halvings} times" if halvings else ""
     use = f"use net.patch={' or '.join(fitting)}, or" if fitting else "use"
     raise UserError(
-        f"images of {height}x{width} pixels are no whole number of patches of {patch}x{patch} "
+        f"images of {height}x{width} pixels are not a whole number of patches of {patch}x{patch} "
         f"pixels{halved}",
         f"net={name}, net.patch",
         f"{use} data.size={size}",

@@ -104,7 +104,7 @@ def elicit_command(args: argparse.Namespace) -> int:
         keys = [key for key, _ in split_overrides(args.overrides)]
         if idle := [key for key in keys if key.partition(".")[0] not in KEPT_PARTS]:
             todo = f"leave it out; keys of {', '.join(KEPT_PARTS)} can be given"
-            raise UserError(f"{idle[0]} changes nothing of what people see", "elicit", todo)
+            raise UserError(f"{idle[0]} has no effect on a study", "elicit", todo)
         words = args.overrides if "method" in keys else ["method=mixup", *args.overrides]
         config = compose(words, strict=args.strict)
     given = {name: getattr(args, name) for name in (*_OPTIONS, "interval")}

@@ -19,7 +19,7 @@ def export_command(args: argparse.Namespace) -> int:
     trusted = code_names(pairs)
     if idle := [key for key, value in pairs if value not in trusted]:
         todo = "leave it out; only names of your own code, such as net=module:Class, can be given"
-        raise UserError(f"{idle[0]} changes nothing of an export", "export", todo)
+        raise UserError(f"{idle[0]} has no effect on an export", "export", todo)
     made = export(folder, args.output, args.overrides)
     print_result(f"written: {args.output}")
     shape = f"{made.height}x{made.width} pixels in [0, 1]"

@@ -22,7 +22,7 @@ def leaderboard_command(args: argparse.Namespace) -> int:
         )
     if args.literature and args.format not in ("table", "markdown"):
         raise UserError(
-            "published figures stand beside tables only",
+            "--literature works with the formats table and markdown only",
             "--literature",
             "use --format table or markdown",
         )
@@ -63,13 +63,19 @@ def _check_view(args: argparse.Namespace) -> None:
     """Refuse options that another one makes useless."""
     views = [f"--{name}" for name in ("curve", "pivot") if getattr(args, name)]
     if len(views) > 1:
-        raise UserError("two views at once", " ".join(views), "ask for one of them")
+        raise UserError(
+            f"{' and '.join(views)} cannot be combined", " ".join(views), "ask for one of them"
+        )
     of_tables = ("columns", "sort", "literature", "wandb")
     lost = [f"--{name}" for name in of_tables if views and getattr(args, name)]
     if lost:
         raise UserError(f"{lost[0]} has no effect on {views[0]}", lost[0], "leave it out")
     if args.pivot and args.format in ("csv", "json"):
-        raise UserError("a grid is for reading", "--pivot", "use --format table, markdown or latex")
+        raise UserError(
+            f"--pivot cannot be written as {args.format}",
+            "--pivot",
+            "use --format table, markdown or latex",
+        )
 
 
 def names_of(text: str) -> list[str]:

@@ -32,7 +32,9 @@ def _show_corruptions(args: argparse.Namespace) -> int:
 
     folders = list(itertools.takewhile(lambda word: "=" not in word, args.overrides))
     if len(folders) > 1:
-        raise UserError("--corruptions draws the data of one run", "show", "name one run, or none")
+        raise UserError(
+            "--corruptions draws the test image of one run only", "show", "name one run, or none"
+        )
     for word in args.overrides[len(folders) :]:
         if word.startswith(("method=", "method.")):
             what = "a picture of corruptions shows no method"
@@ -56,12 +58,18 @@ def _subjects(words: list[str], strict: bool) -> dict[str, tuple[Any, Path | Non
     if len(names) > 1 and (len(set(names)) < len(names) or "" in names):
         listed = ",".join(names)
         raise UserError(
-            f"method={listed} names a method twice, or an empty one", "show", "name each once"
+            f"method={listed} names a method twice, or an empty name",
+            "show",
+            "name each method once",
         )
     if len(set(runs)) < len(runs):
-        raise UserError("a run is named twice", "show", "name each once")
+        raise UserError("a run is named twice", "show", "name each run once")
     if len(runs) > 1 and len(names) > 1:
-        raise UserError("several runs and several methods are named", "show", "name the runs alone")
+        raise UserError(
+            "both several runs and several methods are named",
+            "show",
+            "name the runs, and leave method= out",
+        )
     if len(names) == 1:
         folders = {name: _folder_of(name) for name in runs} or {"": None}
         found = {
@@ -82,7 +90,9 @@ def _folder_of(name: str) -> Path:
 
     folder = run_folder(name)
     if not (folder / "config.yaml").exists():
-        raise UserError(f"no such run: {name}", "show", "name a folder below runs/")
+        raise UserError(
+            f"no such run: {name}", "show", "name a folder below runs/, or the id of a run"
+        )
     return folder
 
 

@@ -24,7 +24,7 @@ def predict_command(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UserError(f"--top must be at least 1, got {args.top}", "--top", "give another number")
     if args.output is not None and args.output.suffix != ".csv":
-        what = f"{args.output.name} says no format"
+        what = f"{args.output.name} does not end in .csv"
         raise UserError(what, "-o", "end the name in .csv")
     if args.output is not None and not args.output.resolve().parent.is_dir():
         raise UserError(f"no such folder: {args.output.parent}", "-o", "create it first")

@@ -45,9 +45,17 @@ def check_output(output: Path) -> None:
         todo = f"end its name in {SUFFIXES[0]}"
         raise UserError("a report is an HTML page", str(output), todo)
     if output.is_dir():
-        raise UserError("a folder stands in place of the file", str(output), "name a file")
+        raise UserError(
+            "the report cannot be written, as a folder has that name",
+            str(output),
+            "name another file",
+        )
     if not output.parent.is_dir():
-        raise UserError("the folder of the file does not exist", str(output), "name another by -o")
+        raise UserError(
+            "the folder for the report does not exist",
+            str(output),
+            "create it, or name another file by -o",
+        )
 
 
 def grid_output(args: argparse.Namespace, folder: Path) -> Path | None:
@@ -73,7 +81,7 @@ def grid_output(args: argparse.Namespace, folder: Path) -> Path | None:
         return folder / REPORT
     if "=" in given.name and given.suffix not in SUFFIXES:
         todo = "write overrides in front of --report, or name a file that ends in .html"
-        raise UserError("--report takes the word behind it as a file", str(given), todo)
+        raise UserError("--report takes the word after it as the name of a file", str(given), todo)
     check_output(given)
     return given
 

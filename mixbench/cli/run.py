@@ -111,9 +111,9 @@ def sweep_command(args: argparse.Namespace) -> int:
         print_result(note)
     if plan.needs and args.to_wandb:
         raise UserError(
-            "a plan that needs other runs cannot be written as one sweep",
+            "a plan that needs the runs of another plan cannot be written as one W&B sweep",
             name,
-            "carry out what it needs first, and give its file as an override",
+            "run the other plan first, and give the file that it makes as an override",
         )
     return _carry_out(plan, args)[0]
 
@@ -215,14 +215,18 @@ def print_unjudged(runs: "list[PlannedRun]", folder: Path) -> None:
 def _check_launching(args: argparse.Namespace) -> None:
     """Refuse options that would have no effect."""
     if args.jobs is not None and args.jobs < 1:
-        raise UserError(f"--jobs {args.jobs} leaves no run to start", "--jobs", "give 1 or more")
+        raise UserError(
+            f"--jobs {args.jobs} is too small: at least one run has to be started at a time",
+            "--jobs",
+            "give 1 or more",
+        )
     given = {"--slurm": args.slurm, "--no-wait": args.no_wait}
     if args.launcher == "local" and any(given.values()):
         raise UserError("--slurm and --no-wait need SLURM", "bench", "add --launcher slurm")
     given |= {"--jobs": args.jobs, "--launcher slurm": args.launcher == "slurm"}
     unused = [name for name, value in given.items() if value]
     if args.to_wandb and unused:
-        what = f"{unused[0]} has no effect where the grid is only written as a W&B sweep"
+        what = f"{unused[0]} has no effect with --to-wandb, which trains nothing"
         raise UserError(what, "--to-wandb", f"leave {unused[0]} out")
 
 

@@ -112,7 +112,7 @@ def compose_text(
             continue
         if key in NAMES.values():
             group = key.split(".")[0]
-            raise UserError(f"{key} is picked by name", COMMAND_LINE, f"write {group}=NAME")
+            raise UserError(f"{key} is chosen by name", COMMAND_LINE, f"write {group}=NAME")
         value, surprises = yaml_files.parse(text, f"{COMMAND_LINE}, {key}")
         notes += surprises
         given.append((key, value))

@@ -32,7 +32,9 @@ def split_overrides(overrides: str | Sequence[str]) -> list[tuple[str, str]]:
     try:
         words = shlex.split(overrides) if isinstance(overrides, str) else list(overrides)
     except ValueError as error:
-        raise UserError(f"cannot be split into words: {error}", COMMAND_LINE) from error
+        raise UserError(
+            f"cannot be split into words: {error}", COMMAND_LINE, "close every quotation mark"
+        ) from error
     pairs = []
     for word in words:
         key, equals, text = word.partition("=")
@@ -94,7 +96,7 @@ def refuse_code(
         if name not in trusted:
             word = f"{option} {name}" if option else word
             todo = f"add {word} to the command if you trust it"
-            raise UserError(f"the file names code to import, {name}", origin, todo)
+            raise UserError(f"the file names code that would be imported: {name}", origin, todo)
 
 
 def refuse_place(items: Iterable[tuple[str, Any]], origin: str) -> None:
@@ -157,7 +159,9 @@ def file_layers(
         origin, content = _read("recipe", recipe, notes)
         per_method = _mapping(content.pop("per_method", {}), origin, "per_method")
         if "method" in content:
-            raise UserError("a recipe sets `method` keys under `per_method`", origin)
+            raise UserError(
+                "a recipe cannot set keys of `method`", origin, "set them under `per_method`"
+            )
         own = _mapping(per_method.get(method, {}), origin, f"per_method.{method}")
         items = [*flatten(content), *_prefixed("method", own)]
         yield origin, _named("recipe", recipe, items, origin)
@@ -208,7 +212,7 @@ def _named(
     """Put the picked name in front; no file may pick one, least of all a class to import."""
     for key, _ in items:
         if key in NAMES.values():
-            raise UserError(f"{key} cannot be set by a file", origin, "pick it on the command line")
+            raise UserError(f"{key} cannot be set in a file", origin, "give it on the command line")
     return [(NAMES[group], name), *items]
 
 
@@ -225,10 +229,16 @@ def _default(content: dict[str, Any], group: str, origin: str) -> str | None:
     """The name that a file picks for a group where the command line names none; it is taken out."""
     name = content.pop(f"default_{group}", None)
     if not isinstance(name, str | None):
-        raise UserError(f"default_{group}: {name!r} is no name", origin)
+        raise UserError(
+            f"default_{group}: {name!r} is not a name", origin, "write the name as text"
+        )
     if name is not None and group in _REGISTRIES:
         if _REGISTRIES[group].names_code(name):
-            raise UserError(f"default_{group}: {name} names code", origin, "name a registered one")
+            raise UserError(
+                f"default_{group}: {name} names code that would be imported",
+                origin,
+                "give a registered name",
+            )
         _REGISTRIES[group].check(name)
     return name
 

@@ -199,7 +199,10 @@ class DataConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.allow_overlap and self.judgements is None:
-            raise ValueError("data.allow_overlap needs data.judgements, which names the images")
+            raise ValueError(
+                "data.allow_overlap has no effect without data.judgements; leave it out, or give "
+                "data.judgements=FILE"
+            )
         if self.fold is not None and self.fold >= (self.folds or 0):
             known = "data.folds, their number" if self.folds is None else f"< {self.folds}"
             verb = "needs" if self.folds is None else "must be"
@@ -208,14 +211,16 @@ class DataConfig(Settings):
             raise ValueError(f"data.weights must be two numbers, got {len(self.weights)}")
         if self.resize is not None:
             if self.size is None:
-                raise ValueError("data.resize needs data.size, the side that is cut out")
+                raise ValueError(
+                    "data.resize needs data.size, the side of the square that is cut out"
+                )
             if self.resize < self.size:
                 raise ValueError(f"data.resize must be >= {self.size}, got {self.resize}")
         for key in ("crop_area", "crop_scales"):
             if getattr(self, key) is not None and self.size is None:
                 raise ValueError(f"data.{key} needs data.size, the side of the crops in pixels")
         if self.fit == "squeeze" and self.size is None:
-            raise ValueError("data.fit=squeeze needs data.size, the side in pixels")
+            raise ValueError("data.fit=squeeze needs data.size, the side of the images in pixels")
         if self.crop_scales is not None:
             self._check_scales()
         elif self.fit == "squeeze" and self.resize is not None:
@@ -299,7 +304,9 @@ class NetConfig(Settings):
         super().__post_init__()
         self.width = self.first_width
         if self.pretrained and self.weights is not None:
-            raise ValueError("net.pretrained must be false beside net.weights, which name others")
+            raise ValueError(
+                "net.pretrained and net.weights name two sets of weights; leave one of them out"
+            )
         if self.pretrained and not self.name.startswith("timm:"):
             raise ValueError(
                 f"net.pretrained needs net=timm:NAME, got net={self.name}; give other weights as "
@@ -519,7 +526,7 @@ class EvalConfig(Settings):
         lists |= {"corruptions": self.corruptions or [], "ood": self.ood}
         for key, value in lists.items():
             if len(set(value)) < len(value):
-                raise ValueError(f"eval.{key} names one twice: {', '.join(value)}")
+                raise ValueError(f"eval.{key} names an entry twice: {', '.join(value)}")
         super().__post_init__()
         for suite in self.suites:
             SUITES.check(suite, "eval.suites")
@@ -634,7 +641,7 @@ class RunConfig(Settings):
         if self.select in ("best_test", "median10"):
             raise ValueError(
                 f"select={self.select} would choose on the test set; use last or val, "
-                "and peek=true to see what it would give"
+                "and peek=true to log the test score of every epoch"
             )
         super().__post_init__()
         if self.peek and self.task != "supervised":

@@ -97,9 +97,9 @@ def read(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         text = read_text(path, MAX_BYTES)
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        raise UserError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"cannot be read: {error}", where=str(path)) from error
+        raise UserError(f"the file cannot be read: {error}", where=str(path)) from error
     mapping, notes = parse(text, str(path))
     if mapping is None:
         raise UserError("the file is empty", where=str(path), todo="write `key: value` lines")
@@ -122,12 +122,14 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
         UserError: On anything but plain values of moderate size.
     """
     if len(text) > MAX_BYTES:
-        raise UserError(f"more than {MAX_BYTES} characters of YAML", where=origin)
+        raise UserError(f"the YAML has more than {MAX_BYTES} characters", where=origin)
     notes: list[str] = []
     try:
         loader = _Loader(text, origin)
     except yaml.YAMLError as error:  # a character that no YAML may hold
-        raise UserError(f"not valid YAML: {getattr(error, 'reason', error)}", origin) from error
+        raise UserError(
+            f"the text is not valid YAML: {getattr(error, 'reason', error)}", origin
+        ) from error
     try:
         node = loader.get_single_node()
         if node is None:
@@ -139,11 +141,13 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         hint = "indent with spaces" if "\\t" in problem else "see the YAML syntax"
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"not valid YAML: {problem}", f"{origin}{line}", hint) from error
+        raise UserError(
+            f"the text is not valid YAML: {problem}", f"{origin}{line}", hint
+        ) from error
     except UserError:
         raise
     except (ValueError, RecursionError, OverflowError) as error:
-        raise UserError(f"not a plain YAML value: {error}", where=origin) from error
+        raise UserError(f"the text is not a plain YAML value: {error}", where=origin) from error
     finally:
         loader.dispose()
 
@@ -164,13 +168,13 @@ class _Loader(yaml.SafeLoader):
         where = f"{self.origin}:{event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
             if name in self.anchors and name not in self.sizes:
-                raise UserError(f"*{name} stands inside of itself", where)
+                raise UserError(f"*{name} contains itself", where)
             self.count += self.sizes.get(name, 0)
         before = self.count
         self.count += 1
         long = isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_LETTERS
         if self.count > MAX_NODES or self.depth > MAX_DEPTH or long:
-            raise UserError("YAML too large or too deeply nested", where)
+            raise UserError("the YAML is too large or too deeply nested", where)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -208,7 +212,9 @@ def _inspect(root: yaml.Node, origin: str, notes: list[str]) -> None:
 
 def _inspect_scalar(node: yaml.ScalarNode, where: str, notes: list[str]) -> None:
     if "${" in node.value:
-        raise UserError(f"{node.value!r}: references are not supported", where, "write the value")
+        raise UserError(
+            f"{node.value!r}: references to other keys are not supported", where, "write the value"
+        )
     if node.style is not None:
         return
     if _WORDS.match(node.value) and node.tag.endswith(":bool"):

@@ -67,7 +67,11 @@ def stored_labels(values: np.ndarray, names: list[str], where: str, images: int)
             or out of range.
     """
     if np.ndim(values) and len(values) != images:
-        raise UserError(f"{images} images but {len(values)} labels", where)
+        raise UserError(
+            f"there are {images} images but {len(values)} labels",
+            where,
+            "give one label for each image",
+        )
     values = _squeezed(_plain(np.asarray(values), where), where)
     if values.dtype.kind in "US":
         return _from_text(texts(values), names, where)
@@ -75,8 +79,8 @@ def stored_labels(values: np.ndarray, names: list[str], where: str, images: int)
         indices = _from_one_hot(values, where)
         columns = values.shape[1]
         if names and len(names) != columns:
-            what = f"one-hot labels of {columns} columns, and {len(names)} class names"
-            raise UserError(what, where)
+            what = f"labels have {columns} one-hot columns, and there are {len(names)} class names"
+            raise UserError(what, where, "give a name for each column")
     else:
         indices, columns = whole_numbers(values, where), 0
     low, high = (int(end) for end in indices.aminmax())
@@ -117,7 +121,7 @@ def whole_numbers(
         raise UserError(what, where, todo)
     if values.dtype.kind == "f":
         _refuse(np.isnan(values), values, f"{of} are missing", where, missing)
-        _refuse(values != np.floor(values), values, f"{of} are no whole numbers", where, todo)
+        _refuse(values != np.floor(values), values, f"{of} are not whole numbers", where, todo)
     if values.dtype.kind != "b":
         _refuse(values < 0, values, f"{of} are negative", where, missing)
     if values.dtype.kind in "uf":
@@ -153,7 +157,11 @@ def class_names(values: np.ndarray, where: str, *, repeated: bool = False) -> li
         UserError: If they are no list, or two are equal.
     """
     if np.ndim(values) != 1:
-        raise UserError(f"class names must be (K,), got {np.shape(values)}", where)
+        raise UserError(
+            f"class names must be (K,), got {np.shape(values)}",
+            where,
+            "give one name for each class",
+        )
     names = texts(values)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice and not repeated:
@@ -267,7 +275,7 @@ def first_names(names: Sequence[str]) -> str:
 def _plain(values: np.ndarray, where: str, of: str = "labels", todo: str = _MISSING) -> np.ndarray:
     """Without Python objects: an array of numbers or of text."""
     if not values.size:
-        raise UserError(f"there are no {of}", where)
+        raise UserError(f"there are no {of}", where, _MISSING)
     if values.dtype.kind != "O":
         return values
     missing = np.array([value is None for value in values.ravel()]).reshape(values.shape)
@@ -296,7 +304,11 @@ def _from_text(values: list[str], names: list[str], where: str) -> Labels:
     place = {name: index for index, name in enumerate(found)}
     strange = sorted(set(values) - set(place))
     if strange:
-        raise UserError(f"labels that are no class names: {first_names(strange)}", where)
+        raise UserError(
+            f"some labels are not class names: {first_names(strange)}",
+            where,
+            "correct these labels, or add their names to class_names",
+        )
     return Labels(torch.tensor([place[value] for value in values]), found, from_text=not names)
 
 

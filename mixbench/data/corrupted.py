@@ -106,7 +106,7 @@ def folder_of_corrupted(folder: str) -> Path:
     """
     root, where = Path(folder), f"eval.corrupted={folder}"
     if root.is_file():
-        what = "a folder of corrupted images is needed, and this is a file"
+        what = "a folder of corrupted images is expected, and this is a file"
         raise UserError(what, where, "unpack it, and give the folder")
     if not root.is_dir():
         raise UserError("no such folder", where, f"expected {CORRUPTED_LAYOUT}")

@@ -93,10 +93,10 @@ def divide(
         parts[side].append(row)
     if not parts[tested]:
         what = f"no test image is left of {len(names)} images by {word}"
-        raise UserError(what, DIVIDED_KEYS, "add images, or set more of them aside")
+        raise UserError(what, DIVIDED_KEYS, "add images, or set a larger share aside")
     how = f"seed {DIVISION_SEED}, {division_hash(names, sides)}"
     notices = [
-        f"there are no test images of their own: {word}, {len(parts[tested]):,} of "
+        f"the data have no test images: {word}, {len(parts[tested]):,} of "
         f"{counted(len(names), 'image')}, are set aside ({how})"
     ]
     if config.folds is None:
@@ -113,7 +113,7 @@ def _check_folds(config: DataConfig, count: int, single: Sequence[str]) -> None:
     assert config.folds is not None
     if config.test_fraction is not None:
         what = "data.test_fraction has no effect beside data.folds, which tests every image"
-        raise UserError(what, DIVIDED_KEYS, "leave one of them out")
+        raise UserError(what, DIVIDED_KEYS, "leave one of the two keys out")
     if single:
         what = f"a class with a single image cannot be in two folds: {', '.join(single[:5])}"
         raise UserError(what, "data.folds", "add images to it, or leave the class out")
@@ -138,7 +138,7 @@ def _small(images: int, tested: int, single: Sequence[str]) -> list[str]:
         )
     if images < SMALL_SET:
         notices.append(
-            f"a test on {counted(tested, 'image')} tells small differences badly; with "
+            f"a test on {counted(tested, 'image')} cannot show small differences; with "
             f"data.folds={ADVISED_FOLDS}, mixbench bench tests each of the {images:,} once"
         )
     return notices

@@ -42,14 +42,16 @@ def read_fixations(path: Path) -> dict[int, Tensor]:
                     image, points = _scan_path(line)
                 except ValueError as error:
                     raise UserError(
-                        f"no scan path: {error}",
+                        f"the line is not a scan path: {error}",
                         f"{path}:{number}",
                         "expected: run, image, width, height, then x, y, ms of each fixation",
                     ) from None
                 found[image] += points
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(
-            f"cannot read fixations: {error}", str(path), "give the CSV file of the fixations"
+            f"the fixations cannot be read: {error}",
+            str(path),
+            "give the CSV file of the fixations",
         ) from error
     return {
         image: torch.tensor(points, dtype=torch.float64).reshape(-1, 3)

@@ -177,7 +177,7 @@ def read_hmix(path: Path | str) -> HumanJudgements:
     groups = _groups_of_folder(path, source) if path.is_dir() else _groups_of_archive(path)
     if not groups:
         names = ", ".join(RELEASE_FILES.values())
-        raise UserError("it holds no judgements", str(path), f"expected one of: {names}")
+        raise UserError("the folder holds no judgements", str(path), f"expected one of: {names}")
     return HumanJudgements(
         path, **{name: groups.get(name) for name in RELEASE_FILES}, source=source
     )  # type: ignore[arg-type]
@@ -192,10 +192,12 @@ def _source_of(path: Path) -> JudgedImages:
         classes, images, split = facts["classes"], facts["images"], facts["split"]
         method = str(facts.get("method", SUMMED[0]))
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"it does not describe a study: {error!r}", str(path)) from error
+        raise UserError(
+            f"the file does not describe a study: {error!r}", str(path), "export the study again"
+        ) from error
     named = isinstance(classes, list) and all(isinstance(each, str) for each in classes)
     if not named or not isinstance(images, int) or split not in ("train", "test"):
-        raise UserError("it does not describe a study", str(path), "export the study again")
+        raise UserError("the file does not describe a study", str(path), "export the study again")
     return JudgedImages(tuple(classes), images, split, method, own=True)
 
 
@@ -257,7 +259,11 @@ def _groups_of_archive(path: Path) -> dict[str, Any]:
         with Arrays(path) as archive:
             found = {name: archive[name] for name in archive.names if "/" in name}
     except (OSError, ValueError) as error:
-        raise UserError(f"not a readable .npz of judgements: {error}", str(path)) from error
+        raise UserError(
+            f"the file cannot be read as an .npz of judgements: {error}",
+            str(path),
+            "export the study again, or give another file",
+        ) from error
     groups = {}
     for name in RELEASE_FILES:
         own = {k.partition("/")[2]: v for k, v in found.items() if k.startswith(f"{name}/")}
@@ -277,7 +283,9 @@ def _group(
     def column(key: str, share: bool = False) -> Tensor:
         values = arrays.get(key)
         if values is None:
-            raise UserError(f"it has no {key}", where, "read the whole release")
+            raise UserError(
+                f"the file has no array {key}", where, "give the whole release of H-Mix"
+            )
         if values.dtype.kind not in "biuf" or values.shape[:1] != arrays["index1"].shape:
             raise UserError(f"{key} has {values.dtype} {values.shape}", where)
         # Weights of a tenth in float32 are no tenths any more.
@@ -287,7 +295,7 @@ def _group(
         return exact
 
     if "index1" not in arrays:
-        raise UserError("it has no index1", where, "read the whole release")
+        raise UserError("the file has no array index1", where, "give the whole release of H-Mix")
     whole = [column(key).long() for key in ("index1", "class1", "index2", "class2")]
     pairs = _checked(JudgedPairs(*whole), where, source)
     if name == "soft":
@@ -315,8 +323,10 @@ def _groups_of_folder(path: Path, source: JudgedImages) -> dict[str, Any]:
             try:
                 arrays = readers[name](path / file, source.classes)
             except (KeyError, ValueError, TypeError) as error:
-                what = f"it is not the file of the release: {error!r}"
-                raise UserError(what, str(path / file), "read the release as it is") from error
+                what = f"this is not the file of the release: {error!r}"
+                raise UserError(
+                    what, str(path / file), "give the unchanged files of the release"
+                ) from error
             groups[name] = _group(name, arrays, str(path / file), source)
     return groups
 
@@ -390,7 +400,7 @@ def _pair_arrays(names: Iterable[str], classes: Sequence[str]) -> dict[str, np.n
     for name in names:
         match = _PAIR.match(name)
         if match is None:
-            raise ValueError(f"{name!r} names no two images")
+            raise ValueError(f"{name!r} does not name two images")
         words = match.groups()
         for word in (words[1], words[3]):
             if word not in classes:

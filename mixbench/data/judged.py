@@ -158,12 +158,15 @@ class JudgedPart:
             raise UserError(what, where, f"use a study of method={SUMMED[0]}")
         judged = self._judged()
         if judged is None:
-            what, todo = "nobody judged a weight or gave a label", "the tasks infer or categorical"
+            what, todo = (
+                "nobody judged a weight or gave a label in this study",
+                "the tasks infer or categorical",
+            )
             raise UserError(what, where, f"give judgements of {todo}")
         pairs, lam, values = judged
         first, second, kept = self._kept(pairs, allowed)
         if not bool(kept.any()):
-            what = "none of the judged images can be made of the images at hand"
+            what = "none of the judged images can be made from the given images"
             raise UserError(what, where, "use the data that were judged, and more of them")
         first, second, lam = first[kept], second[kept], lam[kept]
         made = _sums(self._pixels(first), self._pixels(second), lam)
@@ -222,7 +225,11 @@ class JudgedPart:
     def _check(self, groups: list[JudgedPairs]) -> None:
         where = str(self.judgements.path)
         if self.images.labels.ndim > 1:
-            raise UserError("people judged images of one class each, and these have several", where)
+            raise UserError(
+                "people judged images with one class each, and these have several",
+                where,
+                "use the data that were judged",
+            )
         soft = self.judgements.soft
         if soft is not None and soft.labels.shape[1] != self.classes:
             what = f"labels of {soft.labels.shape[1]} classes for images of {self.classes}"
@@ -282,7 +289,7 @@ def label_table(
         return LabelTable(label[:, None].float(), ones)
     if judged.labels is not None:
         if rule not in WHOLE_RULES:
-            what = "people gave labels of all classes, and no weights that could be averaged so"
+            what = "people gave labels of all classes, and no weights, which this rule needs"
             raise UserError(what, where, f"choose of: {', '.join(WHOLE_RULES)}")
         if rule == "mean":
             return LabelTable(judged.labels.nanmean(dim=1, keepdim=True).float(), ones)

@@ -72,15 +72,21 @@ def read_labels(given: str) -> OtherLabels:
         with Arrays(path) as archive:
             sets = {name: archive[name] for name in archive.names}
     except FileNotFoundError as error:
-        raise UserError("no such file of labels", str(path), f"correct {KEY}=") from error
+        raise UserError(
+            "the file of labels does not exist", str(path), f"correct {KEY}="
+        ) from error
     except (OSError, ValueError) as error:
         raise UserError(
-            f"not a readable .npz of labels: {error}", str(path), f"correct {KEY}="
+            f"the file cannot be read as an .npz of labels: {error}", str(path), f"correct {KEY}="
         ) from error
     others = {name.replace(WORD, ""): name for name in sets if name != CLEAN}
     short = chosen.replace(WORD, "") or (next(iter(others), "") if len(others) == 1 else "")
     if short not in others:
-        what = f"it has no labels {chosen!r}" if chosen else "it holds several sets of labels"
+        what = (
+            f"the file has no set of labels {chosen!r}"
+            if chosen
+            else "the file holds several sets of labels"
+        )
         hint = near_match(short, others) if chosen else ""
         todo = f"write {KEY}={path}:NAME with one of: {', '.join(others) or 'none'}"
         raise UserError(what + (f"; {hint}" if hint else ""), str(path), todo)
@@ -89,7 +95,11 @@ def read_labels(given: str) -> OtherLabels:
     clean = whole_numbers(sets[CLEAN], f"{path}, {CLEAN}") if CLEAN in sets else None
     labels = whole_numbers(sets[name], where)
     if clean is not None and len(clean) != len(labels):
-        raise UserError(f"{len(labels)} labels but {len(clean)} in {CLEAN}", where)
+        raise UserError(
+            f"there are {len(labels)} labels but {len(clean)} in {CLEAN}",
+            where,
+            "give both for the same images",
+        )
     return OtherLabels(short, labels, clean, where)
 
 
@@ -112,7 +122,9 @@ def labels_of(
         UserError: If they are not labels of these images.
     """
     if labels.ndim > 1:
-        raise UserError("only images of one class each can take other labels", KEY)
+        raise UserError(
+            "data.labels needs images with one class each", KEY, "leave it out, or use other data"
+        )
     same_set = "use labels of the same data set"
     count = len(other.labels)
     if rows is None and count != len(labels):
@@ -187,12 +199,24 @@ def read_human(path: Path) -> HumanLabels:
         raise UserError("people's answers need counts (N, K)", str(path), todo)
     counts = torch.from_numpy(found["counts"].astype(np.float64))
     if not bool(torch.isfinite(counts).all() and (counts >= 0).all() and (counts.sum(1) > 0).all()):
-        raise UserError("an image has negative counts, or no answer", str(path))
+        raise UserError(
+            "an image has negative counts, or no answer",
+            str(path),
+            "give each image at least one answer, and counts >= 0",
+        )
     labels = found.get("labels")
     if labels is not None and labels.shape != counts.shape[:1]:
-        raise UserError(f"labels {labels.shape} for counts {tuple(counts.shape)}", str(path))
+        raise UserError(
+            f"there are labels {labels.shape} for counts {tuple(counts.shape)}",
+            str(path),
+            "give one label for each row of counts",
+        )
     if labels is not None and (labels.dtype.kind not in "iuf" or (labels % 1 != 0).any()):
-        raise UserError("labels must be whole numbers, the true classes", str(path))
+        raise UserError(
+            "labels must be whole numbers",
+            str(path),
+            "give the index of the true class of each image",
+        )
     known = None if labels is None else torch.from_numpy(labels.astype(np.int64))
     return HumanLabels(counts, known, Path(path))
 
@@ -239,10 +263,14 @@ def _release_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
         rows = [int(name) for name, labels in content.items() for _ in labels]
         return np.array(rows), np.array([label for each in content.values() for label in each])
     except FileNotFoundError as error:
-        raise UserError("no such file of people's answers", str(path)) from error
+        raise UserError(
+            "the file of people's answers does not exist", str(path), "correct the path"
+        ) from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        what = f"not soft labels by the number of their image: {error}"
-        raise UserError(what, str(path), "give cifar10s_t2clamp_redist10.json") from error
+        what = f"the file does not map numbers of images to soft labels: {error}"
+        raise UserError(
+            what, str(path), "give the published file cifar10s_t2clamp_redist10.json"
+        ) from error
 
 
 def _arrays_of(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -250,6 +278,12 @@ def _arrays_of(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         with Arrays(path) as archive:
             return {key: archive[key] for key in archive.names if key in names}
     except FileNotFoundError as error:
-        raise UserError("no such file of people's answers", str(path)) from error
+        raise UserError(
+            "the file of people's answers does not exist", str(path), "correct the path"
+        ) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"not a readable .npz of people's answers: {error}", str(path)) from error
+        raise UserError(
+            f"the file cannot be read as an .npz of people's answers: {error}",
+            str(path),
+            "give another file, such as cifar10h.npz",
+        ) from error

@@ -44,10 +44,12 @@ def read_maps(path: Path, key: str) -> Tensor:
                 content = archive["maps"]
         maps = torch.from_numpy(content.astype(np.float32))
     except FileNotFoundError as error:
-        raise UserError(f"no such file: {path.name}", where, f"give {MAPS_LAYOUT}") from error
+        raise UserError(
+            f"the file {path.name} does not exist", where, f"give {MAPS_LAYOUT}"
+        ) from error
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"no file of maps: {path.name}: {error}", where, f"give {MAPS_LAYOUT}"
+            f"{path.name} is not a file of maps: {error}", where, f"give {MAPS_LAYOUT}"
         ) from error
     if maps.ndim != 3 or not maps.numel():
         raise UserError(f"maps are {tuple(maps.shape)}", where, f"give {MAPS_LAYOUT}")
@@ -71,7 +73,7 @@ def check_count(maps: Tensor, images: int, part: str, key: str) -> None:
         UserError: With the keys that leave images out.
     """
     if len(maps) != images:
-        what = f"{len(maps)} maps for {images} {part} images"
+        what = f"there are {len(maps)} maps for {images} {part} images"
         keys = "data.limit and data.judgements"
         if part == "training":
             keys = "data.limit, data.train_fraction and select=val"
@@ -111,7 +113,7 @@ def read_test_maps(given: str, splits: Splits) -> Tensor:
         name = _stem(file.relative_to(path))
         name = (name[-1].lstrip("0") or "0",) if names is None else name
         if name in found:
-            what = f"two maps of one image: {found[name]} and {file}"
+            what = f"one image has two maps: {found[name]} and {file}"
             raise UserError(what, f"eval.gaze={given}", "remove one of them")
         found[name] = file
     if names is None:
@@ -123,7 +125,7 @@ def read_test_maps(given: str, splits: Splits) -> Tensor:
     for row, name in enumerate(wanted):
         if name not in found:
             raise UserError(
-                f"no map of test image {row}",
+                f"test image {row} has no map",
                 f"eval.gaze={given}",
                 f"put it there as {'/'.join(name)}.npy or .png",
             )
@@ -156,13 +158,15 @@ def _one_map(path: Path, where: str, size: tuple[int, int]) -> Tensor:
             content = read_array(path).astype(np.float32)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(
-                f"no map: {path.name}: {error}", where, "give an array (h, w)"
+                f"{path.name} is not a map: {error}", where, "give an array (h, w)"
             ) from error
     else:
         try:
             content = grey_values(read_bytes(path, MAX_IMAGE_BYTES))
         except OSError as error:
-            raise UserError(f"no picture: {path.name}", where, "give a grey picture") from error
+            raise UserError(
+                f"{path.name} is not a picture", where, "give a grey picture"
+            ) from error
     shown = torch.from_numpy(content)
     if (
         shown.ndim != 2

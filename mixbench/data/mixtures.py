@@ -192,5 +192,5 @@ def _of_classes(images: ImageSet, classes: list[int], info: DataInfo, key: str) 
     rows = torch.isin(images.labels, torch.tensor(classes)).nonzero()[:, 0]
     if not len(rows):
         what = f"{info.name} has no image of class {classes[0]} in one of its parts"
-        raise UserError(what, f"{key}={classes}", "name other classes, or use more images")
+        raise UserError(what, f"{key}={classes}", "name other classes, or add images of this class")
     return rows

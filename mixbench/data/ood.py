@@ -205,7 +205,7 @@ def find_ood(word: str) -> Path:
     if known is None:
         return existing_path(place, KEY)
     if known.way and way not in ("", known.way):
-        raise UserError(f"{place} is not to be {way}d", f"{KEY}={word}", f"write {place}")
+        raise UserError(f"{place} must not be {way}d", f"{KEY}={word}", f"write {place}")
     folder = data_folder()
     found = next((folder / name for name in known.places if (folder / name).exists()), None)
     if found is not None:
@@ -240,7 +240,7 @@ def read_ood(word: str, size: tuple[int, int]) -> OodImages:
         raise _unreadable(path, error) from error
     titles = opened.titles
     if not titles:
-        raise UserError("no image is there", f"{KEY}={path}", f"give {LAYOUT}")
+        raise UserError("no image is found there", f"{KEY}={path}", f"give {LAYOUT}")
     name = ood_name(place)
     if not way:
         heads = sorted({number * len(titles) // _HEADS for number in range(_HEADS)})
@@ -284,7 +284,9 @@ def _opened(path: Path) -> _Opened:
             name = next((key for key in ("images", "test_images", "x_test") if key in archive), "")
             if not name:
                 known = ", ".join(archive.names[:20]) or "no array"
-                raise UserError(f"no images; found {known}", f"{KEY}={path}", f"give {LAYOUT}")
+                raise UserError(
+                    f"the file holds no images; found {known}", f"{KEY}={path}", f"give {LAYOUT}"
+                )
             pixels = archive[name]
     else:
         pixels = read_array(path) if suffix == ".npy" else _matlab(path)

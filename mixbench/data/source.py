@@ -129,9 +129,9 @@ class DataSource(ABC):
         parts = self.parts()
         if parts is None:
             raise UserError(
-                f"{type(self).__name__} does not say how it is read",
+                f"{type(self).__name__} has neither parts() nor read(), so it cannot be read",
                 f"data={self.config.kind}",
-                "give the class parts() or read()",
+                "define one of the two in the class",
             )
         return read_content(*parts, self.config)
 
@@ -155,7 +155,8 @@ class DataSource(ABC):
         racing = config.race_fold is not None
         if racing and self.judgements is not None:
             raise UserError(
-                "judged images would be part of a race, which may read no test image",
+                "data.judgements would use test images, and a race may not read any before its "
+                "last run",
                 JUDGEMENTS_KEY,
                 "leave it out",
             )
@@ -207,7 +208,8 @@ class DataSource(ABC):
             count = self._held_out(len(train))
             if not 0 < count < len(train):
                 raise UserError(
-                    f"a hold-out of {count} of {len(train)} training images is not usable",
+                    f"a hold-out of {count} of {len(train)} training images is too small, or "
+                    "leaves too few images",
                     "data.val_fraction",
                     "change the fraction or use select=last",
                 )
@@ -267,13 +269,15 @@ class DataSource(ABC):
         if self.judgements.source.own and self.config.folds is not None:
             # Each fold numbers its images anew, and classes of equal size would hide that.
             raise UserError(
-                "a study does not say which fold its images are of, and each fold has others",
+                "the images of a study cannot be found in folds, as a study does not record the "
+                "fold",
                 f"{JUDGEMENTS_KEY}, data.folds",
                 "leave one of them out",
             )
         if skipped:
             raise UserError(
-                f"{skipped} {split} images are left out, and the others cannot be counted off",
+                f"{skipped} {split} images cannot be read, so the numbers of the others no longer "
+                "fit",
                 JUDGEMENTS_KEY,
                 "repair them, or do without data.on_corrupt=skip",
             )
@@ -304,7 +308,7 @@ class DataSource(ABC):
             )
         if not len(stay):
             raise UserError(
-                f"people judged all {len(rows):,} test images ({name}), and none is left to test",
+                f"people judged all {len(rows):,} test images ({name}), so no test image is left",
                 JUDGEMENTS_KEY,
                 "use more test images, or judgements of fewer",
             )
@@ -359,7 +363,8 @@ class DataSource(ABC):
             return own
         if skipped:
             raise UserError(
-                f"{skipped} training images are left out, and the others cannot be counted off",
+                f"{skipped} training images cannot be read, so the numbers of the others no "
+                "longer fit",
                 "data.labels",
                 "repair them, or do without data.on_corrupt=skip",
             )
@@ -463,7 +468,7 @@ def _two_sizes(*shapes: tuple[int, int, int]) -> UserError:
     return UserError(
         f"training images are {train} pixels and test images {test}",
         "data",
-        "resize them with data.size=PIXELS",
+        "bring them to one size with data.size=PIXELS",
     )
 
 

@@ -145,7 +145,7 @@ def init_process_group(world: int, timeout: float, on_gpu: bool) -> ProcessGroup
     rank, started, local_rank = found or (0, 1, 0)
     if started != world:
         raise UserError(
-            f"{started} processes were started and the run asks for {world}",
+            f"{started} processes were started, but the run asks for {world}",
             "devices x num_nodes",
             "set devices to the processes per machine and num_nodes to the machines",
         )

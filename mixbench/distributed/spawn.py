@@ -152,7 +152,7 @@ def root_cause(notes: Path, exit_codes: dict[int, int], world: int) -> MixbenchE
         note = min(told.values(), key=lambda note: note["time"])
         cause = _error(note, f"rank {note['rank']}: {note['what']}{others}")
     else:
-        cause = RunFailedError(f"ranks ended with exit codes {exit_codes}{others}", folder)
+        cause = RunFailedError(f"processes ended with exit codes {exit_codes}{others}", folder)
     if folder and cause.exit_code == RunFailedError.exit_code:
         _put_in_record(Path(folder), cause.what)
     return cause

@@ -111,7 +111,7 @@ def _constructed(given: Mapping[str, Any], start: float) -> Judgement:
     step, moves = _whole(given["step"], WEIGHT_STEPS - 1), _whole(given["moves"], MOST_MOVES)
     way = abs(step - round(start * (WEIGHT_STEPS - 1)))
     if moves < max(1, way) or (moves - way) % 2:
-        raise RefusedError(400, "So many moves do not lead there.")
+        raise RefusedError(400, "The number of moves does not fit the chosen image.")
     return Judgement(lam_human=step / (WEIGHT_STEPS - 1), n_moves=moves)
 
 
@@ -128,7 +128,7 @@ def _categorical(given: Mapping[str, Any], classes: int) -> Judgement:
         named.add(second)
     ruled_out = given["impossible"]
     if not isinstance(ruled_out, list) or len(ruled_out) > classes:
-        raise RefusedError(400, "The impossible classes are no list.")
+        raise RefusedError(400, "The impossible classes are not a list.")
     ruled_out = sorted({_whole(each, classes - 1) for each in ruled_out})
     if named & set(ruled_out):
         raise RefusedError(400, "A class is both named and impossible.")
@@ -162,7 +162,7 @@ def checked_time(value: Any) -> int:
 
 def _percent(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RefusedError(400, "A percentage is no number.")
+        raise RefusedError(400, "A percentage is not a number.")
     if not math.isfinite(value) or not 0 <= value <= 100:
         raise RefusedError(400, "A percentage is not between 0 and 100.")
     return value / 100
@@ -175,5 +175,5 @@ def _share(value: float) -> float:
 
 def _whole(value: Any, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise RefusedError(400, "A number is not one of those that are possible.")
+        raise RefusedError(400, "A number is not one of the possible ones.")
     return value

@@ -50,7 +50,9 @@ def open_study(
         return _continued(path, wanted, public), False
     if config is None:
         todo = "name the data: mixbench elicit data=NAME --out FILE.db"
-        raise UserError("there is no such study, and no data to begin one", str(path), todo)
+        raise UserError(
+            "the study does not exist, and no data are named to begin one", str(path), todo
+        )
     images = wanted.setdefault("images", StudySettings.images)
     wanted.setdefault("trials", min(images, USUAL_TRIALS))
     wanted.setdefault("consent", usual_consent())

@@ -88,4 +88,8 @@ def check_edited(text: str) -> None:
         raise UserError("a public study needs a consent text of its own", "--public", todo)
     gap = _GAP.search(" ".join(parse_consent(text).paragraphs + parse_consent(text).boxes))
     if gap:
-        raise UserError(f"the consent text still has the gap {gap[0]}", "--consent", "fill it in")
+        raise UserError(
+            f"the consent text still has the gap {gap[0]}",
+            "--consent",
+            "replace it by your own words",
+        )

@@ -68,7 +68,9 @@ def export_study(given: Path, output: Path, kind: str, without_doubtful: bool) -
             notes.append(f"left out: {told}")
         rows = kept
     if not rows:
-        raise UserError("the study has no judgements to write", str(given), "let people judge")
+        raise UserError(
+            "the study has no judgements yet", str(given), "let people judge first: mixbench elicit"
+        )
     if kind == "hmix":
         notes += _write_release(output, rows, stimuli, names, task)
         return notes
@@ -139,7 +141,11 @@ def _write_release(
     rows = [row for row in rows if not row["is_check"]]
     notes = [f"left out: {counted(checks, 'attention check')}"] if checks else []
     if not rows:
-        raise UserError("the study has no judgements to write", str(folder), "let people judge")
+        raise UserError(
+            "the study has no judgements yet",
+            str(folder),
+            "let people judge first: mixbench elicit",
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError("the folder is not empty", str(folder), "name another folder by -o")
     folder.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ class Guard:
             raise RefusedError(403, "The request comes from another page.")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise RefusedError(415, "The request is no JSON.")
+            raise RefusedError(415, "The request is not JSON.")
 
     def page_token(self, request: "Request") -> str:
         """Token of the session that loads the page, a new one if it has none."""
@@ -129,9 +129,9 @@ async def body_of(request: "Request") -> dict[str, Any]:
     try:
         found = json.loads(b"".join(parts))
     except (ValueError, RecursionError) as error:
-        raise RefusedError(400, "The request is no JSON.") from error
+        raise RefusedError(400, "The request is not JSON.") from error
     if not isinstance(found, dict):
-        raise RefusedError(400, "The request is no JSON object.")
+        raise RefusedError(400, "The request is not a JSON object.")
     return found
 
 

@@ -70,7 +70,9 @@ def write_study_report(given: Path, output: Path) -> list[str]:
     finally:
         study.close()
     if not rows:
-        raise UserError("the study has no judgements to report", str(given), "let people judge")
+        raise UserError(
+            "the study has no judgements yet", str(given), "let people judge first: mixbench elicit"
+        )
     found = findings(rows, stimuli, names, settings.task)
     gap = _gap()
     some = next(iter(stimuli.values()))

@@ -194,7 +194,7 @@ def _guarded(action: Callable[[Any], Any], guard: Guard, policy: str) -> Callabl
             if error.status == 429:
                 response.headers["Retry-After"] = "1"
         except (TimeoutError, ClientDisconnect):
-            response = JSONResponse({"message": "The request did not end."}, 408)
+            response = JSONResponse({"message": "The request was not complete in time."}, 408)
             response.headers["Connection"] = "close"
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
@@ -208,7 +208,7 @@ def _consent(study: Study, session: str, given: Mapping[str, Any]) -> dict[str, 
     boxes = given.get("boxes")
     ticked = isinstance(boxes, list) and len(boxes) == BOXES and all(b is True for b in boxes)
     if given.keys() != {"boxes"} or not ticked:
-        raise RefusedError(400, "All boxes have to be ticked.")
+        raise RefusedError(400, "Please tick all boxes.")
     study.begin(session)
     return {}
 
@@ -231,7 +231,7 @@ def _answer(study: Study, session: str, given: Mapping[str, Any]) -> dict[str, A
 
 def _comments(study: Study, session: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.keys() != {"text"}:
-        raise RefusedError(400, "This is no comment.")
+        raise RefusedError(400, "This is not a comment.")
     study.finish(session, given["text"])
     return {}
 

@@ -66,10 +66,12 @@ class StudySettings:
                 raise UserError(f"unknown {name} {value!r}", f"--{name}", todo)
         if not 1 <= self.images <= MOST_IMAGES:
             todo = f"choose 1 to {MOST_IMAGES:,}"
-            raise UserError(f"{self.images} images are no study", "--images", todo)
+            raise UserError(f"a study cannot have {self.images} images", "--images", todo)
         if not 1 <= self.trials <= self.images:
             todo = f"choose 1 to {self.images}, the number of --images"
-            raise UserError(f"nobody can judge {self.trials} images of them", "--trials", todo)
+            raise UserError(
+                f"one person cannot judge {self.trials} of the images", "--trials", todo
+            )
         if self.interval and self.task != "infer":
             todo = "leave --interval out, or choose --task infer"
             raise UserError(f"the task {self.task} asks for no weight", "--interval", todo)

@@ -148,7 +148,7 @@ class Study:
     ) -> None:
         if not path.is_file():
             todo = "begin one with: mixbench elicit data=NAME --out FILE.db"
-            raise UserError("there is no such study", str(path), todo)
+            raise UserError("the file of the study does not exist", str(path), todo)
         self.path, self.clock = path, clock
         self.rng = random.SystemRandom() if rng is None else rng
         self._lock = threading.RLock()
@@ -165,7 +165,9 @@ class Study:
             self.secret, self.name = bytes.fromhex(kept["secret"]), kept["name"]
         except sqlite3.DatabaseError as error:
             self._db.close()
-            raise UserError(f"it is no study: {error}", str(path), "name another file") from error
+            raise UserError(
+                f"the file is not a study: {error}", str(path), "name another file"
+            ) from error
         except BaseException:
             self._db.close()
             raise
@@ -173,7 +175,7 @@ class Study:
     def _check_kind(self) -> None:
         found = [self._db.execute(f"PRAGMA {k}").fetchone()[0] for k in _MARKS]
         if found[0] != _APPLICATION:
-            raise UserError("the file is no study", str(self.path), "name another file")
+            raise UserError("the file is not a study", str(self.path), "name another file")
         if found[1] != _SCHEMA:
             what = f"the study has layout {found[1]}, and this version reads layout {_SCHEMA}"
             raise UserError(what, str(self.path), "use the version that began the study")
@@ -442,7 +444,7 @@ class Study:
         if given.keys() != {"uuid", "trial", "ms", "answer"} or not isinstance(
             given["answer"], dict
         ):
-            raise RefusedError(400, "This is no answer.")
+            raise RefusedError(400, "This is not an answer.")
         uuid, took = checked_uuid(given["uuid"]), checked_time(given["ms"])
         with self._transaction() as db:
             session = self._session(session_id)
@@ -516,7 +518,7 @@ class Study:
         with self._transaction() as db:
             session = self._session(session_id)
             if session["passed_utc"] is None or self._next(session_id) is not None:
-                raise RefusedError(409, "There are trials left.")
+                raise RefusedError(409, "Some trials are not answered yet.")
             if session["finished_utc"] is None:
                 # Halves of characters would make the file unreadable.
                 text = comment.encode(errors="replace").decode()

@@ -181,7 +181,7 @@ class CorruptionSuite(Suite):
             folder_of_corrupted(self.config.corrupted)
         if self.config.frost is not None:
             if self.config.corrupted is not None or "frost" not in names:
-                what = "textures of frost have no effect"
+                what = "eval.frost has no effect"
                 why = "images of eval.corrupted" if self.config.corrupted else "no frost"
                 raise UserError(f"{what} on {why}", "eval.frost", "leave it out")
             frost_textures(self.config.frost, 1.0, 1)

@@ -44,7 +44,10 @@ class PeopleSuite(Suite):
         del part
         human = self._answers()
         if splits.test_rows is None:
-            what = "test images are left out, or are a fold, and cannot be counted off"
+            what = (
+                "some test images are left out, or a fold is tested, so the numbers of the "
+                "answers do not fit"
+            )
             todo = "repair them, do without folds, or leave the suite out"
             raise UserError(what, "eval.human", todo)
         labels, classes = splits.test.labels, splits.info.num_classes

@@ -139,11 +139,11 @@ class Ood(Suite):
         if not self.config.ood:
             known = ", ".join([*NAMED_SETS, *NOISE])
             todo = f"give {KEY}=[NAME or PATH, ...]; names are {known}"
-            raise UserError(f"the suite {self.name} needs other images", KEY, todo)
+            raise UserError(f"the suite {self.name} needs images of other data sets", KEY, todo)
         names = [word if word in NOISE else ood_name(word) for word in self.config.ood]
         for word, name in zip(self.config.ood, names, strict=True):
             if name in NOISE and word not in NOISE:  # it would take no part in the means
-                what = f"{word} would be taken for the noise of the name {name}"
+                what = f"{word} has the name of the noise {name}"
                 raise UserError(what, KEY, "rename the file")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:

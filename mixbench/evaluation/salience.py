@@ -52,7 +52,8 @@ class SaliencyMap:
         check_saliency_map(self.net, key)
         if not _has_map(self.net, info):
             raise UserError(
-                f"its network knows {known.num_classes} classes, the data has {info.num_classes}",
+                f"the network of that run has {known.num_classes} classes, and the data have "
+                f"{info.num_classes}",
                 key,
                 "use a run of the same data set, or one with attention",
             )

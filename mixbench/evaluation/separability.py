@@ -93,7 +93,10 @@ class Separability(Suite):
             todo = f"give {KEY}=RUN, a finished run of demixgan or denoisegan"
             raise UserError(f"the suite {self.name} needs a demixer", KEY, todo)
         if self.config.encoder_steps:
-            what = "an encoder learns sums of fixed weights, and each mixed image has its own"
+            what = (
+                "an encoder learns sums with fixed weights, and each mixed image has its own "
+                "weights"
+            )
             raise UserError(what, "eval.encoder_steps", "leave it out")
         _ = self._demixer
 
@@ -103,7 +106,8 @@ class Separability(Suite):
         info, where = splits.info, f"{KEY}={self.config.demixer}"
         if [info.height, info.width] != size:
             raise UserError(
-                f"its generators make images of {size[0]}x{size[1]} pixels, those of {info.name} "
+                f"the generators of the demixer make images of {size[0]}x{size[1]} pixels, those "
+                f"of {info.name} "
                 f"have {info.height}x{info.width}",
                 where,
                 "use a demixer of images of the same size, or another data.size",
@@ -111,7 +115,9 @@ class Separability(Suite):
         shown = splits.test.sample()[:SUITE_BATCH]
         if channels == 1 and not bool((shown == shown[:, :1]).all()):
             todo = "use a demixer that was trained on such images"
-            raise UserError(f"its images are grey, and {info.name} has colours", where, todo)
+            raise UserError(
+                f"the demixer makes grey images, and {info.name} has colours", where, todo
+            )
         if self.config.judge is not None:
             Judge(self.config.judge, splits.info)
 
@@ -271,6 +277,7 @@ def _check_sum(mixed: Tensor, y: Tensor) -> None:
     rest = (a - slope[..., None] * b).norm(dim=2)
     if bool((rest > _UNEXPLAINED * a.norm(dim=2) + 1e-4).any()):
         raise ValueError(
-            "the mixed images are no sum of their sources by the weights of pixels, as the method "
+            "the mixed images are not the weighted sums of their sources, pixel by pixel, as the "
+            "method "
             "moves or changes pixels"
         )

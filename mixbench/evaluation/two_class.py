@@ -91,7 +91,8 @@ class Judge:
         self.net, known = load_network(given, "eval.judge")
         if known.num_classes != info.num_classes:
             raise UserError(
-                f"its network knows {known.num_classes} classes, the data has {info.num_classes}",
+                f"the network of that run has {known.num_classes} classes, and the data have "
+                f"{info.num_classes}",
                 f"eval.judge={given}",
                 "use a run of the same data set",
             )

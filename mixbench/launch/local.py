@@ -124,7 +124,7 @@ class LocalLauncher:
         try:
             answer = reader.recv()
         except EOFError:
-            answer = MixbenchError("planning ended without a result")
+            answer = MixbenchError("the planning process ended without a result")
         process.join()
         if isinstance(answer, MixbenchError):
             raise answer
@@ -256,7 +256,7 @@ def _receive(reader: Connection) -> tuple[int, str]:
     try:
         return reader.recv()
     except EOFError:
-        return 3, "its process died; the log in its folder may say why"
+        return 3, "its process was killed; the log in its folder may say why"
 
 
 def result_text(record: Record, seconds: float | None = None) -> str:

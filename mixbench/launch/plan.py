@@ -132,9 +132,13 @@ def _methods(text: str | None) -> list[str]:
 def _values(key: str, text: str) -> list[str]:
     values = [value.strip() for value in text.split(",")]
     if "" in values:
-        raise UserError(f"{key}={text} has an empty name", COMMAND_LINE, f"write {key}=a,b")
+        raise UserError(
+            f"{key}={text} has an empty name",
+            COMMAND_LINE,
+            f"write {key}=a,b without an empty part",
+        )
     if len(set(values)) < len(values):
-        raise UserError(f"{key}={text} names one twice", COMMAND_LINE, "name each once")
+        raise UserError(f"{key}={text} names one twice", COMMAND_LINE, "give each name once")
     return values
 
 

@@ -50,7 +50,8 @@ def matching_figures(method: str, data: str, net: str) -> list[Figure]:
     where = f"{method} on {data} with {net}"
     if found:
         raise UserError(
-            f"published, but its official recipe is not here: {published(found[0])}",
+            "a figure is published, but its official recipe is not part of mixbench: "
+            f"{published(found[0])}",
             where,
             "mixbench run trains it with another recipe; the figures are not comparable then",
         )
@@ -58,8 +59,10 @@ def matching_figures(method: str, data: str, net: str) -> list[Figure]:
     todo = f"official recipes are for: {', '.join(others) or 'no setting'}"
     nets = dict.fromkeys(each.net for each in figures(method, data))
     if not nets:
-        raise UserError("no published figure is known", where, todo)
-    shown = ", ".join(name if name in NETS.names() else f"{name} (not here)" for name in nets)
+        raise UserError("mixbench knows no published figure of it", where, todo)
+    shown = ", ".join(
+        name if name in NETS.names() else f"{name} (not part of mixbench)" for name in nets
+    )
     what = f"published on {data} for other networks only: {shown}"
     raise UserError(what, where, todo)
 
@@ -159,5 +162,7 @@ def choose_figure(found: Sequence[Figure], number: int) -> Figure:
         UserError: If there are fewer.
     """
     if not 1 <= number <= len(found):
-        raise UserError(f"there are {len(found)} figures", "--figure", f"give 1 to {len(found)}")
+        raise UserError(
+            f"the number must be one of {len(found)} figures", "--figure", f"give 1 to {len(found)}"
+        )
     return found[number - 1]

@@ -88,7 +88,7 @@ class SlurmLauncher:
             ) from error
         if self.cluster == "slurm" and shutil.which("sbatch") is None:
             raise UserError(
-                "no SLURM here: sbatch is not on the PATH",
+                "SLURM is not found: sbatch is not on the PATH",
                 SLURM,
                 "start it on a login node, or use --launcher local",
             )
@@ -117,7 +117,7 @@ class SlurmLauncher:
             try:
                 prepared, notes = pool.submit(identify_runs, runs, strict=self.strict).result()
             except BrokenProcessPool as error:
-                raise MixbenchError("planning ended without a result") from error
+                raise MixbenchError("the planning process ended without a result") from error
         for note in notes:
             self.print_line(f"warning: {note}")
         return prepared

@@ -44,7 +44,9 @@ def read_options(words: Sequence[str], jobs: int | None = None) -> dict[str, Any
             raise UserError(f"{key} has no value", where, "write key=value")
         if name != key:
             if name in LAUNCHER_OPTIONS:
-                raise UserError(f"sbatch's {name} is set by the launcher", where, "leave it out")
+                raise UserError(
+                    f"the launcher sets the option {name} of sbatch itself", where, "leave it out"
+                )
             options["extra"][name] = True if text == "true" else text
         elif key not in OPTIONS:
             hint = near_match(key, OPTIONS)
@@ -55,7 +57,9 @@ def read_options(words: Sequence[str], jobs: int | None = None) -> dict[str, Any
             if not text.isdecimal() or int(text) < low:
                 unit = " of minutes" if key == "time" else ""
                 raise UserError(
-                    f"{key} is no whole number{unit} from {low}", where, f"write {key}={low}"
+                    f"{key} must be a whole number{unit}, at least {low}",
+                    where,
+                    f"write {key}={low}",
                 )
             options[key] = int(text)
         else:
@@ -83,7 +87,7 @@ def submitit_parameters(options: dict[str, Any], runs: Sequence[PlannedRun]) -> 
     configs = [compose_text(run.words).config for run in runs]
     if any(config.num_nodes > 1 for config in configs):
         raise UserError(
-            "a task of the SLURM launcher is one machine",
+            "the SLURM launcher starts runs on one machine each",
             "num_nodes",
             "start such a run with srun or torchrun in a batch script of your own",
         )

@@ -73,7 +73,11 @@ def read_sweep(
     """
     path = _find(name)
     if path.stem in within:
-        raise UserError(f"plans need each other: {' -> '.join([*within, path.stem])}", str(path))
+        raise UserError(
+            f"plans need each other: {' -> '.join([*within, path.stem])}",
+            str(path),
+            "take one of them out of needs",
+        )
     content, _ = yaml_files.read(path)
     unknown = [key for key in content if key not in PLAN_KEYS]
     if unknown:
@@ -168,7 +172,9 @@ def _find(name: str) -> Path:
 def _mapping(content: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
     value = content.get(key, {})
     if not isinstance(value, dict):
-        raise UserError(f"{key} must hold `key: value` lines", str(path))
+        raise UserError(
+            f"{key} must hold `key: value` lines", str(path), f"write {key}: {{key: value}}"
+        )
     return value
 
 
@@ -178,10 +184,14 @@ def _arms(content: dict[str, Any], path: Path) -> dict[str, dict[str, str]]:
     arms = {}
     for name, keys in _mapping(content, "arms", path).items():
         if not isinstance(keys, dict):
-            raise UserError(f"arm {name} must hold `key: value` lines", str(path))
+            raise UserError(
+                f"arm {name} must hold `key: value` lines",
+                str(path),
+                f"write {name}: {{key: value}}",
+            )
         arms[str(name)] = {key: _text(value) for key, value in flatten(keys)}
     if not arms:
-        raise UserError("arms names none", str(path), "write arms: {name: {key: value}}")
+        raise UserError("arms is empty", str(path), "write arms: {name: {key: value}}")
     return arms
 
 

@@ -38,7 +38,9 @@ def sweep_file(runs: list[PlannedRun], *, project: str) -> str:
         for key, text in split_overrides(run.words):
             values.setdefault(key, {})[text] = None
     if math.prod(map(len, values.values())) != len(runs):
-        raise UserError("these runs are no whole grid", "W&B sweep", "write one for each grid")
+        raise UserError(
+            "these runs are not a complete grid", "W&B sweep", "write one W&B sweep for each grid"
+        )
     values.setdefault("wandb.mode", {"online": None})
     content = {
         "project": project,

@@ -425,11 +425,19 @@ def read_hits(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
             places.append(ids)
         images = np.concatenate(found), np.concatenate(places)
         if known is not None and not all(map(np.array_equal, known, images)):
-            raise UserError("its runs were not tested on the same images", str(folders[0]))
+            raise UserError(
+                "the runs of a row were not tested on the same images",
+                str(folders[0]),
+                "evaluate them again on the same data: mixbench eval RUN",
+            )
         known = images
         hits.append(np.concatenate(right))
     if known is None:
-        raise UserError("no run", row.label)
+        raise UserError(
+            f"the row {row.label} has no run with a record",
+            "compare",
+            "check the folders that are given",
+        )
     return np.array(hits), *known, names
 
 
@@ -456,7 +464,7 @@ def _check_known(board: Leaderboard, name: str) -> None:
     hint = near_match(name, labels)
     known = ", ".join(dict.fromkeys(labels)) or "none"
     raise UserError(
-        f"no finished run of {name!r}" + (f"; {hint}" if hint else ""),
+        f"there is no finished run of {name!r}" + (f"; {hint}" if hint else ""),
         "compare",
         f"rows: {known}",
     )

@@ -190,7 +190,11 @@ def _figures_of(
         _declared(method, "methods", known, where)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 < value < 100:
-            raise UserError(f"{method}: {value!r} is no value in percent", where)
+            raise UserError(
+                f"{method}: {value!r} is not a value in percent",
+                where,
+                "give a number from 0 to 100",
+            )
         recipe = maps["recipe"].get(method)
         if recipe is not None:
             yaml_files.check_recipe(_text(recipe, "recipe", where))
@@ -226,7 +230,11 @@ def _declared(name: str, kind: str, known: dict[str, set[str]], where: str) -> N
 def _known_names(foreign: Any, where: str) -> dict[str, set[str]]:
     """Names by kind: ours, and those that the file declares as foreign."""
     if not isinstance(foreign, dict):
-        raise UserError("foreign must hold lists of methods, data and nets", where)
+        raise UserError(
+            "foreign must hold lists of methods, data and nets",
+            where,
+            "write foreign: {methods: [a, b]}",
+        )
     _no_more(foreign, _REGISTRIES, f"{where}, foreign")
     return {
         kind: {*registry.names(), *_words(foreign.get(kind, []), kind, where)}

@@ -50,8 +50,12 @@ def pivot_text(board: Leaderboard, down: str, across: str, style: str) -> str:
     if down == across:
         raise UserError(f"both keys are {down}", "--pivot", "name two different keys")
     if "seed" in (down, across):
-        what = "a cell is the mean over seeds, so that seed is no key of a grid"
-        raise UserError(what, "--pivot", "leave seed out; mixbench leaderboard --columns seeds")
+        what = "a cell is the mean over seeds, so seed cannot be a key of the grid"
+        raise UserError(
+            what,
+            "--pivot",
+            "name another key; mixbench leaderboard --columns seeds lists the seeds",
+        )
     cells = [(group, row) for group in board.groups for row in group.rows]
     for key in (down, across):
         if cells and not any(_value(group, row, key) is not None for group, row in cells):

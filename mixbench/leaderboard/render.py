@@ -62,7 +62,7 @@ def render(
             f"unknown format {style!r}", "--format", f"choose one of: {', '.join(FORMATS)}"
         )
     if columns is not None and style in ("csv", "json"):
-        raise UserError(f"{style} always holds all columns", "--columns", "leave the option out")
+        raise UserError(f"{style} always holds all columns", "--columns", "leave --columns out")
     every = columns is not None and list(columns) == [ALL]
     if columns is not None and not every:
         check_columns(board, columns, "--columns")

@@ -168,7 +168,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     found: dict[Path, Path] = {}  # a folder may be named in several ways
     for path in paths:
         if not path.is_dir():
-            what = "this is no folder of runs" if path.exists() else "no such folder of runs"
+            what = "this folder holds no runs" if path.exists() else "no such folder"
             raise UserError(
                 what, str(path), "check the name, or train some runs with mixbench bench"
             )

@@ -123,7 +123,11 @@ def sort_rows(board: Leaderboard, key: str) -> Leaderboard:
     check_columns(board, [key], "--sort")
     rows = [(group, row) for group in board.groups for row in group.rows]
     if rows and all(_sort_key(group, row, key) == math.inf for group, row in rows):
-        raise UserError(f"no row has a value of {key}", "--sort", "sort by a column that some have")
+        raise UserError(
+            f"no row has a value of {key}",
+            "--sort",
+            "sort by another column; --columns all shows those that have values",
+        )
 
     def sorted_group(group: Group) -> Group:
         def place(row: Row) -> tuple[bool, Any, str]:
@@ -347,7 +351,7 @@ def _notes(group: Group, names: Sequence[str], style: str) -> list[str]:
         notes.append(
             f"Each value is a cross-validation: the mean over all images, each tested in one of "
             f"{group.folds} folds. n and all intervals count seeds; folds share training images "
-            "and are no independent values."
+            "and are not independent values."
         )
     if any(len(row.seeds) == 1 for row in group.rows):
         notes.append("Where n is 1, there is one seed, which supports no interval and no claim.")
@@ -372,7 +376,9 @@ def _notes(group: Group, names: Sequence[str], style: str) -> list[str]:
     notes += _settings_notes(group, names)
     rebuilt = [row.label for row in group.rows if row.fidelity == RECONSTRUCTION]
     if rebuilt and "fidelity" not in names:
-        notes.append(f"A {RECONSTRUCTION}, whose scores are no paper's: {', '.join(rebuilt)}.")
+        notes.append(
+            f"A {RECONSTRUCTION}, whose scores are not those of a paper: {', '.join(rebuilt)}."
+        )
     notes += mark_notes((row.label, row.marks, len(row.seeds)) for row in group.rows)
     if group.devices:
         notes.append(f"The runs used this hardware: {', '.join(group.devices)}.")

@@ -45,7 +45,9 @@ class Distillation(nn.Module):
             if reason:
                 raise UserError(f"{name}: {reason}", where, FITTING)
         if method.task.name != "multiclass":
-            what = f"a teacher says which one class it sees, and the task is {method.task.name}"
+            what = (
+                f"a teacher predicts one class for each image, but the task is {method.task.name}"
+            )
             raise UserError(what, where, "leave distill out")
         net, info = load_network(str(config.distill), "distill")
         if info.num_classes != method.info.num_classes:
@@ -77,7 +79,10 @@ class Distillation(nn.Module):
             UserError: If the output is of several passes, or of other images.
         """
         if not isinstance(logits, Tensor) or len(logits) != len(pixels):
-            what = f"{self.name} passes several batches, and not the mixed images alone"
+            what = (
+                f"{self.name} passes several batches through the network, not the mixed images "
+                "alone"
+            )
             raise UserError(what, self.where, FITTING)
         x = (resize_images(pixels, self.size) - self.mean) / self.std
         with torch.autocast(pixels.device.type, enabled=False):

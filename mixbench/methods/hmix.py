@@ -99,7 +99,7 @@ class HMix(Choice):
             if self.mode == FIXED:
                 return
             if set(self.members) == {ERM}:
-                raise ValueError(f"method.members names no method that mixes, got {self.members}")
+                raise ValueError(f"method.members must name methods that mix, got {self.members}")
             plain = {"rule": "smooth_uniform", "share": 0.2}
             for key, value in plain.items():
                 if getattr(self, key) != value:
@@ -163,7 +163,11 @@ class HMix(Choice):
         if self.config.mode != FIXED:
             return train_set
         if self.judged is None:
-            raise UserError("no judged images are at hand", "method.mode=fixed", "call use_data")
+            raise UserError(
+                "the judged images have not been read",
+                "method.mode=fixed",
+                "call use_data with the splits of the data first",
+            )
         return JudgedBatches(train_set, *self.judged, self.config.share, self.run.seed)
 
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
@@ -223,7 +227,9 @@ def read_label_map(path: Path) -> tuple[Any, Any, Any]:
     infer = read_hmix(path).infer
     if infer is None or bool(infer.repeated.all()):
         raise UserError(
-            "it holds no judgements of weights", str(path), "give the file of the infer task, too"
+            "the file holds no judgements of weights",
+            str(path),
+            "give the file of the task infer as well",
         )
     once = ~infer.repeated
     return fit_label_map(

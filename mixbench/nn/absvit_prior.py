@@ -59,7 +59,7 @@ def choose_prior(wanted: str, rows: int, num_classes: int, class_ids: Sequence[s
             if not imagenet
             else "the data set has no WordNet ids"
             if not class_ids
-            else f"{sorted(set(class_ids) - set(WNIDS))[0]} is no class of ImageNet"
+            else f"{sorted(set(class_ids) - set(WNIDS))[0]} is not a class of ImageNet"
         )
         raise UserError(
             why, f"{PRIOR_KEY}=wnid", f"use {PRIOR_KEY}=prototype or {PRIOR_KEY}=prompt"

@@ -47,7 +47,7 @@ class TransformMixer(nn.Module):
     ) -> None:
         super().__init__()
         if affine not in AFFINES or stn_input not in STN_INPUTS:
-            raise ValueError(f"no such module: affine={affine!r}, stn_input={stn_input!r}")
+            raise ValueError(f"there is no module with affine={affine!r}, stn_input={stn_input!r}")
         self.numbers, self.with_images = AFFINES[affine], stn_input != "saliency"
         self.channels = channels * self.with_images  # of images that it reads
         self.lam_input, self.symmetric, self.temperature = lam_input, symmetric, temperature

@@ -34,9 +34,7 @@ def parse_time(text: str) -> float:
     parts = _PART.findall(found[1]) if found else []
     seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
     if not 0 < seconds < 1e8:
-        raise UserError(
-            f"budget={text} is no time that runs could take", "budget", "write budget=4h or 30min"
-        )
+        raise UserError(f"budget={text} is not a time", "budget", "write budget=4h or 30min")
     return seconds
 
 
@@ -170,7 +168,7 @@ def add_budget(
         )
     if reopen and not state.looks:
         raise UserError(
-            "there is no verdict yet that could be opened again", "reopen=true", "leave it out"
+            "the race has no verdict yet, so it cannot be reopened", "reopen=true", "leave it out"
         )
     if (
         confirm is not None

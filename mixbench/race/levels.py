@@ -62,13 +62,15 @@ class LookLevels:
             looks = read_json(path)["looks"]
             for each in looks:
                 if not isinstance(each["k"], int):
-                    raise TypeError("k is no whole number")
+                    raise TypeError("k is not a whole number")
                 str(each["test"] + each["question"] + each["race"])
         except FileNotFoundError:
             return []
         except (ValueError, TypeError, KeyError, IndexError) as error:
             todo = "put it back from a copy: without it nobody knows which levels are used up"
-            raise UserError(f"unreadable count of looks: {error}", str(path), todo) from error
+            raise UserError(
+                f"the count of looks cannot be read: {error}", str(path), todo
+            ) from error
         return looks
 
 

@@ -207,7 +207,7 @@ def open_race(
         raise _no_budget()
     if request.reopen:
         raise UserError(
-            "there is no race yet that could be opened again", "reopen=true", "leave it out"
+            "there is no such race yet, so it cannot be reopened", "reopen=true", "leave it out"
         )
     arms = {k: v for k, v in request.arm_words.items() if k not in facts.refused}
     seconds = _measure(arms, request.optional, folder / name / SELECTION, facts, launcher, jobs)
@@ -380,7 +380,7 @@ def _part(text: str | None) -> float | None:
         part = 0.0
     if not 0 < part < 1:
         raise UserError(
-            f"part={text} is no share of the time between 0 and 1",
+            f"part={text} is not a share of the time between 0 and 1",
             COMMAND_LINE,
             "write part=0.5; confirm=later spends all of it on choosing",
         )
@@ -391,7 +391,7 @@ def _jobs(text: str | None) -> int | None:
     if text is None:
         return None
     if not text.isdecimal() or not 0 < int(text) < 10_000:
-        raise UserError(f"jobs={text} is no number of runs at a time", COMMAND_LINE, "write jobs=2")
+        raise UserError(f"jobs={text} is not a number of runs", COMMAND_LINE, "write jobs=2")
     return int(text)
 
 

@@ -266,7 +266,7 @@ def read_race(path: Path) -> RaceState | None:
         return None
     except (ValueError, TypeError) as error:
         todo = "put it back from a copy; without it the race cannot go on"
-        raise UserError(f"unreadable race: {error}", str(path), todo) from error
+        raise UserError(f"the race cannot be read: {error}", str(path), todo) from error
 
 
 def _build(kind: Any, content: dict[str, Any]) -> Any:

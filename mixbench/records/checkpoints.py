@@ -41,12 +41,14 @@ def read_checkpoint(
     content = read_plain(path, todo)
     missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
     if missing:
-        raise UserError(f"{path.name} is no checkpoint of a run: no {missing[0]}", str(path), todo)
+        raise UserError(
+            f"{path.name} is not the checkpoint of a run: it has no {missing[0]}", str(path), todo
+        )
     wrong = next((key for key, kind in _KINDS.items() if not isinstance(content[key], kind)), None)
     if wrong is None and not all(isinstance(v, Tensor) for v in content["state_dict"].values()):
         wrong = "state_dict"
     if wrong:
-        what = f"{path.name} is no checkpoint of a run: {wrong} is of the wrong type"
+        what = f"{path.name} is not the checkpoint of a run: {wrong} is of the wrong type"
         raise UserError(what, str(path), todo)
     version = content["mixbench"].get("format")
     if version != FORMAT:
@@ -57,7 +59,7 @@ def read_checkpoint(
         )
     lacking = [key for key in FACT_KEYS if key not in content["mixbench"]]
     if lacking:
-        what = f"{path.name} is no checkpoint of a run: it does not say its {lacking[0]}"
+        what = f"{path.name} is not the checkpoint of a run: it does not say its {lacking[0]}"
         raise UserError(what, str(path), todo)
     return content
 

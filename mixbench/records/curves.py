@@ -85,16 +85,16 @@ def _text(path: Path) -> str:
     try:
         return read_text(path, MAX_CURVE_BYTES)
     except OSError as error:
-        raise UserError(f"unreadable curves: {error.strerror}", str(path)) from error
+        raise UserError(f"the curves cannot be read: {error.strerror}", str(path)) from error
     except ValueError as error:
-        raise UserError(f"unreadable curves: {error}", str(path)) from error
+        raise UserError(f"the curves cannot be read: {error}", str(path)) from error
 
 
 def _rows(text: str, path: Path) -> list[dict[str, Any]]:
     try:
         return list(csv.DictReader(io.StringIO(text)))
     except csv.Error as error:
-        raise UserError(f"unreadable curves: {error}", str(path)) from error
+        raise UserError(f"the curves cannot be read: {error}", str(path)) from error
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float] | None:

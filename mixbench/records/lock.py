@@ -171,7 +171,7 @@ def _open(path: Path) -> tuple[int, bool]:
             return handle, True
         try:
             if not stat.S_ISREG(os.lstat(path).st_mode):
-                raise UserError("the lock of a run is no file", str(path), "remove it")
+                raise UserError("the lock of the run is not a file", str(path), "remove it")
             handle = os.open(path, flags)
         except FileNotFoundError:
             continue

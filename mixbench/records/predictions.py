@@ -78,12 +78,12 @@ def read_outputs(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
             found[f"{start}logits"] = part[0].astype(np.float32)
     except FileNotFoundError as error:
         todo = "evaluate the run first: mixbench eval RUN"
-        raise UserError("no predictions are stored", str(path), todo) from error
+        raise UserError("the run has no stored predictions", str(path), todo) from error
     except KeyError as error:
-        what = f"unreadable predictions: there is no array {error}"
+        what = f"the predictions cannot be read: there is no array {error}"
         raise UserError(what, str(path), "evaluate the run again") from error
     except (ValueError, TypeError) as error:
-        what = f"unreadable predictions: {error}"
+        what = f"the predictions cannot be read: {error}"
         raise UserError(what, str(path), "evaluate the run again") from error
     return found, names
 
@@ -106,7 +106,7 @@ def read_predictions(path: Path) -> Predictions:
     try:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     except (ValueError, TypeError) as error:  # a type of numbers that torch does not have
-        what = f"unreadable predictions: {error}"
+        what = f"the predictions cannot be read: {error}"
         raise UserError(what, str(path), "evaluate the run again") from error
     logits, labels, ids, *more = tensors.values()
     holdout = (more[0], more[1], more[2]) if more else None

@@ -236,7 +236,7 @@ def runs_folder(given: str | None = None) -> Path:
         place = Path(given).resolve()
         if not place.is_relative_to(Path.cwd().resolve()):
             raise UserError(
-                "run.dir leads out of the working directory",
+                "run.dir leads outside the working directory",
                 f"run.dir={given}",
                 f"give it as an absolute path: run.dir={place}",
             )
@@ -308,22 +308,23 @@ def read_record(folder: Path) -> Record:
         schema = content.get("schema", RECORD_SCHEMA)
         if type(schema) is int and schema > RECORD_SCHEMA:
             raise UserError(
-                f"unreadable record: a newer version of mixbench has written it (schema {schema}; "
+                "the record cannot be read: a newer version of mixbench has written it (schema "
+                f"{schema}; "
                 f"this one knows {RECORD_SCHEMA})",
                 str(path),
                 "use that version",
             )
         record = Record.from_json(content)
     except FileNotFoundError as error:
-        what = "unreadable record: its link leads nowhere" if path.is_symlink() else ""
+        what = "the record cannot be read: its link leads nowhere" if path.is_symlink() else ""
         todo = "give the folder of a run, such as runs/ID, or its id"
         raise UserError(what or "no record of a run", str(path), "" if what else todo) from error
     except OSError as error:
-        raise UserError(f"unreadable record: {error.strerror}", str(path)) from error
+        raise UserError(f"the record cannot be read: {error.strerror}", str(path)) from error
     except UserError:
         raise
     except ValueError as error:
-        raise DamagedRecordError(f"unreadable record: {error}", str(path)) from error
+        raise DamagedRecordError(f"the record cannot be read: {error}", str(path)) from error
     if record.status == "running" and not is_live(folder):
         record.status = "interrupted"
     return record

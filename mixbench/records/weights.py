@@ -58,7 +58,11 @@ def input_file(given: str, key: str = WEIGHTS_KEY) -> InputFile:
         facts = path.stat()
         content = _content(path, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", f"{key}={given}") from error
+        raise UserError(
+            f"the file cannot be read: {error.strerror}",
+            f"{key}={given}",
+            "change its permissions, or give another file",
+        ) from error
     place = path.absolute()
     if not is_checkpoint(str(place)):
         return InputFile(path.name, content, content)
@@ -74,7 +78,11 @@ def _input_folder(folder: Path, key: str) -> InputFile:
             version = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
             found.update(f"{path.name}\0{_content(path, *version)}\n".encode())
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", f"{key}={folder}") from error
+        raise UserError(
+            f"the folder cannot be read: {error.strerror}",
+            f"{key}={folder}",
+            "change its permissions, or give another run",
+        ) from error
     content = "sha256:" + found.hexdigest()[:16]
     return InputFile(folder.resolve().name, content, content)
 
@@ -161,7 +169,7 @@ def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[S
     net = NETS.get(config.name)(config, info)
     if "latent" in getattr(net, "provides", ()):
         raise UserError(
-            f"{config.name}, the network of the run, makes images and names no class",
+            f"{config.name}, the network of the run, makes images and does not classify them",
             f"{key}={given}",
             "give a run of a classifier",
         )
@@ -207,11 +215,13 @@ def _read_torch(path: Path, key: str) -> dict[str, Tensor]:
             content = content[part]
             break
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path.name} holds no weights by name", str(path))
+        raise UserError(
+            f"{path.name} holds no weights with names", str(path), "save model.state_dict() alone"
+        )
     wrong = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if wrong:
         raise UserError(
-            f"{path.name} is no state dict: {wrong[0]} is no tensor",
+            f"{path.name} is not a state dict: {wrong[0]} is not a tensor",
             str(path),
             "save model.state_dict() alone",
         )
@@ -245,7 +255,7 @@ def check_export(path: Path) -> None:
     """
     if path.suffix not in EXPORT_FORMATS:
         raise UserError(
-            f"{path.name} says no format", "-o", f"end it in {', '.join(EXPORT_FORMATS)}"
+            f"{path.name} has no known ending", "-o", f"end it in {', '.join(EXPORT_FORMATS)}"
         )
     if not path.resolve().parent.is_dir():
         raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
@@ -350,7 +360,11 @@ def onnx_model(net: torch.nn.Module, info: DataInfo, facts: Mapping[str, Any]) -
     # The exporter falls back to the size that it was shown, without an error.
     shape = program.model.graph.inputs[0].shape
     if shape is None or isinstance(shape[0], int):
-        raise RunFailedError("the network computes with batches of one size only", "export")
+        raise RunFailedError(
+            "the network works with batches of one size only, so it cannot be exported",
+            "export",
+            "end the name in .pth for its weights",
+        )
     program.model.metadata_props.update(_in_json(facts))
     return program.model_proto.SerializeToString()
 

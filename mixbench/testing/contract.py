@@ -333,7 +333,7 @@ def gradients_reach_the_network(cls: type[Method]) -> None:
     """The loss is a finite scalar and every trainable parameter of the network gets a gradient."""
     method = sample_method(cls)
     loss = _step(method, *sample_batch())
-    _require(loss.ndim == 0 and bool(torch.isfinite(loss)), "the loss is no finite scalar")
+    _require(loss.ndim == 0 and bool(torch.isfinite(loss)), "the loss is not a finite scalar")
     loss.backward()
     missing = [n for n, p in method.net.named_parameters() if p.requires_grad and p.grad is None]
     if not method.find_unused_parameters:

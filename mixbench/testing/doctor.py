@@ -122,7 +122,9 @@ def _wandb() -> Finding:
     word = os.environ.get("WANDB_MODE", "")
     if word and word not in MODES:
         known = ", ".join(dict.fromkeys(MODES.values()))
-        return Finding(BAD, "W&B", f"WANDB_MODE={word} is no mode; set one of {known}, or none")
+        return Finding(
+            BAD, "W&B", f"WANDB_MODE={word} is not a mode of W&B; set one of {known}, or none"
+        )
     mode = MODES.get(word) or ("online" if api_key() else "offline")
     why = "by WANDB_MODE" if word else "an API key is there" if api_key() else "no API key"
     state = NOTE if mode == "online" and not api_key() else OK
@@ -137,7 +139,7 @@ def _folder(name: str, folder: Path) -> Finding:
             return Finding(OK, name, f"{folder} is not there yet; it is made when it is needed")
         return Finding(BAD, name, f"{folder} cannot be made in {parent}; set {variable}")
     if not folder.is_dir():
-        return Finding(BAD, name, f"{folder} is no folder; set {variable} to one")
+        return Finding(BAD, name, f"{folder} is not a folder; set {variable} to a folder")
     try:
         with tempfile.TemporaryFile(dir=folder):
             entries = sorted(entry.name for entry in folder.iterdir())

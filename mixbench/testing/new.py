@@ -61,7 +61,7 @@ def class_of(name: str) -> str:
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,60}", name) or keyword.iskeyword(name):
         raise UserError(
-            f"{name!r} cannot be the name of a module",
+            f"{name!r} cannot be the name of a Python module",
             "new",
             "use small letters, digits and underscores, with a letter first, such as own_mix",
         )

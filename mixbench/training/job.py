@@ -163,7 +163,7 @@ def _check_checkpoints(config: RunConfig, data: DataSource) -> None:
             raise UserError(
                 f"{record.id} was trained on images that this run is tested on: {record.division}, "
                 f"and here {data.division or 'other test images'}",
-                "a checkpoint to start from or to use",
+                "the checkpoint of another run",
                 "use the run of the same fold, or of the same division",
             )
 
@@ -273,12 +273,14 @@ def training_device(config: RunConfig) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError(
-            "no GPU is present", "trainer.accelerator=gpu", "use trainer.accelerator=cpu"
+            "this machine has no usable GPU",
+            "trainer.accelerator=gpu",
+            "use trainer.accelerator=cpu",
         )
     present = torch.cuda.device_count()
     if config.devices > present:
         raise UserError(
-            f"devices={config.devices} asked for and {present} present",
+            f"devices={config.devices} asks for more GPUs than the {present} of this machine",
             "devices",
             f"use devices={present}, or trainer.accelerator=cpu",
         )

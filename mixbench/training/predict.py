@@ -178,7 +178,7 @@ def load(
     info = trained_on(checkpoint, content)[1]
     if not find_task(config.task, info.task).classifies:
         raise UserError(
-            f"the run has task={config.task} and names no class of an image",
+            f"the run has task={config.task} and does not classify images",
             str(folder),
             "give a run of a classifier; images are separated by mixbench separate RUN PATH...",
         )

@@ -215,7 +215,7 @@ def _kind_of(path: Path, form: PictureForm) -> str:
         raise UserError(f"unknown format {form.kind!r}", "--format", f"use {', '.join(kinds)}")
     if not form.kind and suffix not in kinds:
         listed = ", ".join(f".{kind}" for kind in kinds)
-        raise UserError(f"{path} is no picture", "-o", f"end it in {listed}")
+        raise UserError(f"{path} does not end like a picture", "-o", f"end it in {listed}")
     if form.kind and suffix in kinds and {form.kind, suffix} not in ({form.kind}, {"jpg", "jpeg"}):
         what = f"{path} ends in .{suffix}, but --format is {form.kind}"
         raise UserError(what, "--format", "leave --format out, or give the file another ending")
@@ -223,9 +223,7 @@ def _kind_of(path: Path, form: PictureForm) -> str:
         raise UserError(f"no such folder: {path.parent}", "-o", "create it first")
     if not SCALES[0] <= form.scale <= SCALES[1]:
         limits = f"{SCALES[0]:g} and {SCALES[1]:g}"
-        raise UserError(
-            f"--scale {form.scale:g} is no usual size", "show", f"stay between {limits}"
-        )
+        raise UserError(f"--scale {form.scale:g} is out of range", "show", f"stay between {limits}")
     kind = form.kind or suffix
     if kind in VECTOR:
         check_matplotlib()
@@ -280,7 +278,7 @@ def matrix(subjects: Mapping[str, Subject]) -> Sheet:
         sheet = as_sheets(show_batch(method, batch))[-1]
         if not any(own != other for own, other in sheet.pairs):
             what = f"{name} shows no pairs of images"
-            raise UserError(what, "show", "draw it by itself")
+            raise UserError(what, "show", "draw it alone")
         sheets[name] = sheet
     assert first is not None
     method, batch, _ = first

@@ -469,7 +469,7 @@ def configured_again(
     changed = differences(to_plain(before), to_plain(config), keys_not_in_identity() - {"seed"})
     if changed:
         raise UserError(
-            f"{next(iter(changed))} says what was trained, and that is over",
+            f"{next(iter(changed))} says what is trained, and the run is finished",
             str(path),
             "give keys of eval, trainer.accelerator, trainer.threads or data.root",
         )

@@ -9,7 +9,7 @@ from mixbench.backbones.base import StagedNet
 from mixbench.config.names import METHODS, NETS, TASKS
 from mixbench.config.schema import NetConfig, RunConfig
 from mixbench.data.images import Splits
-from mixbench.errors import UserError
+from mixbench.errors import UserError, counted
 from mixbench.evaluation.suite import Suite
 from mixbench.methods.base import Method
 from mixbench.tasks.base import Task, check_data, find_task
@@ -102,7 +102,8 @@ def check_pool(net: NetConfig) -> None:
         return
     fitting = [name for name in NETS.names() if "maps" in (_declared(name) or ())]
     raise UserError(
-        f"the last layer of {net.name} is no map whose maximum a classifier could read",
+        f"the last layer of {net.name} is not a feature map whose maximum the classifier could "
+        "read",
         f"net.pool={net.pool}",
         f"use net.pool=avg, or one of: {', '.join(fitting)}",
     )
@@ -220,7 +221,7 @@ def check_splits(config: RunConfig, task: Task, suites: Iterable[Suite], splits:
     present = len(classes)
     if task.classifies and (info.num_classes < 2 or present < 2):
         raise UserError(
-            f"{info.name} has {present} class with training images",
+            f"{info.name} has training images of {counted(present, 'class')} only",
             "data",
             "training needs at least two",
         )

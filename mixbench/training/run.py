@@ -109,7 +109,11 @@ def resume(
     """
     path = folder / "config.yaml"
     if not path.exists():
-        raise UserError("no run to go on with", str(folder), "name a folder below runs/")
+        raise UserError(
+            "the folder holds no run that could be continued",
+            str(folder),
+            "name a folder below runs/",
+        )
     before, config = compose_again(path, overrides)
     record = earlier_record(folder)
     if record is not None and record.status == "done":

@@ -68,13 +68,17 @@ def separate_images(run: Path, paths: Sequence[Path], folder: Path | None = None
     given = [each for path in paths for each in _observations(path, skipped)]
     if not given:
         where = ", ".join(map(str, paths))
-        raise UserError("no image is there", where, f"give {LAYOUT}")
+        raise UserError("no image is found there", where, f"give {LAYOUT}")
     y = torch.stack([_fitted(each, demixer.image_shape) for each in given])
     folder = run / "separated" if folder is None else folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"no folder can be made: {error.strerror}", f"-o {folder}") from error
+        raise UserError(
+            f"the folder cannot be created: {error.strerror}",
+            f"-o {folder}",
+            "name another folder by -o",
+        ) from error
     components, residual = _components(demixer, y)
     arrays = {"observation": y, "first": components[0], "second": components[1]}
     stored = {name: value.numpy() for name, value in arrays.items()}
@@ -121,7 +125,7 @@ def _observations(path: Path, skipped: list[str]) -> Iterator[_Observation]:
                 else:
                     skipped.append(name)
         else:
-            raise UserError(f"{path.name} is no image", str(path), f"give {LAYOUT}")
+            raise UserError(f"{path.name} is not an image", str(path), f"give {LAYOUT}")
     except (OSError, UnreadableArraysError) as error:
         what = f"{path.name} cannot be read: {error}"
         raise UserError(what, str(path), f"give {LAYOUT}") from error

@@ -69,7 +69,9 @@ def test_stages_of_a_known_family_can_be_cut_elsewhere():
 
 
 def test_an_unknown_family_is_refused_with_the_families_and_the_modules():
-    with pytest.raises(UserError, match="EfficientNet is of no known family") as error:
+    with pytest.raises(
+        UserError, match="EfficientNet belongs to none of the known families"
+    ) as error:
         small_net("timm:efficientnet_lite0")
     assert all(family in error.value.what for family in FAMILIES)
     assert "it has conv_stem, bn1, blocks" in error.value.todo
@@ -95,7 +97,7 @@ def test_an_unknown_name_gives_the_nearest():
 
 # FAULTS row 17.
 def test_images_that_do_not_fit_are_refused_with_their_size():
-    with pytest.raises(UserError, match="images of 31x31 pixels are no whole number of patches"):
+    with pytest.raises(UserError, match="images of 31x31 pixels are not a whole number of patches"):
         small_net("timm:vit_tiny_patch16_224", 31)
     with pytest.raises(UserError, match="cannot be built for images of 32x32 pixels") as error:
         small_net("timm:vit_tiny_patch16_224", 32, stages=["blocks.99"])
@@ -165,7 +167,7 @@ def test_weights_that_cannot_be_fetched_are_refused_at_once_with_the_way_out(hub
     ("words", "what"),
     [
         ("net.pretrained=true", "needs net=timm:NAME, got net=preactresnet18"),
-        ("net=timm:resnet10t net.pretrained=true net.weights=a.pth", "beside net.weights"),
+        ("net=timm:resnet10t net.pretrained=true net.weights=a.pth", "name two sets of weights"),
     ],
 )
 def test_published_weights_are_those_of_timm_alone(words, what):

@@ -66,9 +66,9 @@ def test_a_network_of_ones_own_is_built_of_configuration_and_facts():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("own_nets:OtherArguments", "builds no network"),
-        ("own_nets:number", "builds no network"),
-        ("os:system", "builds no network"),
+        ("own_nets:OtherArguments", "cannot build a network"),
+        ("own_nets:number", "cannot build a network"),
+        ("os:system", "cannot build a network"),
         ("own_nets:OtherTypes", "cannot be built: TypeError"),
         ("own_nets:returns_text", "returned str"),
     ],
@@ -91,7 +91,7 @@ def test_what_builds_no_network_is_named_with_what_would(name, words, capsys):
             "other_size",
             r"own_nets:other_size fails on images \(2, 3, 32, 32\): RuntimeError: ",
         ),
-        ("Pair", "own_nets:Pair returns tuple and no tensor"),
+        ("Pair", "own_nets:Pair returns tuple instead of a tensor"),
     ],
 )
 def test_a_network_that_gives_no_logits_is_refused_before_training(name, words, runs, tiny, capsys):
@@ -140,6 +140,6 @@ def test_the_classifier_reads_the_maximum_of_each_channel_if_asked(name):
 @pytest.mark.parametrize("name", ["vit_tiny", "timm:convnext_atto"])
 def test_a_network_without_such_pooling_is_refused(name):
     config = NetConfig(name=name, pool="max", patch=16 if "vit" in name else None)
-    with pytest.raises(UserError, match=r"a classifier could read|in its pooling") as error:
+    with pytest.raises(UserError, match=r"the classifier could read|in its pooling") as error:
         build_net(config, DataInfo(5, 32, 32))
     assert "net.pool=avg" in str(error.value)

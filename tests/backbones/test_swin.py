@@ -123,7 +123,7 @@ def test_a_grid_of_one_window_is_not_shifted():
 # FAULTS row 17.
 def test_sizes_that_do_not_fit_are_refused_with_the_keys_that_change_them():
     with pytest.raises(
-        UserError, match="28x28 pixels are no whole number of patches of 4x4"
+        UserError, match="28x28 pixels are not a whole number of patches of 4x4"
     ) as error:
         small_net("swin_tiny", 28)
     assert error.value.todo == "use data.size=32"

@@ -93,7 +93,7 @@ def test_any_number_of_blocks_keeps_the_names_of_timm(depth, shares):
 # FAULTS row 17.
 def test_a_patch_that_does_not_divide_the_image_is_refused_with_both_sizes_and_the_keys():
     with pytest.raises(
-        UserError, match="28x28 pixels are no whole number of patches of 16x16"
+        UserError, match="28x28 pixels are not a whole number of patches of 16x16"
     ) as e:
         small_net("vit_tiny", 28)
     assert e.value.where == "net=vit_tiny, net.patch"

@@ -72,13 +72,13 @@ def test_other_settings_on_the_same_file_are_refused(tmp_path, served, capsys, w
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        ([], "no data to begin one"),
+        ([], "no data are named"),
         (["data=digits", "--task", "infr"], "did you mean 'infer'"),
-        (["data=digits", "--trials", "61"], "nobody can judge 61"),
+        (["data=digits", "--trials", "61"], "one person cannot judge 61"),
         (["data=digits", "--consent", "nowhere.txt"], "nowhere.txt"),
         (["data=digits", "method=erm"], "does not mix pixels"),
         (["data=nothing"], "nothing"),
-        (["data=digits", "epochs=3"], "epochs changes nothing"),
+        (["data=digits", "epochs=3"], "epochs has no effect"),
         (["data=digits", "--nothing"], "--nothing"),
     ],
 )

@@ -241,7 +241,7 @@ def test_run_ends_with_a_few_scores_what_speaks_against_them_and_its_folder(runs
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--jobs", "0"], "--jobs 0 leaves no run to start"),
+        (["--jobs", "0"], "--jobs 0 is too small"),
         (["--jobs", "-2"], "give 1 or more"),
         (["--jobs", "many"], "must be a whole number"),
         (["--to-wandb", "f.yaml", "--jobs", "2"], "--jobs has no effect"),
@@ -340,7 +340,7 @@ def test_show_draws_several_methods_or_runs_as_a_matrix(runs, tiny, tmp_path, ca
     ("words", "told"),
     [
         (["method=mixup,mixup"], "twice"),
-        (["method=mixup,"], "twice, or an empty one"),
+        (["method=mixup,"], "twice, or an empty name"),
         (["method=mixup,nosuch"], "nosuch"),
         (["method=mixup", "--columns", "partner,mask"], "no column 'mask'"),
         (["method=mixup", "--images", "33"], "between 1 and"),

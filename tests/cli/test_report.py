@@ -53,11 +53,11 @@ def test_a_named_file_is_replaced_as_a_whole(finished, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["-o", "missing/page.html"], "the folder of the file does not exist"),
+        (["-o", "missing/page.html"], "the folder for the report does not exist"),
         (["-o", "page.pdf"], "end its name in .html"),
-        (["-o", "folder.html"], "name a file"),
+        (["-o", "folder.html"], "name another file"),
         (["empty"], "there are no runs to report"),
-        (["missing"], "no such folder of runs"),
+        (["missing"], "no such folder"),
     ],
     ids=str,
 )
@@ -114,7 +114,7 @@ def test_a_grid_whose_report_fails_is_done_all_the_same(one_done, runs, monkeypa
     ("words", "text"),
     [
         (["--report", "method=erm"], "write overrides in front of --report"),
-        (["--report", "missing/page.html"], "the folder of the file does not exist"),
+        (["--report", "missing/page.html"], "the folder for the report does not exist"),
     ],
 )
 def test_a_report_that_cannot_be_written_is_refused_before_the_first_run(runs, words, text, capsys):

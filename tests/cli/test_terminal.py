@@ -136,5 +136,5 @@ def test_a_child_that_is_killed_leaves_the_display(terminal, tiny, tmp_path):
     pid = int(re.findall(r'"pid": (\d+)', lock.read_text())[0])
     os.kill(pid, signal.SIGKILL)
     assert seen.end() == 5
-    assert "its process died" in seen.written
+    assert "its process was killed" in seen.written
     assert re.search(r"mixup\S+: done in", seen.written)

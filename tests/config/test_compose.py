@@ -113,8 +113,8 @@ def test_a_path_given_as_a_data_set_is_told_the_keys_that_take_one(tmp_path, mon
         ("methd.alpha=1", "unknown key methd.alpha; did you mean 'method.alpha'"),
         ("dta.limit=9", "unknown key dta.limit; did you mean 'data.limit'"),
         ("optim=sgd", "optim is a group of keys"),
-        ("method.name=cutmix", "method.name is picked by name"),
-        ("data.kind=pack", "data.kind is picked by name"),
+        ("method.name=cutmix", "method.name is chosen by name"),
+        ("data.kind=pack", "data.kind is chosen by name"),
         ("method.a.b=1", "method keys are flat"),
     ],
 )
@@ -193,13 +193,13 @@ BOMB = "".join(
         ("- a\n- b\n", "found a list"),
         ("just text\n", "found a single value"),
         ("lr: ${epochs}\n", r"bad.yaml:1"),
-        ("lr: ${oc.env:HOME}\n", "references are not supported"),
+        ("lr: ${oc.env:HOME}\n", "references to other keys are not supported"),
         ("a: &a [*a]\n", "bad.yaml"),
         ("lr: !!python/object/apply:os.system [ls]\n", "is not allowed"),
         ("lr: {lr: [1\n", "not valid YAML"),
         ("? [a]\n: 1\n", "a key must be a word"),
-        ("a: &a [1,1,1,1,1,1,1,1,1]\n" + BOMB, "YAML too large or too deeply nested"),
-        ("a: " + "[" * 40 + "]" * 40, "YAML too large or too deeply nested"),
+        ("a: &a [1,1,1,1,1,1,1,1,1]\n" + BOMB, "YAML is too large or too deeply nested"),
+        ("a: " + "[" * 40 + "]" * 40, "YAML is too large or too deeply nested"),
     ],
 )
 def test_a_bad_file_is_refused_with_file_and_line(tmp_path, monkeypatch, text, match):
@@ -229,7 +229,7 @@ def test_no_file_picks_a_name(tmp_path, monkeypatch, group, text):
     path.parent.mkdir(parents=True)
     path.write_text(text)
     words = [f"{key}={name}" for key, name in names.items() if key != "recipe" or key == group]
-    message = assert_refused(words, "cannot be set by a file|under `per_method`|is no name")
+    message = assert_refused(words, "cannot be set in a file|under `per_method`|is not a name")
     assert f"experiments/{group}/" in message
 
 
@@ -386,7 +386,7 @@ def test_a_saved_configuration_cannot_be_turned_into_another(saved):
 @pytest.mark.parametrize("key", ["method__name", "net__name", "data__kind"])
 def test_a_saved_configuration_cannot_name_code_to_import(saved, key):
     path = saved("method=cutmix", **{key: "os:system"})
-    with pytest.raises(UserError, match="names code to import, os:system"):
+    with pytest.raises(UserError, match="names code that would be imported: os:system"):
         compose("", base=path)
 
 

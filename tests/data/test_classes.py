@@ -58,7 +58,7 @@ def test_class_names_of_the_file_give_texts_and_columns_their_numbers():
 @pytest.mark.parametrize(
     ("values", "names", "message"),
     [
-        ([0, 0.7, 1.2], "", r"2 of 3 labels are no whole numbers \(the first: 0.7 of image 1\)"),
+        ([0, 0.7, 1.2], "", r"2 of 3 labels are not whole numbers \(the first: 0.7 of image 1\)"),
         ([0, np.nan, 0.5], "", r"1 of 3 labels are missing \(the first: nan of image 1\)"),
         ([0, np.inf], "", "1 of 2 labels are out of range"),
         (np.array([0, None, None], object), "", r"2 of 3 labels are missing.* image 1\)"),
@@ -70,8 +70,8 @@ def test_class_names_of_the_file_give_texts_and_columns_their_numbers():
         ([0, 10**6], "", "1,000,001 classes"),
         ([1, 2, 3], "abc", r"run from 1 to 3 but there are 3 class names(.|\n)*take 1 from each"),
         ([0, 3], "abc", r"run from 0 to 3 but there are 3 class names"),
-        (["ant", "bee"], ["ant"], "no class names: bee"),
-        (EYE, "ab", "3 columns, and 2 class names"),
+        (["ant", "bee"], ["ant"], "not class names: bee"),
+        (EYE, "ab", "3 one-hot columns, and there are 2 class names"),
         ([[1, 0], [0, 0], [1, 0]], "", r"1 of 3 labels are missing.*image 1\)"),
         ([[1, 0], [1, 1]], "", r"1 of 2 images have several classes \(the first: of image 1\)"),
         ([[0, 0], [1, 1]], "", r"several classes(.|\n)*several classes are not supported"),
@@ -98,7 +98,7 @@ def test_a_label_is_asked_of_each_image():
 
 def test_whole_numbers_are_exact_and_say_what_they_are():
     assert whole_numbers(np.array([2**62 + 1]), "f").tolist() == [2**62 + 1]
-    with pytest.raises(UserError, match="1 of 2 offsets are no whole numbers"):
+    with pytest.raises(UserError, match="1 of 2 offsets are not whole numbers"):
         whole_numbers(np.array([0.5, 1]), "f", "offsets")
     with pytest.raises(UserError, match=r"must be whole numbers \(N,\), got <U1"):
         whole_numbers(np.array(["1"]), "f")

@@ -30,7 +30,7 @@ def test_counts_of_each_class_in_both_parts(zoo):
     assert ["ant", "16", "4", "#" * 30] in rows
     assert ["bee", "4", "1", "#" * 8] in rows
     assert any("the largest has 4.0 times the training images" in line for line in found.facts)
-    assert any(line.startswith("there are no test images of their own") for line in found.facts)
+    assert any(line.startswith("the data have no test images") for line in found.facts)
 
 
 def test_kinds_of_files_are_counted(zoo):

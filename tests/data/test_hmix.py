@@ -158,10 +158,25 @@ def rewrite(release, file, old, new):
     [
         ("hmix_infer_mixing_factor.csv", "mixed_0.5_Dog", "mixed_0.5_Wolf", "classes are Airplane"),
         ("hmix_infer_mixing_factor.csv", "_6908.png", "_16908.png", "0 to 9999"),
-        ("hmix_infer_mixing_factor.csv", '"mixingcoeff"', '"coefficient"', "release as it is"),
+        (
+            "hmix_infer_mixing_factor.csv",
+            '"mixingcoeff"',
+            '"coefficient"',
+            "files of the release",
+        ),
         ("hmix_infer_mixing_factor.csv", '"": 26', '"": 126', r"in \[0, 1\]"),
-        ("hmix_construct_midpoint.csv", "final_value", "last_value", "release as it is"),
-        ("hmix_select_shuffled_midpoint.csv", "select0.3", "selectall", "release as it is"),
+        (
+            "hmix_construct_midpoint.csv",
+            "final_value",
+            "last_value",
+            "files of the release",
+        ),
+        (
+            "hmix_select_shuffled_midpoint.csv",
+            "select0.3",
+            "selectall",
+            "files of the release",
+        ),
         ("hmix_individ_soft_labels.json", "0.75", "0.95", "sums of 1"),
     ],
 )

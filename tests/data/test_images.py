@@ -212,7 +212,7 @@ def test_a_pack_that_does_not_fit_together_is_refused(tmp_path, content, match):
 def test_a_file_that_is_no_pack_is_refused(tmp_path):
     path = tmp_path / "bad.npz"
     path.write_bytes(b"no zip")
-    with pytest.raises(UserError, match=r"not a readable \.npz pack"):
+    with pytest.raises(UserError, match=r"cannot be read as an \.npz pack"):
         source("data=pack", f"data.train={path}", f"data.test={twin(path, tmp_path)}").load()
     with pytest.raises(UserError, match="no such file"):
         source("data=pack", "data.train=missing.npz", f"data.test={path}").load()

@@ -99,7 +99,7 @@ def test_an_overlap_is_allowed_and_said(place):
     (told,) = [line for line in splits.info.notices if "judged" in line]
     assert told.startswith("warning: 6 test images of 24")
     assert "scores too well" in told
-    with pytest.raises(UserError, match=r"allow_overlap needs data\.judgements"):
+    with pytest.raises(UserError, match=r"allow_overlap has no effect without data\.judgements"):
         compose("data=digits data.allow_overlap=true")
 
 
@@ -152,7 +152,7 @@ def test_judgements_of_other_images_are_refused(place):
         load("data.judgements=moved.npz")
     everyone = [(row, (row + 1) % TEST) for row in range(TEST)]
     write("all.npz", everyone, [0.5] * TEST, [0.5] * TEST, [1.0] * TEST)
-    with pytest.raises(UserError, match="none is left to test"):
+    with pytest.raises(UserError, match="no test image is left"):
         load("data.judgements=all.npz")
     with pytest.raises(UserError, match="no such file or folder of judgements"):
         load("data.judgements=gone.npz")
@@ -423,7 +423,7 @@ def test_a_study_is_not_read_for_folds_which_number_images_anew(place, split):
             (place / "photos" / label / f"{number}.png").write_bytes(content)
     words = "data=folder data.root=photos data.folds=2 data.fold=1"
     data = compose(f"{words} data.judgements=ours").data
-    with pytest.raises(UserError, match="does not say which fold its images are of"):
+    with pytest.raises(UserError, match="does not record the fold"):
         DATA.get(data.kind)(data).load()
     # Answers for test images have no place in a fold either.
     assert DATA.get(data.kind)(compose(words).data).load().test_rows is None

@@ -147,11 +147,11 @@ def test_the_record_and_the_log_tell_the_noise(place, runs):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("missing.npz:worse", "no such file of labels"),
+        ("missing.npz:worse", "file of labels does not exist"),
         ("people.npz", "several sets of labels(.|\n)*worse, fair"),
-        ("people.npz:wors", "no labels 'wors'; did you mean 'worse'"),
-        ("people.npz:clean", "no labels 'clean'"),
-        ("text.npz:worse", "not a readable .npz of labels"),
+        ("people.npz:wors", "no set of labels 'wors'; did you mean 'worse'"),
+        ("people.npz:clean", "no set of labels 'clean'"),
+        ("text.npz:worse", "cannot be read as an .npz of labels"),
         ("short.npz", "rows 0 to 7(.|\n)*same data set"),
         ("shifted.npz:worse", "differs from the data set for 6 of 6 images"),
         ("high.npz", "labels run from 0 to 3 and there are 3 classes"),

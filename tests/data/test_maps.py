@@ -66,12 +66,12 @@ def test_maps_are_read_from_both_kinds_of_file(tmp_path, kind):
 def test_files_that_hold_no_maps_are_refused(tmp_path):
     path = tmp_path / "maps.npy"
     cases = {
-        "no such file": None,
-        "no file of maps": b"text",
+        "does not exist": None,
+        "not a file of maps": b"text",
         r"maps are \(4, 4\)": np.ones((4, 4)),
         "NaN, infinity or a negative": np.full((1, 2, 2), -1.0),
         "NaN, infinity": np.full((1, 2, 2), np.nan),
-        "no file of maps: ": np.array([{}], dtype=object),
+        "is not a file of maps: ": np.array([{}], dtype=object),
     }
     for message, content in cases.items():
         if isinstance(content, bytes):
@@ -82,7 +82,7 @@ def test_files_that_hold_no_maps_are_refused(tmp_path):
             read_maps(path, "method.maps")
         assert "(N, h, w)" in caught.value.todo
     np.savez(tmp_path / "maps.npz", other=np.ones((1, 2, 2)))
-    with pytest.raises(UserError, match="no file of maps"):
+    with pytest.raises(UserError, match="not a file of maps"):
         read_maps(tmp_path / "maps.npz", "method.maps")
 
 
@@ -103,7 +103,7 @@ def test_maps_in_a_folder_belong_to_images_by_the_names_of_their_files(tmp_path)
     assert found.shape == (4, 8, 8)
     assert found[:, 3, 5].tolist() == [10, 20, 11, 21]
     (maps / "bee" / "1.npy").unlink()
-    with pytest.raises(UserError, match="no map of test image 3") as caught:
+    with pytest.raises(UserError, match="test image 3 has no map") as caught:
         read_test_maps(str(maps), splits)
     assert caught.value.todo == "put it there as bee/1.npy or .png"
 
@@ -125,7 +125,7 @@ def test_two_maps_of_one_image_are_refused(tmp_path):
     for row in range(12):
         (tmp_path / f"{row}.png").write_bytes(grey(row))
     np.save(tmp_path / "7.npy", np.ones((4, 4)))
-    with pytest.raises(UserError, match="two maps of one image") as caught:
+    with pytest.raises(UserError, match="one image has two maps") as caught:
         read_test_maps(str(tmp_path), splits)
     assert "7.npy" in caught.value.what
 
@@ -144,7 +144,7 @@ def test_maps_in_a_folder_that_cannot_be_used_are_named(tmp_path):
     bad = {
         "the map is": np.full((4, 4), -1.0),
         "the map is .2,": np.ones(2),
-        "no map: 7": np.array([{}], dtype=object),
+        "is not a map: ": np.array([{}], dtype=object),
     }
     for message, content in bad.items():
         np.save(tmp_path / "7.npy", content)
@@ -153,7 +153,7 @@ def test_maps_in_a_folder_that_cannot_be_used_are_named(tmp_path):
         assert caught.value.where.endswith("7.npy")
     (tmp_path / "7.npy").unlink()
     (tmp_path / "7.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"no picture: 7.png"):
+    with pytest.raises(UserError, match=r"7.png is not a picture"):
         read_test_maps(str(tmp_path), splits)
 
 

@@ -67,7 +67,7 @@ def test_the_folders_of_lsun_and_isun_keep_their_names(place):
     first = next(iter(sorted((place / "LSUN" / "test").iterdir())))
     expected = np.asarray(_open(first))[2:34, 2:34]
     assert np.array_equal(all_of(cropped)[0].permute(1, 2, 0), expected)
-    with pytest.raises(UserError, match="lsun_crop is not to be resized"):
+    with pytest.raises(UserError, match="lsun_crop must not be resized"):
         read_ood("lsun_crop:resize", SIZE)
 
 

@@ -350,7 +350,7 @@ def test_another_number_of_processes_than_asked_for_is_refused(runs, monkeypatch
     started = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}
     for key, value in started.items():
         monkeypatch.setenv(key, value)
-    with pytest.raises(UserError, match="3 processes were started and the run asks for 2"):
+    with pytest.raises(UserError, match="3 processes were started, but the run asks for 2"):
         run(compose("data=digits devices=2 wandb.mode=disabled"))
 
 

@@ -331,7 +331,7 @@ def test_pictures_are_for_those_who_were_shown_them(study):
 
 def test_a_comment_is_taken_once_and_only_at_the_end(study):
     begun(study, "a")
-    with pytest.raises(RefusedError, match="trials left"):
+    with pytest.raises(RefusedError, match="trials are not answered yet"):
         study.finish("a", "done")
     give(study, "a")
     for wrong in (None, 3, "x" * 2001):
@@ -347,7 +347,7 @@ def test_other_files_are_no_studies(tmp_path):
     (tmp_path / "text.db").write_text("no database, but long enough to be looked at as one")
     sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE t (x)").connection.close()
     for name in ("text.db", "other.db", "nowhere.db"):
-        with pytest.raises(UserError, match=r"no study|no such study"):
+        with pytest.raises(UserError, match=r"not a study|does not exist"):
             Study(tmp_path / name)
     study = make_study(tmp_path / "s.db")
     study.close()
@@ -364,8 +364,8 @@ def test_other_files_are_no_studies(tmp_path):
     ("fields", "match"),
     [
         ({"task": "infr"}, "did you mean 'infer'"),
-        ({"images": 0}, "no study"),
-        ({"images": 5, "trials": 6}, "nobody can judge 6"),
+        ({"images": 0}, "cannot have 0 images"),
+        ({"images": 5, "trials": 6}, "one person cannot judge 6"),
         ({"task": "select", "interval": True}, "asks for no weight"),
         ({"perspective": "them"}, "you, others"),
         ({"upscaling": "cubic"}, "nearest, lanczos"),

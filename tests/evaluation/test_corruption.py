@@ -225,13 +225,13 @@ def test_the_record_says_how_images_were_made(tmp_path):
         ({"corruptions": []}, "has no corruption"),
         ({"corrupted": "nowhere"}, "no such folder"),
         ({"frost": "nowhere"}, "no effect on no frost"),
-        ({"frost": "nowhere", "corruptions": ["frost"]}, "no texture frost1.png"),
+        ({"frost": "nowhere", "corruptions": ["frost"]}, "the texture frost1.png cannot be read"),
     ],
 )
 def test_settings_that_cannot_be_carried_out_are_refused(given, text):
     with pytest.raises(UserError, match=text):
         suite_of(**given).check()
-    with pytest.raises(ValueError, match="names one twice"):
+    with pytest.raises(ValueError, match="names an entry twice"):
         EvalConfig(corruptions=["fog", "fog"])
 
 

@@ -225,7 +225,7 @@ def test_our_textures_are_the_same_each_time_and_large_enough():
 
 
 def test_official_textures_are_read_from_their_folder(tmp_path):
-    with pytest.raises(UserError, match=r"no texture frost1\.png") as raised:
+    with pytest.raises(UserError, match=r"the texture frost1\.png cannot be read") as raised:
         frost_textures(str(tmp_path), 1.0, 32)
     assert "frost5.jpg" in raised.value.todo
     for number, name in enumerate(OFFICIAL_TEXTURES):

@@ -142,7 +142,7 @@ def test_answers_for_other_images_are_refused_before_training(tmp_path, answers)
     with pytest.raises(UserError, match="needs people's answers") as caught:
         load_suite("human", EvalConfig()).check()
     assert "eval.human=FILE" in caught.value.todo
-    with pytest.raises(UserError, match="no such file of people's answers"):
+    with pytest.raises(UserError, match="file of people's answers does not exist"):
         outcome("human", tmp_path / "gone.npz")
     with pytest.raises(UserError, match="classes of 40 of 40 images differ"):
         outcome("human", answers, made(torch.arange(COUNT).roll(1)))

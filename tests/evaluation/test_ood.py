@@ -233,12 +233,12 @@ def test_sets_of_another_place_are_no_finished_parts(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ([], "needs other images"),
+        ([], "needs images of other data sets"),
         (["svhn"], "the images of svhn are not there"),
         (["none.npz"], "no such file or folder: none.npz"),
         (["a/x.npz", "b/x.npz"], "two sets are named x"),
-        (["./gaussian.npz"], "taken for the noise"),
-        (["a/uniform"], "taken for the noise"),
+        (["./gaussian.npz"], "has the name of the noise"),
+        (["a/uniform"], "has the name of the noise"),
     ],
 )
 def test_sets_that_cannot_be_read_are_refused_before_any_data(tmp_path, monkeypatch, words, text):

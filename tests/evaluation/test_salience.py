@@ -203,7 +203,7 @@ def test_what_cannot_look_is_refused_before_training(finished, tmp_path):
         f"data.test={twin(pack, tmp_path)}",
         "data.limit=null",
     ]
-    with pytest.raises(UserError, match="its network knows 10 classes, the data has 2"):
+    with pytest.raises(UserError, match="run has 10 classes, and the data have 2"):
         run(compose([*words, *data, f"eval.saliency={finished[0]}"]))
 
     with pytest.raises(UserError, match=r"no such file or folder: none\n  where: eval\.saliency"):

@@ -154,7 +154,7 @@ def test_a_demixer_of_other_images_is_refused(halves):
         suite().check_data(splits(torch.zeros(2, 3, 12, 16, dtype=torch.uint8)))
     colour = grey.clone()
     colour[:, 0] = 1
-    with pytest.raises(UserError, match="images are grey, and these has colours"):
+    with pytest.raises(UserError, match="makes grey images, and these has colours"):
         suite().check_data(splits(colour))
 
 

@@ -190,7 +190,7 @@ def test_a_suite_of_a_user_is_carried_out_where_its_code_was_typed(tmp_path, mon
     assert 0 < record.metrics["bright"] < 100
     assert record.evaluations[name]["images"] == record.test_size
     folder = tmp_path / record.id
-    with pytest.raises(UserError, match=f"names code to import, {name}"):
+    with pytest.raises(UserError, match=f"names code that would be imported: {name}"):
         evaluate_run(folder)
     with monkeypatch.context() as patch:  # suites that are replaced are not imported
         patch.setitem(sys.modules, "my_suites", None)

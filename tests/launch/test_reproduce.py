@@ -30,13 +30,13 @@ def test_a_figure_leads_to_its_recipe():
 def test_what_is_not_published_or_has_no_recipe_is_refused_with_what_there_is():
     with pytest.raises(UserError, match=r"no published figure(.|\n)*cifar100 resnext50"):
         matching_figures("samix", "digits", "preactresnet18")
-    with pytest.raises(UserError, match=r"resnet18_cifar \(not here\), resnext50, wrn28x8"):
+    with pytest.raises(UserError, match=r"resnet18_cifar \(not part of mixbench\), resnext50"):
         matching_figures("cutmix", "cifar100", "resnet18")  # that of info is not torchvision's
-    with pytest.raises(UserError, match=r"recipe is not here: 14.23 top1_err"):
+    with pytest.raises(UserError, match=r"recipe is not part of mixbench: 14.23 top1_err"):
         matching_figures("cutmix", "cifar100", "pyramidnet200")
-    with pytest.raises(UserError, match=r"there are 2 figures(.|\n)*give 1 to 2"):
+    with pytest.raises(UserError, match=r"one of 2 figures(.|\n)*give 1 to 2"):
         choose_figure(matching_figures("mixup", "cifar10", "preactresnet18"), 3)
-    with pytest.raises(UserError, match="there are 2 figures"):
+    with pytest.raises(UserError, match="one of 2 figures"):
         choose_figure(matching_figures("mixup", "cifar10", "preactresnet18"), 0)
 
 
@@ -103,7 +103,7 @@ def test_without_leave_the_cost_is_told_and_nothing_is_started(runs, capsys, mon
         (["mixup", "--budget", "-1"], "--budget -1.0 must be >= 0"),
         (["mixup", "--seeds", "0,0"], "0,0 names one twice"),
         (["mixup", "epochs=x"], "epochs='x' has the wrong type"),
-        (["mixup", "--figure", "9"], "there are 2 figures"),
+        (["mixup", "--figure", "9"], "one of 2 figures"),
     ],
 )
 def test_bad_words_are_refused(runs, capsys, words, message):

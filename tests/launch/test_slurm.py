@@ -118,11 +118,11 @@ def test_without_options_a_task_gets_what_its_run_uses():
         (["partiton=gpu"], "did you mean 'partition'"),
         (["qos=high"], "or extra.qos"),
         (["time=2"], "write time=5"),
-        (["time=01:00:00"], "no whole number of minutes"),
+        (["time=01:00:00"], "must be a whole number of minutes"),
         (["cpus_per_run=0"], "write cpus_per_run=1"),
         (["mem="], "mem has no value"),
         (["partition"], "partition has no value"),
-        (["extra.signal=USR1"], "set by the launcher"),
+        (["extra.signal=USR1"], "the launcher sets the option"),
     ],
 )
 def test_a_bad_option_is_refused_with_the_remedy(words, match):

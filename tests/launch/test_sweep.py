@@ -93,7 +93,7 @@ def test_a_file_anywhere_is_taken_by_its_path(plan, tmp_path):
         ({"arms": {"half": {"method.alpha": 0.5}}}, "method.alpha stands in grid and in arm half"),
         ({"arms": {"half": {"method.alhpa": 0.5}}}, "did you mean 'alpha'"),
         ({"arms": {"half": 0.5}}, "arm half must hold `key: value` lines"),
-        ({"arms": {}}, "arms names none"),
+        ({"arms": {}}, "arms is empty"),
         ({"arms": ["half"]}, "arms must hold `key: value` lines"),
         ({"seeds": [0, 0]}, "all different"),
         ({"seeds": [0.5]}, "whole numbers"),

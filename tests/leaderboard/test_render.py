@@ -616,7 +616,7 @@ def test_hostile_text_stays_text(add, tmp_path):
 def test_an_unknown_format_or_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="unknown format 'xml'"):
         render(build_leaderboard([]), "xml")
-    with pytest.raises(UserError, match="no such folder of runs"):
+    with pytest.raises(UserError, match="no such folder"):
         find_runs([tmp_path / "missing"])
 
 
@@ -701,7 +701,7 @@ def test_curves_that_cannot_be_read_are_named(tmp_path, content):
     else:
         path.write_bytes(content)
     for read in (read_curves, read_cells):
-        with pytest.raises(UserError, match="unreadable curves") as error:
+        with pytest.raises(UserError, match="the curves cannot be read") as error:
             read(path)
         assert error.value.where == str(path)
 

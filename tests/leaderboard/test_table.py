@@ -372,7 +372,7 @@ def test_a_table_says_which_rows_are_reconstructions_and_that_costs_hold_all_sta
         more = {"prior_hours": {"teacher": 8.0, "search": 8.0}, "fidelity": "reconstruction"}
         add("transformmix_recon", seed, **common, **more)
     text = render(board(tmp_path))
-    assert "A reconstruction, whose scores are no paper's: transformmix_recon." in text
+    assert "A reconstruction, whose scores are not those of a paper: transformmix_recon." in text
     assert "cost is the time of training, with the runs that a row's own start from" in text
     shown = next(line for line in text.splitlines() if line.startswith("transformmix_recon "))
     assert shown.split()[-1] == "2.00"

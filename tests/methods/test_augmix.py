@@ -195,7 +195,7 @@ def test_a_choice_has_it_as_a_member_only_where_that_is_asked_for():
     with pytest.raises(UserError, match="augmix is not combined"):
         sample_method(METHODS.get("choice"), members=["augmix", "mixup"])
     resolve(compose(f"{words} method.augmix.mixed=true"))
-    with pytest.raises(UserError, match="augmix wants another training set"):
+    with pytest.raises(UserError, match="augmix needs another training set"):
         resolve(compose(f"{words} method.augmix.mixed=true method.augmix.backend=pil"))
 
 

@@ -99,9 +99,9 @@ def test_files_without_answers_are_refused(tmp_path, content, message):
     with pytest.raises(UserError, match=message):
         read_human(tmp_path / "people.npz")
     (tmp_path / "people.npz").write_text("counts")
-    with pytest.raises(UserError, match="not a readable"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_human(tmp_path / "people.npz")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="does not exist"):
         read_human(tmp_path / "missing.npz")
 
 
@@ -192,9 +192,9 @@ def test_labels_that_are_none_are_refused(tmp_path, rows, labels, message):
     with pytest.raises(UserError, match=message):
         read_human(tmp_path / "soft.npz")
     (tmp_path / "soft.json").write_text("[1, 2]")
-    with pytest.raises(UserError, match="not soft labels"):
+    with pytest.raises(UserError, match="does not map numbers of images"):
         read_human(tmp_path / "soft.json")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="does not exist"):
         read_human(tmp_path / "gone.json")
 
 

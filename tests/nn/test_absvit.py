@@ -172,7 +172,7 @@ def test_the_prior_is_one_that_means_the_classes(wanted, rows, classes, ids, fou
         ("head", 1000, 1001, [], "other classes than the 1001"),
         ("wnid", 1000, 10, [], "has no WordNet ids"),
         ("wnid", 10, 2, WNIDS[:2], "10 rows and not ImageNet's 1000"),
-        ("wnid", 1000, 2, ["n01440764", "n99999999"], "n99999999 is no class of ImageNet"),
+        ("wnid", 1000, 2, ["n01440764", "n99999999"], "n99999999 is not a class of ImageNet"),
     ],
 )
 def test_a_prior_of_other_classes_is_refused(wanted, rows, classes, ids, message):

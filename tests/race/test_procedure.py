@@ -307,7 +307,7 @@ def test_a_time_in_words_is_never_shorter_than_the_time():
 def test_a_damaged_race_is_refused(tmp_path, text):
     path = tmp_path / "race.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="unreadable race"):
+    with pytest.raises(UserError, match="the race cannot be read"):
         read_race(path)
 
 

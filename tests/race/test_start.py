@@ -59,11 +59,11 @@ def test_all_runs_of_a_method_get_its_words_and_keep_quiet():
         ("data.race_fold=0/5", "one fold after the other"),
         ("net=resnet18,resnet50", "one net"),
         ("data=folder data.root=x data.folds=3", "which fold is the test set"),
-        ("budget=4", "no time that runs could take"),
+        ("budget=4", "is not a time"),
         ("part=1", "share of the time"),
         ("part=x", "share of the time"),
-        ("jobs=0", "number of runs at a time"),
-        ("jobs=two", "number of runs at a time"),
+        ("jobs=0", "is not a number of runs"),
+        ("jobs=two", "is not a number of runs"),
         ("confirm=maybe", "neither now nor later"),
         ("reopen=1", "neither true nor false"),
         ("method=mixup,mixup", "names one twice"),
@@ -113,5 +113,5 @@ def test_levels_count_looks_of_one_question_and_forget_nothing(tmp_path):
 @pytest.mark.parametrize("text", ["{", "{}", '{"looks": [{"k": "1"}]}', '{"looks": [3]}', "[]"])
 def test_a_damaged_count_of_looks_stops_the_race(tmp_path, text):
     (tmp_path / LEVELS).write_text(text)
-    with pytest.raises(UserError, match="unreadable count of looks"):
+    with pytest.raises(UserError, match="the count of looks cannot be read"):
         LookLevels(tmp_path, "test", "question").take("race", 1)

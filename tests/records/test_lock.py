@@ -127,7 +127,7 @@ def test_what_is_no_lock_is_named_at_once(tmp_path, kind):
         (tmp_path / "own").write_text("mine")
         path.symlink_to("own")
     assert not is_live(tmp_path)
-    with pytest.raises(UserError, match="the lock of a run is no file") as error:
+    with pytest.raises(UserError, match="the lock of the run is not a file") as error:
         locked(tmp_path).__enter__()
     assert error.value.where == str(path)
     assert path.lstat()

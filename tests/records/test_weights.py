@@ -156,9 +156,9 @@ def test_a_file_that_would_execute_something_is_refused(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ([1, 2], "holds no weights by name"),
-        ({}, "holds no weights by name"),
-        ({"model": {"a": torch.ones(1), "lr": 0.1}}, "is no state dict: lr is no tensor"),
+        ([1, 2], "holds no weights with names"),
+        ({}, "holds no weights with names"),
+        ({"model": {"a": torch.ones(1), "lr": 0.1}}, "is not a state dict: lr is not a tensor"),
     ],
 )
 def test_a_file_without_weights_is_refused(tmp_path, content, text):
@@ -294,11 +294,11 @@ def test_files_of_methods_count_by_their_content(tmp_path, method, key):
         return
     member = f"data=digits method=choice method.members=[erm,{method}]"
     if key == "maps":  # they belong to a training set of its own
-        with pytest.raises(UserError, match="wants another training set"):
+        with pytest.raises(UserError, match="needs another training set"):
             resolve(compose(f"{member} method.{method}.{key}={tmp_path / 'a.pth'}"))
         return
     if METHODS.get(method).Config().alone:  # it is no member of a choice
-        with pytest.raises(UserError, match=r"and no network|cannot be one of several"):
+        with pytest.raises(UserError, match=r"and no network|cannot be a member"):
             resolve(compose(f"{member} method.{method}.{key}={tmp_path / 'a.pth'}"))
         return
     ids = []
@@ -407,7 +407,7 @@ def test_text_of_a_checkpoint_is_never_looked_up_elsewhere(tmp_path, monkeypatch
 @pytest.mark.parametrize("content", [{"mixbench": 1}, {"mixbench": 1, "state_dict": {"net.a": 3}}])
 def test_a_file_that_only_calls_itself_a_checkpoint_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(UserError, match="is no tensor"):
+    with pytest.raises(UserError, match="is not a tensor"):
         load_weights(small_net("resnet18"), str(tmp_path / "a.pth"))
 
 

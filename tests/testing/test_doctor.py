@@ -66,7 +66,7 @@ def test_a_key_and_the_mode_of_w_and_b_are_told_apart(machine, monkeypatch, caps
 
 def test_what_stops_runs_is_bad(machine, monkeypatch, capsys):
     (machine / "runs").write_text("a file")
-    assert "is no folder; set MIXBENCH_RUNS" in line_of(lines(capsys, 2), "runs")
+    assert "is not a folder; set MIXBENCH_RUNS" in line_of(lines(capsys, 2), "runs")
     (machine / "runs").unlink()
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda n: "1.0" if n == "torch" else version(n))

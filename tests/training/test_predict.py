@@ -326,7 +326,7 @@ def test_more_images_than_a_batch_come_in_order(insects, tmp_path):
         (["{dir}/photo.jpg", "--top", "0"], "--top must be at least 1"),
         (["{dir}/photo.jpg", "-o", "found.txt"], "end the name in .csv"),
         (["{dir}/photo.jpg", "-o", "none/found.csv"], "no such folder"),
-        (["{dir}/photo.jpg", "lr=0.3"], "lr says what was trained"),
+        (["{dir}/photo.jpg", "lr=0.3"], "lr says what is trained"),
         (["trainer.accelerator=cpu"], "no image is named"),
     ],
 )

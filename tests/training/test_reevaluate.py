@@ -155,13 +155,13 @@ def test_lost_predictions_are_made_again(folder):
 
 
 def test_an_evaluation_changes_nothing_that_was_trained(folder):
-    with pytest.raises(UserError, match="lr says what was trained"):
+    with pytest.raises(UserError, match="lr says what is trained"):
         evaluate_run(folder, ["lr=0.2"])
     with pytest.raises(UserError, match="did you mean 'fgsm_8'"):
         evaluate_run(folder, ["eval.attacks=[fgsm8]"])
     with pytest.raises(UserError, match="unknown suite 'colour'"):
         evaluate_run(folder, ["eval.suites=[colour]"])
-    with pytest.raises(UserError, match="names one twice"):
+    with pytest.raises(UserError, match="names an entry twice"):
         evaluate_run(folder, ["eval.attacks=[fgsm_8,fgsm_8]"])
 
 
@@ -195,7 +195,7 @@ def test_code_of_a_run_is_imported_by_every_command_where_it_is_typed_and_nowher
     for command, *words in READ.values():
         assert cli.main([command, str(own), *words, *OWN]) == 0, command
     assert cli.main(["export", str(own), "-o", "net.onnx", "net=mixup"]) == 2
-    assert "net changes nothing of an export" in capsys.readouterr().err
+    assert "net has no effect on an export" in capsys.readouterr().err
     record = read_record(own)
     assert record.verified is None  # judged after it
     assert "lin_gap" in record.metrics
@@ -820,7 +820,7 @@ def test_gaze_stands_in_the_record_beside_its_control_and_verifies(tmp_path, map
     assert again.id == record.id
     # Other maps are found out, and lost ones can be given again.
     maps.rename(tmp_path / "moved.npy")
-    with pytest.raises(UserError, match=r"no such file: maps\.npy"):
+    with pytest.raises(UserError, match=r"the file maps\.npy does not exist"):
         verify_run(folder)
     assert verify_run(folder, [f"eval.gaze={tmp_path / 'moved.npy'}"])[0].verified
     np.save(maps, np.ones((96, 8, 8)))

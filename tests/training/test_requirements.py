@@ -117,7 +117,7 @@ def test_the_matrix_can_be_narrowed_to_some_methods(capsys):
 
 def test_pooling_is_checked_before_data_is_looked_for():
     words = "net=vit_tiny net.pool=max data=folder data.root=missing"
-    with pytest.raises(UserError, match="the last layer of vit_tiny is no map") as error:
+    with pytest.raises(UserError, match="the last layer of vit_tiny is not a feature map") as error:
         resolve(compose(words))
     assert "resnet18" in str(error.value)
     assert "vit_tiny," not in error.value.todo

@@ -561,7 +561,7 @@ def test_a_finished_run_is_left_alone_and_a_wrong_folder_is_named(runs, tmp_path
         assert resume(place(runs)).status == "done"
     assert "is done already" in caplog.text
     assert (place(runs) / LAST).stat().st_mtime_ns == stamp
-    with pytest.raises(UserError, match="no run to go on with"):
+    with pytest.raises(UserError, match="no run that could be continued"):
         resume(tmp_path / "missing")
 
 

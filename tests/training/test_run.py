@@ -338,7 +338,7 @@ def test_a_set_smaller_than_a_batch_trains_and_one_image_is_refused(runs, tiny):
 
 def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(runs, tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="no GPU is present"):
+    with pytest.raises(UserError, match="no usable GPU"):
         run(compose([*tiny, "trainer.accelerator=gpu"]))
 
 

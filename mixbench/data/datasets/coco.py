@@ -152,7 +152,7 @@ class _List:
     def _entries(self, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
         entries = content.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise self._wrong(f"{key} is no list of mappings")
+            raise self._wrong(f"{key} is not a list of mappings")
         return entries
 
     def _named(self, content: dict[str, Any], key: str, word: str) -> dict[int, str]:
@@ -172,4 +172,4 @@ class _List:
         return found
 
     def _wrong(self, why: str) -> UserError:
-        return UserError(f"not an annotation file of COCO: {why}", self.where)
+        return UserError(f"this is not an annotation file of COCO: {why}", self.where)

@@ -83,7 +83,11 @@ def _part(
     except (KeyError, ValueError) as error:
         raise UserError(f"a class or a box is not understood: {error}", str(files.root)) from error
     if not rows:
-        raise UserError("train_test_split.txt leaves a part empty", str(files.root))
+        raise UserError(
+            "train_test_split.txt leaves the training or the test images empty",
+            str(files.root),
+            "get the original again",
+        )
     left, top, width, height = x.unbind(1)
     corners = torch.stack([torch.tensor(y).float(), top, left, top + height, left + width], dim=1)
     return Part(names, lambda row: files.image(names[row]), torch.tensor(y), corners[:, None])

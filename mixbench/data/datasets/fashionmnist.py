@@ -114,7 +114,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return {key: archive[key] for key in keys}
     except (OSError, ValueError) as error:
         raise UserError(
-            f"not the .npz of Fashion-MNIST: {error}", str(path), f"it holds {', '.join(keys)}"
+            f"the file is not the .npz of Fashion-MNIST: {error}",
+            str(path),
+            f"it holds {', '.join(keys)}",
         ) from error
 
 
@@ -124,5 +126,5 @@ def _unpacked(raw: bytes, path: Path) -> bytes:
             content = file.read(MAX_RATIO * len(raw) + 1)
         check_size(len(content), len(raw), 0, free_of_ratio=0)
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(f"not readable: {error}", str(path), "get it again") from error
+        raise UserError(f"the file cannot be read: {error}", str(path), "get it again") from error
     return content

@@ -214,7 +214,7 @@ class Folder(DataSource):
         for split in ("train", "validation", "test"):
             found = named.get(split, [])
             if len(found) > 1 and (given is None or split == "train"):
-                what = f"{' and '.join(found)} could each be the folder of a split"
+                what = f"{' and '.join(found)} could each be the folder of the same split"
                 raise UserError(what, str(root), "rename one, or give data.test=FOLDER")
         train, val, test = (
             next(iter(named.get(split, [])), None) for split in ("train", "validation", "test")

@@ -176,7 +176,7 @@ def _objects(path: Path, index: dict[str, int]) -> list[list[float]]:
             if item.findtext("name", "") in index
         ]
     except (ET.ParseError, ValueError) as error:
-        what = f"not an annotation of ImageNet: {path.name}: {error}"
+        what = f"this is not an annotation of ImageNet: {path.name}: {error}"
         raise UserError(what, str(path.parent), "get it again") from error
 
 
@@ -193,4 +193,4 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"not readable as text: {error}", str(path)) from error
+        raise UserError(f"the file cannot be read as text: {error}", str(path)) from error

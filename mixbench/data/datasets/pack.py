@@ -313,7 +313,7 @@ class _Side:
                 raise UserError(
                     "label and labels are both there, and differ",
                     str(self.path),
-                    "keep the one to train on",
+                    "keep only the array to train on",
                 )
 
     def _read(self, name: str) -> np.ndarray:
@@ -346,7 +346,7 @@ def _layout(names: list[str], part: str, path: Path) -> tuple[str, tuple[str, st
         if split in splits:
             return split, splits[split]
     raise UserError(
-        f"no {part} images with labels; found {', '.join(names[:30]) or 'no array'}",
+        f"the file has no {part} images with labels; found {', '.join(names[:30]) or 'no array'}",
         str(path),
         f"a pack holds {PACK_LAYOUT}",
     )
@@ -373,14 +373,24 @@ def _hash(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"not a readable .npz pack: {error}", str(path), f"a pack holds {PACK_LAYOUT}")
+    return UserError(
+        f"the file cannot be read as an .npz pack: {error}",
+        str(path),
+        f"a pack holds {PACK_LAYOUT}",
+    )
 
 
 def _boxes(boxes: np.ndarray, labels: Tensor, where: str) -> Tensor:
     if boxes.shape != (len(labels), 4) or boxes.dtype.kind not in "iuf":
-        raise UserError(f"bbox must be ({len(labels)}, 4), got {boxes.dtype} {boxes.shape}", where)
+        raise UserError(
+            f"bbox must be ({len(labels)}, 4), got {boxes.dtype} {boxes.shape}",
+            where,
+            "give xmin, ymin, xmax and ymax of each image",
+        )
     if not np.isfinite(boxes).all():
-        raise UserError("bbox holds NaN or infinity", where)
+        raise UserError(
+            "bbox holds NaN or infinity", where, "correct these boxes, or leave bbox out"
+        )
     return corners(torch.from_numpy(boxes.astype(np.float32)), labels)
 
 
@@ -431,5 +441,9 @@ def _pixels(images: np.ndarray, path: Path) -> torch.Tensor:
     tensor = torch.from_numpy(images)
     tensor = tensor[:, None] if images.ndim == 3 else tensor.permute(0, 3, 1, 2)
     if tensor.shape[1] not in (1, 3):
-        raise UserError(f"images have {tensor.shape[1]} channels, expected 1 or 3", str(path))
+        raise UserError(
+            f"images have {tensor.shape[1]} channels, expected 1 or 3",
+            str(path),
+            "store grey or RGB images",
+        )
     return tensor.expand(-1, 3, -1, -1).contiguous()

@@ -95,7 +95,7 @@ def _annotations(files: Files, name: str, classes: bool) -> list[tuple[str, str,
                 raise ValueError("a box has four numbers")
         except (IndexError, ValueError) as error:
             where = f"{files.root}, {name}:{number}"
-            raise UserError(f"not a line of annotations: {error}", where) from error
+            raise UserError(f"this is not a line of annotations: {error}", where) from error
         found.append((file, wnid, box))
     return found
 

@@ -76,7 +76,7 @@ def _part(files: Files, base: str, split: str) -> Part:
             words = line.split()
             if len(words) != 2 or words[1] not in _FLAGS:
                 raise UserError(
-                    "expected an image and 1, 0 or -1", f"{files.root}, {path}:{number}"
+                    "the line is not an image and 1, 0 or -1", f"{files.root}, {path}:{number}"
                 )
             rows.setdefault(words[0], []).append(_FLAGS[words[1]])
     short = [image for image, flags in rows.items() if len(flags) != len(VOC_CLASSES)]
@@ -111,4 +111,6 @@ def _objects(files: Files, name: str) -> list[list[float]]:
             found.append([label, top - 1, left - 1, bottom, right])
         return found
     except (ET.ParseError, ValueError) as error:
-        raise UserError(f"not an annotation of VOC: {error}", f"{files.root}, {name}") from error
+        raise UserError(
+            f"this is not an annotation of VOC: {error}", f"{files.root}, {name}"
+        ) from error

@@ -86,7 +86,9 @@ class Files(ABC):
         try:
             lines = self.read(name).decode("utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise UserError("not a text file", f"{self.root}, {name}") from error
+            raise UserError(
+                "the file is not text in UTF-8", f"{self.root}, {name}", "get the original again"
+            ) from error
         return [line.strip() for line in lines if line.strip()]
 
     def prefix(self, marker: str) -> str | None:
@@ -281,10 +283,12 @@ def _check_size(root: Path, unpacked: int, packed: int) -> None:
 
 
 def _hostile(root: Path, what: str) -> UserError:
-    return UserError(f"not a safe source of data: {what}", str(root), "get the original again")
+    return UserError(
+        f"the archive is not safe to unpack: {what}", str(root), "get the original again"
+    )
 
 
 def _unreadable(root: Path, error: Exception) -> UserError:
     return UserError(
-        f"not a readable archive: {error}", str(root), "remove it; it is fetched again"
+        f"the archive cannot be read: {error}", str(root), "remove it; it is fetched again"
     )

@@ -146,7 +146,7 @@ def class_files(root: Path, part: str, *, empty: bool = False) -> ClassFiles:
     filled = set(labels)
     bare = [name for label, name in enumerate(classes) if label not in filled]
     if not names or (bare and not empty):
-        what = f"no image in {', '.join(bare[:5])}" if bare else "no images found"
+        what = f"there is no image in {', '.join(bare[:5])}" if bare else "no image is found"
         raise UserError(what, str(folder), f"expected {FOLDER_LAYOUT}")
     return ClassFiles(root, names, labels, classes, unused)
 

@@ -348,7 +348,7 @@ def _only_oserror() -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise OSError("not an image") from error
+        raise OSError("the file is not an image") from error
     except OSError:
         raise
     except Exception as error:
@@ -388,7 +388,7 @@ def _scaled(values: np.ndarray, mode: str, packing: str) -> np.ndarray:
 def _check_pixels(width: int, height: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if not width * height:
-        raise OSError("an image without pixels")
+        raise OSError("the image has no pixels")
     if limit is not None and width * height > limit:
         raise OSError(f"{width}x{height} pixels could be a decompression bomb: at most {limit}")
 
@@ -452,7 +452,7 @@ def decode_all(
         raise UserError(
             f"images have {len(sizes)} sizes, from {low[1]}x{low[0]} to {high[1]}x{high[0]}",
             "data",
-            "resize them with data.size=PIXELS",
+            "bring them to one size with data.size=PIXELS",
         )
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
     dim = _dim([peak for _, peak, _ in decoded])

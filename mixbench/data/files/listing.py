@@ -82,7 +82,7 @@ def read_list(path: Path, *, labelled: bool = True) -> ImageList | None:
     try:
         lines = _json_rows(text, path) if path.suffix.lower() == ".jsonl" else _csv_rows(text, path)
     except csv.Error as error:
-        raise UserError(f"the list is no CSV: {error}", str(path), LAYOUT) from error
+        raise UserError(f"the list is not a CSV file: {error}", str(path), LAYOUT) from error
     if not lines or len(lines) < 2:
         raise UserError("the list names no image", str(path), LAYOUT)
     (_, header), *rows = lines
@@ -135,10 +135,10 @@ def _json_rows(text: str, path: Path) -> list[tuple[int, list[str]]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            what = f"line {number} is no JSON: {error}"
+            what = f"line {number} is not JSON: {error}"
             raise UserError(what, f"{path}:{number}", "write one object a line") from error
         if not isinstance(row, dict):
-            raise UserError(f"line {number} is no object", f"{path}:{number}", LAYOUT)
+            raise UserError(f"line {number} is not a JSON object", f"{path}:{number}", LAYOUT)
         found.append((number, row))
     header = list(dict.fromkeys(key for _, row in found for key in row))
     rows = [(number, [_cell(row.get(key)) for key in header]) for number, row in found]
@@ -177,7 +177,7 @@ def _checked(
     splits = [split.casefold() for split in splits]
     unknown = sorted({split for split in splits if split} - SPLIT_WORDS.keys())
     if unknown:
-        what = f"splits of an unknown name: {first_names(unknown)}"
+        what = f"the list names unknown splits: {first_names(unknown)}"
         raise UserError(what, str(path), f"known are {', '.join(SPLIT_WORDS)}")
     seen: dict[str, tuple[str, str]] = {}
     kept = []

@@ -136,7 +136,7 @@ def read_parquet(path: Path, files: list[Path]) -> tuple[Part, Labels]:
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        what = f"not readable as Parquet: {str(error).splitlines()[0].rstrip(':')}"
+        what = f"the file cannot be read as Parquet: {str(error).splitlines()[0].rstrip(':')}"
         raise UserError(what, str(path)) from error
     try:
         raw = table[image]  # in pieces, as one cannot hold more than 2 GiB
@@ -147,7 +147,11 @@ def read_parquet(path: Path, files: list[Path]) -> tuple[Part, Labels]:
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{image} and {label} are not images and labels", str(path)) from error
+        raise UserError(
+            f"{image} and {label} are not images and labels",
+            str(path),
+            "store images as encoded files and labels as numbers or text",
+        ) from error
     names = class_names(np.array(classes, str), str(path))
     where = f"{path}, column {label} ({table[label].type})"
     found = stored_labels(values, names, where, len(raw))
@@ -255,7 +259,9 @@ def _column(names: list[str], known: tuple[str, ...], path: Path) -> str:
     for name in known:
         if name in names:
             return name
-    raise UserError(f"no column {' or '.join(known)}; found {', '.join(names)}", str(path))
+    raise UserError(
+        f"the file has no column {' or '.join(known)}; found {', '.join(names)}", str(path)
+    )
 
 
 def _class_names(metadata: dict[bytes, bytes], label: str) -> list[str]:

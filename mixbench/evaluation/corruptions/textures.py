@@ -55,7 +55,7 @@ def _read(folder: Path) -> list[Tensor]:
             image = decode(read_bytes(folder / name, MAX_IMAGE_BYTES))
         except OSError as error:
             raise UserError(
-                f"no texture {name}: {error}",
+                f"the texture {name} cannot be read: {error}",
                 f"eval.frost={folder}",
                 f"put {', '.join(OFFICIAL_TEXTURES)} of hendrycks/robustness there, or leave "
                 "eval.frost out and use textures made by mixbench",

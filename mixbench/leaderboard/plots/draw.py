@@ -140,7 +140,7 @@ def _only(board: Leaderboard, kind: str, names: list[str]) -> Leaderboard:
     for name in names:
         if name not in known:
             hint = near_match(name, known)
-            what = f"no finished run of {name!r}" + (f"; {hint}" if hint else "")
+            what = f"there is no finished run of {name!r}" + (f"; {hint}" if hint else "")
             labels = dict.fromkeys(row.label for group in board.groups for row in group.rows)
             raise UserError(what, f"plot {kind}", f"rows: {', '.join(labels)}")
     kept: list[Group] = []

@@ -36,9 +36,11 @@ def check_target(path: Path) -> None:
     """
     if path.suffix.lower() not in _METADATA:
         todo = f"end its name in {', '.join(_METADATA)}"
-        raise UserError(f"a figure is no file of the kind {path.suffix!r}", str(path), todo)
+        raise UserError(f"a figure cannot be written as {path.suffix!r}", str(path), todo)
     if not path.parent.is_dir():
-        raise UserError("the folder of the file does not exist", str(path), "make it first")
+        raise UserError(
+            "the folder for the figure does not exist", str(path), "create it, or name another file"
+        )
 
 
 def save(figure: "Figure", path: Path) -> None:

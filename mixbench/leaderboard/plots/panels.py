@@ -88,7 +88,7 @@ def assemble(
         raise UserError(
             f"the runs make {len(panels)} panels, and a figure holds {MOST_PANELS}",
             f"plot {kind}",
-            "name the folders of the runs that belong into the figure",
+            "name only the folders of the runs that the figure should show",
         )
     titles = [_title(panel, board) if title else panel.title for panel in panels]
     below = [*notes, *_smoke_tests([panel.group for panel in panels])]

@@ -122,9 +122,9 @@ def _confidence(path: Path) -> tuple[np.ndarray, np.ndarray]:
     outputs, _ = read_outputs(path)
     logits, labels = outputs["logits"], outputs["labels"]
     if labels.ndim != 1:
-        raise UserError("its images have several labels", str(path))
+        raise UserError("the images have several labels each", str(path))
     if not np.isfinite(logits).all():
-        raise UserError("its outputs are not all finite", str(path))
+        raise UserError("the stored outputs are not all finite", str(path))
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (powers.max(axis=1) / powers.sum(axis=1)).astype(float), logits.argmax(axis=1) == labels
 

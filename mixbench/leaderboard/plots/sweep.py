@@ -77,7 +77,11 @@ def draw_sweep(
     """
     named = [key.removeprefix("method.") for key in ([keys] if isinstance(keys, str) else keys)]
     if len(set(named)) != len(named) or len(named) > 2:
-        raise UserError("a plot is over one setting or two", "plot sweep", "name them once each")
+        raise UserError(
+            "the plot shows one setting or two, each named once",
+            "plot sweep",
+            "name one or two by --key",
+        )
     sweeps = [sweep for group in board.groups for sweep in _sweeps(group, named)]
     if not sweeps:
         what = "no method has two finished rows that differ in "
@@ -104,7 +108,7 @@ def draw_sweep(
                 f"the rows of {sweep.method} differ in more than {sweep.keys[0]}, and would make "
                 f"{len(lines)} lines",
                 "plot sweep",
-                "name two settings by --key, or rows by --row",
+                "name two settings by --key, or choose rows by --row",
             )
         known = looks(lines, "", known)
         draw = partial(_draw_lines, sweep=sweep, lines=lines, looks=known, width=width)

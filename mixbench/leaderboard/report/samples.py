@@ -51,7 +51,7 @@ def embed_samples(folder: Path, limit: int) -> EmbeddedPicture:
     try:
         image = _open(read_bytes(path, MAX_PICTURE_BYTES))
     except FileNotFoundError as error:
-        raise UserError("the run has left no picture of mixed images", str(path)) from error
+        raise UserError("the run has no picture of mixed images", str(path)) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError("the picture of mixed images cannot be read", str(path)) from error
     kind, content = "png", _png(image)

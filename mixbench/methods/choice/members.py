@@ -78,11 +78,11 @@ def member_configs(members: list[str], settings: dict[str, Any]) -> dict[str, An
         where, given = f"method.members={list(members)}", settings.get(name, {})
         if METHODS.names_code(name):
             todo = "name a method that is registered, by an entry point or mixbench.register"
-            raise UserError(f"{name!r} is no registered name", where, todo)
+            raise UserError(f"{name!r} is not a registered name", where, todo)
         cls = METHODS.get(name)
         known = [item.name for item in fields(cls.Config)]
         if "members" in known or not cls.tasks & MIXES_LABELS:
-            raise UserError(f"{name} cannot be one of several methods", where, "leave it out")
+            raise UserError(f"{name} cannot be a member of method=choice", where, "leave it out")
         for key in given.keys() - set(known):
             hint = near_match(key, known) or f"its keys: {', '.join(known)}"
             raise ValueError(f"unknown key method.{name}.{key}; {hint}")
@@ -106,7 +106,10 @@ def refuse_alone(name: str, config: Any, members: list[str]) -> None:
 
 def wrong_dataset(name: str, members: list[str]) -> tuple[str, str, str]:
     """Message about a member that does not train on the images of the others."""
-    what, where = f"{name} wants another training set than the others", f"method.members={members}"
+    what, where = (
+        f"{name} needs another training set than the other members",
+        f"method.members={members}",
+    )
     return what, where, f"change its keys method.{name}.<key>, or leave it out"
 
 
@@ -125,7 +128,7 @@ def check_built(built: dict[str, Method]) -> list[str]:
         if type(m).forward is not Method.forward or m.tested is not m.net
     ]
     if len(products) > 1:
-        what = f"{' and '.join(products)} each make a network of their own to be tested"
+        what = f"{' and '.join(products)} each test a network of their own"
         raise UserError(what, where, "keep one of them")
     return products
 

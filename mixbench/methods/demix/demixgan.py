@@ -40,7 +40,7 @@ class DemixGAN(DemixMethod):
         super().__init__(*args, **kwargs)
         if self.run.data.clip:
             raise UserError(
-                "a sum that is cut to [0, 1] is no sum of two components any more",
+                "after a sum is cut to [0, 1], it is no longer the sum of two components",
                 "data.clip=true",
                 "leave it out, or use method=denoisegan",
             )

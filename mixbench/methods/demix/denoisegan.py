@@ -72,7 +72,9 @@ def _read_samples(given: str, shape: tuple[int, int, int]) -> Tensor:
         images = read_arrays(Path(given))["images"]
     except (OSError, ValueError, KeyError) as error:
         todo = "give an .npz with images (N, H, W[, C])"
-        raise UserError(f"no samples of the known component: {error}", where, todo) from error
+        raise UserError(
+            f"the samples of the known component cannot be read: {error}", where, todo
+        ) from error
     found = torch.from_numpy(images.astype("float32")) / (255 if images.dtype == "uint8" else 1)
     found = found[:, None] if found.ndim == 3 else found.permute(0, 3, 1, 2)
     if found.shape[1:] != shape or not len(found):

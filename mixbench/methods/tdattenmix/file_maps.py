@@ -19,7 +19,8 @@ class FileMaps(AttentionMaps):
         super().__init__(method)
         if method.run.data.auto_augment is not None:
             raise UserError(
-                "maps cannot follow a policy that turns and shears images",
+                "attention maps cannot follow an augmentation policy that rotates and shears "
+                "images",
                 "data.auto_augment",
                 "use data.auto_augment=null; maps follow random crops and data.flip",
             )
@@ -28,7 +29,7 @@ class FileMaps(AttentionMaps):
     def maps(self, pixels: Tensor, y: Tensor) -> Tensor:
         """Refuse a batch that brought no maps."""
         raise UserError(
-            "this batch has no maps",
+            "the batch has no attention maps",
             "method.maps",
             "read it through the method's wrap_dataset and mix it with mix_batch, or pass maps=",
         )

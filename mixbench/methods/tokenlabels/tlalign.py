@@ -68,7 +68,8 @@ class TLAlign(PastedPatchesMethod):
         self.patch = self.config.patch or net.patch
         if self.patch % net.patch:
             raise UserError(
-                f"pasted patches of {self.patch} pixels are no whole patches of the network",
+                f"pasted patches of {self.patch} pixels are not a whole number of patches of the "
+                "network",
                 f"method.patch={self.patch}",
                 f"use a multiple of net.patch={net.patch}, or leave it out",
             )

@@ -94,16 +94,22 @@ class TransformMixRecon(TransformMixMethod):
         if data.random_crops or data.auto_augment is not None:
             key = "data.auto_augment" if data.auto_augment is not None else "data.crop_area"
             raise UserError(
-                "maps that are found once follow padded crops and mirrors alone",
+                "maps that are computed once can follow only padded crops and mirroring",
                 f"{where} {key}",
                 "use method.cache=false",
             )
         if self.config.module is None and self.config.teacher_ckpt is None:
             todo = "give method.teacher_ckpt=RUN, or use method.cache=false"
-            raise UserError("a network that is trained has no maps that last", where, todo)
+            raise UserError(
+                "the maps of a network that is being trained change, so they cannot be kept",
+                where,
+                todo,
+            )
         if self.config.saliency == "spectral":
             todo = "use method.cache=false"
-            raise UserError("maps of the spectrum are found as fast as they are read", where, todo)
+            raise UserError(
+                "maps of the spectrum are computed as fast as stored ones are read", where, todo
+            )
 
     @property
     def transform_mixer(self) -> TransformMixer:
@@ -170,7 +176,9 @@ def read_module(given: str) -> TransformMixer:
         module = TransformMixer(channels=channels, **form)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path.name} does not say its form: {reason}", where, todo) from error
+        raise UserError(
+            f"{path.name} does not say how its module is built: {reason}", where, todo
+        ) from error
     check_shapes(path, found, module.state_dict())
     module.load_state_dict(found)
     return module

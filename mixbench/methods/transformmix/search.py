@@ -65,7 +65,7 @@ class TransformMixSearch(TransformMixMethod):
         )
         if not any(True for _ in self.module.parameters()):
             raise UserError(
-                "nothing is left to be searched",
+                "no module is left to be searched",
                 "method.stn=false method.mpn=false",
                 "keep one of them",
             )
@@ -78,7 +78,11 @@ class TransformMixSearch(TransformMixMethod):
         where = f"method.teacher_ckpt={given}"
         if self.run.net.weights is not None:
             todo = "leave net.weights out"
-            raise UserError("the network takes the teacher's weights", f"{where} net.weights", todo)
+            raise UserError(
+                "the network starts from the weights of the teacher, so net.weights has no effect",
+                f"{where} net.weights",
+                todo,
+            )
         if info.num_classes != self.info.num_classes:
             what = f"the teacher knows {info.num_classes} classes, the data has "
             todo = "use a teacher of the same data set"

@@ -363,7 +363,7 @@ def test_a_file_of_arrays_is_said_to_be_a_pack(tmp_path):
 
 def test_folders_of_splits_without_classes_are_no_classes(tmp_path):
     zoo = write_flat(tmp_path / "zoo", {"test": 5, "train": 5})
-    with pytest.raises(UserError, match="no images found"):
+    with pytest.raises(UserError, match="no image is found"):
         load(zoo)
 
 

@@ -300,7 +300,7 @@ def test_a_parquet_file_of_another_layout_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no column image or img; found text"):
         pack(tmp_path / "x.parquet", other).load()
     (tmp_path / "y.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(UserError, match="not readable as Parquet"):
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
         pack(tmp_path / "y.parquet", other).load()
 
 
@@ -339,7 +339,7 @@ def test_labels_of_parquet_files_are_read_by_the_rule_of_all(
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0.0, 0.7, 1.0], r"1 of 3 labels are no whole numbers \(the first: 0.7 of image 1\)"),
+        ([0.0, 0.7, 1.0], r"1 of 3 labels are not whole numbers \(the first: 0.7 of image 1\)"),
         ([0, None, None], "2 of 3 labels are missing"),
         (["ant", None, "ant"], "1 of 3 labels are missing"),
         ([0, -1, -1], r"2 of 3 labels are negative \(the first: -1 of image 1\)"),
@@ -417,8 +417,8 @@ def test_a_pack_whose_arrays_are_others_names_all_of_them(tmp_path):
 @pytest.mark.parametrize(
     ("label", "more", "message"),
     [
-        ([0, 0.7, 1, 1], {}, "1 of 4 labels are no whole numbers"),
-        ([0, 1, 0, 1], {"labels": np.array([0, 1, 1, 1])}, "label and labels(.|\n)*keep the one"),
+        ([0, 0.7, 1, 1], {}, "1 of 4 labels are not whole numbers"),
+        ([0, 1, 0, 1], {"labels": np.array([0, 1, 1, 1])}, "label and labels(.|\n)*keep only"),
         ([0, 1, 0, 1], {"class_names": np.array(["cat", "cat"])}, "more than once: cat"),
         ([0, 1, 0, 1], {"bbox": np.zeros((3, 4))}, r"bbox must be \(4, 4\), got float64 \(3, 4\)"),
         ([0, 1, 0, 1], {"bbox": np.full((4, 4), np.nan)}, "bbox holds NaN"),

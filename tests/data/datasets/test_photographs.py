@@ -155,7 +155,10 @@ def test_cub_is_divided_and_boxed_by_its_lists(tmp_path, packed):
         ({"train_test_split__txt": "1 0\n2 1\n3 1\n"}, "differ in the images 4"),
         ({"image_class_labels__txt": "1 1\n2 1\n3 2\n4 9\n"}, "not understood: '9'"),
         ({"bounding_boxes__txt": "1 5 6\n"}, "2 words behind the number, expected 4"),
-        ({"train_test_split__txt": "1 1\n2 1\n3 1\n4 1\n"}, "leaves a part empty"),
+        (
+            {"train_test_split__txt": "1 1\n2 1\n3 1\n4 1\n"},
+            "leaves the training or the test images empty",
+        ),
     ],
 )
 def test_cub_lists_that_do_not_fit_together_are_refused(tmp_path, changes, match):
@@ -223,7 +226,7 @@ def test_the_two_archives_of_voc_are_read_together(tmp_path, data_folder):
     ("flags", "objects", "match"),
     [
         ({"trainval": TWO["trainval"]}, "", "no labels of trainval and test"),
-        ({**TWO, "test": {"003": {"dog": 7}}}, "", "expected an image and 1, 0 or -1"),
+        ({**TWO, "test": {"003": {"dog": 7}}}, "", "not an image and 1, 0 or -1"),
         (TWO, "<object><name>unicorn</name></object>", "not an annotation of VOC"),
         (TWO, "<!DOCTYPE x [<!ENTITY a 'b'>]>", "declares entities"),
         (TWO, "<object>", "not an annotation of VOC"),

@@ -83,9 +83,9 @@ def test_a_line_that_stands_twice_is_counted(written):
             "a.png has two splits, train and test",
             ":3",
         ),
-        ("path,label,split\na.png,ant,maybe\n", "splits of an unknown name: maybe", ""),
+        ("path,label,split\na.png,ant,maybe\n", "unknown splits: maybe", ""),
         ("path,label,split\na.png,ant,\n", "no split", ":2"),
-        ('path,label\n"a.png,ant\n', "no CSV", ""),
+        ('path,label\n"a.png,ant\n', "not a CSV file", ""),
     ],
 )
 def test_what_a_list_cannot_be_is_refused_with_its_line(written, text, what, where):

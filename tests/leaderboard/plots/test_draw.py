@@ -123,7 +123,7 @@ def test_more_tables_than_a_figure_holds_are_refused(runs):
         runs.add("erm", net=f"net{number}")
     with pytest.raises(UserError, match="7 panels") as raised:
         draw("leaderboard", runs.board())
-    assert "name the folders" in raised.value.todo
+    assert "name only the folders" in raised.value.todo
 
 
 def test_tables_that_differ_in_their_recipe_alone_are_told_apart(runs):

@@ -69,7 +69,7 @@ def test_rows_tested_on_other_images_are_left_out_and_named(harmed):
     figure = draw("harm", harmed.board())
     assert len(all_axes(figure)) == 1
     assert "cutmix: it was not tested on the images of erm" in notes(figure)
-    assert "bc: no predictions are stored" in notes(figure)
+    assert "bc: the run has no stored predictions" in notes(figure)
 
 
 @pytest.mark.parametrize("methods", [["erm"], ["mixup", "cutmix"]])

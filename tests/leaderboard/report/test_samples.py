@@ -32,7 +32,7 @@ def test_a_large_picture_is_made_small_and_keeps_its_shape(tmp_path, limit):
 
 
 def test_a_missing_picture_is_told(tmp_path):
-    with pytest.raises(UserError, match="left no picture"):
+    with pytest.raises(UserError, match="has no picture"):
         embed_samples(tmp_path, 1000)
 
 

@@ -198,9 +198,9 @@ class Picky(Method):
         ({"members": []}, "method.members must name methods, each once"),
         ({"members": ["mixup", "mixup"]}, "each once"),
         ({"members": ["mixup", "cutmx"]}, "did you mean 'cutmix'"),
-        ({"members": ["os:getcwd"]}, "'os:getcwd' is no registered name"),
-        ({"members": ["mixup", "choice"]}, "choice cannot be one of several"),
-        ({"members": ["mixup", "elsewhere"]}, "elsewhere cannot be one of several"),
+        ({"members": ["os:getcwd"]}, "'os:getcwd' is not a registered name"),
+        ({"members": ["mixup", "choice"]}, "choice cannot be a member"),
+        ({"members": ["mixup", "elsewhere"]}, "elsewhere cannot be a member"),
         ({"probs": [1.0]}, "must give each of 2 members a share"),
         ({"probs": [1.0, -1.0]}, "a share >= 0"),
         ({"probs": [0.0, 0.0]}, "not all of them 0"),
@@ -214,7 +214,7 @@ class Picky(Method):
             {"members": ["mixup", "bc"], "settings": {"bc": {"plus": True}}},
             "bc normalises images in its own way",
         ),
-        ({"members": ["samix", "automix"]}, "samix and automix each make a network"),
+        ({"members": ["samix", "automix"]}, "samix and automix each test a network"),
     ],
     ids=str,
 )
@@ -234,7 +234,7 @@ def test_a_member_that_wants_another_training_set_is_refused(monkeypatch):
     monkeypatch.setitem(METHODS._objects, "ownimages", OwnImages)
     method = choice(["mixup", "ownimages"])
     images = sample_splits(method).train
-    with pytest.raises(UserError, match="ownimages wants another training set") as error:
+    with pytest.raises(UserError, match="ownimages needs another training set") as error:
         method.wrap_dataset(images)
     assert error.value.todo == "change its keys method.ownimages.<key>, or leave it out"
     assert choice().wrap_dataset(images) is images
@@ -249,7 +249,7 @@ def test_a_member_that_wants_another_training_set_is_refused(monkeypatch):
     ],
 )
 def test_settings_that_want_another_training_set_are_refused_before_any_is_read(name, settings):
-    with pytest.raises(UserError, match=f"{name} wants another training set") as error:
+    with pytest.raises(UserError, match=f"{name} needs another training set") as error:
         METHODS.get("choice").Config(members=["mixup", name], settings={name: settings})
     assert error.value.todo == f"change its keys method.{name}.<key>, or leave it out"
 

@@ -123,7 +123,7 @@ def test_clipping_holds_for_observed_and_made_images_of_denoising_alone():
         images, _ = method.make(mixed.aux)
     assert mixed.x.max() == 1
     assert images.max() == 1
-    with pytest.raises(UserError, match="no sum of two components") as error:
+    with pytest.raises(UserError, match="no longer the sum of two components") as error:
         build_run("method=demixgan data.clip=true")
     assert error.value.where == "data.clip=true"
 
@@ -372,7 +372,7 @@ def test_a_run_has_scores_curves_and_pictures_and_verifies(done, name):
 @pytest.mark.parametrize("name", BOTH)
 def test_a_run_is_not_loaded_to_name_classes(done, name):
     record, root = done[name]
-    with pytest.raises(UserError, match="task=demix and names no class"):
+    with pytest.raises(UserError, match="task=demix and does not classify"):
         load(root / record.id)
 
 
@@ -407,7 +407,7 @@ def test_generators_are_exported_as_they_are_and_are_no_classifier(done, tmp_pat
         with pytest.raises(UserError, match="dcgan, the network of the run, makes images"):
             build_run(words.replace("RUN", str(root / record.id)))
     for name in ("net.onnx", "net.pt2"):
-        with pytest.raises(UserError, match="task=demix and names no class"):
+        with pytest.raises(UserError, match="task=demix and does not classify"):
             export(root / record.id, tmp_path / name)
 
 
@@ -512,7 +512,7 @@ def test_samples_of_a_file_stand_for_the_known_component(tmp_path):
     ("arrays", "what"),
     [
         ({"images": np.zeros((3, 8, 8), np.uint8)}, r"the samples are \(3, 8, 8\)"),
-        ({"other": np.zeros(3)}, "no samples of the known component"),
+        ({"other": np.zeros(3)}, "the samples of the known component cannot be read"),
     ],
 )
 def test_a_file_without_fitting_samples_is_refused(tmp_path, arrays, what):

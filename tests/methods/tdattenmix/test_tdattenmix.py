@@ -214,7 +214,7 @@ def test_the_attention_network_is_no_part_of_what_is_trained_or_saved(guide):
     ("content", "message"),
     [
         ({"model": {"a": torch.ones(2)}}, "holds no AbSViT: no 'patch_embed"),
-        ({"model": {"a": 1}}, "no state dict"),
+        ({"model": {"a": 1}}, "not a state dict"),
         ({"model": object}, "more than tensors and plain values"),
         (b"text", "damaged|more than tensors"),
     ],
@@ -264,11 +264,11 @@ def test_maps_on_disk_follow_their_images_through_crops_and_mirrors(tmp_path):
     method.reseed(0, 3)
     x, _ = method.prepare(batch)
     torch.testing.assert_close(mixed.aux.pasted.maps, 255 * x[:, 0])
-    with pytest.raises(UserError, match="this batch has no maps"):
+    with pytest.raises(UserError, match="the batch has no attention maps"):
         method.mix(x, torch.eye(4)[[0, 1] * 4])
     draw_batch(method, batch)
     other = RunConfig(data=DataConfig(auto_augment="rand-m9"))
-    with pytest.raises(UserError, match="maps cannot follow a policy") as caught:
+    with pytest.raises(UserError, match="maps cannot follow an augmentation policy") as caught:
         around(method.net, info, other, maps=str(tmp_path / "maps.npy"))
     assert caught.value.where == "data.auto_augment"
 

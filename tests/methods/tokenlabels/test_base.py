@@ -281,7 +281,7 @@ def test_patches_to_paste_may_be_larger_than_those_of_the_network():
         method.reseed(0, index)
         mixed = method.mix(x, targets)
         assert (mixed.aux.box % 8 == 0).all()
-    with pytest.raises(UserError, match="no whole patches of the network") as error:
+    with pytest.raises(UserError, match="not a whole number of patches of the network") as error:
         method_of("tlalign", patch=6)
     assert error.value.todo == "use a multiple of net.patch=4, or leave it out"
     with pytest.raises(ValueError, match="whole patches of 16x16"):

@@ -462,13 +462,13 @@ def test_a_teacher_that_cannot_be_one_is_refused(chain, tiny):
 def test_weights_beside_those_of_the_teacher_are_refused(chain):
     words, teacher, _, _ = chain
     own = ["method=transformmix_search", f"method.teacher_ckpt={teacher}"]
-    with pytest.raises(UserError, match="the network takes the teacher's weights") as error:
+    with pytest.raises(UserError, match="starts from the weights of the teacher") as error:
         run(compose([*words, *own, f"net.weights={teacher}"]))
     assert "leave net.weights out" in str(error.value)
 
 
 def test_a_search_of_nothing_is_refused():
-    with pytest.raises(UserError, match="nothing is left to be searched"):
+    with pytest.raises(UserError, match="no module is left to be searched"):
         sample_method(SEARCH, stn=False, mpn=False)
 
 
@@ -481,7 +481,7 @@ def test_a_cache_is_refused_where_maps_cannot_follow(chain):
     ):
         net = sample_method(USE).net
         given = USE.Config(module=module, cache=True)
-        with pytest.raises(UserError, match="follow padded crops and mirrors alone") as error:
+        with pytest.raises(UserError, match="follow only padded crops") as error:
             USE(net, DataInfo(4, SIZE, SIZE), given, RunConfig(data=data))
         assert key in error.value.where
     for settings in ({"cache": True}, {"module": module, "cache": True, "saliency": "spectral"}):

@@ -98,5 +98,5 @@ def test_without_being_asked_a_run_sees_its_test_set_once_at_the_end(tmp_path):
 def test_choosing_on_the_test_set_is_refused_with_what_to_do():
     from mixbench.errors import UserError
 
-    with pytest.raises(UserError, match="peek=true to see what it would give"):
+    with pytest.raises(UserError, match="peek=true to log the test score"):
         compose("select=best_test")
