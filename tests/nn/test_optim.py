@@ -33,6 +33,22 @@ def test_steps_drop_at_the_milestones():
     assert values[75] == pytest.approx(0.01)
 
 
+def test_the_authors_of_mixup_drop_the_rate_one_epoch_behind_their_milestones():
+    """Their loop sets the rate after each epoch by the number of the epoch that has ended."""
+    theirs, rate = [], 1.0
+    for epoch in range(200):
+        theirs.append(rate)
+        rate = 0.1 ** ((epoch >= 100) + (epoch >= 150))
+    assert [theirs.index(rate) for rate in (0.1, 0.1**2)] == [101, 151]
+    steps = {"total": 200, "epochs": 200, "schedule": "step", "gamma": 0.1}
+    ours = factors(**steps, milestones=[0.5, 0.75])[:200]
+    assert [epoch for epoch in range(200) if ours[epoch] != pytest.approx(theirs[epoch])] == [
+        100,
+        150,
+    ]
+    assert factors(**steps, milestones=[0.505, 0.755])[:200] == pytest.approx(theirs)
+
+
 def test_warm_up_rises_in_a_line_and_then_follows_the_schedule():
     values = factors(schedule="constant", warmup_epochs=2)
     assert values[:3] == pytest.approx([0.05, 0.1, 0.15])
