@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from paths import ROOT
 
@@ -111,6 +112,17 @@ def test_every_key_that_is_named_is_one_of_the_methods():
         classes = [METHODS.get(name) for name in re.findall(r"`(\w+)`", title) or NAMES.table]
         keys = {field.name for cls in classes for field in dataclasses.fields(cls.Config)}
         assert set(re.findall(r"method\.(\w+)", text)) <= keys, title
+
+
+def test_python_numpy_and_pytorch_of_today_refuse_what_stops_old_code():
+    assert not hasattr(np, "int")
+    with pytest.raises(SyntaxError):
+        compile("target.cuda(async=True)", "main.py", "exec")
+    with pytest.raises(IndexError):
+        torch.tensor(1.0).data[0]
+    correct = torch.zeros(8, 5).t()  # of the five best classes of eight images
+    with pytest.raises(RuntimeError, match="view"):
+        correct[:5].view(-1)
 
 
 def accepted(cls, given):
