@@ -170,6 +170,7 @@ def method_page(name: str, folder: Path) -> str:
         _title(name),
         ".. currentmodule:: mixbench.functional\n",
         docstring_text(inspect.getdoc(cls) or ""),
+        official_code(name),
         _section("In short"),
         "".join(f"- {fact}\n" for fact in facts),
         _section("Picture"),
@@ -185,6 +186,15 @@ def method_page(name: str, folder: Path) -> str:
     if found := figures(name):
         parts += [_section("Published figures"), published(found)]
     return "\n".join(parts)
+
+
+def official_code(name: str) -> str:
+    """A link from a method's page to its section on what the code of its authors does."""
+    page = (ROOT / "docs" / "official-code.md").read_text(encoding="utf-8")
+    titles = re.findall(rf"^## (.*`{name}`.*)$", page, re.MULTILINE)
+    places = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+    told = "What the authors' code does, and what is done otherwise here"
+    return "".join(f"`{told} <../../official-code.html#{place}>`__.\n" for place in places)
 
 
 def docstring_text(text: str) -> str:

@@ -40,6 +40,28 @@ def test_boxes_follow_the_maps_of_the_partners(kind, per_sample):
     assert torch.equal(mixed.lam, again.lam)
 
 
+def test_maps_are_those_of_the_pixels_and_not_of_the_normalised_images():
+    method = made()
+    method.mean.fill_(0.4)
+    method.std.copy_(torch.tensor([0.2, 0.3, 0.4])[:, None, None])
+    pixels = (torch.rand(6, 3, 16, 16) * 255).round() / 255
+    x, expected = method.normalize(pixels), mf.fine_grained_saliency(pixels)
+    assert torch.equal(method.find_saliency(x, torch.eye(6)), expected)
+    assert not torch.equal(mf.fine_grained_saliency(x), expected)
+
+
+def test_as_many_batches_are_mixed_as_asked_for():
+    method, shown = made(prob=0.5), []
+    method.find_saliency = lambda x, targets: (shown.append(len(x)), torch.zeros(1, 16, 16))[1]
+    x, targets = sample_batch()
+    mixed = 0
+    for index in range(200):
+        method.reseed(0, index)
+        mixed += method.mix(x, targets).lam is not None
+    assert abs(mixed - 100) < 29  # four standard deviations
+    assert shown == [1] * mixed
+
+
 def test_the_box_of_a_batch_is_that_of_the_first_partner_alone():
     method = made()
     x, targets = marked()

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import warnings
 
 import pytest
 import torch
@@ -31,6 +32,38 @@ def test_steps_drop_at_the_milestones():
     assert values[50] == pytest.approx(0.1)
     assert values[74] == pytest.approx(0.1)
     assert values[75] == pytest.approx(0.01)
+
+
+def test_the_authors_of_mixup_drop_the_rate_one_epoch_behind_their_milestones():
+    """Their loop sets the rate after each epoch by the number of the epoch that has ended."""
+    theirs, rate = [], 1.0
+    for epoch in range(200):
+        theirs.append(rate)
+        rate = 0.1 ** ((epoch >= 100) + (epoch >= 150))
+    assert [theirs.index(rate) for rate in (0.1, 0.1**2)] == [101, 151]
+    steps = {"total": 200, "epochs": 200, "schedule": "step", "gamma": 0.1}
+    ours = factors(**steps, milestones=[0.5, 0.75])[:200]
+    assert [epoch for epoch in range(200) if ours[epoch] != pytest.approx(theirs[epoch])] == [
+        100,
+        150,
+    ]
+    assert factors(**steps, milestones=[0.505, 0.755])[:200] == pytest.approx(theirs)
+
+
+def test_the_authors_of_saliencymix_do_so_too_as_they_tell_the_scheduler_the_epoch_that_ended():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [60, 120, 160], gamma=0.2)
+    theirs = []
+    for epoch in range(200):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        with warnings.catch_warnings(action="ignore"):
+            scheduler.step(epoch)
+    assert [epoch for epoch in range(1, 200) if theirs[epoch] < theirs[epoch - 1]] == [61, 121, 161]
+    steps = {"total": 200, "epochs": 200, "schedule": "step", "gamma": 0.2}
+    kept = factors(**steps, milestones=[0.305, 0.605, 0.805])[:200]
+    assert kept == pytest.approx(theirs)
 
 
 def test_warm_up_rises_in_a_line_and_then_follows_the_schedule():

@@ -1,5 +1,7 @@
 """TL-Align and TransMix: what they paste, whose labels count, and what stays as it was."""
 
+import argparse
+
 import pytest
 import torch
 from small_nets import small_net
@@ -210,6 +212,21 @@ def test_batches_are_pasted_interpolated_or_left_as_often_as_asked_for():
         method.reseed(0, index)
         mixed = method.mix(x, targets)
         assert kinds[index] == ("left" if mixed.lam is None else "cut" if mixed.aux else "mixup")
+
+
+def test_half_of_transmix_is_pasted_as_the_share_in_the_authors_file_is_never_read():
+    """Their file of settings spells the option with hyphens, and a parser knows underscores."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mixup-switch-prob", type=float, default=0.5)
+    parser.set_defaults(**{"mixup-switch-prob": 0.8})
+    theirs = parser.parse_args([]).mixup_switch_prob
+    method = method_of("transmix")
+    x, targets = sample_batch(4, *SIZE)
+    pasted = 0
+    for index in range(300):
+        method.reseed(0, index)
+        pasted += method.mix(x, targets).aux is not None
+    assert pasted / 300 == pytest.approx(theirs, abs=0.12)  # four deviations
 
 
 @pytest.mark.parametrize(("name", "switches"), [("tlalign", False), ("transmix", True)])
