@@ -64,8 +64,8 @@ class _Doubling(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (weight,) = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (weight,), (grad,) = ctx.saved_tensors, grads
         back = F.conv2d(grad.permute(0, 3, 1, 2), weight, stride=2, padding=1)
         return back.permute(0, 2, 3, 1), None, None
 

@@ -77,6 +77,7 @@ def search_one_by_one(
             chosen = slice(begin, begin + together)
             z = [start[image, chosen].clone().requires_grad_() for start in starts]
             optimiser = torch.optim.Adam(z, RATE)
+            last: list[float] = []
             for _ in range(STEPS):
                 optimiser.zero_grad()
                 made = sum(net(each) for net, each in zip(nets, z, strict=True))
