@@ -80,6 +80,7 @@ class DataSource(ABC):
 
     def identity(self) -> str:
         """Content hash of all that is trained and tested on, labels of others included."""
+        self.check_division()  # keys that the hash does not hold, as they can have no effect
         found = self.fingerprint()
         for other in (self.other_labels, self.judgements):
             if other is not None:

@@ -29,6 +29,7 @@ KEY = "eval.demixer"
 SCORES = ("separable_mse", "separable_top1")
 BINS = 5  # of the weight of a source, from 0 to 1
 ENDINGS = tuple(f"{100 * place // BINS}" for place in range(BINS))  # smallest weight in percent
+NORMAL_95 = 1.96  # of a standard normal variable, 95 % lie within
 _ORDER = 2  # of the images, among the keys of the suite's seed
 _UNEXPLAINED = 0.01  # largest share of a mixed image's contrast that its weights do not explain
 
@@ -184,7 +185,9 @@ def weight_table(sources: Tensor) -> dict[str, dict[str, float]]:
 
     Returns:
         Number of ``sources``, ``mse`` and ``mse_mixed`` per pixel and ``top1`` in percent, by the
-        smallest weight in percent; no bin without a source.
+        smallest weight in percent; no bin without a source. ``mse_95`` and ``top1_95`` are half
+        the widths of normal 95 % intervals over images like these, whose two sources are no
+        independent ones; left out where one image has them all.
 
     Example:
         >>> table = weight_table(torch.tensor([[[0.7, 0.1, 0.2, 1.0], [0.3, 0.3, 0.4, 0.0]]]))
@@ -192,19 +195,32 @@ def weight_table(sources: Tensor) -> dict[str, dict[str, float]]:
         (['', '20', '60'], 50.0)
     """
     rows = sources.double().flatten(0, 1)
-    rows = rows[~rows[:, 0].isnan()]
+    known = ~rows[:, 0].isnan()
+    rows, images = rows[known], torch.arange(len(sources)).repeat_interleave(2)[known]
     places = (rows[:, 0] * BINS + 1e-6).long().clamp(0, BINS - 1)  # 0.6 * 5 may be below 3
-    chosen = {"": rows} | {end: rows[places == place] for place, end in enumerate(ENDINGS)}
-    return {
-        end: {
+    chosen = {"": places >= 0} | {end: places == place for place, end in enumerate(ENDINGS)}
+    table: dict[str, dict[str, float]] = {}
+    for end, here in chosen.items():
+        part = rows[here]
+        if not len(part):
+            continue
+        table[end] = {
             "sources": len(part),
             "mse": float(part[:, 1].mean()),
             "mse_mixed": float(part[:, 2].mean()),
             "top1": 100 * float(part[:, 3].mean()),
         }
-        for end, part in chosen.items()
-        if len(part)
-    }
+        if len(images[here].unique()) > 1:
+            table[end]["mse_95"] = _half_width(part[:, 1], images[here])
+            table[end]["top1_95"] = 100 * _half_width(part[:, 3], images[here])
+    return table
+
+
+def _half_width(values: Tensor, images: Tensor) -> float:
+    """Half the width of the 95 % interval of a mean of values (N,), by the image (N,) of each."""
+    off = torch.zeros(int(images.max()) + 1, dtype=values.dtype)
+    off.index_add_(0, images, values - values.mean())
+    return NORMAL_95 * float(off.square().sum().sqrt()) / len(values)
 
 
 def _separated(model: Any, judge: Any, demixer: Demixer, batch: Batch) -> Tensor:

@@ -93,7 +93,8 @@ def latent_search(
 
     Args:
         generators: Maps G_i from latent vectors (N, L) to images (N, C, H, W). Those that are
-            modules must be in eval mode and frozen.
+            modules must be in eval mode and frozen. Where the class of one has a method
+            ``folded``, what it returns makes the images.
         y: (B, C, H, W) observations; with ``measurement`` also (B, m), which are measured already.
         starts: (B, R, L) starting points for each generator, see :func:`draw_starts`.
         weights: Known weight of each component: a number, (B,) for each image, or
@@ -137,6 +138,7 @@ def latent_search(
             raise ValueError(f"{count} generators need as many {name}, got {len(given)}")
     _check_generators(generators)
     with _exact(y.device.type):
+        generators = [_folded(generator) for generator in generators]
         y = y.detach().to(torch.promote_types(y.dtype, torch.float32)).clone()
         starts = [start.detach().to(y) for start in starts]
         _check_starts(generators, y, starts)
@@ -178,7 +180,7 @@ def latent_search(
 
 
 class _Problem(NamedTuple):
-    """What is minimised, for observations (B, ...) and weights (B, C, H, W) of each component."""
+    """What is minimised, for observations (B, ...) and weights (B, ...) of each component."""
 
     generators: Sequence[Images]
     y: Tensor
@@ -209,10 +211,11 @@ class _Problem(NamedTuple):
 
         def residual(whole: Tensor, which: Sequence[int]) -> Tensor:
             for i in which:
-                part = weights[i] * self.generators[i](points[i]).to(y)
-                whole = whole - (
-                    part if self.measurement is None else _measured(part, self.measurement)
-                )
+                image = self.generators[i](points[i]).to(y)
+                if self.measurement is None:
+                    whole = torch.addcmul(whole, weights[i], image, value=-1)
+                else:
+                    whole = whole - _measured(weights[i] * image, self.measurement)
             return whole
 
         def data(rest: Tensor) -> Tensor:
@@ -299,6 +302,12 @@ def _check_generators(generators: Sequence[Images]) -> None:
                 )
 
 
+def _folded(generator: Images) -> Images:
+    """The form of a generator for many latent vectors; of the class, as a compiled one has none."""
+    form = getattr(type(generator), "folded", None)
+    return generator if form is None else form(generator)
+
+
 def _check_starts(generators: Sequence[Images], y: Tensor, starts: Sequence[Tensor]) -> None:
     for number, (generator, start) in enumerate(zip(generators, starts, strict=True), 1):
         if start.ndim != 3 or not start.numel() or start.shape[:2] != (len(y), starts[0].shape[1]):
@@ -360,11 +369,12 @@ def _measured(images: Tensor, measurement: Tensor) -> Tensor:
 
 
 def _spread(weight: Tensor | float, y: Tensor, shape: torch.Size) -> Tensor:
-    """Weights as (B, C, H, W), without a copy."""
+    """Weights as (B, C or 1, H or 1, W or 1), without a copy."""
     weight = torch.as_tensor(weight).detach().to(y)
     weight = weight.view(-1, 1, 1, 1) if weight.ndim < 2 else weight
     try:
-        return weight.expand(len(y), *shape)
+        weight.expand(len(y), *shape)
+        return weight.expand(len(y), -1, -1, -1)
     except RuntimeError:
         raise ValueError(
             f"weights must be a number, ({len(y)},) or fit {(len(y), *shape)}, got "

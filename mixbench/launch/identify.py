@@ -69,6 +69,8 @@ def identify_runs(
         else:
             planned.done = record.status == "done"
             planned.unjudged = job.unjudged(record) if planned.done else []
+            if planned.done and (late := " ".join(job.too_late(job.folder))):
+                notes[f"these keys come too late for runs that are done: {late}"] = None
         if timed:
             on_gpu = job.device.type == "cuda"
             planned.gpus = config.devices if on_gpu else 0

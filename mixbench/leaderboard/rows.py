@@ -21,6 +21,8 @@ from mixbench.stats.intervals import Summary, summarize
 
 SMOKE_TESTS = ("digits",)
 LONGEST_VALUE = 40  # signs of a setting that a label holds
+# The setting by which methods of a task choose their test images; scores of others do not compare.
+CHOOSES_IMAGES = {"demix": "tested"}
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Row:
 
 @dataclass
 class Group:
-    """Rows that may be compared: same data, network, recipe and selection."""
+    """Rows that may be compared: same data, network, recipe, selection and test images."""
 
     data: str
     net: str
@@ -108,6 +110,7 @@ class Group:
     devices: list[str]
     task: str = "supervised"
     folds: int | None = None  # in which all images are tested in turn
+    tested: str = ""  # setting that chooses the test images, where it is not the default
     rows: list[Row] = field(default_factory=list)
     score: str = "top1"  # what rows are ranked by
     varied: tuple[str, ...] = ()  # settings in which rows of one method differ
@@ -236,6 +239,7 @@ def build_leaderboard(folders: Iterable[Path]) -> Leaderboard:
     joined = {record.id: (record, places) for record, places in join_folds(records.values())}
     for record, _ in joined.values():
         key = (record.data, record.net, record.recipe_hash, record.select, record.epochs)
+        key += (_tested(record),)
         groups[key][record.method, record.row].append(record)
         if record.status != "done":
             reason = f" ({record.message.splitlines()[0]})" if record.message else ""
@@ -284,6 +288,15 @@ def _score(records: Iterable[Record]) -> str:
     return next((name for name in RANKED if name in scored), RANKED[0])
 
 
+def _tested(record: Record) -> str:
+    """The setting that chooses a run's test images, where it is not the default."""
+    key = CHOOSES_IMAGES.get(record.task, "")
+    if key not in record.settings:
+        return ""
+    value = record.settings[key]
+    return f"{key}={'null' if value is None else value}"
+
+
 def _counts(record: Record, score: str) -> bool:
     """Whether a run is averaged over seeds."""
     return record.status == "done" and score in record.metrics
@@ -304,10 +317,11 @@ def _group(
     every = [record for records in methods.values() for record in records]
     first = every[0]
     recipes = sorted({record.recipe for record in every})
+    tested = _tested(first)
     group = Group(
         data=first.data,
         net=first.net,
-        recipe="/".join(recipes),
+        recipe="/".join(recipes) + f", {tested}" * bool(tested),
         recipe_hash=first.recipe_hash,
         select=first.select,
         epochs=first.epochs,
@@ -315,6 +329,7 @@ def _group(
         devices=sorted({record.device for record in every if record.device}),
         task=first.task,
         folds=first.folds,
+        tested=tested,
     )
     group.score = _score(every)
     values: dict[str, list[float]] = {}

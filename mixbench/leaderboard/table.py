@@ -171,6 +171,7 @@ def group_text(
         told = [group.title, group.verdict.text, *notes]
         below = "".join(f"% {escaped(note, style)}\n" for note in told)
         label = f"mixbench-{group.data}-{group.net}-{group.recipe_hash[:8]}-{group.select}"
+        label += f"-{group.tested}" * bool(group.tested)
         return text_table(_caption(group, names), header, lines, [], style, label) + below
     told = [group.verdict.text, *notes]
     if width is not None and style == "table":

@@ -5,6 +5,7 @@ of 28 or 32 pixels. Spectral normalisation: Miyato et al., ICLR 2018, arXiv:1802
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.errors import UserError
+from mixbench.nn.folded_generator import FoldedGenerator
 
 STRIDE = 4  # a side of the image per side of the first feature map
 NORMS, ACTIVATIONS = ("batch", "group"), ("leaky", "relu")
@@ -80,6 +82,17 @@ class ImageGenerator(nn.Module):
             )
         low, high = self.span
         return low + (high - low) * self.layers(z).sigmoid()
+
+    def folded(self) -> Callable[[Tensor], Tensor]:
+        """This frozen generator in the form that suits many latent vectors at a time.
+
+        On a CPU and with batch normalisation in eval mode this is a :class:`FoldedGenerator`, with
+        copies of the weights; elsewhere it is the generator itself.
+        """
+        on_cpu = self.layers[-1].weight.device.type == "cpu"
+        if self.norm != "batch" or self.training or not on_cpu:
+            return self
+        return FoldedGenerator(self.layers, self.span)
 
     def like(self, norm: str, span: tuple[float, float]) -> "ImageGenerator":
         """A new generator of the same size with weights of its own."""

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from mixbench.backbones.adapters import pretrained_file
+from mixbench.config import yaml_files
 from mixbench.config.auto import with_auto_values
 from mixbench.config.compose import method_defaults, settings_of, to_plain
 from mixbench.config.names import DATA, METHODS
+from mixbench.config.overrides import flatten
 from mixbench.config.schema import RunConfig, keys_not_in_identity
 from mixbench.data.augment.images import operations
 from mixbench.data.images import Splits
@@ -24,6 +26,10 @@ from mixbench.records.record import Record, read_record, runs_folder
 from mixbench.records.weights import input_file, weights_file
 from mixbench.tasks.base import Task, find_task
 from mixbench.training.requirements import check_pair, check_pool, check_task
+
+# What keys begin with that make no other run and yet change what is found of one; suites apart,
+# which a finished run may lack.
+FOUND = ("eval.", "peek", "run.tags", "run.notes")
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,29 @@ class Job:
         """Names of the suites whose scores a finished run lacks."""
         counting = [suite.name for suite in self.suites if not suite.of_test]
         return [name for name in counting if name not in record.evaluations]
+
+    def too_late(self, folder: Path) -> list[str]:
+        """Keys of what a finished run was to find or to be called that it was carried out without.
+
+        Keys of how or where a run is carried out have nothing to say to one that is done.
+
+        Args:
+            folder: Folder of the finished run.
+
+        Returns:
+            The keys with their values, as on the command line.
+        """
+        try:
+            content, _ = yaml_files.read(folder / "config.yaml")
+        except (UserError, OSError):
+            return []
+        before = dict(flatten(self.defaults)) | dict(flatten(content))
+        asked = flatten(to_plain(self.config))
+        return [
+            f"{key}={value}"
+            for key, value in asked
+            if key.startswith(FOUND) and key != "eval.suites" and before.get(key) != value
+        ]
 
     @property
     def defaults(self) -> dict[str, Any]:

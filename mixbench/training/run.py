@@ -186,6 +186,13 @@ def _finished(job: Job, record: Record, folder: Path) -> Record:
     if lacking := ",".join(job.unjudged(record)):
         todo = f"mixbench eval {folder} --suite {lacking}"
         log.warning("it was not judged by %s, which this adds: %s", lacking, todo)
+    if late := " ".join(job.too_late(folder)):
+        log.warning(
+            "these keys come too late for a run that is done, whose record stays as it is: %s; "
+            "mixbench eval %s --suite NAME reads those of eval",
+            late,
+            folder,
+        )
     if record.config_changes:
         keys = ", ".join(record.config_changes)
         log.warning(

@@ -117,6 +117,12 @@ def test_means_are_those_of_all_sources_and_of_sources_by_their_weight():
     assert table["60"]["mse"] == pytest.approx(0.15)
     assert table["60"]["top1"] == pytest.approx(50.0)
     assert table["60"]["mse_mixed"] == pytest.approx(0.15)
+    # Two images, each with one source: the error of a mean of two values.
+    assert table["60"]["mse_95"] == pytest.approx(1.96 * (2 * 0.05**2) ** 0.5 / 2)
+    assert table["60"]["top1_95"] == pytest.approx(100 * 1.96 * (2 * 0.5**2) ** 0.5 / 2)
+    # Both sources of an image count together: 0.4, 0.5 and 0.6 of three images are off the mean.
+    assert table[""]["mse_95"] == pytest.approx(1.96 * (0.1**2 + 0.1**2) ** 0.5 / 6)
+    assert "mse_95" not in table["20"]
 
 
 def test_scale_and_offset_of_a_mixture_do_not_matter_and_moved_pixels_are_refused():

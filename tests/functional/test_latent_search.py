@@ -231,6 +231,7 @@ def test_generators_that_are_not_frozen_are_refused():
         ({"measurement": torch.zeros(4, 9)}, r"measurement must be \(m, 36\)"),
         ({"weights": [1.0]}, "2 generators need as many weights, got 1"),
         ({"weights": [torch.ones(3), 1.0]}, r"weights must be a number, \(2,\)"),
+        ({"weights": [torch.ones(2, 1, 5, 5), 1.0]}, r"weights must be a number, \(2,\)"),
         ({"penalties": [-1.0]}, "penalties must be >= 0"),
         ({"lr": 0.0}, "lr must be > 0"),
         ({"steps": 0}, "steps must be > 0"),

@@ -331,6 +331,26 @@ def test_each_table_in_latex_has_a_label_of_its_own_and_one_seed_no_deviation(ad
     assert "deviation" not in text
 
 
+def test_rows_that_chose_other_test_images_share_no_table(add, tmp_path):
+    told = {"task": "demix", "metrics": {"psnr": 12.0}}
+    add("demixgan", 0, **told, settings={"tested": 32}, config_hash="a")
+    add("denoisegan", 0, **told, settings={"tested": None}, config_hash="b")
+    add("denoisegan", 0, **told, settings={"restarts": 2}, config_hash="c")
+    add("demixgan", 0, **told, settings={"restarts": 3}, config_hash="d")
+    found = board(tmp_path)
+    names = [sorted(row.label for row in group.rows) for group in found.groups]
+    assert sorted(names) == [["demixgan"], ["demixgan", "denoisegan"], ["denoisegan"]]
+    titles = {group.title for group in found.groups}
+    assert len(titles) == 3
+    assert sum("tested=32" in title for title in titles) == 1
+    labels = re.findall(r"\\label\{(.+?)\}", render(found, "latex"))
+    assert len(set(labels)) == 3
+    # A setting of this name says nothing of the images elsewhere.
+    add("mixup", 0, settings={"tested": 1}, config_hash="e", recipe_hash="s" * 16)
+    add("mixup", 0, settings={"tested": 2}, config_hash="f", recipe_hash="s" * 16)
+    assert len(board(tmp_path).groups) == 4
+
+
 def test_sorting_by_what_no_row_has_is_refused(add, tmp_path):
     add("erm", 0)
     with pytest.raises(UserError, match="no column"):

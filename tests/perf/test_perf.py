@@ -541,12 +541,15 @@ def test_both_paths_of_views_read_the_same_and_are_held_against_each_other():
 
 def test_the_search_at_once_finds_what_a_plain_loop_finds():
     given = SEARCHES.inputs(CPU)
-    base, batched = SearchBenchmark().own(SEARCHES, CPU, TINY)
+    base, by_image, batched = SearchBenchmark().own(SEARCHES, CPU, TINY)
     found = batched.call(*given).data_terms
-    torch.testing.assert_close(found, base.call(*given), rtol=1e-4, atol=1e-4)
-    (rule,) = SearchBenchmark().rules(CPU)
-    assert (rule.ours, rule.peer) == (batched.name, base.name)
-    assert rule.shape in map(str, SearchBenchmark().cases(CPU))
+    assert len(found.unique()) == SEARCHES.batch
+    for loop in (base, by_image):
+        torch.testing.assert_close(found, loop.call(*given), rtol=1e-4, atol=1e-4)
+    cases = list(map(str, SearchBenchmark().cases(CPU)))
+    for rule in SearchBenchmark().rules(CPU):
+        assert (rule.ours, rule.peer) == (batched.name, base.name)
+        assert rule.shape in cases
 
 
 @pytest.fixture

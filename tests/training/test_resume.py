@@ -20,6 +20,8 @@ from mixbench import compose, run
 from mixbench.backbones import NETS
 from mixbench.data import DATA
 from mixbench.errors import InterruptedRunError, RunFailedError, UserError
+from mixbench.launch.identify import identify_runs
+from mixbench.launch.plan import PlannedRun
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import LAST, PREVIOUS, read_checkpoint
@@ -563,6 +565,34 @@ def test_a_finished_run_is_left_alone_and_a_wrong_folder_is_named(runs, tmp_path
     assert (place(runs) / LAST).stat().st_mtime_ns == stamp
     with pytest.raises(UserError, match="no run that could be continued"):
         resume(tmp_path / "missing")
+
+
+def test_keys_that_a_finished_run_cannot_heed_are_refused_or_counted_aloud(runs, caplog):
+    run(compose(WORDS))
+    with pytest.raises(UserError, match="none are set aside"):
+        run(compose([*WORDS, "data.folds=2"]))
+    heard = {}
+    for more in ([], ["trainer.threads=2"], ["eval.adv_n=7", "run.tags=[a]"]):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "mixbench"):
+            assert run(compose([*WORDS, *more])).status == "done"
+        heard[len(more)] = caplog.text
+    assert "too late" not in heard[0] + heard[1]  # threads say how, and what is done is done
+    assert "eval.adv_n=7" in heard[2]
+    assert "run.tags=['a']" in heard[2]
+    _, notes = identify_runs([PlannedRun([*WORDS, "eval.adv_n=7"])], strict=False, timed=False)
+    assert any("eval.adv_n=7" in note for note in notes)
+
+
+def test_a_key_that_an_older_version_did_not_know_is_not_too_late_at_its_default(runs):
+    run(compose(WORDS))
+    path = place(runs) / "config.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    shorter = [line for line in lines if not line.lstrip().startswith("adv_n:")]
+    assert len(shorter) == len(lines) - 1
+    path.write_text("".join(shorter))
+    assert resolve(compose(WORDS)).too_late(place(runs)) == []
+    assert resolve(compose([*WORDS, "eval.adv_n=7"])).too_late(place(runs)) == ["eval.adv_n=7"]
 
 
 @pytest.fixture
