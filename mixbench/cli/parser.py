@@ -33,7 +33,7 @@ from mixbench.config.names import SUITES
 from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.distributed.spawn import write_error
 from mixbench.errors import MixbenchError, explain
-from mixbench.leaderboard.plots.kinds import KINDS
+from mixbench.leaderboard.plots.kinds import ALL_KINDS
 
 OVERRIDES = (
     "Overrides: group=name selects experiments/<group>/<name>.yaml, a.b=c sets a key. mixbench "
@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     page.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders that hold runs")
     text = "file to write; the default is report.html in the folder of the runs"
     page.add_argument("-o", "--output", type=Path, metavar="FILE.html", help=text)
-    _plotting(add("plot", plot.plot_command, "draw a plot of finished runs"))
+    _plotting(add("plot", plot.plot_command, "draw a plot of finished runs, or of a race"))
     listing = add(
         "list", names.list_names, "list the names of methods, data sets, networks and recipes"
     )
@@ -321,7 +321,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plotting(figure: Any) -> None:
     """Add the arguments of a plot."""
-    figure.add_argument("kind", metavar="KIND", help=f"one of {', '.join(KINDS.table)}")
+    figure.add_argument("kind", metavar="KIND", help=f"one of {', '.join(ALL_KINDS.table)}")
     figure.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders that hold runs")
     text = "file to write; its name ends in .svg, .pdf or .png"
     figure.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)

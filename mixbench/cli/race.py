@@ -15,13 +15,7 @@ def race_command(args: argparse.Namespace) -> int:
     from mixbench.race.runs import RaceRuns
     from mixbench.race.start import open_race, parse_request
     from mixbench.race.state import RACE, RaceState, read_race, write_race
-    from mixbench.race.words import (
-        chosen_text,
-        further_plan,
-        further_texts,
-        plan_text,
-        verdict_text,
-    )
+    from mixbench.race.words import answer_texts, further_plan, plan_text
     from mixbench.records.lock import locked
     from mixbench.records.record import Record, make_runs_folder
 
@@ -83,10 +77,6 @@ def race_command(args: argparse.Namespace) -> int:
         with display:
             advance(state, runs, opened.levels, save, display.print_line)
     print_result("")
-    if not state.looks:
-        print_result(chosen_text(state))
-        return 0
-    print_result(verdict_text(state))
-    for text in further_texts(state):
+    for text in answer_texts(state):
         print_result(text)
     return 0
