@@ -35,7 +35,7 @@ def race_section(state: RaceState) -> PageSection:
     """
     answer, *others = answer_texts(state)
     return PageSection(
-        heading=f"Race on {state.data}",
+        heading=f"Race on {state.data} ({state.id.rpartition('-')[2]})",
         facts=_facts(state),
         verdict=answer,
         notes=[*others, *state.notes],
@@ -95,7 +95,10 @@ def _rounds(state: RaceState) -> PageTable:
         "last round that is not plain training is confirmed."
     )
     return PageTable(
-        "Halving", ["round", "methods", "runs of each", "stayed, the best first", "left"], lines, note
+        "Halving",
+        ["round", "methods", "runs of each", "stayed, the best first", "left"],
+        lines,
+        note,
     )
 
 
@@ -160,7 +163,7 @@ def _left_out(state: RaceState) -> PageTable:
 def _origin(state: RaceState) -> list[tuple[str, str]]:
     words = " ".join([*state.words, f"budget={state.budgets[0].text}"])
     times = "; ".join(
-        f"{each.text} at {each.time} for {each.stage}, {counted(each.jobs, 'run')} beside each other"
+        f"{each.text} at {each.time} for {each.stage}, {counted(each.jobs, 'run')} at a time"
         for each in state.budgets
     )
     return [

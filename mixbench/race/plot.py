@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError, counted
-from mixbench.leaderboard.plots.panels import MOST_PANELS, label_rows, stack, title_below
+from mixbench.leaderboard.plots.panels import label_rows, stack, title_below
 from mixbench.leaderboard.plots.scores import AROUND, ROW
 from mixbench.leaderboard.plots.style import (
     BETTER,
@@ -17,6 +17,7 @@ from mixbench.leaderboard.plots.style import (
     SMALL,
     WORSE,
     printed_width,
+    style,
 )
 from mixbench.race.budget import next_look
 from mixbench.race.halving import LEAST_DF, PLAIN, find_ties
@@ -26,6 +27,7 @@ from mixbench.race.words import cost_text, shown_by
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
+MOST_RACES = 2
 MAP = 0.6  # inches around a map of scores
 SCORES = 0.6  # share of the width that a map has
 LEAST_TEXT = 4.5  # points below which a score is left out
@@ -53,9 +55,9 @@ def draw_races(places: Sequence[Path], width: float, title: bool = True) -> "Fig
         where = ", ".join(map(str, places))
         todo = "start one: mixbench race data=... budget=4h"
         raise UserError("there is no race to draw", where, todo)
-    if len(races) > MOST_PANELS // 2:
+    if len(races) > MOST_RACES:
         raise UserError(
-            f"there are {len(races)} races, and a figure holds {MOST_PANELS // 2}",
+            f"there are {len(races)} races, and a figure holds {MOST_RACES}",
             "plot race",
             "name the folders of those that belong into the figure, runs/race-...",
         )
@@ -92,9 +94,11 @@ def draw_states(races: Sequence[RaceState], width: float, *, title: bool = True)
         todo = "wait for its first round; the command that started it goes on with it"
         raise UserError("no round of the race is over", "plot race", todo)
     titles, heights, draws = zip(*panels, strict=True)
-    figure, parts = stack(width, heights, titles, list(notes), {})
-    for draw, part in zip(draws, parts, strict=True):
-        draw(part)
+    with style():
+        figure, parts = stack(width, heights, titles, list(notes), {})
+        for draw, part in zip(draws, parts, strict=True):
+            draw(part)
+        figure.draw_without_rendering()  # ticks are made now, in this style
     return figure
 
 
@@ -124,7 +128,9 @@ def _panels(state: RaceState, width: float) -> tuple[list[Panel], list[str]]:
     looks = [look for look in state.looks if look.outcome]
     if looks:
         rows = ROW * (len(looks) + (looks[-1].result is not None)) + AROUND
-        panels.append(("gain over plain training", rows, partial(_draw_looks, state, width)))
+        one = f" of {looks[0].winner}" if len({look.winner for look in looks}) == 1 else ""
+        draw = partial(_draw_looks, state, width)
+        panels.append((f"gain{one} over plain training", rows, draw))
         notes.append(
             "Lines are intervals of the gain on fresh seeds and test images that did not choose; "
             "filled squares are shown to differ from 0. Ticks are the gain that a look shows in 4 "
@@ -155,7 +161,6 @@ def _draw_map(state: RaceState, width: float, part: "SubFigure") -> None:
     ]
     most = max((abs(cell) for row in table for cell in row if math.isfinite(cell)), default=1.0)
     colours = LinearSegmentedColormap.from_list("race", [WORSE, "#f7f7f7", BETTER])
-    colours.set_bad("white")
     drawn = axes.imshow(
         table, cmap=colours, vmin=-most or -1.0, vmax=most or 1.0, aspect="auto",
         interpolation="nearest",
@@ -211,12 +216,14 @@ def _draw_looks(state: RaceState, width: float, part: "SubFigure") -> None:
     """The interval of each look, and what it and the next one would show."""
     axes = part.subplots()
     looks = [look for look in state.looks if look.outcome]
+    one = len({look.winner for look in looks}) == 1
     labels = []
     axes.axvline(0, color=MUTED, linewidth=0.8)
     for place, look in enumerate(looks):
         lost = sum(look.diverged.values())
-        word = f"{lost} diverged" if lost else counted(look.n, "pair")
-        labels.append(f"look {look.k}: {look.winner}, {word}")
+        words = [f"look {look.k}", "" if one else look.winner]
+        words.append(f"{lost} diverged" if lost else counted(look.n, "pair"))
+        labels.append(", ".join(filter(None, words)))
         if look.result is None:
             continue
         found = look.result

@@ -152,7 +152,7 @@ def page(report: Report, plots_gap: str = "", parts: Sequence[PageSection] = ())
             parts=parts,
             title=_title(groups, parts),
             headings=_headings(groups),
-            told=_told(report),
+            told=_told(report, parts),
             made=f"Made with mixbench {__version__} on {made}.",
             plots=[[] if plots_gap else list(_plots(group)) for group in groups],
             plots_gap=plots_gap,
@@ -233,8 +233,10 @@ def _title(groups: list[Group], parts: Sequence[PageSection]) -> str:
     return f"Mixup methods on {', '.join(few)}"
 
 
-def _told(report: Report) -> str:
+def _told(report: Report, parts: Sequence[PageSection]) -> str:
     """How many runs the page is about."""
+    if parts and not report.count:
+        return ""
     text = f"{counted(report.averaged, 'run')} in {counted(len(report.sections), 'table')}"
     others = report.count - report.averaged
     return f"{text}, {counted(others, 'run')} in none" if others else text
