@@ -147,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     text = "print what the time buys without training"
     best.add_argument("--dry-run", action="store_true", help=text)
+    best.set_defaults(jobs=None, no_wait=False, to_wandb=None)
+    _placing(best)
     plan = add(
         "sweep",
         run.sweep_command,
@@ -340,18 +342,32 @@ def _plotting(figure: Any) -> None:
 
 
 def _launching(grid: Any) -> None:
-    """Add the options of commands that carry out several runs."""
+    """Add the options of commands that carry out a grid of runs."""
+    _placing(grid)
     grid.add_argument(
         "--dry-run", action="store_true", help="print the planned runs without training"
     )
+    text = "largest number of runs at a time; by default as many as the cores, or GPUs, allow"
+    grid.add_argument("--jobs", type=int, metavar="N", help=text)
+    grid.add_argument(
+        "--no-wait", action="store_true", help="submit the runs to SLURM and do not wait for them"
+    )
+    grid.add_argument(
+        "--to-wandb",
+        type=Path,
+        metavar="FILE",
+        help="write the grid as a W&B sweep without training",
+    )
+
+
+def _placing(grid: Any) -> None:
+    """Add what commands that carry out several runs have in common: where, and for whom."""
     grid.add_argument(
         "--launcher",
         choices=("local", "slurm"),
         default="local",
         help="place of the runs: this machine or a SLURM cluster",
     )
-    text = "largest number of runs at a time; by default as many as the cores, or GPUs, allow"
-    grid.add_argument("--jobs", type=int, metavar="N", help=text)
     grid.add_argument(
         "--slurm",
         action="append",
@@ -359,18 +375,9 @@ def _launching(grid: Any) -> None:
         metavar="k=v",
         help="partition, time (minutes), gpus_per_run, ... or extra.NAME; can be repeated",
     )
-    grid.add_argument(
-        "--no-wait", action="store_true", help="submit the runs to SLURM and do not wait for them"
-    )
     text = "also write the results as one HTML page; the default is report.html beside the runs"
     grid.add_argument(
         "--report", nargs="?", const=Path(), type=Path, metavar="FILE.html", help=text
-    )
-    grid.add_argument(
-        "--to-wandb",
-        type=Path,
-        metavar="FILE",
-        help="write the grid as a W&B sweep without training",
     )
 
 

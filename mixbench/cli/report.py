@@ -80,16 +80,19 @@ def grid_output(args: argparse.Namespace, folder: Path) -> Path | None:
     return given
 
 
-def report_grid(board: "Leaderboard", folders: list[Path], output: Path) -> None:
+def report_grid(
+    board: "Leaderboard", folders: list[Path], output: Path, races: Sequence[Path] = ()
+) -> None:
     """Write the report of a grid, or say why there is none: its runs are done either way.
 
     Args:
         board: Leaderboard of the grid.
         folders: Folders of its runs.
         output: The file.
+        races: Folders of races that its runs belong to.
     """
     try:
-        _write(board, folders, output)
+        _write(board, folders, output, races)
     except Exception as error:
         print_notice(f"warning: no report is written: {explain(error).what}")
 

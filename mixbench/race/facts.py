@@ -26,6 +26,7 @@ class RaceFacts:
         test_images: Test images.
         rarest_tested: Test images of the class that has fewest, of those that have any.
         places: Runs that this machine has room for at a time.
+        gpus: GPUs of this machine that a run takes.
         refused: Why a method cannot be raced, by name, of those that nobody asked for.
         notes: Warnings about the configuration.
     """
@@ -42,6 +43,7 @@ class RaceFacts:
     test_images: int
     rarest_tested: int
     places: int
+    gpus: int = 0
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -111,6 +113,7 @@ def race_facts(
         test_images=len(splits.test),
         rarest_tested=_rarest(splits.test.labels),
         places=max(1, places),
+        gpus=config.devices if job.device.type == "cuda" else 0,
         refused=refused,
         notes=composed.notes,
     )

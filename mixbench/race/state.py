@@ -103,6 +103,11 @@ class SealedLook:
     correlation: float | None = None
     outcome: str = ""
 
+    @property
+    def run_ids(self) -> list[str]:
+        """Ids of all its runs."""
+        return [run for runs in self.runs.values() for run in runs]
+
 
 @dataclass
 class RaceState:
@@ -133,6 +138,7 @@ class RaceState:
         looks: Looks at the test set.
         looks_wanted: Looks that the budgets are for; 0 where nothing is to be confirmed yet.
         versions: Versions of packages, and ``commit``.
+        shown: How many rounds and looks are shown in W&B.
         schema: Of this file.
     """
 
@@ -159,6 +165,7 @@ class RaceState:
     looks: list[SealedLook] = field(default_factory=list)
     looks_wanted: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+    shown: list[int] = field(default_factory=list)
     schema: int = RACE_SCHEMA
 
     @property
