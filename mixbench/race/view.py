@@ -1,4 +1,8 @@
-"""A race in W&B: one group with its runs, what it found, and the scores that it had kept back."""
+"""A race in W&B: a group of its runs, and one run that shows what it found.
+
+Scores of the test set are kept back until the last run of a look has ended; the run of the race
+shows them as a table.
+"""
 
 import uuid
 from pathlib import Path
@@ -6,7 +10,7 @@ from typing import Any
 
 from mixbench.race.state import RaceState
 from mixbench.race.words import answer_texts
-from mixbench.records.record import read_record
+from mixbench.records.record import Record, read_record
 from mixbench.tracking.run import View, open_view
 
 # Keys of W&B that a race decides itself, and why they may not be given.
@@ -14,7 +18,8 @@ DECIDED_VIEW = {
     "wandb.group": "the runs of a race make a group of their own",
     "wandb.test": "a race shows no test score before its last run has ended",
 }
-COLUMNS = ["method", "round", "block", "fold", "score"]
+SELECTION = ["method", "round", "block", "fold", "score"]
+CONFIRMATION = ["method", "seed", "run"]
 
 
 def view_words(state: RaceState, words: list[str], *, tested: bool) -> list[str]:
@@ -31,7 +36,7 @@ def view_words(state: RaceState, words: list[str], *, tested: bool) -> list[str]
 
 
 def show_race(state: RaceState, folder: Path, mode: str | None, project: str) -> list[str]:
-    """Show what a race has found: a run for the race, and one for each run that was tested.
+    """Show what a race has found.
 
     Args:
         state: A race that is finished as far as it was paid for.
@@ -42,24 +47,6 @@ def show_race(state: RaceState, folder: Path, mode: str | None, project: str) ->
     Returns:
         Lines that say where it is.
     """
-    from mixbench.tracking.view import show_evaluation
-
-    told = []
-    for run in state.looks[-1].run_ids if state.looks else ():
-        record = read_record(folder / run)
-        if record.status == "done":
-            told.append(
-                show_evaluation(
-                    folder / run,
-                    run_id=run,
-                    group=state.id,
-                    mode=mode,
-                    project=project,
-                    scores=record.metrics,
-                    facts={},
-                    place={},
-                )
-            )
     view = open_view(
         folder / state.id,
         run_id=f"{state.id}-{uuid.uuid4().hex[:8]}",
@@ -72,8 +59,9 @@ def show_race(state: RaceState, folder: Path, mode: str | None, project: str) ->
         notes=" ".join(answer_texts(state)),
     )
     if view is None:
-        return told[-1:]
-    view.send(lambda: _log(view, state))
+        return []
+    records = [read_record(folder / run) for look in state.looks[-1:] for run in look.run_ids]
+    view.send(lambda: _log(view, state, [each for each in records if each.status == "done"]))
     if not view.close():
         return [f"W&B: the race is not complete there; what there is: {view.folder}"]
     if view.url:
@@ -93,7 +81,7 @@ def _facts(state: RaceState) -> dict[str, Any]:
     }
 
 
-def _log(view: View, state: RaceState) -> None:
+def _log(view: View, state: RaceState, records: list[Record]) -> None:
     import wandb
 
     lines = [
@@ -102,7 +90,15 @@ def _log(view: View, state: RaceState) -> None:
         for name, values in each.scores.items()
         for place, value in enumerate(values)
     ]
-    view.run.log({"selection": wandb.Table(columns=COLUMNS, data=lines)})
+    tables = {"selection": wandb.Table(columns=SELECTION, data=lines)}
+    scores = list(dict.fromkeys(name for record in records for name in record.metrics))
+    if records:
+        lines = [
+            [each.method, each.seed, each.id, *(each.metrics.get(name) for name in scores)]
+            for each in records
+        ]
+        tables["confirmation"] = wandb.Table(columns=[*CONFIRMATION, *scores], data=lines)
+    view.run.log(tables)
     found: dict[str, Any] = {"winner": state.winner}
     if state.looks:
         look = state.looks[-1]
