@@ -225,7 +225,11 @@ def open_race(
         raise UserError(
             "there is no race yet that could be opened again", "reopen=true", "leave it out"
         )
-    arms = {k: v for k, v in request.arm_words.items() if k not in facts.refused}
+    arms = {
+        name: [*own, *facts.set_aside]
+        for name, own in request.arm_words.items()
+        if name not in facts.refused
+    }
     runs = _timed_runs(arms, request, folder / name / SELECTION, facts)
     timed = (cluster or launcher).measure(runs, jobs, facts.gpus, folder)
     seconds = _seconds(arms, request.optional, runs, timed)
@@ -343,6 +347,12 @@ def _notes(
     notes = []
     if request.added_plain:
         notes.append("Plain training (erm) is raced too: it is what a gain is measured against.")
+    if facts.division:
+        notes.append(
+            f"There are no test images of their own: {facts.test_images:,} of "
+            f"{facts.test_images + facts.train_images:,} images are set aside to confirm what is "
+            f"chosen ({facts.division})."
+        )
     if facts.score == "balanced":
         notes.append(
             "The largest class has at least 3 times the training images of the smallest: the score "
