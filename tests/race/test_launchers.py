@@ -78,7 +78,7 @@ import mixbench.launch.slurm as slurm
 import mixbench.race.start as start
 slurm.SlurmLauncher.poll_s, slurm.SlurmLauncher.patience_s = Quick.poll_s, 30.0
 seconds = start._seconds
-# Times differ from one start to the next, and with them the plan: here they are as if all were 40 s.
+# Times differ from one start to the next, and with them the plan: here all runs take 40 s.
 start._seconds = lambda *given: dict.fromkeys(seconds(*given), 40.0)
 from mixbench.cli.parser import main
 if __name__ == "__main__":
@@ -110,7 +110,7 @@ def test_each_round_of_a_race_is_an_array_of_slurm(tmp_path, fake):
     state = json.loads(path.read_text())
     (look,) = state["looks"]
     rounds = [each for each in state["rounds"] if each["blocks"]]
-    # An array of two tasks measures the time; then there is one for each round, and one for the look.
+    # An array of two tasks measures the time; each round is one more, and so is the look.
     arrays = [line for line in told.splitlines() if line.startswith("SLURM job")]
     sizes = [int(line.partition("tasks: ")[2].partition(",")[0]) for line in arrays]
     assert sizes == [2, *(len(e["survivors"]) * e["blocks"] for e in rounds), 2 * look["n"]]
