@@ -16,7 +16,7 @@ def race_command(args: argparse.Namespace) -> int:
     from mixbench.launch.slurm import SlurmLauncher
     from mixbench.launch.slurm_options import read_options
     from mixbench.leaderboard.rows import build_leaderboard
-    from mixbench.race.budget import add_budget, goes_on
+    from mixbench.race.budget import add_budget, check_repeated, goes_on
     from mixbench.race.procedure import advance
     from mixbench.race.runs import RaceRuns
     from mixbench.race.start import open_race, parse_request
@@ -54,6 +54,7 @@ def race_command(args: argparse.Namespace) -> int:
         """Give a race that has begun more time, if that is asked for."""
         text, confirm, reopen = request.budget, request.confirm, request.reopen
         if not text or goes_on(state, text, confirm, reopen=reopen):
+            check_repeated(state, confirm, reopen=reopen)
             return False
         add_budget(state, text, opened.jobs, confirm, reopen=reopen)
         return True
@@ -66,8 +67,8 @@ def race_command(args: argparse.Namespace) -> int:
         for note in state.notes:
             print_result(note)
     if args.dry_run:
-        if not opened.is_new and goes_further(state):
-            print_result(further_plan(state))
+        if not opened.is_new:
+            print_result(further_plan(state) if goes_further(state) else answer_texts(state)[0])
         return 0
     make_runs_folder(opened.folder)
     place.mkdir(exist_ok=True)

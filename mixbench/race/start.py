@@ -1,6 +1,7 @@
 """From the words of a command to a race that can go on."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from mixbench.race.facts import RaceFacts, race_facts
 from mixbench.race.halving import PLAIN
 from mixbench.race.levels import LookLevels
 from mixbench.race.runs import SELECTION, TIMING_SEED, fold_words, race_id, run_words
-from mixbench.race.state import RACE, RaceState
+from mixbench.race.state import RACE, RaceState, read_race
 from mixbench.race.view import DECIDED_VIEW
 from mixbench.records.record import environment, read_record, runs_folder
 
@@ -369,12 +370,28 @@ def _notes(
             f"{counted(earlier, 'run')} of these methods in {folder} were tested on this data "
             "before: if they led to this list of methods, the gain will be optimistic."
         )
+    notes += [
+        f"{other} was begun with the same words on other data or by another version; this is a "
+        "race of its own."
+        for other in _same_words(folder, request.words, state.id)
+    ]
     if seen := [race for race in levels.races() if race != state.id]:
         notes.append(
             f"{counted(len(seen), 'race')} looked at this test set before; races on the same "
             "network and recipe go on with the next smaller level."
         )
     return notes
+
+
+def _same_words(folder: Path, words: list[str], own: str) -> list[str]:
+    """Other races that were begun with the same words."""
+    found = []
+    for path in sorted(folder.glob(f"race-*/{RACE}")):
+        with suppress(UserError):
+            other = read_race(path)
+            if other is not None and other.words == words and other.id != own:
+                found.append(other.id)
+    return found
 
 
 def _tested_before(folder: Path, data_hash: str, methods: set[str]) -> int:
