@@ -131,7 +131,7 @@ def last_line_with_points(text):
 
 @pytest.mark.slow
 def test_three_hundred_images_without_a_test_part_end_in_a_verdict(tmp_path, race):
-    write_images(tmp_path / "images", [100, 100, 100])
+    write_images(tmp_path / "images", [150, 150])
     words = ["data=folder", f"data.root={tmp_path / 'images'}", "method=mixup,cutmix"]
     text, state, _ = race(*words, "budget=20min")
     assert f"{state['test_images']} of 300 images are set aside to confirm" in text
