@@ -15,7 +15,8 @@ def plot_command(args: argparse.Namespace) -> int:
     from mixbench.leaderboard.plots.draw import check_width, draw, draw_files, options_of
     from mixbench.leaderboard.plots.export import check_target, save
     from mixbench.leaderboard.plots.kinds import ALL_KINDS, KINDS
-    from mixbench.leaderboard.rows import build_leaderboard, find_runs
+    from mixbench.leaderboard.rows import build_leaderboard
+    from mixbench.race.sealed import find_shown_runs
     from mixbench.records.record import runs_folder
 
     ALL_KINDS.check(args.kind, f"plot {args.kind}")
@@ -30,8 +31,9 @@ def plot_command(args: argparse.Namespace) -> int:
     width = check_width(args.width)
     places, lacking = args.runs or [runs_folder()], []
     if of_table:
-        board = build_leaderboard(find_runs(places))
-        lacking = board.others
+        folders, held = find_shown_runs(places)
+        board = build_leaderboard(folders)
+        lacking = [*held, *board.others]
         figure = draw(args.kind, board, width=width, title=not args.no_title, **options)
     else:
         figure = draw_files(args.kind, places, width=width, title=not args.no_title, **options)

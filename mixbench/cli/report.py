@@ -17,12 +17,15 @@ SUFFIXES = (".html", ".htm")
 
 def report_command(args: argparse.Namespace) -> int:
     """Write the results of runs as one page."""
-    from mixbench.leaderboard.rows import build_leaderboard, find_runs
+    from mixbench.leaderboard.rows import build_leaderboard
+    from mixbench.race.sealed import find_shown_runs
     from mixbench.race.state import find_races
     from mixbench.records.record import runs_folder
 
     places = args.runs or [runs_folder()]
-    folders, races = find_runs(places), find_races(places)
+    (folders, held), races = find_shown_runs(places), find_races(places)
+    for line in held:
+        print_notice(line)
     if not folders and not races:
         todo = "train some: mixbench bench method=erm,mixup,cutmix seeds=0,1,2"
         raise UserError("there are no runs to report", ", ".join(map(str, places)), todo)
