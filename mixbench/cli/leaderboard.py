@@ -87,6 +87,7 @@ def compare_command(args: argparse.Namespace) -> int:
     from mixbench.leaderboard.export import comparisons_json
     from mixbench.leaderboard.render import comparison_text
     from mixbench.leaderboard.rows import build_leaderboard
+    from mixbench.race.sealed import find_shown_runs
     from mixbench.records.record import runs_folder
 
     styles = ("table", "markdown", "latex", "json")
