@@ -56,6 +56,14 @@ def runs(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A folder of SLURM commands that start processes of this machine."""
+    from fake_slurm import install
+
+    return install(tmp_path, monkeypatch)
+
+
+@pytest.fixture
 def plain_wandb(tmp_path, monkeypatch):
     """No key, no setting and no server of the machine; W&B's process ends with the test."""
     import wandb

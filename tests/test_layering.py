@@ -36,7 +36,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
         7,
         TORCH | {"starlette", "uvicorn", "jinja2", "markupsafe", "matplotlib", "pyarrow"},
     ),
-    "race": (8, {"numpy", "torch"}),
+    "race": (8, {"numpy", "torch", "markupsafe", "matplotlib", "wandb"}),
     "notebook": (8, TORCH | {"matplotlib", "nbclient", "nbformat", "traitlets"}),
     "cli": (9, {"rich"}),
 }

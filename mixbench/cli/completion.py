@@ -133,7 +133,7 @@ def _named(action: Any) -> Iterable[str]:
     from mixbench.cli import names
     from mixbench.config import yaml_files
     from mixbench.config.names import METHODS
-    from mixbench.leaderboard.plots.kinds import KINDS
+    from mixbench.leaderboard.plots.kinds import ALL_KINDS
     from mixbench.records.record import RECORD, runs_folder
 
     if action.choices:
@@ -142,7 +142,7 @@ def _named(action: Any) -> Iterable[str]:
     if word == "METHOD":
         return METHODS.names()
     if word == "KIND":
-        return KINDS.names()
+        return ALL_KINDS.names()
     if word in ("NAME", "[KIND]"):
         every = (name for group in GROUPS for name in yaml_files.names(group))
         return [*every, *METHODS.names(), *(names.KINDS if word == "[KIND]" else ())]

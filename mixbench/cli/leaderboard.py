@@ -12,8 +12,9 @@ from mixbench.errors import UserError
 def leaderboard_command(args: argparse.Namespace) -> int:
     """Print rows over seeds."""
     from mixbench.leaderboard.render import literature_table, render
-    from mixbench.leaderboard.rows import build_leaderboard, find_runs
+    from mixbench.leaderboard.rows import build_leaderboard
     from mixbench.leaderboard.text import FORMATS
+    from mixbench.race.sealed import find_shown_runs
     from mixbench.records.record import runs_folder
 
     if args.format not in FORMATS:
@@ -27,7 +28,10 @@ def leaderboard_command(args: argparse.Namespace) -> int:
             "use --format table or markdown",
         )
     _check_view(args)
-    board = build_leaderboard(find_runs(args.runs or [runs_folder()]))
+    folders, held = find_shown_runs(args.runs or [runs_folder()])
+    for line in held:
+        print_notice(line)
+    board = build_leaderboard(folders)
     if args.curve:
         from mixbench.leaderboard.epochs import curves_text
 
@@ -88,7 +92,8 @@ def compare_command(args: argparse.Namespace) -> int:
     from mixbench.leaderboard.compare import compare
     from mixbench.leaderboard.export import comparisons_json
     from mixbench.leaderboard.render import comparison_text
-    from mixbench.leaderboard.rows import build_leaderboard, find_runs
+    from mixbench.leaderboard.rows import build_leaderboard
+    from mixbench.race.sealed import find_shown_runs
     from mixbench.records.record import runs_folder
 
     styles = ("table", "markdown", "latex", "json")
@@ -100,7 +105,10 @@ def compare_command(args: argparse.Namespace) -> int:
     named = [folder for folder in (ours, others) if folder is not None]
     # The row and the table of a run are made of all runs that lie beside it.
     places = [folder.absolute().parent for folder in named] or [runs_folder()]
-    board = build_leaderboard(find_runs([*args.runs, *named] if args.runs else places))
+    folders, held = find_shown_runs([*args.runs, *named] if args.runs else places)
+    for line in held:
+        print_notice(line)
+    board = build_leaderboard(folders)
     found = compare(board, mine, other, margin=args.margin)
     if args.format == "json":
         sys.stdout.write(comparisons_json(found))

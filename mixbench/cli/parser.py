@@ -34,7 +34,7 @@ from mixbench.config.names import SUITES
 from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.distributed.spawn import write_error
 from mixbench.errors import MixbenchError, UserError, explain
-from mixbench.leaderboard.plots.kinds import KINDS
+from mixbench.leaderboard.plots.kinds import ALL_KINDS
 
 OVERRIDES = (
     "Overrides: group=name selects experiments/<group>/<name>.yaml, a.b=c sets a key. mixbench "
@@ -157,6 +157,8 @@ def _parser() -> CommandParser:
     )
     text = "print what the time buys without training"
     best.add_argument("--dry-run", action="store_true", help=text)
+    best.set_defaults(jobs=None, no_wait=False, to_wandb=None)
+    _placing(best)
     plan = add(
         "sweep",
         run.sweep_command,
@@ -252,7 +254,7 @@ def _parser() -> CommandParser:
     page.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders that hold runs")
     text = "file to write; the default is report.html in the folder of the runs"
     page.add_argument("-o", "--output", type=Path, metavar="FILE.html", help=text)
-    _plotting(add("plot", plot.plot_command, "draw a plot of finished runs"))
+    _plotting(add("plot", plot.plot_command, "draw a plot of finished runs, or of a race"))
     listing = add(
         "list", names.list_names, "list the names of methods, data sets, networks and recipes"
     )
@@ -331,7 +333,7 @@ def _parser() -> CommandParser:
 
 def _plotting(figure: Any) -> None:
     """Add the arguments of a plot."""
-    figure.add_argument("kind", metavar="KIND", help=f"one of {', '.join(KINDS.table)}")
+    figure.add_argument("kind", metavar="KIND", help=f"one of {', '.join(ALL_KINDS.table)}")
     figure.add_argument("runs", nargs="*", type=Path, metavar="RUNS", help="folders that hold runs")
     text = "file to write; its name ends in .svg, .pdf or .png"
     figure.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=text)
@@ -350,18 +352,32 @@ def _plotting(figure: Any) -> None:
 
 
 def _launching(grid: Any) -> None:
-    """Add the options of commands that carry out several runs."""
+    """Add the options of commands that carry out a grid of runs."""
+    _placing(grid)
     grid.add_argument(
         "--dry-run", action="store_true", help="print the planned runs without training"
     )
+    text = "largest number of runs at a time; by default as many as the cores, or GPUs, allow"
+    grid.add_argument("--jobs", type=int, metavar="N", help=text)
+    grid.add_argument(
+        "--no-wait", action="store_true", help="submit the runs to SLURM and do not wait for them"
+    )
+    grid.add_argument(
+        "--to-wandb",
+        type=Path,
+        metavar="FILE",
+        help="write the grid as a W&B sweep without training",
+    )
+
+
+def _placing(grid: Any) -> None:
+    """Add what commands that carry out several runs have in common: where, and for whom."""
     grid.add_argument(
         "--launcher",
         choices=("local", "slurm"),
         default="local",
         help="place of the runs: this machine or a SLURM cluster",
     )
-    text = "largest number of runs at a time; by default as many as the cores, or GPUs, allow"
-    grid.add_argument("--jobs", type=int, metavar="N", help=text)
     grid.add_argument(
         "--slurm",
         action="append",
@@ -369,18 +385,9 @@ def _launching(grid: Any) -> None:
         metavar="k=v",
         help="partition, time (minutes), gpus_per_run, ... or extra.NAME; can be repeated",
     )
-    grid.add_argument(
-        "--no-wait", action="store_true", help="submit the runs to SLURM and do not wait for them"
-    )
     text = "also write the results as one HTML page; the default is report.html beside the runs"
     grid.add_argument(
         "--report", nargs="?", const=Path(), type=Path, metavar="FILE.html", help=text
-    )
-    grid.add_argument(
-        "--to-wandb",
-        type=Path,
-        metavar="FILE",
-        help="write the grid as a W&B sweep without training",
     )
 
 

@@ -1,6 +1,7 @@
 """The report page: ``report``, and the end of a grid of runs."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,19 +17,23 @@ SUFFIXES = (".html", ".htm")
 
 def report_command(args: argparse.Namespace) -> int:
     """Write the results of runs as one page."""
-    from mixbench.leaderboard.rows import build_leaderboard, find_runs
+    from mixbench.leaderboard.rows import build_leaderboard
+    from mixbench.race.sealed import find_shown_runs
+    from mixbench.race.state import find_races
     from mixbench.records.record import runs_folder
 
     places = args.runs or [runs_folder()]
-    folders = find_runs(places)
-    if not folders:
+    (folders, held), races = find_shown_runs(places), find_races(places)
+    for line in held:
+        print_notice(line)
+    if not folders and not races:
         todo = "train some: mixbench bench method=erm,mixup,cutmix seeds=0,1,2"
         raise UserError("there are no runs to report", ", ".join(map(str, places)), todo)
-    # A folder of runs that is named alone gets the page, a run does not.
+    # A folder of runs, or of a race, that is named alone gets the page, a run does not.
     alone = len(places) == 1 and places[0] not in folders
     output = args.output or (places[0] if alone else runs_folder()) / REPORT
     check_output(output)
-    _write(build_leaderboard(folders), folders, output)
+    _write(build_leaderboard(folders), folders, output, races)
     return 0
 
 
@@ -86,23 +91,37 @@ def grid_output(args: argparse.Namespace, folder: Path) -> Path | None:
     return given
 
 
-def report_grid(board: "Leaderboard", folders: list[Path], output: Path) -> None:
+def report_grid(
+    board: "Leaderboard", folders: list[Path], output: Path, races: Sequence[Path] = ()
+) -> None:
     """Write the report of a grid, or say why there is none: its runs are done either way.
 
     Args:
         board: Leaderboard of the grid.
         folders: Folders of its runs.
         output: The file.
+        races: Folders of races that its runs belong to.
     """
     try:
-        _write(board, folders, output)
+        _write(board, folders, output, races)
     except Exception as error:
         print_notice(f"warning: no report is written: {explain(error).what}")
 
 
-def _write(board: "Leaderboard", folders: list[Path], output: Path) -> None:
+def _write(
+    board: "Leaderboard", folders: list[Path], output: Path, races: Sequence[Path] = ()
+) -> None:
     from mixbench.leaderboard.report.page import write_report
+    from mixbench.race.page import race_section
+    from mixbench.race.state import RACE, read_race
 
-    for note in write_report(board, folders, output):
+    parts, notes = [], []
+    for folder in races:
+        try:
+            if state := read_race(folder / RACE):
+                parts.append(race_section(state))
+        except UserError as error:
+            notes.append(f"{folder.name} is left out: {error.what}")
+    for note in [*notes, *write_report(board, folders, output, parts)]:
         print_notice(f"warning: {note}")
     print_result(f"report: {output}")

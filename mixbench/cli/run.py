@@ -142,7 +142,7 @@ def _launch(runs: "list[PlannedRun]", args: argparse.Namespace) -> "tuple[int, l
     from mixbench.records.record import make_runs_folder, runs_folder
 
     config = compose_text(runs[0].words).config
-    _check_launching(args)
+    check_launching(args)
     page = grid_output(args, runs_folder(config.run.dir))
     if args.to_wandb:
         from mixbench.files import write_text
@@ -212,8 +212,15 @@ def print_unjudged(runs: "list[PlannedRun]", folder: Path) -> None:
         )
 
 
-def _check_launching(args: argparse.Namespace) -> None:
-    """Refuse options that would have no effect."""
+def check_launching(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect.
+
+    Args:
+        args: Options of a command that carries out several runs.
+
+    Raises:
+        UserError: On the first of them.
+    """
     if args.jobs is not None and args.jobs < 1:
         raise UserError(
             f"--jobs {args.jobs} is too small: at least one run has to be started at a time",
@@ -222,7 +229,7 @@ def _check_launching(args: argparse.Namespace) -> None:
         )
     given = {"--slurm": args.slurm, "--no-wait": args.no_wait}
     if args.launcher == "local" and any(given.values()):
-        raise UserError("--slurm and --no-wait need SLURM", "bench", "add --launcher slurm")
+        raise UserError("--slurm and --no-wait need SLURM", "--launcher", "add --launcher slurm")
     given |= {"--jobs": args.jobs, "--launcher slurm": args.launcher == "slurm"}
     unused = [name for name, value in given.items() if value]
     if args.to_wandb and unused:

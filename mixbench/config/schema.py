@@ -563,6 +563,14 @@ class WandbConfig(Settings):
         identity=False,
     )
     project: str = setting("mixbench", "project in W&B", identity=False)
+    group: str | None = setting(
+        None, "group of the run in W&B; if null, that of the runs of all seeds", identity=False
+    )
+    test: bool = setting(
+        True,
+        "show the scores of the test set; false where nobody may see them yet",
+        identity=False,
+    )
 
 
 SELECTIONS = ("last", "val")

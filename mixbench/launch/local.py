@@ -10,7 +10,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -102,12 +103,48 @@ class LocalLauncher:
             self.print_line(f"warning: {note}")
         return prepared
 
-    def ask(self, function: Callable[..., Any], *values: Any) -> Any:
+    def measure(
+        self, runs: list[PlannedRun], copies: int, gpus: int = 0, logs: Path | None = None
+    ) -> list[list[PlannedRun]]:
+        """Estimate the time of runs several times beside each other, as they will be carried out.
+
+        Args:
+            runs: Planned runs.
+            copies: Processes, each of which estimates all of them.
+            gpus: GPUs of this machine that each process has for itself.
+            logs: Not used: what goes wrong is told.
+
+        Returns:
+            The runs of each process, filled in; without those that cannot be trained.
+
+        Raises:
+            UserError: As :meth:`prepare`.
+        """
+        del logs
+        self.print_line("planning: reading the data and timing a few steps of each method")
+
+        def once(copy: int) -> list[PlannedRun]:
+            own = range(copy * gpus, (copy + 1) * gpus) if gpus else None
+            kept, notes, _ = self.ask(_prepare, runs, self.strict, gpus=own)
+            told.update(dict.fromkeys(notes))
+            return kept
+
+        told: dict[str, None] = {}
+        with ThreadPoolExecutor(copies) as pool:
+            found = list(pool.map(once, range(copies)))
+        for note in told:
+            self.print_line(f"warning: {note}")
+        return found
+
+    def ask(
+        self, function: Callable[..., Any], *values: Any, gpus: Sequence[int] | None = None
+    ) -> Any:
         """The answer of a function in a process of its own, which may import torch.
 
         Args:
             function: One that has a name in its module.
             *values: Its arguments.
+            gpus: The only GPUs that it sees; None for all.
 
         Returns:
             What it returns.
@@ -117,7 +154,7 @@ class LocalLauncher:
         """
         reader, writer = self.context.Pipe(duplex=False)
         process = self.context.Process(
-            target=_answer_child, args=(_environment(), function, values, writer)
+            target=_answer_child, args=(_environment(), function, values, gpus, writer)
         )
         process.start()
         writer.close()
@@ -291,11 +328,14 @@ def _answer_child(
     surroundings: Environment,
     function: Callable[..., Any],
     values: tuple[Any, ...],
+    gpus: Sequence[int] | None,
     answer: Connection,
 ) -> None:
     stop_when_orphaned(reader_gone(answer.fileno()))
     try:
         _enter(surroundings)
+        if gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus)
         answer.send(function(*values))
     except BaseException as error:
         failure = explain(error)
@@ -345,7 +385,7 @@ def _run_child(
         answer.send((failure.exit_code, str(failure)))
 
 
-def _visible(gpus: list[int]) -> str:
+def _visible(gpus: Sequence[int]) -> str:
     """GPUs as the parent would number them, when it was itself given only some."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = listed.split(",") if listed else []

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -32,9 +32,9 @@ from mixbench.launch.identify import identify_runs
 from mixbench.launch.local import GridOutcome, result_text
 from mixbench.launch.plan import PlannedRun
 from mixbench.launch.slurm_options import submitit_parameters
-from mixbench.launch.slurm_task import SlurmTask
+from mixbench.launch.slurm_task import SlurmTask, SlurmTiming
 from mixbench.launch.state import GridProgress, GridState
-from mixbench.records.record import read_record
+from mixbench.records.record import Record, read_record
 
 MAX_TIMEOUTS = 1000  # time limits that one run may use up
 TASKS_FILE = "tasks.json"
@@ -60,6 +60,7 @@ class SlurmLauncher:
         options: As of :func:`mixbench.launch.slurm_options.read_options`.
         wait: Wait for the runs; else return after submitting them.
         show: Shows the state of a grid at work; None where nobody looks.
+        tell: How a run that is done is told, from its record and the seconds that it took.
 
     Raises:
         UserError: If submitit or SLURM is missing.
@@ -77,6 +78,7 @@ class SlurmLauncher:
         options: dict[str, Any] | None = None,
         wait: bool = True,
         show: Callable[[GridState], None] | None = None,
+        tell: Callable[[Record, float | None], str] | None = None,
     ) -> None:
         try:
             import submitit  # noqa: F401
@@ -94,7 +96,7 @@ class SlurmLauncher:
             )
         set_safe_path()
         self.print_line, self.strict, self.wait, self.show = print_line, strict, wait, show
-        self.options = options or {}
+        self.options, self.tell = options or {}, tell or result_text
 
     def prepare(self, runs: list[PlannedRun]) -> list[PlannedRun]:
         """Name the runs and find out which are done.
@@ -126,6 +128,58 @@ class SlurmLauncher:
         """Not known, as this machine is not the one that trains."""
         return 0.0
 
+    def measure(
+        self, runs: list[PlannedRun], copies: int, gpus: int = 0, logs: Path | None = None
+    ) -> list[list[PlannedRun]]:
+        """Estimate the time of runs on the nodes, several times beside each other.
+
+        Args:
+            runs: Planned runs.
+            copies: Tasks of the array, each of which estimates all of them.
+            gpus: Not used: a task gets what its runs use.
+            logs: Folder of all runs.
+
+        Returns:
+            The runs of each task, filled in; without those that cannot be trained.
+
+        Raises:
+            UserError: If the job is refused, or as :meth:`prepare`.
+            MixbenchError: If a task leaves no result.
+        """
+        del gpus
+        place = (logs or Path()).absolute() / "slurm"
+        self.print_line("planning: the nodes read the data and time a few steps of each method")
+        ids = self._submit(runs, place, SlurmTiming(self.strict), [runs] * copies)
+        try:
+            answers = [self._answer(place, job) for job in ids]
+        except KeyboardInterrupt:
+            self.print_line(f"interrupted; this ends the job: scancel {_jobs(ids)}")
+            raise
+        for note in dict.fromkeys(note for _, notes in answers for note in notes):
+            self.print_line(f"warning: {note}")
+        return [kept for kept, _ in answers]
+
+    def _answer(self, logs: Path, job: str) -> Any:
+        """Wait for what a task returns."""
+        gone: float | None = None
+        while (result := _read_result(logs, job)) is None:
+            queue = self.queue()
+            if queue is None or job in queue:
+                gone = None
+            elif gone is None:
+                gone = time.monotonic()
+            elif time.monotonic() - gone > self.patience_s:
+                raise MixbenchError(
+                    f"job {job} has left the queue without a result",
+                    str(logs / f"{job}_0_log.out"),
+                    "see its log, and give the same command again",
+                )
+            time.sleep(self.poll_s)
+        code, answer = result
+        if code:
+            raise UserError(f"the time of runs cannot be known: {answer}", SLURM)
+        return answer
+
     def launch(self, runs: list[PlannedRun], folder: Path) -> GridOutcome:
         """Submit the runs that are not done and not in the queue already, and wait for all.
 
@@ -147,10 +201,12 @@ class SlurmLauncher:
         left = [run for run in runs if not run.done]
         waiting = [_QueuedRun(run, known[run.id]) for run in left if known.get(run.id) in queue]
         if waiting:
-            self.print_line(f"{len(waiting)} in the queue already: {_jobs(waiting)}")
+            ids = [task.job for task in waiting]
+            self.print_line(f"{len(waiting)} in the queue already: {_jobs(ids)}")
         fresh = [run for run in left if known.get(run.id) not in queue]
         if fresh:
-            waiting += self._submit(fresh, logs)
+            ids = self._submit(fresh, logs, SlurmTask(), [run.words for run in fresh])
+            waiting += [_QueuedRun(run, job) for run, job in zip(fresh, ids, strict=True)]
             jobs = {run: job for run, job in known.items() if job in queue}
             jobs |= {task.run.id: task.job for task in waiting}
             write_text(logs / TASKS_FILE, json.dumps(jobs, indent=1) + "\n")
@@ -169,7 +225,7 @@ class SlurmLauncher:
             outcome.interrupted = True
             self.print_line(
                 "interrupted: the jobs go on; the same command waits for them again, "
-                f"and this ends them: scancel {_jobs(waiting)}"
+                f"and this ends them: scancel {_jobs([task.job for task in waiting])}"
             )
         return outcome
 
@@ -188,11 +244,14 @@ class SlurmLauncher:
             return None
         return dict(line.split(maxsplit=1) for line in shown.stdout.splitlines() if " " in line)
 
-    def _submit(self, fresh: list[PlannedRun], logs: Path) -> list[_QueuedRun]:
+    def _submit(
+        self, runs: list[PlannedRun], logs: Path, task: Callable[[Any], Any], values: list[Any]
+    ) -> list[str]:
+        """Submit an array that calls a task with each of some values, with what runs need."""
         import submitit
         from submitit.core.utils import FailedJobError
 
-        values = submitit_parameters(self.options, fresh)
+        parameters = submitit_parameters(self.options, runs)
         executor = submitit.AutoExecutor(
             logs,
             cluster=self.cluster,
@@ -200,20 +259,20 @@ class SlurmLauncher:
             slurm_python=f"exec {shlex.quote(sys.executable)}",
         )
         try:
-            executor.update_parameters(**values)
-            jobs = executor.map_array(SlurmTask(), [run.words for run in fresh])
+            executor.update_parameters(**parameters)
+            jobs = executor.map_array(task, values)
         except FailedJobError as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(
                 f"SLURM refuses the job: {reason}", SLURM, "sinfo lists partitions and their limits"
             ) from error
-        tasks = [_QueuedRun(run, job.job_id) for run, job in zip(fresh, jobs, strict=True)]
+        ids = [job.job_id for job in jobs]
         self.print_line(
-            f"SLURM job {_jobs(tasks)}, tasks: {len(tasks)}, each with "
-            f"{values['cpus_per_task']} CPU, {values.get('gpus_per_node', 0)} GPU, "
-            f"{values['timeout_min']} min at a time; logs: {logs}"
+            f"SLURM job {_jobs(ids)}, tasks: {len(ids)}, each with "
+            f"{parameters['cpus_per_task']} CPU, {parameters.get('gpus_per_node', 0)} GPU, "
+            f"{parameters['timeout_min']} min at a time; logs: {logs}"
         )
-        return tasks
+        return ids
 
     def _wait(self, waiting: list[_QueuedRun], grid: GridProgress, outcome: GridOutcome) -> None:
         while True:
@@ -227,13 +286,19 @@ class SlurmLauncher:
                 if code:
                     outcome.failures[task.run.id] = code
                 else:
-                    message = _result(grid.folder / task.run.id)
+                    message = self._result(grid.folder / task.run.id)
                 self.print_line(f"{grid.place(task.run)}: {message}")
             if not waiting:
                 return
             if self.show is not None:
                 self.show(grid.state())
             time.sleep(self.poll_s)
+
+    def _result(self, folder: Path) -> str:
+        try:
+            return self.tell(read_record(folder), None)
+        except UserError as error:
+            return f"done, and {error.what}"
 
     def _look(
         self, task: _QueuedRun, queue: dict[str, str] | None, grid: GridProgress
@@ -276,7 +341,7 @@ def _read_tasks(logs: Path) -> dict[str, str]:
     return content if isinstance(content, dict) else {}
 
 
-def _read_result(logs: Path, job: str) -> tuple[int, str] | None:
+def _read_result(logs: Path, job: str) -> tuple[int, Any] | None:
     from submitit.core.utils import JobPaths, pickle_load
 
     os.listdir(logs)  # has a network file system look again
@@ -290,12 +355,6 @@ def _read_result(logs: Path, job: str) -> tuple[int, str] | None:
     return 3, lines[-1] if lines else "failed without a message"
 
 
-def _result(folder: Path) -> str:
-    try:
-        return result_text(read_record(folder))
-    except UserError as error:
-        return f"done, and {error.what}"
-
-
-def _jobs(waiting: list[_QueuedRun]) -> str:
-    return " ".join(sorted({task.job.partition("_")[0] for task in waiting}))
+def _jobs(ids: Iterable[str]) -> str:
+    """Jobs that tasks belong to."""
+    return " ".join(sorted({job.partition("_")[0] for job in ids}))

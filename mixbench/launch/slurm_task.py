@@ -1,4 +1,4 @@
-"""One run as a task of submitit, which pickles it here and calls it on a node."""
+"""Tasks of submitit, which pickles them here and calls them on a node."""
 
 import os
 import sys
@@ -6,6 +6,8 @@ import traceback
 from typing import Any
 
 from mixbench.errors import InterruptedRunError, MixbenchError, explain
+from mixbench.launch.identify import identify_runs
+from mixbench.launch.plan import PlannedRun
 
 
 class SlurmTask:
@@ -50,6 +52,47 @@ class SlurmTask:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, words)
+
+
+class SlurmTiming:
+    """An estimate of the time of runs, made on the node that will carry out such runs.
+
+    Args:
+        strict: Refuse keys that have no effect.
+    """
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+
+    def __call__(self, runs: list[PlannedRun]) -> tuple[int, Any]:
+        """Estimate.
+
+        Args:
+            runs: Planned runs.
+
+        Returns:
+            Exit code, and the runs filled in with notes, or a message.
+        """
+        try:
+            return 0, identify_runs(runs, self.strict, timed=True)
+        except Exception as error:
+            if not isinstance(error, MixbenchError):
+                traceback.print_exc()
+            failure = explain(error)
+            return failure.exit_code, str(failure)
+
+    def checkpoint(self, runs: list[PlannedRun]) -> Any:
+        """The same estimate again, for submitit to put into the queue.
+
+        Args:
+            runs: Planned runs.
+
+        Returns:
+            A ``submitit.helpers.DelayedSubmission``.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, runs)
 
 
 def _run(words: list[str]) -> None:

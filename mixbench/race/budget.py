@@ -130,8 +130,36 @@ def goes_on(state: RaceState, text: str, confirm: str | None, *, reopen: bool) -
     if not state.finished:
         return text == state.budgets[-1].text
     opens = reopen and state.budgets[-1].stage != "reopen"
-    confirms = confirm == "now" and not state.looks_wanted
+    confirms = confirm == "now" and not state.looks_wanted and state.test_images >= FEWEST_TESTED
     return text == state.budgets[-1].text and not (text.startswith("+") or opens or confirms)
+
+
+def check_repeated(state: RaceState, confirm: str | None, *, reopen: bool) -> None:
+    """Refuse what a command asks for beside no more time, where it would do nothing.
+
+    Args:
+        state: The race.
+        confirm: ``confirm`` of the command; None where it names none.
+        reopen: Its ``reopen``.
+
+    Raises:
+        UserError: If one of them has no effect.
+    """
+    few = state.test_images < FEWEST_TESTED  # which no word can change, and the plan has said
+    if confirm is not None and confirm != state.confirm and not few:
+        raise UserError(
+            f"this race was begun with confirm={state.confirm}",
+            f"confirm={confirm}",
+            "leave it out, or give a budget that confirms what it chose, once it has chosen"
+            if confirm == "now"
+            else "leave it out",
+        )
+    if reopen and state.budgets[-1].stage != "reopen":
+        raise UserError(
+            "a race is opened again by a time of its own, after its verdict",
+            "reopen=true",
+            "leave it out, or add such a time: reopen=true budget=+2h",
+        )
 
 
 def add_budget(

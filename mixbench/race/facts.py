@@ -2,11 +2,14 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mixbench.errors import UserError
+from mixbench.race.budget import FEWEST_TESTED
 from mixbench.race.scores import score_of_labels
+
+LEAST_SHARE = 0.25  # of a set without test images that is set aside as one
 
 
 @dataclass
@@ -26,8 +29,11 @@ class RaceFacts:
         test_images: Test images.
         rarest_tested: Test images of the class that has fewest, of those that have any.
         places: Runs that this machine has room for at a time.
+        gpus: GPUs of this machine that a run takes.
         refused: Why a method cannot be raced, by name, of those that nobody asked for.
         notes: Warnings about the configuration.
+        division: How the test images were set aside, of data that have none of their own.
+        set_aside: Overrides of all runs that set them aside, where nobody has said how.
     """
 
     data: str
@@ -42,8 +48,11 @@ class RaceFacts:
     test_images: int
     rarest_tested: int
     places: int
+    gpus: int = 0
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    division: str = ""
+    set_aside: list[str] = field(default_factory=list)
 
 
 def race_facts(
@@ -88,6 +97,10 @@ def race_facts(
                 f"method={name}",
                 "leave it out; mixbench bench trains it",
             )
+    set_aside: list[str] = []
+    if job.source.division and (config.data.test_fraction, config.data.folds) == (None, None):
+        set_aside = [f"data.test_fraction={_share_tested(job.source):g}"]
+        job = resolve(resolve_method(compose_text([*words, *set_aside])).config)
     splits = job.read_data()
     labels = splits.train.labels
     folds = choose_folds(labels)
@@ -111,9 +124,30 @@ def race_facts(
         test_images=len(splits.test),
         rarest_tested=_rarest(splits.test.labels),
         places=max(1, places),
+        gpus=config.devices if job.device.type == "cuda" else 0,
         refused=refused,
         notes=composed.notes,
+        division=job.source.division,
+        set_aside=set_aside,
     )
+
+
+def _share_tested(source: Any) -> float:
+    """Share of a set without test images that is set aside to confirm what was chosen.
+
+    A quarter, and so many that a gain can be claimed, if that leaves enough to choose on.
+    """
+    from mixbench.data.race_folds import FEWEST_IMAGES
+
+    total = sum(len(part.labels) for part in source.parts()[:2])
+    for percent in range(max(25, 100 * FEWEST_TESTED // total), 100):
+        config = replace(source.config, test_fraction=percent / 100)
+        train, test, _ = type(source)(config).parts()
+        if len(train.labels) < 2 * FEWEST_IMAGES:
+            break
+        if len(test.labels) >= FEWEST_TESTED:
+            return percent / 100
+    return LEAST_SHARE
 
 
 def _rarest(labels: Any) -> int:

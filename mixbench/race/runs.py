@@ -11,8 +11,10 @@ import numpy as np
 from mixbench.errors import InterruptedRunError, RunFailedError, UserError
 from mixbench.launch.local import LocalLauncher
 from mixbench.launch.plan import PlannedRun
+from mixbench.launch.slurm import SlurmLauncher
 from mixbench.race.scores import fold_score, image_scores
 from mixbench.race.state import FIRST_SEED, RaceState
+from mixbench.race.view import view_words
 from mixbench.records.checkpoints import LAST
 from mixbench.records.predictions import PREDICTIONS
 from mixbench.records.record import read_record
@@ -32,10 +34,18 @@ class RaceRuns:
         state: The race.
         launcher: Carries out runs; it must tell no score.
         folder: Folder of all runs.
+        view: Overrides that show runs in W&B; none where there is no view.
     """
 
-    def __init__(self, state: RaceState, launcher: LocalLauncher, folder: Path) -> None:
+    def __init__(
+        self,
+        state: RaceState,
+        launcher: LocalLauncher | SlurmLauncher,
+        folder: Path,
+        view: Sequence[str] = (),
+    ) -> None:
         self.state, self.launcher, self.folder = state, launcher, folder
+        self.view = list(view)
 
     def select(self, runs: Sequence[tuple[str, int]]) -> list[tuple[str, float | None]]:
         """Train on all folds but one, and score the last epoch on that one."""
@@ -79,6 +89,7 @@ class RaceRuns:
         words = run_words(self.state.arm_words[name], folder, seed)
         if fold:
             words += fold_words(seed % self.state.folds, self.state.folds)
+        words += view_words(self.state, self.view, tested=not fold)
         return PlannedRun(words, seconds=self.state.costs[name] * self.state.plain_s)
 
     def _carry_out(self, planned: list[PlannedRun], folder: Path) -> list[PlannedRun]:

@@ -1,8 +1,7 @@
 """From the words of a command to a race that can go on."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from mixbench.config.overrides import COMMAND_LINE, split_overrides
 from mixbench.errors import UserError, counted
 from mixbench.launch.local import LocalLauncher
 from mixbench.launch.plan import PlannedRun, expand
+from mixbench.launch.slurm import SlurmLauncher
 from mixbench.race.budget import (
     FEWEST_TESTED,
     LATER,
@@ -22,7 +22,8 @@ from mixbench.race.facts import RaceFacts, race_facts
 from mixbench.race.halving import PLAIN
 from mixbench.race.levels import LookLevels
 from mixbench.race.runs import SELECTION, TIMING_SEED, fold_words, race_id, run_words
-from mixbench.race.state import RACE, RaceState
+from mixbench.race.state import RACE, RaceState, read_race
+from mixbench.race.view import DECIDED_VIEW
 from mixbench.records.record import environment, read_record, runs_folder
 
 # Keys of runs that a race decides itself, and why they may not be given.
@@ -31,9 +32,9 @@ DECIDED = {
     "seeds": "a race gives every run its seed",
     "select": "a race trains to the last epoch and chooses on its own folds",
     "peek": "a race reads no test score before its last run has ended",
-    "logger": "a race shows no test score before its last run has ended",
     "data.race_fold": "a race holds out one fold after the other",
 }
+LOGGER = "a race is shown in W&B alone, which keeps test scores back until its last run has ended"
 ONE_OF = ("data", "net", "recipe")
 
 
@@ -51,6 +52,7 @@ class RaceRequest:
         confirm: ``now`` or ``later``; None for the default, or what a race was begun with.
         reopen: Whether selection is to go on after a look.
         strict: Refuse keys that have no effect.
+        view: Overrides that show its runs in W&B; none where there is no view.
         added_plain: Whether plain training was added to the methods that were named.
     """
 
@@ -63,6 +65,7 @@ class RaceRequest:
     confirm: str | None = None
     reopen: bool = False
     strict: bool = False
+    view: list[str] = field(default_factory=list)
     added_plain: bool = False
 
 
@@ -105,16 +108,20 @@ def parse_request(overrides: list[str], *, strict: bool = False) -> RaceRequest:
     """
     own: dict[str, str] = {}
     words: list[str] = []
+    view: dict[str, str] = {}
     for key, text in split_overrides(overrides):
         if key in ("budget", "part", "jobs", "confirm", "reopen"):
             if key in own:
                 raise UserError(f"{key} is given twice", COMMAND_LINE, f"give {key} once")
             own[key] = text
             continue
-        if key in DECIDED or key.startswith("wandb."):
-            raise UserError(
-                DECIDED.get(key, DECIDED["logger"]), f"{COMMAND_LINE}, {key}", f"leave {key} out"
-            )
+        if key in DECIDED:
+            raise UserError(DECIDED[key], f"{COMMAND_LINE}, {key}", f"leave {key} out")
+        if key in DECIDED_VIEW:
+            raise UserError(DECIDED_VIEW[key], f"{COMMAND_LINE}, {key}", f"leave {key} out")
+        if key == "logger" or key.startswith("wandb."):
+            view[key] = text
+            continue
         if key in ONE_OF and "," in text:
             raise UserError(
                 f"a race has one {key}, and {key}={text} names several",
@@ -155,20 +162,23 @@ def parse_request(overrides: list[str], *, strict: bool = False) -> RaceRequest:
         _one_of(own.get("confirm"), "confirm", ("now", LATER)),
         _one_of(own.get("reopen"), "reopen", ("true", "false")) == "true",
         strict,
+        _view(view),
         added and methods is not None,
     )
 
 
 def open_race(
     request: RaceRequest,
-    launcher: Callable[[int | None], LocalLauncher],
+    launcher: LocalLauncher,
     read: Callable[[Path], RaceState | None],
+    cluster: SlurmLauncher | None = None,
 ) -> OpenedRace:
     """Find the race that a command means, or plan it.
 
     Args:
         request: What is asked for.
-        launcher: Makes a launcher for so many runs beside each other.
+        launcher: Of this machine, which reads the data.
+        cluster: What carries out the runs in its place.
         read: Reads the race of a folder, if there is one.
 
     Returns:
@@ -190,12 +200,19 @@ def open_race(
         raise _no_budget()
     others = {name: words for name, words in request.arm_words.items() if name != PLAIN}
     plain = request.arm_words[PLAIN]
-    facts = launcher(1).ask(race_facts, plain, others, request.optional, request.strict)
+    if cluster is not None and request.jobs is None:
+        raise UserError(
+            "the number of runs that the cluster carries out at a time is not known",
+            "--launcher slurm",
+            "write jobs=8, say: what a time buys depends on it",
+        )
+    facts = launcher.ask(race_facts, plain, others, request.optional, request.strict)
     name = race_id(facts.data, config.net.name, facts.recipe_hash, request.arm_words)
     levels = LookLevels(folder, facts.test_hash, facts.question)
-    jobs = min(request.jobs or facts.places, facts.places)
+    jobs = request.jobs or facts.places
     notes = [f"warning: {note}" for note in facts.notes]
-    if request.jobs is not None and jobs < request.jobs:
+    if cluster is None and facts.places < jobs:
+        jobs = facts.places
         notes.append(
             f"this machine has room for {counted(facts.places, 'run')} at a time: jobs={jobs}"
         )
@@ -209,8 +226,14 @@ def open_race(
         raise UserError(
             "there is no such race yet, so it cannot be reopened", "reopen=true", "leave it out"
         )
-    arms = {k: v for k, v in request.arm_words.items() if k not in facts.refused}
-    seconds = _measure(arms, request.optional, folder / name / SELECTION, facts, launcher, jobs)
+    arms = {
+        name: [*own, *facts.set_aside]
+        for name, own in request.arm_words.items()
+        if name not in facts.refused
+    }
+    runs = _timed_runs(arms, request, folder / name / SELECTION, facts)
+    timed = (cluster or launcher).measure(runs, jobs, facts.gpus, folder)
+    seconds = _seconds(arms, request.optional, runs, timed)
     state = _new_state(request, name, facts, arms, seconds, jobs)
     state.notes += _notes(request, state, facts, folder, levels)
     return OpenedRace(state, folder, levels, jobs, True, facts, notes)
@@ -273,41 +296,42 @@ def _new_state(
     )
 
 
-def _measure(
-    arms: dict[str, list[str]],
-    optional: set[str],
-    folder: Path,
-    facts: RaceFacts,
-    launcher: Callable[[int | None], LocalLauncher],
-    jobs: int,
-) -> dict[str, float]:
-    """Seconds of a run of each method on a part of the folds, timed beside others like it.
+def _timed_runs(
+    arms: dict[str, list[str]], request: RaceRequest, folder: Path, facts: RaceFacts
+) -> list[PlannedRun]:
+    """A run of each method on a part of the folds, and one in front that is not counted.
 
     The first fold stands in place of the test set, of which no image is looked at.
     """
     fold, other = (fold_words(number, facts.folds) for number in (0, 1))
     plain = run_words(arms[PLAIN], folder, TIMING_SEED)
-    runs = [PlannedRun([*plain, *other])]  # pays for what a process does once, and is not counted
-    runs += [
-        PlannedRun([*run_words(words, folder, TIMING_SEED), *fold], optional=name in optional)
+    first = PlannedRun([*plain, *other])  # pays for what a process does once
+    return [first] + [
+        PlannedRun(
+            [*run_words(words, folder, TIMING_SEED), *fold, *request.view],
+            optional=name in request.optional,
+        )
         for name, words in arms.items()
     ]
 
-    def prepare(_: int) -> list[PlannedRun]:
-        return launcher(jobs).prepare(deepcopy(runs))
 
-    with ThreadPoolExecutor(jobs) as pool:
-        timed = list(pool.map(prepare, range(jobs)))
+def _seconds(
+    arms: dict[str, list[str]],
+    optional: set[str],
+    runs: list[PlannedRun],
+    timed: list[list[PlannedRun]],
+) -> dict[str, float]:
+    """Seconds of a run of each method, the mean of all that were timed beside each other."""
     found: dict[str, float] = {}
-    for name, words in arms.items():
+    for name, asked in zip(arms, runs[1:], strict=True):
         times = [
             run.seconds
             for each in timed
             for run in each
-            if run.words[: len(words)] == words and run.words[-2:] == fold and run.seconds
+            if run.words == asked.words and run.seconds
         ]
-        if len(times) == jobs:
-            found[name] = sum(times) / jobs
+        if len(times) == len(timed):
+            found[name] = sum(times) / len(times)
         elif name not in optional:
             raise UserError(
                 f"a few steps of {name} could not be carried out, so that its time is not known",
@@ -324,6 +348,12 @@ def _notes(
     notes = []
     if request.added_plain:
         notes.append("Plain training (erm) is raced too: it is what a gain is measured against.")
+    if facts.division:
+        notes.append(
+            f"There are no test images of their own: {facts.test_images:,} of "
+            f"{facts.test_images + facts.train_images:,} images are set aside to confirm what is "
+            f"chosen ({facts.division})."
+        )
     if facts.score == "balanced":
         notes.append(
             "The largest class has at least 3 times the training images of the smallest: the score "
@@ -340,12 +370,28 @@ def _notes(
             f"{counted(earlier, 'run')} of these methods in {folder} were tested on this data "
             "before: if they led to this list of methods, the gain will be optimistic."
         )
+    notes += [
+        f"{other} was begun with the same words on other data or by another version; this is a "
+        "race of its own."
+        for other in _same_words(folder, request.words, state.id)
+    ]
     if seen := [race for race in levels.races() if race != state.id]:
         notes.append(
             f"{counted(len(seen), 'race')} looked at this test set before; races on the same "
             "network and recipe go on with the next smaller level."
         )
     return notes
+
+
+def _same_words(folder: Path, words: list[str], own: str) -> list[str]:
+    """Other races that were begun with the same words."""
+    found = []
+    for path in sorted(folder.glob(f"race-*/{RACE}")):
+        with suppress(UserError):
+            other = read_race(path)
+            if other is not None and other.words == words and other.id != own:
+                found.append(other.id)
+    return found
 
 
 def _tested_before(folder: Path, data_hash: str, methods: set[str]) -> int:
@@ -369,6 +415,21 @@ def _check_same(request: RaceRequest, state: RaceState) -> None:
             f"part={request.part:g}",
             "leave it out",
         )
+
+
+def _view(given: dict[str, str]) -> list[str]:
+    """Overrides that show runs in W&B, if that is asked for."""
+    logger = given.get("logger", "none")
+    if logger not in ("wandb", "none"):
+        raise UserError(LOGGER, f"{COMMAND_LINE}, logger", "write logger=wandb, or leave it out")
+    words = [f"{key}={text}" for key, text in given.items()]
+    if logger == "none":
+        if others := [key for key in given if key != "logger"]:
+            what = f"{others[0]} has no effect, as a race is shown nowhere"
+            raise UserError(what, COMMAND_LINE, f"add logger=wandb, or leave {others[0]} out")
+        return []
+    compose_text(words)  # says what is wrong with a value
+    return words
 
 
 def _part(text: str | None) -> float | None:

@@ -7,6 +7,7 @@ decides it again.
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -102,6 +103,11 @@ class SealedLook:
     correlation: float | None = None
     outcome: str = ""
 
+    @property
+    def run_ids(self) -> list[str]:
+        """Ids of all its runs."""
+        return [run for runs in self.runs.values() for run in runs]
+
 
 @dataclass
 class RaceState:
@@ -132,6 +138,7 @@ class RaceState:
         looks: Looks at the test set.
         looks_wanted: Looks that the budgets are for; 0 where nothing is to be confirmed yet.
         versions: Versions of packages, and ``commit``.
+        shown: How many rounds and looks are shown in W&B.
         schema: Of this file.
     """
 
@@ -158,6 +165,7 @@ class RaceState:
     looks: list[SealedLook] = field(default_factory=list)
     looks_wanted: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+    shown: list[int] = field(default_factory=list)
     schema: int = RACE_SCHEMA
 
     @property
@@ -217,6 +225,24 @@ class RaceState:
         return {name: values for name, values in found.items() if name not in gone and values}
 
     @property
+    def standing(self) -> list[str]:
+        """Methods from the one that stayed longest on, of one round by rank; diverged ones last."""
+        order: dict[str, None] = {}
+        for each in reversed(self.rounds):
+            order |= dict.fromkeys([*each.ranked, *each.survivors])
+        known = list(order or self.costs)
+        return sorted(known, key=lambda name: name in self.diverged)
+
+    @property
+    def block_scores(self) -> dict[str, list[float | None]]:
+        """Scores of all runs of selection by method and block; None of one that diverged."""
+        found: dict[str, list[float | None]] = {name: [] for name in self.standing}
+        for each in self.rounds:
+            for name, values in each.scores.items():
+                found[name].extend(values)
+        return found
+
+    @property
     def selection_spent(self) -> float:
         """Cost of all runs of selection that were planned, in runs of plain training."""
         return math.fsum(
@@ -267,6 +293,29 @@ def read_race(path: Path) -> RaceState | None:
     except (ValueError, TypeError) as error:
         todo = "put it back from a copy; without it the race cannot go on"
         raise UserError(f"the race cannot be read: {error}", str(path), todo) from error
+
+
+def find_races(places: Iterable[Path]) -> list[Path]:
+    """Folders of races at or directly below the given paths.
+
+    Args:
+        places: Folders of races, or of collections of races.
+
+    Returns:
+        Sorted folders that hold the file of a race.
+
+    Raises:
+        UserError: If a path does not exist.
+    """
+    found: dict[Path, Path] = {}  # a folder may be named in several ways
+    for place in places:
+        if not place.is_dir():
+            what = "this is no folder" if place.exists() else "no such folder"
+            raise UserError(what, str(place), "check the name")
+        for folder in (place, *(path.parent for path in place.glob(f"*/{RACE}"))):
+            if (folder / RACE).is_file():
+                found.setdefault(folder.resolve(), folder)
+    return sorted(found.values())
 
 
 def _build(kind: Any, content: dict[str, Any]) -> Any:

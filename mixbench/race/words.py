@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from mixbench.errors import counted
 from mixbench.race.budget import FEWEST_TESTED, next_look, short_time, time_of
 from mixbench.race.halving import PLAIN, Ties, expected_runs, find_ties
 from mixbench.race.state import RaceState, SealedLook
@@ -109,6 +110,11 @@ def verdict_text(state: RaceState) -> str:
             f"{look.winner} is unstable: {lost} of {look.n} runs diverged. No gain is claimed, and "
             f"look {look.k} is used up."
         )
+    if look.outcome == "plain diverged":
+        return (
+            f"Plain training diverged in {look.diverged[PLAIN]} of {look.n} runs: this recipe does "
+            "not carry the comparison."
+        )
     found = look.result
     assert found is not None
     ends = (found.gain, found.low, found.high)
@@ -135,6 +141,31 @@ def verdict_text(state: RaceState) -> str:
     if claim is not None:
         text += f" The claim of look {claim.k} for {claim.winner} stands beside this one."
     return text
+
+
+def answer_texts(state: RaceState) -> list[str]:
+    """What a race says as it stands: its verdict and what stands beside it, or that it goes on.
+
+    Args:
+        state: A race at any stage.
+    """
+    if not state.finished:
+        return [f"This race is not over: {_stage_text(state)}. The same command goes on with it."]
+    if not state.looks:
+        return [chosen_text(state)]
+    return [verdict_text(state), *further_texts(state)]
+
+
+def _stage_text(state: RaceState) -> str:
+    if state.looks and not state.looks[-1].outcome:
+        return (
+            f"look {state.looks[-1].k} is sealed, and no test score is read before its last run "
+            "has ended"
+        )
+    if state.selected:
+        return f"{state.winner} was chosen and is not confirmed yet"
+    done = sum(each.decided for each in state.rounds)
+    return f"{done} of {counted(state.planned_rounds, 'round')} are done"
 
 
 def ties_text(state: RaceState, winner: str) -> str:

@@ -21,11 +21,12 @@ class WandbView(WandbLogger):
     Args:
         view: The run.
         project: Its project.
+        test: Whether scores of the test set are shown.
     """
 
-    def __init__(self, view: View, project: str) -> None:
+    def __init__(self, view: View, project: str, *, test: bool = True) -> None:
         super().__init__(experiment=view.run, project=project, save_dir=view.folder)
-        self.view = view
+        self.view, self.test = view, test
         self._epoch: float | None = None
         view.send(self._define_axes)
 
@@ -34,8 +35,12 @@ class WandbView(WandbLogger):
         del params
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send values with their step and epoch."""
+        """Send values with their step and epoch, without those that nobody may see yet."""
         values = dict(metrics)
+        if not self.test:
+            values = {k: v for k, v in values.items() if not k.startswith("test/")}
+            if not values.keys() - {"epoch"}:
+                return
         self._epoch = values.get("epoch", self._epoch)
         if self._epoch is not None:
             values["epoch"] = self._epoch
@@ -94,6 +99,8 @@ def wandb_logger(
     config: dict[str, Any],
     tags: list[str],
     notes: str,
+    job_type: str = "train",
+    test: bool = True,
 ) -> WandbView | None:
     """The W&B view of a run, to be closed by the caller.
 
@@ -109,6 +116,8 @@ def wandb_logger(
         config: Resolved configuration.
         tags: Tags.
         notes: Notes.
+        job_type: Kind of run.
+        test: Whether scores of the test set are shown.
 
     Returns:
         The logger, or None when disabled.
@@ -118,14 +127,14 @@ def wandb_logger(
         run_id=f"{run_id}-a{attempt}",
         name=run_id,
         group=group,
-        job_type="train",
+        job_type=job_type,
         project=project,
         mode=mode,
         config=config | {"run_id": run_id},
         tags=tags,
         notes=notes,
     )
-    return WandbView(view, project) if view else None
+    return WandbView(view, project, test=test) if view else None
 
 
 def has_view(folder: Path) -> bool:

@@ -392,13 +392,15 @@ class Attempt:
         return wandb_logger(
             self.folder,
             run_id=record.id,
-            group=group_of(record),
+            group=config.wandb.group or group_of(record),
             attempt=len(record.attempts),
             mode=config.wandb.mode,
             project=config.wandb.project,
             config=to_plain(config),
             tags=[record.method, record.data, record.net, record.recipe, *config.run.tags],
             notes=config.run.notes,
+            job_type="train" if config.data.race_fold is None else "selection",
+            test=config.wandb.test,
         )
 
     def _close_view(self) -> None:
@@ -410,6 +412,11 @@ class Attempt:
         for name in PICTURES if done else ():
             if (self.folder / f"{name}.png").exists():
                 self.view.log_image(name, [str(self.folder / f"{name}.png")])
+        tested = self.job.config.wandb.test or not isinstance(self.view, WandbView)
+        if done and not tested:
+            self.view.summarize({"status": record.status})
+            self.view.close(PATIENCE)
+            return
         told = [*marks_of(record), *([] if done else [record.message[:LONGEST_MESSAGE]])]
         health = ", ".join(told) or "sound"
         others = {name: getattr(record, name) for name in ("wall_s", *SPEED)}

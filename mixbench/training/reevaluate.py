@@ -288,7 +288,7 @@ def _show(folder: Path, record: Record, config: RunConfig, scores: dict[str, flo
     line = show_evaluation(
         folder,
         run_id=record.id,
-        group=group_of(record),
+        group=config.wandb.group or group_of(record),
         mode=config.wandb.mode,
         project=config.wandb.project,
         scores=scores,

@@ -491,7 +491,7 @@ TEXTS = {
     *("data.judgements", "eval.human"),
     *("net.weights", "distill", "eval.saliency", "eval.judge", "eval.gaze", "eval.demixer"),
     *("eval.corrupted", "eval.frost"),
-    *("run.dir", "run.notes", "wandb.project"),
+    *("run.dir", "run.notes", "wandb.project", "wandb.group"),
 }
 
 

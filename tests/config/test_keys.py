@@ -320,6 +320,8 @@ ASIDE = {
         "logger=tensorboard", seen=lambda outcome: (outcome.folder / "tensorboard").exists()
     ),
     "wandb.mode": Key("wandb.mode=offline", seen=called("wandb_logger", "mode")),
+    "wandb.group": Key("wandb.group=other", seen=called("wandb_logger", "group")),
+    "wandb.test": Key("wandb.test=false", seen=called("wandb_logger", "test")),
     "wandb.project": Key("wandb.project=other", seen=called("wandb_logger", "project")),
     "recipe": Key("recipe=two", seen=recorded("recipe")),
     "devices": Key("devices=2", seen=own_rows, carried_out=False),

@@ -20,7 +20,8 @@ DRIVER = """
 import sys
 import mixbench.race.start as start
 from mixbench.cli.parser import main
-start._measure = lambda arms, *_: {n: 48.0 * (1.2 if n == "cutmix" else 1.0) for n in arms}
+start.LocalLauncher.measure = lambda *_: []
+start._seconds = lambda arms, *_: {n: 48.0 * (1.2 if n == "cutmix" else 1.0) for n in arms}
 if __name__ == "__main__":
     sys.exit(main(["race", *sys.argv[1:]]))
 """

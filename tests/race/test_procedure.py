@@ -6,7 +6,7 @@ import pytest
 from race_world import COSTS, LARGE, MEDIUM, Killed, Looks, World, begin, mixed_gains, race
 
 from mixbench.errors import RunFailedError, UserError
-from mixbench.race.budget import add_budget, goes_on, parse_time, short_time
+from mixbench.race.budget import add_budget, check_repeated, goes_on, parse_time, short_time
 from mixbench.race.procedure import advance
 from mixbench.race.state import read_race, write_race
 from mixbench.stats.gain import gain_interval
@@ -269,6 +269,30 @@ def test_the_same_command_goes_on_and_another_time_is_refused_while_a_race_is_at
     assert goes_on(state, "40h", None, reopen=False)  # it is shown again, and nothing is spent
     assert not goes_on(state, "+40h", None, reopen=False)
     assert not goes_on(state, "40h", None, reopen=True)
+
+
+def test_words_that_would_do_nothing_are_refused_and_those_of_the_beginning_are_not():
+    state = begin(PRICES, 40, text="4h")
+    check_repeated(state, "now", reopen=False)
+    check_repeated(state, None, reopen=False)
+    with pytest.raises(UserError, match="begun with confirm=now"):
+        check_repeated(state, "later", reopen=False)
+    with pytest.raises(UserError, match="opened again by a time"):
+        check_repeated(state, None, reopen=True)
+    run_through(state)
+    add_budget(state, "400h", 1, None, reopen=True)
+    check_repeated(state, None, reopen=True)  # the command that has opened it, once more
+
+
+def test_the_same_command_goes_on_where_the_test_images_do_not_allow_what_it_asks_for():
+    state = begin(PRICES, 40, confirm="later", text="4h")
+    state.test_images = 150  # which has made the race one that only chooses
+    assert goes_on(state, "4h", "now", reopen=False)
+    check_repeated(state, "now", reopen=False)
+    run_through(state)
+    assert goes_on(state, "4h", "now", reopen=False)
+    with pytest.raises(UserError, match="150 test images are too few"):
+        add_budget(state, "9h", 1, "now", reopen=False)
 
 
 def test_a_sealed_look_cannot_be_given_more_time():

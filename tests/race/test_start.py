@@ -1,11 +1,13 @@
 import pytest
+from race_world import begin
 
 from mixbench.config.names import METHODS
 from mixbench.errors import UserError
 from mixbench.race.defaults import NOT_RACED, RACED
 from mixbench.race.facts import race_facts
 from mixbench.race.levels import LEVELS, LookLevels
-from mixbench.race.start import open_race, parse_request
+from mixbench.race.start import _same_words, open_race, parse_request
+from mixbench.race.state import RACE, write_race
 
 
 def test_every_method_is_raced_by_default_or_has_a_reason_not_to_be():
@@ -54,8 +56,11 @@ def test_all_runs_of_a_method_get_its_words_and_keep_quiet():
         ("seeds=0,1", "gives every run its seed"),
         ("select=val", "chooses on its own folds"),
         ("peek=true", "reads no test score"),
-        ("logger=wandb", "shows no test score"),
-        ("wandb.mode=online", "shows no test score"),
+        ("logger=tensorboard", "keeps test scores back until its last run has ended"),
+        ("wandb.mode=online", "wandb.mode has no effect"),
+        ("logger=wandb wandb.mode=maybe", "wandb.mode"),
+        ("logger=wandb wandb.test=true", "shows no test score"),
+        ("logger=wandb wandb.group=mine", "a group of their own"),
         ("data.race_fold=0/5", "one fold after the other"),
         ("net=resnet18,resnet50", "one net"),
         ("data=folder data.root=x data.folds=3", "which fold is the test set"),
@@ -108,6 +113,18 @@ def test_levels_count_looks_of_one_question_and_forget_nothing(tmp_path):
     assert LookLevels(tmp_path, "test", "other question").take("race-c", 1) == 1
     assert LookLevels(tmp_path, "other test", "question").take("race-d", 1) == 1
     assert LookLevels(tmp_path, "test", "x").races() == ["race-a", "race-b", "race-c"]
+
+
+def test_a_race_with_the_same_words_on_other_data_is_named(tmp_path):
+    for name, words in (("race-a", ["data=folder"]), ("race-b", ["data=digits"])):
+        (tmp_path / name).mkdir()
+        state = begin({"erm": 1.0, "a": 1.0, "b": 1.0}, 20)
+        state.id, state.words = name, words
+        write_race(tmp_path / name / RACE, state)
+    (tmp_path / "race-c").mkdir()
+    (tmp_path / "race-c" / RACE).write_text("{")
+    assert _same_words(tmp_path, ["data=folder"], "race-new") == ["race-a"]
+    assert _same_words(tmp_path, ["data=folder"], "race-a") == []
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"looks": [{"k": "1"}]}', '{"looks": [3]}', "[]"])

@@ -19,6 +19,7 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
+from wandb_file import history, opened, stored, summary
 
 from mixbench import compose, run
 from mixbench.errors import RunFailedError, UserError
@@ -102,47 +103,6 @@ def open_logger(folder, mode=None, run_id="mixup-digits-s0", attempt=1, **change
     values = {"project": "mixbench", "config": {"lr": 0.1}, "tags": [], "notes": ""}
     values |= {"group": "mixup-digits"} | changes
     return wandb_logger(folder, run_id=run_id, attempt=attempt, mode=mode, **values)
-
-
-def stored(folder: Path, pattern: str = "offline-run-*"):
-    """Records of the only W&B run below a folder; W&B itself offers no reader.
-
-    The file is a LevelDB log: after 7 bytes, blocks of 32 KiB with chunks of checksum (4 bytes),
-    length (2), kind (1: whole, 2: first, 3: middle, 4: last) and content.
-    """
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (path,) = (folder / "wandb").glob(f"{pattern}/*.wandb")
-    deadline = time.monotonic() + 20  # W&B's process writes the end behind the back of the run
-    while True:
-        content, at, parts, found = path.read_bytes(), 7, b"", []
-        while at + 7 <= len(content):
-            if 32768 - at % 32768 < 7:
-                at += 32768 - at % 32768
-                continue
-            length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
-            if at + 7 + length > len(content):
-                break  # caught while it was being written
-            parts += content[at + 7 : at + 7 + length]
-            at += 7 + length
-            if kind in (1, 4):
-                found.append(Record.FromString(parts))
-                parts = b""
-        if any(record.HasField("exit") for record in found) or time.monotonic() > deadline:
-            return found
-        time.sleep(0.05)
-
-
-def history(records) -> list[dict]:
-    return [
-        {(i.key or ".".join(i.nested_key)): json.loads(i.value_json) for i in r.history.item}
-        for r in records
-        if r.HasField("history")
-    ]
-
-
-def opened(records):
-    return next(r.run for r in records if r.HasField("run"))
 
 
 def test_an_offline_run_holds_curves_by_step_and_epoch_and_the_configuration(tmp_path, lines):
@@ -583,13 +543,10 @@ def test_a_run_shows_its_rate_its_score_by_epoch_and_how_it_ended(tmp_path):
     assert [row["epoch"] for row in rows if "val/top1" in row] == [0, 1]
     axes = {r.metric.glob_name: r.metric.step_metric for r in records if r.HasField("metric")}
     assert axes["val/*"] == "epoch"
-    summary = {}
-    for found in records:
-        if found.HasField("summary"):
-            summary |= {item.key: json.loads(item.value_json) for item in found.summary.update}
-    assert summary["status"] == "done"
-    assert "few steps" in summary["health"]
-    assert summary.items() >= record.metrics.items()
+    found = summary(records)
+    assert found["status"] == "done"
+    assert "few steps" in found["health"]
+    assert found.items() >= record.metrics.items()
 
 
 def test_a_run_that_failed_says_so_in_its_summary(tmp_path):
@@ -598,8 +555,7 @@ def test_a_run_that_failed_says_so_in_its_summary(tmp_path):
     with pytest.raises(RunFailedError):
         run(compose(words))
     (folder,) = tmp_path.glob("erm-*")
-    items = [item for r in stored(folder) if r.HasField("summary") for item in r.summary.update]
-    found = {item.key: json.loads(item.value_json) for item in items}
+    found = summary(stored(folder))
     assert found["status"] == "diverged"
     assert "few steps" in found["health"]
     assert "not finite" in found["health"]

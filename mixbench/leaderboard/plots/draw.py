@@ -2,13 +2,13 @@
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixbench.errors import UserError, near_match
-from mixbench.leaderboard.plots.kinds import KINDS
+from mixbench.leaderboard.plots.kinds import ALL_KINDS, KINDS
 from mixbench.leaderboard.plots.panels import reference_of
 from mixbench.leaderboard.plots.style import COLUMN, PAGE, style
 from mixbench.leaderboard.rows import Group, Leaderboard, Row, build_leaderboard, find_runs
@@ -68,11 +68,11 @@ def plot(
     output: str | Path | None = None,
     **options: Any,
 ) -> "Figure":
-    """Draw a plot of finished runs.
+    """Draw a plot of finished runs, or of a race.
 
     Args:
-        kind: One of :data:`KINDS`, such as ``leaderboard`` or ``forest``.
-        runs: Folders of runs, or folders that hold such; None for the folder of all runs.
+        kind: One of :data:`ALL_KINDS`, such as ``leaderboard`` or ``forest``.
+        runs: Folders of runs or races, or folders that hold such; None for the folder of all runs.
         output: File to write, whose name ends in .svg, .pdf or .png; None for no file.
         options: As of :func:`draw`.
 
@@ -84,14 +84,48 @@ def plot(
     """
     from mixbench.leaderboard.plots.export import check_target, save
 
-    KINDS.check(kind, f"plot {kind}")
+    ALL_KINDS.check(kind, f"plot {kind}")
     if output is not None:
         check_target(Path(output))
     named = [runs_folder()] if runs is None else [runs] if isinstance(runs, str | Path) else runs
-    figure = draw(kind, build_leaderboard(find_runs(map(Path, named))), **options)
+    places = [Path(place) for place in named]
+    if kind in KINDS.table:
+        figure = draw(kind, build_leaderboard(find_runs(places)), **options)
+    else:
+        figure = draw_files(kind, places, **options)
     if output is not None:
         save(figure, Path(output))
     return figure
+
+
+def draw_files(
+    kind: str,
+    places: Sequence[Path],
+    *,
+    width: float | str = COLUMN,
+    title: bool = True,
+    **options: Any,
+) -> "Figure":
+    """Draw a plot of other files than a table of runs.
+
+    Args:
+        kind: One of :data:`ALL_KINDS` that is none of :data:`KINDS`.
+        places: Folders that hold the files, or folders of such.
+        width: As for :func:`draw`.
+        title: As for :func:`draw`.
+        options: Of the kind.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UserError: As for :func:`draw`.
+    """
+    inches = check_width(width)
+    with style():  # which is what tells that Matplotlib is missing
+        function = ALL_KINDS.get(kind)
+        _check_options(kind, options, ("title",))
+        return function(places, width=inches, title=title, **options)
 
 
 def check_width(width: float | str) -> float:
@@ -119,17 +153,19 @@ def check_width(width: float | str) -> float:
 
 def options_of(kind: str) -> list[str]:
     """Names of the options that a kind of plot takes."""
-    return [name for name in inspect.signature(KINDS.get(kind)).parameters if name != "board"]
+    return [*inspect.signature(ALL_KINDS.get(kind)).parameters][1:]
 
 
-def _check_options(kind: str, options: dict[str, Any]) -> None:
+def _check_options(
+    kind: str, options: dict[str, Any], common: Sequence[str] = ("rows", "title")
+) -> None:
     taken = options_of(kind)
     for name in options:
         if name not in taken:
             hint = near_match(name, taken)
             what = f"this plot has no option {name!r}" + (f"; {hint}" if hint else "")
             own = [word for word in taken if word not in ("width", "title")]
-            raise UserError(what, f"plot {kind}", f"it takes {', '.join(['rows', 'title', *own])}")
+            raise UserError(what, f"plot {kind}", f"it takes {', '.join([*common, *own])}")
 
 
 def _only(board: Leaderboard, kind: str, names: list[str]) -> Leaderboard:

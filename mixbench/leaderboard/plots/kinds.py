@@ -20,7 +20,15 @@ _KINDS = {
     "harm": ("harm:draw_harm", "change of accuracy by class against the reference"),
     "winmatrix": ("winmatrix:draw_winmatrix", "each row against each other one"),
 }
-SHOWN = {name: text for name, (_, text) in _KINDS.items()}
+# Those that are drawn from other files than a table of runs.
+_OF_FILES = {
+    "race": (
+        "mixbench.race.plot:draw_races",
+        "scores of a race on its hold-outs, ties by cost, and the interval of each look",
+    ),
+}
+SHOWN = {name: text for name, (_, text) in (_KINDS | _OF_FILES).items()}
 KINDS = Registry(
     "plot", {name: f"mixbench.leaderboard.plots.{place}" for name, (place, _) in _KINDS.items()}
 )
+ALL_KINDS = Registry("plot", KINDS.table | {name: place for name, (place, _) in _OF_FILES.items()})

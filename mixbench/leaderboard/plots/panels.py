@@ -92,20 +92,31 @@ def assemble(
         )
     titles = [_title(panel, board) if title else panel.title for panel in panels]
     below = [*notes, *_smoke_tests([panel.group for panel in panels])]
-    figure, parts = _stack(width, [panel.height for panel in panels], titles, below, legend or {})
+    figure, parts = stack(width, [panel.height for panel in panels], titles, below, legend or {})
     for panel, part in zip(panels, parts, strict=True):
         panel.draw(part)
     return figure
 
 
-def _stack(
+def stack(
     width: float,
     heights: Sequence[float],
     titles: Sequence[str],
     notes: Sequence[str],
     legend: Mapping[str, Look],
 ) -> "tuple[Figure, list[SubFigure]]":
-    """An empty figure, and its parts from top to bottom."""
+    """An empty figure, and its parts from top to bottom.
+
+    Args:
+        width: Inches.
+        heights: Inches of each part without its title.
+        titles: Above each part; empty for none.
+        notes: Sentences below all parts.
+        legend: Looks by label, between parts and notes.
+
+    Returns:
+        The figure and its parts.
+    """
     room = 0.97 * width - 2 * MARGIN  # letters of a picture are a little wider
     heads = [wrapped(title, room, NORMAL, most=2) for title in titles]
     whole = [high + LINE * 1.15 * len(head) for high, head in zip(heights, heads, strict=True)]

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,19 +58,65 @@ class PagePlot:
     gap: str = ""
 
 
-def write_report(board: Leaderboard, folders: Iterable[Path], output: Path) -> list[str]:
+@dataclass(frozen=True)
+class PageTable:
+    """A table of plain text; without lines it is not shown.
+
+    Attributes:
+        title: Above it.
+        header: Names of its columns.
+        lines: Cells by row; the first names the row.
+        note: A few sentences below it; may be empty.
+    """
+
+    title: str
+    header: list[str]
+    lines: list[list[str]]
+    note: str
+
+
+@dataclass(frozen=True)
+class PageSection:
+    """A part of the page that is no table of runs.
+
+    Attributes:
+        heading: Above it.
+        facts: What it is about, in one line.
+        verdict: Its answer.
+        notes: Sentences that stand beside it.
+        plots: Drawings.
+        tables: What the answer rests on.
+        details: Where it comes from, by name.
+    """
+
+    heading: str
+    facts: str
+    verdict: str
+    notes: list[str]
+    plots: list[PagePlot]
+    tables: list[PageTable]
+    details: list[tuple[str, str]]
+
+
+def write_report(
+    board: Leaderboard,
+    folders: Iterable[Path],
+    output: Path,
+    parts: Sequence[PageSection] = (),
+) -> list[str]:
     """Write the report of runs as one HTML file; a file of that name is replaced.
 
     Args:
         board: Their leaderboard.
         folders: Folders of all runs that it is about, the unfinished ones among them.
         output: The file; its folder must exist.
+        parts: What stands in front of the tables of runs.
 
     Returns:
         Sentences on what the page lacks as a whole.
     """
     gap = _plots_gap()
-    write_text(output, page(gather(board, folders), gap))
+    write_text(output, page(gather(board, folders), gap, parts))
     return [gap] if gap else []
 
 
@@ -83,12 +129,13 @@ def _plots_gap() -> str:
         return f"The page has no plots, as {error.what}: {error.todo}."
 
 
-def page(report: Report, plots_gap: str = "") -> str:
+def page(report: Report, plots_gap: str = "", parts: Sequence[PageSection] = ()) -> str:
     """The page of a report.
 
     Args:
         report: What it shows.
         plots_gap: Why it has no plots, in a sentence; with plots if empty.
+        parts: What stands in front of the tables of runs.
 
     Returns:
         HTML.
@@ -102,9 +149,10 @@ def page(report: Report, plots_gap: str = "") -> str:
         .get_template("template.html")
         .render(
             report=report,
-            title=_title(groups),
+            parts=parts,
+            title=_title(groups, parts),
             headings=_headings(groups),
-            told=_told(report),
+            told=_told(report, parts),
             made=f"Made with mixbench {__version__} on {made}.",
             plots=[[] if plots_gap else list(_plots(group)) for group in groups],
             plots_gap=plots_gap,
@@ -175,16 +223,20 @@ def _plots(group: Group) -> Iterator[PagePlot]:
             yield PagePlot(title, caption, Markup(drawing))
 
 
-def _title(groups: list[Group]) -> str:
+def _title(groups: list[Group], parts: Sequence[PageSection]) -> str:
     names = list(dict.fromkeys(group.data for group in groups))
+    if not names and len(parts) == 1:
+        return parts[0].heading
     if not names:
         return "Report of runs"
     few = names if len(names) <= 3 else [*names[:2], f"{len(names) - 2} other data sets"]
     return f"Mixup methods on {', '.join(few)}"
 
 
-def _told(report: Report) -> str:
+def _told(report: Report, parts: Sequence[PageSection]) -> str:
     """How many runs the page is about."""
+    if parts and not report.count:
+        return ""
     text = f"{counted(report.averaged, 'run')} in {counted(len(report.sections), 'table')}"
     others = report.count - report.averaged
     return f"{text}, {counted(others, 'run')} in none" if others else text
