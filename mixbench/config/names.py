@@ -12,6 +12,10 @@ _METHODS = {
         "mixbench.methods.alignmix.alignmix:AlignMix",
         "Move feature maps to their partners' layout, then mix",
     ),
+    "attentivemix": (
+        "mixbench.methods.attentivemix:AttentiveMix",
+        "Keep the most attended cells of an image, and show its partner elsewhere",
+    ),
     "augmix": (
         "mixbench.methods.augmix:AugMix",
         "Mix images with augmented versions of themselves, and tie the predictions",

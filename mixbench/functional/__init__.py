@@ -11,6 +11,7 @@ from mixbench.functional.align import (
     alignmix,
     draw_side,
 )
+from mixbench.functional.attentivemix import attended_cells, attentivemix
 from mixbench.functional.augmix import (
     Chains,
     ChainViews,
@@ -148,8 +149,10 @@ __all__ = [
     "alignment_cancels",
     "alignmix",
     "apply_ops",
+    "attended_cells",
     "attention_lam",
     "attention_mass",
+    "attentivemix",
     "augmix",
     "bc",
     "bc_plus_lam",

@@ -27,6 +27,7 @@ RACED = {
 # another task than plain training's.
 NOT_RACED = {
     "augmix": "three views of each image cost as much as three methods",
+    "attentivemix": "keeps the cells that another network attends to, which costs a pass of it",
     "automix": "masks that are learned along the way double the cost",
     "samix": "masks that are learned along the way by a larger mixer cost the most",
     "gridmix": "a pasted grid, which no published code of its authors confirms",

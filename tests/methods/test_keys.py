@@ -159,6 +159,11 @@ MASKS = {
     "per_sample": Key("true"),
     "partner": Key("roll"),
 }
+FOUND_MAPS = {
+    "saliency": Key("input_grad"),
+    "teacher_ckpt": Key("erm.ckpt"),
+    "prob": Key("0"),
+}
 SEVERAL = "data=several"  # labels per image
 SPLICES = {
     "grids": Key("[2x2]", SEVERAL),
@@ -203,6 +208,14 @@ KEYS = {
         "partner": Key("roll"),
         "box_rule": Key("inside"),
         "minmax": Key("[0.2,0.4]"),
+    },
+    "attentivemix": FOUND_MAPS
+    | {
+        "top_k": Key("9"),
+        "grid": Key("3"),
+        "alpha": Key("0.1", "method.top_k=0"),
+        "per_sample": Key("true", "method.top_k=0"),
+        "partner": Key("roll"),
     },
     "fmix": MASKS
     | {

@@ -18,6 +18,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"plan": "shuffled"},
         {"ae": True, "ae_clean": 1.0},
     ],
+    "attentivemix": [
+        {"top_k": 0, "per_sample": True, "partner": "derange"},
+        {"top_k": 3, "grid": 5, "saliency": "loss_grad", "prob": 0.5},
+    ],
     "augmix": [{"no_jsd": True}, {"all_ops": True, "depth": 4, "width": 1, "severity": 10.0}],
     "automix": [{"lam_concat": True}, {"switch_off": 0.0}],
     "samix": [

@@ -137,6 +137,7 @@ def test_a_run_that_is_told_to_stop_ends_as_if_it_had_not_been(
 RESUMED = [
     "alignmix",
     "alignmix method.ae=true",
+    "attentivemix method.top_k=0 precision=bf16",
     "augmix",
     "augmix method.backend=pil data.flip=true data.workers=2",
     "automix",
