@@ -45,6 +45,7 @@ OPERATIONS = {
     "attentivemix": lambda x, targets, **options: mf.attentivemix(
         x, targets, x[:, 0, ::4, ::4], **options
     ),
+    "guidedmixup": mf.guidedmixup,
     "smoothmix": mf.smoothmix,
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),

@@ -56,6 +56,10 @@ _METHODS = {
         "mixbench.methods.gridmix:GridMix",
         "Paste the partner image through the holes of a grid",
     ),
+    "guidedmixup": (
+        "mixbench.methods.guidedmixup:GuidedMixup",
+        "Mix each pixel by the saliency of both images, in pairs that look at other places",
+    ),
     "hmix": (
         "mixbench.methods.hmix:HMix",
         "Mix by any method, and label by what people see in such mixtures",

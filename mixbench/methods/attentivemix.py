@@ -28,7 +28,7 @@ class AttentiveMix(MapMix):
     one that is trained, and ``teacher_ckpt`` gives another. Which of equal cells are kept is not
     defined there; here it is the first. Where cells differ in size the label follows the pixels.
     ``top_k: 0`` is AttentiveMix+ of OpenMixup, whose share is drawn. ``saliency`` of other kinds,
-    ``per_sample``, ``partner`` and ``prob`` are additions.
+    ``per_sample``, ``partner``, ``prob`` and ``loss`` are additions.
     Cost: 1.4, one more pass of the network without a gradient.
     """
 
@@ -77,9 +77,9 @@ class AttentiveMix(MapMix):
         @property
         def fidelity(self) -> str:
             """Of the paper as long as another network attends and no addition is used."""
-            plain = self.partner == "random" and self.prob == 1 and self.top_k > 0
+            plain = self.partner == "random" and self.prob == 1 and self.loss == "ce"
             mean = self.saliency in ("auto", "mean") and self.teacher_ckpt is not None
-            return "paper" if plain and mean else "variant"
+            return "paper" if plain and mean and self.top_k > 0 else "variant"
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix the batch, or with probability ``1 - prob`` leave it; ``maps`` may be given."""

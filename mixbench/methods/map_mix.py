@@ -14,6 +14,7 @@ from mixbench.nn.saliency_kinds import TeacherSaliency, chosen_kind, find_maps
 from mixbench.records.weights import load_network
 
 MAP_KINDS = ("auto", "attention", "cam", "norm", "mean", "input_grad", "loss_grad", "spectral")
+MAP_LOSSES = ("ce", "bce_softmax")
 
 
 class MapMix(Method):
@@ -38,6 +39,9 @@ class MapMix(Method):
             "that is trained",
         )
         prob: float = setting(1.0, "share of batches mixed", within=(0, 1), official=1.0)
+        loss: str = setting(
+            "ce", "the gradients of bce_softmax are K/2 to K times smaller", one_of=MAP_LOSSES
+        )
 
         @property
         def requires(self) -> frozenset[str]:
@@ -55,6 +59,17 @@ class MapMix(Method):
         else:
             classes = self.info.num_classes
             self.kind = chosen_kind(self.kind, net, classes, "", prefer=self.prefer)
+
+    @classmethod
+    def tasks_with(cls, config: Any) -> frozenset[str]:
+        """Only one label per image with ``bce_softmax``, whose targets sum to 1."""
+        return cls.tasks if config.loss == "ce" else frozenset({"multiclass"})
+
+    def loss(self, logits: Tensor, mixed: mf.Mixed) -> Tensor:
+        """Cross-entropy, or the binary one of the softmax, as ``method.loss`` says."""
+        if self.config.loss == "ce":
+            return self.task.criterion(logits, mixed.targets)
+        return mf.softmax_binary_cross_entropy(logits, mixed.targets)
 
     def find_saliency(self, x: Tensor, targets: Tensor) -> Tensor:
         """Maps (B, h, w) of normalised images (B, C, H, W), without a gradient."""

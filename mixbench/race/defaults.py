@@ -17,6 +17,7 @@ RACED = {
     "fmix": "masks of irregular form, from the low frequencies of noise",
     "resizemix": "the whole partner in a small box, so that no object is cut",
     "saliencymix": "the pasted box where the partner shows most",
+    "guidedmixup": "each pixel by the saliency of both images, at no cost",
     "alignmix": "features that are aligned before they are mixed",
     "transmix": "CutMix labelled by attention, for transformers",
     "tlalign": "CutMix labelled by aligned tokens, for transformers",

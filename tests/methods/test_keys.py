@@ -160,9 +160,10 @@ MASKS = {
     "partner": Key("roll"),
 }
 FOUND_MAPS = {
-    "saliency": Key("input_grad"),
+    "saliency": Key("input_grad", "method.prob=1"),
     "teacher_ckpt": Key("erm.ckpt"),
     "prob": Key("0"),
+    "loss": Key("bce_softmax"),
 }
 SEVERAL = "data=several"  # labels per image
 SPLICES = {
@@ -230,6 +231,12 @@ KEYS = {
         "cut_area": Key("[0.2,0.2]"),
         "cut_aspect": Key("[1,1]"),
         "official": Key("true", "method.cut_area=[1,1] method.cut_aspect=[4,4]"),
+    },
+    "guidedmixup": FOUND_MAPS
+    | {
+        "teacher_ckpt": Key("erm.ckpt", "method.saliency=loss_grad method.prob=1"),
+        "pairing": Key("random", "method.prob=1"),
+        "part": Key("2", "method.prob=1"),
     },
     "resizemix": MASKS
     | {

@@ -98,3 +98,25 @@ def test_the_mean_of_a_feature_map_ranks_cells_and_attention_on_a_transformer():
 def test_more_cells_than_the_grid_has_are_refused():
     with pytest.raises(ValueError, match="exceeds the 4 cells"):
         METHODS.get("attentivemix").Config(top_k=6, grid=2)
+
+
+def test_guidedmixup_mixes_by_the_images_or_by_the_gradient_of_the_loss():
+    x, targets = sample_batch()
+    method = made("guidedmixup", prob=1.0)
+    assert torch.equal(method.mix(x, targets).x, mf.guidedmixup(x, targets).x)
+    method = made("guidedmixup", prob=1.0, saliency="loss_grad")
+    maps = find_maps(method.net, "loss_grad", x, targets.argmax(1))
+    assert torch.equal(method.mix(x, targets).x, mf.guidedmixup(x, targets, maps).x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_of_the_authors_is_the_binary_one_of_the_softmax(name):
+    x, targets = sample_batch()
+    losses = {kind: made(name, loss=kind, prob=1.0) for kind in ("ce", "bce_softmax")}
+    mixed = losses["ce"].mix(x, targets)
+    logits = torch.randn(len(x), targets.shape[1])
+    found = {kind: method.loss(logits, mixed) for kind, method in losses.items()}
+    torch.testing.assert_close(found["ce"], mf.soft_cross_entropy(logits, mixed.targets))
+    binary = torch.nn.functional.binary_cross_entropy(logits.softmax(1), mixed.targets)
+    torch.testing.assert_close(found["bce_softmax"], binary)
+    assert losses["bce_softmax"].tasks_with(losses["bce_softmax"].config) == {"multiclass"}

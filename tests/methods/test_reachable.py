@@ -29,8 +29,8 @@ EXCEED = {
         "The operation solves a transport problem in three files, and clean steps train a decoder.",
     ),
     "attentivemix": (
-        10,
-        520,
+        11,
+        580,
         "Kinds of maps, a teacher that gives them, and the pass that leaves no trace.",
     ),
     "automix": (
@@ -47,6 +47,11 @@ EXCEED = {
         7,
         830,
         "Two networks play against each other, and the test searches for latent vectors.",
+    ),
+    "guidedmixup": (
+        11,
+        650,
+        "Kinds of maps, a teacher that gives them, and the pass that leaves no trace.",
     ),
     "moco": (
         9,
@@ -72,7 +77,7 @@ EXCEED = {
     "tlalign": (7, 530, "A batch is pasted or interpolated, so that both operations are read."),
     "transformmix_recon": (
         10,
-        780,
+        770,
         "Two networks of a module, five kinds of maps, and a teacher that gives them.",
     ),
     "transformmix_search": (

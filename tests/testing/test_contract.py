@@ -67,6 +67,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"saliency": "input_grad", "per_sample": True},
         {"saliency": "spectral"},
     ],
+    "guidedmixup": [
+        {"saliency": "loss_grad", "prob": 1.0, "loss": "bce_softmax"},
+        {"pairing": "random", "saliency": "cam"},
+        {"part": 2, "prob": 1.0},
+    ],
     "smoothmix": [{"per_sample": True, "spread": [0.01, 3.0]}, {"official": True, "prob": 0.5}],
     "bc": [{"plus": True}],
     "manifoldmixup": [{"layers": [0, -1]}, {"loss": "bce_softmax"}],

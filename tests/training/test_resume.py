@@ -147,6 +147,7 @@ RESUMED = [
     "hmix method.mode=fixed method.rule=per_annotator data.judgements=judged.npz data.workers=2",
     "fmix method.per_sample=true precision=bf16",
     "gridmix method.per_sample=true",
+    "guidedmixup method.saliency=loss_grad",
     "manifoldmixup",
     "mixup",
     "mixup2",
