@@ -42,6 +42,10 @@ OPERATIONS = {
     "saliencymix": lambda x, targets, **options: mf.saliencymix(
         x, targets, mf.fine_grained_saliency(x[:1].sigmoid()), **options
     ),
+    "attentivemix": lambda x, targets, **options: mf.attentivemix(
+        x, targets, x[:, 0, ::4, ::4], **options
+    ),
+    "guidedmixup": mf.guidedmixup,
     "smoothmix": mf.smoothmix,
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),

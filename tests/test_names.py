@@ -19,6 +19,7 @@ ACCEPTED = {
     "compare": "of two rows, and of a row with a published figure",
     "BC": "the method, and its operation as a module",
     "CutMix": "the method, and its operation as a module",
+    "GuidedMixup": "the method, and its operation as a module",
     "Mixup": "the method, and its operation as a module",
     "SpliceMix": "the method, and its operation as a module",
     "Contrast": "a method's loss, and a difference of two means",

@@ -12,6 +12,10 @@ _METHODS = {
         "mixbench.methods.alignmix.alignmix:AlignMix",
         "Move feature maps to their partners' layout, then mix",
     ),
+    "attentivemix": (
+        "mixbench.methods.attentivemix:AttentiveMix",
+        "Keep the most attended cells of an image, and show its partner elsewhere",
+    ),
     "augmix": (
         "mixbench.methods.augmix:AugMix",
         "Mix images with augmented versions of themselves, and tie the predictions",
@@ -51,6 +55,10 @@ _METHODS = {
     "gridmix": (
         "mixbench.methods.gridmix:GridMix",
         "Paste the partner image through the holes of a grid",
+    ),
+    "guidedmixup": (
+        "mixbench.methods.guidedmixup:GuidedMixup",
+        "Mix each pixel by the saliency of both images, in pairs that look at other places",
     ),
     "hmix": (
         "mixbench.methods.hmix:HMix",

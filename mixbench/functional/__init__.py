@@ -11,6 +11,7 @@ from mixbench.functional.align import (
     alignmix,
     draw_side,
 )
+from mixbench.functional.attentivemix import attended_cells, attentivemix
 from mixbench.functional.augmix import (
     Chains,
     ChainViews,
@@ -47,6 +48,13 @@ from mixbench.functional.gan import (
     r1_penalty,
 )
 from mixbench.functional.gridmix import HoleGrid, draw_hole_grid, gridmix, hole_mask
+from mixbench.functional.guidedmixup import (
+    greedy_pairing,
+    guidedmixup,
+    normalized_saliency,
+    residual_saliency,
+    saliency_distance,
+)
 from mixbench.functional.image_ops import OPERATIONS, apply_ops, op_values
 from mixbench.functional.latent_search import Recovered, draw_starts, latent_search
 from mixbench.functional.losses import soft_binary_cross_entropy, soft_cross_entropy, soft_kl
@@ -62,7 +70,7 @@ from mixbench.functional.maskmix import (
 )
 from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
 from mixbench.functional.mixup import even_shares, mixup
-from mixbench.functional.modules import BC, CutMix, InputMix, Mixup, SpliceMix
+from mixbench.functional.modules import BC, CutMix, GuidedMixup, InputMix, Mixup, SpliceMix
 from mixbench.functional.observations import line_image, wave_image
 from mixbench.functional.ratings import LabelMap, rated_lam, relabel, smooth_label, top2_clamp
 from mixbench.functional.resizemix import (
@@ -130,6 +138,7 @@ __all__ = [
     "ChainViews",
     "Chains",
     "CutMix",
+    "GuidedMixup",
     "HoleGrid",
     "InputMix",
     "LabelMap",
@@ -148,8 +157,10 @@ __all__ = [
     "alignment_cancels",
     "alignmix",
     "apply_ops",
+    "attended_cells",
     "attention_lam",
     "attention_mass",
+    "attentivemix",
     "augmix",
     "bc",
     "bc_plus_lam",
@@ -181,7 +192,9 @@ __all__ = [
     "fine_grained_saliency",
     "fmix",
     "generator_loss",
+    "greedy_pairing",
     "gridmix",
+    "guidedmixup",
     "hole_mask",
     "info_nce",
     "join_windows",
@@ -202,6 +215,7 @@ __all__ = [
     "mixed_info_nce",
     "mixup",
     "most_attended",
+    "normalized_saliency",
     "one_hot",
     "op_values",
     "pair_cross_entropy",
@@ -222,10 +236,12 @@ __all__ = [
     "rectangle_mask",
     "relabel",
     "rescale_lam",
+    "residual_saliency",
     "resize_box",
     "resize_maps",
     "resize_shares",
     "resizemix",
+    "saliency_distance",
     "saliency_peak",
     "saliencymix",
     "scaled_saliency",

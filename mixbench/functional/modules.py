@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from mixbench.functional.bc import bc
 from mixbench.functional.cutmix import cutmix
 from mixbench.functional.draws import Switch
+from mixbench.functional.guidedmixup import guidedmixup
 from mixbench.functional.mixed import Mixed, mix_targets, one_hot
 from mixbench.functional.mixup import mixup
 from mixbench.functional.splicemix import splicemix
@@ -284,6 +285,38 @@ class BC(InputMix):
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> Mixed:
         """Mix one stack of images."""
         return bc(x, targets, plus=self.plus, prob=self.prob, **decisions)
+
+
+class GuidedMixup(InputMix):
+    """GuidedMixup by the images' own saliency; see :func:`mixbench.functional.guidedmixup`.
+
+    Args:
+        pairing: ``greedy``, images that look at other places, or ``random``.
+        part: Rows that are paired among themselves; None for the whole batch.
+        num_classes: As of :class:`InputMix`.
+        smoothing: As of :class:`InputMix`.
+        prob: As of :class:`InputMix`; the authors' is 0.5.
+    """
+
+    def __init__(
+        self,
+        *,
+        pairing: str = "greedy",
+        part: int | None = None,
+        num_classes: int | Sequence[int] | Mapping[Any, int] | None = None,
+        smoothing: float = 0.0,
+        prob: float = 1.0,
+    ) -> None:
+        super().__init__(num_classes=num_classes, smoothing=smoothing, prob=prob)
+        self.pairing, self.part = pairing, part
+
+    def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> Mixed:
+        """Mix one stack of images."""
+        return guidedmixup(x, targets, pairing=self.pairing, part=self.part, **decisions)
+
+    def decisions(self, mixed: Mixed) -> dict[str, Any]:
+        """Masks and partners."""
+        return {"mask": mixed.aux, "perm": mixed.perm}
 
 
 class SpliceMix(InputMix):

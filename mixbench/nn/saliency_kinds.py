@@ -1,17 +1,24 @@
 """Kinds of saliency maps that methods read: of a network, or of the images alone."""
 
+import logging
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from mixbench.config.schema import DataInfo
 from mixbench.errors import UserError
-from mixbench.nn.saliency import has_class_map, saliency_map
-from mixbench.nn.teacher import frozen_eval
+from mixbench.nn.saliency import has_class_map, resize_images, saliency_map
+from mixbench.nn.teacher import UnregisteredModule, frozen_eval
+
+log = logging.getLogger("mixbench")
+LEAST_CELLS = 4
 
 
-def chosen_kind(kind: str, net: Any, num_classes: int | None, where: str) -> str:
+def chosen_kind(
+    kind: str, net: Any, num_classes: int | None, where: str, *, prefer: str = ""
+) -> str:
     """The kind of map that a network gives.
 
     Args:
@@ -19,6 +26,7 @@ def chosen_kind(kind: str, net: Any, num_classes: int | None, where: str) -> str
         net: The network.
         num_classes: Classes of the data; None if they are others than those of the network.
         where: Config key and value for the message.
+        prefer: Kind that ``auto`` is where the network gives it.
 
     Returns:
         The kind, ``auto`` resolved.
@@ -29,10 +37,11 @@ def chosen_kind(kind: str, net: Any, num_classes: int | None, where: str) -> str
     provides = getattr(net, "provides", frozenset())
     classes, attention = has_class_map(net, num_classes or 0), "attention" in provides
     able = {"attention": attention, "cam": classes, "norm": "maps" in provides, "spectral": True}
+    able["mean"] = {"maps", "stages"} <= provides
     if kind == "auto":
-        return next(name for name, can in able.items() if can)
+        return next(name for name in (prefer, *able) if able.get(name))
     known = getattr(getattr(getattr(net, "head", None), "fc", None), "weight", None)
-    able["input_grad"] = known is not None and len(known) == num_classes
+    able["input_grad"] = able["loss_grad"] = known is not None and len(known) == num_classes
     if not able[kind]:
         count = "no" if known is None else len(known)
         wanted = "other" if num_classes is None else num_classes
@@ -60,22 +69,33 @@ def find_maps(net: Any, kind: str, x: Tensor, y: Tensor) -> Tensor:
         x = x.float()
         if kind == "spectral":
             return spectral_residual(x)
-        if kind == "input_grad":
-            return pixel_gradient(net, x, y)
-        return feature_norm(net, x) if kind == "norm" else saliency_map(net, x, y)[1].float()
+        if kind in GRADIENTS:
+            return GRADIENTS[kind](net, x, y)
+        if kind == "norm":
+            h = net.head.norm(net.forward_stages(x)).float()
+            return torch.linalg.vector_norm(h, dim=1)
+        return feature_mean(net, x) if kind == "mean" else saliency_map(net, x, y)[1].float()
 
 
-def feature_norm(net: Any, x: Tensor) -> Tensor:
-    """How strongly the last feature map answers at each place, whatever the classes.
+def feature_mean(net: Any, x: Tensor) -> Tensor:
+    """Mean over channels of the last layer that has ``LEAST_CELLS`` cells a side.
+
+    Small images have fewer on the last layers, of which one cell would tell nothing.
 
     Args:
-        net: A network that provides maps.
+        net: A network that provides maps and stages.
         x: (B, C, H, W) normalised images.
 
     Returns:
-        (B, h, w) Euclidean norm over channels.
+        (B, h, w) mean; of the last layer after its normalisation.
     """
-    return torch.linalg.vector_norm(net.head.norm(net.forward_stages(x)).float(), dim=1)
+    h = net.forward_stages(x, stop=1)
+    for layer in range(1, len(net.stages)):
+        deeper = net.forward_stages(h, start=layer, stop=layer + 1)
+        if min(deeper.shape[2:]) < LEAST_CELLS:
+            return h.float().mean(dim=1)
+        h = deeper
+    return net.head.norm(h).float().mean(dim=1)
 
 
 def pixel_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -95,6 +115,26 @@ def pixel_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
         return torch.autograd.grad(logits.sum(), x)[0].abs().amax(dim=1)
 
 
+def loss_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    """How much the cross-entropy of the label changes with each pixel.
+
+    Args:
+        net: The network; its parameters get no gradient.
+        x: (B, C, H, W) normalised images.
+        y: (B,) classes.
+
+    Returns:
+        (B, H, W) root mean square of the derivatives over channels.
+    """
+    with torch.enable_grad():
+        x = x.detach().float().requires_grad_()
+        loss = F.cross_entropy(net(x).float(), y, reduction="sum")
+        return torch.autograd.grad(loss, x)[0].square().mean(dim=1).sqrt()
+
+
+GRADIENTS = {"input_grad": pixel_gradient, "loss_grad": loss_gradient}
+
+
 def spectral_residual(x: Tensor) -> Tensor:
     """Saliency of images by themselves (Hou and Zhang, CVPR 2007).
 
@@ -111,3 +151,49 @@ def spectral_residual(x: Tensor) -> Tensor:
     residual = log_amplitude - F.avg_pool2d(around, 3, stride=1)[:, 0]
     found = torch.fft.ifft2(torch.polar(residual.exp(), spectrum.angle())).abs().square()
     return F.avg_pool2d(found[:, None], 5, stride=1, padding=2, count_include_pad=False)[:, 0]
+
+
+class TeacherSaliency(nn.Module):
+    """Maps of the network of another run, which is no part of what is trained or saved.
+
+    Args:
+        net: The network.
+        info: Facts of the data that it was trained on.
+        kind: Value of ``method.saliency``.
+        data: Facts of the data that it looks at.
+        where: Config key and value that name the network.
+        prefer: As of :func:`chosen_kind`.
+
+    Raises:
+        UserError: If it gives no such maps.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        info: DataInfo,
+        kind: str,
+        data: DataInfo,
+        where: str,
+        *,
+        prefer: str = "",
+    ) -> None:
+        super().__init__()
+        named = bool(info.class_names and data.class_names)
+        others = named and info.class_names != data.class_names  # as many they may be all the same
+        classes = None if others else data.num_classes
+        self.kind = chosen_kind(kind, net, classes, where, prefer=prefer)
+        self.size, self.teacher = (info.height, info.width), UnregisteredModule(net)
+        for name, values in (("mean", info.mean), ("std", info.std)):
+            value = torch.tensor(values)[:, None, None]
+            self.register_buffer(name, value, persistent=False)
+        told = type(net).__name__, info.name, info.num_classes, self.kind
+        log.info("maps: %s, trained on %s of %d classes; method.saliency=%s", *told)
+
+    def forward(self, pixels: Tensor, y: Tensor) -> Tensor:
+        """Maps (B, h, w) of images (B, C, H, W) in [0, 1] with labels (B,)."""
+        x = (resize_images(pixels, self.size) - self.mean) / self.std
+        return find_maps(self.teacher.module, self.kind, x, y)

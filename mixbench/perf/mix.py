@@ -25,6 +25,7 @@ Mix = Callable[[Tensor, Tensor], object]
 BASE = "copy of the batch"
 INPUTS = 4  # batches that alternate
 SEED = 0
+_MAPS = "6 of 8 x 8 cells, of maps that are given"
 _COPIED = "in place: a fresh copy per call, its time included"
 
 
@@ -77,7 +78,39 @@ def own_variants(shape: Shape) -> list[Variant]:
             ours(mf.bc, plus=True),
             "loudness included; the image mean is taken as removed before",
         ),
+        Variant(
+            "attentivemix per sample, mixbench",
+            lambda x, y: mf.attentivemix(
+                x, mf.one_hot(y, shape.classes), _maps(x), generator=generator
+            ),
+            _MAPS,
+        ),
     ]
+
+
+def _maps(x: Tensor) -> Tensor:
+    """Maps of 8 x 8 cells, at no cost."""
+    step = x.shape[2] // 8
+    return x[:, 0, ::step, ::step]
+
+
+def _row_by_row(shape: Shape) -> list[Variant]:
+    """Attentive CutMix as scripts write it: cells of one image after the other."""
+
+    def mix(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+        maps, perm = _maps(x), torch.randperm(len(x), device=x.device)
+        cells = torch.zeros_like(maps)
+        side = maps.shape[2]
+        _, best = maps.flatten(1).topk(6)
+        for row, chosen in enumerate(best):
+            cells[row, chosen // side, chosen % side] = 1
+        mask = torch.nn.functional.interpolate(cells[:, None], scale_factor=x.shape[2] // side)
+        lam = float(mask[0].mean())
+        return mask * x + (1 - mask) * x[perm], y, y[perm], lam
+
+    del shape
+    note = f"{_MAPS}; returns both labels and the weight, no soft targets"
+    return [Variant("attentivemix per sample, loop", mix, note)]
 
 
 def _torchvision(shape: Shape) -> list[Variant]:
@@ -197,7 +230,7 @@ class MixBenchmark(Benchmark):
 
     part, base = "P1", BASE
     watched = SHAPES[:1]
-    peers = (_torchvision, _timm, _kornia, _openmixup)
+    peers = (_torchvision, _timm, _kornia, _openmixup, _row_by_row)
 
     def cases(self, device: torch.device) -> tuple[Shape, ...]:
         return SHAPES
@@ -228,7 +261,8 @@ class MixBenchmark(Benchmark):
             for kind in ("mixup", "cutmix")
             for peer in ("torchvision", "timm batch", "OpenMixup")
         ]
-        return [*per_sample, *shared]
+        ours, loop = "attentivemix per sample, mixbench", "attentivemix per sample, loop"
+        return [*per_sample, *shared, Rule(self.part, small, ours, loop, 1.0)]
 
 
 def _batches(shape: Shape, device: torch.device) -> list[tuple[Tensor, Tensor]]:

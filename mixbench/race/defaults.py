@@ -17,6 +17,7 @@ RACED = {
     "fmix": "masks of irregular form, from the low frequencies of noise",
     "resizemix": "the whole partner in a small box, so that no object is cut",
     "saliencymix": "the pasted box where the partner shows most",
+    "guidedmixup": "each pixel by the saliency of both images, at no cost",
     "alignmix": "features that are aligned before they are mixed",
     "transmix": "CutMix labelled by attention, for transformers",
     "tlalign": "CutMix labelled by aligned tokens, for transformers",
@@ -27,6 +28,7 @@ RACED = {
 # another task than plain training's.
 NOT_RACED = {
     "augmix": "three views of each image cost as much as three methods",
+    "attentivemix": "keeps the cells that another network attends to, which costs a pass of it",
     "automix": "masks that are learned along the way double the cost",
     "samix": "masks that are learned along the way by a larger mixer cost the most",
     "gridmix": "a pasted grid, which no published code of its authors confirms",

@@ -16,6 +16,9 @@ from mixbench.testing.samples import SIZE, sample_method, sample_splits
 CUB = SHARED / "data" / "cub_gha_fixations_first300.csv.gz"
 MASKED = [name for name in METHODS.names() if not sample_method(METHODS.get(name)).no_mask_reason]
 
+DRAWN = {"attentivemix": {"top_k": 0}}  # by default it draws nothing but the partners
+UNDRAWN = {"guidedmixup"}  # they draw nothing but the partners
+
 
 def made(name, **settings):
     return sample_method(METHODS.get(name), **settings).eval()
@@ -40,8 +43,9 @@ def trial(method, batch, key=0):
 
 def test_every_method_that_mixes_pixels_tells_which():
     assert set(MASKED) == {
-        "automix", "bc", "choice", "cutmix", "fmix", "gridmix", "hmix", "mixup", "mixup2",
-        "resizemix", "saliencymix", "samix", "smoothmix", "tdattenmix", "tlalign", "transmix",
+        "attentivemix", "automix", "bc", "choice", "cutmix", "fmix", "gridmix", "guidedmixup",
+        "hmix", "mixup", "mixup2", "resizemix", "saliencymix", "samix", "smoothmix", "tdattenmix",
+        "tlalign", "transmix",
     }  # fmt: skip
     assert (
         made("mocosamix").no_mask_reason == made("moco").no_mask_reason == "it has no labels to mix"
@@ -89,7 +93,7 @@ def test_bc_plus_shows_images_by_loudness_and_not_by_label():
 
 @pytest.mark.parametrize("name", MASKED)
 def test_a_trial_is_drawn_from_its_key_and_leaves_no_trace(name):
-    batch, method = images(8), made(name)
+    batch, method = images(8), made(name, **DRAWN.get(name, {}))
     list(method.modules())[-1].train()  # modes that differ, as of frozen layers
     modes = [module.training for module in method.modules()]
     before = {key: value.clone() for key, value in method.state_dict().items()}
@@ -98,7 +102,7 @@ def test_a_trial_is_drawn_from_its_key_and_leaves_no_trace(name):
     assert torch.equal(first.x, again.x)
     assert torch.equal(first.lam, again.lam)
     drawn = torch.stack([other.lam.expand(8) for _, other in others])
-    assert not torch.equal(drawn, first.lam.expand(5, 8))
+    assert torch.equal(drawn, first.lam.expand(len(others), 8)) is (name in UNDRAWN)
     assert [module.training for module in method.modules()] == modes
     assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), state)

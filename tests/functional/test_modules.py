@@ -16,6 +16,7 @@ MODULES = {
     "cutmix": mf.CutMix,
     "bc": mf.BC,
     "splicemix": mf.SpliceMix,
+    "guidedmixup": mf.GuidedMixup,
 }
 
 

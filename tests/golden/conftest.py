@@ -47,6 +47,7 @@ PROSE = {
         **dict.fromkeys(("R", "aligned", "logits"), Tolerance(1e-3, 2e-4)),
         "float64": Tolerance(1e-6, 1e-7),
     },
+    "attentivemix": {"mask": EXACT},
     "augmix": {
         **dict.fromkeys(("losses", "gradients", "mce"), Tolerance(1e-4, 1e-5)),
         **dict.fromkeys(("jsd1/losses", "jsd1/gradients"), Tolerance(1e-3, 1e-5)),

@@ -159,6 +159,12 @@ MASKS = {
     "per_sample": Key("true"),
     "partner": Key("roll"),
 }
+FOUND_MAPS = {
+    "saliency": Key("input_grad", "method.prob=1"),
+    "teacher_ckpt": Key("erm.ckpt"),
+    "prob": Key("0"),
+    "loss": Key("bce_softmax"),
+}
 SEVERAL = "data=several"  # labels per image
 SPLICES = {
     "grids": Key("[2x2]", SEVERAL),
@@ -204,6 +210,14 @@ KEYS = {
         "box_rule": Key("inside"),
         "minmax": Key("[0.2,0.4]"),
     },
+    "attentivemix": FOUND_MAPS
+    | {
+        "top_k": Key("9"),
+        "grid": Key("3"),
+        "alpha": Key("0.1", "method.top_k=0"),
+        "per_sample": Key("true", "method.top_k=0"),
+        "partner": Key("roll"),
+    },
     "fmix": MASKS
     | {
         "decay": Key("1"),
@@ -217,6 +231,12 @@ KEYS = {
         "cut_area": Key("[0.2,0.2]"),
         "cut_aspect": Key("[1,1]"),
         "official": Key("true", "method.cut_area=[1,1] method.cut_aspect=[4,4]"),
+    },
+    "guidedmixup": FOUND_MAPS
+    | {
+        "teacher_ckpt": Key("erm.ckpt", "method.saliency=loss_grad method.prob=1"),
+        "pairing": Key("random", "method.prob=1"),
+        "part": Key("2", "method.prob=1"),
     },
     "resizemix": MASKS
     | {

@@ -28,6 +28,11 @@ EXCEED = {
         770,
         "The operation solves a transport problem in three files, and clean steps train a decoder.",
     ),
+    "attentivemix": (
+        11,
+        580,
+        "Kinds of maps, a teacher that gives them, and the pass that leaves no trace.",
+    ),
     "automix": (
         9,
         610,
@@ -43,6 +48,11 @@ EXCEED = {
         830,
         "Two networks play against each other, and the test searches for latent vectors.",
     ),
+    "guidedmixup": (
+        11,
+        650,
+        "Kinds of maps, a teacher that gives them, and the pass that leaves no trace.",
+    ),
     "moco": (
         9,
         450,
@@ -51,7 +61,7 @@ EXCEED = {
     "mocosamix": (12, 760, "It is MoCo and SAMix in one, and has the modules of both."),
     "saliencymix": (
         8,
-        520,
+        570,
         "The map of a network may place the box: kinds of maps and the pass that leaves no trace.",
     ),
     "samix": (
@@ -67,12 +77,12 @@ EXCEED = {
     "tlalign": (7, 530, "A batch is pasted or interpolated, so that both operations are read."),
     "transformmix_recon": (
         10,
-        740,
+        770,
         "Two networks of a module, five kinds of maps, and a teacher that gives them.",
     ),
     "transformmix_search": (
         10,
-        720,
+        750,
         "Two networks of a module, five kinds of maps, and a teacher that gives them.",
     ),
     "transmix": (7, 510, "A batch is pasted or interpolated, so that both operations are read."),

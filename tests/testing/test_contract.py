@@ -18,6 +18,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"plan": "shuffled"},
         {"ae": True, "ae_clean": 1.0},
     ],
+    "attentivemix": [
+        {"top_k": 0, "per_sample": True, "partner": "derange"},
+        {"top_k": 3, "grid": 5, "saliency": "loss_grad", "prob": 0.5},
+    ],
     "augmix": [{"no_jsd": True}, {"all_ops": True, "depth": 4, "width": 1, "severity": 10.0}],
     "automix": [{"lam_concat": True}, {"switch_off": 0.0}],
     "samix": [
@@ -62,6 +66,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"saliency": "cam", "prob": 0.5},
         {"saliency": "input_grad", "per_sample": True},
         {"saliency": "spectral"},
+    ],
+    "guidedmixup": [
+        {"saliency": "loss_grad", "prob": 1.0, "loss": "bce_softmax"},
+        {"pairing": "random", "saliency": "cam"},
+        {"part": 2, "prob": 1.0},
     ],
     "smoothmix": [{"per_sample": True, "spread": [0.01, 3.0]}, {"official": True, "prob": 0.5}],
     "bc": [{"plus": True}],

@@ -78,7 +78,16 @@ def failed(mixer):
 
 
 @pytest.mark.parametrize(
-    "mixer", [right, mf.mixup, mf.Mixup(), mf.CutMix(), mf.BC(), mf.SpliceMix(labels="mean")]
+    "mixer",
+    [
+        right,
+        mf.mixup,
+        mf.Mixup(),
+        mf.CutMix(),
+        mf.BC(),
+        mf.SpliceMix(labels="mean"),
+        mf.GuidedMixup(),
+    ],
 )
 def test_our_own_keep_all_rules(mixer):
     found = {result.rule: result.error for result in check_mixer(mixer) if result.error}

@@ -139,6 +139,7 @@ def test_a_run_that_is_told_to_stop_ends_as_if_it_had_not_been(
 RESUMED = [
     "alignmix",
     "alignmix method.ae=true",
+    "attentivemix method.top_k=0 precision=bf16",
     "augmix",
     "augmix method.backend=pil data.flip=true data.workers=2",
     "automix",
@@ -148,6 +149,7 @@ RESUMED = [
     "hmix method.mode=fixed method.rule=per_annotator data.judgements=judged.npz data.workers=2",
     "fmix method.per_sample=true precision=bf16",
     "gridmix method.per_sample=true",
+    "guidedmixup method.saliency=loss_grad",
     "manifoldmixup",
     "mixup",
     "mixup2",

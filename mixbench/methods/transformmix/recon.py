@@ -1,16 +1,14 @@
 """TransformMix as a trainable method: a module that was searched before mixes the batches."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 import mixbench.functional as mf
-from mixbench.config.schema import DataInfo
 from mixbench.data.augment.batches import to_float
 from mixbench.data.images import Batch
 from mixbench.data.maps import MappedImages, move_maps
@@ -20,14 +18,12 @@ from mixbench.functional.transformmix import scaled_saliency
 from mixbench.methods.base import register
 from mixbench.methods.transformmix.base import TransformMixMethod
 from mixbench.methods.transformmix.config import TransformMixReconConfig, TransformMixSearchConfig
-from mixbench.nn.saliency import resize_images
-from mixbench.nn.saliency_kinds import chosen_kind, find_maps
+from mixbench.nn.saliency_kinds import TeacherSaliency, chosen_kind, find_maps
 from mixbench.nn.teacher import UnregisteredModule
 from mixbench.nn.transform_mixer import TransformMixer
 from mixbench.records.checkpoints import check_shapes, read_checkpoint
 from mixbench.records.weights import load_network, weights_file
 
-log = logging.getLogger("mixbench")
 AHEAD = 128  # images in a pass over the training set
 SIDE, LARGE = (8, 14), 96  # cells of a cached map; of images of LARGE pixels or more, the second
 
@@ -85,7 +81,9 @@ class TransformMixRecon(TransformMixMethod):
         given = cfg.teacher_ckpt or cfg.module
         self.teacher = None
         if given is not None and cfg.saliency != "spectral":
-            self.teacher = TeacherSaliency(given, key, cfg.saliency, self.info)
+            net, info = load_network(given, key)
+            where = f"{key}={given}"
+            self.teacher = TeacherSaliency(net, info, cfg.saliency, self.info, where)
         else:
             self.kind = chosen_kind(cfg.saliency, self.net, self.info.num_classes, "")
 
@@ -146,7 +144,7 @@ class TransformMixRecon(TransformMixMethod):
         """The training set; with a cache its batches bring their maps."""
         if not self.config.cache or self.teacher is None:
             return train_set
-        return MappedImages(train_set, self.teacher.whole_set(train_set))
+        return MappedImages(train_set, whole_set(self.teacher, train_set))
 
 
 def read_module(given: str) -> TransformMixer:
@@ -184,56 +182,22 @@ def read_module(given: str) -> TransformMixer:
     return module
 
 
-class TeacherSaliency(nn.Module):
-    """Maps of the network of another run, which is no part of what is trained or saved.
+def whole_set(teacher: TeacherSaliency, train_set: Any) -> Tensor:
+    """Small maps of all images of a set, as they are before augmentation.
 
     Args:
-        given: Checkpoint or folder of the run.
-        key: Config key that it is the value of.
-        kind: Value of ``method.saliency``.
-        data: Facts of the data.
+        teacher: Gives the maps.
+        train_set: The images.
 
-    Raises:
-        UserError: If there is no such run, or it gives no such maps.
+    Returns:
+        (N, 8, 8) uint8 from 0 to 255, (N, 14, 14) of large images.
     """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, given: str, key: str, kind: str, data: DataInfo) -> None:
-        super().__init__()
-        net, info = load_network(given, key)
-        named = bool(info.class_names and data.class_names)
-        others = named and info.class_names != data.class_names  # as many they may be all the same
-        classes = None if others else data.num_classes
-        self.kind = chosen_kind(kind, net, classes, f"{key}={given}")
-        self.size, self.teacher = (info.height, info.width), UnregisteredModule(net)
-        for name, values in (("mean", info.mean), ("std", info.std)):
-            value = torch.tensor(values)[:, None, None]
-            self.register_buffer(name, value, persistent=False)
-        told = type(net).__name__, info.name, info.num_classes, self.kind
-        log.info("maps: %s, trained on %s of %d classes; method.saliency=%s", *told)
-
-    def forward(self, pixels: Tensor, y: Tensor) -> Tensor:
-        """Maps (B, h, w) of images (B, C, H, W) in [0, 1] with labels (B,)."""
-        x = (resize_images(pixels, self.size) - self.mean) / self.std
-        return find_maps(self.teacher.module, self.kind, x, y)
-
-    def whole_set(self, train_set: Any) -> Tensor:
-        """Small maps of all images of a set, as they are before augmentation.
-
-        Args:
-            train_set: The images.
-
-        Returns:
-            (N, 8, 8) uint8 from 0 to 255, (N, 14, 14) of large images.
-        """
-        found = []
-        for rows in torch.arange(len(train_set)).split(AHEAD):
-            batch = train_set[BatchIndex(rows, 0)]
-            pixels = to_float(batch.images.to(self.mean.device))
-            maps = scaled_saliency(self(pixels, batch.labels.to(self.mean.device)))
-            side = SIDE[max(pixels.shape[2:]) >= LARGE]
-            small = F.interpolate(maps[:, None], (side, side), mode="bilinear", antialias=True)
-            found.append((scaled_saliency(small[:, 0]) * 255).round().to(torch.uint8))
-        return torch.cat(found)
+    found = []
+    for rows in torch.arange(len(train_set)).split(AHEAD):
+        batch = train_set[BatchIndex(rows, 0)]
+        pixels = to_float(batch.images.to(teacher.mean.device))
+        maps = scaled_saliency(teacher(pixels, batch.labels.to(teacher.mean.device)))
+        side = SIDE[max(pixels.shape[2:]) >= LARGE]
+        small = F.interpolate(maps[:, None], (side, side), mode="bilinear", antialias=True)
+        found.append((scaled_saliency(small[:, 0]) * 255).round().to(torch.uint8))
+    return torch.cat(found)
