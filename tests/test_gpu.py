@@ -42,6 +42,10 @@ OPERATIONS = {
     "saliencymix": lambda x, targets, **options: mf.saliencymix(
         x, targets, mf.fine_grained_saliency(x[:1].sigmoid()), **options
     ),
+    "snapmix": lambda x, targets, **options: mf.snapmix(x, targets, x[:, 0, ::4, ::4], **options),
+    "snapmix per sample": lambda x, targets, **options: mf.snapmix(
+        x, targets, x[:, 0, ::4, ::4], per_sample=True, **options
+    ),
     "smoothmix": mf.smoothmix,
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),

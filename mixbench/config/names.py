@@ -92,6 +92,10 @@ _METHODS = {
         "mixbench.methods.smoothmix:SmoothMix",
         "Blend the partner image in through a window without edges",
     ),
+    "snapmix": (
+        "mixbench.methods.snapmix:SnapMix",
+        "Paste a part of the partner into another box, labelled by what both mean",
+    ),
     "splicemix": (
         "mixbench.methods.splicemix.splicemix:SpliceMix",
         "Append grids of shrunken images, labelled by all that they show",

@@ -74,6 +74,7 @@ from mixbench.functional.resizemix import (
 from mixbench.functional.saliencymix import fine_grained_saliency, saliency_peak, saliencymix
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
 from mixbench.functional.smoothmix import smooth_mask, smoothmix
+from mixbench.functional.snapmix import Snapped, percent_map, snapmix, snapmix_shares
 from mixbench.functional.splicemix import (
     Spliced,
     SpliceGrid,
@@ -137,6 +138,7 @@ __all__ = [
     "Mixup",
     "Pasted",
     "Recovered",
+    "Snapped",
     "SpliceGrid",
     "SpliceMix",
     "Spliced",
@@ -210,6 +212,7 @@ __all__ = [
     "paste_resized",
     "paste_window",
     "pasted_tokens",
+    "percent_map",
     "pixel_std",
     "plan_entropy",
     "position_cost",
@@ -233,6 +236,8 @@ __all__ = [
     "smooth_label",
     "smooth_mask",
     "smoothmix",
+    "snapmix",
+    "snapmix_shares",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "soft_kl",

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixbench.errors import UserError
-from mixbench.nn.saliency import has_class_map, saliency_map
+from mixbench.nn.saliency import attention_of_patches, class_activation, has_class_map
 from mixbench.nn.teacher import frozen_eval
 
 
@@ -44,7 +44,7 @@ def chosen_kind(kind: str, net: Any, num_classes: int | None, where: str) -> str
     return kind
 
 
-def find_maps(net: Any, kind: str, x: Tensor, y: Tensor) -> Tensor:
+def find_maps(net: Any, kind: str, x: Tensor, y: Tensor, *, signed: bool = False) -> Tensor:
     """Maps of a network, which is left as it is.
 
     Args:
@@ -52,30 +52,20 @@ def find_maps(net: Any, kind: str, x: Tensor, y: Tensor) -> Tensor:
         kind: As :func:`chosen_kind` gave it.
         x: (B, C, H, W) images, normalised as the network wants them.
         y: (B,) labels.
+        signed: Keep what speaks against the class in a class activation map; else it is 0.
 
     Returns:
-        (B, h, w) float32 maps.
+        (B, h, w) float32 maps, not negative unless ``signed``.
     """
     with torch.autocast(x.device.type, enabled=False), frozen_eval(net):
-        x = x.float()
-        if kind == "spectral":
-            return spectral_residual(x)
-        if kind == "input_grad":
-            return pixel_gradient(net, x, y)
-        return feature_norm(net, x) if kind == "norm" else saliency_map(net, x, y)[1].float()
-
-
-def feature_norm(net: Any, x: Tensor) -> Tensor:
-    """How strongly the last feature map answers at each place, whatever the classes.
-
-    Args:
-        net: A network that provides maps.
-        x: (B, C, H, W) normalised images.
-
-    Returns:
-        (B, h, w) Euclidean norm over channels.
-    """
-    return torch.linalg.vector_norm(net.head.norm(net.forward_stages(x)).float(), dim=1)
+        if kind in ("spectral", "input_grad"):  # of each pixel
+            return spectral_residual(x) if kind == "spectral" else pixel_gradient(net, x, y)
+        if kind == "attention":
+            return attention_of_patches(net, x.float())[1]
+        h = net.head.norm(net.forward_stages(x.float())).float()
+        # The norm is how strongly features answer at each place, whatever the classes.
+        found = h.norm(dim=1) if kind == "norm" else class_activation(h, net.head.fc.weight, y)
+        return found if signed else found.relu()
 
 
 def pixel_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:

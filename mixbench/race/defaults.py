@@ -29,6 +29,7 @@ NOT_RACED = {
     "augmix": "three views of each image cost as much as three methods",
     "automix": "masks that are learned along the way double the cost",
     "samix": "masks that are learned along the way by a larger mixer cost the most",
+    "snapmix": "a second pass for labels by meaning, which its authors show on fine classes",
     "gridmix": "a pasted grid, which no published code of its authors confirms",
     "smoothmix": "a box without edges, which no published code of its authors confirms",
     "denoisegan": "learns components of sums, and names no class",

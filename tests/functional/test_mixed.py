@@ -51,6 +51,15 @@ def masks(mixed: mf.Mixed) -> dict[str, Any]:
     return weights(mixed) | {"mask": mixed.aux}
 
 
+def snapped(x: Tensor, targets: Tensor, **options: Any) -> mf.Mixed:
+    """SnapMix by maps that belong to the images."""
+    return mf.snapmix(x, targets, x.float().sum(1).contiguous(), alpha=20.0, **options)
+
+
+def parts(mixed: mf.Mixed) -> dict[str, Any]:
+    return {"box": mixed.aux.box, "source": mixed.aux.source, "perm": mixed.perm}
+
+
 OPERATIONS = {
     "mixup": Operation(mf.mixup, weights),
     "mixup_per_sample": Operation(partial(mf.mixup, per_sample=True), weights),
@@ -70,13 +79,16 @@ OPERATIONS = {
     "resizemix_per_sample": Operation(
         partial(mf.resizemix, per_sample=True, mode="bilinear"), boxes
     ),
+    "snapmix": Operation(snapped, parts),
+    "snapmix_per_sample": Operation(partial(snapped, per_sample=True), parts),
     "smoothmix": Operation(mf.smoothmix, masks),
     "smoothmix_per_sample": Operation(partial(mf.smoothmix, per_sample=True), masks),
     "alignmix": Operation(partial(mf.alignmix, side=0, iters=5), moves),
     "alignmix_partner": Operation(partial(mf.alignmix, side=1, solver="scaled", iters=5), moves),
 }
 # The others move positions, even of an image that is paired with itself.
-IN_PLACE = [name for name in OPERATIONS if not name.startswith(("alignmix", "resizemix"))]
+MOVES = ("alignmix", "resizemix", "snapmix")
+IN_PLACE = [name for name in OPERATIONS if not name.startswith(MOVES)]
 
 
 @pytest.fixture(params=OPERATIONS)

@@ -224,6 +224,7 @@ KEYS = {
         "mode": Key("bilinear"),
     },
     "saliencymix": MASKS | {"saliency": Key("cam")},
+    "snapmix": MASKS | {"saliency": Key("norm"), "same_label": Key("sum")},
     "smoothmix": {
         **{key: MASKS[key] for key in ("prob", "per_sample", "partner")},
         "spread": Key("[0.1,0.2]"),

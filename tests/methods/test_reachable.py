@@ -59,6 +59,11 @@ EXCEED = {
         600,
         "A mixer and a teacher are trained along, each a module of nn/, on schedules of their own.",
     ),
+    "snapmix": (
+        10,
+        670,
+        "A part is resized into a box, and the map of a network labels it: a pass without a trace.",
+    ),
     "tdattenmix": (
         10,
         620,

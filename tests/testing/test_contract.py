@@ -64,6 +64,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"saliency": "spectral"},
     ],
     "smoothmix": [{"per_sample": True, "spread": [0.01, 3.0]}, {"official": True, "prob": 0.5}],
+    "snapmix": [
+        {"per_sample": True, "same_label": "sum", "partner": "derange"},
+        {"saliency": "auto", "alpha": 1.0, "prob": 0.5},
+        {"saliency": "attention", "partner": "flip"},
+        {"saliency": "input_grad", "alpha": 0.2},
+    ],
     "bc": [{"plus": True}],
     "manifoldmixup": [{"layers": [0, -1]}, {"loss": "bce_softmax"}],
     "mixup2": [{"alpha": 0.2}],

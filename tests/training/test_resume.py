@@ -155,6 +155,7 @@ RESUMED = [
     "resizemix",
     "saliencymix method.saliency=cam method.per_sample=true",
     "smoothmix precision=bf16",
+    "snapmix method.per_sample=true precision=bf16",
     "splicemix data=several precision=bf16",
     "splicemix_cl data=several net.pool=max optim.backbone_lr=0.1",
     "tdattenmix method.dst_tie=random",
