@@ -112,6 +112,10 @@ _METHODS = {
         "mixbench.methods.tokenlabels.tlalign:TLAlign",
         "Paste whole patches, and let attention carry their labels",
     ),
+    "tokenmix": (
+        "mixbench.methods.tokenmix:TokenMix",
+        "Paste blocks of patches, labelled by what a map says of each patch",
+    ),
     "transformmix_recon": (
         "mixbench.methods.transformmix.recon:TransformMixRecon",
         "Move and mask pairs by a module that was searched before; a reconstruction",

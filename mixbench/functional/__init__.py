@@ -97,6 +97,7 @@ from mixbench.functional.token_labels import (
     token_cutmix,
     token_weights,
 )
+from mixbench.functional.tokenmix import MaskedTokens, block_mask, label_map, tokenmix
 from mixbench.functional.transformmix import (
     WarpedPairs,
     affine_matrices,
@@ -134,6 +135,7 @@ __all__ = [
     "HoleGrid",
     "InputMix",
     "LabelMap",
+    "MaskedTokens",
     "Mixed",
     "Mixup",
     "Pasted",
@@ -156,6 +158,7 @@ __all__ = [
     "bc",
     "bc_plus_lam",
     "blend",
+    "block_mask",
     "box_shares",
     "chain_images",
     "check_batch",
@@ -189,6 +192,7 @@ __all__ = [
     "join_windows",
     "jsd_loss",
     "kept_saliency",
+    "label_map",
     "latent_search",
     "least_attended",
     "line_image",
@@ -251,6 +255,7 @@ __all__ = [
     "tdattenmix",
     "token_cutmix",
     "token_weights",
+    "tokenmix",
     "top2_clamp",
     "total_variation",
     "transformmix",

@@ -42,7 +42,7 @@ def test_every_method_that_mixes_pixels_tells_which():
     assert set(MASKED) == {
         "automix", "bc", "choice", "cutmix", "fmix", "gridmix", "hmix", "mixup", "mixup2",
         "resizemix", "saliencymix", "samix", "smoothmix", "snapmix", "tdattenmix", "tlalign",
-        "transmix",
+        "tokenmix", "transmix",
     }  # fmt: skip
     assert (
         made("mocosamix").no_mask_reason == made("moco").no_mask_reason == "it has no labels to mix"

@@ -60,6 +60,16 @@ def parts(mixed: mf.Mixed) -> dict[str, Any]:
     return {"box": mixed.aux.box, "source": mixed.aux.source, "perm": mixed.perm}
 
 
+def mapped_tokens(x: Tensor, targets: Tensor, **options: Any) -> mf.Mixed:
+    """TokenMix by maps that belong to the images."""
+    maps = x.float().abs().sum(1).contiguous()
+    return mf.tokenmix(x, targets, maps, grid=(4, 3), partner="random", **options)
+
+
+def token_masks(mixed: mf.Mixed) -> dict[str, Any]:
+    return {"mask": mixed.aux.mask, "perm": mixed.perm}
+
+
 OPERATIONS = {
     "mixup": Operation(mf.mixup, weights),
     "mixup_per_sample": Operation(partial(mf.mixup, per_sample=True), weights),
@@ -81,6 +91,10 @@ OPERATIONS = {
     ),
     "snapmix": Operation(snapped, parts),
     "snapmix_per_sample": Operation(partial(snapped, per_sample=True), parts),
+    "tokenmix": Operation(partial(mapped_tokens, extra=2), token_masks),
+    "tokenmix_per_sample": Operation(
+        partial(mapped_tokens, alpha=1.0, kind="random", per_sample=True), token_masks
+    ),
     "smoothmix": Operation(mf.smoothmix, masks),
     "smoothmix_per_sample": Operation(partial(mf.smoothmix, per_sample=True), masks),
     "alignmix": Operation(partial(mf.alignmix, side=0, iters=5), moves),

@@ -169,7 +169,7 @@ SPLICES = {
 }
 MAPS = "method.maps=a.npy method.switch_prob=1"
 GUIDED = "method.absvit=absvit.pth method.switch_prob=1"
-WINDOWS = "method.switch_prob=1"
+WINDOWS = TOKENS = "method.switch_prob=1"
 
 JUDGED = "data.judgements=judged.npz"
 SEARCH = "method.teacher_ckpt=erm.ckpt"
@@ -343,6 +343,20 @@ KEYS = {
         "mixup_alpha": Key("0", f"{VIT} method.switch_prob=0"),
         "box_rule": Key("inside", PASTES),
         "ratio": Key("0", PASTES),
+    },
+    "tokenmix": {
+        "alpha": Key("1", TOKENS),
+        "extra": Key("5", TOKENS),
+        "kind": Key("random", TOKENS),
+        "switch_prob": Key("1", "method.switch_prob=0"),
+        "mixup_alpha": Key("0.1", "method.switch_prob=0"),
+        "saliency": Key("none", TOKENS),
+        "teacher_ckpt": Key("erm.ckpt", TOKENS),
+        "maps": Key("b.npy", f"{TOKENS} method.maps=a.npy"),
+        "loss": Key("bce"),
+        "per_sample": Key("true", TOKENS),
+        "partner": Key("roll"),
+        "official": Key("true", f"{TOKENS} optim.label_smoothing=0.1"),
     },
     "choice": {"members": Key("[mixup,erm]"), "probs": Key("[0,1]", "method.probs=[1,0]")},
     "hmix": {

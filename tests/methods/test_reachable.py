@@ -66,10 +66,15 @@ EXCEED = {
     ),
     "tdattenmix": (
         10,
-        620,
+        610,
         "Windows, whole mixtures, the losses of tokens and map sources are parts of it.",
     ),
     "tlalign": (7, 530, "A batch is pasted or interpolated, so that both operations are read."),
+    "tokenmix": (
+        13,
+        830,
+        "Maps come from the network, a finished run or a file, and half of the batches are mixup.",
+    ),
     "transformmix_recon": (
         10,
         740,

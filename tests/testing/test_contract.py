@@ -77,6 +77,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"partner": "random", "mixup_alpha": 0.8},
         {"residual": 0.2, "last": 1, "per_sample": True, "partner": "roll"},
     ],
+    "tokenmix": [
+        {"switch_prob": 1.0, "per_sample": True, "partner": "derange", "alpha": 1.0},
+        {"switch_prob": 1.0, "kind": "random", "saliency": "attention", "official": True},
+        {"switch_prob": 1.0, "saliency": "none", "loss": "bce", "extra": 3},
+        {"saliency": "input_grad", "mixup_alpha": 0.2},
+    ],
     "transformmix_recon": [
         {"label": "saliency", "noise": 0.1, "saliency": "norm"},
         {"label": "half", "mpn": False, "saliency": "spectral"},

@@ -3,12 +3,14 @@
 from functools import partial
 from typing import Any
 
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.methods.base import Method
 from mixbench.methods.pictures.initial import NETWORK, initial_weights
+from mixbench.methods.pictures.pixelmasks import draw_pixel_masks
 from mixbench.pictures.positions import with_box
 from mixbench.pictures.sheet import CELL, Panel, Row, Sheet, as_sheets
 from mixbench.pictures.windows import attention_over
@@ -17,6 +19,11 @@ NOTE = (
     "Red: what the map shows of the class. The frame in the image is the box that is covered, the "
     "frame in its partner the part that covers it, resized. The weights below are those of the "
     "labels in the loss; they need not sum to 1."
+)
+TOKEN_NOTE = (
+    "Red: what the map says of the label. Its share in the white patches of the mask weighs the "
+    "label of the image, that of the partner's map in the black ones its partner's; the two need "
+    "not sum to 1, and their sum is the weight in the loss."
 )
 
 
@@ -60,3 +67,37 @@ def draw_snapped(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list
 
     caveats = [] if self.kind == "spectral" else initial_weights(self, NETWORK)
     return [sheet._replace(rows=rows, notes=[*sheet.notes, NOTE], caveats=caveats)]
+
+
+def draw_token_masks(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[Sheet]:
+    """Pairs with their maps and the mask, and their mixed images.
+
+    Args:
+        self: A method.
+        x: (B, C, H, W) normalised images.
+        targets: (B, K) labels.
+        mixed: What ``mix`` returned; ``aux`` is a :class:`mixbench.functional.MaskedTokens` unless
+            the batch is mixed whole.
+
+    Returns:
+        The sheet.
+    """
+    if mixed.aux is None:
+        return as_sheets(Method.picture(self, x, targets, mixed))
+    tokens: mf.MaskedTokens = mixed.aux
+    shown = F.interpolate(tokens.mask[:, None], (x.shape[2], x.shape[3]))
+    (sheet,) = draw_pixel_masks(self, x, targets, mixed._replace(aux=shown))
+    pixels = self.to_pixels(x)
+
+    def rows(own: int, other: int) -> list[Row]:
+        image, partner, mask, result = sheet.rows(own, other)[0]
+        maps = [
+            Panel(f"map of the {title}", partial(attention_over, pixels[place], tokens.maps[place]))
+            for title, place in (("image", own), ("partner", other))
+        ]
+        weight = [f"weight {float(tokens.weight[own]):.2f}"]
+        result = result._replace(lines=[*result.lines, *weight])
+        return [[image, maps[0], partner, maps[1], mask, result]]
+
+    caveats = initial_weights(self, NETWORK) if self.source is None else []
+    return [sheet._replace(rows=rows, notes=[*sheet.notes, TOKEN_NOTE], caveats=caveats)]
