@@ -49,6 +49,7 @@ OPERATIONS = {
     "tokenmix": lambda x, targets, **options: mf.tokenmix(
         x, targets, x[:, 0].relu(), grid=(8, 8), **options
     ),
+    "mixpro": lambda x, targets, **options: mf.mixpro(x, targets, cell=5, **options),
     "smoothmix": mf.smoothmix,
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),

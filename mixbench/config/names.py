@@ -60,6 +60,10 @@ _METHODS = {
         "mixbench.methods.manifoldmixup:ManifoldMixup",
         "Interpolate the features of a random layer",
     ),
+    "mixpro": (
+        "mixbench.methods.mixpro:MixPro",
+        "Keep random cells, labelled by attention as far as the prediction is right",
+    ),
     "mixup": (
         "mixbench.methods.mixup:Mixup",
         "Interpolate images and labels",

@@ -61,6 +61,7 @@ from mixbench.functional.maskmix import (
     rescale_lam,
 )
 from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
+from mixbench.functional.mixpro import cell_pixels, default_cell, mixpro, progressive_lam
 from mixbench.functional.mixup import even_shares, mixup
 from mixbench.functional.modules import BC, CutMix, InputMix, Mixup, SpliceMix
 from mixbench.functional.observations import line_image, wave_image
@@ -160,11 +161,13 @@ __all__ = [
     "blend",
     "block_mask",
     "box_shares",
+    "cell_pixels",
     "chain_images",
     "check_batch",
     "cutmix",
     "cutmix_box",
     "cutmix_minmax_box",
+    "default_cell",
     "discriminator_loss",
     "distillation_loss",
     "diversity_penalty",
@@ -206,6 +209,7 @@ __all__ = [
     "mix_chains",
     "mix_targets",
     "mixed_info_nce",
+    "mixpro",
     "mixup",
     "most_attended",
     "one_hot",
@@ -221,6 +225,7 @@ __all__ = [
     "plan_entropy",
     "position_cost",
     "position_plan",
+    "progressive_lam",
     "propagate",
     "propagate_windows",
     "r1_penalty",

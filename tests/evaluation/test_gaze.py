@@ -40,7 +40,8 @@ def trial(method, batch, key=0):
 
 def test_every_method_that_mixes_pixels_tells_which():
     assert set(MASKED) == {
-        "automix", "bc", "choice", "cutmix", "fmix", "gridmix", "hmix", "mixup", "mixup2",
+        "automix", "bc", "choice", "cutmix", "fmix", "gridmix", "hmix", "mixpro", "mixup",
+        "mixup2",
         "resizemix", "saliencymix", "samix", "smoothmix", "snapmix", "tdattenmix", "tlalign",
         "tokenmix", "transmix",
     }  # fmt: skip

@@ -70,6 +70,10 @@ def token_masks(mixed: mf.Mixed) -> dict[str, Any]:
     return {"mask": mixed.aux.mask, "perm": mixed.perm}
 
 
+def cells(mixed: mf.Mixed) -> dict[str, Any]:
+    return {"mask": mixed.aux, "perm": mixed.perm}
+
+
 OPERATIONS = {
     "mixup": Operation(mf.mixup, weights),
     "mixup_per_sample": Operation(partial(mf.mixup, per_sample=True), weights),
@@ -91,6 +95,10 @@ OPERATIONS = {
     ),
     "snapmix": Operation(snapped, parts),
     "snapmix_per_sample": Operation(partial(snapped, per_sample=True), parts),
+    "mixpro": Operation(partial(mf.mixpro, cell=3), cells),
+    "mixpro_per_sample": Operation(
+        partial(mf.mixpro, cell=2, per_sample=True, area="cells"), cells
+    ),
     "tokenmix": Operation(partial(mapped_tokens, extra=2), token_masks),
     "tokenmix_per_sample": Operation(
         partial(mapped_tokens, alpha=1.0, kind="random", per_sample=True), token_masks

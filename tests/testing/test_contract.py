@@ -77,6 +77,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"partner": "random", "mixup_alpha": 0.8},
         {"residual": 0.2, "last": 1, "per_sample": True, "partner": "roll"},
     ],
+    "mixpro": [
+        {"prob": 1.0, "per_sample": True, "partner": "derange", "cell": 12},
+        {"prob": 1.0, "detach_progress": False, "area": "cells", "cell": 12},
+        {"prob": 0.0, "mixup_alpha": 0.0, "partner": "flip"},
+        {"cutmix_alpha": 0.0, "hard_labels": False},
+    ],
     "tokenmix": [
         {"switch_prob": 1.0, "per_sample": True, "partner": "derange", "alpha": 1.0},
         {"switch_prob": 1.0, "kind": "random", "saliency": "attention", "official": True},

@@ -147,6 +147,7 @@ RESUMED = [
     "fmix method.per_sample=true precision=bf16",
     "gridmix method.per_sample=true",
     "manifoldmixup",
+    "mixpro net=narrow_vit net.drop_path=0.2 precision=bf16",
     "mixup",
     "mixup2",
     "moco method.queue=100",

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -24,6 +25,11 @@ TOKEN_NOTE = (
     "Red: what the map says of the label. Its share in the white patches of the mask weighs the "
     "label of the image, that of the partner's map in the black ones its partner's; the two need "
     "not sum to 1, and their sum is the weight in the loss."
+)
+CELL_NOTE = (
+    "Red: what the class token looks at in the last block (without a class token, what all tokens "
+    "look at). Its share in the white cells of the mask weighs the label as far as the prediction "
+    "agrees with the label by area, and the area weighs the rest."
 )
 
 
@@ -101,3 +107,38 @@ def draw_token_masks(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> 
 
     caveats = initial_weights(self, NETWORK) if self.source is None else []
     return [sheet._replace(rows=rows, notes=[*sheet.notes, TOKEN_NOTE], caveats=caveats)]
+
+
+@torch.no_grad()
+def draw_cells(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[Sheet]:
+    """Pairs with the mask of cells, their mixed images, and what the class token looks at.
+
+    Args:
+        self: MixPro.
+        x: (B, C, H, W) normalised images.
+        targets: (B, K) labels.
+        mixed: What ``mix`` returned; ``aux`` has a ``mask`` where cells are kept.
+
+    Returns:
+        The sheet.
+    """
+    cells = getattr(mixed.aux, "mask", None)
+    if cells is None:
+        return as_sheets(Method.picture(self, x, targets, mixed))
+    after = self.predict(mixed)[1]
+    mask = mf.cell_pixels(cells, self.cell(x), (x.shape[2], x.shape[3]))
+    (sheet,) = draw_pixel_masks(self, x, targets, after._replace(x=mixed.x, aux=mask))
+    made, attention = self.to_pixels(mixed.x), after.aux.attention
+
+    def rows(own: int, other: int) -> list[Row]:
+        *row, result = sheet.rows(own, other)[0]
+        seen = partial(attention_over, made[own], attention[own])
+        return [[*row, Panel("attention of the class", seen), result]]
+
+    return [
+        sheet._replace(
+            rows=rows,
+            notes=[*sheet.notes, CELL_NOTE],
+            caveats=initial_weights(self, NETWORK),
+        )
+    ]
