@@ -46,6 +46,14 @@ OPERATIONS = {
         x, targets, x[:, 0, ::4, ::4], **options
     ),
     "guidedmixup": mf.guidedmixup,
+    "snapmix": lambda x, targets, **options: mf.snapmix(x, targets, x[:, 0, ::4, ::4], **options),
+    "snapmix per sample": lambda x, targets, **options: mf.snapmix(
+        x, targets, x[:, 0, ::4, ::4], per_sample=True, **options
+    ),
+    "tokenmix": lambda x, targets, **options: mf.tokenmix(
+        x, targets, x[:, 0].relu(), grid=(8, 8), **options
+    ),
+    "mixpro": lambda x, targets, **options: mf.mixpro(x, targets, cell=5, **options),
     "smoothmix": mf.smoothmix,
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),

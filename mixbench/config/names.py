@@ -68,6 +68,10 @@ _METHODS = {
         "mixbench.methods.manifoldmixup:ManifoldMixup",
         "Interpolate the features of a random layer",
     ),
+    "mixpro": (
+        "mixbench.methods.mixpro:MixPro",
+        "Keep random cells, labelled by attention as far as the prediction is right",
+    ),
     "mixup": (
         "mixbench.methods.mixup:Mixup",
         "Interpolate images and labels",
@@ -100,6 +104,10 @@ _METHODS = {
         "mixbench.methods.smoothmix:SmoothMix",
         "Blend the partner image in through a window without edges",
     ),
+    "snapmix": (
+        "mixbench.methods.snapmix:SnapMix",
+        "Paste a part of the partner into another box, labelled by what both mean",
+    ),
     "splicemix": (
         "mixbench.methods.splicemix.splicemix:SpliceMix",
         "Append grids of shrunken images, labelled by all that they show",
@@ -115,6 +123,10 @@ _METHODS = {
     "tlalign": (
         "mixbench.methods.tokenlabels.tlalign:TLAlign",
         "Paste whole patches, and let attention carry their labels",
+    ),
+    "tokenmix": (
+        "mixbench.methods.tokenmix:TokenMix",
+        "Paste blocks of patches, labelled by what a map says of each patch",
     ),
     "transformmix_recon": (
         "mixbench.methods.transformmix.recon:TransformMixRecon",

@@ -60,6 +60,38 @@ def read_maps(path: Path, key: str) -> Tensor:
     return maps
 
 
+def read_label_maps(path: Path, key: str) -> Tensor | tuple[Tensor, Tensor]:
+    """Read a file of maps, or of the best scores that a teacher gave each cell of the images.
+
+    Args:
+        path: As for :func:`read_maps`, or an ``.npz`` file of ``score`` and ``class`` (N, K, h, w).
+        key: Config key for the message.
+
+    Returns:
+        Maps as of :func:`read_maps`, or the scores and their classes.
+
+    Raises:
+        UserError: As :func:`read_maps`.
+    """
+    try:
+        with Arrays(path) as archive:
+            if "score" not in archive:
+                return read_maps(path, key)
+            score, classes = (torch.from_numpy(archive[name]) for name in ("score", "class"))
+    except (OSError, ValueError, TypeError):  # which read_maps tells
+        return read_maps(path, key)
+    if score.ndim != 4 or score.shape != classes.shape or classes.is_floating_point():
+        raise UserError(
+            f"score is {tuple(score.shape)} and class {tuple(classes.shape)} {classes.dtype}",
+            f"{key}={path}",
+            "give both as (N, K, h, w), the classes as whole numbers",
+        )
+    if not bool((score >= 0).all() & score.isfinite().all()):
+        what = "a score is NaN, infinite or negative"
+        raise UserError(what, f"{key}={path}", "give scores >= 0")
+    return score, classes
+
+
 def check_count(maps: Tensor, images: int, part: str, key: str) -> None:
     """Refuse maps that are more or less than their images.
 

@@ -69,6 +69,7 @@ from mixbench.functional.maskmix import (
     rescale_lam,
 )
 from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
+from mixbench.functional.mixpro import cell_pixels, default_cell, mixpro, progressive_lam
 from mixbench.functional.mixup import even_shares, mixup
 from mixbench.functional.modules import BC, CutMix, GuidedMixup, InputMix, Mixup, SpliceMix
 from mixbench.functional.observations import line_image, wave_image
@@ -82,6 +83,7 @@ from mixbench.functional.resizemix import (
 from mixbench.functional.saliencymix import fine_grained_saliency, saliency_peak, saliencymix
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
 from mixbench.functional.smoothmix import smooth_mask, smoothmix
+from mixbench.functional.snapmix import Snapped, percent_map, snapmix, snapmix_shares
 from mixbench.functional.splicemix import (
     Spliced,
     SpliceGrid,
@@ -104,6 +106,7 @@ from mixbench.functional.token_labels import (
     token_cutmix,
     token_weights,
 )
+from mixbench.functional.tokenmix import MaskedTokens, block_mask, label_map, tokenmix
 from mixbench.functional.transformmix import (
     WarpedPairs,
     affine_matrices,
@@ -142,10 +145,12 @@ __all__ = [
     "HoleGrid",
     "InputMix",
     "LabelMap",
+    "MaskedTokens",
     "Mixed",
     "Mixup",
     "Pasted",
     "Recovered",
+    "Snapped",
     "SpliceGrid",
     "SpliceMix",
     "Spliced",
@@ -165,12 +170,15 @@ __all__ = [
     "bc",
     "bc_plus_lam",
     "blend",
+    "block_mask",
     "box_shares",
+    "cell_pixels",
     "chain_images",
     "check_batch",
     "cutmix",
     "cutmix_box",
     "cutmix_minmax_box",
+    "default_cell",
     "discriminator_loss",
     "distillation_loss",
     "diversity_penalty",
@@ -200,6 +208,7 @@ __all__ = [
     "join_windows",
     "jsd_loss",
     "kept_saliency",
+    "label_map",
     "latent_search",
     "least_attended",
     "line_image",
@@ -213,6 +222,7 @@ __all__ = [
     "mix_chains",
     "mix_targets",
     "mixed_info_nce",
+    "mixpro",
     "mixup",
     "most_attended",
     "normalized_saliency",
@@ -224,10 +234,12 @@ __all__ = [
     "paste_resized",
     "paste_window",
     "pasted_tokens",
+    "percent_map",
     "pixel_std",
     "plan_entropy",
     "position_cost",
     "position_plan",
+    "progressive_lam",
     "propagate",
     "propagate_windows",
     "r1_penalty",
@@ -249,6 +261,8 @@ __all__ = [
     "smooth_label",
     "smooth_mask",
     "smoothmix",
+    "snapmix",
+    "snapmix_shares",
     "soft_binary_cross_entropy",
     "soft_cross_entropy",
     "soft_kl",
@@ -262,6 +276,7 @@ __all__ = [
     "tdattenmix",
     "token_cutmix",
     "token_weights",
+    "tokenmix",
     "top2_clamp",
     "total_variation",
     "transformmix",

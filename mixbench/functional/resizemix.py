@@ -51,8 +51,16 @@ def resize_box(tau: Tensor, center: Tensor, height: int, width: int) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*starts, *stops), dim=1)
 
 
-def paste_resized(x: Tensor, perm: Tensor, box: Tensor, *, mode: str = "nearest") -> Tensor:
-    """Overwrite a box of every image by the whole of another, resized to the box.
+def paste_resized(
+    x: Tensor,
+    perm: Tensor,
+    box: Tensor,
+    *,
+    mode: str = "nearest",
+    source: Tensor | None = None,
+    align_corners: bool = False,
+) -> Tensor:
+    """Overwrite a box of every image by another image, or a part of it, resized to the box.
 
     Args:
         x: (B, C, H, W) images of a floating type.
@@ -60,6 +68,9 @@ def paste_resized(x: Tensor, perm: Tensor, box: Tensor, *, mode: str = "nearest"
         box: (B, 4) or (1, 4) ``top, left, bottom, right`` in pixels within the image, ends
             exclusive. Where it is empty nothing is pasted.
         mode: ``nearest`` or ``bilinear``, both without anti-aliasing, as ``F.interpolate`` does.
+        source: (B, 4) or (1, 4) the part that is pasted, as ``box``; nothing is where it is empty,
+            and None stands for the whole image.
+        align_corners: With ``bilinear``, let the outer pixels of the part and of the box coincide.
 
     Returns:
         (B, C, H, W) images.
@@ -77,38 +88,56 @@ def paste_resized(x: Tensor, perm: Tensor, box: Tensor, *, mode: str = "nearest"
         raise ValueError(f"mode must be one of {', '.join(RESIZE_MODES)}, got {mode!r}")
     wide = torch.promote_types(x.dtype, torch.float32)
     recorded = x.requires_grad and torch.is_grad_enabled()
-    if len(box) == 1 and readable(box) and not recorded:
+    if source is None:
+        source = torch.tensor([[0, 0, *x.shape[2:]]]).to(box.device, non_blocking=True)
+    if len(box) == len(source) == 1 and readable(box) and readable(source) and not recorded:
         top, left, bottom, right = box[0].tolist()
+        above, before, below, behind = source[0].tolist()
         mixed = x.clone()
-        if bottom > top and right > left:
-            small = F.interpolate(x.to(wide), (bottom - top, right - left), mode=mode)
+        if min(bottom - top, right - left, below - above, behind - before) > 0:
+            part = x[:, :, above:below, before:behind].to(wide)
+            corners = {"align_corners": align_corners} if mode == "bilinear" else {}
+            small = F.interpolate(part, (bottom - top, right - left), mode=mode, **corners)
             mixed[:, :, top:bottom, left:right] = take(small, perm).to(x.dtype)
         return mixed
     # Gathered, not sliced: the boxes never visit the host and every image may have its own.
-    top, left, bottom, right = box.unbind(1)
-    nearest = mode == "nearest"
-    all_rows = _sources(x.shape[2], top, bottom, nearest)
-    all_cols = _sources(x.shape[3], left, right, nearest)
+    way = "corners" if align_corners and mode == "bilinear" else mode
+    all_rows, all_cols = (
+        _sources(x.shape[2 + axis], box[:, axis::2], source[:, axis::2], way) for axis in (0, 1)
+    )
     total = torch.zeros_like(x, dtype=wide)  # in the memory format of the images
     for rows, row_weight in all_rows:
         for cols, col_weight in all_cols:
             weight = row_weight[:, None, :, None] * col_weight[:, None, None, :]
             total = total + weight * _gather(x, perm, rows, cols).to(wide)
     pasted = box_shares(box, (x.shape[2], x.shape[3]))[1][:, None] == 1
-    return torch.where(pasted, total.to(x.dtype), x)
+    there = (source[:, 2] > source[:, 0]) & (source[:, 3] > source[:, 1])
+    return torch.where(pasted & there[:, None, None, None], total.to(x.dtype), x)
 
 
-def _sources(size: int, start: Tensor, stop: Tensor, nearest: bool) -> list[tuple[Tensor, Tensor]]:
-    """Pixels (N, size) of a partner along one side that each pixel of a box shows, and weights."""
-    offset = torch.arange(size, device=start.device) - start[:, None]
-    length = (stop - start)[:, None].clamp(min=1)
-    if nearest:  # with the rounding errors of F.interpolate, which may cost a pixel
-        found = (offset.float() * (size / length.float())).floor().long().clamp(0, size - 1)
-        return [(found, torch.ones_like(offset, dtype=torch.float32))]
-    exact = ((offset + 0.5) * (size / length.double()) - 0.5).clamp(0, size - 1)
-    first = exact.floor()
-    second, share = (first + 1).clamp(max=size - 1), (exact - first).float()
-    return [(first.long(), 1 - share), (second.long(), share)]
+def _sources(size: int, ends: Tensor, source: Tensor, way: str) -> list[tuple[Tensor, Tensor]]:
+    """Pixels (N, size) of a partner along one side that each pixel of a box shows, and weights.
+
+    ``ends`` (N, 2) are those of the box, ``source`` (N, 2) those of the part of the partner.
+    """
+    offset = torch.arange(size, device=ends.device) - ends[:, :1]
+    length = (ends[:, 1:] - ends[:, :1]).clamp(min=1)
+    first, whole = source[:, :1], (source[:, 1:] - source[:, :1]).clamp(min=1)
+    last = whole - 1
+    if way == "nearest":  # with the rounding errors of F.interpolate, which may cost a pixel
+        found = (offset.float() * (whole / length.float())).floor().long()
+        found = torch.minimum(found.clamp(min=0), last)
+        return [((found + first).clamp(max=size - 1), torch.ones_like(found, dtype=torch.float32))]
+    if way == "corners":
+        exact = offset * (last.double() / (length - 1).clamp(min=1))
+    else:
+        exact = (offset + 0.5) * (whole / length.double()) - 0.5
+    exact = torch.minimum(exact.clamp(min=0), last.double())
+    before = exact.floor()
+    share, before = (exact - before).float(), before.long()
+    after = torch.minimum(before + 1, last)
+    pixels = ((place + first).clamp(max=size - 1) for place in (before, after))
+    return list(zip(pixels, (1 - share, share), strict=True))
 
 
 def _gather(x: Tensor, perm: Tensor, rows: Tensor, cols: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from mixbench.data.augment.batches import (
     to_float,
 )
 from mixbench.data.images import Batch, Splits
+from mixbench.data.maps import move_maps
 from mixbench.data.sampling import GLOBAL, SAMPLE, SHARED, mix_seed, seed_torch
 from mixbench.errors import UserError
 from mixbench.functional.draws import Switch
@@ -320,8 +321,17 @@ class Method(LightningHooks):
         return self._layout(x), targets
 
     def mix_batch(self, batch: Batch) -> mf.Mixed:
-        """Prepare and mix; also for methods whose mix needs more of a batch than its images."""
-        return self.mix(*self.prepare(batch))
+        """Prepare and mix; also for methods whose mix needs more of a batch than its images.
+
+        Maps that a batch brings are cropped and mirrored as its images are, and are ``maps`` of
+        ``mix``.
+        """
+        if batch.maps is None:
+            return self.mix(*self.prepare(batch))
+        drawn = self.draw_augmentation(batch)
+        x, targets = self.prepare(batch, drawn)
+        maps = move_maps(batch.maps, batch.images.shape[2:], drawn, self.run.data.padding)
+        return self.mix(x, targets, maps=maps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch: prepare, mix, predict, loss."""

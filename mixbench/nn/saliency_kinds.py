@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from mixbench.config.schema import DataInfo
 from mixbench.errors import UserError
-from mixbench.nn.saliency import has_class_map, resize_images, saliency_map
+from mixbench.nn.saliency import (
+    attention_of_patches,
+    class_activation,
+    has_class_map,
+    resize_images,
+)
 from mixbench.nn.teacher import UnregisteredModule, frozen_eval
 
 log = logging.getLogger("mixbench")
@@ -53,7 +58,7 @@ def chosen_kind(
     return kind
 
 
-def find_maps(net: Any, kind: str, x: Tensor, y: Tensor) -> Tensor:
+def find_maps(net: Any, kind: str, x: Tensor, y: Tensor, *, signed: bool = False) -> Tensor:
     """Maps of a network, which is left as it is.
 
     Args:
@@ -61,9 +66,10 @@ def find_maps(net: Any, kind: str, x: Tensor, y: Tensor) -> Tensor:
         kind: As :func:`chosen_kind` gave it.
         x: (B, C, H, W) images, normalised as the network wants them.
         y: (B,) labels.
+        signed: Keep what speaks against the class in a class activation map; else it is 0.
 
     Returns:
-        (B, h, w) float32 maps.
+        (B, h, w) float32 maps; below 0 only in a mean, and where ``signed``.
     """
     with torch.autocast(x.device.type, enabled=False), frozen_eval(net):
         x = x.float()
@@ -71,10 +77,14 @@ def find_maps(net: Any, kind: str, x: Tensor, y: Tensor) -> Tensor:
             return spectral_residual(x)
         if kind in GRADIENTS:
             return GRADIENTS[kind](net, x, y)
-        if kind == "norm":
-            h = net.head.norm(net.forward_stages(x)).float()
-            return torch.linalg.vector_norm(h, dim=1)
-        return feature_mean(net, x) if kind == "mean" else saliency_map(net, x, y)[1].float()
+        if kind == "mean":
+            return feature_mean(net, x)
+        if kind == "attention":
+            return attention_of_patches(net, x)[1]
+        h = net.head.norm(net.forward_stages(x)).float()
+        # The norm is how strongly features answer at each place, whatever the classes.
+        found = h.norm(dim=1) if kind == "norm" else class_activation(h, net.head.fc.weight, y)
+        return found if signed else found.relu()
 
 
 def feature_mean(net: Any, x: Tensor) -> Tensor:

@@ -270,19 +270,19 @@ def same_seed_same_batch(cls: type[Method]) -> None:
 
 
 def any_batch(cls: type[Method]) -> None:
-    """Steps of 1 and 2 rows, and batches of 3 and 5 rows of images that are not square."""
-    method = sample_method(cls)
+    """Steps of 1 and 2 rows, and of 3 and 5 rows of images that are not square."""
     for rows, height, width in ((1, SIZE, SIZE), (2, SIZE, SIZE), (3, 16, 24), (5, 24, 16)):
+        method = sample_method(cls, image_size=(height, width))
         x, targets = sample_batch(rows, height, width)
         mixed = method.mix(x, targets)
-        if height == width:  # a network may know one size of images only
-            try:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "a batch of 1 has no partner")
-                    loss = _finish(method, mixed)
-            except Exception as error:
-                raise BrokenRuleError(f"a step of {rows} rows fails: {error}") from error
-            _require(bool(torch.isfinite(loss)), f"the loss of {rows} rows is not finite")
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "a batch of 1 has no partner")
+                loss = _finish(method, mixed)
+        except Exception as error:
+            what = f"{rows} rows of {height}x{width} pixels"
+            raise BrokenRuleError(f"a step of {what} fails: {error}") from error
+        _require(bool(torch.isfinite(loss)), f"the loss of {rows} rows is not finite")
         _require(bool(torch.isfinite(mixed.x).all()), f"not finite at {rows} x {height} x {width}")
         _require(mixed.x.shape[2:] == (height, width), f"shape {tuple(mixed.x.shape)}")
 

@@ -23,12 +23,19 @@ from mixbench.training.callbacks.progress import quiet_lightning
 CLASSES, SIZE, BATCH = 4, 16, 6
 
 
-def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Method:
+def sample_method(
+    cls: type[Method],
+    *,
+    epochs: int = 1,
+    image_size: tuple[int, int] = (SIZE, SIZE),
+    **settings: Any,
+) -> Method:
     """A method around a small network, for checks and tests.
 
     Args:
         cls: The method's class.
         epochs: Epochs of the run it is told of.
+        image_size: Height and width in pixels of the images that its network is built for.
         **settings: Its own keys.
 
     Returns:
@@ -38,7 +45,9 @@ def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Met
     several = cls.tasks_with(config) == {"multilabel"}
     task = "multilabel" if several else "multiclass"
     generates = "latent" in config.requires
-    info = DataInfo(CLASSES, SIZE, SIZE, task=task, residual_mean=[0.0] * 3, residual_std=[1.0] * 3)
+    info = DataInfo(
+        CLASSES, *image_size, task=task, residual_mean=[0.0] * 3, residual_std=[1.0] * 3
+    )
     run = RunConfig(
         method={"name": "checked"},
         data=DataConfig(crop=2),
@@ -51,9 +60,9 @@ def sample_method(cls: type[Method], *, epochs: int = 1, **settings: Any) -> Met
     )
     net = PreActResNet((1, 1, 1, 1), 4, CLASSES)
     if "attention" in config.requires:
-        net = VisionTransformer(16, 4, 2, 4, (SIZE, SIZE), CLASSES)
+        net = VisionTransformer(16, 4, 2, 4, image_size, CLASSES)
     if generates:
-        net = ImageGenerator(8, (info.channels, SIZE, SIZE), 8)
+        net = ImageGenerator(8, (info.channels, *image_size), 8)
     run = with_safe_layout(run, net)
     return cls(net, info, config, run, total_steps=4 * epochs).train()
 

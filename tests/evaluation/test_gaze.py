@@ -44,8 +44,8 @@ def trial(method, batch, key=0):
 def test_every_method_that_mixes_pixels_tells_which():
     assert set(MASKED) == {
         "attentivemix", "automix", "bc", "choice", "cutmix", "fmix", "gridmix", "guidedmixup",
-        "hmix", "mixup", "mixup2", "resizemix", "saliencymix", "samix", "smoothmix", "tdattenmix",
-        "tlalign", "transmix",
+        "hmix", "mixpro", "mixup", "mixup2", "resizemix", "saliencymix", "samix", "smoothmix",
+        "snapmix", "tdattenmix", "tlalign", "tokenmix", "transmix",
     }  # fmt: skip
     assert (
         made("mocosamix").no_mask_reason == made("moco").no_mask_reason == "it has no labels to mix"
@@ -75,6 +75,16 @@ def test_the_shares_make_the_mixed_image(name):
             assert torch.equal(mixed.x * own, x * own)
             torch.testing.assert_close(partner.mean((2, 3)), 1 - own.mean((2, 3)))
             assert partner.unique().numel() == 1
+        elif name == "snapmix":
+            # A part of the partner is all there, as small as the box that it covers, or larger.
+            assert torch.equal(mixed.x * own, x * own)
+            areas = [(part > 0).float().sum((2, 3)) for part in (1 - own, partner)]
+            smaller = torch.minimum(*areas)
+            torch.testing.assert_close(partner.sum((2, 3)), smaller)
+            bounds = (x[mixed.perm] * (partner > 0)).flatten(2).aminmax(dim=2)
+            brought = (mixed.x * (1 - own)).flatten(2).aminmax(dim=2)
+            assert (brought.min >= bounds.min.clamp(max=0) - 1e-5).all()
+            assert (brought.max <= bounds.max.clamp(min=0) + 1e-5).all()
         else:
             torch.testing.assert_close(mixed.x, own * x + partner * x[mixed.perm])
             torch.testing.assert_close(own + partner, torch.ones_like(own))

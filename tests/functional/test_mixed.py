@@ -51,6 +51,29 @@ def masks(mixed: mf.Mixed) -> dict[str, Any]:
     return weights(mixed) | {"mask": mixed.aux}
 
 
+def snapped(x: Tensor, targets: Tensor, **options: Any) -> mf.Mixed:
+    """SnapMix by maps that belong to the images."""
+    return mf.snapmix(x, targets, x.float().sum(1).contiguous(), alpha=20.0, **options)
+
+
+def parts(mixed: mf.Mixed) -> dict[str, Any]:
+    return {"box": mixed.aux.box, "source": mixed.aux.source, "perm": mixed.perm}
+
+
+def mapped_tokens(x: Tensor, targets: Tensor, **options: Any) -> mf.Mixed:
+    """TokenMix by maps that belong to the images."""
+    maps = x.float().abs().sum(1).contiguous()
+    return mf.tokenmix(x, targets, maps, grid=(4, 3), partner="random", **options)
+
+
+def token_masks(mixed: mf.Mixed) -> dict[str, Any]:
+    return {"mask": mixed.aux.mask, "perm": mixed.perm}
+
+
+def cells(mixed: mf.Mixed) -> dict[str, Any]:
+    return {"mask": mixed.aux, "perm": mixed.perm}
+
+
 OPERATIONS = {
     "mixup": Operation(mf.mixup, weights),
     "mixup_per_sample": Operation(partial(mf.mixup, per_sample=True), weights),
@@ -70,13 +93,24 @@ OPERATIONS = {
     "resizemix_per_sample": Operation(
         partial(mf.resizemix, per_sample=True, mode="bilinear"), boxes
     ),
+    "snapmix": Operation(snapped, parts),
+    "snapmix_per_sample": Operation(partial(snapped, per_sample=True), parts),
+    "mixpro": Operation(partial(mf.mixpro, cell=3), cells),
+    "mixpro_per_sample": Operation(
+        partial(mf.mixpro, cell=2, per_sample=True, area="cells"), cells
+    ),
+    "tokenmix": Operation(partial(mapped_tokens, extra=2), token_masks),
+    "tokenmix_per_sample": Operation(
+        partial(mapped_tokens, alpha=1.0, kind="random", per_sample=True), token_masks
+    ),
     "smoothmix": Operation(mf.smoothmix, masks),
     "smoothmix_per_sample": Operation(partial(mf.smoothmix, per_sample=True), masks),
     "alignmix": Operation(partial(mf.alignmix, side=0, iters=5), moves),
     "alignmix_partner": Operation(partial(mf.alignmix, side=1, solver="scaled", iters=5), moves),
 }
 # The others move positions, even of an image that is paired with itself.
-IN_PLACE = [name for name in OPERATIONS if not name.startswith(("alignmix", "resizemix"))]
+MOVES = ("alignmix", "resizemix", "snapmix")
+IN_PLACE = [name for name in OPERATIONS if not name.startswith(MOVES)]
 
 
 @pytest.fixture(params=OPERATIONS)

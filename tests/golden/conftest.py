@@ -78,6 +78,7 @@ PROSE = {
         "targets": EXACT,
         "metrics": Tolerance(0.0, 1e-2),
     },
+    "tokenmix": {"mask": EXACT},
     "transmix": {
         "img/CutMix": EXACT,
         "img/mixup": Tolerance(0.0, 1e-6),

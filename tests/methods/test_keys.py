@@ -175,7 +175,7 @@ SPLICES = {
 }
 MAPS = "method.maps=a.npy method.switch_prob=1"
 GUIDED = "method.absvit=absvit.pth method.switch_prob=1"
-WINDOWS = "method.switch_prob=1"
+WINDOWS = TOKENS = "method.switch_prob=1"
 
 JUDGED = "data.judgements=judged.npz"
 SEARCH = "method.teacher_ckpt=erm.ckpt"
@@ -244,6 +244,7 @@ KEYS = {
         "mode": Key("bilinear"),
     },
     "saliencymix": MASKS | {"saliency": Key("cam")},
+    "snapmix": MASKS | {"saliency": Key("norm"), "same_label": Key("sum")},
     "smoothmix": {
         **{key: MASKS[key] for key in ("prob", "per_sample", "partner")},
         "spread": Key("[0.1,0.2]"),
@@ -362,6 +363,33 @@ KEYS = {
         "mixup_alpha": Key("0", f"{VIT} method.switch_prob=0"),
         "box_rule": Key("inside", PASTES),
         "ratio": Key("0", PASTES),
+    },
+    "mixpro": {
+        "alpha": Key("5", f"{VIT} method.prob=1"),
+        "cell": Key("8", f"{VIT} method.prob=1"),
+        "prob": Key("1", f"{VIT} method.prob=0"),
+        "mixup_alpha": Key("0", f"{VIT} method.prob=0 method.switch_prob=0"),
+        "cutmix_alpha": Key("0", f"{VIT} method.prob=0 method.switch_prob=1"),
+        "switch_prob": Key("0", f"{VIT} method.prob=0 method.switch_prob=1"),
+        "detach_progress": Key("false", f"{VIT} method.prob=1"),
+        "area": Key("cells", f"{VIT} method.prob=1 method.cell=12"),
+        "hard_labels": Key("false", f"{VIT} method.prob=1 optim.label_smoothing=0.1"),
+        "per_sample": Key("true", f"{VIT} method.prob=1"),
+        "partner": Key("roll", VIT),
+    },
+    "tokenmix": {
+        "alpha": Key("1", TOKENS),
+        "extra": Key("5", TOKENS),
+        "kind": Key("random", TOKENS),
+        "switch_prob": Key("1", "method.switch_prob=0"),
+        "mixup_alpha": Key("0.1", "method.switch_prob=0"),
+        "saliency": Key("none", TOKENS),
+        "teacher_ckpt": Key("erm.ckpt", TOKENS),
+        "maps": Key("b.npy", f"{TOKENS} method.maps=a.npy"),
+        "loss": Key("bce"),
+        "per_sample": Key("true", TOKENS),
+        "partner": Key("roll"),
+        "official": Key("true", f"{TOKENS} optim.label_smoothing=0.1"),
     },
     "choice": {"members": Key("[mixup,erm]"), "probs": Key("[0,1]", "method.probs=[1,0]")},
     "hmix": {

@@ -69,12 +69,22 @@ EXCEED = {
         600,
         "A mixer and a teacher are trained along, each a module of nn/, on schedules of their own.",
     ),
+    "snapmix": (
+        10,
+        670,
+        "A part is resized into a box, and the map of a network labels it: a pass without a trace.",
+    ),
     "tdattenmix": (
         10,
-        620,
+        610,
         "Windows, whole mixtures, the losses of tokens and map sources are parts of it.",
     ),
     "tlalign": (7, 530, "A batch is pasted or interpolated, so that both operations are read."),
+    "tokenmix": (
+        13,
+        830,
+        "Maps come from the network, a finished run or a file, and half of the batches are mixup.",
+    ),
     "transformmix_recon": (
         10,
         770,

@@ -73,12 +73,30 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"part": 2, "prob": 1.0},
     ],
     "smoothmix": [{"per_sample": True, "spread": [0.01, 3.0]}, {"official": True, "prob": 0.5}],
+    "snapmix": [
+        {"per_sample": True, "same_label": "sum", "partner": "derange"},
+        {"saliency": "auto", "alpha": 1.0, "prob": 0.5},
+        {"saliency": "attention", "partner": "flip"},
+        {"saliency": "input_grad", "alpha": 0.2},
+    ],
     "bc": [{"plus": True}],
     "manifoldmixup": [{"layers": [0, -1]}, {"loss": "bce_softmax"}],
     "mixup2": [{"alpha": 0.2}],
     "tlalign": [
         {"partner": "random", "mixup_alpha": 0.8},
         {"residual": 0.2, "last": 1, "per_sample": True, "partner": "roll"},
+    ],
+    "mixpro": [
+        {"prob": 1.0, "per_sample": True, "partner": "derange", "cell": 12},
+        {"prob": 1.0, "detach_progress": False, "area": "cells", "cell": 12},
+        {"prob": 0.0, "mixup_alpha": 0.0, "partner": "flip"},
+        {"cutmix_alpha": 0.0, "hard_labels": False},
+    ],
+    "tokenmix": [
+        {"switch_prob": 1.0, "per_sample": True, "partner": "derange", "alpha": 1.0},
+        {"switch_prob": 1.0, "kind": "random", "saliency": "attention", "official": True},
+        {"switch_prob": 1.0, "saliency": "none", "loss": "bce", "extra": 3},
+        {"saliency": "input_grad", "mixup_alpha": 0.2},
     ],
     "transformmix_recon": [
         {"label": "saliency", "noise": 0.1, "saliency": "norm"},

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mixbench.data.maps import MappedImages, check_count, read_maps
+from mixbench.data.maps import MappedImages, check_count, read_label_maps
 from mixbench.errors import UserError
 from mixbench.methods.tdattenmix.maps import AttentionMaps
 
@@ -24,7 +24,7 @@ class FileMaps(AttentionMaps):
                 "data.auto_augment",
                 "use data.auto_augment=null; maps follow random crops and data.flip",
             )
-        self.stored = read_maps(Path(method.config.maps), "method.maps")
+        self.stored: Any = read_label_maps(Path(method.config.maps), "method.maps")
 
     def maps(self, pixels: Tensor, y: Tensor) -> Tensor:
         """Refuse a batch that brought no maps."""
@@ -36,5 +36,10 @@ class FileMaps(AttentionMaps):
 
     def wrap(self, method: Any, train_set: Any) -> MappedImages:
         """Let every batch bring its maps."""
-        check_count(self.stored, len(train_set), "training", f"method.maps={method.config.maps}")
+        stored = self.stored[0] if isinstance(self.stored, tuple) else self.stored
+        check_count(stored, len(train_set), "training", f"method.maps={method.config.maps}")
+        if isinstance(self.stored, tuple):  # best scores of each cell, and their classes
+            score, classes = self.stored
+            of_label = classes == train_set.labels.cpu()[:, None, None, None].to(classes.dtype)
+            self.stored = (score * of_label).amax(1).float()
         return MappedImages(train_set, self.stored)

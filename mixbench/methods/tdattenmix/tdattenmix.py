@@ -8,8 +8,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import mixbench.functional as mf
-from mixbench.data.images import Batch
-from mixbench.data.maps import move_maps
 from mixbench.errors import UserError
 from mixbench.methods.base import register
 from mixbench.methods.pictures.windows import draw_windows
@@ -92,15 +90,6 @@ class TdAttenMix(ConsistencyMethod):
         except ValueError as error:
             what, _, todo = str(error).partition("; ")
             raise UserError(what, where, todo) from error
-
-    def mix_batch(self, batch: Batch) -> mf.Mixed:
-        """Prepare and mix; maps of the batch are cropped and mirrored as its images are."""
-        if batch.maps is None:
-            return super().mix_batch(batch)
-        drawn = self.draw_augmentation(batch)
-        x, targets = self.prepare(batch, drawn)
-        maps = move_maps(batch.maps, batch.images.shape[2:], drawn, self.run.data.padding)
-        return self.mix(x, targets, maps=maps)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Paste windows into the batch, or mix it whole; missing decisions are drawn.
