@@ -421,7 +421,8 @@ def _settings_notes(group: Group, names: Sequence[str]) -> list[str]:
 def _image_notes(group: Group, shown: Sequence[str]) -> list[str]:
     """Sentences on the number of images behind the scores of suites that sample them."""
     notes = []
-    for suite, scores in sampled(shown).items():
+    found = [name for name in shown if any(row.summary(name) for row in group.rows)]
+    for suite, scores in sampled(found).items():
         sizes = sorted({size for row in group.rows for size in row.images.get(suite, ())})
         told = " or ".join(map(str, sizes)) or "an unknown number"
         verb = "is" if len(scores) == 1 else "are"
@@ -439,13 +440,18 @@ def _set_notes(group: Group, shown: Sequence[str]) -> list[str]:
         if describe(name).shared and any(row.summary(name) for row in group.rows):
             known = {str(each) for row in group.rows for each in row.images_of(name) if each}
             found.setdefault(tuple(sorted(known)), []).append(name)
-    return [
-        f"{', '.join(names)} {'is a mean' if len(names) == 1 else 'are means'} over these sets of "
-        f"images: {' or '.join(sets)}."
-        + " Means over different sets do not compare."
-        * (len(sets) > 1)
-        for sets, names in found.items()
-    ]
+    notes = []
+    for sets, names in found.items():
+        one = len(names) == 1
+        if describe(names[0]).shared == "demixer":
+            note = f"{', '.join(names)} {'is' if one else 'are'} found by {' or '.join(sets)}."
+            other = " Scores by different demixers do not compare."
+        else:
+            verb = "is a mean" if one else "are means"
+            note = f"{', '.join(names)} {verb} over these sets of images: {' or '.join(sets)}."
+            other = " Means over different sets do not compare."
+        notes.append(note + other * (len(sets) > 1))
+    return notes
 
 
 def _with_units(scores: Sequence[str]) -> str:

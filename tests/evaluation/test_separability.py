@@ -142,6 +142,11 @@ def test_methods_without_weights_of_pixels_are_refused():
         assert suite().refusal(info, sample_method(METHODS.get(name))) == ""
 
 
+def test_a_method_that_shrinks_images_is_refused_by_what_it_mixes(halves):
+    with pytest.raises(ValueError, match="moves or changes pixels"):
+        counted("resizemix")
+
+
 def test_bc_is_judged_by_its_weights_although_it_rescales(halves):
     counts = counted("bc")
     assert counts["mixed"] > 0

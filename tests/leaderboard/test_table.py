@@ -351,6 +351,29 @@ def test_rows_that_chose_other_test_images_share_no_table(add, tmp_path):
     assert len(board(tmp_path).groups) == 4
 
 
+def test_a_table_says_which_demixer_separated_and_is_silent_where_none_did(add, tmp_path):
+    def judged(demixer, images=256):
+        facts = {"demixer": demixer, "images": images}
+        metrics = {"top1": 80.0, "separable_mse": 0.05}
+        return {"metrics": metrics, "evaluations": {"separability": facts}}
+
+    add("mixup", 0, **judged("runs/one"))
+    add("erm", 0, recipe_hash="s" * 16)
+    columns = ["separable_mse"]
+    of_mixup, of_erm = (render(one, columns=columns) for one in parted(board(tmp_path)))
+    assert "separable_mse is found by runs/one on 256 images." in of_mixup
+    assert "do not compare" not in of_mixup
+    assert "test images." not in of_erm
+    add("cutmix", 0, **judged("runs/two"))
+    both = render(board(tmp_path), columns=columns)
+    assert "runs/one on 256 images or runs/two on 256 images. Scores by different" in both
+
+
+def parted(found):
+    """The tables of a leaderboard, one by one."""
+    return [found.only({group.recipe_hash}) for group in found.groups]
+
+
 def test_sorting_by_what_no_row_has_is_refused(add, tmp_path):
     add("erm", 0)
     with pytest.raises(UserError, match="no column"):
