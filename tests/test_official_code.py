@@ -101,6 +101,7 @@ def test_findings_are_numbered_in_order(title):
 def test_every_finding_names_tests_that_exist(title, words):
     named = TEST.findall(words)
     assert named, title
+    assert not re.search(r"\b(KEY|TEST)\b", words), "a name that is still to be filled in"
     assert len(named) == words.count("tests/"), "a test whose name is not whole"
     for path, name in named:
         assert (ROOT / path).is_file(), path
