@@ -53,7 +53,10 @@ def add_elicit(add: Any) -> None:
     page.add_argument("--images", type=int, metavar="N", help=f"{text}{usual.images}")
     text = f"images that one person judges; the default is all, but {USUAL_TRIALS} at most"
     page.add_argument("--trials", type=int, metavar="N", help=text)
-    text = f"{' or '.join(PERSPECTIVES)}: what a person sees, or what 100 others would; the default"
+    text = (
+        f"{' or '.join(PERSPECTIVES)}: what a person sees, or what 100 other people would see; "
+        "the default"
+    )
     page.add_argument("--perspective", metavar="WHOSE", help=f"{text} is {usual.perspective}")
     text = "also ask for the range that is possible for the weight, in the task infer"
     page.add_argument("--interval", action="store_true", default=None, help=text)
@@ -79,7 +82,7 @@ def add_elicit(add: Any) -> None:
     export.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=text)
     text = "leave out people whose answers the report calls doubtful"
     export.add_argument("--without-doubtful", action="store_true", help=text)
-    text = "write what the judgements of a study are worth as one HTML page"
+    text = "write a report on the judgements of a study as one HTML page"
     report = add("elicit report", report_study_command, text)
     report.add_argument("study", type=Path, metavar="STUDY", help="file or folder of the study")
     text = "file to write"

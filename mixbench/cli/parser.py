@@ -152,10 +152,10 @@ def _parser() -> CommandParser:
     best = add(
         "race",
         race.race_command,
-        "find the method that is best for some data within a time, and how sure that is",
+        "find the best method for some data within a time budget, and say how sure that is",
         overrides="k=v",
     )
-    text = "print what the time buys without training"
+    text = "print the plan for the budget without training"
     best.add_argument("--dry-run", action="store_true", help=text)
     best.set_defaults(jobs=None, no_wait=False, to_wandb=None)
     _placing(best)
@@ -311,7 +311,11 @@ def _parser() -> CommandParser:
     text = "describe: picture to write with a few images of each class, .png, .svg or .pdf"
     sets.add_argument("-o", "--output", type=Path, metavar="FILE", help=text)
     add("doctor", doctor.doctor_command, "print versions, device, W&B, folders and free disk")
-    shell = add("completion", completion.completion_command, "print what fills in words in a shell")
+    shell = add(
+        "completion",
+        completion.completion_command,
+        "print a script that completes words in a shell",
+    )
     shell.set_defaults(parser=parser)
     text = "shell to print the script for; words is what the scripts call"
     shell.add_argument("shell", choices=(*completion.SCRIPTS, "words"), help=text)
@@ -343,11 +347,11 @@ def _plotting(figure: Any) -> None:
     figure.add_argument("--row", dest="rows", action="append", default=[], metavar="ROW", help=text)
     text = "show this score in place of the one that the tables are ranked by"
     figure.add_argument("--score", metavar="NAME", help=text)
-    text = "setting on an axis of sweep; name one or two, each by an option of its own"
+    text = "setting on an axis of the plot sweep; give the option once or twice"
     figure.add_argument("--key", dest="keys", action="append", default=[], metavar="KEY", help=text)
     text = "draw the reliability of each run in place of each row"
     figure.add_argument("--per-seed", action="store_true", help=text)
-    text = "leave out the line above each panel"
+    text = "leave out the title above each panel"
     figure.add_argument("--no-title", action="store_true", help=text)
 
 

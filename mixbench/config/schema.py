@@ -33,7 +33,8 @@ class DataConfig(Settings):
     train: str | None = setting(None, "for pack: file of the training images", identity=False)
     test: str | None = setting(
         None,
-        "for pack: file of the test images; folder: name of their folder, where several could be",
+        "for pack: file of the test images; folder: name of their folder, if several could be "
+        "meant",
         identity=False,
     )
     test_fraction: float | None = setting(
@@ -60,7 +61,7 @@ class DataConfig(Settings):
     )
     judgements: str | None = setting(
         None,
-        "what people said of images: .npz, .json or folder; those of the test set leave the test",
+        "judgements of people: .npz, .json or folder; judged test images are left out of the test",
         identity=False,
     )
     allow_overlap: bool = setting(
@@ -127,7 +128,7 @@ class DataConfig(Settings):
     )
     lighting: float = setting(
         0.0,
-        "shift of colours along the principal ones of ImageNet, in standard deviations",
+        "shift along the principal components of the colours of ImageNet, in standard deviations",
         at_least=0,
     )
     erasing: float = setting(
@@ -138,7 +139,7 @@ class DataConfig(Settings):
     )
     repeats: int = setting(
         1,
-        "times that an epoch shows an image, each time augmented anew; other images wait",
+        "times that an epoch shows an image, each time augmented anew; fewer images fit in",
         at_least=1,
     )
     train_fraction: float = setting(
@@ -155,11 +156,11 @@ class DataConfig(Settings):
     )
     race_fold: str | None = setting(
         None,
-        "fold of a race, NUMBER/OF from 0 on: held out of training and scored; no test image is",
+        "fold of a race, NUMBER/OF from 0 on: held out of training, scored as the test set",
     )
     on_corrupt: str = setting(
         "error",
-        "what follows from an unreadable image: an error, or it is skipped and counted",
+        "what an unreadable image causes: an error, or skip: it is left out and counted",
         one_of=("error", "skip"),
     )
     workers: int = setting(
@@ -444,8 +445,8 @@ class EvalConfig(Settings):
     )
     adv_n: int | str | None = setting(
         AUTO,
-        "number of images, of a fixed random subset, to attack or pair; auto: at most 512, after "
-        "training as many as a tenth of its passes pays for, for corruption all; null: all",
+        "number of test images, a fixed random subset, to attack or pair; auto: at most 512, fewer "
+        "after a short training (a tenth of its passes), and all for corruption; null: all",
         at_least=1,
         also=AUTO,
         identity=False,
@@ -465,8 +466,9 @@ class EvalConfig(Settings):
     )
     judge: str | None = setting(
         None,
-        "two_class, separability, separation: finished run that looks; null: the tested network "
-        "itself, or nobody where it is no classifier",
+        "two_class, separability, separation: finished run that classifies; null: the tested "
+        "network "
+        "itself, or none where it does not classify",
         identity=False,
     )
     demixer: str | None = setting(

@@ -164,7 +164,7 @@ def _find(name: str) -> Path:
     found = yaml_files.find("sweep", name)
     if found is None:
         known = yaml_files.names("sweep")
-        hint = near_match(name, known) or f"there are: {', '.join(known) or 'none'}"
+        hint = near_match(name, known) or f"choose one of: {', '.join(known) or 'none'}"
         raise UserError(f"unknown plan {name!r}", "sweep", hint)
     return found
 

@@ -466,7 +466,7 @@ def _check_known(board: Leaderboard, name: str) -> None:
     raise UserError(
         f"there is no finished run of {name!r}" + (f"; {hint}" if hint else ""),
         "compare",
-        f"rows: {known}",
+        f"choose one of: {known}",
     )
 
 

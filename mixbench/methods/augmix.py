@@ -65,7 +65,7 @@ class AugMix(Method):
             None, "operations of a chain; null: 1 to 3", at_least=1, official="1 to 3"
         )
         alpha: float = setting(
-            1.0, "of the Dirichlet weights of chains, and of the Beta weight of a view", above=0,
+            1.0, "parameter of the weights, Dirichlet of chains and Beta of a view", above=0,
             official=1.0,
         )  # fmt: skip
         all_ops: bool = setting(

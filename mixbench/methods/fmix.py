@@ -34,7 +34,10 @@ class FMix(MaskMix):
             3.0, "power by which amplitudes fall with frequency", at_least=0, official=3.0
         )
         max_soft: float = setting(
-            0.0, "half the share of pixels over which an edge falls", within=(0, 0.5), official=0.0
+            0.0,
+            "half the share of pixels in the soft edge of a mask",
+            within=(0, 0.5),
+            official=0.0,
         )
         spectrum: str = setting(
             "full", "spectrum of the masks", one_of=SPECTRA, official="official, a slip of the code"

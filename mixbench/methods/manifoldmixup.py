@@ -45,7 +45,7 @@ class ManifoldMixup(Method):
         )
         loss: str = setting(
             "ce",
-            "the gradients of bce_softmax are K/2 to K times smaller",
+            "loss; the gradients of bce_softmax are K/2 to K times smaller",
             one_of=LOSSES,
             official="bce_softmax",
         )

@@ -318,7 +318,9 @@ def read_record(folder: Path) -> Record:
     except FileNotFoundError as error:
         what = "the record cannot be read: its link leads nowhere" if path.is_symlink() else ""
         todo = "give the folder of a run, such as runs/ID, or its id"
-        raise UserError(what or "no record of a run", str(path), "" if what else todo) from error
+        raise UserError(
+            what or "there is no record of a run", str(path), "" if what else todo
+        ) from error
     except OSError as error:
         raise UserError(f"the record cannot be read: {error.strerror}", str(path)) from error
     except UserError:

@@ -410,7 +410,7 @@ def test_rows_are_found_by_method_label_or_run(add, tmp_path):
     with pytest.raises(UserError, match="did you mean 'mixup'") as error:
         compared(tmp_path, "mixpu")
     assert error.value.todo
-    assert "rows: " in error.value.todo
+    assert "choose one of: " in error.value.todo
     with pytest.raises(UserError, match="one row: mixup") as error:
         compared(tmp_path, "mixup", "mixups0")
     assert "(cutmix a=1, cutmix a=2 b=2, mixup alpha=0.2, erm)" in error.value.todo

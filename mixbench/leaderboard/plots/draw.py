@@ -178,7 +178,7 @@ def _only(board: Leaderboard, kind: str, names: list[str]) -> Leaderboard:
             hint = near_match(name, known)
             what = f"there is no finished run of {name!r}" + (f"; {hint}" if hint else "")
             labels = dict.fromkeys(row.label for group in board.groups for row in group.rows)
-            raise UserError(what, f"plot {kind}", f"rows: {', '.join(labels)}")
+            raise UserError(what, f"plot {kind}", f"choose one of: {', '.join(labels)}")
     kept: list[Group] = []
     for group in board.groups:
         named = [row.label for row in group.rows if set(names).intersection(_names(row))]

@@ -19,9 +19,13 @@ class DemixConfig(Method.Config):
     """Settings of two networks that play against each other, and of the search at the test."""
 
     preset: str = setting(
-        "paper", "robust: R1, spectral normalisation, averages and diversity", one_of=PRESETS
+        "paper",
+        "paper: as published; robust: with R1, spectral normalisation, averages and diversity",
+        one_of=PRESETS,
     )
-    loss: str = setting(PRESET, "of both networks", one_of=(PRESET, *GAN_LOSSES))
+    loss: str = setting(
+        PRESET, "loss of both networks; preset: that of method.preset", one_of=(PRESET, *GAN_LOSSES)
+    )
     r1: float | None = setting(
         None, "weight of the gradient penalty on observed images; null: the preset's", at_least=0
     )

@@ -17,7 +17,10 @@ class MoCoConfig(Method.Config):
 
     dim: int = setting(128, "length of the vectors that are compared", at_least=1)
     queue: int = setting(
-        4096, "earlier keys to tell the own one from", at_least=1, official="65536 on ImageNet"
+        4096,
+        "length of the queue of earlier keys, which are the negatives",
+        at_least=1,
+        official="65536 on ImageNet",
     )
     temperature: float = setting(0.1, "divisor of the cosines", above=0, official="0.2 on ImageNet")
     ema: float = setting(
@@ -27,7 +30,7 @@ class MoCoConfig(Method.Config):
         official="0.999 on ImageNet",
     )
     bn_groups: int = setting(
-        8, "parts of a batch that are normalised apart, as on so many devices", at_least=1
+        8, "parts of a batch that are normalised separately, as on as many devices", at_least=1
     )
     crop_area: float = setting(
         0.2, "smallest share of the image that a view shows", above=0, at_most=1
@@ -78,7 +81,9 @@ class MoCoSAMixConfig(MoCoConfig):
         "cosine", "course of mask_weight and aux_weight over the run", one_of=ANNEALING
     )
     mixer_loss: str = setting(
-        "infonce", "among the keys of the queue, or bce: of the two images alone", one_of=LOSSES
+        "infonce",
+        "infonce: among the keys of the queue; bce: of the two images alone",
+        one_of=LOSSES,
     )
     aux_weight: float = setting(0.0, "weight of the other of the two losses", at_least=0)
     mixer_lr: float | None = setting(

@@ -56,7 +56,7 @@ class SAMixConfig(Method.Config):
     mixer_lr: float | None = setting(
         None, "the mixer's peak learning rate, else that of the recipe", above=0
     )
-    mixer_min_lr: float | None = setting(None, "where the mixer's learning rate ends", at_least=0)
+    mixer_min_lr: float | None = setting(None, "learning rate of the mixer at the end", at_least=0)
     mixer_momentum: float | None = setting(
         None, "momentum of the mixer's SGD, else that of the recipe", within=(0, 1)
     )

@@ -27,12 +27,14 @@ class TdAttenMixConfig(Method.Config):
         official="absvit",
     )
     absvit: str | None = setting(None, "weights of an AbSViT under their published names")
-    teacher_ckpt: str | None = setting(None, "checkpoint, or folder, of a finished run that looks")
+    teacher_ckpt: str | None = setting(
+        None, "checkpoint, or folder, of a finished run whose network gives attention"
+    )
     maps: str | None = setting(
         None, ".npz or .npy of a map per training image, before it is cropped"
     )
     prior: str = setting("auto", "with absvit: what to look for", one_of=PRIORS, official="head")
-    sigma: float = setting(1.0, "of absvit: weight of the way back", at_least=0, official=1)
+    sigma: float = setting(1.0, "with absvit: weight of the feedback", at_least=0, official=1)
     beta: float = setting(
         0.5,
         "weight of the area in the label, the rest is attention",
@@ -67,7 +69,7 @@ class TdAttenMixConfig(Method.Config):
         official="none",
     )
     dst_tie: str = setting(
-        "first", "which of equally unattended windows", one_of=TIES, official="first"
+        "first", "which window of several with equally low attention", one_of=TIES, official="first"
     )
     partner: str = setting(
         "random",

@@ -51,9 +51,11 @@ class TransformMixSearchConfig(TransformMixConfig):
         "saliency", "input of the network for transformations", one_of=STN_INPUTS
     )
     lam_input: bool = setting(True, "give the weight to the network for masks as an input")
-    symmetric: bool = setting(True, "a pair in the other order has the other part of the mask")
+    symmetric: bool = setting(True, "swapping a pair gives the complement of its mask")
     temperature: float = setting(0.5, "temperature of the mask's sigmoid", above=0)
-    w_area: float = setting(1.0, "weight of the mask's mean against the weight", at_least=0)
+    w_area: float = setting(
+        1.0, "weight of the loss that keeps the mean of the mask at the mixing weight", at_least=0
+    )
     w_tv: float = setting(0.1, "weight of the mask's total variation", at_least=0)
     w_bin: float = setting(0.05, "weight of the mask's distance from 0 and 1", at_least=0)
     w_geo: float = setting(0.01, "weight of the transformations' size", at_least=0)
@@ -94,7 +96,7 @@ class TransformMixReconConfig(TransformMixConfig):
     label: str = setting("area", "rule of the first label's weight", one_of=LABEL_RULES)
     prob: float = setting(1.0, "share of batches mixed, the others stay plain", within=(0, 1))
     cache: bool = setting(
-        False, "find the maps once, of images before they are cropped, and let them follow"
+        False, "compute the maps once, before cropping, and crop them with the images"
     )
 
     def check_run(self, name: str, data: DataConfig) -> None:
