@@ -103,7 +103,7 @@ def _rounds(state: RaceState) -> PageTable:
 
 
 def _ties(state: RaceState) -> PageTable:
-    header = ["method", "cost", "common blocks", "behind, in points", "told apart from", ""]
+    header = ["method", "cost", "common blocks", "behind, in points", "told apart from", "result"]
     lines: list[list[str]] = []
     note = ""
     if winner := state.winner:
@@ -130,7 +130,7 @@ def _ties(state: RaceState) -> PageTable:
 
 
 def _looks(state: RaceState) -> PageTable:
-    header = ["look", "level", "method", "pairs", "gain", "interval", "would have shown", ""]
+    header = ["look", "level", "method", "pairs", "gain", "interval", "would have shown", "result"]
     lines = []
     for look in state.looks:
         level = f"{100 * (1 - 2 * look.alpha):g} %"

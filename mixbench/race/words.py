@@ -9,6 +9,7 @@ from mixbench.race.halving import PLAIN, Ties, expected_runs, find_ties
 from mixbench.race.state import RaceState, SealedLook
 from mixbench.stats.gain import (
     ASSUMED_IMAGES,
+    GainInterval,
     combined,
     detectable_gain,
     expected_gain,
@@ -118,6 +119,11 @@ def verdict_text(state: RaceState) -> str:
     found = look.result
     assert found is not None
     ends = (found.gain, found.low, found.high)
+    if _alike(found):
+        return (
+            f"Nothing can be told of {look.winner} and plain training: all their runs are right on "
+            "the same test images. Networks that learned nothing do so; train for more epochs."
+        )
     digits = _digits(*ends)
     gain, low, high = (f"{value:+.{digits}f}" for value in ends)
     if look.outcome == "better":
@@ -202,7 +208,8 @@ def further_texts(state: RaceState) -> list[str]:
     if look.result is not None:
         use = look.winner if look.result.gain > 0 else f"plain training ({PLAIN})"
         found.append(f"Advice: use {use}.")
-        found.append(_more_text(state, look))
+        if not _alike(look.result):
+            found.append(_more_text(state, look))
         if look.correlation is not None and look.correlation > CORRELATED:
             found.append(
                 f"The scores of equal seeds are correlated ({look.correlation:.2f}); the interval "
@@ -252,6 +259,11 @@ def _more_text(state: RaceState, look: SealedLook) -> str:
         f"No number of runs shows {wanted:g} points on {look.images:,} test images; about "
         f"{_rounded(images_for(wanted, per_image)):,} images would."
     )
+
+
+def _alike(found: GainInterval) -> bool:
+    """Whether neither seeds nor images make any difference between two methods."""
+    return found.gain == found.seeds == found.images == 0
 
 
 def _count_ties(ties: Ties) -> str:

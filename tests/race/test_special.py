@@ -125,20 +125,19 @@ def race(tmp_path):
     return start
 
 
-def last_line_with_points(text):
-    return next(line for line in text.splitlines() if "points" in line and "buy" not in line)
-
-
 @pytest.mark.slow
 def test_three_hundred_images_without_a_test_part_end_in_a_verdict(tmp_path, race):
     write_images(tmp_path / "images", [150, 150])
     words = ["data=folder", f"data.root={tmp_path / 'images'}", "method=mixup,cutmix"]
-    text, state, _ = race(*words, "budget=20min")
+    text, state, _ = race(*words, "lr=0.1", "epochs=4", "budget=20min")
     assert f"{state['test_images']} of 300 images are set aside to confirm" in text
     assert (state["test_images"], state["folds"]) == (200, 2)
     (look,) = state["looks"]
     assert look["outcome"] in ("better", "worse", "open")
-    assert f"{look['result']['gain']:+.1f} points" in last_line_with_points(text)
+    gain = look["result"]["gain"]
+    told = "points over plain" if look["outcome"] == "better" else "points ("
+    assert told in text or "Nothing can be told" in text
+    assert f"{gain:+.1f} points" in text or abs(gain) < 0.05
 
 
 @pytest.mark.slow

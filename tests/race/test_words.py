@@ -86,6 +86,14 @@ def test_an_end_of_an_interval_near_zero_is_not_printed_as_zero():
     assert "0.02 to 1.20" in verdict_text(scored(NEAR, interval=(0.61, 0.02, 1.2)))
 
 
+def test_runs_that_all_answer_alike_are_no_exact_result():
+    state = scored(NEAR, "open", (0.0, -4e-4, 4e-4), parts=(0.0, 0.0, 0.0))
+    assert verdict_text(state).startswith("Nothing can be told of cutmix and plain training")
+    assert "points" not in " ".join([verdict_text(state), *further_texts(state)])
+    state = scored(NEAR, "open", (0.0, -0.4, 0.4), parts=(0.0, 0.1, 0.1))
+    assert verdict_text(state).startswith("No method is shown")
+
+
 def test_later_looks_say_their_own_level():
     assert "97.5 % interval" in verdict_text(scored(NEAR, k=2))
 
