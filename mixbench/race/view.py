@@ -90,7 +90,7 @@ def _log(view: View, state: RaceState, records: list[Record]) -> None:
         for name, values in each.scores.items()
         for place, value in enumerate(values)
     ]
-    tables = {"selection": wandb.Table(columns=SELECTION, data=lines)}
+    tables = {"selection": wandb.Table(columns=list(SELECTION), data=lines)}
     scores = list(dict.fromkeys(name for record in records for name in record.metrics))
     if records:
         lines = [
