@@ -46,6 +46,9 @@ OPERATIONS = {
         x, targets, x[:, 0, ::4, ::4], **options
     ),
     "guidedmixup": mf.guidedmixup,
+    "puzzlemix": lambda x, targets, **options: mf.puzzlemix(
+        x, targets, x.square().mean(1), blocks=8, **options
+    ),
     "smoothmix": mf.smoothmix,
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),
