@@ -25,10 +25,10 @@ class PuzzleMix(MapMix):
 
     Paper: Kim et al., "Puzzle Mix: Exploiting Saliency and Local Statistics for Optimal Mixup",
     ICML 2020, arXiv:2009.06962. Official code: snu-mllab/PuzzleMix.
-    Formula: :math:`x = z \odot \Pi_1^\top x_1 + (1 - z) \odot \Pi_2^\top x_2` and :math:`y = \bar z
-    y_1 + (1 - \bar z) y_2` with the mask :math:`z` of blocks that hides the least saliency at the
-    least cost of borders and of shares other than the :math:`\lambda` asked for, and plans
-    :math:`\Pi` that move cells to where they are seen.
+    Formula: :math:`x = z \odot P_1 x_1 + (1 - z) \odot P_2 x_2` and :math:`y = \bar z y_1 +
+    (1 - \bar z) y_2` with the mask :math:`z` of blocks that hides the least saliency at the least
+    cost of borders and of shares other than the :math:`\lambda` asked for, and plans :math:`P` that
+    move cells to where they are seen.
     Deviations: soft cross-entropy by default; the authors' on CIFAR is ``loss: bce_softmax``. They
     solve the cut on the host by alpha-beta swaps of the gco library; by default it is solved on the
     device, at nearly the least energy, and ``solver: exact`` finds the least, which swaps may miss.
