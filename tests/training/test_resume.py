@@ -169,6 +169,7 @@ RESUMED = [
 # Each takes seconds, and a method of its family is tried without them.
 LONG = ("automix", "mixup", "mocosamix", "choice", "alignmix method.ae", "bc", "manifoldmixup")
 LONG += ("gridmix", "resizemix", "smoothmix", "saliencymix", "splicemix data", "transmix")
+LONG += ("guidedmixup", "puzzlemix")
 
 
 @pytest.mark.parametrize(
