@@ -219,7 +219,7 @@ def move_plan(saliency: Tensor, shown: Tensor, *, eps: float = 0.8) -> Tensor:
     Each cell asks for the place that costs it least, its way there less the saliency that it would
     bring to a visible one; of those that ask for a place the first of the least cost has it, and
     the others pay 1 more there, as often as there are cells along the longer side. A place that all
-    would have to pay for is no one's, unless all ask for it.
+    would have to pay for is no one's.
 
     Args:
         saliency: (B, R, C) shares of the cells.
@@ -257,7 +257,7 @@ def move_plan(saliency: Tensor, shown: Tensor, *, eps: float = 0.8) -> Tensor:
         )
         # Rows that do not ask for a place have a cost of 0 there in the official code.
         leading = (asked == asked[:, :1]).long().cumprod(1).sum(1, keepdim=True)
-        free = (paid < 0) | ((paid == 0) & (place < leading)) | (leading == count)
+        free = (paid < 0) | ((paid == 0) & (place < leading))
         wins = free & (first.take_along_dim(asked, 1) == place)
         lost = (~wins).float()[..., None]
         cost.scatter_add_(2, asked[..., None], lost)
