@@ -443,6 +443,7 @@ def chosen(rank):
         "method.members=[cutmix,samix,alignmix] method.alignmix.ae=true",
         "method.members=[tlalign,transmix] net=narrow_vit epochs=1",
         "method.members=[fmix,gridmix,resizemix,smoothmix,saliencymix] seed=1 epochs=3",
+        "method.members=[attentivemix,guidedmixup,puzzlemix] method.attentivemix.top_k=0 seed=2",
     ):
 
         class Kept(Noted, METHODS.get("choice")):

@@ -54,6 +54,9 @@ OPERATIONS = {
         x, targets, x[:, 0].relu(), grid=(8, 8), **options
     ),
     "mixpro": lambda x, targets, **options: mf.mixpro(x, targets, cell=5, **options),
+    "puzzlemix": lambda x, targets, **options: mf.puzzlemix(
+        x, targets, x.square().mean(1), blocks=8, **options
+    ),
     "smoothmix": mf.smoothmix,
     "bc": mf.bc,
     "bc plus": lambda *batch, **options: mf.bc(*batch, plus=True, **options),

@@ -88,6 +88,10 @@ _METHODS = {
         "mixbench.methods.moco.mocosamix:MoCoSAMix",
         "SAMix without labels: mix a view with another image's, and find the keys of both",
     ),
+    "puzzlemix": (
+        "mixbench.methods.puzzlemix:PuzzleMix",
+        "Choose for each block which of two images it shows, and move blocks to be seen",
+    ),
     "resizemix": (
         "mixbench.methods.resizemix:ResizeMix",
         "Paste the whole of the partner image, made smaller",

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 import mixbench.functional as mf
@@ -78,12 +77,10 @@ class GuidedMixup(MapMix):
         return 1.0 if config.saliency == SPECTRAL else 1.7
 
     def find_saliency(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Maps (B, H, W) of normalised images (B, C, H, W)."""
+        """Maps (B, h, w) of normalised images (B, C, H, W)."""
         if self.kind == SPECTRAL:
             return mf.residual_saliency(x)
-        maps = super().find_saliency(x, targets)
-        maps = maps - maps.amin((1, 2), keepdim=True).clamp(max=0)
-        return F.interpolate(maps[:, None], x.shape[2:], mode="bilinear")[:, 0]
+        return super().find_saliency(x, targets)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix the batch, or with probability ``1 - prob`` leave it; ``saliency`` may be given."""
@@ -91,6 +88,6 @@ class GuidedMixup(MapMix):
         if not decisions and not self.switch.on(cfg.prob):
             return mf.Mixed(x, targets)
         if "saliency" not in decisions and "mask" not in decisions:
-            decisions["saliency"] = self.find_saliency(x, targets)
+            decisions["saliency"] = self.find_pixel_saliency(x, targets)
         given = {"pairing": cfg.pairing, "part": cfg.part, "generator": self.generator}
         return mf.guidedmixup(x, targets, **given | decisions)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mixbench.functional as mf
@@ -78,6 +79,14 @@ class MapMix(Method):
             if self.teacher is not None:
                 return self.teacher(self.to_pixels(x.float()), labels)
             return find_maps(self.net, self.kind, x, labels)
+
+    def find_pixel_saliency(self, x: Tensor, targets: Tensor) -> Tensor:
+        """The same in the size of the images, and not negative."""
+        maps = self.find_saliency(x, targets)
+        maps = maps - maps.amin((1, 2), keepdim=True).clamp(max=0)
+        if maps.shape[1:] == x.shape[2:]:
+            return maps
+        return F.interpolate(maps[:, None], x.shape[2:], mode="bilinear")[:, 0]
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """The mask, and what it leaves to the partner."""

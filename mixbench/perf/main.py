@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from mixbench.errors import UserError, near_match
+from mixbench.perf.cut import CutBenchmark
 from mixbench.perf.input import InputBenchmark
 from mixbench.perf.mix import MixBenchmark
 from mixbench.perf.photographs import PhotographBenchmark
@@ -26,6 +27,7 @@ BENCHMARKS = (
     ViewBenchmark(),
     StepBenchmark(),
     SearchBenchmark(),
+    CutBenchmark(),
 )
 PARTS = tuple(dict.fromkeys(benchmark.part for benchmark in BENCHMARKS))
 DEVICES = ("cpu", "cuda")
@@ -44,7 +46,8 @@ def main(
     Args:
         device: ``cpu`` or ``cuda``.
         parts: Of ``P1`` (the mixing step), ``P2`` (transport plans), ``P3`` (the input path),
-            ``P4`` (whole training steps) and ``P7`` (the search for latent vectors); all if None.
+            ``P4`` (whole training steps), ``P7`` (the search for latent vectors) and ``P8`` (the
+            cut of PuzzleMix); all if None.
         out: Folder of ``<date>-<device>.json`` and ``.md``; ``<runs folder>/perf`` if None.
         budget: How long to measure.
 

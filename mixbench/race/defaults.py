@@ -30,6 +30,7 @@ NOT_RACED = {
     "augmix": "three views of each image cost as much as three methods",
     "attentivemix": "keeps the cells that another network attends to, which costs a pass of it",
     "automix": "masks that are learned along the way double the cost",
+    "puzzlemix": "a gradient of the images and a cut for each batch cost most of another method",
     "samix": "masks that are learned along the way by a larger mixer cost the most",
     "snapmix": "a second pass for labels by meaning, which its authors show on fine classes",
     "mixpro": "half of it is mixup and CutMix, and transmix labels by attention, too",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +89,16 @@ def pretended_device() -> Iterator[Callable[[bool], None]]:
         stack.enter_context(FakeTensorMode())  # for it alone torch looks for no driver
         stack.enter_context(Pretended())
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        stack.enter_context(patch.object(torch.autograd, "grad", _stand_in_gradients))
         stack.callback(refuse_waits, False)
         yield refuse_waits
+
+
+def _stand_in_gradients(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    """The inputs themselves, as autograd goes back on no device that is not there."""
+    del outputs, args, kwargs
+    given = (inputs,) if isinstance(inputs, Tensor) else inputs
+    return tuple(each.detach().clone() for each in given)
 
 
 def to_pretended(module: nn.Module) -> None:

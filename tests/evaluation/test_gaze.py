@@ -44,8 +44,8 @@ def trial(method, batch, key=0):
 def test_every_method_that_mixes_pixels_tells_which():
     assert set(MASKED) == {
         "attentivemix", "automix", "bc", "choice", "cutmix", "fmix", "gridmix", "guidedmixup",
-        "hmix", "mixpro", "mixup", "mixup2", "resizemix", "saliencymix", "samix", "smoothmix",
-        "snapmix", "tdattenmix", "tlalign", "tokenmix", "transmix",
+        "hmix", "mixpro", "mixup", "mixup2", "puzzlemix", "resizemix", "saliencymix", "samix",
+        "smoothmix", "snapmix", "tdattenmix", "tlalign", "tokenmix", "transmix",
     }  # fmt: skip
     assert (
         made("mocosamix").no_mask_reason == made("moco").no_mask_reason == "it has no labels to mix"
@@ -70,6 +70,11 @@ def test_the_shares_make_the_mixed_image(name):
             brought = (mixed.x * (1 - own)).sum((2, 3))
             torch.testing.assert_close(brought, (x[mixed.perm] * partner).sum((2, 3)))
             torch.testing.assert_close(partner.sum((2, 3)), (1 - own).sum((2, 3)))
+        elif name == "puzzlemix":
+            # Cells move: all that is shown of both, and of each what the label says.
+            shown = (x * own + x[mixed.perm] * partner).sum((2, 3))
+            torch.testing.assert_close(mixed.x.sum((2, 3)), shown)
+            assert (own.mean((1, 2, 3)) <= mixed.lam + 1e-6).all()
         elif name == "resizemix":
             # The partner is all there, as small as the box.
             assert torch.equal(mixed.x * own, x * own)

@@ -71,6 +71,7 @@ PROSE = {
         "adv_images": Tolerance(0.0, 1e-6),  # on SHARES of the elements
     },
     "ood": {"measures": Tolerance(0.0, 1e-6)},
+    "puzzlemix": {"mask": EXACT},
     "samix": _MIXER,
     "samix_train": _MIXER,
     "splicemix": {

@@ -79,6 +79,11 @@ def allowed(method: Method) -> bool:
     return not method.config.alone
 
 
+def cut_by(method: Method) -> str:
+    """Who solves the cut, which may come to the same end."""
+    return method.config.solver
+
+
 @dataclass
 class Key:
     """Another value of a key, and the other words that it needs to matter."""
@@ -237,6 +242,21 @@ KEYS = {
         "teacher_ckpt": Key("erm.ckpt", "method.saliency=loss_grad method.prob=1"),
         "pairing": Key("random", "method.prob=1"),
         "part": Key("2", "method.prob=1"),
+    },
+    "puzzlemix": FOUND_MAPS
+    | {key: MASKS[key] for key in ("alpha", "per_sample", "partner")}
+    | {
+        "blocks": Key("[2]", "method.blocks=[4]"),
+        "labels": Key("2"),
+        "beta": Key("10"),
+        "gamma": Key("0"),
+        "eta": Key("5"),
+        "neigh": Key("1", "method.blocks=[4] method.gamma=1 method.beta=4"),
+        "transport": Key("false"),
+        "cell": Key("1"),
+        "eps": Key("0"),
+        "solver": Key("exact", seen=cut_by),
+        "official": Key("true"),
     },
     "resizemix": MASKS
     | {

@@ -1,5 +1,7 @@
 """Methods whose masks follow maps: where the maps come from, and that they are found once."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -120,3 +122,47 @@ def test_the_loss_of_the_authors_is_the_binary_one_of_the_softmax(name):
     binary = torch.nn.functional.binary_cross_entropy(logits.softmax(1), mixed.targets)
     torch.testing.assert_close(found["bce_softmax"], binary)
     assert losses["bce_softmax"].tasks_with(losses["bce_softmax"].config) == {"multiclass"}
+
+
+def test_puzzlemix_compares_pixels_and_draws_blocks_for_all_ranks():
+    x, targets = sample_batch()
+    method = made("puzzlemix")
+    maps = find_maps(method.net, "loss_grad", x, targets.argmax(1))
+    given = {"perm": PERM, "lam": torch.tensor([0.5]), "blocks": 4}
+    mixed = method.mix(x, targets, **given)
+    pixels = method.to_pixels(x)
+    assert torch.equal(mixed.x, mf.puzzlemix(x, targets, maps, pixels=pixels, **given).x)
+    sizes = []
+    for batch in range(8):
+        method.reseed(0, batch)
+        drawn = method.mix(x, targets).aux.own.shape[1]
+        method.rank = 1
+        method.reseed(0, batch)
+        assert method.mix(x, targets).aux.own.shape[1] == drawn
+        method.rank = 0
+        sizes.append(drawn)
+    assert len(set(sizes)) > 1
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks", "message"),
+    [(33, None, "neither 2, 4, 8 nor 16 square blocks"), (28, [4, 8], "8 square blocks")],
+)
+def test_images_that_blocks_do_not_divide_are_refused_before_the_training(size, blocks, message):
+    method = made("puzzlemix")
+    info = dataclasses.replace(method.info, height=size, width=size)
+    config = method.Config(blocks=blocks)
+    with pytest.raises(UserError, match=message) as error:
+        METHODS.get("puzzlemix")(method.net, info, config, method.run)
+    assert error.value.where.startswith("method.blocks")
+
+
+def test_openmixup_s_second_share_is_kept_where_it_is_asked_for():
+    x, targets = sample_batch()
+    shares = []
+    for official in (False, True):
+        method = made("puzzlemix", official=official)
+        method.reseed(0, 3)
+        mixed = method.mix(x, targets, perm=PERM, blocks=4)
+        shares.append(mixed.x)
+    assert not torch.equal(*shares)

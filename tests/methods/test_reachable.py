@@ -59,6 +59,11 @@ EXCEED = {
         "It has a momentum encoder, a queue, and the vote of neighbours, each a module of nn/.",
     ),
     "mocosamix": (12, 760, "It is MoCo and SAMix in one, and has the modules of both."),
+    "puzzlemix": (
+        12,
+        950,
+        "The cut, exact and on the device, the moves of cells, and kinds of maps with a teacher.",
+    ),
     "saliencymix": (
         8,
         570,

@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+import mixbench.functional as mf
 import mixbench.records.checkpoints as checkpoints
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.perf import input as input_part
 from mixbench.perf import main as main_module
 from mixbench.perf import mix, peers, photographs, step, timing, transport
+from mixbench.perf.cut import EXCESS, CutBenchmark, Cuts
 from mixbench.perf.input import SingleImages
 from mixbench.perf.main import FAILED, main
 from mixbench.perf.mix import MixBenchmark
@@ -553,12 +555,24 @@ def test_the_search_at_once_finds_what_a_plain_loop_finds():
         assert rule.shape in cases
 
 
+def test_cuts_tell_what_they_cost_beyond_the_least():
+    base, relaxed = CutBenchmark().measure(CPU, TINY, (Cuts(8, 4),))
+    assert base.figures == {EXCESS: 0}
+    problem = Cuts(8, 4).problem(CPU)
+    found, least = (mf.cut_energy(problem, s(problem)) for s in (mf.relaxed_cut, mf.exact_cut))
+    assert relaxed.figures[EXCESS] == pytest.approx(100 * (found / least - 1).mean().item())
+    shapes = {str(case) for case in CutBenchmark().cases(CPU)}
+    for rule in CutBenchmark().rules(CPU):
+        assert rule.ours == relaxed.variant
+        assert rule.shape in shapes
+
+
 @pytest.fixture
 def quiet_main(monkeypatch, no_peers):
     monkeypatch.setattr(ViewBenchmark, "rules", lambda self, device: [])  # Pillow is always there
     monkeypatch.setattr(main_module, "keep_freed_memory", lambda: False)
     cases = ((MixBenchmark, SHAPE), (TransportBenchmark, MAPS), (StepBenchmark, STEP))
-    cases += ((SearchBenchmark, SEARCHES),)
+    cases += ((SearchBenchmark, SEARCHES), (CutBenchmark, Cuts(3, 2)))
     for benchmark, case in cases:
         monkeypatch.setattr(benchmark, "cases", lambda self, device, case=case: (case,))
 
@@ -570,7 +584,7 @@ def test_a_run_without_peers_writes_and_prints_its_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(markdown_path.read_text())
     content = json.loads(json_path.read_text())
-    assert {row["part"] for row in content["rows"]} == {"P1", "P2", "P3", "P4", "P7"}
+    assert {row["part"] for row in content["rows"]} == {"P1", "P2", "P3", "P4", "P7", "P8"}
     assert {gate["status"] for gate in content["gates"]} == {SKIPPED}
     assert content["threads"] == 1
 
@@ -584,7 +598,7 @@ def test_a_failed_gate_sets_the_exit_code(tmp_path, monkeypatch):
 
 
 def test_unknown_parts_and_devices_are_refused_before_anything_runs():
-    with pytest.raises(UserError, match=r"(?s)unknown part 'P9'.*P1, P2, P3, P4, P7"):
+    with pytest.raises(UserError, match=r"(?s)unknown part 'P9'.*P1, P2, P3, P4, P7, P8"):
         main("cpu", ["P9"])
     with pytest.raises(UserError, match=r"(?s)unknown device 'tpu'.*cpu, cuda"):
         main("tpu")

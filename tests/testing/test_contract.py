@@ -67,6 +67,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"saliency": "input_grad", "per_sample": True},
         {"saliency": "spectral"},
     ],
+    "puzzlemix": [
+        {"labels": 2, "per_sample": True, "cell": None, "partner": "derange"},
+        {"solver": "exact", "blocks": [2, 4], "loss": "bce_softmax"},
+        {"transport": False, "saliency": "cam", "official": True, "prob": 0.5},
+    ],
     "guidedmixup": [
         {"saliency": "loss_grad", "prob": 1.0, "loss": "bce_softmax"},
         {"pairing": "random", "saliency": "cam"},

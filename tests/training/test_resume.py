@@ -156,6 +156,7 @@ RESUMED = [
     "mixup2",
     "moco method.queue=100",
     "mocosamix method.queue=100 method.dropout=0.1 method.aux_weight=0.5",
+    "puzzlemix method.per_sample=true",
     "samix method.mask_anneal=cosine method.dropout=0.1 method.mask_adjust=0.5",
     "resizemix",
     "saliencymix method.saliency=cam method.per_sample=true",
@@ -173,6 +174,7 @@ RESUMED = [
 # Each takes seconds, and a method of its family is tried without them.
 LONG = ("automix", "mixup", "mocosamix", "choice", "alignmix method.ae", "bc", "manifoldmixup")
 LONG += ("gridmix", "resizemix", "smoothmix", "saliencymix", "splicemix data", "transmix")
+LONG += ("guidedmixup", "puzzlemix")
 
 
 @pytest.mark.parametrize(
