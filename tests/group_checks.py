@@ -444,6 +444,8 @@ def chosen(rank):
         "method.members=[tlalign,transmix] net=narrow_vit epochs=1",
         "method.members=[fmix,gridmix,resizemix,smoothmix,saliencymix] seed=1 epochs=3",
         "method.members=[attentivemix,guidedmixup,puzzlemix] method.attentivemix.top_k=0 seed=2",
+        "method.members=[snapmix,tokenmix,mixpro,smmix] method.snapmix.saliency=attention "
+        "net=narrow_vit seed=1 epochs=2",
     ):
 
         class Kept(Noted, METHODS.get("choice")):

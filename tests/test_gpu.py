@@ -53,6 +53,10 @@ OPERATIONS = {
     "tokenmix": lambda x, targets, **options: mf.tokenmix(
         x, targets, x[:, 0].relu(), grid=(8, 8), **options
     ),
+    "smmix": lambda x, targets, **options: mf.smmix(x, targets, x[:, 0, ::4, ::4].abs(), **options),
+    "smmix per sample": lambda x, targets, **options: mf.smmix(
+        x, targets, x[:, 0, ::4, ::4].abs(), per_sample=True, **options
+    ),
     "mixpro": lambda x, targets, **options: mf.mixpro(x, targets, cell=5, **options),
     "puzzlemix": lambda x, targets, **options: mf.puzzlemix(
         x, targets, x.square().mean(1), blocks=8, **options

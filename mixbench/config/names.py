@@ -104,6 +104,10 @@ _METHODS = {
         "mixbench.methods.samix.samix:SAMix",
         "Mix with masks that a network learns along the way",
     ),
+    "smmix": (
+        "mixbench.methods.tdattenmix.smmix:SMMix",
+        "Paste the window that a transformer itself looks at most over the one it looks at least",
+    ),
     "smoothmix": (
         "mixbench.methods.smoothmix:SmoothMix",
         "Blend the partner image in through a window without edges",

@@ -96,6 +96,7 @@ from mixbench.functional.resizemix import (
 )
 from mixbench.functional.saliencymix import fine_grained_saliency, saliency_peak, saliencymix
 from mixbench.functional.sinkhorn import Transport, marginal_error, plan_entropy, sinkhorn
+from mixbench.functional.smmix import smmix
 from mixbench.functional.smoothmix import smooth_mask, smoothmix
 from mixbench.functional.snapmix import Snapped, percent_map, snapmix, snapmix_shares
 from mixbench.functional.splicemix import (
@@ -287,6 +288,7 @@ __all__ = [
     "saliencymix",
     "scaled_saliency",
     "sinkhorn",
+    "smmix",
     "smooth_label",
     "smooth_mask",
     "smoothmix",

@@ -23,14 +23,15 @@ class Pasted(NamedTuple):
 
     ``target`` (B, 2) and ``source`` (B, 2) are the row and column of the first cell of the window
     in the image and in its partner, ``kept`` (B, R, C) is True where the image stays, ``maps``
-    (B, R, C) are the maps that decided, and ``side`` is that of the windows in cells.
+    (B, R, C) are the maps that decided, and ``side`` is that of the windows in cells, (B,) where
+    each image has its own.
     """
 
     target: Tensor
     source: Tensor
     kept: Tensor
     maps: Tensor
-    side: int
+    side: int | Tensor
 
 
 def window_grid(height: int, width: int, side: int | None = None) -> tuple[int, int]:
@@ -186,12 +187,12 @@ def most_attended(sums: Tensor) -> Tensor:
     return least_attended(-sums)
 
 
-def window_mask(corner: Tensor, side: int, size: tuple[int, int]) -> Tensor:
+def window_mask(corner: Tensor, side: int | Tensor, size: tuple[int, int]) -> Tensor:
     """Cells inside of windows.
 
     Args:
         corner: (B, 2) row and column of the first cell of each window.
-        side: Side of the windows in cells.
+        side: Side of the windows in cells, or (B,) that of each.
         size: Rows R and columns C of the grid.
 
     Returns:
@@ -201,6 +202,7 @@ def window_mask(corner: Tensor, side: int, size: tuple[int, int]) -> Tensor:
         >>> window_mask(torch.tensor([[0, 1]]), 1, (1, 3))
         tensor([[[False,  True, False]]])
     """
+    side = side[:, None] if isinstance(side, Tensor) else side
     inside = []
     for start, cells in zip(corner.unbind(1), size, strict=True):
         places = torch.arange(cells, device=corner.device) - start[:, None]
@@ -209,7 +211,12 @@ def window_mask(corner: Tensor, side: int, size: tuple[int, int]) -> Tensor:
 
 
 def paste_window(
-    x: Tensor, perm: Tensor, target: Tensor, source: Tensor, side: int, size: tuple[int, int]
+    x: Tensor,
+    perm: Tensor,
+    target: Tensor,
+    source: Tensor,
+    side: int | Tensor,
+    size: tuple[int, int],
 ) -> Tensor:
     """Copy a window of each image's partner to another place in the image.
 
@@ -218,7 +225,7 @@ def paste_window(
         perm: (B,) index of each image's partner.
         target: (B, 2) row and column of the window's first cell in the image.
         source: (B, 2) the same in the partner.
-        side: Side of the windows in cells.
+        side: Side of the windows in cells, or (B,) that of each.
         size: Rows and columns of the grid.
 
     Returns:
@@ -254,7 +261,7 @@ def window_shares(pasted: Pasted, size: tuple[int, int]) -> tuple[Tensor, Tensor
     """Shares of pixels that a pasted window shows of an image, and of its partner.
 
     Args:
-        pasted: Where the windows are; all have the same side.
+        pasted: Where the windows are.
         size: Height H and width W of the images.
 
     Returns:
@@ -360,7 +367,7 @@ def tdattenmix(
         (tensor([7., 1., 2., 3.]), tensor([0.6250, 0.7917]))
     """
     check_batch(x, targets, integer_x=True)
-    size = _check_grid(x, maps)
+    size = check_grid(x, maps)
     if ratio not in RATIOS or map_norm not in MAP_NORMS:
         raise ValueError(
             f"ratio must be one of {', '.join(RATIOS)} and map_norm one of "
@@ -403,8 +410,19 @@ def _attention_share(
     return torch.where(both > 0, own / both, area)
 
 
-def _check_grid(x: Tensor, maps: Tensor) -> tuple[int, int]:
-    """Rows and columns of the grid, if it cuts the images into squares."""
+def check_grid(x: Tensor, maps: Tensor) -> tuple[int, int]:
+    """Refuse maps whose grid does not cut the images into squares.
+
+    Args:
+        x: (B, C, H, W) images.
+        maps: (B, R, C) maps of them.
+
+    Returns:
+        Rows R and columns C.
+
+    Raises:
+        ValueError: If a shape does not fit.
+    """
     if x.ndim != 4 or maps.ndim != 3 or len(maps) != len(x):
         raise ValueError(
             f"maps must be (B, R, C) for images (B, C, H, W), got {tuple(maps.shape)} for "

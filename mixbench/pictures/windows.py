@@ -34,14 +34,13 @@ def windows_sheet(pixels: Tensor, targets: Tensor, mixed: Mixed, names: list[str
     """
     pasted: Pasted = mixed.aux
     assert mixed.perm is not None
-    side = int((~pasted.kept[0]).any(1).sum())
 
     def rows(own: int, other: int) -> list[Row]:
         sides = [
             ("image", own, pasted.target, COVERED),
             ("partner", other, pasted.source, TAKEN),
         ]
-        row = []
+        row, side = [], int((~pasted.kept[own]).any(1).sum())
         for title, place, corners, colour in sides:
             drawn = partial(
                 framed_map, pixels[place], pasted.maps[place], corners[own], side, colour

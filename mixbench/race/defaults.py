@@ -33,6 +33,7 @@ NOT_RACED = {
     "puzzlemix": "a gradient of the images and a cut for each batch cost most of another method",
     "samix": "masks that are learned along the way by a larger mixer cost the most",
     "snapmix": "a second pass for labels by meaning, which its authors show on fine classes",
+    "smmix": "tdattenmix without a file is nearly the same, and labels by attention, too",
     "mixpro": "half of it is mixup and CutMix, and transmix labels by attention, too",
     "tokenmix": "its labels want the maps of a trained teacher, which a race does not have",
     "gridmix": "a pasted grid, which no published code of its authors confirms",

@@ -251,6 +251,7 @@ def test_windows_are_of_one_size_on_all_ranks_and_their_second_head_makes_nobody
         ("chosen1", [0, 1]),
         ("chosen2", [0, 1, 2, 3, 4]),
         ("chosen3", [0, 1, 2]),
+        ("chosen4", [0, 1, 2, 3]),
     ],
 )
 def test_one_of_several_methods_is_drawn_for_all_ranks_and_nobody_waits(found, name, kinds):

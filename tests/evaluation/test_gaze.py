@@ -45,7 +45,7 @@ def test_every_method_that_mixes_pixels_tells_which():
     assert set(MASKED) == {
         "attentivemix", "automix", "bc", "choice", "cutmix", "fmix", "gridmix", "guidedmixup",
         "hmix", "mixpro", "mixup", "mixup2", "puzzlemix", "resizemix", "saliencymix", "samix",
-        "smoothmix", "snapmix", "tdattenmix", "tlalign", "tokenmix", "transmix",
+        "smmix", "smoothmix", "snapmix", "tdattenmix", "tlalign", "tokenmix", "transmix",
     }  # fmt: skip
     assert (
         made("mocosamix").no_mask_reason == made("moco").no_mask_reason == "it has no labels to mix"
@@ -64,7 +64,7 @@ def test_the_shares_make_the_mixed_image(name):
             share.expand(10, SIZE, SIZE)[:, None] for share in method.pixel_weights(x, mixed)
         )
         assert torch.equal(mixed.perm, torch.arange(10).roll(1))
-        if name == "tdattenmix" and mixed.aux is not None:
+        if name in ("tdattenmix", "smmix") and mixed.aux is not None:
             # The window moves: what is left of the image, and what all windows brought.
             torch.testing.assert_close(mixed.x * own, x * own)
             brought = (mixed.x * (1 - own)).sum((2, 3))

@@ -74,6 +74,16 @@ def cells(mixed: mf.Mixed) -> dict[str, Any]:
     return {"mask": mixed.aux, "perm": mixed.perm}
 
 
+def attended(x: Tensor, targets: Tensor, **options: Any) -> mf.Mixed:
+    """SMMix by maps that belong to the images."""
+    maps = x.float().abs().sum(1).contiguous()[:, ::2, ::2]
+    return mf.smmix(x, targets, maps, high=0.9, partner="random", **options)
+
+
+def windows(mixed: mf.Mixed) -> dict[str, Any]:
+    return {"perm": mixed.perm, "side": mixed.aux.side}
+
+
 OPERATIONS = {
     "mixup": Operation(mf.mixup, weights),
     "mixup_per_sample": Operation(partial(mf.mixup, per_sample=True), weights),
@@ -95,6 +105,7 @@ OPERATIONS = {
     ),
     "snapmix": Operation(snapped, parts),
     "snapmix_per_sample": Operation(partial(snapped, per_sample=True), parts),
+    "smmix_per_sample": Operation(partial(attended, per_sample=True), windows),
     "mixpro": Operation(partial(mf.mixpro, cell=3), cells),
     "mixpro_per_sample": Operation(
         partial(mf.mixpro, cell=2, per_sample=True, area="cells"), cells
@@ -109,7 +120,7 @@ OPERATIONS = {
     "alignmix_partner": Operation(partial(mf.alignmix, side=1, solver="scaled", iters=5), moves),
 }
 # The others move positions, even of an image that is paired with itself.
-MOVES = ("alignmix", "resizemix", "snapmix")
+MOVES = ("alignmix", "resizemix", "smmix", "snapmix")
 IN_PLACE = [name for name in OPERATIONS if not name.startswith(MOVES)]
 
 

@@ -397,6 +397,16 @@ KEYS = {
         "per_sample": Key("true", f"{VIT} method.prob=1"),
         "partner": Key("roll", VIT),
     },
+    "smmix": {
+        "switch_prob": Key("1", f"{VIT} method.switch_prob=0"),
+        "alpha": Key("0.1", f"{VIT} method.switch_prob=0"),
+        "min_ratio": Key("0.7", PASTES),
+        "max_ratio": Key("0.3", PASTES),
+        "per_sample": Key("true", PASTES),
+        "partner": Key("roll", VIT),
+        "consistency": Key("0", PASTES),
+        "tokens": Key("0", PASTES),
+    },
     "tokenmix": {
         "alpha": Key("1", TOKENS),
         "extra": Key("5", TOKENS),

@@ -74,6 +74,11 @@ EXCEED = {
         600,
         "A mixer and a teacher are trained along, each a module of nn/, on schedules of their own.",
     ),
+    "smmix": (
+        9,
+        590,
+        "Windows, whole mixtures, and the losses of tokens and of agreement are parts of it.",
+    ),
     "snapmix": (
         10,
         670,
@@ -87,7 +92,7 @@ EXCEED = {
     "tlalign": (7, 530, "A batch is pasted or interpolated, so that both operations are read."),
     "tokenmix": (
         13,
-        830,
+        840,
         "Maps come from the network, a finished run or a file, and half of the batches are mixup.",
     ),
     "transformmix_recon": (

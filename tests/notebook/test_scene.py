@@ -82,7 +82,7 @@ def test_a_scene_takes_the_weights_of_a_run_of_any_method(runs):
 def test_the_gallery_shows_every_method_that_can_train_the_network(scene):
     picture = scene.gallery()
     # These want attention, several labels, a run before them, or make images.
-    others = {"tlalign", "transmix", "splicemix", "splicemix_cl"}
+    others = {"mixpro", "smmix", "tlalign", "transmix", "splicemix", "splicemix_cl"}
     others |= {"transformmix_search", "transformmix_recon", "demixgan", "denoisegan"}
     names = set(list_methods()) - others
     each = [scene.picture(f"method={name}") for name in names]

@@ -91,6 +91,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"partner": "random", "mixup_alpha": 0.8},
         {"residual": 0.2, "last": 1, "per_sample": True, "partner": "roll"},
     ],
+    "smmix": [
+        {"switch_prob": 1.0, "per_sample": True, "partner": "derange"},
+        {"switch_prob": 1.0, "min_ratio": 0.0, "max_ratio": 1.0, "partner": "random"},
+        {"switch_prob": 0.0, "alpha": 0.2, "tokens": 0.5, "consistency": 0.0},
+    ],
     "mixpro": [
         {"prob": 1.0, "per_sample": True, "partner": "derange", "cell": 12},
         {"prob": 1.0, "detach_progress": False, "area": "cells", "cell": 12},

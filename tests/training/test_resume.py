@@ -165,6 +165,7 @@ RESUMED = [
     "splicemix data=several precision=bf16",
     "splicemix_cl data=several net.pool=max optim.backbone_lr=0.1",
     "tdattenmix method.dst_tie=random",
+    "smmix net=narrow_vit net.drop_path=0.2 method.per_sample=true precision=bf16",
     "tokenmix net=narrow_vit method.per_sample=true method.alpha=1 precision=bf16",
     "tlalign net=narrow_vit net.drop_path=0.2",
     "transmix net=narrow_vit",

@@ -1,4 +1,4 @@
-"""The picture of TdAttenMix, written to be a method's ``picture``."""
+"""The picture of TdAttenMix and SMMix, written to be a method's ``picture``."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def draw_windows(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list
     """Maps and windows; of a batch that is mixed whole as it would be with windows.
 
     Args:
-        self: TdAttenMix.
+        self: TdAttenMix or SMMix.
         x: (B, C, H, W) normalised images.
         targets: (B, K) labels.
         mixed: What ``mix`` returned; ``aux`` is a ``WindowStep`` if it holds windows.
@@ -27,9 +27,10 @@ def draw_windows(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list
         The sheets; two of a batch that is mixed whole, if its maps are at hand.
     """
     sheets: list[Sheet] = []
+    source = getattr(self.config, "looks_with", LEARNING)
     if mixed.aux is None:
         sheets = as_sheets(Method.picture(self, x, targets, mixed))
-        if self.config.looks_with in ("file", "gaze"):
+        if source in ("file", "gaze"):
             return sheets
         sheets[0] = sheets[0]._replace(title=WHOLE)
         cfg, cells = self.config, min(self.grid(x))
@@ -38,5 +39,5 @@ def draw_windows(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list
     shown = mixed._replace(x=self.to_pixels(mixed.x), aux=mixed.aux.pasted)
     drawn = windows_sheet(self.to_pixels(x), targets, shown, self.info.names)
     title = "With windows" if sheets else ""
-    caveats = initial_weights(self, NETWORK) if self.config.looks_with == LEARNING else []
+    caveats = initial_weights(self, NETWORK) if source == LEARNING else []
     return [*sheets, drawn._replace(title=title, caveats=caveats)]
