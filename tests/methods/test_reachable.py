@@ -30,7 +30,7 @@ EXCEED = {
     ),
     "attentivemix": (
         11,
-        580,
+        590,
         "Kinds of maps, a teacher that gives them, and the pass that leaves no trace.",
     ),
     "automix": (
@@ -39,18 +39,18 @@ EXCEED = {
         "A mixer and a teacher are trained along, each a module of nn/, on schedules of their own.",
     ),
     "demixgan": (
-        7,
-        810,
+        8,
+        900,
         "Two networks play against each other, and the test searches for latent vectors.",
     ),
     "denoisegan": (
-        7,
-        830,
+        8,
+        930,
         "Two networks play against each other, and the test searches for latent vectors.",
     ),
     "guidedmixup": (
         11,
-        650,
+        660,
         "Kinds of maps, a teacher that gives them, and the pass that leaves no trace.",
     ),
     "moco": (
@@ -81,7 +81,7 @@ EXCEED = {
     ),
     "snapmix": (
         10,
-        670,
+        730,
         "A part is resized into a box, and the map of a network labels it: a pass without a trace.",
     ),
     "tdattenmix": (
@@ -92,17 +92,17 @@ EXCEED = {
     "tlalign": (7, 530, "A batch is pasted or interpolated, so that both operations are read."),
     "tokenmix": (
         13,
-        840,
+        900,
         "Maps come from the network, a finished run or a file, and half of the batches are mixup.",
     ),
     "transformmix_recon": (
         10,
-        770,
+        790,
         "Two networks of a module, five kinds of maps, and a teacher that gives them.",
     ),
     "transformmix_search": (
         10,
-        750,
+        760,
         "Two networks of a module, five kinds of maps, and a teacher that gives them.",
     ),
     "transmix": (7, 510, "A batch is pasted or interpolated, so that both operations are read."),
