@@ -175,7 +175,7 @@ RESUMED = [
 # Each takes seconds, and a method of its family is tried without them.
 LONG = ("automix", "mixup", "mocosamix", "choice", "alignmix method.ae", "bc", "manifoldmixup")
 LONG += ("gridmix", "resizemix", "smoothmix", "saliencymix", "splicemix data", "transmix")
-LONG += ("guidedmixup", "puzzlemix")
+LONG += ("attentivemix", "guidedmixup", "puzzlemix", "smmix", "tokenmix")
 
 
 @pytest.mark.parametrize(
