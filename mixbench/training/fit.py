@@ -37,6 +37,7 @@ from mixbench.training.callbacks.samples import Samples
 from mixbench.training.callbacks.scores import Scores
 from mixbench.training.callbacks.suites import Suites
 from mixbench.training.callbacks.throughput import Throughput
+from mixbench.training.fast_loop import FastTrainingLoop
 from mixbench.training.job import Job
 
 log = logging.getLogger("mixbench")
@@ -206,6 +207,8 @@ def _trainer(
         use_distributed_sampler=False,
         default_root_dir=parts.folder,
     )
+    if config.trainer.engine == "fast":
+        trainer.fit_loop.epoch_loop = FastTrainingLoop(trainer)
     if world > 1:
         # Lightning would ask rank 0 for its signals at every step and wait for the device; here
         # the processes agree through KeepCheckpoints.
