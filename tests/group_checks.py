@@ -106,7 +106,7 @@ def trained_in_float64(config, rank, world, group):
         data,
         group or init_process_group(1, 60, False),
     )
-    trainer = mixbench.training.fit._trainer(parts, [], [Checkpoint()], AtomicCheckpointIO())
+    trainer = mixbench.training.fit.build_trainer(parts, [], [Checkpoint()], AtomicCheckpointIO())
     trainer.fit(method, datamodule=data)
     mixbench.training.fit.PRECISIONS["fp32"] = "32-true"
     return method

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from mixbench.errors import UserError, near_match
+from mixbench.perf.engine import EngineBenchmark
 from mixbench.perf.input import InputBenchmark
 from mixbench.perf.mix import MixBenchmark
 from mixbench.perf.photographs import PhotographBenchmark
@@ -25,6 +26,7 @@ BENCHMARKS = (
     PhotographBenchmark(),
     ViewBenchmark(),
     StepBenchmark(),
+    EngineBenchmark(),
     SearchBenchmark(),
 )
 PARTS = tuple(dict.fromkeys(benchmark.part for benchmark in BENCHMARKS))
@@ -44,7 +46,8 @@ def main(
     Args:
         device: ``cpu`` or ``cuda``.
         parts: Of ``P1`` (the mixing step), ``P2`` (transport plans), ``P3`` (the input path),
-            ``P4`` (whole training steps) and ``P7`` (the search for latent vectors); all if None.
+            ``P4`` (whole training steps), ``P5`` (the time between steps) and ``P7`` (the search
+            for latent vectors); all if None.
         out: Folder of ``<date>-<device>.json`` and ``.md``; ``<runs folder>/perf`` if None.
         budget: How long to measure.
 
