@@ -109,8 +109,9 @@ def _bare_loop(trainer: Any) -> Any:
         def advance(self, data_fetcher: Any) -> None:
             """Train on all batches."""
             del data_fetcher
-            method, loader = self.trainer.lightning_module, self.trainer.train_dataloader
-            (optimizer,), (schedule,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+            trainer: Any = self.trainer
+            method, loader = trainer.lightning_module, trainer.train_dataloader
+            (optimizer,), (schedule,) = trainer.optimizers, trainer.lr_scheduler_configs
             for number, batch in enumerate(loader):
                 batch = method.transfer_batch_to_device(batch, method.device, 0)
                 loss = method.training_step(batch, number)
