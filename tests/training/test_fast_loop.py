@@ -112,7 +112,7 @@ def stops(step, base):
 @pytest.mark.parametrize(
     "words",
     [
-        "optim.ema=0.9 method=mixup",
+        "optim.ema=0.9 select=val data.limit=200 method=mixup",
         pytest.param("method=samix method.dropout=0.1 optim.accumulate=2", marks=pytest.mark.slow),
     ],
 )
