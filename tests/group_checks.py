@@ -106,7 +106,7 @@ def trained_in_float64(config, rank, world, group):
         data,
         group or init_process_group(1, 60, False),
     )
-    trainer = mixbench.training.fit._trainer(parts, [], [Checkpoint()], AtomicCheckpointIO())
+    trainer = mixbench.training.fit.build_trainer(parts, [], [Checkpoint()], AtomicCheckpointIO())
     trainer.fit(method, datamodule=data)
     mixbench.training.fit.PRECISIONS["fp32"] = "32-true"
     return method
@@ -543,6 +543,23 @@ def stop(rank):
     }
 
 
+def engines(rank):
+    """The fast loop trains all ranks as Lightning's does, whoever takes the steps."""
+    del rank
+    playing = PLAYING.replace("epochs=2", "epochs=1") + " devices=2 net=dcgan wandb.mode=disabled"
+    playing += " eval.suites=[] method.tested=5 method.search_steps=2 method.restarts=1"
+    facts = {}
+    for name, words in (
+        ("steps", f"{WORDS} method=cutmix optim.accumulate=2 optim.clip=0.1 optim.ema=0.9"),
+        ("plays", playing),
+    ):
+        for engine in ("lightning", "fast"):
+            place = Path(os.environ["MIXBENCH_RUNS"]) / name / engine
+            run(compose([*words.split(), f"trainer.engine={engine}", f"run.dir={place}"]))
+            facts[f"{name}, {engine}"] = str(place)
+    return facts
+
+
 def diverge(rank):
     """A loss that is not finite on one rank ends all of them, with the batch of that rank."""
 
@@ -585,6 +602,7 @@ CHECKS = [
     chosen,
     splices,
     stop,
+    engines,
     diverge,
 ]
 

@@ -410,6 +410,13 @@ class TrainerConfig(Settings):
     deterministic: bool = setting(
         False, "use GPU kernels that add in a fixed order, which are slower", identity=False
     )
+    engine: str = setting(
+        "lightning",
+        "loop over the training batches: lightning, or fast, which trains the same weights with "
+        "less time between steps",
+        one_of=("lightning", "fast"),
+        identity=False,
+    )
     compile: bool = setting(False, "compile each stage of the network for training", identity=False)
     ckpt_steps: int | None = setting(
         None,

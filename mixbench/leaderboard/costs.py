@@ -242,5 +242,6 @@ def machine(record: Record) -> tuple[Any, ...]:
         record.batch_size,
         record.threads,
         record.compiled,
+        record.engine,
         record.shared_cores,
     )

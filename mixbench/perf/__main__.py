@@ -19,10 +19,8 @@ def command() -> int:
         description="Measure speed against peers; exits with 3 where a gate fails.",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parts = (
-        "P1 (mix), P2 (transport), P3 (input), P4 (whole steps), P7 (latent search) or P8 (cut); "
-    )
-    parts += "all"
+    parts = "P1 (mix), P2 (transport), P3 (input), P4 (whole steps), P5 (time between steps), "
+    parts += "P7 (latent search) or P8 (cut); all"
     parser.add_argument("--part", action="append", help=parts)
     parser.add_argument("--out", type=Path, help="folder of the tables; <runs folder>/perf")
     given = parser.parse_args()

@@ -8,6 +8,7 @@ import torch
 
 from mixbench.errors import UserError, near_match
 from mixbench.perf.cut import CutBenchmark
+from mixbench.perf.engine import EngineBenchmark
 from mixbench.perf.input import InputBenchmark
 from mixbench.perf.mix import MixBenchmark
 from mixbench.perf.photographs import PhotographBenchmark
@@ -26,6 +27,7 @@ BENCHMARKS = (
     PhotographBenchmark(),
     ViewBenchmark(),
     StepBenchmark(),
+    EngineBenchmark(),
     SearchBenchmark(),
     CutBenchmark(),
 )
@@ -46,8 +48,8 @@ def main(
     Args:
         device: ``cpu`` or ``cuda``.
         parts: Of ``P1`` (the mixing step), ``P2`` (transport plans), ``P3`` (the input path),
-            ``P4`` (whole training steps), ``P7`` (the search for latent vectors) and ``P8`` (the
-            cut of PuzzleMix); all if None.
+            ``P4`` (whole training steps), ``P5`` (the time between steps), ``P7`` (the search for
+            latent vectors) and ``P8`` (the cut of PuzzleMix); all if None.
         out: Folder of ``<date>-<device>.json`` and ``.md``; ``<runs folder>/perf`` if None.
         budget: How long to measure.
 

@@ -104,6 +104,7 @@ class Record:
     batch_size: int = 0
     threads: int = 1
     compiled: bool = False
+    engine: str = "lightning"  # loop over the training batches of the last attempt
     shared_cores: bool = False  # other runs used the machine at the same time
     wall_s: float = 0.0
     img_per_s: float | None = None

@@ -12,6 +12,9 @@ from typing import Any, cast
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._pytree import tree_map
 
 from mixbench.config.names import METHODS, TASKS
 from mixbench.data.augment.batches import to_float
@@ -32,6 +35,7 @@ from mixbench.testing.samples import (
     sample_method,
     sample_splits,
 )
+from mixbench.training.callbacks.average import EMA
 from mixbench.training.callbacks.samples import show_batch
 
 
@@ -198,16 +202,63 @@ def _same_image(image: Tensor, made: Tensor) -> bool:
 
 
 def the_host_never_waits(cls: type[Method]) -> None:
-    """From its second step on, mix, predict and loss read nothing from the device."""
+    """From its second step on, a step and its updates read nothing from the device."""
+    # Backward passes do not run there, and all gradients are zeros.
     method = sample_method(cls)
+    splits = sample_splits(method)
+    method.use_data(splits)
+    batch = method.wrap_dataset(splits.train)[BatchIndex(torch.arange(BATCH), 3)]
+    average = EMA(0.9)
+    average.setup(None, method, "fit")
     to_pretended(method)
+    to_pretended(average.averaged)
     with pretended_device() as refuse_waits:
-        batch = [OnDevice(values) for values in sample_batch()]
-        for step in range(2):  # tables may be copied there, and values looked at, in the first
+        batch = tree_map(lambda v: OnDevice(v) if isinstance(v, Tensor) else v, batch)
+        optimizers, schedulers = _without_trainer(method)
+        for step in range(3):  # tables may be copied there, and values looked at, in the first
             refuse_waits(step > 0)
-            method.reseed(0, step)
-            method.step = step
-            _finish(method, method.mix(*batch))
+            loss = method.training_step(batch, step)
+            if method.automatic_optimization:
+                method.manual_backward(loss)
+                method.on_after_backward()
+                for optimizer in optimizers:
+                    optimizer.step(loss.detach)
+                for scheduler in schedulers:
+                    scheduler.step()
+                method.step += 1
+                method.after_step()
+            average.follow(method)
+
+
+def _without_trainer(method: Method) -> tuple[list[Any], list[Any]]:
+    """Optimisers and schedules of a method, which takes steps without a Trainer from here on."""
+    made = _flat(method.configure_optimizers())
+    dicts = [part for part in made if isinstance(part, dict)]
+    optimizers = [part for part in made if isinstance(part, Optimizer)]
+    optimizers += [part["optimizer"] for part in dicts if "optimizer" in part]
+    known = [part.get("lr_scheduler") for part in dicts]
+    known = [part["scheduler"] if isinstance(part, dict) else part for part in known]
+    schedulers = [part for part in known if isinstance(part, LambdaLR)]
+
+    def give_gradients(*_: Any) -> None:
+        for parameter in method.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def follow_loss(loss: Tensor, *rest: Any) -> None:
+        method.epoch_loss.add(loss, method.step)
+
+    own: Any = method
+    own.manual_backward, own.follow_loss = give_gradients, follow_loss
+    own.optimizers, own.lr_schedulers = lambda: optimizers, lambda: schedulers
+    return optimizers, schedulers
+
+
+def _flat(made: Any) -> list[Any]:
+    """What ``configure_optimizers`` returned, in any of its forms, without lists in lists."""
+    if isinstance(made, list | tuple):
+        return [part for each in made for part in _flat(each)]
+    return [made]
 
 
 def mix_returns_soft_targets(cls: type[Method]) -> None:
@@ -427,6 +478,7 @@ RULES: list[Callable[[type[Method]], None]] = [
 # Of methods that make images and mix none.
 GENERATIVE_RULES = [
     settings_are_plain,
+    the_host_never_waits,
     each_parameter_in_one_group,
     batches_can_be_drawn,
     trains_under_lightning,

@@ -1,7 +1,9 @@
 """A device that is not there: finds where the host would wait for one, on any machine."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +22,10 @@ READS = (
     aten.is_nonzero.default,
     aten.masked_select.default,
     aten.nonzero.default,
+    aten.bincount.default,
+    aten._unique2.default,
+    aten.unique_dim.default,
+    aten.unique_consecutive.default,
 )
 INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 
@@ -78,6 +84,8 @@ class Pretended(TorchDispatchMode):
 def pretended_device() -> Iterator[Callable[[bool], None]]:
     """Context in which the pretended device is there.
 
+    Backward passes do not run on it: every gradient that is asked for is zero.
+
     Yields:
         A function that says whether a wait is an error from now on.
     """
@@ -91,6 +99,9 @@ def pretended_device() -> Iterator[Callable[[bool], None]]:
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(patch.object(torch.autograd, "grad", _stand_in_gradients))
         stack.callback(refuse_waits, False)
+        generators = [torch.Generator() for _ in range(PRETENDED.index + 1)]
+        stack.enter_context(patch.object(torch.cuda, "default_generators", generators))
+        stack.enter_context(patch.object(torch.autograd, "_engine_run_backward", _no_gradients))
         yield refuse_waits
 
 
@@ -113,6 +124,9 @@ def to_pretended(module: nn.Module) -> None:
         module._apply(lambda values: OnDevice(values.detach()))
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
+    for part in module.modules():
+        if hasattr(part, "_device"):  # what a LightningModule says of where it is
+            part._device = PRETENDED  # type: ignore[assignment]
 
 
 def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], strict: bool) -> Any:
@@ -126,7 +140,7 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], strict: b
     target = kwargs.get("device")
     wanted = target is not None and torch.device(target).type == PRETENDED.type
     if strict and (reason := _wait(func, args, kwargs, tensors, wanted)):
-        raise HostWaitError(reason)
+        raise HostWaitError(f"{reason}: {_line()}")
     if wanted:
         kwargs = kwargs | {"device": torch.device("cpu")}
     plain_args, plain = tree_map(_values, (args, kwargs))
@@ -148,6 +162,32 @@ def _values(value: Any) -> Any:
     return value.held if isinstance(value, OnDevice) else value
 
 
+def _no_gradients(
+    outputs: Any,
+    grads: Any,
+    kept: Any,
+    graph: Any,
+    inputs: tuple[Tensor, ...],
+    *rest: Any,
+    **more: Any,
+) -> tuple[Tensor, ...]:
+    """Take the place of a backward pass, for which torch would look for a driver."""
+    del outputs, grads, kept, graph, rest, more
+    return tuple(torch.zeros_like(each) for each in inputs)
+
+
+def _line() -> str:
+    """File and line that asked for the present operation, outside of torch and of this module."""
+    frame: Any = sys._getframe(1)
+    while frame.f_back is not None and _skipped(frame.f_code.co_filename):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
+
+
+def _skipped(path: str) -> bool:
+    return path == __file__ or path.startswith(("<", str(Path(torch.__file__).parent)))
+
+
 def _wait(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], wanted: bool
 ) -> str:
@@ -166,6 +206,8 @@ def _wait(
         return ""
     if func in READS:
         return f"the host reads values of the device ({name.strip('_')})"
+    if func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None:
+        return "repeats of the device decide a size, which the host must know"
     if func in INDEXED and any(
         each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1]
     ):

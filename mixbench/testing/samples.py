@@ -19,6 +19,7 @@ from mixbench.methods.base import Method
 from mixbench.nn.gan import ImageGenerator
 from mixbench.training.build import with_safe_layout
 from mixbench.training.callbacks.progress import quiet_lightning
+from mixbench.training.fast_loop import FastTrainingLoop
 
 CLASSES, SIZE, BATCH = 4, 16, 6
 
@@ -95,11 +96,12 @@ def _judged(images: Tensor) -> JudgedMixtures:
     return JudgedMixtures(images[:7], first, (first + 1) % CLASSES, lam, ratings, sure)
 
 
-def fit(method: Method, **options: Any) -> Trainer:
+def fit(method: Method, *, engine: str = "lightning", **options: Any) -> Trainer:
     """Train a method for the epochs of its own configuration, quietly and without files.
 
     Args:
         method: The method.
+        engine: Value of ``trainer.engine``.
         **options: Passed to the Trainer.
 
     Returns:
@@ -119,6 +121,8 @@ def fit(method: Method, **options: Any) -> Trainer:
         limit_val_batches=0,
         **options,
     )
+    if engine == "fast":
+        trainer.fit_loop.epoch_loop = FastTrainingLoop(trainer)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -312,11 +312,13 @@ class Attempt:
             context = precision_context(self.job.config, self.job.device)
             nets = [n for n in method.modules() if n is method.net or isinstance(n, StagedNet)]
             record.compiled = all([compile_stages(net, x, context) for net in nets])
+        record.engine = self.job.config.trainer.engine
         machine = {
             "device": record.device,
             "devices": self.group.world,
             "threads": record.threads,
             "compiled": record.compiled,
+            "engine": record.engine,
             "deterministic": self.job.device.type == "cpu" or self.job.config.trainer.deterministic,
             "torch": str(torch.__version__),
             "commit": record.commit,

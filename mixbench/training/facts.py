@@ -30,8 +30,10 @@ ADDED |= {"race_fold": None}
 MISSING = "missing"  # what is recorded of a score that somebody has taken out
 # What the data says of itself when it is read.
 SEEN = ("notices", "unused", "shared_images", "skipped_test")
+# Fields of a record by those of an attempt.
 MACHINE = {"device": "device", "device_count": "devices", "threads": "threads"}
-MACHINE |= {"compiled": "compiled", "commit": "commit"}  # fields of a record by those of an attempt
+MACHINE |= {"compiled": "compiled", "engine": "engine", "commit": "commit"}
+SAME_WEIGHTS = {"engine"}  # of these, what changes no weight
 
 
 @dataclass
@@ -150,9 +152,16 @@ def bit_exact(attempts: list[dict[str, Any]], changed: bool) -> bool | None:
     chain = attempts[starts[-1] :]
     if len(chain) == 1:
         return None
-    first = chain[0].get("machine", {})
-    alike = all(known.get("machine") == first for known in chain)
-    return alike and not changed and bool(first.get("deterministic"))
+    first, *others = (_that_counts(known.get("machine")) for known in chain)
+    alike = all(other == first for other in others)
+    return alike and not changed and bool(first and first.get("deterministic"))
+
+
+def _that_counts(machine: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What weights may depend on, of the machine of an attempt."""
+    if machine is None:
+        return None
+    return {key: value for key, value in machine.items() if key not in SAME_WEIGHTS}
 
 
 def other_configuration(folder: Path, saved: dict[str, Any]) -> list[Mismatch]:

@@ -37,6 +37,7 @@ from mixbench.training.callbacks.samples import Samples
 from mixbench.training.callbacks.scores import Scores
 from mixbench.training.callbacks.suites import Suites
 from mixbench.training.callbacks.throughput import Throughput
+from mixbench.training.fast_loop import FastTrainingLoop
 from mixbench.training.job import Job
 
 log = logging.getLogger("mixbench")
@@ -145,7 +146,7 @@ def fit_and_test(
         data.batches.start_at(place["epoch"], place["batch"])
         trained = place["epoch"] == config.epochs
     io = AtomicCheckpointIO(config.trainer.ckpt_required, loaded)
-    trainer = _trainer(parts, loggers, callbacks, io)
+    trainer = build_trainer(parts, loggers, callbacks, io)
     if trained and checkpoint is not None:
         method.load_state_dict(checkpoint["state_dict"])
         method.step = checkpoint["mixbench_step"]
@@ -178,9 +179,20 @@ def fit_and_test(
     return Results(metrics, suites.outcomes, {k: v for k, v in measured if v is not None})
 
 
-def _trainer(
+def build_trainer(
     parts: Parts, loggers: list[Logger], callbacks: list[Callback], io: AtomicCheckpointIO
 ) -> Trainer:
+    """The Trainer of a run, with the loop that ``trainer.engine`` names.
+
+    Args:
+        parts: The run.
+        loggers: Where curves go.
+        callbacks: Those beside progress; one of them keeps checkpoints.
+        io: Writes and reads checkpoints.
+
+    Returns:
+        The Trainer.
+    """
     config, world = parts.job.config, parts.group.world
     on_terminal = sys.stdout.isatty() and parts.group.is_main
     shown = Bar() if on_terminal else PlainProgress()
@@ -206,6 +218,8 @@ def _trainer(
         use_distributed_sampler=False,
         default_root_dir=parts.folder,
     )
+    if config.trainer.engine == "fast":
+        trainer.fit_loop.epoch_loop = FastTrainingLoop(trainer)
     if world > 1:
         # Lightning would ask rank 0 for its signals at every step and wait for the device; here
         # the processes agree through KeepCheckpoints.

@@ -285,6 +285,7 @@ ASIDE = {
     "trainer.deterministic": Key(
         "trainer.deterministic=true", seen=called("Trainer", "deterministic")
     ),
+    "trainer.engine": Key("trainer.engine=fast", seen=recorded("engine")),
     "trainer.compile": Key("trainer.compile=true", seen=recorded("compiled")),
     "trainer.ckpt_steps": Key("trainer.ckpt_steps=1", seen=called("checkpoints", "saved")),
     "trainer.ckpt_required": Key(

@@ -289,6 +289,18 @@ def test_a_signal_to_one_rank_ends_all_at_one_step_and_changes_nothing(found):
     assert killing.differences(*outcomes) == []
 
 
+@pytest.mark.parametrize("kind", ["steps", "plays"])
+def test_either_engine_trains_several_processes_to_the_same_weights(found, kind):
+    outcomes = []
+    for engine in ("lightning", "fast"):
+        left = killing.outcome(Path(facts(found, "engines")[f"{kind}, {engine}"]))
+        assert left["record"].pop("engine") == engine
+        config = left["checkpoint"]["mixbench"]["config"]
+        del config["trainer"]["engine"], config["run"]["dir"]
+        outcomes.append(left)
+    assert killing.differences(*outcomes) == []
+
+
 def test_a_loss_that_is_not_finite_on_one_rank_ends_all(found):
     diverge = facts(found, "diverge")
     assert "diverged" in diverge["message"]

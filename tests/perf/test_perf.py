@@ -18,6 +18,7 @@ from mixbench.perf import input as input_part
 from mixbench.perf import main as main_module
 from mixbench.perf import mix, peers, photographs, step, timing, transport
 from mixbench.perf.cut import EXCESS, CutBenchmark, Cuts
+from mixbench.perf.engine import EngineBenchmark, Steps, time_of_step
 from mixbench.perf.input import SingleImages
 from mixbench.perf.main import FAILED, main
 from mixbench.perf.mix import MixBenchmark
@@ -42,9 +43,11 @@ from mixbench.perf.transport import TransportBenchmark
 from mixbench.perf.views import BASE as BY_PILLOW
 from mixbench.perf.views import RESIDENT as BY_TENSORS
 from mixbench.perf.views import ViewBenchmark, by_pillow, by_tensors
+from mixbench.training.fast_loop import FastTrainingLoop
 
 CPU = torch.device("cpu")
 SEARCHES = Searches(2, 2, 4)
+ENGINES = Steps(8, "a few", 64)
 TINY = Budget(
     rounds=2, round_s=1e-4, input_rounds=2, images=256, files=2, plan_rounds=2, step_rounds=2
 )
@@ -542,6 +545,26 @@ def test_both_paths_of_views_read_the_same_and_are_held_against_each_other():
     assert rule.shape == measured[0].shape
 
 
+def test_the_bare_loop_and_both_engines_take_the_same_steps(monkeypatch):
+    taken, train = [], FastTrainingLoop._train_batch
+    monkeypatch.setattr(
+        FastTrainingLoop, "_train_batch", lambda self, data: taken.append(1) or train(self, data)
+    )
+    found = {}
+    for name in ("bare loop", "engine fast", "engine lightning"):
+        taken.clear()
+        seconds, weights = time_of_step(name, ENGINES, CPU)
+        assert seconds > 0
+        found[name] = weights, len(taken)
+    assert [count for _, count in found.values()] == [0, 8, 0]
+    first, *others = (weights for weights, _ in found.values())
+    for weights in others:
+        assert all(map(torch.equal, first, weights))
+    (rule,) = EngineBenchmark().rules(CPU)
+    assert {rule.ours, rule.peer} < found.keys()
+    assert rule.shape in map(str, EngineBenchmark().cases(CPU))
+
+
 def test_the_search_at_once_finds_what_a_plain_loop_finds():
     given = SEARCHES.inputs(CPU)
     base, by_image, batched = SearchBenchmark().own(SEARCHES, CPU, TINY)
@@ -572,7 +595,7 @@ def quiet_main(monkeypatch, no_peers):
     monkeypatch.setattr(ViewBenchmark, "rules", lambda self, device: [])  # Pillow is always there
     monkeypatch.setattr(main_module, "keep_freed_memory", lambda: False)
     cases = ((MixBenchmark, SHAPE), (TransportBenchmark, MAPS), (StepBenchmark, STEP))
-    cases += ((SearchBenchmark, SEARCHES), (CutBenchmark, Cuts(3, 2)))
+    cases += ((SearchBenchmark, SEARCHES), (EngineBenchmark, ENGINES), (CutBenchmark, Cuts(3, 2)))
     for benchmark, case in cases:
         monkeypatch.setattr(benchmark, "cases", lambda self, device, case=case: (case,))
 
@@ -584,7 +607,8 @@ def test_a_run_without_peers_writes_and_prints_its_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(markdown_path.read_text())
     content = json.loads(json_path.read_text())
-    assert {row["part"] for row in content["rows"]} == {"P1", "P2", "P3", "P4", "P7", "P8"}
+    parts = {"P1", "P2", "P3", "P4", "P5", "P7", "P8"}
+    assert {row["part"] for row in content["rows"]} == parts
     assert {gate["status"] for gate in content["gates"]} == {SKIPPED}
     assert content["threads"] == 1
 
@@ -598,7 +622,7 @@ def test_a_failed_gate_sets_the_exit_code(tmp_path, monkeypatch):
 
 
 def test_unknown_parts_and_devices_are_refused_before_anything_runs():
-    with pytest.raises(UserError, match=r"(?s)unknown part 'P9'.*P1, P2, P3, P4, P7, P8"):
+    with pytest.raises(UserError, match=r"(?s)unknown part 'P9'.*P1, P2, P3, P4, P5, P7, P8"):
         main("cpu", ["P9"])
     with pytest.raises(UserError, match=r"(?s)unknown device 'tpu'.*cpu, cuda"):
         main("tpu")

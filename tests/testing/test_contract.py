@@ -1,4 +1,5 @@
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -9,7 +10,9 @@ from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.pictures.raster import raster
 from mixbench.pictures.sheet import as_sheets
-from mixbench.testing.contract import check_method, rules_of
+from mixbench.testing.contract import check_method, rules_of, the_host_never_waits
+from mixbench.testing.device import HostWaitError
+from mixbench.training.callbacks.average import EMA
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "alignmix": [
@@ -172,6 +175,7 @@ def test_variants_keep_the_rules_of_mixing(name, settings):
         "any_batch",
         "reduced_precision",
         "the_picture_shows_what_was_mixed",
+        "the_host_never_waits",
         "evaluation_is_plain",
         "each_parameter_in_one_group",
     ):
@@ -371,6 +375,63 @@ class LeftOnTheHost(Method):
         return mf.Mixed(x * mask, targets)
 
 
+class ReadsAfterStep(Method):
+    def after_step(self):
+        if float(self.net.head.fc.bias.abs().max()) > 100:
+            raise ValueError("weights explode")
+
+
+class HostTensorAfterStep(Method):
+    def after_step(self):
+        with torch.no_grad():
+            self.net.head.fc.bias.mul_(torch.full((4,), 0.9))
+
+
+class CountsClasses(Method):
+    def loss(self, logits, mixed):
+        seen = mixed.targets.argmax(1).unique()
+        return super().loss(logits, mixed) * (len(seen) / 4)
+
+
+class RepeatsRows(Method):
+    def mix(self, x, targets, **decisions):
+        counts = targets.sum(1).long()
+        return mf.Mixed(x.repeat_interleave(counts, 0), targets.repeat_interleave(counts, 0))
+
+
+class ReadsWhilePreparing(Method):
+    def prepare(self, batch, drawn=None):
+        x, targets = super().prepare(batch, drawn)
+        return x / max(1, int(batch.images.max())), targets
+
+
+class ReadsLearningRate(Method):
+    def optimizer_of(self, groups):
+        made = super().optimizer_of(groups)
+        for group in made["optimizer"].param_groups:
+            group["weight_decay"] = torch.zeros((), device=self.device) + 0.1
+        return made
+
+
+class TakesGradient(Method):
+    def mix(self, x, targets, **decisions):
+        x = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.net(x).sum(), x)
+        return mf.Mixed(x.detach() + 0.1 * slope.sign(), targets)
+
+
+class ReadsGradient(TakesGradient):
+    def mix(self, x, targets, **decisions):
+        mixed = super().mix(x, targets)
+        return mixed if bool(mixed.x.isfinite().all()) else mf.Mixed(x, targets)
+
+
+class ReadsWhilePlaying(METHODS.get("demixgan")):
+    def discriminator_loss(self, y, made):
+        terms = super().discriminator_loss(y, made)
+        return terms if terms["d"].item() > 0.1 else {"d": 0.5 * terms["d"]}
+
+
 class ShowsUnmixed(Method):
     def mix(self, x, targets, **decisions):
         return mf.mixup(x, targets, generator=self.generator, **decisions)
@@ -429,6 +490,14 @@ class OneShare(Returns):
         (IndexesByMask, "read nothing from the device"),
         (BlockingCopy, "read nothing from the device"),
         (LeftOnTheHost, "read nothing from the device"),
+        (ReadsAfterStep, "read nothing from the device"),
+        (HostTensorAfterStep, "read nothing from the device"),
+        (CountsClasses, "read nothing from the device"),
+        (RepeatsRows, "read nothing from the device"),
+        (ReadsWhilePreparing, "read nothing from the device"),
+        (ReadsLearningRate, "read nothing from the device"),
+        (ReadsGradient, "read nothing from the device"),
+        (ReadsWhilePlaying, "read nothing from the device"),
         (ShowsUnmixed, "A picture shows"),
         (DrawsUnmixed, "A picture shows"),
     ],
@@ -442,3 +511,24 @@ def test_the_wrong_field_is_named():
     errors = {result.error for result in check_method(FloatLam)}
     assert "mix: lam is float, expected a tensor of floating type" in errors
     assert not [result for result in check_method(Returns) if result.error]
+
+
+def test_a_wait_is_named_with_the_line_that_asks_for_it():
+    lines = Path(__file__).read_text().splitlines()
+    (line,) = (n for n, text in enumerate(lines, 1) if text.strip().startswith("if float("))
+    with pytest.raises(HostWaitError, match=rf"test_contract\.py, line {line}$"):
+        the_host_never_waits(ReadsAfterStep)
+
+
+def test_a_gradient_may_be_taken_within_a_step():
+    the_host_never_waits(TakesGradient)
+
+
+def test_the_average_that_lightning_would_keep_makes_the_host_wait(monkeypatch):
+    def follow(self, method):
+        self._average_model.update_parameters(method)
+
+    the_host_never_waits(Method)
+    monkeypatch.setattr(EMA, "follow", follow)
+    with pytest.raises(HostWaitError, match="copied to or from the device"):
+        the_host_never_waits(Method)

@@ -206,6 +206,7 @@ def _hardware(record: Record) -> str:
     parts = [f"{count}{record.device or 'not recorded'}", record.precision]
     parts += [f"batch of {record.batch_size}"] if record.batch_size else []
     parts += [counted(record.threads, "thread")]
+    parts += ["engine fast"] * (record.engine == "fast")
     parts += ["compiled"] * record.compiled + ["cores shared with other runs"] * record.shared_cores
     return ", ".join(parts)
 

@@ -1,10 +1,12 @@
 """Averaged weights: kept beside those that are trained, and what is tested in the end."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixbench.nn.schedules import warm_decay
 
@@ -17,7 +19,7 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(multi_avg_fn=self._average)
+        super().__init__()
         self.decay = decay
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -26,11 +28,42 @@ class EMA(WeightAveraging):
         if stage == "fit" and self._average_model is not None:
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
+    @property
+    def averaged(self) -> nn.Module:
+        """The copy of the method that holds the averages."""
+        assert self._average_model is not None
+        return self._average_model.module
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let the averages follow each step."""
+        if trainer.global_step > self._latest_update_step:
+            self.follow(pl_module)
+            self._latest_update_step = trainer.global_step
+
     @torch.no_grad()
-    def _average(self, averaged: Any, current: Any, count: Tensor | int) -> None:
-        del count  # on the device by now; the same number is known here
-        if averaged[0].is_floating_point():
-            weight = 1 - warm_decay(self.decay, self._latest_update_step)
-            torch._foreach_lerp_(averaged, current, weight)  # pyright: ignore[reportPrivateImportUsage]
-        else:
-            torch._foreach_copy_(averaged, current)  # pyright: ignore[reportPrivateImportUsage]
+    def follow(self, method: nn.Module) -> None:
+        """Let the averages follow a step; PyTorch's own way copies its counter to the device.
+
+        Args:
+            method: The method after the step.
+        """
+        assert self._average_model is not None
+        first = not self._average_model.n_averaged
+        groups: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+        for averaged, current in zip(_values(self.averaged), _values(method), strict=True):
+            groups.setdefault(averaged.dtype, []).append((averaged, current))
+        for kind, pairs in groups.items():
+            averaged, current = map(list, zip(*pairs, strict=True))
+            if first or not kind.is_floating_point:
+                torch._foreach_copy_(averaged, current)  # pyright: ignore[reportPrivateImportUsage]
+            else:
+                weight = 1 - warm_decay(self.decay, self._latest_update_step)
+                torch._foreach_lerp_(averaged, current, weight)  # pyright: ignore[reportPrivateImportUsage]
+        self._average_model.n_averaged += 1
+
+
+def _values(module: nn.Module) -> Iterator[Tensor]:
+    """Weights and buffers."""
+    return (value.detach() for value in itertools.chain(module.parameters(), module.buffers()))
