@@ -1,6 +1,7 @@
 """Which method is best for some data, within a time: ``race``."""
 
 import argparse
+from contextlib import ExitStack
 
 from mixbench.cli.console import print_notice, print_result
 from mixbench.cli.report import grid_output, report_grid
@@ -23,7 +24,7 @@ def race_command(args: argparse.Namespace) -> int:
     from mixbench.race.state import RACE, RaceState, read_race, write_race
     from mixbench.race.view import show_race
     from mixbench.race.words import answer_texts, further_plan, plan_text
-    from mixbench.records.lock import locked
+    from mixbench.records.lock import BusyRunError, locked
     from mixbench.records.record import Record, make_runs_folder
 
     check_launching(args)
@@ -72,7 +73,12 @@ def race_command(args: argparse.Namespace) -> int:
         return 0
     make_runs_folder(opened.folder)
     place.mkdir(exist_ok=True)
-    with locked(place):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(place))
+        except BusyRunError as error:
+            error.todo = "wait for it; the same command then goes on or prints the verdict"
+            raise
         # Another process may have carried it on since it was read.
         state = read_race(place / RACE) or state
         if not opened.is_new and goes_further(state):

@@ -18,8 +18,8 @@ DECIDED_VIEW = {
     "wandb.group": "the runs of a race make a group of their own",
     "wandb.test": "a race shows no test score before its last run has ended",
 }
-SELECTION = ["method", "round", "block", "fold", "score"]
-CONFIRMATION = ["method", "seed", "run"]
+SELECTION: list[Any] = ["method", "round", "block", "fold", "score"]
+CONFIRMATION: list[Any] = ["method", "seed", "run"]
 
 
 def view_words(state: RaceState, words: list[str], *, tested: bool) -> list[str]:

@@ -17,7 +17,7 @@ from mixbench.launch.slurm import SlurmLauncher
 from mixbench.launch.slurm_options import read_options, submitit_parameters
 from mixbench.launch.slurm_task import SlurmTask
 from mixbench.launch.state import GridProgress
-from mixbench.records.record import read_record
+from mixbench.records.record import Record, read_record, write_record
 
 pytest.importorskip("submitit")
 
@@ -224,6 +224,16 @@ def test_without_waiting_the_job_is_named_and_how_to_see_it(fake, runs):
     assert outcome.failures == {}
     assert lines[0].startswith("SLURM job 7")
     assert "mixbench leaderboard" in lines[1]
+
+
+def test_a_run_that_is_done_is_told_as_its_command_wants_it(fake, runs):
+    hashes = dict.fromkeys(("recipe", "select", "config_hash", "recipe_hash"), "x")
+    record = Record("r", "erm", "x", "x", seed=0, epochs=1, status="done", **hashes)
+    record.metrics = {"top1": 91.25}
+    (runs / "r").mkdir(parents=True)
+    write_record(runs / "r", record)
+    assert "91.25" in Quick(print)._result(runs / "r")
+    assert Quick(print, tell=lambda *_: "hush")._result(runs / "r") == "hush"
 
 
 def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(fake, runs):
