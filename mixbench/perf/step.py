@@ -77,6 +77,8 @@ VIT_STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "cutmix": ("cutmix", {"prob": 1.0}, "every batch mixed"),
     "transmix": ("transmix", {"mixup_alpha": 0.0}, "every batch pasted"),
     "tlalign": ("tlalign", {}, "every batch pasted"),
+    "mixpro": ("mixpro", {"prob": 1.0}, "every batch mixed by cells"),
+    "smmix": ("smmix", {"switch_prob": 1.0}, "every batch with windows, one more pass"),
 }
 OTHER_TASKS = ("moco", "mocosamix", "denoisegan", "demixgan")  # without labels
 _SAID = {name for name, *_ in (*STEPS.values(), *VIT_STEPS.values())}
