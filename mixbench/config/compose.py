@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixbench.config import yaml_files
-from mixbench.config.names import CHOSEN_TASKS, METHODS
+from mixbench.config.names import CHOSEN_TASKS, METHODS, SUITES
 from mixbench.config.overrides import (
     COMMAND_LINE,
     DEFAULT,
@@ -136,7 +136,9 @@ def compose_text(
     tree.auto = [key for key in tree.auto if origins.get(key) != COMMAND_LINE]
     config = _to_object(tree, origins)
     composed = Composed(config, origins, notes)
-    composed.notes += _ineffective(config, [key for key, _ in given])
+    composed.notes += _ineffective(config, replaced)
+    if base is None:  # a finished run is judged by the suites that its keys ask for
+        composed.notes += _unread(config, replaced)
     if strict and composed.notes:
         raise UserError(composed.notes[0], "--strict", "remove it")
     return composed
@@ -409,3 +411,18 @@ def _ineffective(config: RunConfig, keys: Iterable[str]) -> list[str]:
         for key, decider, values in conditions()
         if key in keys and plain[decider] not in values
     ]
+
+
+def _unread(config: RunConfig, keys: Iterable[str]) -> list[str]:
+    """Notes on keys of suites, none of which is asked for."""
+    typed = sorted(key for key in keys if key.startswith("eval.") and key != "eval.suites")
+    if not typed:  # no suite is imported
+        return []
+    names = dict.fromkeys([*SUITES.table, *config.eval.suites])
+    read = {name: {*SUITES.get(name).keys, *SUITES.get(name).reads} for name in names}
+    found = []
+    for key in typed:
+        readers = [name for name in names if key in read[name]]
+        if readers and not set(readers) & set(config.eval.suites):
+            found.append(f"{key} has no effect without a suite that reads it: {', '.join(readers)}")
+    return found

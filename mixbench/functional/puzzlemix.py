@@ -48,7 +48,15 @@ class Puzzle(NamedTuple):
 
 
 def block_grid(height: int, width: int, blocks: int) -> tuple[int, int] | None:
-    """Rows and columns of square blocks, ``blocks`` of them along the shorter side, if they fit.
+    """Rows and columns of square blocks, if they fit into an image.
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        blocks: Blocks along the shorter side.
+
+    Returns:
+        Numbers of rows and columns; None if the blocks do not divide the image.
 
     Example:
         >>> block_grid(32, 48, 4), block_grid(28, 28, 8)
@@ -60,7 +68,14 @@ def block_grid(height: int, width: int, blocks: int) -> tuple[int, int] | None:
 
 
 def fitting_blocks(height: int, width: int) -> list[int]:
-    """Those of 2, 4, 8 and 16 blocks that divide an image.
+    """Numbers of blocks along the shorter side, of 2, 4, 8 and 16, that divide an image.
+
+    Args:
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+
+    Returns:
+        The numbers, in ascending order; none if no number divides it.
 
     Example:
         >>> fitting_blocks(28, 28)
@@ -70,10 +85,14 @@ def fitting_blocks(height: int, width: int) -> list[int]:
 
 
 def block_saliency(saliency: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Shares of the saliency of maps (B, H, W) that lie in each cell of a grid (R, C).
+    """Shares of the saliency of images that lie in each cell of a grid.
+
+    Args:
+        saliency: (B, H, W) maps, not negative.
+        grid: Rows and columns (R, C) of cells, which divide the maps.
 
     Returns:
-        (B, R, C) float32 that sums to 1; even where a map is 0.
+        (B, R, C) float32 that sums to 1; the same for all cells where a map is 0.
     """
     found = F.avg_pool2d(saliency.float()[:, None], _sides(saliency, grid))[:, 0]
     total = found.sum((1, 2), keepdim=True)
@@ -291,7 +310,13 @@ def move_cells(x: Tensor, plan: Tensor) -> Tensor:
 
 
 def puzzle_shares(puzzle: Puzzle) -> tuple[Tensor, Tensor]:
-    """Shares (B, H, W) that are seen of each pixel of the images, and of their partners.
+    """Shares that are seen of each pixel of the images, and of their partners.
+
+    Args:
+        puzzle: Mask and plans of a batch.
+
+    Returns:
+        (B, H, W) shares of the images, and (B, H, W) of their partners.
 
     Example:
         >>> plan = torch.tensor([[[-1, 0]]])
