@@ -58,7 +58,7 @@ class GuidedMixup(MapMix):
         )
         loss: str = setting(
             "ce",
-            "the gradients of bce_softmax are K/2 to K times smaller",
+            "cross-entropy, or the binary one of softmax outputs: K/2 to K times smaller gradients",
             one_of=MAP_LOSSES,
             official="bce_softmax on CIFAR",
         )

@@ -41,7 +41,9 @@ class MapMix(Method):
         )
         prob: float = setting(1.0, "share of batches mixed", within=(0, 1), official=1.0)
         loss: str = setting(
-            "ce", "the gradients of bce_softmax are K/2 to K times smaller", one_of=MAP_LOSSES
+            "ce",
+            "cross-entropy, or the binary one of softmax outputs: K/2 to K times smaller gradients",
+            one_of=MAP_LOSSES,
         )
 
         @property

@@ -118,7 +118,7 @@ class MixPro(Method):
         self.check_partners(self.config.partner)
         if (cell := self.config.cell) is not None and cell % net.patch:
             raise UserError(
-                f"cells of {cell} pixels are no whole patches of the network",
+                f"cells of {cell} pixels are not whole patches of the network",
                 f"method.cell={cell}",
                 f"use a multiple of net.patch={net.patch}, or leave it out",
             )

@@ -53,7 +53,7 @@ class PuzzleMix(MapMix):
         )
         loss: str = setting(
             "ce",
-            "the gradients of bce_softmax are K/2 to K times smaller",
+            "cross-entropy, or the binary one of softmax outputs: K/2 to K times smaller gradients",
             one_of=MAP_LOSSES,
             official="bce_softmax on CIFAR",
         )
@@ -71,7 +71,10 @@ class PuzzleMix(MapMix):
             1.2, "weight of neighbours that show other shares", at_least=0, official=1.2
         )
         gamma: float = setting(
-            0.5, "share of it that differences of pixels count", within=(0, 1), official=0.5
+            0.5,
+            "share of beta that depends on the difference of the pixels",
+            within=(0, 1),
+            official=0.5,
         )
         eta: float = setting(
             0.2, "weight of shares that differ from the one asked for", at_least=0, official=0.2
@@ -85,11 +88,11 @@ class PuzzleMix(MapMix):
             official="4 on CIFAR, whole blocks by default",
         )
         eps: float = setting(
-            0.8, "cost of the way of a cell across the image", at_least=0, official=0.8
+            0.8, "cost of moving a cell across the whole image", at_least=0, official=0.8
         )
         solver: str = setting(
             "relaxed",
-            "who solves the cut: all images on the device, or each on the host",
+            "solver of the cut: of all images at once on the device, or of each on the host",
             one_of=tuple(CUTS),
             official="alpha-beta swaps on the host",
         )

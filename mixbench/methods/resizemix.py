@@ -41,7 +41,8 @@ class ResizeMix(ImageMix):
         )
         alpha: float | None = setting(
             None,
-            "Beta(alpha, alpha) of the side, drawn uniformly where beyond the scope; null: uniform",
+            "Beta(alpha, alpha) of the side, or a uniform draw where that is out of scope; null: "
+            "always uniform",
             above=0,
             official="uniform; 1.0 in OpenMixup's configs, which is the same law",
         )

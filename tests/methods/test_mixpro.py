@@ -134,7 +134,7 @@ def test_networks_without_attention_and_cells_that_cut_patches_are_refused():
     with pytest.raises(UserError, match="method mixpro needs attention") as error:
         check_pair("mixpro", CLS.Config(), "resnet50")
     assert "deit_small" in error.value.todo
-    with pytest.raises(UserError, match="cells of 6 pixels are no whole patches") as error:
+    with pytest.raises(UserError, match="cells of 6 pixels are not whole patches") as error:
         made(cell=6)
     assert error.value.where == "method.cell=6"
     assert made(small_net("swin_tiny", patch=1), (32, 32), cell=7).config.cell == 7

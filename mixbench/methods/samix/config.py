@@ -49,7 +49,7 @@ class SAMixConfig(Method.Config):
     )
     eta: float = setting(
         1.0,
-        "weight of classes that are not in a mixed label; no effect on soft_ce",
+        "weight of classes that are not in a mixed label; it has no effect with soft_ce",
         within=(0, 1),
     )
     switch_off: float = setting(1.0, "share of steps that train the mixer", within=(0, 1))
@@ -88,7 +88,9 @@ class SAMixConfig(Method.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.layer == 0:
-            raise ValueError("method.layer=0 is the image; the mixer needs features, from 1 on")
+            raise ValueError(
+                "method.layer=0 is the image; the mixer needs features, of layer 1 or later"
+            )
 
     @property
     def requires(self) -> frozenset[str]:

@@ -95,7 +95,9 @@ class TdAttenMixConfig(Method.Config):
         if self.absvit is not None and not Path(self.absvit).is_file():
             raise ValueError(f"method.absvit={self.absvit}: no such file{HINT}")
         if self.min_ratio > self.max_ratio:
-            raise ValueError(f"method.min_ratio={self.min_ratio} exceeds max_ratio")
+            raise ValueError(
+                f"method.min_ratio={self.min_ratio} exceeds method.max_ratio={self.max_ratio}"
+            )
 
     @property
     def looks_with(self) -> str:

@@ -85,7 +85,9 @@ class SMMix(ConsistencyMethod):
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.min_ratio > self.max_ratio:
-                raise ValueError(f"method.min_ratio={self.min_ratio} exceeds max_ratio")
+                raise ValueError(
+                    f"method.min_ratio={self.min_ratio} exceeds method.max_ratio={self.max_ratio}"
+                )
 
         @property
         def requires(self) -> frozenset[str]:

@@ -134,7 +134,7 @@ def test_networks_without_attention_odd_batches_and_crossed_ratios_are_refused()
     net = VisionTransformer(16, 4, 2, 4, SIZE, 4)
     with pytest.raises(UserError, match="flip pairing needs an even batch, got B=5"):
         CLS(net, DataInfo(4, *SIZE), CLS.Config(), RunConfig(batch_size=5))
-    with pytest.raises(ValueError, match=r"min_ratio=0.8 exceeds max_ratio"):
+    with pytest.raises(ValueError, match=r"min_ratio=0.8 exceeds method.max_ratio"):
         CLS.Config(min_ratio=0.8)
 
 
