@@ -275,7 +275,10 @@ def test_a_folder_of_all_kinds_of_files_is_predicted_and_the_rest_counted(
     assert "written: " in told.out
     assert "9 images" in told.out
     assert "3 of 12 images cannot be read: " in told.err
-    assert all(name in told.err for name in ("cut.png", "empty.png", "words.png (not an image)"))
+    assert all(
+        name in told.err
+        for name in ("cut.png", "empty.png", "words.png (the file is not an image)")
+    )
     assert "not used: 1 x hidden file, 1 x unusual suffix .txt" in told.err
     assert "divided by" in told.err
     rows = list(csv.DictReader(table.open()))

@@ -332,7 +332,7 @@ def test_a_set_smaller_than_a_batch_trains_and_one_image_is_refused(runs, tiny):
     assert run(compose([*tiny, "data.limit=20", "batch_size=64"])).status == "done"
     with pytest.raises(UserError, match="batches of 1 image"):
         run(compose([*tiny, "batch_size=1"]))
-    with pytest.raises(UserError, match="with training images"):
+    with pytest.raises(UserError, match="has training images of 1 class"):
         run(compose([*tiny, "data.limit=1"]))
 
 

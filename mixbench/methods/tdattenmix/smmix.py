@@ -30,10 +30,10 @@ class SMMix(ConsistencyMethod):
     DeiT-T 73.6, DeiT-S 81.1; PVT-T 76.4, PVT-S 81.0, PVT-M 82.2, PVT-L 82.7. Run again by the
     authors of MergeMix DeiT-S reaches 79.36.
     Formula: :math:`x = M \odot x_1 + (1 - M) \odot x_2` and :math:`y = \lambda y_1 + (1 - \lambda)
-    y_2` with the area :math:`\lambda` that stays; the loss is :math:`\ell(z, y) + \frac12
-    [\ell(t_1, y_1) + \ell(t_2, y_2)] + KL(\lambda z_1 + (1 - \lambda) z_2 \,\|\, z)` with a second
-    classifier :math:`t_i` of the mean of kept and of pasted tokens and the logits :math:`z_i` of
-    the clean images.
+    y_2` with the area :math:`\lambda` that stays; the loss is :math:`L(z, y) + (L(t_1, y_1) +
+    L(t_2, y_2)) / 2 + D(\lambda z_1 + (1 - \lambda) z_2, z)` with the cross-entropy :math:`L`, the
+    KL divergence :math:`D`, a second classifier :math:`t_i` of the mean of kept and of pasted
+    tokens, and the logits :math:`z_i` of the clean images.
     Deviations: none in what is computed on networks with a class token. The network has the mode of
     each of its layers back after the pass, where the code puts all into training mode, frozen ones
     too; sides of windows are drawn from the run's seed, theirs by Python's generator, which the
