@@ -215,7 +215,7 @@ def _kind_of(path: Path, form: PictureForm) -> str:
         raise UserError(f"unknown format {form.kind!r}", "--format", f"use {', '.join(kinds)}")
     if not form.kind and suffix not in kinds:
         listed = ", ".join(f".{kind}" for kind in kinds)
-        raise UserError(f"{path} does not end like a picture", "-o", f"end it in {listed}")
+        raise UserError(f"{path} has no suffix of a picture", "-o", f"end it in {listed}")
     if form.kind and suffix in kinds and {form.kind, suffix} not in ({form.kind}, {"jpg", "jpeg"}):
         what = f"{path} ends in .{suffix}, but --format is {form.kind}"
         raise UserError(what, "--format", "leave --format out, or give the file another ending")

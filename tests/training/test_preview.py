@@ -68,8 +68,8 @@ def test_a_picture_that_is_too_large_for_its_format_is_refused(runs, tiny, tmp_p
 @pytest.mark.parametrize(
     ("name", "form", "words"),
     [
-        ("a.txt", PictureForm(), "no picture"),
-        ("a", PictureForm(), "no picture"),
+        ("a.txt", PictureForm(), "no suffix of a picture"),
+        ("a", PictureForm(), "no suffix of a picture"),
         ("a.png", PictureForm("gif"), "unknown format"),
         ("a.png", PictureForm("svg"), "ends in .png"),
         ("no/such/folder/a.png", PictureForm(), "no such folder"),
