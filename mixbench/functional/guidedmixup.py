@@ -33,10 +33,10 @@ def residual_saliency(x: Tensor) -> Tensor:
         ValueError: If the images are too small.
 
     Example:
-        >>> image = torch.zeros(1, 1, 8, 8)
-        >>> image[0, 0, 5, 2] = 1
-        >>> residual_saliency(image)[0].argmax()
-        tensor(42)
+        >>> image = torch.zeros(1, 1, 16, 16)
+        >>> image[0, 0, 9, 6] = 1
+        >>> residual_saliency(image)[0].argmax()  # 9 * 16 + 6
+        tensor(150)
     """
     x = x.float()
     size = (x.shape[2], x.shape[3])

@@ -97,7 +97,7 @@ def test_images_that_are_left_out_are_counted_by_part_and_named(torn, more):
         assert (info.skipped, info.skipped_test) == (3, 2)
         (notice,) = (n for n in info.notices if "not compared" not in n)
         assert "1 for training and 2 for the test" in notice
-        assert all(f"{n}.png (not an image)" in notice for n in (0, 1, 3))
+        assert all(f"{n}.png (the file is not an image)" in notice for n in (0, 1, 3))
         prepare(source(*SKIP.split(), *more))
 
 

@@ -79,7 +79,7 @@ def test_another_run_is_the_judge_and_the_record_names_it(runs, tiny):
     assert other.evaluations["two_class"]["judge"] == str(place)
     for record in (own, other):
         assert 0 <= record.metrics["two_class_hit"] <= 100
-    with pytest.raises(UserError, match=r"knows 10 classes, the data has 4"):
+    with pytest.raises(UserError, match="has 10 classes, and the data have 4"):
         suite(judge=str(place)).count(
             sample_method(METHODS.get("cutmix")).eval(), [], sample_method(METHODS.get("erm")).info
         )

@@ -155,7 +155,7 @@ def test_maps_of_another_number_than_the_images_are_refused(files):
 def test_maps_beside_a_policy_that_turns_images_are_refused(files):
     run = RunConfig(data=DataConfig(auto_augment="rand-m9-mstd0.5-inc1"))
     net = sample_method(CLS).net
-    with pytest.raises(UserError, match="cannot follow a policy"):
+    with pytest.raises(UserError, match="cannot follow an augmentation policy"):
         CLS(net, DataInfo(4, SIZE, SIZE), CLS.Config(maps="maps.npy"), run)
 
 

@@ -86,5 +86,5 @@ def test_a_damaged_race_is_named_and_the_others_are_shown(folder, capsys):
     (other / RACE).write_text('{"schema": 1}')
     output = folder.parent / "page.html"
     assert cli.main(["report", str(folder.parent), "-o", str(output)]) == 0
-    assert "race-broken is left out: unreadable race" in capsys.readouterr().err
+    assert "race-broken is left out: the race cannot be read" in capsys.readouterr().err
     assert "Blocks and methods" in output.read_text()
