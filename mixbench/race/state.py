@@ -292,7 +292,8 @@ def read_race(path: Path) -> RaceState | None:
         return None
     except (ValueError, TypeError) as error:
         todo = "put it back from a copy; without it the race cannot go on"
-        raise UserError(f"the race cannot be read: {error}", str(path), todo) from error
+        why = error if isinstance(error, ValueError) else "entries of a race are missing in it"
+        raise UserError(f"the race cannot be read: {why}", str(path), todo) from error
 
 
 def find_races(places: Iterable[Path]) -> list[Path]:
