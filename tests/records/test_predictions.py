@@ -75,7 +75,10 @@ def test_several_labels_per_image_have_their_own_scores(tmp_path):
         (b"PK\x03\x04 half a file", "cannot be read"),
         ({"labels": np.zeros(3)}, "cannot be read"),
         ({"logits": np.zeros((3, 2)), "labels": np.zeros(2), "ids": np.zeros(3)}, "belong"),
-        ({"logits": np.array([object()]), "labels": np.zeros(1), "ids": np.zeros(1)}, "cannot be read"),
+        (
+            {"logits": np.array([object()]), "labels": np.zeros(1), "ids": np.zeros(1)},
+            "cannot be read",
+        ),
     ],
 )
 def test_a_damaged_file_is_one_clear_error(tmp_path, content, what):
