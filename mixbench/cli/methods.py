@@ -40,7 +40,10 @@ def _show_corruptions(args: argparse.Namespace) -> int:
             what = "a picture of corruptions shows no method"
             raise UserError(what, word, "leave it out, or do without --corruptions")
     base = _base(_folder_of(folders[0])) if folders else None
-    config = compose(args.overrides[len(folders) :], strict=args.strict, base=base)
+    words = args.overrides[len(folders) :]
+    if not any(word.startswith("eval.suites=") for word in words):
+        words = [*words, "eval.suites=[corruption]"]  # whose keys are read
+    config = compose(words, strict=args.strict, base=base)
     form = PictureForm(args.format.lower(), args.scale, _columns(args), args.images)
     show_corruptions(config, args.output, form)
     print_result(f"written: {args.output}")

@@ -2,6 +2,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -513,3 +514,15 @@ def test_the_gaze_suite_needs_its_maps():
     assert compose("eval.suites=[gaze] eval.gaze=maps.npy").eval.gaze == "maps.npy"
     with pytest.raises(UserError, match=r"needs one map per test image[\s\S]*eval\.gaze=FILE"):
         resolve(compose("eval.suites=[gaze]"))
+
+
+def test_keys_of_suites_that_are_not_asked_for_are_told():
+    for words in ("eval.corrupted=published", "eval.judge=run eval.suites=[ood]"):
+        with pytest.warns(UserWarning, match=r"has no effect without a suite that reads it: \w+"):
+            compose(words)
+        with pytest.raises(UserError, match="has no effect without a suite"):
+            compose(words, strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compose("eval.corrupted=published eval.suites=[corruption] eval.adv_n=8")
+        compose("eval.search=joint eval.suites=[separation]")

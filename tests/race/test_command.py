@@ -54,24 +54,27 @@ def content(folder):
 @pytest.mark.slow
 def test_a_race_whose_process_is_killed_ends_as_one_that_is_not(tmp_path, command):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    begun = time.monotonic()
     process = command(whole)
     text, _ = process.communicate(timeout=1200)
+    took = time.monotonic() - begun
     assert process.returncode == 0, text
     assert "points" in text
     assert "top1" not in text
     rng, kills = random.Random(0), 0
-    while True:
+    while kills < 10:
         process = command(killed)
-        deadline = time.monotonic() + rng.uniform(10, 60) * (1 + kills)
+        deadline = time.monotonic() + rng.uniform(0.1, 0.4) * took  # the start alone takes a part
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         if process.poll() is not None:
-            assert process.returncode == 0, process.stdout.read()
             break
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += 1
-    assert kills
+    text, _ = command(killed).communicate(timeout=1200)
+    assert kills > 2
+    assert "points" in text
     assert content(killed) == content(whole)
 
 
@@ -79,9 +82,12 @@ def test_a_race_whose_process_is_killed_ends_as_one_that_is_not(tmp_path, comman
 def test_runs_that_confirmed_stand_in_the_leaderboard_and_those_that_chose_do_not(
     tmp_path, command
 ):
-    process = command(tmp_path)
+    process = command(tmp_path, "--report")
     text, _ = process.communicate(timeout=1200)
     assert process.returncode == 0, text
+    (page,) = tmp_path.glob("race-*/report.html")
+    assert str(page) in text
+    assert "Blocks and methods" in page.read_text()
     look = content(tmp_path)["looks"][0]
     (group,) = build_leaderboard(find_runs([tmp_path])).groups
     assert {row.method: len(row.seeds) for row in group.rows} == dict.fromkeys(
