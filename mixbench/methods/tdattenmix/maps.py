@@ -49,7 +49,6 @@ class RandomWindows(AttentionMaps):
 
     def places(self, batch: int, windows: tuple[int, int], generator: Generator) -> dict[str, Any]:
         """Draw both windows of every image."""
-        count = torch.tensor(windows)
         draw = torch.rand(2, batch, 2, dtype=torch.float64, generator=generator)
-        target, source = (draw * count).long()
+        target, source = (draw * torch.tensor(windows)).long()
         return {"target": target, "source": source}
