@@ -50,6 +50,7 @@ def identify_runs(
     splits: Any = None
     sources: dict[str, Any] = {}
     kept: list[PlannedRun] = []
+    fresh: list[PlannedRun] = []  # those whose time is estimated here
     refused: UserError | None = None
     for planned in runs:
         composed = resolve_method(compose_text(planned.words, strict=strict), strict=strict)
@@ -97,11 +98,25 @@ def identify_runs(
         if timed:
             found = estimates[row]
             planned.seconds, planned.after_s = found.total_s or None, found.after_s
+            fresh.append(planned)
             if found.failure:
                 notes[f"a few steps of {job.name} were tried and failed: {found.failure}"] = None
+    slower = _slowdown(list(estimates.values()))
+    for planned in fresh:
+        planned.seconds = planned.seconds and slower * planned.seconds
+        planned.after_s *= slower
     if refused is not None and not kept:
         raise refused
     return kept, list(notes)
+
+
+def _slowdown(estimates: "list[Estimate]") -> float:
+    """How much longer everything takes because other programs are at work, of all that was timed.
+
+    The same for all methods, as the load while one is timed says nothing of that method.
+    """
+    counted = sum(found.counted_s for found in estimates)
+    return sum(found.elapsed_s for found in estimates) / counted if counted else 1.0
 
 
 def _load(job: "Job", timed: bool) -> "tuple[Splits, float]":

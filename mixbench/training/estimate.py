@@ -34,22 +34,54 @@ SUITE_PASSES = 10  # the same of an image of a suite that does not say
 class Estimate:
     """Seconds of the parts of a run.
 
+    On a CPU they are those of a run that has its core for itself, so that what other programs
+    happen to take while one method is timed does not make it dearer than the others.
+
     Attributes:
         start_s: Until the first step.
         training_s: Of all epochs, with what is evaluated after each.
         after_s: Of the test and the suites.
         failure: Why the timed training steps failed; empty if they did not.
+        elapsed_s: Time that passed while forward passes and steps were timed.
+        counted_s: Part of it that they took themselves.
     """
 
     start_s: float
     training_s: float
     after_s: float
     failure: str = ""
+    elapsed_s: float = 0.0
+    counted_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """Seconds of the whole run."""
         return self.start_s + self.training_s + self.after_s
+
+
+class Stopwatch:
+    """Seconds of calls, on one thread of a CPU those that the process itself was at work.
+
+    Args:
+        job: What is asked for, on its device and with its number of threads.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.device = job.device
+        self.own = job.device.type == "cpu" and job.config.trainer.threads == 1
+        self.elapsed_s = self.counted_s = 0.0
+
+    def time(self, call: Callable[[], Any]) -> tuple[Any, float]:
+        """The result of a call, and its seconds."""
+        started, busy = time.monotonic(), time.process_time()
+        result = call()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        elapsed = time.monotonic() - started
+        counted = min(elapsed, time.process_time() - busy) if self.own else elapsed
+        self.elapsed_s += elapsed
+        self.counted_s += counted
+        return result, counted
 
 
 def estimate(job: Job, splits: Splits, load_s: float = 0.0) -> Estimate:
@@ -69,21 +101,23 @@ def estimate(job: Job, splits: Splits, load_s: float = 0.0) -> Estimate:
     method, data = build(job, splits, 0, config.world)
     method = method.to(job.device)
     load_s += time.monotonic() - started
-    fetch_s, image_s = _image_seconds(method, splits)
+    watch = Stopwatch(job)
+    fetch_s, image_s = _image_seconds(watch, method, splits)
     whole_s = (fetch_s + image_s) / config.world
     tested = len(splits.test) * (fetch_s + method.test_passes * image_s) / config.world
     if job.task.classifies and not job.task.labelled:
         tested += len(splits.train) * whole_s
     held_out = tested * len(splits.val or ()) / max(1, len(splits.test))
     each = held_out + tested * config.peek
-    step_s, failure = _step_seconds(job, method, data, image_s)
+    step_s, failure = _step_seconds(watch, job, method, data, image_s)
     epoch = len(data.batches) * step_s
     start_s = PROCESS_S + load_s + WANDB_S * (not is_disabled(config.wandb.mode))
     after_s = tested + held_out + _suite_images(job, splits) * image_s
-    return Estimate(start_s, config.epochs * (epoch + each), after_s, failure)
+    training_s = config.epochs * (epoch + each)
+    return Estimate(start_s, training_s, after_s, failure, watch.elapsed_s, watch.counted_s)
 
 
-def _image_seconds(method: Method, splits: Splits) -> tuple[float, float]:
+def _image_seconds(watch: Stopwatch, method: Method, splits: Splits) -> tuple[float, float]:
     """Seconds to fetch an image and of its forward pass, by as many as take long enough to tell."""
     images = splits.test
     method.eval()
@@ -93,15 +127,16 @@ def _image_seconds(method: Method, splits: Splits) -> tuple[float, float]:
         method(to_float(first.to(method.device)))  # pays for what a process does once
         while fetch + forward < FORWARD_S and count < min(len(images), EVAL_BATCH):
             count = min(4 * count, len(images), EVAL_BATCH)
-            began = time.monotonic()
-            batch = images[BatchIndex(torch.arange(count), 0)]
-            fetch = time.monotonic() - began
+            draw = BatchIndex(torch.arange(count), 0)
+            batch, fetch = watch.time(functools.partial(images.__getitem__, draw))
             x = to_float(batch.images.to(method.device))
-            forward = _timed(functools.partial(method, x), method.device)
+            _, forward = watch.time(functools.partial(method, x))
     return fetch / count, forward / count
 
 
-def _step_seconds(job: Job, method: Method, data: MixData, image_s: float) -> tuple[float, str]:
+def _step_seconds(
+    watch: Stopwatch, job: Job, method: Method, data: MixData, image_s: float
+) -> tuple[float, str]:
     """Seconds of the training step of a micro-batch; by the method's cost where it fails, and why.
 
     It need not fail in a run, whose method may have a training step of its own.
@@ -110,12 +145,12 @@ def _step_seconds(job: Job, method: Method, data: MixData, image_s: float) -> tu
     while rows >= 2 * PART and rows % 2 == 0 and PASSES * rows * image_s > STEP_S:
         rows //= 2
     try:
-        return _timed_steps(job, method, data, rows) * size / rows, ""
+        return _timed_steps(watch, job, method, data, rows) * size / rows, ""
     except Exception as error:
         return PASSES * size * image_s * method.step_cost(method.config), explain(error).what
 
 
-def _timed_steps(job: Job, method: Method, data: MixData, rows: int) -> float:
+def _timed_steps(watch: Stopwatch, job: Job, method: Method, data: MixData, rows: int) -> float:
     """Mean seconds of training steps on ``rows`` images, which the method alone gets to see."""
     few = data.splits.train.subset(data.batches.draw(0, 0).indices[:rows])
     dataset = method.wrap_dataset(augment_images(few, job.config.data))
@@ -127,11 +162,10 @@ def _timed_steps(job: Job, method: Method, data: MixData, rows: int) -> float:
         draw = data.batches.draw(number // len(data.batches), number % len(data.batches))
         shown = None if draw.shown is None else draw.shown[:rows]
         draw = draw._replace(indices=torch.arange(rows), shown=shown)
-        began = time.monotonic()
-        batch = dataset[draw]
-        fetched.append(time.monotonic() - began)
-        step = functools.partial(_step, job, method, optimizer, batch, number)
-        seconds.append(_timed(step, method.device))
+        batch, fetch = watch.time(functools.partial(dataset.__getitem__, draw))
+        _, step = watch.time(functools.partial(_step, job, method, optimizer, batch, number))
+        fetched.append(fetch)
+        seconds.append(step)
         if len(seconds) > 2 and sum(seconds) + sum(fetched) > TIMED_S:
             break
     compute, fetch = (sum(times[1:]) / len(times[1:]) for times in (seconds, fetched))
@@ -166,11 +200,3 @@ def _suite_images(job: Job, splits: Splits) -> float:
             images = min(judge.limit or len(splits.test), len(splits.test))
             total += images * (judge.passes or SUITE_PASSES)
     return total / job.config.world
-
-
-def _timed(call: Callable[[], Any], device: torch.device) -> float:
-    started = time.monotonic()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.monotonic() - started

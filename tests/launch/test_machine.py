@@ -180,6 +180,14 @@ def test_the_grid_is_shown_while_it_is_carried_out(monkeypatch, tmp_path):
     assert states[0].left_s == pytest.approx(20, abs=1)
 
 
+def test_a_busy_machine_makes_all_runs_longer_alike(monkeypatch, runs, tiny):
+    """Either method is timed under its own load, and both have that of the whole time."""
+    loads = iter([(10.0, 1.0), (5.0, 4.0)])  # seconds that passed, and those of the steps
+    monkeypatch.setattr(estimate, "estimate", lambda *_: Estimate(1, 2, 3, "", *next(loads)))
+    kept, *_ = local._prepare(expand(["method=erm,mixup", *tiny]), False)
+    assert [(each.seconds, each.after_s) for each in kept] == [(18, 9)] * 2
+
+
 def test_what_a_run_needs_is_read_from_its_own_configuration(monkeypatch, runs, tiny):
     monkeypatch.setattr(estimate, "estimate", lambda *_: Estimate(1, 2, 3))
     plan = expand(["method=erm", *tiny, "devices=2", "trainer.threads=3"])

@@ -20,7 +20,8 @@ def found(*words, load_s=0.0):
 def counted(monkeypatch):
     """Time as a count of images: of a forward pass one second each, of training ten."""
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    for clock in ("monotonic", "process_time"):
+        monkeypatch.setattr(module.time, clock, lambda: now[0])
     monkeypatch.setattr(module, "STEP_S", 1e9)
 
     class Counted(Method):
@@ -91,6 +92,14 @@ def test_a_step_that_would_take_long_is_timed_by_a_part_of_the_batch(monkeypatch
     assert set(rows) == {8}
 
 
+@pytest.mark.parametrize(("threads", "times"), [(1, 1), (2, 3)])
+def test_other_programs_on_the_core_make_no_method_dearer(counted, monkeypatch, threads, times):
+    monkeypatch.setattr(module.time, "monotonic", lambda: 3 * counted[0])
+    loaded = found("epochs=5", f"trainer.threads={threads}")
+    assert loaded.training_s == times * 5 * 3 * 32 * 10
+    assert loaded.elapsed_s == 3 / times * loaded.counted_s > 0
+
+
 def test_a_method_that_fails_is_estimated_by_its_cost(monkeypatch):
     class Fails(Method):
         cost = 4.0
@@ -99,7 +108,8 @@ def test_a_method_that_fails_is_estimated_by_its_cost(monkeypatch):
             raise RuntimeError("planted failure")
 
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    for clock in ("monotonic", "process_time"):
+        monkeypatch.setattr(module.time, clock, lambda: now[0])
 
     def forward(self, x):
         now[0] += len(x)
