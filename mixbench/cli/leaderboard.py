@@ -8,6 +8,8 @@ from pathlib import Path
 from mixbench.cli.console import print_notice, terminal_width
 from mixbench.errors import UserError
 
+TRAIN_SOME = "train some: mixbench bench method=erm,mixup,cutmix seeds=0,1,2"
+
 
 def leaderboard_command(args: argparse.Namespace) -> int:
     """Print rows over seeds."""
@@ -28,9 +30,12 @@ def leaderboard_command(args: argparse.Namespace) -> int:
             "use --format table or markdown",
         )
     _check_view(args)
-    folders, held = find_shown_runs(args.runs or [runs_folder()])
+    places = args.runs or [runs_folder()]
+    folders, held = find_shown_runs(places)
     for line in held:
         print_notice(line)
+    if not folders and not held:
+        raise UserError("there are no runs to rank", ", ".join(map(str, places)), TRAIN_SOME)
     board = build_leaderboard(folders)
     if args.curve:
         from mixbench.leaderboard.epochs import curves_text

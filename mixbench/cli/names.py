@@ -73,7 +73,9 @@ def _info(args: argparse.Namespace) -> int:
     if not kinds and ":" not in args.name:
         every = [name for kind in KINDS for name in _names(kind, "*")]
         raise UserError(
-            f"unknown name {args.name!r}", todo=near_match(args.name, every) or "see mixbench list"
+            f"unknown name {args.name!r}",
+            "mixbench info",
+            near_match(args.name, every) or "see mixbench list",
         )
     if not kinds or kinds[0] == "methods":
         cls = METHODS.get(args.name)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixbench.cli.console import print_notice, print_result
+from mixbench.cli.leaderboard import TRAIN_SOME
 from mixbench.errors import UserError, explain
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ def report_command(args: argparse.Namespace) -> int:
     for line in held:
         print_notice(line)
     if not folders and not races:
-        todo = "train some: mixbench bench method=erm,mixup,cutmix seeds=0,1,2"
-        raise UserError("there are no runs to report", ", ".join(map(str, places)), todo)
+        raise UserError("there are no runs to report", ", ".join(map(str, places)), TRAIN_SOME)
     # A folder of runs, or of a race, that is named alone gets the page, a run does not.
     alone = len(places) == 1 and places[0] not in folders
     output = args.output or (places[0] if alone else runs_folder()) / REPORT

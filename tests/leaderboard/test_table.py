@@ -94,6 +94,13 @@ def test_a_score_that_tables_do_not_list_can_be_asked_for(add, tmp_path):
     assert "aurc" not in render(board(tmp_path), columns=["all"])
 
 
+def test_a_folder_without_runs_is_named_and_refused(tmp_path, capsys):
+    assert cli.main(["leaderboard", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert f"where: {tmp_path}" in told
+    assert "mixbench bench" in told
+
+
 @pytest.mark.parametrize("option", ["--columns", "--sort"])
 def test_an_unknown_column_is_refused_with_the_nearest_one(fill, tmp_path, option, capsys):
     fill(("erm", "mixup"), 1)
