@@ -15,8 +15,8 @@ def leaderboard_command(args: argparse.Namespace) -> int:
     """Print rows over seeds."""
     from mixbench.leaderboard.render import literature_table, render
     from mixbench.leaderboard.rows import build_leaderboard
+    from mixbench.leaderboard.sealed import find_shown_runs
     from mixbench.leaderboard.text import FORMATS
-    from mixbench.race.sealed import find_shown_runs
     from mixbench.records.record import runs_folder
 
     if args.format not in FORMATS:
@@ -98,7 +98,7 @@ def compare_command(args: argparse.Namespace) -> int:
     from mixbench.leaderboard.export import comparisons_json
     from mixbench.leaderboard.render import comparison_text
     from mixbench.leaderboard.rows import build_leaderboard
-    from mixbench.race.sealed import find_shown_runs
+    from mixbench.leaderboard.sealed import find_shown_runs
     from mixbench.records.record import runs_folder
 
     styles = ("table", "markdown", "latex", "json")

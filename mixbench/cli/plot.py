@@ -16,7 +16,7 @@ def plot_command(args: argparse.Namespace) -> int:
     from mixbench.leaderboard.plots.export import check_target, save
     from mixbench.leaderboard.plots.kinds import ALL_KINDS, KINDS
     from mixbench.leaderboard.rows import build_leaderboard
-    from mixbench.race.sealed import find_shown_runs
+    from mixbench.leaderboard.sealed import find_shown_runs
     from mixbench.records.record import runs_folder
 
     ALL_KINDS.check(args.kind, f"plot {args.kind}")

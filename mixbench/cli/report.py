@@ -19,7 +19,7 @@ SUFFIXES = (".html", ".htm")
 def report_command(args: argparse.Namespace) -> int:
     """Write the results of runs as one page."""
     from mixbench.leaderboard.rows import build_leaderboard
-    from mixbench.race.sealed import find_shown_runs
+    from mixbench.leaderboard.sealed import find_shown_runs
     from mixbench.race.state import find_races
     from mixbench.records.record import runs_folder
 

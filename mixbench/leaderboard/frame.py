@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mixbench.leaderboard.rows import Group, Row, build_leaderboard, find_runs
+from mixbench.leaderboard.rows import Group, Row
+from mixbench.leaderboard.sealed import shown_leaderboard
 from mixbench.leaderboard.table import sort_rows
 from mixbench.records.record import runs_folder
 
@@ -32,10 +33,11 @@ def leaderboard_frame(
         UserError: If a folder or the column does not exist.
 
     Warns:
-        UserWarning: For each run that is in no row, with the reason.
+        UserWarning: For each run that is in no row, and for runs that a race still keeps back,
+            with the reason.
     """
     named = [runs_folder()] if runs is None else [runs] if isinstance(runs, str | Path) else runs
-    board = build_leaderboard(find_runs(map(Path, named)))
+    board = shown_leaderboard(map(Path, named))
     if sort is not None:
         board = sort_rows(board, sort)
     for line in board.others:

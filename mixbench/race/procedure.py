@@ -182,8 +182,11 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float | None:
 
 def _planned(state: RaceState) -> str:
     this = state.rounds[-1]
-    what = f"{len(this.survivors)} methods, {counted(this.blocks, 'run')} of each"
-    return f"round {len(state.rounds)} of {state.planned_rounds}: {what}"
+    runs = f"{counted(this.blocks, 'run')} of each"
+    if not this.blocks:
+        runs = "no time for more runs of each, so that the scores so far decide"
+    number = f"round {len(state.rounds)} of {state.planned_rounds}"
+    return f"{number}: {len(this.survivors)} methods, {runs}"
 
 
 def _decided(state: RaceState) -> str:

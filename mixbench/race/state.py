@@ -14,11 +14,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mixbench.errors import UserError
 from mixbench.files import read_json, write_text
+from mixbench.leaderboard.sealed import RACE
 from mixbench.race.halving import PLAIN, round_sizes
 from mixbench.records.fields import check_fields
 from mixbench.stats.gain import GainInterval
 
-RACE = "race.json"
 RACE_SCHEMA = 1
 FIRST_SEED = 10_000  # of confirmation, beyond what a bench uses
 

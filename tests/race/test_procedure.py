@@ -40,6 +40,14 @@ def test_blocks_are_the_same_for_all_methods_and_numbered_on():
     assert all(found == list(range(len(found))) for found in blocks.values())
 
 
+def test_a_round_that_the_time_has_no_runs_for_says_so():
+    prices = dict.fromkeys(("erm", *"abcdefgh"), 1.0)
+    state, lines = begin(prices, 20), []
+    advance(state, World(dict.fromkeys(prices, 0.0)), Looks(), lambda state: None, lines.append)
+    assert [each.blocks for each in state.rounds] == [1, 0, 0, 0]
+    assert not any(" 0 run" in line for line in lines)
+
+
 def test_test_scores_are_read_after_the_seal_and_after_the_last_run():
     state, world, saved = begin(PRICES, 40), World(GAINS), []
     units = world.units

@@ -11,7 +11,8 @@ from mixbench.errors import UserError, near_match
 from mixbench.leaderboard.plots.kinds import ALL_KINDS, KINDS
 from mixbench.leaderboard.plots.panels import reference_of
 from mixbench.leaderboard.plots.style import COLUMN, PAGE, style
-from mixbench.leaderboard.rows import Group, Leaderboard, Row, build_leaderboard, find_runs
+from mixbench.leaderboard.rows import Group, Leaderboard, Row
+from mixbench.leaderboard.sealed import shown_leaderboard
 from mixbench.records.record import runs_folder
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def plot(
     named = [runs_folder()] if runs is None else [runs] if isinstance(runs, str | Path) else runs
     places = [Path(place) for place in named]
     if kind in KINDS.table:
-        figure = draw(kind, build_leaderboard(find_runs(places)), **options)
+        figure = draw(kind, shown_leaderboard(places), **options)
     else:
         figure = draw_files(kind, places, **options)
     if output is not None:

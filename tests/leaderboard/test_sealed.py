@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
 from race_world import PRICES, finished
 
+import mixbench
 from mixbench import cli
-from mixbench.race.sealed import find_shown_runs
+from mixbench.leaderboard.frame import leaderboard_frame
+from mixbench.leaderboard.sealed import find_shown_runs
 from mixbench.race.state import RACE, write_race
 from mixbench.records.record import Record, write_record
 
@@ -61,3 +65,10 @@ def test_no_command_shows_what_is_sealed(tmp_path, race, words, capsys):
     extra = {"plot": ["-o", str(tmp_path / "x.svg")], "compare": ["--with", race.looks[0].winner]}
     cli.main([*words, str(tmp_path), *extra.get(words[0], [])])
     assert f"runs of {race.id} cannot be shown yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("show", [leaderboard_frame, lambda place: mixbench.plot("leaderboard", place)])
+def test_nothing_in_python_shows_what_is_sealed(tmp_path, race, show):
+    with pytest.warns(UserWarning, match=f"runs of {race.id} cannot be shown yet") as told:
+        show(tmp_path)
+    assert {Path(line.filename) for line in told} == {Path(__file__)}  # where it was asked for
