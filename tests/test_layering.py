@@ -14,6 +14,7 @@ LIGHTNING = TORCH | {"lightning"}
 ROOMS: dict[str, tuple[int, set[str]]] = {
     "": (0, set()),  # the loose modules: errors, files, registry
     "stats": (0, {"numpy", "scipy"}),
+    "native": (0, {"torch"}),
     "functional": (1, {"torch", "ot", "scipy"}),
     "config": (1, {"omegaconf", "yaml"}),
     "metrics": (1, TORCH | {"torchmetrics", "scipy"}),

@@ -70,7 +70,9 @@ def test_it_says_what_it_is(wheel):
     tracked = (ROOT / "experiments").rglob("*.yaml")
     wanted = {f"mixbench/_experiments/{path.relative_to(ROOT / 'experiments')}" for path in tracked}
     assert wanted <= set(names)
-    parts = {"py", "txt", "yaml", "js", "css", "html", "md", "csv", "json", "npz", "ttf", "jinja"}
+    assert "mixbench/native/augmix.c" in names
+    parts = {"py", "c", "txt", "yaml", "js", "css", "html", "md", "csv", "json", "npz", "ttf"}
+    parts |= {"jinja"}
     assert {name.rsplit(".", 1)[-1] for name in names if "dist-info" not in name} <= parts
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
 

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from mixbench.functional.draws import draw_lam
 from mixbench.functional.image_ops import DEFAULT_OPS, OPERATIONS, apply_ops, op_values
 from mixbench.functional.mixed import readable
+from mixbench.native.library import call, serves
 
 MAX_DEPTH = 3  # where it is drawn
 SEVERITIES = (0.1, 10.0)
@@ -226,12 +227,28 @@ def mix_chains(pixels: Tensor, made: Tensor, chains: Chains) -> Tensor:
         (N, C, H, W) float32 in [0, 1].
     """
     weights, m = (t.to(pixels.device, non_blocking=True) for t in (chains.weights, chains.m))
-    shares = (weights * m[:, None] / 255)[..., None, None, None]
-    rest = ((1 - m) / 255).view(-1, len(pixels), 1, 1, 1)
-    mixed = (pixels.float() * rest).flatten(0, 1)
+    shares, rest = weights * m[:, None] / 255, (1 - m) / 255
+    mixed = _mixed_by_c(pixels, made, shares, rest)
+    if mixed is not None:
+        return mixed
+    mixed = (pixels.float() * rest.view(-1, len(pixels), 1, 1, 1)).flatten(0, 1)
     for place in range(made.shape[1]):
-        mixed.addcmul_(made[:, place], shares[:, place])
+        mixed.addcmul_(made[:, place], shares[:, place, None, None, None])
     return mixed
+
+
+def _mixed_by_c(pixels: Tensor, made: Tensor, shares: Tensor, rest: Tensor) -> Tensor | None:
+    """Mixed images; None where the C code is of no use."""
+    fits = made.shape == (*shares.shape, *pixels.shape[1:]) and len(shares) == len(rest)
+    fits = fits and pixels.numel() and len(rest) % len(pixels) == 0
+    types = (pixels.dtype, made.dtype, shares.dtype, rest.dtype)
+    bytes_by_floats = types == (torch.uint8, torch.uint8, torch.float32, torch.float32)
+    if not fits or not bytes_by_floats or not (serves(pixels) and serves(made)):
+        return None
+    mixed = pixels.new_empty(made.shape[:1] + pixels.shape[1:], dtype=torch.float32)
+    parts = (pixels.contiguous(), made.transpose(0, 1).contiguous(), rest, shares.contiguous())
+    sizes = (len(pixels), *shares.shape, pixels[0].numel())
+    return mixed if call("mix_chains", *parts, mixed, *sizes) else None
 
 
 def jsd_loss(logits: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from mixbench.config.schema import DataConfig
 from mixbench.data.augment.augmix import AugMixImages
 from mixbench.data.augment.batches import crop_flip, draw_crop_flip, to_float
 from mixbench.data.sampling import BatchIndex, KeyedBatches
+from mixbench.native.library import serves
 from mixbench.perf.benchmark import Case
 from mixbench.perf.input import (
     BASE,
@@ -118,14 +119,14 @@ class ViewBenchmark(EpochBenchmark):
 
     def own(self, case: Case, device: torch.device, budget: Budget) -> list[Variant]:
         images = smooth_images(min(budget.images, MOST))
-        count = len(images)
+        count, means = len(images), "C code" if serves(torch.empty(0, device=device)) else "torch"
 
         def epochs(read: Read) -> Callable[[int], int]:
             return lambda epoch: view_epoch(read, count, epoch, device, case.batch)
 
         variants = [
             Variant(BASE, epochs(by_pillow(images)), "backend=pil: one image after the other"),
-            Variant(RESIDENT, epochs(by_tensors(images.to(device))), "backend=tensor"),
+            Variant(RESIDENT, epochs(by_tensors(images.to(device))), f"backend=tensor, by {means}"),
         ]
         theirs = by_torchvision(images)
         if theirs is None:

@@ -43,7 +43,10 @@ def examine() -> Iterator[Finding]:
     yield Finding(OK, "python", f"{python} on {sys.platform}, {sys.executable}")
     yield _packages()
     yield _extras()
-    yield _device()
+    device = _device()
+    yield device
+    if device.state != BAD:
+        yield _compiler()
     yield _wandb()
     for name, folder in (("data", data_folder()), ("runs", runs_folder())):
         yield _folder(name, folder)
@@ -116,6 +119,15 @@ def _device() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     built = "" if torch.version.cuda is None else ", although torch is built for CUDA"
     return Finding(OK, "device", f"no GPU{built}; CPU {cpu_name()}, {cores} cores")
+
+
+def _compiler() -> Finding:
+    from mixbench.native.library import cache_folder, missing_reason
+
+    if reason := missing_reason():
+        text = "AugMix on the CPU is left to torch, several times slower and equal"
+        return Finding(NOTE, "compiler", f"{text}: {reason}")
+    return Finding(OK, "compiler", f"AugMix on the CPU is compiled, in {cache_folder()}")
 
 
 def _wandb() -> Finding:

@@ -5,6 +5,7 @@ from torch import Tensor
 import mixbench.functional as mf
 from mixbench.data.augment.augmix import pillow_chains
 from mixbench.metrics.corruption import mce
+from mixbench.native.library import SWITCH
 
 GOLDEN = "augmix"
 NOT_COMPARED = {
@@ -18,6 +19,13 @@ def images_of(case) -> Tensor:
     return case["image"].permute(2, 0, 1)[None].contiguous()
 
 
+@pytest.fixture(params=["1", "0"], ids=["compiled", "torch"])
+def native(request, monkeypatch):
+    """Tensors pass by the C code, where it can be built, or by torch."""
+    monkeypatch.setenv(SWITCH, request.param)
+
+
+@pytest.mark.usefixtures("native")
 @pytest.mark.cases("ops")
 def test_both_backends_repeat_every_operation_of_the_authors(case):
     ops, levels, signs = (case[key][:, None, None] for key in ("op", "level", "sign"))
@@ -37,6 +45,7 @@ def test_both_backends_repeat_every_operation_of_the_authors(case):
         case.compare("expect_image", near, rows=interpolated)
 
 
+@pytest.mark.usefixtures("native")
 @pytest.mark.cases("case*")
 def test_both_backends_repeat_the_mixed_images_of_the_authors(case):
     parts = (case[key][None] for key in ("ops", "levels", "signs", "ws", "m"))

@@ -8,6 +8,7 @@ from importlib import metadata
 import pytest
 
 from mixbench import cli
+from mixbench.native.library import cache_folder, missing_reason
 from mixbench.testing import doctor
 
 
@@ -34,7 +35,8 @@ def line_of(found, subject, number=0):
 def test_a_fresh_machine_is_fine_in_a_line_each(machine, capsys):
     found = lines(capsys, 0)
     assert [line.split()[1] for line in found] == [
-        *("python", "packages", "extras", "device", "W&B", "data", "disk", "runs", "disk"),
+        *("python", "packages", "extras", "device", "compiler"),
+        *("W&B", "data", "disk", "runs", "disk"),
     ]
     assert "torch " in line_of(found, "packages")
     assert "offline, no API key" in line_of(found, "W&B")
@@ -62,6 +64,16 @@ def test_a_key_and_the_mode_of_w_and_b_are_told_apart(machine, monkeypatch, caps
     assert "kkk" not in text
     monkeypatch.setenv("WANDB_MODE", "onlin")
     assert line_of(lines(capsys, 2), "W&B").startswith("BAD")
+
+
+def test_it_says_by_what_augmix_runs(machine, monkeypatch, capsys):
+    monkeypatch.setenv("MIXBENCH_NATIVE", "0")
+    text = line_of(lines(capsys, 0), "compiler")
+    assert text.startswith("note")
+    assert text.endswith("left to torch, several times slower and equal: MIXBENCH_NATIVE=0 is set")
+    monkeypatch.delenv("MIXBENCH_NATIVE")
+    reason = missing_reason()
+    assert line_of(lines(capsys, 0), "compiler").endswith(reason or f"in {cache_folder()}")
 
 
 def test_what_stops_runs_is_bad(machine, monkeypatch, capsys):
