@@ -91,6 +91,33 @@ def test_decisions_are_those_of_the_cpu_and_the_host_never_waits(operation, forb
     torch.testing.assert_close(mixed.targets.cpu(), expected.targets, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [16, 49, 64, 196])
+@pytest.mark.parametrize(
+    ("solver", "last"), [("compat", "columns"), ("scaled", "rows"), ("scaled", "columns")]
+)
+def test_a_transport_plan_takes_one_launch_and_is_that_of_float64(
+    count, solver, last, monkeypatch, forbid_waiting
+):
+    h, partner = torch.randn(2, 8, 64, count, generator=torch.Generator().manual_seed(0)).cuda()
+    cost = mf.position_cost(h, partner * 3)
+    settings = {"solver": solver, "last": last}
+    exact = mf.sinkhorn(cost.double(), **settings)
+    mf.sinkhorn(cost, **settings)  # compiles the kernel
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        forbid_waiting()
+        fused = mf.sinkhorn(cost, **settings)
+        torch.cuda.set_sync_debug_mode("default")  # looking at the results waits
+        torch.cuda.synchronize()
+    assert sum("_solve_one" in event.name for event in profile.events()) == 1
+    monkeypatch.setenv("MIXBENCH_FUSED", "0")
+    for found in (fused, mf.sinkhorn(cost, **settings)):
+        error = (found.plan - exact.plan) * count
+        assert error.abs().max() < 0.02
+        assert error.abs().mean() < 1e-4
+        met = found.plan.sum(dim=2 if last == "rows" else 1) * count
+        assert (met - 1).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("operation", [mf.mixup, mf.cutmix, mf.bc])
 def test_a_generator_on_the_device_is_followed(operation):
     x, targets = torch.randn(8, 3, 16, 16, device="cuda"), torch.eye(8, device="cuda")

@@ -15,7 +15,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "": (0, set()),  # the loose modules: errors, files, registry
     "stats": (0, {"numpy", "scipy"}),
     "native": (0, {"torch"}),
-    "functional": (1, {"torch", "ot", "scipy"}),
+    "functional": (1, {"torch", "ot", "scipy", "triton"}),
     "config": (1, {"omegaconf", "yaml"}),
     "metrics": (1, TORCH | {"torchmetrics", "scipy"}),
     "backbones": (2, TORCH | {"timm", "huggingface_hub"}),

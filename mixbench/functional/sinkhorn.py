@@ -4,7 +4,10 @@ Sinkhorn iterations of Cuturi, NeurIPS 2013, arXiv:1306.0895, in the log domain.
 them on the features of two images; official code shashankvkt/AlignMixup_CVPR22 (``utils/OT.py``).
 """
 
+import importlib.util
 import math
+import os
+import warnings
 from typing import NamedTuple, cast
 
 import torch
@@ -20,6 +23,10 @@ _MARGINAL_EPS = 1e-8
 # exp(-80) vanishes beside the exp(0) of the same sum, and exp() below about -87 is 30 to 60 times
 # slower on a CPU.
 _FLOOR = -80.0
+# The largest side of a problem that is solved in one launch on a GPU.
+_LARGEST = 256
+_TRITON = importlib.util.find_spec("triton") is not None
+_UNFIT: list[str] = []  # why this machine cannot solve in one launch, once that is known
 
 
 class Transport(NamedTuple):
@@ -76,6 +83,9 @@ def sinkhorn(
 
     Note:
         ``scaled`` returns the potentials with ``v`` of mean 0; they are free up to a constant.
+        On a GPU where Triton is installed, ``compat`` and ``scaled`` solve a whole float32 batch
+        of at most 256 by 256 positions in one launch, unless ``stop`` is given. That changes
+        nothing but rounding; the environment variable ``MIXBENCH_FUSED=0`` switches it off.
 
     Example:
         >>> cost = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
@@ -87,7 +97,10 @@ def sinkhorn(
     if cost.ndim != 3 or not cost.numel():
         raise ValueError(f"sinkhorn needs costs (B, n, m), none empty, got {tuple(cost.shape)}")
     cost = cost.detach().to(torch.promote_types(cost.dtype, torch.float32))
-    if solver == "compat":
+    if solver != "pot" and stop is None and _fits_a_launch(cost):
+        plan, u, v = torch.ops.mixbench.sinkhorn.default(cost, eps, iters, solver, last)
+        found = Transport(plan, u, v, iters)
+    elif solver == "compat":
         found = _compat(cost, eps, iters, stop)
     elif solver == "scaled":
         found = _scaled(cost, eps, iters, last)
@@ -174,7 +187,7 @@ def _log_sum_exp(values: Tensor, dim: int) -> Tensor:
 
 def _scaled(cost: Tensor, eps: float, iters: int, last: str) -> Transport:
     rows, columns = cost.shape[1:]
-    falling = iters * 4 // 5
+    falling = _falling(iters)
     # Per problem, from the mean cost down to eps; a plan never depends on the rest of the batch.
     ratio = (cost.mean(dim=(1, 2)) / eps).clamp_(min=1)
     step = ratio ** (1 / max(falling, 1))
@@ -192,6 +205,69 @@ def _scaled(cost: Tensor, eps: float, iters: int, last: str) -> Transport:
     u = potentials.mean(dim=2)
     v = potentials.mean(dim=1) - u.mean(dim=1, keepdim=True)
     return Transport(log_plan.exp().contiguous(), u, v, iters)
+
+
+def _falling(iters: int) -> int:
+    """Number of iterations after which ``scaled`` has reached ``eps``."""
+    return iters * 4 // 5
+
+
+def _fits_a_launch(cost: Tensor) -> bool:
+    """True for costs that one launch of a kernel can solve, and may."""
+    on_gpu = _TRITON and cost.is_cuda and os.environ.get("MIXBENCH_FUSED") != "0"
+    return on_gpu and cost.dtype == torch.float32 and max(cost.shape[1:]) <= _LARGEST
+
+
+def _in_one_launch(
+    cost: Tensor, eps: float, iters: int, solver: str, last: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Plan and potentials of ``compat`` or ``scaled``, by a kernel if there can be one here."""
+    if _UNFIT:
+        return _in_many_launches(cost, eps, iters, solver, last)
+    scaled = solver == "scaled"
+    margin = 0.0 if scaled else _MARGINAL_EPS
+    rows, columns = (math.log(1 / count + margin) for count in cost.shape[1:])
+    try:
+        from mixbench.functional._fused import solve
+
+        shares, falling = (rows, columns), _falling(iters) if scaled else 0
+        return solve(cost, eps, iters, shares, last, falling=falling, centered=scaled)
+    except Exception as error:  # a GPU that Triton does not know, or no compiler for its launcher
+        _UNFIT.append(f"{type(error).__name__}: {error}".partition("\n")[0])
+        warnings.warn(
+            f"Triton cannot solve transport plans on this machine ({_UNFIT[0]}); PyTorch solves "
+            "them, which is slower; MIXBENCH_FUSED=0 asks for that without this warning",
+            stacklevel=2,
+        )
+        return _in_many_launches(cost, eps, iters, solver, last)
+
+
+def _in_many_launches(
+    cost: Tensor, eps: float, iters: int, solver: str, last: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by operations of PyTorch."""
+    compat = solver == "compat"
+    found = _compat(cost, eps, iters, None) if compat else _scaled(cost, eps, iters, last)
+    return found.plan, found.u.contiguous(), found.v.contiguous()
+
+
+def _shapes(
+    cost: Tensor, eps: float, iters: int, solver: str, last: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tensors of the shapes of what is found."""
+    del eps, iters, solver, last
+    batch, rows, columns = cost.shape
+    return cost.new_empty(cost.shape), cost.new_empty(batch, rows), cost.new_empty(batch, columns)
+
+
+# One operation, into which neither torch.compile nor a device without values looks.
+torch.library.define(
+    "mixbench::sinkhorn",
+    "(Tensor cost, float eps, int iters, str solver, str last) -> (Tensor, Tensor, Tensor)",
+)
+torch.library.impl("mixbench::sinkhorn", "CUDA", _in_one_launch)
+torch.library.impl("mixbench::sinkhorn", "CPU", _in_many_launches)
+torch.library.register_fake("mixbench::sinkhorn", _shapes)
 
 
 def _pot(cost: Tensor, eps: float, iters: int, last: str) -> Transport:

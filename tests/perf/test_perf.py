@@ -17,6 +17,7 @@ from mixbench.methods import METHODS
 from mixbench.perf import input as input_part
 from mixbench.perf import main as main_module
 from mixbench.perf import mix, peers, photographs, step, timing, transport
+from mixbench.perf.benchmark import NO_GPU, NOT_ASKED
 from mixbench.perf.cut import EXCESS, CutBenchmark, Cuts
 from mixbench.perf.engine import EngineBenchmark, Steps, time_of_step
 from mixbench.perf.input import SingleImages
@@ -318,7 +319,7 @@ def maps():
 
 
 def test_the_base_has_the_plan_of_the_official_arithmetic():
-    own = {variant.name: variant.call for variant in transport.own_variants()}
+    own = {variant.name: variant.call for variant in transport.own_variants(CPU)}
     plan = own[transport.BASE](*maps())
     assert plan.shape == (2, 16, 16)
     assert transport.plan_error(plan, own[transport.COMPAT](*maps()).double()) < 1e-3
@@ -352,17 +353,32 @@ def test_missing_solvers_become_skipped_rows():
         "kernel domain, POT batch": "not installed",
         "eps falling, geomloss": "not installed",
         "official file": "ALIGNMIX=path not given",
+        transport.COMPAT_LAUNCH: NOT_ASKED if torch.cuda.is_available() else NO_GPU,
+        transport.SCALED_LAUNCH: NOT_ASKED if torch.cuda.is_available() else NO_GPU,
     }
     raw = {row.variant: row.figures[transport.ERROR] for row in measured if not row.skipped}
     assert raw[transport.SCALED] < raw[transport.SHORT] < raw[transport.COMPAT]
 
 
 def test_every_rule_of_the_solvers_names_what_is_measured():
-    names = {variant.name for variant in transport.own_variants()}
-    shapes = {str(case) for case in transport.CASES}
+    names = {variant.name for variant in transport.own_variants(CPU)}
+    shapes = {str(case) for case in TransportBenchmark().cases(torch.device("cuda"))}
     for rule in TransportBenchmark().rules(CPU):
         assert {rule.ours, getattr(rule, "peer", transport.BASE)} <= names
         assert rule.shape in shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "solver"), [(transport.COMPAT_LAUNCH, "compat"), (transport.SCALED_LAUNCH, "scaled")]
+)
+def test_the_solve_alone_gives_the_plan_and_its_microseconds(name, solver):
+    call = transport.launched(solver)
+    expected = mf.position_plan(*maps(), solver=solver)
+    torch.testing.assert_close(call(*maps()), expected)
+    row = Row("P2", str(MAPS), name, MAPS.batch, [0.03, 0.04, 0.05])
+    figures = TransportBenchmark().figures(MAPS, peers.Variant(name, call), row, CPU)
+    assert figures["us"] == 40
+    assert figures[transport.ERROR] >= 0
 
 
 @pytest.mark.slow
@@ -371,7 +387,7 @@ def test_pot_and_a_checkout_by_path_give_the_plan_of_the_same_arithmetic(tmp_pat
     folder.mkdir(parents=True)
     (folder / "OT.py").write_text(SOLVER)
     monkeypatch.setenv("ALIGNMIX", str(tmp_path))
-    exact = transport.own_variants()[0].call(*maps()).double()
+    exact = transport.own_variants(CPU)[0].call(*maps()).double()
     for variant in (transport._pot(MAPS)[0], *transport._official(MAPS)):
         found = peers.tried(variant, *maps())
         assert found.skipped == ""
