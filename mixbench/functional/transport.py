@@ -95,11 +95,14 @@ def product(a: Tensor, b: Tensor, *, exact: bool = False) -> Tensor:
         return torch.bmm(a, b)
 
 
-@torch.compiler.assume_constant_result
 def _rounds_float32(kind: str) -> bool:
     """True if products of float32 matrices are allowed to round their factors."""
     backend = getattr(torch.backends, "cuda" if kind == "cuda" else "mkldnn")
     return backend.matmul.fp32_precision not in ("none", "ieee")
+
+
+# As torch.compiler.assume_constant_result, which imports the whole compiler to set this mark.
+vars(_rounds_float32)["_dynamo_marked_constant"] = True
 
 
 def check_cost_scale(scale: str) -> None:

@@ -319,7 +319,7 @@ def test_drawing_for_a_batch_on_a_device_reads_nothing_back(op):
 def test_importing_the_package_loads_torch_and_none_of_the_heavier_libraries():
     heavy = (
         "lightning lightning_fabric pytorch_lightning torchmetrics torchvision timm kornia "
-        "omegaconf rich wandb scipy sklearn ot PIL pandas matplotlib yaml"
+        "torch._dynamo triton omegaconf rich wandb scipy sklearn ot PIL pandas matplotlib yaml"
     )
     code = (
         "import sys, mixbench.functional\n"

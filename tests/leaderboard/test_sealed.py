@@ -67,7 +67,9 @@ def test_no_command_shows_what_is_sealed(tmp_path, race, words, capsys):
     assert f"runs of {race.id} cannot be shown yet" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("show", [leaderboard_frame, lambda place: mixbench.plot("leaderboard", place)])
+@pytest.mark.parametrize(
+    "show", [leaderboard_frame, lambda place: mixbench.plot("leaderboard", place)]
+)
 def test_nothing_in_python_shows_what_is_sealed(tmp_path, race, show):
     with pytest.warns(UserWarning, match=f"runs of {race.id} cannot be shown yet") as told:
         show(tmp_path)
