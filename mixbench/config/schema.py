@@ -118,6 +118,13 @@ class DataConfig(Settings):
         "mirror half of the training images",
         only_when={"task": ("supervised", "ssl")},
     )
+    flip_rule: str = setting(
+        "random",
+        "which images an epoch mirrors: a random half, or alternating: each one in every other "
+        "epoch, half of them in the first",
+        one_of=("random", "alternating"),
+        only_when={"data.flip": (True,), "task": ("supervised",), "data.repeats": (1,)},
+    )
     auto_augment: str | None = setting(
         None, "policy of augmentation in timm's words, such as rand-m9-mstd0.5-inc1"
     )
@@ -253,6 +260,11 @@ class DataConfig(Settings):
     def random_crops(self) -> bool:
         """True if training sees a random crop of each file, which is read anew each time."""
         return self.crop_area is not None or self.crop_scales is not None
+
+    @property
+    def alternating(self) -> bool:
+        """True if every image is mirrored in every other epoch; repeated images are random."""
+        return self.flip and self.flip_rule == "alternating" and self.repeats == 1
 
     @property
     def padding(self) -> int:

@@ -20,6 +20,7 @@ from mixbench.config.schema import DataConfig, DataInfo, RunConfig
 from mixbench.config.settings import Settings
 from mixbench.data.augment.batches import (
     Augmentation,
+    alternating_flips,
     crop_flip,
     draw_crop_flip,
     draw_erasing,
@@ -115,6 +116,7 @@ class Method(LightningHooks):
         self.net = net
         self.config = self.Config() if config is None else config
         self.generator, self.shared_generator = Generator(), Generator()
+        self.epoch = 0  # that of the batch at hand
         self.distillation: Any = None  # a teacher to learn from, see methods/distillation.py
         self.register_buffer("mean", torch.tensor(info.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(info.std)[:, None, None])
@@ -278,7 +280,7 @@ class Method(LightningHooks):
 
     def reseed(self, epoch: int, batch: int) -> None:
         """Set all generators to their place for a batch; the same numbers come after a resume."""
-        key = (self.run.seed, epoch, batch)
+        self.epoch, key = epoch, (self.run.seed, epoch, batch)
         self.generator.manual_seed(mix_seed(SAMPLE, *key, self.rank))
         self.shared_generator.manual_seed(mix_seed(SHARED, *key))
         seed_torch(mix_seed(GLOBAL, *key, self.rank), self.device)
@@ -291,12 +293,14 @@ class Method(LightningHooks):
     def draw_augmentation(self, batch: Batch) -> Augmentation:
         """Draw what :meth:`prepare` does to each image."""
         data, images = self.run.data, batch.images
-        moves = draw_crop_flip(len(images), data.padding, data.flip, self.generator)
+        offsets, flips = draw_crop_flip(len(images), data.padding, data.flip, self.generator)
+        if data.alternating:
+            flips = alternating_flips(batch.ids, self.run.seed, self.epoch)
         size = (images.shape[2], images.shape[3])
         erased = None
         if data.erasing:
             erased = draw_erasing(len(images), data.erasing, *size, self.generator)
-        return Augmentation(*moves, erased, batch.crops)
+        return Augmentation(offsets, flips, erased, batch.crops)
 
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """Augment and normalise uint8 images, and turn labels into targets (B, K).

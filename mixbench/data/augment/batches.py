@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from mixbench.data.sampling import FLIP, mix_seed
 from mixbench.functional.cutmix import paste_box
+
+_ODD = (0x5851F42D4C957F2D, 0x14057B7EF767814F)  # random odd factors, which int64 wraps around
 
 
 class Augmentation(NamedTuple):
@@ -53,6 +56,26 @@ def draw_crop_flip(
     offsets = torch.randint(2 * padding + 1, (batch, 2), generator=generator)
     flips = torch.rand(batch, generator=generator) < (0.5 if flip else 0.0)
     return offsets, flips
+
+
+def alternating_flips(ids: Tensor, seed: int, epoch: int) -> Tensor:
+    """Which images an epoch mirrors when each one is mirrored in every other epoch.
+
+    Half of the images begin mirrored, by a hash of seed and image; two epochs then show each image
+    both ways. After airbench (Jordan, arXiv:2404.00498), which draws the first epoch's half.
+
+    Args:
+        ids: (B,) int64 rows of the images in their set.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0 on.
+
+    Returns:
+        (B,) bool, True to mirror left and right; on the device of ``ids``.
+    """
+    state = ids + mix_seed(FLIP, seed)  # a few operations on the device: rows never visit the host
+    for factor in _ODD:
+        state = (state ^ (state >> 32)) * factor
+    return ((state >> 32) + epoch) % 2 == 1
 
 
 def crop_flip(x: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
