@@ -430,6 +430,13 @@ class TrainerConfig(Settings):
         identity=False,
     )
     compile: bool = setting(False, "compile each stage of the network for training", identity=False)
+    compile_input: str = setting(
+        "auto",
+        "compile what makes network input of stored pixels: crop, mirror, normalisation and, for "
+        "erm, mixup and cutmix, mixing; auto: on a device, for runs of 20,000 steps or more",
+        one_of=("auto", "always", "never"),
+        identity=False,
+    )
     ckpt_steps: int | None = setting(
         None,
         "steps between checkpoints, beside the one after each epoch; null: only that one",

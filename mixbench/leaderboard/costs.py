@@ -242,6 +242,7 @@ def machine(record: Record) -> tuple[Any, ...]:
         record.batch_size,
         record.threads,
         record.compiled,
+        record.compiled_input,
         record.engine,
         record.shared_cores,
     )

@@ -25,6 +25,7 @@ from mixbench.data.augment.batches import (
     draw_crop_flip,
     draw_erasing,
     erase,
+    on_device,
     to_float,
 )
 from mixbench.data.images import Batch, Splits
@@ -312,17 +313,29 @@ class Method(LightningHooks):
         Returns:
             Network input (B, C, H, W) and targets.
         """
-        data = self.run.data
         drawn = self.draw_augmentation(batch) if drawn is None else drawn
-        moves = (drawn.offsets, drawn.flips, data.padding)
-        if data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
-            x = crop_flip(self.normalize(to_float(batch.images)), *moves)
-        else:
-            x = self.normalize(to_float(crop_flip(batch.images, *moves)))
+        x = self.augmented(batch.images, *on_device(batch.images, drawn.offsets, drawn.flips))
         if drawn.erased is not None:
-            x = erase(x, drawn.erased)
-        targets = self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
-        return self._layout(x), targets
+            x = self._layout(erase(x, drawn.erased))
+        return x, self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
+
+    def augmented(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
+        """Crop, mirror and normalise: what ``trainer.compile_input`` puts a compiled function for.
+
+        Args:
+            images: (B, C, H, W) uint8.
+            offsets: (B, 2) of :class:`Augmentation`, on the device of the images.
+            flips: (B,) of it.
+
+        Returns:
+            (B, C, H, W) network input, still without erased parts.
+        """
+        data = self.run.data
+        if data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
+            x = crop_flip(self.normalize(to_float(images)), offsets, flips, data.padding)
+        else:
+            x = self.normalize(to_float(crop_flip(images, offsets, flips, data.padding)))
+        return x if data.erasing else self._layout(x)
 
     def mix_batch(self, batch: Batch) -> mf.Mixed:
         """Prepare and mix; also for methods whose mix needs more of a batch than its images.

@@ -104,6 +104,7 @@ class Record:
     batch_size: int = 0
     threads: int = 1
     compiled: bool = False
+    compiled_input: bool = False  # augmentation and, where it can be, mixing
     engine: str = "lightning"  # loop over the training batches of the last attempt
     shared_cores: bool = False  # other runs used the machine at the same time
     wall_s: float = 0.0

@@ -288,6 +288,7 @@ ASIDE = {
     ),
     "trainer.engine": Key("trainer.engine=fast", seen=recorded("engine")),
     "trainer.compile": Key("trainer.compile=true", seen=recorded("compiled")),
+    "trainer.compile_input": Key("trainer.compile_input=always", seen=recorded("compiled_input")),
     "trainer.ckpt_steps": Key("trainer.ckpt_steps=1", seen=called("checkpoints", "saved")),
     "trainer.ckpt_required": Key(
         "trainer.ckpt_required=false", seen=called("checkpoints", "required")
@@ -494,6 +495,7 @@ def spy(patch: pytest.MonkeyPatch, calls: dict[str, dict[str, Any]]) -> None:
         mixbench.training.attempt, "wandb_logger", noted("wandb_logger", lambda *_, **__: None)
     )
     patch.setattr(mixbench.training.attempt, "compile_stages", lambda *_: True)
+    patch.setattr(mixbench.training.attempt, "compile_input", lambda *_: True)
     patch.setattr(io, "save_checkpoint", saved)
 
 

@@ -357,11 +357,13 @@ CHANGED = {
     "device_count": 8,
     "threads": 64,
     "compiled": True,
+    "compiled_input": True,
     "engine": "fast",
     "commit": "0" * 12,
     "resumed_bit_exact": True,
 }
-ATTEMPT = {"device", "device_count", "threads", "compiled", "engine", "commit", "resumed_bit_exact"}
+ATTEMPT = {"device", "device_count", "threads", "compiled", "compiled_input", "engine", "commit"}
+ATTEMPT |= {"resumed_bit_exact"}
 
 
 @pytest.mark.parametrize("name", CHANGED)

@@ -39,6 +39,19 @@ def to_float(images: Tensor) -> Tensor:
     return images / 255
 
 
+def on_device(images: Tensor, *decisions: Tensor) -> tuple[Tensor, ...]:
+    """Decisions on the device of the images, without waiting for it.
+
+    Args:
+        images: Any tensor there.
+        *decisions: Tensors on the CPU or there.
+
+    Returns:
+        The decisions, in the same order.
+    """
+    return tuple(each.to(images.device, non_blocking=True) for each in decisions)
+
+
 def draw_crop_flip(
     batch: int, padding: int, flip: bool, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -91,7 +104,7 @@ def crop_flip(x: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor
         (B, C, H, W) windows of the type of ``x``.
     """
     batch, channels, height, width = x.shape
-    offsets, flips = (t.to(x.device, non_blocking=True) for t in (offsets, flips))
+    offsets, flips = on_device(x, offsets, flips)
     wide = width + 2 * padding
     rows = offsets[:, :1] + torch.arange(height, device=x.device)
     cols = offsets[:, 1:] + torch.arange(width, device=x.device)

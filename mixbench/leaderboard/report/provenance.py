@@ -207,7 +207,8 @@ def _hardware(record: Record) -> str:
     parts += [f"batch of {record.batch_size}"] if record.batch_size else []
     parts += [counted(record.threads, "thread")]
     parts += ["engine fast"] * (record.engine == "fast")
-    parts += ["compiled"] * record.compiled + ["cores shared with other runs"] * record.shared_cores
+    parts += ["compiled"] * record.compiled + ["compiled input"] * record.compiled_input
+    parts += ["cores shared with other runs"] * record.shared_cores
     return ", ".join(parts)
 
 
