@@ -429,6 +429,12 @@ class TrainerConfig(Settings):
         one_of=("lightning", "fast"),
         identity=False,
     )
+    cuda_graphs: bool = setting(
+        False,
+        "with engine=fast, replay both passes of a step as CUDA graphs; what cannot be replayed "
+        "runs as it is, and the record says why",
+        identity=False,
+    )
     compile: bool = setting(False, "compile each stage of the network for training", identity=False)
     compile_input: str = setting(
         "auto",

@@ -244,5 +244,6 @@ def machine(record: Record) -> tuple[Any, ...]:
         record.compiled,
         record.compiled_input,
         record.engine,
+        record.cuda_graphs is None,
         record.shared_cores,
     )

@@ -8,7 +8,7 @@ a Trainer and contain others.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -41,6 +41,15 @@ from mixbench.pictures.sheet import Sheet
 from mixbench.tasks.base import MIXES_LABELS
 
 __all__ = ["MIXES_LABELS", "Method", "register"]
+
+
+class Passes(NamedTuple):
+    """What the forward pass of a step leaves: the loss, its terms, logits and the batch."""
+
+    loss: Tensor
+    terms: Any
+    logits: Any
+    mixed: mf.Mixed
 
 
 class Method(LightningHooks):
@@ -353,14 +362,30 @@ class Method(LightningHooks):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch: prepare, mix, predict, loss."""
         self.reseed(self.current_epoch, batch_idx)
-        mixed = self.mix_batch(batch)
+        loss, terms, logits, mixed = self.passes(self.mix_batch(batch))
+        self.follow_loss(loss, terms, logits, mixed, batch_idx, len(batch.ids))
+        return loss
+
+    def passes_of(self, mixed: mf.Mixed) -> Passes:
+        """Predict, and sum up the terms of the loss."""
         logits, mixed = self.predict(mixed)
         terms: Any = self.loss(logits, mixed)
         if self.distillation is not None:
             terms = self.distillation.terms(terms, logits, self.to_pixels(mixed.x))
         loss: Any = sum(terms.values()) if isinstance(terms, dict) else terms
-        self.follow_loss(loss, terms, logits, mixed, batch_idx, len(batch.ids))
-        return loss
+        return Passes(loss, terms, logits, mixed)
+
+    passes = passes_of  # an engine may put what replays them in its place
+
+    @property
+    def replayable(self) -> bool:
+        """Whether ``predict`` and ``loss`` leave all that the host decides to ``mix``.
+
+        They then branch on nothing but plain values of the mixed record, draw nothing on the host,
+        and read neither the step nor the epoch. A method with hooks of its own says so itself.
+        """
+        cls = type(self)
+        return cls.predict is Method.predict and cls.loss is Method.loss
 
     def _layout(self, x: Tensor) -> Tensor:
         if self.run.trainer.channels_last and x.ndim == 4:

@@ -384,6 +384,7 @@ class Attempt:
         record.metrics |= found.metrics
         for suite, outcome in found.suites:
             suite.add_to_record(outcome, record.metrics, record.evaluations)
+        record.cuda_graphs = found.cuda_graphs or record.cuda_graphs
         for key, value in found.speed.items():
             setattr(record, key, value)
 

@@ -287,6 +287,9 @@ ASIDE = {
         "trainer.deterministic=true", seen=called("Trainer", "deterministic")
     ),
     "trainer.engine": Key("trainer.engine=fast", seen=recorded("engine")),
+    "trainer.cuda_graphs": Key(
+        "trainer.cuda_graphs=true", "trainer.engine=fast", seen=recorded("cuda_graphs")
+    ),
     "trainer.compile": Key("trainer.compile=true", seen=recorded("compiled")),
     "trainer.compile_input": Key("trainer.compile_input=always", seen=recorded("compiled_input")),
     "trainer.ckpt_steps": Key("trainer.ckpt_steps=1", seen=called("checkpoints", "saved")),
