@@ -507,7 +507,7 @@ class Attempt:
             dataset = self.method.wrap_dataset(self.data.splits.train)
             method = self.method.cpu().train()
             method.reseed(error.epoch, error.batch)
-            with torch.no_grad():
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiled elsewhere
                 mixed = method.mix_batch(dataset[draw])
             for key in ("lam", "perm"):
                 value = getattr(mixed, key)
