@@ -25,7 +25,7 @@ from mixbench.data.augment.batches import (
     draw_crop_flip,
     draw_erasing,
     erase,
-    on_device,
+    to_device_of,
     to_float,
 )
 from mixbench.data.images import Batch, Splits
@@ -323,7 +323,7 @@ class Method(LightningHooks):
             Network input (B, C, H, W) and targets.
         """
         drawn = self.draw_augmentation(batch) if drawn is None else drawn
-        x = self.augmented(batch.images, *on_device(batch.images, drawn.offsets, drawn.flips))
+        x = self.augmented(batch.images, *to_device_of(batch.images, drawn.offsets, drawn.flips))
         if drawn.erased is not None:
             x = self._layout(erase(x, drawn.erased))
         return x, self.task.targets(batch.labels, self.info.num_classes, self.run.optim)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.config.settings import setting
-from mixbench.data.augment.batches import on_device
+from mixbench.data.augment.batches import to_device_of
 from mixbench.data.images import Batch
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import MIXES_LABELS, Method
@@ -52,7 +52,7 @@ class ImageMix(Method):
         images, drawn = batch.images, self.draw_augmentation(batch)
         decisions = self.decide(len(images), images.shape[2:]) or {}
         targets = self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
-        moved = on_device(images, drawn.offsets, drawn.flips, *decisions.values())
+        moved = to_device_of(images, drawn.offsets, drawn.flips, *decisions.values())
         named = dict(zip(decisions, moved[2:], strict=True))
         return self.compiled_mix(images, *moved[:2], targets, **named)
 

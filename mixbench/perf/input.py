@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mixbench.data.augment.batches import crop_flip, draw_crop_flip, on_device, to_float
+from mixbench.data.augment.batches import crop_flip, draw_crop_flip, to_device_of, to_float
 from mixbench.data.images import ResidentImages
 from mixbench.data.sampling import SAMPLE, KeyedBatches, mix_seed
 from mixbench.perf.benchmark import Benchmark, Case
@@ -117,7 +117,7 @@ def keyed_epoch(
     count = 0
     for number, part in enumerate(DataLoader(images, batch_size=None, sampler=batches, **options)):
         pixels = part.images.to(device, non_blocking=True)
-        moves = on_device(pixels, *_moves(epoch, number, len(pixels), padding))
+        moves = to_device_of(pixels, *_moves(epoch, number, len(pixels), padding))
         count += len(augment(pixels, *moves, stats, padding))
     return count
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixbench.data.augment.batches import on_device
+from mixbench.data.augment.batches import to_device_of
 from mixbench.methods.base import Method
 from mixbench.methods.image_mix import ImageMix
 
@@ -103,7 +103,7 @@ def compile_input(method: Method, rows: int, autocast: Any) -> bool:
                 decided = method.decide(rows, shape[2:])
                 if decided is not None:
                     whole = torch.compile(method.augmented_mix, fullgraph=True)
-                    moved = on_device(targets, *decided.values())
+                    moved = to_device_of(targets, *decided.values())
                     whole(*given, targets, **dict(zip(decided, moved, strict=True)))
                     method.compiled_mix = whole
     except Exception as error:

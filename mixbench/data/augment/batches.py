@@ -39,7 +39,7 @@ def to_float(images: Tensor) -> Tensor:
     return images / 255
 
 
-def on_device(images: Tensor, *decisions: Tensor) -> tuple[Tensor, ...]:
+def to_device_of(images: Tensor, *decisions: Tensor) -> tuple[Tensor, ...]:
     """Decisions on the device of the images, without waiting for it.
 
     Args:
@@ -104,7 +104,7 @@ def crop_flip(x: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor
         (B, C, H, W) windows of the type of ``x``.
     """
     batch, channels, height, width = x.shape
-    offsets, flips = on_device(x, offsets, flips)
+    offsets, flips = to_device_of(x, offsets, flips)
     wide = width + 2 * padding
     rows = offsets[:, :1] + torch.arange(height, device=x.device)
     cols = offsets[:, 1:] + torch.arange(width, device=x.device)
