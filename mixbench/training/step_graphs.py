@@ -67,6 +67,7 @@ class StepGraphs:
     def __init__(self, method: Method, reason: str = "") -> None:
         self.method, self.replayed = method, False
         self.reason = reason or _reason(method)
+        self._parameters = list(method.parameters())  # to find them takes as long as ten kernels
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, Recorded] = {}
 
@@ -100,7 +101,7 @@ class StepGraphs:
         for held, leaf in zip(recorded.inputs, given, strict=True):
             held.copy_(leaf, non_blocking=True)
         recorded.replay()
-        for parameter, gradient in zip(self.method.parameters(), recorded.gradients, strict=True):
+        for parameter, gradient in zip(self._parameters, recorded.gradients, strict=True):
             parameter.grad = gradient
         self.replayed = True
         return recorded.outputs
@@ -147,7 +148,7 @@ class StepGraphs:
             first = str(error).strip().partition("\n")[0]
             self.reason = f"a step cannot be recorded: {type(error).__name__}: {first}"
         else:
-            gradients = [parameter.grad for parameter in method.parameters()]
+            gradients = [parameter.grad for parameter in self._parameters]
             inputs = [leaf for leaf in held if isinstance(leaf, Tensor)]
             if all(map(torch.equal, states, (source.get_state() for source in sources))):
                 self._graphs[key] = Recorded(inputs, outputs, gradients, replay)
@@ -159,7 +160,7 @@ class StepGraphs:
         return False
 
     def _drop_gradients(self) -> None:
-        for parameter in self.method.parameters():
+        for parameter in self._parameters:
             parameter.grad = None
 
 
