@@ -1,5 +1,7 @@
 """What only a GPU can show; run with `pytest -m gpu`."""
 
+import contextlib
+
 import killing
 import pytest
 import torch
@@ -9,8 +11,10 @@ from mixbench import compose, run
 from mixbench.data.sampling import BatchIndex
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
+from mixbench.records.checkpoints import LAST, read_checkpoint
 from mixbench.testing.contract import RULES, rules_of
 from mixbench.testing.samples import sample_method, sample_splits
+from mixbench.training.compile import compile_input
 
 pytestmark = [
     pytest.mark.gpu,
@@ -180,3 +184,35 @@ def test_the_steps_between_two_looks_at_the_loss_wait_for_nothing(tmp_path, monk
     words = "data=digits data.limit=512 net.width=8 epochs=3 batch_size=32 wandb.mode=disabled "
     words += f"trainer.accelerator=gpu trainer.log_every={every} optim.ema=0.99"
     assert run(compose(words)).status == "done"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("words", "kinds"), [("erm", "1"), ("mixup method.prob=0.5", "2"), ("manifoldmixup", "3")]
+)
+def test_replayed_steps_train_the_same_as_those_that_are_launched(
+    words, kinds, precision, tmp_path, monkeypatch
+):
+    given = f"data=digits data.limit=256 net.width=8 epochs=2 batch_size=16 precision={precision} "
+    given += f"method={words} eval.suites=[] logger=none trainer.engine=fast "
+    given += "trainer.accelerator=gpu trainer.deterministic=true"
+    weights = []
+    for graphs in ("false", "true"):
+        monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / graphs))
+        record = run(compose(f"{given} trainer.cuda_graphs={graphs}"))
+        weights.append(read_checkpoint(tmp_path / graphs / record.id / LAST)["state_dict"])
+    assert record.cuda_graphs == f"{kinds} graph{'s' * (kinds != '1')}"
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_compiled_input_on_the_device_is_the_plain_one():
+    made = [sample_method(METHODS.get("cutmix")).cuda() for _ in range(2)]
+    assert compile_input(made[1], 6, contextlib.nullcontext())
+    images = sample_splits(made[0]).train.to(torch.device("cuda"))
+    found = []
+    for method in made:
+        method.reseed(0, 1)
+        found.append(method.mix_batch(images[BatchIndex(torch.arange(6), 1)]))
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-5)

@@ -118,6 +118,13 @@ class DataConfig(Settings):
         "mirror half of the training images",
         only_when={"task": ("supervised", "ssl")},
     )
+    flip_rule: str = setting(
+        "random",
+        "which images an epoch mirrors: a random half, or alternating: each one in every other "
+        "epoch, half of them in the first",
+        one_of=("random", "alternating"),
+        only_when={"data.flip": (True,), "task": ("supervised",), "data.repeats": (1,)},
+    )
     auto_augment: str | None = setting(
         None, "policy of augmentation in timm's words, such as rand-m9-mstd0.5-inc1"
     )
@@ -253,6 +260,11 @@ class DataConfig(Settings):
     def random_crops(self) -> bool:
         """True if training sees a random crop of each file, which is read anew each time."""
         return self.crop_area is not None or self.crop_scales is not None
+
+    @property
+    def alternating(self) -> bool:
+        """True if every image is mirrored in every other epoch; repeated images are random."""
+        return self.flip and self.flip_rule == "alternating" and self.repeats == 1
 
     @property
     def padding(self) -> int:
@@ -417,7 +429,20 @@ class TrainerConfig(Settings):
         one_of=("lightning", "fast"),
         identity=False,
     )
+    cuda_graphs: bool = setting(
+        False,
+        "with engine=fast, replay both passes of a step as CUDA graphs; what cannot be replayed "
+        "runs as it is, and the record says why",
+        identity=False,
+    )
     compile: bool = setting(False, "compile each stage of the network for training", identity=False)
+    compile_input: str = setting(
+        "auto",
+        "compile what makes network input of stored pixels: crop, mirror, normalisation and, for "
+        "erm, mixup and cutmix, mixing; auto: on a device, for runs of 20,000 steps or more",
+        one_of=("auto", "always", "never"),
+        identity=False,
+    )
     ckpt_steps: int | None = setting(
         None,
         "steps between checkpoints, beside the one after each epoch; null: only that one",

@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 _MASK = (1 << 64) - 1
 
 # What a stream is for; the first number of its key.
-ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL, CROP, REPEAT, JUDGED, OBSERVE = range(1, 11)
+ORDER, SAMPLE, SHARED, INIT, DATA, GLOBAL, CROP, REPEAT, JUDGED, OBSERVE, FLIP = range(1, 12)
 
 
 def mix_seed(*numbers: int) -> int:
@@ -56,7 +56,7 @@ class BatchIndex(NamedTuple):
     image before; None where it shows each of them once. ``sample_seed`` is that of the generator of
     the method in the step that the batch is for, for a data set that carries out a part of it.
     ``places`` (B,) count the images of all epochs before each one, the same for any number of
-    processes and micro-batches; None in evaluation.
+    processes and micro-batches; None in evaluation. ``epoch`` is that of training.
     """
 
     indices: Tensor
@@ -65,6 +65,7 @@ class BatchIndex(NamedTuple):
     shown: Tensor | None = None
     sample_seed: int | None = None
     places: Tensor | None = None
+    epoch: int = 0
 
     @property
     def method_seed(self) -> int:
@@ -178,7 +179,7 @@ class KeyedBatches(Sampler[BatchIndex]):
         shown = None if self.repeats == 1 else places % self.repeats
         sample_seed = mix_seed(SAMPLE, self.seed, epoch, batch, self.rank)
         counted = epoch * self.total + places
-        return BatchIndex(order[places], seed, crop_seed, shown, sample_seed, counted)
+        return BatchIndex(order[places], seed, crop_seed, shown, sample_seed, counted, epoch)
 
 
 class OrderedBatches(Sampler[BatchIndex]):

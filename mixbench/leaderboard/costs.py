@@ -242,6 +242,8 @@ def machine(record: Record) -> tuple[Any, ...]:
         record.batch_size,
         record.threads,
         record.compiled,
+        record.compiled_input,
         record.engine,
+        record.cuda_graphs is None,
         record.shared_cores,
     )

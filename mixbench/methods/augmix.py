@@ -126,10 +126,10 @@ class AugMix(Method):
 
     def wrap_dataset(self, train_set: Any) -> Dataset[Any]:
         """The images with their views, where Pillow makes them."""
-        cfg = self.config
+        cfg, run = self.config, self.run
         if cfg.backend == TENSOR:
             return train_set
-        return AugMixImages(train_set, self.run.data, partial(chains_of, cfg), cfg.views)
+        return AugMixImages(train_set, run.data, partial(chains_of, cfg), cfg.views, run.seed)
 
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """Augment and normalise, or only normalise what came with its views."""

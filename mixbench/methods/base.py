@@ -8,7 +8,7 @@ a Trainer and contain others.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -20,10 +20,12 @@ from mixbench.config.schema import DataConfig, DataInfo, RunConfig
 from mixbench.config.settings import Settings
 from mixbench.data.augment.batches import (
     Augmentation,
+    alternating_flips,
     crop_flip,
     draw_crop_flip,
     draw_erasing,
     erase,
+    to_device_of,
     to_float,
 )
 from mixbench.data.images import Batch, Splits
@@ -39,6 +41,15 @@ from mixbench.pictures.sheet import Sheet
 from mixbench.tasks.base import MIXES_LABELS
 
 __all__ = ["MIXES_LABELS", "Method", "register"]
+
+
+class Passes(NamedTuple):
+    """What the forward pass of a step leaves: the loss, its terms, logits and the batch."""
+
+    loss: Tensor
+    terms: Any
+    logits: Any
+    mixed: mf.Mixed
 
 
 class Method(LightningHooks):
@@ -115,6 +126,7 @@ class Method(LightningHooks):
         self.net = net
         self.config = self.Config() if config is None else config
         self.generator, self.shared_generator = Generator(), Generator()
+        self.epoch = 0  # that of the batch at hand
         self.distillation: Any = None  # a teacher to learn from, see methods/distillation.py
         self.register_buffer("mean", torch.tensor(info.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(info.std)[:, None, None])
@@ -278,7 +290,7 @@ class Method(LightningHooks):
 
     def reseed(self, epoch: int, batch: int) -> None:
         """Set all generators to their place for a batch; the same numbers come after a resume."""
-        key = (self.run.seed, epoch, batch)
+        self.epoch, key = epoch, (self.run.seed, epoch, batch)
         self.generator.manual_seed(mix_seed(SAMPLE, *key, self.rank))
         self.shared_generator.manual_seed(mix_seed(SHARED, *key))
         seed_torch(mix_seed(GLOBAL, *key, self.rank), self.device)
@@ -291,12 +303,14 @@ class Method(LightningHooks):
     def draw_augmentation(self, batch: Batch) -> Augmentation:
         """Draw what :meth:`prepare` does to each image."""
         data, images = self.run.data, batch.images
-        moves = draw_crop_flip(len(images), data.padding, data.flip, self.generator)
+        offsets, flips = draw_crop_flip(len(images), data.padding, data.flip, self.generator)
+        if data.alternating:
+            flips = alternating_flips(batch.ids, self.run.seed, self.epoch)
         size = (images.shape[2], images.shape[3])
         erased = None
         if data.erasing:
             erased = draw_erasing(len(images), data.erasing, *size, self.generator)
-        return Augmentation(*moves, erased, batch.crops)
+        return Augmentation(offsets, flips, erased, batch.crops)
 
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """Augment and normalise uint8 images, and turn labels into targets (B, K).
@@ -308,17 +322,29 @@ class Method(LightningHooks):
         Returns:
             Network input (B, C, H, W) and targets.
         """
-        data = self.run.data
         drawn = self.draw_augmentation(batch) if drawn is None else drawn
-        moves = (drawn.offsets, drawn.flips, data.padding)
-        if data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
-            x = crop_flip(self.normalize(to_float(batch.images)), *moves)
-        else:
-            x = self.normalize(to_float(crop_flip(batch.images, *moves)))
+        x = self.augmented(batch.images, *to_device_of(batch.images, drawn.offsets, drawn.flips))
         if drawn.erased is not None:
-            x = erase(x, drawn.erased)
-        targets = self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
-        return self._layout(x), targets
+            x = self._layout(erase(x, drawn.erased))
+        return x, self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
+
+    def augmented(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
+        """Crop, mirror and normalise: what ``trainer.compile_input`` puts a compiled function for.
+
+        Args:
+            images: (B, C, H, W) uint8.
+            offsets: (B, 2) of :class:`Augmentation`, on the device of the images.
+            flips: (B,) of it.
+
+        Returns:
+            (B, C, H, W) network input, still without erased parts.
+        """
+        data = self.run.data
+        if data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
+            x = crop_flip(self.normalize(to_float(images)), offsets, flips, data.padding)
+        else:
+            x = self.normalize(to_float(crop_flip(images, offsets, flips, data.padding)))
+        return x if data.erasing else self._layout(x)
 
     def mix_batch(self, batch: Batch) -> mf.Mixed:
         """Prepare and mix; also for methods whose mix needs more of a batch than its images.
@@ -336,14 +362,30 @@ class Method(LightningHooks):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One micro-batch: prepare, mix, predict, loss."""
         self.reseed(self.current_epoch, batch_idx)
-        mixed = self.mix_batch(batch)
+        loss, terms, logits, mixed = self.passes(self.mix_batch(batch))
+        self.follow_loss(loss, terms, logits, mixed, batch_idx, len(batch.ids))
+        return loss
+
+    def passes_of(self, mixed: mf.Mixed) -> Passes:
+        """Predict, and sum up the terms of the loss."""
         logits, mixed = self.predict(mixed)
         terms: Any = self.loss(logits, mixed)
         if self.distillation is not None:
             terms = self.distillation.terms(terms, logits, self.to_pixels(mixed.x))
         loss: Any = sum(terms.values()) if isinstance(terms, dict) else terms
-        self.follow_loss(loss, terms, logits, mixed, batch_idx, len(batch.ids))
-        return loss
+        return Passes(loss, terms, logits, mixed)
+
+    passes = passes_of  # an engine may put what replays them in its place
+
+    @property
+    def replayable(self) -> bool:
+        """Whether ``predict`` and ``loss`` leave all that the host decides to ``mix``.
+
+        They then branch on nothing but plain values of the mixed record, draw nothing on the host,
+        and read neither the step nor the epoch. A method with hooks of its own says so itself.
+        """
+        cls = type(self)
+        return cls.predict is Method.predict and cls.loss is Method.loss
 
     def _layout(self, x: Tensor) -> Tensor:
         if self.run.trainer.channels_last and x.ndim == 4:

@@ -62,6 +62,11 @@ class BC(Method):
             self.mean.copy_(torch.tensor(info.residual_mean)[:, None, None])
             self.std.copy_(torch.tensor(info.residual_std)[:, None, None])
 
+    @property
+    def replayable(self) -> bool:
+        """Its loss decides nothing."""
+        return True
+
     def normalize(self, x: Tensor) -> Tensor:
         """BC+ first removes each image's own mean, at training and at test time."""
         return super().normalize(mf.subtract_image_mean(x) if self.config.plus else x)

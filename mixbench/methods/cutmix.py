@@ -1,5 +1,6 @@
 """CutMix as a trainable method."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -7,7 +8,7 @@ from torch import Tensor
 import mixbench.functional as mf
 from mixbench.config.settings import setting
 from mixbench.functional.cutmix import BOX_RULES
-from mixbench.functional.draws import PARTNER_RULES
+from mixbench.functional.draws import PARTNER_RULES, draw_uniform
 from mixbench.methods.base import Method, register
 from mixbench.methods.image_mix import ImageMix
 
@@ -58,6 +59,17 @@ class CutMix(ImageMix):
             return "official-verified" if plain and self.box_rule == "official" else "variant"
 
     operation = staticmethod(mf.cutmix)
+
+    def decide(self, rows: int, size: Sequence[int]) -> dict[str, Tensor] | None:
+        """Partners and boxes; none where the sides of a box are drawn one by one."""
+        cfg, generator = self.config, self.generator
+        if cfg.minmax is not None:
+            return None
+        count = rows if cfg.per_sample else 1
+        perm = mf.draw_perm(rows, generator, rule=cfg.partner)
+        lam = mf.draw_lam(count, cfg.alpha, generator)
+        center = draw_uniform(generator, count, 2)
+        return {"perm": perm, "box": mf.cutmix_box(lam, center, *size, rule=cfg.box_rule)}
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """Pixels of the image outside of the box, and of its partner inside of it."""

@@ -1,6 +1,6 @@
 """The base of methods that are one operation on the images of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -8,6 +8,8 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.config.settings import setting
+from mixbench.data.augment.batches import to_device_of
+from mixbench.data.images import Batch
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import MIXES_LABELS, Method
 from mixbench.methods.pictures.pixelmasks import draw_pixel_masks
@@ -20,14 +22,51 @@ class ImageMix(Method):
 
     operation: Callable[..., mf.Mixed]
     tasks = MIXES_LABELS
+    compiled_mix: Callable[..., mf.Mixed] | None = None  # :meth:`augmented_mix`, if it is compiled
+
+    def decide(self, rows: int, size: Sequence[int]) -> dict[str, Tensor] | None:
+        """Draw the decisions of ``operation`` before it is called; None where only it can.
+
+        Args:
+            rows: Images of the batch.
+            size: Their height and width.
+
+        Returns:
+            Its arguments by name, the same as it would draw from the same generator.
+        """
+        del rows, size
+
+    def augmented_mix(
+        self, images: Tensor, offsets: Tensor, flips: Tensor, targets: Tensor, **decisions: Tensor
+    ) -> mf.Mixed:
+        """Crop, mirror, normalise and mix: one function of tensors, which can be compiled whole."""
+        x = self.augmented(images, offsets, flips)
+        return self.operation(x, targets, **self._settings(), **decisions)
+
+    def mix_batch(self, batch: Batch) -> mf.Mixed:
+        """Prepare and mix, by the compiled function where there is one."""
+        if self.compiled_mix is None:
+            return super().mix_batch(batch)
+        if not self.switch.on(self.config.prob):
+            return mf.Mixed(*self.prepare(batch))
+        images, drawn = batch.images, self.draw_augmentation(batch)
+        decisions = self.decide(len(images), images.shape[2:]) or {}
+        targets = self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
+        moved = to_device_of(images, drawn.offsets, drawn.flips, *decisions.values())
+        named = dict(zip(decisions, moved[2:], strict=True))
+        return self.compiled_mix(images, *moved[:2], targets, **named)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix the batch, or with probability ``1 - prob`` leave it."""
-        given = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
-        if not decisions and not self.switch.on(given[PROB]):
+        if not decisions and not self.switch.on(self.config.prob):
             return mf.Mixed(x, targets)
-        del given[PROB]
-        return self.operation(x, targets, **given, **decisions, generator=self.generator)
+        generator = self.generator
+        return self.operation(x, targets, **self._settings(), **decisions, generator=generator)
+
+    def _settings(self) -> dict[str, Any]:
+        """Settings that are arguments of the operation."""
+        names = (item.name for item in fields(self.config) if item.name != PROB)
+        return {name: getattr(self.config, name) for name in names}
 
 
 class MaskMix(ImageMix):

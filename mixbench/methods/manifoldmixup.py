@@ -67,6 +67,11 @@ class ManifoldMixup(Method):
         """Only one label per image with ``bce_softmax``, whose targets sum to 1."""
         return cls.tasks if config.loss == "ce" else frozenset({"multiclass"})
 
+    @property
+    def replayable(self) -> bool:
+        """The layer is in the record of the step."""
+        return True
+
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)
         self.layers = pick_layers(net, self.config.layers, "method.layers")

@@ -1,5 +1,6 @@
 """Input Mixup as a trainable method."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -47,6 +48,15 @@ class Mixup(ImageMix):
             return "official-verified" if plain and self.prob == 1 else "variant"
 
     operation = staticmethod(mf.mixup)
+
+    def decide(self, rows: int, size: Sequence[int]) -> dict[str, Tensor]:
+        """Partners and weights."""
+        cfg, generator = self.config, self.generator
+        perm = mf.draw_perm(rows, generator, rule=cfg.partner)
+        return {
+            "perm": perm,
+            "lam": mf.draw_lam(rows if cfg.per_sample else 1, cfg.alpha, generator),
+        }
 
     def pixel_weights(self, x: Tensor, mixed: mf.Mixed) -> tuple[Tensor, Tensor]:
         """The weight of the image, the same for every pixel."""

@@ -169,10 +169,11 @@ class AveragedGenerators(nn.Module):
     @torch.no_grad()
     def update(self, nets: nn.ModuleList, decay: float) -> None:
         """Keep ``decay`` of the weights and take the rest from ``nets``; buffers are copied."""
-        for own, other in zip(self.nets.parameters(), nets.parameters(), strict=True):
-            own.lerp_(other.to(own.dtype), 1 - decay)
-        for own, other in zip(self.nets.buffers(), nets.buffers(), strict=True):
-            own.copy_(other)
+        own: list[Tensor] = list(self.nets.parameters())
+        trained: list[Tensor] = list(nets.parameters())
+        torch._foreach_lerp_(own, trained, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        for buffer, other in zip(self.nets.buffers(), nets.buffers(), strict=True):
+            buffer.copy_(other)
 
 
 def dcgan(config: NetConfig, info: DataInfo) -> ImageGenerator:

@@ -79,19 +79,22 @@ def build_optimizer(
         lr: The recipe's peak learning rate.
 
     Returns:
-        SGD or AdamW.
+        SGD or AdamW; both update all parameters of a group at once, the same bits as one by one.
+        PyTorch's fused kernels are left alone: on a CPU they take the memory of a gradient for laid
+        out as its weight, whatever it is, and Lightning refuses to clip for them under bf16.
     """
-    decay = config.weight_decay
+    decay, together = config.weight_decay, {"lr": lr, "foreach": True}
     if config.name == "adamw":
         groups = [
             {**{k: v for k, v in group.items() if k != "momentum"}}
             | {"betas": (group.get("momentum", config.momentum), 0.999)}
             for group in groups
         ]
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=decay)
+        return torch.optim.AdamW(groups, weight_decay=decay, **together)
     momentum = config.momentum
     nesterov = config.nesterov and momentum > 0
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+    kind = {"momentum": momentum, "nesterov": nesterov, "weight_decay": decay}
+    return torch.optim.SGD(groups, **kind, **together)
 
 
 def apply_settings(

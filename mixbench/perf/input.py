@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mixbench.data.augment.batches import crop_flip, draw_crop_flip, to_float
+from mixbench.data.augment.batches import crop_flip, draw_crop_flip, to_device_of, to_float
 from mixbench.data.images import ResidentImages
 from mixbench.data.sampling import SAMPLE, KeyedBatches, mix_seed
 from mixbench.perf.benchmark import Benchmark, Case
@@ -27,6 +27,7 @@ from mixbench.perf.timing import Budget
 BASE = "PIL, in process"
 IN_WORKER = "the same in a forked worker, its CPU time and its start included"
 RESIDENT, WORKER = "resident, mixbench", "PIL, one worker"
+WHOLE, COMPILED = "resident, a whole epoch at once", "resident, compiled"
 SIZE, PADDING, SEED = 32, 4, 0
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10
 
@@ -69,8 +70,32 @@ class SingleImages(Dataset[Tensor]):
         return self.transform(self.read(row))
 
 
+def augmented(
+    pixels: Tensor, offsets: Tensor, flips: Tensor, stats: tuple[Tensor, Tensor], padding: int
+) -> Tensor:
+    """What a method makes of uint8 images before it mixes them.
+
+    Args:
+        pixels: (B, 3, H, W) uint8.
+        offsets: (B, 2) of :func:`draw_crop_flip`, on the device of the images.
+        flips: (B,) of it.
+        stats: Mean and deviation of each channel, (3, 1, 1).
+        padding: Pixels around the image in which the crop moves.
+
+    Returns:
+        (B, 3, H, W) network input.
+    """
+    return (to_float(crop_flip(pixels, offsets, flips, padding)) - stats[0]) / stats[1]
+
+
 def keyed_epoch(
-    images: Any, epoch: int, device: torch.device, batch: int, padding: int = 0, workers: int = 0
+    images: Any,
+    epoch: int,
+    device: torch.device,
+    batch: int,
+    padding: int = 0,
+    workers: int = 0,
+    augment: Callable[..., Tensor] = augmented,
 ) -> int:
     """One epoch as training reads it: uint8 batches where the images lie, the rest on the device.
 
@@ -81,22 +106,61 @@ def keyed_epoch(
         batch: Images per batch, at most the whole set.
         padding: Pixels around the image in which the crop moves.
         workers: Worker processes.
+        augment: :func:`augmented`, or the same compiled.
 
     Returns:
         Number of images.
     """
-    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
-    generator = Generator()
-    batches = KeyedBatches(len(images), min(batch, len(images)), SEED)
-    batches.set_epoch(epoch)
+    stats = _stats(device)
+    batches = _batches(images, epoch, batch)
     options: Any = {"num_workers": workers, "multiprocessing_context": _context(workers)}
     count = 0
     for number, part in enumerate(DataLoader(images, batch_size=None, sampler=batches, **options)):
         pixels = part.images.to(device, non_blocking=True)
-        generator.manual_seed(mix_seed(SAMPLE, SEED, epoch, number))
-        offsets, flips = draw_crop_flip(len(pixels), padding, True, generator)
-        count += len((to_float(crop_flip(pixels, offsets, flips, padding)) - mean) / std)
+        moves = to_device_of(pixels, *_moves(epoch, number, len(pixels), padding))
+        count += len(augment(pixels, *moves, stats, padding))
     return count
+
+
+def whole_epoch(
+    images: ResidentImages, epoch: int, device: torch.device, batch: int, padding: int
+) -> int:
+    """The same epoch, all its images cropped and mirrored at once and then cut into batches.
+
+    Args:
+        images: The set, on the device.
+        epoch: Number of the epoch.
+        device: Where the batches go.
+        batch: Images per batch, at most the whole set.
+        padding: Pixels around the image in which the crop moves.
+
+    Returns:
+        Number of images.
+    """
+    mean, std = _stats(device)
+    draws = list(_batches(images, epoch, batch))
+    rows = torch.cat([draw.indices for draw in draws]).to(device, non_blocking=True)
+    size = len(draws[0].indices)
+    each = [_moves(epoch, number, size, padding) for number in range(len(draws))]
+    offsets, flips = (torch.cat(parts) for parts in zip(*each, strict=True))
+    pixels = crop_flip(images.images.index_select(0, rows), offsets, flips, padding)
+    return sum(len((to_float(part) - mean) / std) for part in pixels.split(size))
+
+
+def _batches(images: Any, epoch: int, batch: int) -> KeyedBatches:
+    batches = KeyedBatches(len(images), min(batch, len(images)), SEED)
+    batches.set_epoch(epoch)
+    return batches
+
+
+def _moves(epoch: int, number: int, rows: int, padding: int) -> tuple[Tensor, Tensor]:
+    generator = Generator().manual_seed(mix_seed(SAMPLE, SEED, epoch, number))
+    return draw_crop_flip(rows, padding, True, generator)
+
+
+def _stats(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
+    return mean, std
 
 
 def single_epoch(images: SingleImages, device: torch.device, batch: int, workers: int = 0) -> int:
@@ -230,7 +294,19 @@ class InputBenchmark(EpochBenchmark):
                 lambda epoch: keyed_epoch(resident, epoch, device, case.batch, PADDING),
                 "uint8 tensor, keyed batches, crop, flip and normalise per batch",
             ),
+            WHOLE: (
+                lambda epoch: whole_epoch(resident, epoch, device, case.batch, PADDING),
+                "the same numbers, all images of an epoch cropped and mirrored at once",
+            ),
         }
+        if device.type != "cpu":  # where it takes seconds to compile, and saves none
+            call = torch.compile(augmented, fullgraph=True)
+            paths[COMPILED] = (
+                lambda epoch: keyed_epoch(
+                    resident, epoch, device, case.batch, PADDING, augment=call
+                ),
+                "as trainer.compile_input does: crop, flip and normalise in one kernel",
+            )
         return input_variants(paths, () if steps else (BASE, WORKER))
 
     def rules(self, device: torch.device) -> list[Rule | Limit]:

@@ -104,7 +104,9 @@ class Record:
     batch_size: int = 0
     threads: int = 1
     compiled: bool = False
+    compiled_input: bool = False  # augmentation and, where it can be, mixing
     engine: str = "lightning"  # loop over the training batches of the last attempt
+    cuda_graphs: str | None = None  # how many, or why there are none; None: not asked for
     shared_cores: bool = False  # other runs used the machine at the same time
     wall_s: float = 0.0
     img_per_s: float | None = None

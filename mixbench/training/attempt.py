@@ -55,7 +55,7 @@ from mixbench.tracking.tensorboard import TensorBoardView
 from mixbench.tracking.view import WandbView, group_of, wandb_logger
 from mixbench.training.callbacks.checkpoint import Diverged
 from mixbench.training.callbacks.progress import quiet_lightning
-from mixbench.training.compile import compile_stages
+from mixbench.training.compile import compile_input, compile_stages, wants_compiled_input
 from mixbench.training.facts import bit_exact, blended_hashes
 from mixbench.training.fit import Parts, fit_and_test, precision_context
 from mixbench.training.job import Job, used_runs
@@ -303,21 +303,25 @@ class Attempt:
         for earlier in attempts:
             if earlier.get("status") == "running":  # killed before it could say so
                 earlier["status"] = "interrupted"
+        method, context = self.method, precision_context(self.job.config, self.job.device)
         if self.job.config.trainer.compile:
-            data = self.method.info
-            method = self.method.to(self.job.device)
+            data = method.info
+            method.to(self.job.device)
             rows = method.grown(self.data.batches.batch_size)  # another size is traced anew
             size = (rows, data.channels, data.height, data.width)
             x = method._layout(torch.zeros(size, device=self.job.device))
-            context = precision_context(self.job.config, self.job.device)
             nets = [n for n in method.modules() if n is method.net or isinstance(n, StagedNet)]
             record.compiled = all([compile_stages(net, x, context) for net in nets])
+        if wants_compiled_input(method, self.job.device):
+            method.to(self.job.device)
+            record.compiled_input = compile_input(method, self.data.batches.batch_size, context)
         record.engine = self.job.config.trainer.engine
         machine = {
             "device": record.device,
             "devices": self.group.world,
             "threads": record.threads,
             "compiled": record.compiled,
+            "compiled_input": record.compiled_input,
             "engine": record.engine,
             "deterministic": self.job.device.type == "cpu" or self.job.config.trainer.deterministic,
             "torch": str(torch.__version__),
@@ -380,6 +384,7 @@ class Attempt:
         record.metrics |= found.metrics
         for suite, outcome in found.suites:
             suite.add_to_record(outcome, record.metrics, record.evaluations)
+        record.cuda_graphs = found.cuda_graphs or record.cuda_graphs
         for key, value in found.speed.items():
             setattr(record, key, value)
 
@@ -502,7 +507,7 @@ class Attempt:
             dataset = self.method.wrap_dataset(self.data.splits.train)
             method = self.method.cpu().train()
             method.reseed(error.epoch, error.batch)
-            with torch.no_grad():
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiled elsewhere
                 mixed = method.mix_batch(dataset[draw])
             for key in ("lam", "perm"):
                 value = getattr(mixed, key)

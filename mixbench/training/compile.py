@@ -1,7 +1,8 @@
-"""Compiled training of a network, stage by stage, with the plain one to fall back on.
+"""Compiled parts of training, with the plain ones to fall back on.
 
-A stage is a whole function without randomness, so that a method which cuts the network anywhere
-still meets compiled code, and a random layer costs no recompilation.
+A stage of a network is a whole function without randomness, so that a method which cuts the network
+anywhere still meets compiled code, and a random layer costs no recompilation. So is what makes
+network input of stored pixels: its decisions are drawn before it is called, and come as tensors.
 """
 
 import logging
@@ -10,7 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from mixbench.data.augment.batches import to_device_of
+from mixbench.methods.base import Method
+from mixbench.methods.image_mix import ImageMix
+
 log = logging.getLogger("mixbench")
+# Optimiser steps from which on auto compiles the input on a device: to compile takes seconds, and
+# spares some ten microseconds for each of a dozen short kernels of a step.
+LONG_RUN = 20_000
 GRAPHS = 64  # stages share one code object and with it one limit, 8 by default
 
 
@@ -43,12 +51,7 @@ def compile_stages(net: nn.Module, x: torch.Tensor, autocast: Any) -> bool:
     except Exception as error:
         for stage in stages:
             stage._compiled_call_impl = None
-        reason = str(error).strip().splitlines()
-        log.warning(
-            "torch.compile failed, the network runs as it is: %s: %s",
-            type(error).__name__,
-            reason[0] if reason else "",
-        )
+        _warn("the network runs", error)
         return False
     finally:
         net.train(training)
@@ -57,3 +60,60 @@ def compile_stages(net: nn.Module, x: torch.Tensor, autocast: Any) -> bool:
             for name, value in net.named_buffers():
                 value.copy_(state[name])
     return True
+
+
+def wants_compiled_input(method: Method, device: torch.device) -> bool:
+    """Whether a run compiles what makes its network input.
+
+    Args:
+        method: The method of the run; reads ``trainer.compile_input``.
+        device: Where it trains.
+
+    Returns:
+        What the key says; by ``auto`` True for long runs on a device.
+    """
+    word = method.run.trainer.compile_input
+    if not method.task.labelled or word == "never":  # views and observations are made elsewhere
+        return False
+    return word == "always" or (device.type != "cpu" and method.total_steps >= LONG_RUN)
+
+
+def compile_input(method: Method, rows: int, autocast: Any) -> bool:
+    """Compile crop, mirror, normalisation and, where it can be, mixing in place, if that works.
+
+    Args:
+        method: The method, on the device where it is trained.
+        rows: Images of a batch.
+        autocast: Context of the training precision.
+
+    Returns:
+        True if they are compiled; False, after one warning, if they stay as they were.
+    """
+    info, device = method.info, method.device
+    shape = (rows, info.channels, info.height, info.width)
+    offsets = torch.zeros(rows, 2, dtype=torch.long, device=device)
+    given = torch.zeros(shape, dtype=torch.uint8, device=device), offsets, offsets[:, 0] > 0
+    targets = torch.zeros(rows, info.num_classes, device=device)
+    try:
+        method.augmented = torch.compile(method.augmented, fullgraph=True)
+        with autocast:
+            method.augmented(*given)
+            # Noise in place of parts comes between augmentation and mixing, and is not compiled.
+            if isinstance(method, ImageMix) and not method.run.data.erasing:
+                decided = method.decide(rows, shape[2:])
+                if decided is not None:
+                    whole = torch.compile(method.augmented_mix, fullgraph=True)
+                    moved = to_device_of(targets, *decided.values())
+                    whole(*given, targets, **dict(zip(decided, moved, strict=True)))
+                    method.compiled_mix = whole
+    except Exception as error:
+        del method.augmented
+        _warn("augmentation runs", error)
+        return False
+    return True
+
+
+def _warn(what: str, error: Exception) -> None:
+    reason = str(error).strip().splitlines()
+    told = reason[0] if reason else ""
+    log.warning("torch.compile failed, %s as it is: %s: %s", what, type(error).__name__, told)

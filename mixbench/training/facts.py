@@ -32,7 +32,8 @@ MISSING = "missing"  # what is recorded of a score that somebody has taken out
 SEEN = ("notices", "unused", "shared_images", "skipped_test")
 # Fields of a record by those of an attempt.
 MACHINE = {"device": "device", "device_count": "devices", "threads": "threads"}
-MACHINE |= {"compiled": "compiled", "engine": "engine", "commit": "commit"}
+MACHINE |= {"compiled": "compiled", "compiled_input": "compiled_input"}
+MACHINE |= {"engine": "engine", "commit": "commit"}
 SAME_WEIGHTS = {"engine"}  # of these, what changes no weight
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mixbench.methods.lightning_hooks import LightningHooks
+from mixbench.training.step_graphs import StepGraphs
 
 BATCH = ("on_train_batch_start", "on_train_batch_end")
 MOVES = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -35,18 +36,23 @@ class FastTrainingLoop(_TrainingEpochLoop):
     Weights, calls of hooks, logged values and the checkpoint after each step are the same, bit for
     bit on a CPU. Two things pass through Lightning's own loop, whole: the first batch after a
     resume, and every batch of a method that has a hook of :data:`BATCH` itself. A method that takes
-    its steps itself takes them by Lightning's wrappers of its optimisers, as there.
+    its steps itself takes them by Lightning's wrappers of its optimisers, as there. With
+    ``trainer.cuda_graphs`` both passes of a step are replayed where they can be; everything around
+    them stays.
 
     Args:
         trainer: The Trainer whose loop it becomes.
     """
+
+    graphs: StepGraphs | None = None
 
     def on_run_start(self, data_fetcher: Any) -> None:
         """Find out what there is to call; once an epoch."""
         super().on_run_start(data_fetcher)
         data_fetcher._start_profiler = data_fetcher._stop_profiler = _nothing
         trainer = self.trainer
-        module, strategy = trainer.lightning_module, trainer.strategy
+        module: Any = trainer.lightning_module
+        strategy = trainer.strategy
         self._module, self._strategy = module, strategy
         self._parts = trainer.accumulate_grad_batches
         plugin = strategy.precision_plugin
@@ -67,6 +73,11 @@ class FastTrainingLoop(_TrainingEpochLoop):
             for each in trainer.lr_scheduler_configs
         )
         self._known, self._logs = -1, False
+        if self.graphs is None and module.run.trainer.cuda_graphs:
+            ordinary = module.automatic_optimization and self._plain_step
+            ordinary = ordinary and not (self._whole or self._zero_grad or self._backward)
+            why = "" if ordinary else "the method or a callback has hooks around the passes"
+            self.graphs = StepGraphs(module, why)
 
     def advance(self, data_fetcher: Any) -> None:
         """Train on the batches up to the end of the epoch, or to where training is to stop."""
@@ -137,6 +148,9 @@ class FastTrainingLoop(_TrainingEpochLoop):
 
         def passes() -> Tensor | None:
             loss = self._forward(given, outputs)
+            if self.graphs is not None and self.graphs.replayed:
+                self._count_cleared()
+                return outputs.get("loss")
             if index % self._parts == 0:
                 self._clear(index, optimizer)
             if loss is not None and self._backward:
@@ -162,7 +176,13 @@ class FastTrainingLoop(_TrainingEpochLoop):
 
     def _forward(self, given: tuple[Any, ...], outputs: dict[str, Any]) -> Tensor | None:
         """The loss that goes backward; ``outputs`` gets what callbacks are given."""
-        (loss,) = self._call([self._strategy.training_step], "training_step", *given)
+        step = [self._strategy.training_step]
+        if self.graphs is None:
+            (loss,) = self._call(step, "training_step", *given)
+        else:
+            vars(self._module)["passes"] = self.graphs  # not in steps of Lightning's own loop
+            (loss,) = self._call(step, "training_step", *given)
+            del vars(self._module)["passes"]
         if self._parts == 1 and isinstance(loss, Tensor):
             outputs["loss"] = loss.detach()
             return loss
@@ -188,10 +208,13 @@ class FastTrainingLoop(_TrainingEpochLoop):
             own._on_before_zero_grad(optimizer)
             own._optimizer_zero_grad(index, optimizer)
             return
-        counter = own.optim_progress.optimizer.zero_grad
+        optimizer.zero_grad()
+        self._count_cleared()
+
+    def _count_cleared(self) -> None:
+        counter = self.automatic_optimization.optim_progress.optimizer.zero_grad
         counter.increment_ready()
         counter.increment_started()
-        optimizer.zero_grad()
         counter.increment_completed()
 
     def _schedule(self) -> None:

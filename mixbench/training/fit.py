@@ -63,11 +63,13 @@ class Results:
         metrics: Scores by their bare names, those of suites excepted.
         suites: Suites that were carried out, with their outcomes.
         speed: Fields of the record that tell of speed, as far as they were measured.
+        cuda_graphs: That field of the record.
     """
 
     metrics: dict[str, float]
     suites: list[tuple[Suite, Outcome]]
     speed: dict[str, float]
+    cuda_graphs: str | None = None
 
 
 def precision_context(config: RunConfig, device: torch.device) -> Any:
@@ -176,7 +178,18 @@ def fit_and_test(
             log.warning("peek: an earlier attempt did not look at the test set after each epoch")
         metrics |= choice_columns(looked or [], score)
     measured = speed.results(job.device).items()
-    return Results(metrics, suites.outcomes, {k: v for k, v in measured if v is not None})
+    figures = {k: v for k, v in measured if v is not None}
+    return Results(metrics, suites.outcomes, figures, _graphs(trainer, config))
+
+
+def _graphs(trainer: Trainer, config: RunConfig) -> str | None:
+    """What the record says of CUDA graphs; None where nothing was trained or none were wanted."""
+    loop = trainer.fit_loop.epoch_loop
+    if not config.trainer.cuda_graphs:
+        return None
+    if not isinstance(loop, FastTrainingLoop):
+        return f"none: trainer.engine is {config.trainer.engine}"
+    return None if loop.graphs is None else loop.graphs.outcome
 
 
 def build_trainer(

@@ -223,6 +223,7 @@ COUNTED = {
     "data.crop": Key("data.crop=2"),
     "data.pad": Key("data.pad=mean"),
     "data.flip": Key("data.flip=true"),
+    "data.flip_rule": Key("data.flip_rule=alternating", "data.flip=true"),
     "data.auto_augment": Key("data.auto_augment=rand-m9-mstd0.5-inc1"),
     "data.jitter": Key("data.jitter=0.4"),
     "data.lighting": Key("data.lighting=0.5"),
@@ -286,7 +287,11 @@ ASIDE = {
         "trainer.deterministic=true", seen=called("Trainer", "deterministic")
     ),
     "trainer.engine": Key("trainer.engine=fast", seen=recorded("engine")),
+    "trainer.cuda_graphs": Key(
+        "trainer.cuda_graphs=true", "trainer.engine=fast", seen=recorded("cuda_graphs")
+    ),
     "trainer.compile": Key("trainer.compile=true", seen=recorded("compiled")),
+    "trainer.compile_input": Key("trainer.compile_input=always", seen=recorded("compiled_input")),
     "trainer.ckpt_steps": Key("trainer.ckpt_steps=1", seen=called("checkpoints", "saved")),
     "trainer.ckpt_required": Key(
         "trainer.ckpt_required=false", seen=called("checkpoints", "required")
@@ -368,6 +373,9 @@ SWITCHED_OFF = {
     ("data.erasing", "task"): "method=moco",
     ("optim.label_smoothing", "task"): "method=moco",
     ("data.flip", "task"): DEMIX,
+    ("data.flip_rule", "data.flip"): "",
+    ("data.flip_rule", "task"): "method=moco data.flip=true",
+    ("data.flip_rule", "data.repeats"): "data.flip=true data.repeats=2",
     ("data.level", "data.second"): f"{DEMIX} data.second=images",
     ("data.second_classes", "data.second"): DEMIX,
     ("net.latent", "net.name"): "",
@@ -490,6 +498,7 @@ def spy(patch: pytest.MonkeyPatch, calls: dict[str, dict[str, Any]]) -> None:
         mixbench.training.attempt, "wandb_logger", noted("wandb_logger", lambda *_, **__: None)
     )
     patch.setattr(mixbench.training.attempt, "compile_stages", lambda *_: True)
+    patch.setattr(mixbench.training.attempt, "compile_input", lambda *_: True)
     patch.setattr(io, "save_checkpoint", saved)
 
 

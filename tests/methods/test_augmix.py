@@ -105,6 +105,19 @@ def test_views_of_pillow_do_not_depend_on_the_process_or_on_where_training_goes_
     assert not torch.equal(whole[0], views(rank=1)[0])
 
 
+def test_images_of_either_backend_alternate_alike():
+    tensor, pillow = made(), made(backend="pil")
+    seen = []
+    for method in (tensor, pillow):
+        method = with_data(method, crop=2, flip_rule="alternating")
+        data = MixData(sample_splits(method), method.run, method.wrap_dataset)
+        data.batches.set_epoch(1)
+        batch = next(iter(data.train_dataloader()))
+        method.reseed(1, 0)
+        seen.append(method.prepare(batch)[0])
+    assert torch.equal(*seen)
+
+
 def test_the_network_sees_all_views_in_one_pass_and_the_loss_has_both_terms():
     method = made(jsd_weight=5.0)
     seen = []

@@ -85,6 +85,25 @@ def test_padding_is_black_before_or_mean_colour_after_normalisation():
         assert set(x.unique().tolist()) == {expected, 0.5}
 
 
+def test_alternating_mirrors_follow_image_and_epoch_and_leave_all_other_draws():
+    method = sample_method(METHODS.get("erm"))
+    batch = batch_of(method)
+
+    def drawn(rule, epoch=0, place=1, rank=0, rows=batch):
+        method.run.data, method.rank = DataConfig(crop=2, flip_rule=rule), rank
+        method.reseed(epoch, place)
+        return method.draw_augmentation(rows), torch.rand((), generator=method.generator)
+
+    (found, after), (plain, same) = drawn("alternating"), drawn("random")
+    assert torch.equal(found.offsets, plain.offsets)
+    assert after == same
+    assert 0 < found.flips.sum() < 6
+    assert torch.equal(found.flips, drawn("alternating", place=9, rank=1)[0].flips)
+    assert torch.equal(found.flips, ~drawn("alternating", epoch=1)[0].flips)
+    turned = batch._replace(images=batch.images.flip(0), ids=batch.ids.flip(0))
+    assert torch.equal(found.flips.flip(0), drawn("alternating", rows=turned)[0].flips)
+
+
 def test_a_part_of_the_normalised_images_becomes_noise():
     shares = []
     for erasing in (0.0, 1.0):

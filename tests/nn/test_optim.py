@@ -113,6 +113,28 @@ def test_groups_keep_their_own_values_and_take_the_rest_from_the_recipe():
     assert [g["betas"] for g in adamw.param_groups] == [(0.9, 0.999), (0.5, 0.999)]
 
 
+@pytest.mark.parametrize("settings", [{}, {"nesterov": False}, {"name": "adamw"}])
+def test_updates_of_all_parameters_at_once_are_those_of_one_by_one_bit_by_bit(settings):
+    config, made = OptimConfig(**settings), []
+    for together in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        sizes = ((4, 3, 5, 5), (17,), (8, 9))
+        parameters = [nn.Parameter(torch.randn(size, generator=generator)) for size in sizes]
+        first = parameters[0]
+        first.data = first.data.to(memory_format=torch.channels_last)
+        groups = [{"params": [first]}, {"params": parameters[1:], "weight_decay": 0.0}]
+        optimizer = build_optimizer(groups, config, 0.1)
+        assert all(group["foreach"] is True for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            group["foreach"] = together
+        for _ in range(3):  # gradients that are laid out otherwise than the first weight
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+        made.append(parameters)
+    assert all(map(torch.equal, *made))
+
+
 def test_the_backbone_learns_at_its_own_share_of_the_rate_and_ends_at_that_of_the_least():
     method = sample_method(METHODS.get("erm"), epochs=4)
     optim = OptimConfig(backbone_lr=0.1, min_lr=0.08, schedule="cosine")

@@ -514,6 +514,7 @@ def test_the_time_of_an_ended_worker_counts():
 def test_input_paths_read_every_full_batch():
     images = input_part.smooth_images(40)
     assert input_part.keyed_epoch(images, 0, CPU, 16, padding=4) == 32
+    assert input_part.whole_epoch(images, 0, CPU, 16, 4) == 32
     single = SingleImages(40, lambda row: row, lambda row: torch.zeros(3, 32, 32))
     assert input_part.single_epoch(single, CPU, 16) == 32
     assert input_part.single_epoch(single, CPU, 16, workers=1) == 32

@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from torch import nn
 from mixbench import compose, run
 from mixbench.backbones import NETS
 from mixbench.backbones.vit import VisionTransformer
-from mixbench.config.schema import DataInfo, RunConfig
+from mixbench.config.schema import DataConfig, DataInfo, RunConfig, TrainerConfig
 from mixbench.data import DATA
+from mixbench.data.sampling import BatchIndex
 from mixbench.methods import METHODS
 from mixbench.records.checkpoints import LAST, read_checkpoint
-from mixbench.testing.samples import sample_batch
+from mixbench.testing.samples import sample_batch, sample_method, sample_splits
 from mixbench.training.build import build
-from mixbench.training.compile import compile_stages
+from mixbench.training.compile import compile_input, compile_stages, wants_compiled_input
 from mixbench.training.job import resolve
 
 
@@ -238,3 +240,103 @@ def test_views_beside_their_images_add_no_graph_for_each_step(runs, monkeypatch)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         assert torch._dynamo.utils.counters["graph_break"] == {}
     assert graphs[0] == graphs[1]
+
+
+INPUTS = [
+    ("erm", {}, "black"),
+    ("mixup", {"prob": 0.5}, "mean"),
+    ("mixup", {"per_sample": True, "partner": "derange", "fold": True, "alpha": 0.3}, "black"),
+    ("cutmix", {"prob": 0.5}, "black"),
+    ("cutmix", {"per_sample": True, "partner": "flip", "box_rule": "timm", "alpha": 0.3}, "mean"),
+    ("cutmix", {"minmax": [0.2, 0.8]}, "black"),
+    ("bc", {"plus": True}, "mean"),
+    ("fmix", {}, "black"),
+]
+# What is traced is the same for each compiler, and takes a second for each case.
+COMPILED = [("eager", *INPUTS[3]), ("eager", *INPUTS[6])]
+COMPILED += [pytest.param("inductor", *case, marks=pytest.mark.slow) for case in INPUTS]
+
+
+def with_compiled_input(monkeypatch, backend, name, settings, **data):
+    """A method with compiled input, the same without, and whether that was compiled."""
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda part, **how: whole(part, backend=backend, **how))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    made = [sample_method(METHODS.get(name), **settings) for _ in range(2)]
+    for method in made:
+        method.run = dataclasses.replace(method.run, data=DataConfig(crop=2, **data))
+        method.mean.fill_(0.4)
+        method.std.fill_(0.3)
+    return *made, compile_input(made[0], 6, contextlib.nullcontext())
+
+
+@pytest.mark.parametrize(("backend", "name", "settings", "pad"), COMPILED)
+def test_compiled_input_is_the_plain_one_without_a_graph_for_each_step(
+    monkeypatch, backend, name, settings, pad
+):
+    method, plain, compiled = with_compiled_input(monkeypatch, backend, name, settings, pad=pad)
+    assert compiled
+    fused = name in ("mixup", "cutmix") and "minmax" not in settings
+    assert (getattr(method, "compiled_mix", None) is not None) == fused
+    counters = torch._dynamo.utils.counters
+    mixed_shares, graphs = set(), []
+    for step in range(8):
+        batch = sample_splits(plain).train[BatchIndex(torch.arange(6 - step // 6 * 2), 3)]
+        for each in (method, plain):
+            each.reseed(1, step)
+        found, expected = method.mix_batch(batch), plain.mix_batch(batch)
+        for value, wanted in zip(found, expected, strict=True):
+            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-5)
+        assert found.x.stride() == expected.x.stride()
+        assert torch.equal(method.generator.get_state(), plain.generator.get_state())
+        mixed_shares.add(expected.lam is None)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert len(mixed_shares) == 1 + (settings.get("prob", 1) < 1)
+    assert graphs[0] == graphs[5] == 1 + fused  # none for another step, one for another batch size
+    assert graphs[6] == graphs[7] <= 2 * graphs[0]
+    assert counters["graph_break"] == {}
+
+
+def test_input_that_cannot_be_compiled_is_made_as_it_is_with_one_warning(monkeypatch, caplog):
+    def refuse(graph, inputs):
+        raise NotImplementedError("planted for the compiler")
+
+    method, plain, compiled = with_compiled_input(monkeypatch, refuse, "cutmix", {})
+    assert compiled is False
+    assert "augmentation runs as it is" in caplog.text
+    assert method.compiled_mix is None
+    batch = sample_splits(plain).train[BatchIndex(torch.arange(6), 3)]
+    for each in (method, plain):
+        each.reseed(0, 0)
+    assert torch.equal(method.mix_batch(batch).x, plain.mix_batch(batch).x)
+
+
+def test_noise_in_place_of_parts_stays_between_compiled_augmentation_and_mixing(monkeypatch):
+    method, plain, _ = with_compiled_input(monkeypatch, "eager", "cutmix", {}, erasing=1.0)
+    assert method.compiled_mix is None
+    batch = sample_splits(plain).train[BatchIndex(torch.arange(6), 3)]
+    seen = []
+    for each in (method, plain):
+        each.reseed(0, 0)
+        seen.append(each.mix_batch(batch).x)
+    assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize(
+    ("word", "device", "steps", "wanted"),
+    [
+        ("auto", "cuda", 20_000, True),
+        ("auto", "cuda", 19_999, False),
+        ("auto", "cpu", 10**6, False),
+        ("always", "cpu", 1, True),
+        ("never", "cuda", 10**6, False),
+    ],
+)
+def test_input_is_compiled_where_the_key_and_the_length_of_the_run_say_so(
+    word, device, steps, wanted
+):
+    method = sample_method(METHODS.get("erm"))
+    method.total_steps = steps
+    method.run = dataclasses.replace(method.run, trainer=TrainerConfig(compile_input=word))
+    assert wants_compiled_input(method, torch.device(device)) is wanted

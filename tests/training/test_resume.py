@@ -141,7 +141,7 @@ RESUMED = [
     "alignmix method.ae=true",
     "attentivemix method.top_k=0 precision=bf16",
     "augmix",
-    "augmix method.backend=pil data.flip=true data.workers=2",
+    "augmix method.backend=pil data.flip=true data.flip_rule=alternating data.workers=2",
     "automix",
     "choice method.members=[cutmix,samix] method.cutmix.prob=0.5",
     "bc",

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from mixbench.config.schema import DataConfig
-from mixbench.data.augment.batches import crop_flip, draw_crop_flip
+from mixbench.data.augment.batches import alternating_flips, crop_flip, draw_crop_flip
 from mixbench.data.images import Batch, ImageSet
 from mixbench.data.sampling import BatchIndex
 from mixbench.functional.augmix import Chains, ChainViews, check_chains, mix_chains
@@ -29,9 +29,10 @@ class AugMixImages(Dataset[Batch]):
 
     Args:
         images: The training set.
-        config: Reads ``padding`` and ``flip``.
+        config: Reads ``padding``, ``flip`` and ``flip_rule``.
         draw: Draws the chains of a number of views by a generator.
         views: Mixed views of an image.
+        seed: Seed of the run, by which images begin mirrored where they alternate.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class AugMixImages(Dataset[Batch]):
         config: DataConfig,
         draw: Callable[[int, Generator], Chains],
         views: int,
+        seed: int = 0,
     ) -> None:
-        self.images, self.config, self.draw, self.views = images, config, draw, views
+        self.images, self.config, self.draw = images, config, draw
+        self.views, self.seed = views, seed
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,8 +52,10 @@ class AugMixImages(Dataset[Batch]):
     def __getitem__(self, draw: BatchIndex) -> Batch:
         batch, config = self.images[draw], self.config
         generator = Generator().manual_seed(draw.method_seed)
-        moves = draw_crop_flip(len(batch.images), config.padding, config.flip, generator)
-        pixels = crop_flip(batch.images.cpu(), *moves, config.padding)
+        offsets, flips = draw_crop_flip(len(batch.images), config.padding, config.flip, generator)
+        if config.alternating:
+            flips = alternating_flips(batch.ids.cpu(), self.seed, draw.epoch)
+        pixels = crop_flip(batch.images.cpu(), offsets, flips, config.padding)
         chains = self.draw(self.views * len(pixels), generator)
         views = mix_chains(pixels, pillow_chains(pixels, chains), chains)
         return batch._replace(images=pixels, views=ChainViews(views, chains))

@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from mixbench.data.sampling import FLIP, mix_seed
 from mixbench.functional.cutmix import paste_box
+
+_ODD = (0x5851F42D4C957F2D, 0x14057B7EF767814F)  # random odd factors, which int64 wraps around
 
 
 class Augmentation(NamedTuple):
@@ -36,6 +39,19 @@ def to_float(images: Tensor) -> Tensor:
     return images / 255
 
 
+def to_device_of(images: Tensor, *decisions: Tensor) -> tuple[Tensor, ...]:
+    """Decisions on the device of the images, without waiting for it.
+
+    Args:
+        images: Any tensor there.
+        *decisions: Tensors on the CPU or there.
+
+    Returns:
+        The decisions, in the same order.
+    """
+    return tuple(each.to(images.device, non_blocking=True) for each in decisions)
+
+
 def draw_crop_flip(
     batch: int, padding: int, flip: bool, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -55,6 +71,26 @@ def draw_crop_flip(
     return offsets, flips
 
 
+def alternating_flips(ids: Tensor, seed: int, epoch: int) -> Tensor:
+    """Which images an epoch mirrors when each one is mirrored in every other epoch.
+
+    Half of the images begin mirrored, by a hash of seed and image; two epochs then show each image
+    both ways. After airbench (Jordan, arXiv:2404.00498), which draws the first epoch's half.
+
+    Args:
+        ids: (B,) int64 rows of the images in their set.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0 on.
+
+    Returns:
+        (B,) bool, True to mirror left and right; on the device of ``ids``.
+    """
+    state = ids + mix_seed(FLIP, seed)  # a few operations on the device: rows never visit the host
+    for factor in _ODD:
+        state = (state ^ (state >> 32)) * factor
+    return ((state >> 32) + epoch) % 2 == 1
+
+
 def crop_flip(x: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor:
     """Mirror images, pad them with zeros, and cut windows of the original size.
 
@@ -68,7 +104,7 @@ def crop_flip(x: Tensor, offsets: Tensor, flips: Tensor, padding: int) -> Tensor
         (B, C, H, W) windows of the type of ``x``.
     """
     batch, channels, height, width = x.shape
-    offsets, flips = (t.to(x.device, non_blocking=True) for t in (offsets, flips))
+    offsets, flips = to_device_of(x, offsets, flips)
     wide = width + 2 * padding
     rows = offsets[:, :1] + torch.arange(height, device=x.device)
     cols = offsets[:, 1:] + torch.arange(width, device=x.device)

@@ -3,7 +3,14 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from mixbench.data.augment.batches import crop_flip, draw_crop_flip, draw_erasing, erase, to_float
+from mixbench.data.augment.batches import (
+    alternating_flips,
+    crop_flip,
+    draw_crop_flip,
+    draw_erasing,
+    erase,
+    to_float,
+)
 
 
 def seeded(seed: int) -> Generator:
@@ -110,6 +117,23 @@ def test_draws_depend_on_the_generator_alone():
 def test_turning_mirrors_off_leaves_the_offsets_as_they_were():
     with_flips, without = (draw_crop_flip(50, 4, flip, seeded(5)) for flip in (True, False))
     assert torch.equal(with_flips[0], without[0])
+
+
+def test_alternating_images_are_mirrored_in_every_other_epoch_from_a_start_of_their_own():
+    ids = torch.arange(10_000)
+    first, second, third = (alternating_flips(ids, 7, epoch) for epoch in range(3))
+    assert first.dtype == torch.bool
+    assert abs(int(first.sum()) - 5000) < 200  # four standard deviations
+    assert torch.equal(second, ~first)
+    assert torch.equal(third, first)
+    agree = [
+        first == alternating_flips(ids, 8, 0),
+        first[1:] == first[:-1],
+        first[2:] == first[:-2],
+    ]
+    assert all(abs(float(same.double().mean()) - 0.5) < 0.02 for same in agree)
+    order = torch.randperm(len(ids), generator=seeded(0))
+    assert torch.equal(alternating_flips(ids[order], 7, 0), first[order])
 
 
 def test_pixels_become_shares_of_full_brightness():
