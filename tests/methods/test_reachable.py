@@ -85,14 +85,14 @@ EXCEED = {
         "A part is resized into a box, and the map of a network labels it: a pass without a trace.",
     ),
     "tdattenmix": (
-        10,
-        610,
-        "Windows, whole mixtures, the losses of tokens and map sources are parts of it.",
+        9,
+        590,
+        "Windows, whole mixtures, and the losses of tokens and of agreement are parts of it.",
     ),
     "tlalign": (7, 530, "A batch is pasted or interpolated, so that both operations are read."),
     "tokenmix": (
-        13,
-        900,
+        11,
+        870,
         "Maps come from the network, a finished run or a file, and half of the batches are mixup.",
     ),
     "transformmix_recon": (
