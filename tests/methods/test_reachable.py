@@ -61,8 +61,8 @@ EXCEED = {
     "mocosamix": (12, 760, "It is MoCo and SAMix in one, and has the modules of both."),
     "puzzlemix": (
         12,
-        950,
-        "The cut, exact and on the device, the moves of cells, and kinds of maps with a teacher.",
+        990,
+        "The cut, exact and on the device, moves of cells, noise, kinds of maps with a teacher.",
     ),
     "saliencymix": (
         8,
