@@ -66,8 +66,8 @@ EXCEED = {
     ),
     "saliencymix": (
         8,
-        570,
-        "The map of a network may place the box: kinds of maps and the pass that leaves no trace.",
+        580,
+        "A map of sums of neighbourhoods, kinds of maps, and the pass that leaves no trace.",
     ),
     "samix": (
         9,
