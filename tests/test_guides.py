@@ -11,6 +11,7 @@ from paths import ROOT
 
 from mixbench import cli
 from mixbench.config.schema import DataInfo, NetConfig
+from mixbench.methods import METHODS
 from mixbench.testing.contract import check_method
 from mixbench.testing.mixers import check_mixer
 from mixbench.testing.samples import sample_batch, sample_method
@@ -44,11 +45,22 @@ def test_the_page_on_plain_pytorch_runs_from_top_to_bottom(workplace, capsys):
     scope, before = {}, None
     for block in blocks("plain-pytorch"):
         exec(block, scope)
-        if "AutoMixer(" in block:
+        if "mixer" in scope:
             before = scope["mixer"].query.weight.grad
     assert before is not None
     assert bool((before != 0).any())
     assert float(capsys.readouterr().out.partition("(")[2].partition(",")[0].rstrip(")\n")) >= 0
+
+
+def test_the_page_has_every_method_in_three_lines_or_says_why_not():
+    page = (ROOT / "docs" / "plain-pytorch.md").read_text()
+    section = page.partition("## Every method")[2].partition("\n## ")[0]
+    code, prose = "".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL)), section
+    parts = {part.split("\n")[0]: part for part in re.split(r"(?m)^# ", code)[1:]}
+    names = [re.split(r"\W", title)[0] for title in parts]
+    assert all(part.strip().count("\n") <= 3 for part in parts.values())
+    told = {name for name in METHODS.names() if f"`{name}`" in prose}
+    assert sorted([*names, *told]) == sorted(METHODS.names())
 
 
 def test_the_mixer_of_the_page_is_found_out(workplace):

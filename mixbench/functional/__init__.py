@@ -71,7 +71,15 @@ from mixbench.functional.maskmix import (
 from mixbench.functional.mixed import Mixed, check_batch, mix_targets, one_hot, take
 from mixbench.functional.mixpro import cell_pixels, default_cell, mixpro, progressive_lam
 from mixbench.functional.mixup import even_shares, mixup
-from mixbench.functional.modules import BC, CutMix, GuidedMixup, InputMix, Mixup, SpliceMix
+from mixbench.functional.modules import (
+    BC,
+    CutMix,
+    GuidedMixup,
+    InputMix,
+    Mixup,
+    OperationMix,
+    SpliceMix,
+)
 from mixbench.functional.observations import line_image, wave_image
 from mixbench.functional.puzzle_cut import CutProblem, cut_energy, exact_cut, relaxed_cut
 from mixbench.functional.puzzlemix import (
@@ -164,6 +172,7 @@ __all__ = [
     "MaskedTokens",
     "Mixed",
     "Mixup",
+    "OperationMix",
     "Pasted",
     "Puzzle",
     "PuzzleCosts",

@@ -5,7 +5,7 @@ from torch's global source unless a generator is given, so that workers of a loa
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ from torch import Generator, Tensor, nn
 
 from mixbench.functional.bc import bc
 from mixbench.functional.cutmix import cutmix
-from mixbench.functional.draws import Switch
+from mixbench.functional.draws import Switch, draw_perm
 from mixbench.functional.guidedmixup import guidedmixup
-from mixbench.functional.mixed import Mixed, mix_targets, one_hot
+from mixbench.functional.mixed import Mixed, mix_targets, one_hot, take
 from mixbench.functional.mixup import mixup
+from mixbench.functional.saliencymix import saliencymix
 from mixbench.functional.splicemix import splicemix
 
 _TO_TENSOR = (
@@ -317,6 +318,71 @@ class GuidedMixup(InputMix):
     def decisions(self, mixed: Mixed) -> dict[str, Any]:
         """Masks and partners."""
         return {"mask": mixed.aux, "perm": mixed.perm}
+
+
+class OperationMix(InputMix):
+    """Any operation on one stack of images and their labels, and on maps where it reads some.
+
+    Several labels share its decisions. So that several stacks do, give them to the function, which
+    takes every decision that it returns.
+
+    Args:
+        operation: Takes images (B, C, H, W), targets (B, K), maps (B, h, w) where ``maps`` is
+            given, and ``generator``, and returns a :class:`Mixed`, as :func:`fmix`,
+            :func:`gridmix`, :func:`resizemix`, :func:`smoothmix`, :func:`mixpro` or
+            :func:`tokenmix` does.
+        maps: From images to maps, such as the attention of a network; needed by
+            :func:`attentivemix`, :func:`puzzlemix`, :func:`saliencymix`, :func:`smmix`,
+            :func:`snapmix` and :func:`tdattenmix`. It is called without gradients.
+        num_classes: As of :class:`InputMix`.
+        smoothing: As of :class:`InputMix`.
+        prob: As of :class:`InputMix`.
+        **settings: Those of the operation.
+
+    Example:
+        >>> x, y = torch.rand(4, 3, 32, 32), torch.tensor([1, 2, 3, 4])
+        >>> mix = OperationMix(saliencymix, maps=lambda x: x.mean(1), num_classes=10, alpha=0.5)
+        >>> images, targets = mix(x, y)
+        >>> images.shape, targets.shape
+        (torch.Size([4, 3, 32, 32]), torch.Size([4, 10]))
+    """
+
+    def __init__(
+        self,
+        operation: Callable[..., Mixed],
+        *,
+        maps: Callable[[Tensor], Tensor] | None = None,
+        num_classes: int | Sequence[int] | Mapping[Any, int] | None = None,
+        smoothing: float = 0.0,
+        prob: float = 1.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(num_classes=num_classes, smoothing=smoothing, prob=prob)
+        self.operation, self.maps, self.settings = operation, maps, settings
+
+    def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> Mixed:
+        """Mix one stack of images."""
+        name = getattr(self.operation, "__name__", "the operation")
+        if "first" in decisions:
+            raise ValueError(
+                f"{name} mixes one stack of images; give the others to the function, with the "
+                "decisions that it returned for the first"
+            )
+        given = self.settings | decisions
+        if self.maps is None:
+            return self.operation(x, targets, **given)
+        seen = x
+        if self.operation is saliencymix:  # its maps are of what is pasted
+            rule = given.get("partner", "random")
+            given["perm"] = draw_perm(len(x), given.get("generator"), rule=rule)
+            seen = take(x, given["perm"] if given.get("per_sample") else given["perm"][:1])
+        with torch.no_grad():
+            maps = self.maps(seen)
+        return self.operation(x, targets, maps, **given)
+
+    def decisions(self, mixed: Mixed) -> dict[str, Any]:
+        """The first stack as it was mixed; there may be no other."""
+        return {"first": mixed}
 
 
 class SpliceMix(InputMix):

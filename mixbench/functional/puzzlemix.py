@@ -357,6 +357,7 @@ def puzzlemix(
     official: bool = False,
     partner: str = "random",
     pixels: Tensor | None = None,
+    shown: tuple[Tensor, Tensor] | None = None,
     blocks: int | None = None,
     mask: Tensor | None = None,
     lam: Tensor | None = None,
@@ -384,6 +385,8 @@ def puzzlemix(
         official: Draw the share even if ``lam`` is given, as OpenMixup's code does.
         partner: How partners are drawn, see :func:`draw_perm`; unused when ``perm`` is given.
         pixels: (B, C, H, W) the images in [0, 1], whose differences count; ``x`` itself if None.
+        shown: (B, C, H, W) twice, what is seen of the images where they are the first and where
+            they are the partner, such as with noise; ``x`` in both places if None.
         blocks: Blocks along the shorter side; drawn of 2, 4, 8 and 16 that divide the images.
         mask: (B, R, C) weight of the first image in each block, instead of the cut.
         lam: (B,) or (1,) share of the image that is asked for, in [0, 1].
@@ -444,12 +447,13 @@ def puzzlemix(
         mask = 1 - CUTS[solver](problem).float() / (labels - 1)
     if mask.shape != (batch, *grid):
         raise ValueError(f"mask must be of {(batch, *grid)} blocks, got {tuple(mask.shape)}")
-    own, other, plans = x, take(x, perm), (None, None)
+    own, other = (x, x) if shown is None else shown
+    other, plans = take(other, perm), (None, None)
     if transport:
         side = _divisor(height // grid[0], height if cell is None else cell)
         cells = block_saliency(saliency, (height // side, width // side))
-        shown = _enlarged(mask, height // grid[0] // side)
-        plans = (move_plan(cells, shown, eps=eps), move_plan(take(cells, perm), 1 - shown, eps=eps))
+        seen = _enlarged(mask, height // grid[0] // side)
+        plans = (move_plan(cells, seen, eps=eps), move_plan(take(cells, perm), 1 - seen, eps=eps))
         own, other = move_cells(own, plans[0]), move_cells(other, plans[1])
     shares = mask.mean((1, 2))
     wide = _enlarged(mask, height // grid[0])[:, None]

@@ -4,6 +4,8 @@ Uddin et al., ICLR 2021, arXiv:2006.01791; official code afm-shahab-uddin/Salien
 those of Montabone and Soto, Image and Vision Computing 28, 2010, as OpenCV computes them.
 """
 
+from collections import Counter
+
 import torch
 from torch import Generator, Tensor
 
@@ -31,47 +33,57 @@ def fine_grained_saliency(pixels: Tensor) -> Tensor:
         >>> fine_grained_saliency(image)[0, 0, [0, 27, 32, 59]]
         tensor([0.4745, 1.0000, 1.0000, 0.4824])
     """
-    levels = (pixels.float() * 255).round().double()
+    levels = (pixels.float() * 255).round()
     if pixels.shape[1] == len(LUMA):
-        red, green, blue = (
-            weight * channel for weight, channel in zip(LUMA, levels.unbind(1), strict=True)
-        )
-        grey = ((red + green + blue) / 2**15 + 0.5).floor()
+        red, green, blue = levels.unbind(1)
+        grey = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+        grey = (grey / 2**15 + 0.5).floor()
     else:
         grey = levels.mean(1).round()
     for _ in range(2):
         grey = _blurred(grey)
-    total = torch.nn.functional.pad(grey.cumsum(1).cumsum(2), (1, 0, 1, 0))
-    contrasts = torch.zeros(2, *grey.shape, dtype=torch.float64, device=grey.device)
-    for reach in REACH:
-        around = _neighbourhood(total, grey, reach)
-        contrasts += torch.stack([grey - around, around - grey]).clamp(min=0).floor()
+    # The sum goes on beyond the borders, so that parts of it serve neighbourhoods that do so too.
+    ends = min(max(REACH), grey.shape[1]), min(max(REACH), grey.shape[2])
+    total = grey.int().cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
+    for axis, end in ((2, ends[1]), (1, ends[0])):
+        after = total.narrow(axis, -1, 1).repeat_interleave(end, dim=axis)
+        total = torch.cat([torch.zeros_like(after), total, after], dim=axis)
+    brighter, both = torch.zeros_like(grey), torch.zeros_like(grey)
+    reaches = Counter((min(reach, ends[0]), min(reach, ends[1])) for reach in REACH)
+    for reach, times in reaches.items():
+        contrast = times * _contrast(grey, total, reach, ends)
+        both += contrast
+        brighter += contrast.clamp_(min=0)
+    contrasts = torch.stack([brighter, brighter - both])
     most = contrasts.amax((2, 3), keepdim=True)
-    return (255 * contrasts / most.where(most > 0, 1)).floor().sum(0).float() / 255
+    return (255 * contrasts / most.where(most > 0, 1)).floor().sum(0) / 255
 
 
 def _blurred(grey: Tensor) -> Tensor:
     """Images (N, H, W) of whole levels, blurred by a quarter, a half and a quarter both ways."""
     for axis in (1, 2):
         size = grey.shape[axis]
-        places = torch.arange(size, device=grey.device)
-        before = places.sub(1).abs().clamp(max=size - 1)
-        after = (size - 1 - (size - 2 - places).abs()).clamp(min=0)
-        grey = 2 * grey + grey.index_select(axis, before) + grey.index_select(axis, after)
+        place = torch.arange(-1, size + 1, device=grey.device).abs()
+        wide = grey.index_select(axis, (size - 1 - (size - 1 - place).abs()).clamp(min=0))
+        grey = 2 * grey + wide.narrow(axis, 0, size) + wide.narrow(axis, 2, size)
     return (grey / 16 + 0.5).floor()
 
 
-def _neighbourhood(total: Tensor, grey: Tensor, reach: int) -> Tensor:
-    """Mean of the pixels around each pixel without itself, by the image of sums (N, H+1, W+1)."""
-    ends = []
-    for size in grey.shape[1:]:
-        at = torch.arange(size, device=grey.device)
-        ends.append(((at - reach + 1).clamp(min=0), (at + reach + 1).clamp(max=size)))
-    (top, bottom), (left, right) = ends
-    rows = total.index_select(1, bottom) - total.index_select(1, top)
-    inside = rows.index_select(2, right) - rows.index_select(2, left)
-    pixels = (bottom - top)[:, None] * (right - left)
-    return torch.where(pixels > 1, (inside - grey) / (pixels - 1).clamp(min=1), grey)
+def _contrast(grey: Tensor, total: Tensor, reach: tuple[int, int], ends: tuple[int, int]) -> Tensor:
+    """Whole levels by which pixels are brighter than the mean around them without themselves.
+
+    Sums of the largest neighbourhood stay below 2^24, so that float32 holds them exactly.
+    """
+    slices, counts = [], []
+    for size, near, end in zip(grey.shape[1:], reach, ends, strict=True):
+        slices.append([slice(at, at + size) for at in (end + near, end - near)])
+        place = torch.arange(size, device=grey.device)
+        counts.append((place + near + 1).clamp(max=size) - (place - near + 1).clamp(min=0))
+    (below, above), (right, left) = slices
+    inside = total[:, below, right] - total[:, above, right]
+    inside += total[:, above, left] - total[:, below, left]
+    count = (counts[0][:, None] * counts[1]).float()
+    return ((grey * count - inside) / (count - 1).clamp(min=1)).trunc_()
 
 
 def saliency_peak(saliency: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from mixbench.errors import UserError
 from mixbench.methods.base import Method
 from mixbench.nn.saliency import resize_images
 from mixbench.nn.teacher import UnregisteredModule
-from mixbench.records.weights import load_network
+from mixbench.records.weights import check_classes, load_network
 
 FITTING = "use a method that mixes the pixels of a batch, such as mixup or cutmix"
 
@@ -50,13 +50,7 @@ class Distillation(nn.Module):
             )
             raise UserError(what, where, "leave distill out")
         net, info = load_network(str(config.distill), "distill")
-        if info.num_classes != method.info.num_classes:
-            raise UserError(
-                f"the teacher knows {info.num_classes} classes, the data has "
-                f"{method.info.num_classes}",
-                where,
-                "use a teacher of the same data set",
-            )
+        check_classes(info, method.info, where)
         self.name, self.where = name, where
         self.size, self.teacher = (info.height, info.width), UnregisteredModule(net)
         self.temperature, self.labels = config.distill_temperature, config.distill_labels

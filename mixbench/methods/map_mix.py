@@ -68,7 +68,7 @@ class MapMix(Method):
         """Only one label per image with ``bce_softmax``, whose targets sum to 1."""
         return cls.tasks if config.loss == "ce" else frozenset({"multiclass"})
 
-    def loss(self, logits: Tensor, mixed: mf.Mixed) -> Tensor:
+    def loss(self, logits: Tensor, mixed: mf.Mixed) -> Tensor | dict[str, Tensor]:
         """Cross-entropy, or the binary one of the softmax, as ``method.loss`` says."""
         if self.config.loss == "ce":
             return self.task.criterion(logits, mixed.targets)

@@ -10,11 +10,11 @@ import mixbench.functional as mf
 from mixbench.config.settings import setting
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import MIXES_LABELS, Method, register
+from mixbench.methods.pictures.regions import OF_IMAGES, draw_salient
 from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 
 FINE_GRAINED, ATTENTION = "fine_grained", "attention"
-KINDS = (FINE_GRAINED, "spectral", "auto", ATTENTION, "cam", "norm", "input_grad")
-OF_IMAGES = KINDS[:2]  # whatever the network
+KINDS = (*OF_IMAGES, "auto", ATTENTION, "cam", "norm", "input_grad")
 
 
 @register("saliencymix")
@@ -65,6 +65,7 @@ class SaliencyMix(Method):
             return "paper" if plain and self.saliency == FINE_GRAINED else "variant"
 
     tasks = MIXES_LABELS
+    picture = draw_salient
 
     def __init__(self, net: nn.Module, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)

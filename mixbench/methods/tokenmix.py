@@ -12,9 +12,8 @@ from mixbench.config.settings import setting
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.functional.tokenmix import MASK_KINDS
 from mixbench.methods.base import Method, register
+from mixbench.methods.map_sources import FileMaps, TeacherMaps
 from mixbench.methods.pictures.regions import draw_token_masks
-from mixbench.methods.tdattenmix.file_maps import FileMaps
-from mixbench.methods.tdattenmix.network_maps import TeacherMaps
 from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 
 GIVEN = {"file": "maps", "teacher": "teacher_ckpt"}  # keys that name files, by kind
@@ -175,7 +174,7 @@ class TokenMix(Method):
         if self.source is None:
             return find_maps(self.net, self.kind, x, y).detach()
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            return self.source.maps(self.to_pixels(x.float()), y)
+            return self.source(self.to_pixels(x.float()), y)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Paste patches, or mix the batch whole; missing decisions are drawn.
@@ -231,4 +230,4 @@ class TokenMix(Method):
 
     def wrap_dataset(self, train_set: Any) -> Dataset[Any]:
         """The training set as the source of maps wants to see it."""
-        return train_set if self.source is None else self.source.wrap(self, train_set)
+        return train_set if self.source is None else self.source.wrap(train_set)

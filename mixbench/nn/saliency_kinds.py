@@ -1,6 +1,7 @@
 """Kinds of saliency maps that methods read: of a network, or of the images alone."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -119,14 +120,11 @@ def pixel_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (B, H, W) largest absolute derivative over channels.
     """
-    with torch.enable_grad():
-        x = x.detach().float().requires_grad_()
-        logits = net(x).gather(1, y[:, None])
-        return torch.autograd.grad(logits.sum(), x)[0].abs().amax(dim=1)
+    return _slope(net, x, lambda logits: logits.gather(1, y[:, None]).sum()).abs().amax(dim=1)
 
 
-def loss_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
-    """How much the cross-entropy of the label changes with each pixel.
+def loss_slope(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Derivative of the cross-entropy of the label by each value of an image.
 
     Args:
         net: The network; its parameters get no gradient.
@@ -134,12 +132,20 @@ def loss_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
         y: (B,) classes.
 
     Returns:
-        (B, H, W) root mean square of the derivatives over channels.
+        (B, C, H, W) derivatives.
     """
+    return _slope(net, x, lambda logits: F.cross_entropy(logits, y, reduction="sum"))
+
+
+def _slope(net: Any, x: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     with torch.enable_grad():
         x = x.detach().float().requires_grad_()
-        loss = F.cross_entropy(net(x).float(), y, reduction="sum")
-        return torch.autograd.grad(loss, x)[0].square().mean(dim=1).sqrt()
+        return torch.autograd.grad(score(net(x).float()), x)[0]
+
+
+def loss_gradient(net: Any, x: Tensor, y: Tensor) -> Tensor:
+    """How much the cross-entropy changes: root mean square (B, H, W) of it over channels."""
+    return loss_slope(net, x, y).square().mean(dim=1).sqrt()
 
 
 GRADIENTS = {"input_grad": pixel_gradient, "loss_grad": loss_gradient}

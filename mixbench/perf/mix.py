@@ -7,6 +7,7 @@ row.
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Generator, Tensor
 
 import mixbench.functional as mf
 from mixbench.perf.benchmark import Benchmark
+from mixbench.perf.loops import CELLS, MAPS, TOP, cell_maps, loops
 from mixbench.perf.peers import NOT_INSTALLED, Variant, load_file, on_its_device
 from mixbench.perf.report import Limit, Rule
 from mixbench.perf.timing import Budget
@@ -25,7 +27,7 @@ Mix = Callable[[Tensor, Tensor], object]
 BASE = "copy of the batch"
 INPUTS = 4  # batches that alternate
 SEED = 0
-_MAPS = "6 of 8 x 8 cells, of maps that are given"
+_BOTH = "returns both labels and the weight, no soft targets"
 _COPIED = "in place: a fresh copy per call, its time included"
 
 
@@ -64,6 +66,12 @@ def own_variants(shape: Shape) -> list[Variant]:
             x, mf.one_hot(y, shape.classes), generator=generator, **options
         )
 
+    def salient(x: Tensor, y: Tensor) -> mf.Mixed:
+        perm = mf.draw_perm(len(x), generator)
+        maps = mf.fine_grained_saliency(mf.take(x, perm))
+        targets = mf.one_hot(y, shape.classes)
+        return mf.saliencymix(x, targets, maps, per_sample=True, perm=perm, generator=generator)
+
     return [
         Variant(BASE, lambda x, y: x.clone(), "plain training; images only, no targets"),
         Variant("mixup shared, mixbench", ours(mf.mixup), "one lam per batch"),
@@ -79,38 +87,17 @@ def own_variants(shape: Shape) -> list[Variant]:
             "loudness included; the image mean is taken as removed before",
         ),
         Variant(
+            "fmix per sample, mixbench", ours(mf.fmix, per_sample=True), "masks of all frequencies"
+        ),
+        Variant("saliencymix per sample, mixbench", salient, "map and box of each partner"),
+        Variant(
             "attentivemix per sample, mixbench",
             lambda x, y: mf.attentivemix(
-                x, mf.one_hot(y, shape.classes), _maps(x), generator=generator
+                x, mf.one_hot(y, shape.classes), cell_maps(x), top_k=TOP, generator=generator
             ),
-            _MAPS,
+            MAPS,
         ),
     ]
-
-
-def _maps(x: Tensor) -> Tensor:
-    """Maps of 8 x 8 cells, at no cost."""
-    step = x.shape[2] // 8
-    return x[:, 0, ::step, ::step]
-
-
-def _row_by_row(shape: Shape) -> list[Variant]:
-    """Attentive CutMix as scripts write it: cells of one image after the other."""
-
-    def mix(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-        maps, perm = _maps(x), torch.randperm(len(x), device=x.device)
-        cells = torch.zeros_like(maps)
-        side = maps.shape[2]
-        _, best = maps.flatten(1).topk(6)
-        for row, chosen in enumerate(best):
-            cells[row, chosen // side, chosen % side] = 1
-        mask = torch.nn.functional.interpolate(cells[:, None], scale_factor=x.shape[2] // side)
-        lam = float(mask[0].mean())
-        return mask * x + (1 - mask) * x[perm], y, y[perm], lam
-
-    del shape
-    note = f"{_MAPS}; returns both labels and the weight, no soft targets"
-    return [Variant("attentivemix per sample, loop", mix, note)]
 
 
 def _torchvision(shape: Shape) -> list[Variant]:
@@ -143,7 +130,7 @@ def _timm(shape: Shape) -> list[Variant]:
             label_smoothing=0.0,
             num_classes=shape.classes,
         )
-        return _on_copy(mixer)
+        return lambda x, y: mixer(x.clone(), y)
 
     note = f"{_COPIED}; partner: the flipped batch"
     return [Variant(name, in_place(*cell), note) for name, cell in zip(names, cells, strict=True)]
@@ -166,15 +153,50 @@ def _kornia(shape: Shape) -> list[Variant]:
 
 
 def _openmixup(shape: Shape) -> list[Variant]:
-    del shape
-    names = {"mixup": "mixup shared, OpenMixup", "cutmix": "cutmix shared, OpenMixup"}
+    """Its functions; those that decide once for a batch are called for each image."""
+
+    def each_mask(module: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        size = (shape.size, shape.size)
+        drawn = [module.sample_mask(1.0, 3.0, size) for _ in range(len(x))]
+        mask = torch.from_numpy(np.stack([mask for _, mask in drawn])).to(x)
+        perm, lam = torch.randperm(len(x), device=x.device), torch.tensor([lam for lam, _ in drawn])
+        return mask * x + (1 - mask) * x[perm], y, y[perm], lam
+
+    def each_box(module: Any, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        perm = torch.randperm(len(x), device=x.device)
+        other, second = x[perm], y[perm]
+        found = [
+            module.saliencymix(row[None], label[None], alpha=1.0, return_mask=True)
+            for row, label in zip(other, second, strict=True)
+        ]
+        mask = torch.cat([shown for (_, shown), _ in found])
+        lam = torch.tensor([float(labels[2]) for _, labels in found])
+        return torch.where(mask > 0, other, x), y, second, lam
+
+    def cells(module: Any, x: Tensor, y: Tensor) -> object:
+        maps = cell_maps(x)[:, None]
+        return module.attentivemix(x, y, features=maps, top_k=TOP, grid_scale=shape.size // CELLS)
+
+    calls: dict[str, tuple[str, str, Callable[..., object]]] = {
+        "mixup": ("shared", _BOTH, lambda m, x, y: m.mixup(x, y, alpha=1.0)),
+        "cutmix": (
+            "shared",
+            f"{_COPIED}; {_BOTH}",
+            lambda m, x, y: m.cutmix(x.clone(), y, alpha=1.0),
+        ),
+        "fmix": ("per sample", f"its mask of one image, called for each; {_BOTH}", each_mask),
+        "saliencymix": ("per sample", f"all of it, called for each image; {_BOTH}", each_box),
+        "attentivemix": ("per sample", f"{MAPS}; {_BOTH}", cells),
+    }
     root = os.environ.get("OPENMIXUP")
-    if not root:
-        return [Variant(name, skipped="OPENMIXUP=path not given") for name in names.values()]
     variants = []
-    for kind, name in names.items():
+    for kind, (form, note, call) in calls.items():
+        name = f"{kind} {form}, OpenMixup"
+        if not root:
+            variants.append(Variant(name, skipped="OPENMIXUP=path not given"))
+            continue
         try:
-            mix = load_openmixup(Path(root), kind)
+            module = load_openmixup(Path(root), kind)
         except FileNotFoundError:
             skipped = f"no openmixup/models/augments/{kind}.py in the OPENMIXUP folder"
             variants.append(Variant(name, skipped=skipped))
@@ -182,40 +204,32 @@ def _openmixup(shape: Shape) -> list[Variant]:
         except Exception as error:  # whatever a checkout of any age holds
             variants.append(Variant(name, skipped=f"failed with {type(error).__name__}"))
             continue
-        note = "returns both labels and the weight, no soft targets"
-        if kind == "cutmix":
-            mix, note = _on_copy(mix), f"{_COPIED}; {note}"
-        variants.append(Variant(name, mix, note))
+        variants.append(Variant(name, on_its_device(partial(call, module)), note))
     return variants
 
 
-def _on_copy(mix: Mix) -> Mix:
-    return lambda x, y: mix(x.clone(), y)
-
-
-def load_openmixup(root: Path, kind: str) -> Mix:
+def load_openmixup(root: Path, kind: str) -> Any:
     """Read one augmentation of an OpenMixup checkout without installing OpenMixup.
 
     Args:
         root: The checkout.
-        kind: Name of the file and of the function in it, ``mixup`` or ``cutmix``.
+        kind: Name of the file and of the function in it.
 
     Returns:
-        The function, as a mix of images and class indices.
+        The file as a module.
 
     Raises:
         FileNotFoundError: If the checkout has no such file.
 
     Note:
         Three things stand in for what the file expects: its own package, of which it imports a
-        helper for several processes; NumPy's removed ``int``; and on CPU batches ``Tensor.cuda``,
-        which it calls on every permutation.
+        helper for several processes; NumPy's removed ``int``; and, where it is called on CPU
+        batches, ``Tensor.cuda``, which it calls on every permutation.
     """
     path = root / "openmixup" / "models" / "augments" / f"{kind}.py"
     module = load_file(path, ("openmixup", "openmixup.models", "openmixup.models.utils"))
     module.np = _NumPyWithInt()
-    operation = getattr(module, kind)
-    return on_its_device(lambda x, y: operation(x, y, alpha=1.0))
+    return module
 
 
 class _NumPyWithInt:
@@ -230,7 +244,7 @@ class MixBenchmark(Benchmark):
 
     part, base = "P1", BASE
     watched = SHAPES[:1]
-    peers = (_torchvision, _timm, _kornia, _openmixup, _row_by_row)
+    peers = (_torchvision, _timm, _kornia, _openmixup, loops)
 
     def cases(self, device: torch.device) -> tuple[Shape, ...]:
         return SHAPES
@@ -261,8 +275,12 @@ class MixBenchmark(Benchmark):
             for kind in ("mixup", "cutmix")
             for peer in ("torchvision", "timm batch", "OpenMixup")
         ]
-        ours, loop = "attentivemix per sample, mixbench", "attentivemix per sample, loop"
-        return [*per_sample, *shared, Rule(self.part, small, ours, loop, 1.0)]
+        image_by_image = [
+            Rule(self.part, small, f"{kind} per sample, mixbench", f"{kind} per sample, {peer}", 1)
+            for kind in ("fmix", "saliencymix", "attentivemix")
+            for peer in ("OpenMixup", "loop")
+        ]
+        return [*per_sample, *shared, *image_by_image]
 
 
 def _batches(shape: Shape, device: torch.device) -> list[tuple[Tensor, Tensor]]:

@@ -179,6 +179,25 @@ def load_network(given: str, key: str, trusted: Collection[str] = ()) -> tuple[S
     return net, info
 
 
+def check_classes(teacher: DataInfo, data: DataInfo, where: str) -> None:
+    """Refuse a teacher that knows another number of classes.
+
+    Args:
+        teacher: What it was trained on.
+        data: What it is to look at.
+        where: Config key and value that name it.
+
+    Raises:
+        UserError: If the numbers differ.
+    """
+    if teacher.num_classes != data.num_classes:
+        raise UserError(
+            f"the teacher knows {teacher.num_classes} classes, the data has {data.num_classes}",
+            where,
+            "use a teacher of the same data set",
+        )
+
+
 def read_weights(path: Path, key: str = WEIGHTS_KEY) -> dict[str, Tensor]:
     """Read the weights of a network from a file.
 

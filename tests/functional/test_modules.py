@@ -106,6 +106,56 @@ def test_two_label_heads_and_two_stacks_share_one_decision(name):
     assert not torch.equal(stacks[0][:8], x) or len(alone) > 8
 
 
+BY_ITSELF = {
+    "fmix": {"per_sample": True},
+    "gridmix": {},
+    "resizemix": {"scope": (0.3, 0.5)},
+    "smoothmix": {},
+    "mixpro": {"cell": 4},
+    "tokenmix": {"grid": (4, 4)},
+}
+BY_MAPS = {"attentivemix": {"top_k": 3}, "puzzlemix": {}, "smmix": {}, "snapmix": {}}
+
+
+def brightness(x):
+    return x.mean(1)
+
+
+@pytest.mark.parametrize("name", BY_ITSELF | BY_MAPS)
+def test_any_operation_is_a_module_that_does_what_its_function_does(name):
+    x, y = batch()
+    settings, operation = (BY_ITSELF | BY_MAPS)[name], getattr(mf, name)
+    maps = brightness if name in BY_MAPS else None
+    module = mf.OperationMix(operation, maps=maps, num_classes=K, smoothing=0.1, **settings)
+    mixed, targets = pickle.loads(pickle.dumps(module))(x, y, generator=seeded())
+    generator = seeded()
+    torch.rand((), generator=generator)  # whether to mix at all
+    given = [x, mf.one_hot(y, K, smoothing=0.1)] + ([brightness(x)] if maps else [])
+    expected = operation(*given, **settings, generator=generator)
+    assert torch.equal(mixed, expected.x)
+    torch.testing.assert_close(targets, expected.targets)
+    _, (fine, coarse) = module(x, (y, y % K), generator=seeded())
+    torch.testing.assert_close(fine, targets)
+    torch.testing.assert_close(coarse, targets)
+    with pytest.raises(ValueError, match=f"{name} mixes one stack of images"):
+        module((x, x), y)
+    assert torch.equal(module.eval()(x, y)[0], x)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_the_maps_of_saliencymix_are_of_the_partners_that_are_pasted(per_sample):
+    x, y = batch()
+    seen = []
+    settings = {"per_sample": per_sample, "partner": "roll"}
+    module = mf.OperationMix(
+        mf.saliencymix, maps=lambda x: seen.append(x) or brightness(x), num_classes=K, **settings
+    )
+    mixed, _ = module(x, y, generator=seeded())
+    rolled = x.roll(1, 0)
+    assert torch.equal(seen[0], rolled if per_sample else rolled[:1])
+    assert not torch.equal(mixed, x)
+
+
 def test_videos_get_one_box_for_all_their_frames():
     video = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 3, 2, 8, 8)
     x, targets = mf.CutMix(num_classes=4)(video, torch.arange(4), generator=seeded(2))

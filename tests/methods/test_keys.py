@@ -256,6 +256,9 @@ KEYS = {
         "cell": Key("1"),
         "eps": Key("0"),
         "solver": Key("exact", seen=cut_by),
+        "clean_lam": Key("1"),
+        "adv_prob": Key("1"),
+        "adv_eps": Key("2", "method.adv_prob=1"),
         "official": Key("true"),
     },
     "resizemix": MASKS

@@ -7,10 +7,11 @@ import torch
 
 import mixbench.functional as mf
 from mixbench.errors import UserError
+from mixbench.functional.draws import Switch
 from mixbench.methods import METHODS
 from mixbench.methods.map_mix import MapMix
 from mixbench.nn.saliency_kinds import find_maps
-from mixbench.testing.samples import sample_batch, sample_method
+from mixbench.testing.samples import BATCH, sample_batch, sample_method
 
 NAMES = [name for name in METHODS.names() if issubclass(METHODS.get(name), MapMix)]
 PERM = torch.tensor([4, 3, 5, 0, 1, 2])
@@ -132,13 +133,14 @@ def test_puzzlemix_compares_pixels_and_draws_blocks_for_all_ranks():
     mixed = method.mix(x, targets, **given)
     pixels = method.to_pixels(x)
     assert torch.equal(mixed.x, mf.puzzlemix(x, targets, maps, pixels=pixels, **given).x)
+    assert mixed.aux.x is None
     sizes = []
     for batch in range(8):
         method.reseed(0, batch)
-        drawn = method.mix(x, targets).aux.own.shape[1]
+        drawn = method.mix(x, targets).aux.puzzle.own.shape[1]
         method.rank = 1
         method.reseed(0, batch)
-        assert method.mix(x, targets).aux.own.shape[1] == drawn
+        assert method.mix(x, targets).aux.puzzle.own.shape[1] == drawn
         method.rank = 0
         sizes.append(drawn)
     assert len(set(sizes)) > 1
@@ -166,3 +168,55 @@ def test_openmixup_s_second_share_is_kept_where_it_is_asked_for():
         mixed = method.mix(x, targets, perm=PERM, blocks=4)
         shares.append(mixed.x)
     assert not torch.equal(*shares)
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce_softmax"])
+def test_puzzlemix_also_learns_from_clean_images_by_the_weight_of_the_authors(loss):
+    x, targets = sample_batch()
+    method = made("puzzlemix", clean_lam=0.5, loss=loss)
+    given = {"perm": PERM, "blocks": 4, "lam": torch.tensor([0.4])}
+    logits, mixed = method.predict(method.mix(x, targets, **given))
+    terms = method.loss(logits, mixed)
+    other = made("puzzlemix", loss=loss)
+    seen = [other.net(images) for images in (x, mixed.x)]  # in this order, as statistics move
+    assert all(map(torch.equal, method.net.buffers(), other.net.buffers()))
+    labels = targets.argmax(1)
+    clean = torch.nn.functional.cross_entropy(seen[0], labels)
+    if loss == "bce_softmax":  # as their code has it
+        clean = 2 * clean / targets.shape[1]
+    torch.testing.assert_close(terms["clean"], 0.5 * clean)
+    torch.testing.assert_close(terms["ce"], other.loss(seen[1], mixed._replace(aux=None)))
+    assert method.step_cost(method.config) == other.step_cost(other.config) + 1
+
+
+@pytest.mark.parametrize("attacked", [(True, False), (False, True), (True, True)])
+def test_puzzlemix_adds_the_authors_noise_to_images_and_partners_apart(attacked, monkeypatch):
+    method, (x, targets) = made("puzzlemix", adv_prob=0.5, adv_eps=8.0), sample_batch()
+    x = method.normalize(x.sigmoid())
+    turns = iter(attacked)
+    monkeypatch.setattr(Switch, "on", lambda self, probability: next(turns))
+    method.reseed(0, 1)
+    half = {"mask": torch.full((BATCH, 4, 4), 0.5), "transport": False}
+    mixed = method.mix(x, targets, perm=PERM, blocks=4, **half)
+    own, partner = (torch.where(torch.tensor(each), 1.0, 0.0) for each in attacked)
+    method.reseed(0, 1)
+    eps = 8 / 255
+    start = eps * (2 * torch.rand(x.shape, generator=method.generator) - 1)
+    share = torch.rand(1, generator=method.generator)
+    pixels = method.to_pixels(x)
+    begun = (pixels + start).clamp(0, 1)
+    seen = method.normalize(begun).requires_grad_()
+    method.net.eval()
+    loss = torch.nn.functional.cross_entropy(method.net(seen), targets.argmax(1), reduction="sum")
+    (slope,) = torch.autograd.grad(loss, seen)
+    noise = share * (begun - pixels + 10 / 255 * slope.sign()).clamp(-eps, eps)
+    noisy = method.normalize((pixels + noise).clamp(0, 1))
+    first, second = torch.lerp(x, noisy, own), torch.lerp(x, noisy, partner)
+    torch.testing.assert_close(mixed.x, (first + second[PERM]) / 2)
+    assert (method.to_pixels(noisy) - pixels).abs().max() <= eps + 1e-6
+    assert not torch.equal(noisy, x)
+
+
+def test_noise_against_another_network_is_refused():
+    with pytest.raises(ValueError, match=r"method\.adv_prob=0\.1 needs method\.saliency=loss_grad"):
+        METHODS.get("puzzlemix").Config(adv_prob=0.1, saliency="cam")

@@ -62,13 +62,13 @@ EXCEED = {
     "mocosamix": (12, 760, "It is MoCo and SAMix in one, and has the modules of both."),
     "puzzlemix": (
         12,
-        950,
-        "The cut, exact and on the device, the moves of cells, and kinds of maps with a teacher.",
+        990,
+        "The cut, exact and on the device, moves of cells, noise, kinds of maps with a teacher.",
     ),
     "saliencymix": (
         8,
-        570,
-        "The map of a network may place the box: kinds of maps and the pass that leaves no trace.",
+        580,
+        "A map of sums of neighbourhoods, kinds of maps, and the pass that leaves no trace.",
     ),
     "samix": (
         9,
@@ -86,14 +86,14 @@ EXCEED = {
         "A part is resized into a box, and the map of a network labels it: a pass without a trace.",
     ),
     "tdattenmix": (
-        10,
-        610,
-        "Windows, whole mixtures, the losses of tokens and map sources are parts of it.",
+        9,
+        590,
+        "Windows, whole mixtures, and the losses of tokens and of agreement are parts of it.",
     ),
     "tlalign": (7, 530, "A batch is pasted or interpolated, so that both operations are read."),
     "tokenmix": (
-        13,
-        900,
+        11,
+        870,
         "Maps come from the network, a finished run or a file, and half of the batches are mixup.",
     ),
     "transformmix_recon": (

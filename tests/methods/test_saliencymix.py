@@ -4,6 +4,8 @@ import torch
 import mixbench.functional as mf
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
+from mixbench.pictures.positions import with_box
+from mixbench.pictures.windows import attention_over
 from mixbench.testing.samples import sample_batch, sample_method
 
 KINDS = ["fine_grained", "spectral", "cam", "norm", "input_grad"]
@@ -13,6 +15,24 @@ PERM = torch.tensor([4, 3, 5, 0, 1, 2])
 def made(**settings):
     torch.manual_seed(0)
     return sample_method(METHODS.get("saliencymix"), **settings)
+
+
+@pytest.mark.parametrize(("per_sample", "kind"), [(False, "fine_grained"), (True, "cam")])
+def test_the_picture_frames_the_box_in_the_map_that_places_it(per_sample, kind):
+    method = made(per_sample=per_sample, saliency=kind)
+    x, targets = sample_batch()
+    with torch.no_grad():
+        mixed = method.mix(x, targets, perm=PERM)
+        (sheet,) = method.picture(x, targets, mixed)
+    (row,) = sheet.rows(1, int(PERM[1]))
+    titles = ["image", "partner", "map that places the box", "mixed"]
+    assert [panel.title for panel in row] == titles
+    place = int(PERM[1 if per_sample else 0])
+    maps = method.find_saliency(x, targets)
+    box = mixed.aux.expand(6, -1)[1].tolist()
+    seen = attention_over(method.to_pixels(x)[place], maps[place], 64)
+    assert row[2].image(64).tobytes() == with_box(seen, box, (16, 16)).tobytes()
+    assert bool(sheet.caveats) is (kind == "cam")
 
 
 def marked():

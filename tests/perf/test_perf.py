@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,8 +16,8 @@ import mixbench.records.checkpoints as checkpoints
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.perf import input as input_part
+from mixbench.perf import loops, mix, peers, photographs, step, timing, transport
 from mixbench.perf import main as main_module
-from mixbench.perf import mix, peers, photographs, step, timing, transport
 from mixbench.perf.benchmark import NO_GPU, NOT_ASKED
 from mixbench.perf.cut import EXCESS, CutBenchmark, Cuts
 from mixbench.perf.engine import EngineBenchmark, Steps, time_of_step
@@ -242,12 +243,11 @@ def test_report_writes_every_row_and_gate_as_json_and_markdown(tmp_path):
 def test_missing_peers_become_skipped_rows_and_gates():
     measured = MixBenchmark().measure(CPU, TINY, (SHAPE,))
     skipped = {row.variant: row.skipped for row in measured if row.skipped}
-    assert len(skipped) == 10
+    assert len(skipped) == 13
     assert skipped["mixup per sample, timm elem"] == "not installed"
     assert skipped["cutmix shared, OpenMixup"] == "OPENMIXUP=path not given"
     ours = [row.variant for row in measured if not row.skipped]
-    loop = "attentivemix per sample, loop"
-    assert ours == [*(variant.name for variant in mix.own_variants(SHAPE)), loop]
+    assert ours == [variant.name for variant in (*mix.own_variants(SHAPE), *loops.loops(SHAPE))]
     assert {gate.status for gate in MixBenchmark().gates(measured, CPU)} == {SKIPPED}
 
 
@@ -280,6 +280,21 @@ def test_own_variants_leave_their_input_alone_and_return_soft_targets():
     assert torch.equal(x, before)
 
 
+def test_loops_over_images_do_the_work_of_our_forms():
+    x, y = torch.rand(3, 3, 16, 16), torch.tensor([0, 1, 2])
+    for image, own in zip(x, mf.fine_grained_saliency(x), strict=True):
+        np.testing.assert_allclose(loops.fine_grained(image.numpy()), 255 * own.numpy(), atol=0.01)
+    mask = loops.fmix_mask(0.25, 16, 16)
+    assert mask.sum() == 64
+    for variant in loops.loops(SHAPE):
+        mixed, first, second, lam = variant.call(x, y)
+        shown = torch.isclose(mixed, x).all(1).float().mean((1, 2))
+        moved = second != first
+        torch.testing.assert_close(
+            shown[moved], torch.as_tensor(lam).float().expand(3)[moved], atol=0.01, rtol=0
+        )
+
+
 CHECKOUT = """
 import numpy as np
 import torch
@@ -298,7 +313,8 @@ def test_an_openmixup_checkout_is_read_by_path_and_leaves_no_trace(tmp_path, mon
     (folder / "cutmix.py").write_text(CHECKOUT.format(kind="cutmix"))
     monkeypatch.setenv("OPENMIXUP", str(tmp_path))
     cuda = torch.Tensor.cuda
-    missing, found = mix._openmixup(SHAPE)
+    missing, found, *others = mix._openmixup(SHAPE)
+    assert all(variant.skipped for variant in others)
     assert missing.skipped == "no openmixup/models/augments/mixup.py in the OPENMIXUP folder"
     x = torch.zeros(4, 3, 8, 8)
     assert found.call is not None

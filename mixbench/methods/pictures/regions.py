@@ -21,6 +21,11 @@ NOTE = (
     "frame in its partner the part that covers it, resized. The weights below are those of the "
     "labels in the loss; they need not sum to 1."
 )
+SALIENT_NOTE = (
+    "Red: how salient each pixel is. The frame is the box that is pasted, around the most salient "
+    "pixel of the partner, or of the one image whose box is that of the whole batch."
+)
+OF_IMAGES = ("fine_grained", "spectral")  # kinds of maps that no network gives
 TOKEN_NOTE = (
     "Red: what the map says of the label. Its share in the white patches of the mask weighs the "
     "label of the image, that of the partner's map in the black ones its partner's; the two need "
@@ -73,6 +78,38 @@ def draw_snapped(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list
 
     caveats = [] if self.kind == "spectral" else initial_weights(self, NETWORK)
     return [sheet._replace(rows=rows, notes=[*sheet.notes, NOTE], caveats=caveats)]
+
+
+def draw_salient(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[Sheet]:
+    """Pairs with the map that placed the box, and their mixed images.
+
+    Args:
+        self: SaliencyMix.
+        x: (B, C, H, W) normalised images.
+        targets: (B, K) labels.
+        mixed: What ``mix`` returned; ``aux`` are the boxes unless the batch is left as it is.
+
+    Returns:
+        The sheet.
+    """
+    (sheet,) = as_sheets(Method.picture(self, x, targets, mixed))
+    if mixed.aux is None or mixed.perm is None:
+        return [sheet]
+    pixels, size, maps = self.to_pixels(x), (x.shape[2], x.shape[3]), self.find_saliency(x, targets)
+    boxes, shared = mixed.aux.tolist(), len(mixed.aux) == 1
+    first = int(mixed.perm[0])
+
+    def rows(own: int, other: int) -> list[Row]:
+        *row, result = sheet.rows(own, other)[0]
+        place, box = (first, boxes[0]) if shared else (other, boxes[own])
+
+        def framed(cell: int = CELL) -> Image.Image:
+            return with_box(attention_over(pixels[place], maps[place], cell), box, size)
+
+        return [[*row, Panel("map that places the box", framed), result]]
+
+    caveats = [] if self.kind in OF_IMAGES else initial_weights(self, NETWORK)
+    return [sheet._replace(rows=rows, notes=[*sheet.notes, SALIENT_NOTE], caveats=caveats)]
 
 
 def draw_token_masks(self: Any, x: Tensor, targets: Tensor, mixed: mf.Mixed) -> list[Sheet]:

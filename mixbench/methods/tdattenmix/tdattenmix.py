@@ -13,7 +13,6 @@ from mixbench.methods.base import register
 from mixbench.methods.pictures.windows import draw_windows
 from mixbench.methods.tdattenmix.config import TdAttenMixConfig
 from mixbench.methods.tdattenmix.consistency import ConsistencyMethod, WindowStep
-from mixbench.methods.tdattenmix.maps import AttentionMaps
 from mixbench.nn.teacher import frozen_eval
 from mixbench.registry import Registry
 
@@ -22,11 +21,11 @@ SOURCES = Registry(
     "attention",
     {
         "absvit": "mixbench.methods.tdattenmix.topdown:TopDownMaps",
-        "file": "mixbench.methods.tdattenmix.file_maps:FileMaps",
-        "gaze": "mixbench.methods.tdattenmix.file_maps:FileMaps",
-        "random": "mixbench.methods.tdattenmix.maps:RandomWindows",
-        "self": "mixbench.methods.tdattenmix.network_maps:SelfMaps",
-        "teacher": "mixbench.methods.tdattenmix.network_maps:TeacherMaps",
+        "file": "mixbench.methods.map_sources:FileMaps",
+        "gaze": "mixbench.methods.map_sources:FileMaps",
+        "random": "mixbench.methods.map_sources:MapSource",
+        "self": "mixbench.methods.map_sources:OwnMaps",
+        "teacher": "mixbench.methods.map_sources:TeacherMaps",
     },
 )
 
@@ -70,7 +69,7 @@ class TdAttenMix(ConsistencyMethod):
         super().__init__(net, *args, **kwargs)
         cfg = self.config
         self.check_partners(cfg.partner)
-        self.source: AttentionMaps = SOURCES.get(cfg.looks_with)(self)
+        self.source = SOURCES.get(cfg.looks_with)(self)
         if cfg.side is not None:
             self._check_side()
 
@@ -109,10 +108,14 @@ class TdAttenMix(ConsistencyMethod):
         # In float32, as less would choose other windows.
         with torch.autocast(x.device.type, enabled=False), frozen_eval(self.net):
             wide, y = x.float(), targets.argmax(1)
-            logits, found = self.source(self, wide, y) if maps is None else (self.net(wide), maps)
+            look = self.source.look
+            logits, found = look(self, wide, y) if maps is None else (self.net(wide), maps)
             maps = mf.resize_maps(found, size, self.source.resize)
         windows = (size[0] - side + 1, size[1] - side + 1)
-        decisions = self.source.places(len(x), windows, self.generator) | decisions
+        if cfg.attention == "random":
+            draw = torch.rand(2, len(x), 2, dtype=torch.float64, generator=self.generator)
+            target, source = (draw * torch.tensor(windows)).long()
+            decisions = {"target": target, "source": source} | decisions
         if cfg.dst_tie == "random" and "order" not in decisions:
             decisions["order"] = torch.rand(len(x), *windows, generator=self.generator)
         mixed = mf.tdattenmix(
@@ -142,4 +145,4 @@ class TdAttenMix(ConsistencyMethod):
 
     def wrap_dataset(self, train_set: Any) -> Dataset[Any]:
         """The training set as the source of maps wants to see it."""
-        return self.source.wrap(self, train_set)
+        return self.source.wrap(train_set)

@@ -11,8 +11,8 @@ from torch import Tensor
 from mixbench.data.augment.batches import to_float
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
+from mixbench.methods.map_sources import MapSource
 from mixbench.methods.tdattenmix.config import PUBLISHED
-from mixbench.methods.tdattenmix.maps import AttentionMaps
 from mixbench.nn.absvit import AbSViT
 from mixbench.nn.absvit_prior import choose_prior, wnid_rows
 from mixbench.nn.saliency import resize_images
@@ -26,7 +26,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AHEAD = 64  # images in a pass over the training set
 
 
-class TopDownMaps(AttentionMaps):
+class TopDownMaps(MapSource):
     """A frozen AbSViT that is told what to look for."""
 
     wanted: Tensor
@@ -59,12 +59,12 @@ class TopDownMaps(AttentionMaps):
         size = self.net.module.size
         return (resize_images(pixels, (size, size)) - self.mean) / self.std
 
-    def maps(self, pixels: Tensor, y: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, y: Tensor) -> Tensor:
         """Attention to each patch when the network looks for the label."""
         wanted = self.wanted if self.prior == "prompt" else self.wanted[y]
         return self.net(self.prepared(pixels), wanted, self.sigma).maps
 
-    def wrap(self, method: Any, train_set: Any) -> Any:
+    def wrap(self, train_set: Any) -> Any:
         """Find the prototypes, unless a checkpoint has brought them."""
         if self.prior == "prototype" and not self.wanted.any():
             self.wanted.copy_(self.prototypes(train_set, len(self.wanted)))

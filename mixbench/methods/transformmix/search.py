@@ -15,7 +15,7 @@ from mixbench.metrics.classification import two_class_hits
 from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 from mixbench.nn.transform_mixer import TransformMixer
 from mixbench.records.checkpoints import check_shapes
-from mixbench.records.weights import load_network, weights_file
+from mixbench.records.weights import check_classes, load_network, weights_file
 
 
 @register("transformmix_search")
@@ -83,10 +83,7 @@ class TransformMixSearch(TransformMixMethod):
                 f"{where} net.weights",
                 todo,
             )
-        if info.num_classes != self.info.num_classes:
-            what = f"the teacher knows {info.num_classes} classes, the data has "
-            todo = "use a teacher of the same data set"
-            raise UserError(f"{what}{self.info.num_classes}", where, todo)
+        check_classes(info, self.info, where)
         check_shapes(weights_file(given, "method.teacher_ckpt"), state, self.net.state_dict())
         self.net.load_state_dict(state)
         for name in ("mean", "std"):

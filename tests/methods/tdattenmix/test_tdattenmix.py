@@ -101,14 +101,17 @@ def test_the_own_map_of_a_transformer_is_how_much_its_patches_are_attended_to():
     torch.testing.assert_close(mixed.aux.pasted.maps, received, rtol=1e-6, atol=1e-8)
 
 
-def test_looking_leaves_no_trace_in_the_network():
+def test_one_look_finds_maps_and_predictions_and_leaves_no_trace_in_the_network():
     method = attending(drop_path=0.5)
     for net_method in (convolving(), method):
         frozen = next(iter(net_method.net.modules()))
         list(net_method.net.modules())[3].eval()
         modes = [m.training for m in net_method.net.modules()]
         state = {k: v.clone() for k, v in net_method.net.state_dict().items()}
+        passes = []
+        net_method.net.stages[0].register_forward_hook(lambda *_, seen=passes: seen.append(1))
         mixed = net_method.mix(*sample_batch())
+        assert passes == [1]
         assert [m.training for m in frozen.modules()] == modes
         assert all(torch.equal(v, state[k]) for k, v in net_method.net.state_dict().items())
         assert not mixed.aux.expected.requires_grad
@@ -177,7 +180,7 @@ def test_priors_pick_their_rows_and_a_prompt_needs_no_class(guide):
     assert torch.equal(head.wanted, head.net.module.head.weight)
     prompt = around(net, many, absvit=guide, prior="prompt").source
     x = torch.rand(2, 3, SIZE, SIZE)
-    assert torch.equal(prompt.maps(x, torch.tensor([0, 1])), prompt.maps(x, torch.tensor([5, 6])))
+    assert torch.equal(prompt(x, torch.tensor([0, 1])), prompt(x, torch.tensor([5, 6])))
     assert torch.equal(prompt.wanted[0], prompt.net.module.prompt)
     with pytest.raises(UserError, match="other classes"):
         around(net, DataInfo(10, SIZE, SIZE), absvit=guide, prior="head")
@@ -300,7 +303,7 @@ def test_a_teacher_is_the_network_of_a_finished_run(trained, tiny):
     splits = DATA.get("digits")(config.data).load()
     method, _ = build(resolve(config), splits)
     saved = torch.load(trained, weights_only=True)["state_dict"]
-    inner = method.source.teacher.module
+    inner = method.source.saliency.teacher.module
     assert all(torch.equal(inner.state_dict()[k], saved[f"net.{k}"]) for k in inner.state_dict())
     assert not [name for name in method.state_dict() if "teacher" in name]
 
@@ -314,7 +317,7 @@ def test_a_teacher_is_the_network_of_a_finished_run(trained, tiny):
     expected = mf.resize_maps(cam, (8, 8), "bilinear")
     torch.testing.assert_close(mixed.aux.pasted.maps, expected, rtol=1e-4, atol=1e-5)
     assert not inner.training
-    torch.testing.assert_close(method.source.maps(images / 255, y), cam, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(method.source(images / 255, y), cam, rtol=1e-4, atol=1e-5)
 
     record = run(compose([*words, f"method.teacher_ckpt={trained.parent}"]))  # its folder
     assert (record.status, record.fidelity) == ("done", "variant")
