@@ -22,7 +22,7 @@ from mixbench.distributed.spawn import set_safe_path
 from mixbench.errors import MixbenchError, RunFailedError, UserError, explain, time_text
 from mixbench.files import open_log
 from mixbench.launch.identify import identify_runs
-from mixbench.launch.machine import Machine
+from mixbench.launch.machine import Machine, starting_order
 from mixbench.launch.plan import PlannedRun
 from mixbench.launch.state import GridProgress, GridState
 from mixbench.leaderboard.headline import score_texts
@@ -180,7 +180,8 @@ class LocalLauncher:
             What failed.
         """
         left = [run for run in runs if not run.done]
-        waiting, machine, grid = list(left), self.machine, GridProgress(runs, folder, self.machine)
+        waiting, machine = starting_order(left), self.machine
+        grid = GridProgress(runs, folder, machine)
         active: dict[Connection, tuple[PlannedRun, Any, list[int]]] = {}
         outcome = GridOutcome({})
         elsewhere: list[tuple[PlannedRun, LockWatch]] = []
@@ -228,7 +229,7 @@ class LocalLauncher:
 
     def duration(self, runs: list[PlannedRun]) -> float:
         """Seconds that runs take by their estimates, as many at a time as the machine allows."""
-        return self.machine.duration(runs)
+        return self.machine.duration(starting_order(runs))
 
     def _start(
         self, run: PlannedRun, folder: Path, shared: bool, gpus: list[int]
