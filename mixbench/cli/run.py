@@ -24,6 +24,7 @@ def run_command(args: argparse.Namespace) -> int:
     """Carry out one run."""
     from mixbench.config.compose import compose_text, render, resolve_method
     from mixbench.config.overrides import COMMAND_LINE, refuse_place
+    from mixbench.config.schema import AUTO
 
     composed = compose_text(args.overrides, strict=args.strict, base=args.config)
     if composed.origins["run.dir"] != COMMAND_LINE and args.folder is None:
@@ -32,7 +33,7 @@ def run_command(args: argparse.Namespace) -> int:
     for note in composed.notes:
         print_notice(f"warning: {note}")
     if args.show:
-        if composed.config.auto:
+        if composed.config.auto or composed.config.precision == AUTO:
             composed = _chosen(composed)
         print_result(render(composed))
         return 0
@@ -53,7 +54,7 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def _chosen(composed: "Composed") -> "Composed":
-    """The configuration with what the number of training images decides."""
+    """The configuration with what the number of training images and the device decide."""
     from dataclasses import replace
 
     from mixbench.training.job import resolve
@@ -61,11 +62,12 @@ def _chosen(composed: "Composed") -> "Composed":
     try:
         job = resolve(composed.config)
     except UserError as error:
-        keys = ", ".join(composed.config.auto)
-        print_notice(f"{keys} follow from the number of images, which is not known: {error.what}")
+        print_notice(f"values left to the data or the device are not known: {error.what}")
         return composed
     print_notice(job.choice)
     origins = composed.origins | dict.fromkeys(composed.config.auto, "number of training images")
+    if job.config.precision != composed.config.precision:
+        origins["precision"] = "device"
     return replace(composed, config=job.config, origins=origins)
 
 

@@ -635,7 +635,10 @@ class RunConfig(Settings):
         0.0, "weight of the method's own loss beside the divergence from the teacher", at_least=0
     )
     precision: str = setting(
-        "fp32", "fp32, or bf16, which is automatic mixed precision", one_of=("fp32", "bf16")
+        "fp32",
+        "fp32; bf16, which is automatic mixed precision; or auto: bf16 where the device computes "
+        "in it and outputs are no images",
+        one_of=("fp32", "bf16", AUTO),
     )
     devices: int = setting(
         1, "devices per machine, with one process each", at_least=1, identity=False
