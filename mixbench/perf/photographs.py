@@ -1,10 +1,13 @@
 """P3, photographs: images per CPU second from JPEG files to random crops.
 
-The path of files in this package, in process and in a worker, against torchvision's transforms on
-Pillow images. All decode with Pillow; what differs is the work around it.
+The path of files in this package, in process and in a worker, and that of pixels that were kept by
+``data.store``, against torchvision's transforms on Pillow images, as its folder loader has them. All
+but the kept pixels are decoded with Pillow; what differs is the work around it.
 """
 
 import io
+import tempfile
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +16,7 @@ from torch import Generator
 
 from mixbench.config.schema import DataConfig
 from mixbench.data.files.encoded import FileImages, Part
+from mixbench.data.files.store import PixelStore, write_store
 from mixbench.perf.benchmark import Case
 from mixbench.perf.input import (
     BASE,
@@ -30,6 +34,8 @@ from mixbench.perf.report import Limit, Row, Rule
 from mixbench.perf.timing import Budget
 
 FILES, WORKER = "files, mixbench", "files, one worker, mixbench"
+STORED = "kept pixels, mixbench"
+SIDE = 256  # shorter side of the kept images in pixels
 SIZE, AREA, HEIGHT, WIDTH, QUALITY = 224, 0.08, 375, 500, 90
 FEED = 5_000  # images per second that one large GPU asks for
 CORES = "cores for 5k img/s"
@@ -58,7 +64,7 @@ def photographs(count: int) -> list[bytes]:
 
 
 class PhotographBenchmark(EpochBenchmark):
-    """P3, photographs; the keyed path costs no more than single images do."""
+    """P3, photographs; the keyed path costs no more than single images do, kept pixels half."""
 
     case = Case(64, f"B64 3x{SIZE}x{SIZE} of JPEG {WIDTH}x{HEIGHT}")
 
@@ -67,6 +73,7 @@ class PhotographBenchmark(EpochBenchmark):
         labels = torch.zeros(len(files), dtype=torch.long)
         part = Part([str(row) for row in range(len(files))], files.__getitem__, labels)
         images = FileImages(part, DataConfig(size=SIZE, crop_area=AREA))
+        stored = images.stored(_kept(part).__getitem__)
         steps = pillow_steps("RandomResizedCrop", size=SIZE, scale=(AREA, 1))
         single = SingleImages(
             len(files), lambda row: Image.open(io.BytesIO(files[row])).convert("RGB"), steps
@@ -84,6 +91,10 @@ class PhotographBenchmark(EpochBenchmark):
                 lambda epoch: keyed_epoch(images, epoch, device, case.batch, workers=1),
                 IN_WORKER,
             ),
+            STORED: (
+                lambda epoch: keyed_epoch(stored, epoch, device, case.batch),
+                f"the same from a file of pixels, shorter side {SIDE}, mapped into memory",
+            ),
         }
         return input_variants(paths, () if steps else (BASE,))
 
@@ -93,4 +104,13 @@ class PhotographBenchmark(EpochBenchmark):
         return {CORES: FEED * row.median_ms / 1000 / case.batch}
 
     def rules(self, device: torch.device) -> list[Rule | Limit]:
-        return [Rule(self.part, str(self.case), FILES, BASE, 1 / 1.1)]
+        factors = {FILES: 1 / 1.1, STORED: 2.0}
+        return [Rule(self.part, str(self.case), own, BASE, x) for own, x in factors.items()]
+
+
+def _kept(part: Part) -> PixelStore:
+    """The pixels of files, in a store that goes with the process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.pixels"
+        write_store(path, part.names, part.load, SIDE, skip=False)
+        return PixelStore(path)
