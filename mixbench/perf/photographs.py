@@ -1,8 +1,8 @@
 """P3, photographs: images per CPU second from JPEG files to random crops.
 
 The path of files in this package, in process and in a worker, and that of pixels that were kept by
-``data.store``, against torchvision's transforms on Pillow images, as its folder loader has them. All
-but the kept pixels are decoded with Pillow; what differs is the work around it.
+``data.store``, against torchvision's transforms on Pillow images, as its folder loader has them.
+Files are decoded with Pillow on every path; what differs is the work around it.
 """
 
 import io

@@ -60,7 +60,7 @@ def test_crops_of_another_area_share_the_pixels(words):
 
 
 def test_pixels_that_are_not_kept_or_damaged_are_refused_and_made_by_prepare(words, zoo, capsys):
-    with pytest.raises(UserError, match="not kept yet.*\n.*\n.*mixbench data prepare folder"):
+    with pytest.raises(UserError, match=r"not kept yet.*\n.*\n.*mixbench data prepare folder"):
         source(*words, STORE).load()
     command = ["data", "prepare", "folder", *words[1:], STORE]
     assert main(command) == 0
@@ -85,7 +85,7 @@ def test_an_image_that_cannot_be_read_is_refused_or_left_out(words, zoo):
 def test_a_disk_without_room_is_told_before_anything_is_written(words, monkeypatch, tmp_path):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
-    with pytest.raises(UserError, match="the pixels of 12 images take about .* GB"):
+    with pytest.raises(UserError, match=r"the pixels of 12 images take about .* GB"):
         prepare(source(*words, STORE))
     assert not [path for path in (tmp_path / "data/prepared").iterdir() if path.stat().st_size]
 
