@@ -265,12 +265,17 @@ def decode_crop(
         OSError: As :func:`decode`.
     """
     with _only_oserror():
-        image = _opened(raw)[0]
-        width, height = image.size
-        box = crop_box(image.size, area, random.Random(seed))
-        # Cut first: resizing with a box would let pixels from outside of it in at the border.
-        pixels = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))
-    left, top, right, bottom = box
+        if isinstance(raw, np.ndarray):
+            width, height = raw.shape[1::-1]
+            left, top, right, bottom = crop_box((width, height), area, random.Random(seed))
+            part = Image.fromarray(raw[top:bottom, left:right])
+        else:
+            image = _opened(raw)[0]
+            width, height = image.size
+            left, top, right, bottom = box = crop_box(image.size, area, random.Random(seed))
+            # Cut first: resizing with a box would let pixels from outside of it in at the border.
+            part = image.crop(box)
+        pixels = np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
     return pixels, (top / height, left / width, bottom / height, right / width)
 
 
