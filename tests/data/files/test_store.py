@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from making import source, write_folder
+from making import encoded, source, write_folder
 
 from mixbench.cli import main
 from mixbench.config.compose import compose
@@ -45,7 +45,8 @@ def test_kept_pixels_serve_in_place_of_the_files(words):
     draw = BatchIndex(torch.tensor([7, 0, 11]), 3, crop_seed=5)
     found = kept.train.subset(torch.arange(12))[draw]
     for place, (row, seed) in enumerate(zip([7, 0, 11], draw.image_seeds([7, 0, 11]), strict=True)):
-        pixels, crop = decode_crop(decode_resized(load(row), 20), 16, 0.2, seed)
+        file = encoded(decode_resized(load(row), 20))
+        pixels, crop = decode_crop(file, 16, 0.2, seed)
         assert np.array_equal(found.images[place].permute(1, 2, 0).numpy(), pixels)
         assert found.crops[place].tolist() == pytest.approx(crop)
 
