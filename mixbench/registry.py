@@ -1,6 +1,7 @@
 """Named objects that are imported when they are asked for, not when they are listed."""
 
 import fnmatch
+import functools
 import os
 import sys
 import traceback
@@ -203,8 +204,13 @@ class Registry:
     def _sources(self) -> dict[str, str]:
         if self.group is None:
             return self.table
-        plugins = {entry.name: entry.value for entry in metadata.entry_points(group=self.group)}
-        return {**plugins, **self.table}
+        return {**_plugins(self.group, tuple(sys.path)), **self.table}
+
+
+@functools.cache
+def _plugins(group: str, places: tuple[str, ...]) -> dict[str, str]:
+    """Names that packages add; files of all packages below the places are read for it, so once."""
+    return {entry.name: entry.value for entry in metadata.entry_points(group=group)}
 
 
 def add_working_directory() -> None:

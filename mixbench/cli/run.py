@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixbench.cli.console import print_notice, print_result, show_log, terminal_width
+from mixbench.cli.console import importing, print_notice, print_result, show_log, terminal_width
 from mixbench.cli.report import grid_output, report_grid
 from mixbench.distributed.signals import LAUNCHER_ENV
 from mixbench.errors import UserError, counted, time_text
@@ -24,19 +24,22 @@ def run_command(args: argparse.Namespace) -> int:
     """Carry out one run."""
     from mixbench.config.compose import compose_text, render, resolve_method
     from mixbench.config.overrides import COMMAND_LINE, refuse_place
+    from mixbench.config.schema import AUTO
 
     composed = compose_text(args.overrides, strict=args.strict, base=args.config)
     if composed.origins["run.dir"] != COMMAND_LINE and args.folder is None:
         refuse_place([("run.dir", composed.config.run.dir)], composed.origins["run.dir"])
-    composed = resolve_method(composed, strict=args.strict)
+    with importing():  # of torch and Lightning, with the method
+        composed = resolve_method(composed, strict=args.strict)
     for note in composed.notes:
         print_notice(f"warning: {note}")
     if args.show:
-        if composed.config.auto:
+        if composed.config.auto or composed.config.precision == AUTO:
             composed = _chosen(composed)
         print_result(render(composed))
         return 0
-    from mixbench.training.run import run
+    with importing():
+        from mixbench.training.run import run
 
     show_log()
     record = run(
@@ -53,19 +56,23 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def _chosen(composed: "Composed") -> "Composed":
-    """The configuration with what the number of training images decides."""
+    """The configuration with what the number of training images and the device decide."""
     from dataclasses import replace
 
+    from mixbench.config.schema import AUTO
     from mixbench.training.job import resolve
 
     try:
         job = resolve(composed.config)
     except UserError as error:
-        keys = ", ".join(composed.config.auto)
-        print_notice(f"{keys} follow from the number of images, which is not known: {error.what}")
+        keys = [*composed.config.auto, *["precision"] * (composed.config.precision == AUTO)]
+        told = f"{', '.join(keys)} follow from the data or the device, which is not known"
+        print_notice(f"{told}: {error.what}")
         return composed
     print_notice(job.choice)
     origins = composed.origins | dict.fromkeys(composed.config.auto, "number of training images")
+    if job.config.precision != composed.config.precision:
+        origins["precision"] = "device"
     return replace(composed, config=job.config, origins=origins)
 
 
@@ -80,7 +87,8 @@ def resume_command(args: argparse.Namespace) -> int:
     if folder.is_dir() and not words and read_record(folder).status == "done":
         print_result(f"{folder.name} is done already")
         return 0
-    from mixbench.training.run import resume
+    with importing():
+        from mixbench.training.run import resume
 
     show_log()
     record = resume(folder, words, allow_config_change=args.allow_config_change)

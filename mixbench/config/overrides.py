@@ -8,7 +8,7 @@ from typing import Any
 
 from mixbench.config import yaml_files
 from mixbench.config.names import DATA, METHODS, NETS, SUITES
-from mixbench.config.schema import RunConfig
+from mixbench.config.schema import DataConfig, NetConfig
 from mixbench.errors import UserError
 
 COMMAND_LINE = "command line"
@@ -137,7 +137,7 @@ def file_layers(
             _check_data(name)
         else:
             _REGISTRIES[group].check(name)
-    data = picks.get("data", RunConfig().data.kind)
+    data = picks.get("data", DataConfig.kind)
     method = picks.get("method", "erm")
     origin, content = _read("data", data, notes)
     own_origin, own = _read("method", method, notes)
@@ -146,7 +146,7 @@ def file_layers(
     recipe = picks.get("recipe", _default(own, "recipe", own_origin) or recipe)
     yield origin, _named("data", data, _prefixed("data", content), origin)
 
-    net = picks.get("net", _default(own, "net", own_origin) or RunConfig().net.name)
+    net = picks.get("net", _default(own, "net", own_origin) or NetConfig.name)
     origin, content = _read("net", net, notes)
     yield origin, _named("net", net, _prefixed("net", content), origin)
 

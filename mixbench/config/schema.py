@@ -85,6 +85,12 @@ class DataConfig(Settings):
         above=0,
         at_most=1,
     )
+    store: int | None = setting(
+        None,
+        "with data.crop_area: shorter side in pixels of the images that `mixbench data prepare` "
+        "keeps uncompressed, from which crops are cut; null: from the files",
+        at_least=1,
+    )
     fit: str = setting(
         "crop",
         "how images become square: the centre is cut out, or the image is squeezed",
@@ -224,6 +230,10 @@ class DataConfig(Settings):
                 )
             if self.resize < self.size:
                 raise ValueError(f"data.resize must be >= {self.size}, got {self.resize}")
+        if self.store is not None and self.crop_area is None:
+            raise ValueError(
+                "data.store needs data.crop_area: without random crops all images are decoded once"
+            )
         for key in ("crop_area", "crop_scales"):
             if getattr(self, key) is not None and self.size is None:
                 raise ValueError(f"data.{key} needs data.size, the side of the crops in pixels")
@@ -660,7 +670,10 @@ class RunConfig(Settings):
         0.0, "weight of the method's own loss beside the divergence from the teacher", at_least=0
     )
     precision: str = setting(
-        "fp32", "fp32, or bf16, which is automatic mixed precision", one_of=("fp32", "bf16")
+        "fp32",
+        "fp32; bf16, which is automatic mixed precision; or auto: bf16 where the device computes "
+        "in it and outputs are no images",
+        one_of=("fp32", "bf16", AUTO),
     )
     devices: int = setting(
         1, "devices per machine, with one process each", at_least=1, identity=False

@@ -4,7 +4,9 @@ Plain YAML 1.1 has readings that surprise (``on`` is a truth value, ``010`` is e
 key silently wins). Such a file is refused or warned about here, with file and line.
 """
 
+import copy
 import fnmatch
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,13 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
     """
     if len(text) > MAX_BYTES:
         raise UserError(f"the YAML has more than {MAX_BYTES} characters", where=origin)
+    value, notes = _parsed(text, origin)
+    return copy.deepcopy(value), list(notes)
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str, origin: str) -> tuple[Any, list[str]]:
+    """What :func:`parse` returns, once for runs of a grid and all that read the same files."""
     notes: list[str] = []
     try:
         loader = _Loader(text, origin)

@@ -12,7 +12,7 @@ from mixbench.config.schema import DataConfig, DataInfo
 from mixbench.data.classes import class_notices
 from mixbench.data.files.cache import read_prepared
 from mixbench.data.files.decode import is_image, left_out_notice
-from mixbench.data.files.encoded import Part, read_part
+from mixbench.data.files.encoded import FileImages, Part, read_part
 from mixbench.data.hmix import HumanJudgements
 from mixbench.data.images import (
     HOLDOUT_LIMIT,
@@ -153,6 +153,12 @@ class DataSource(ABC):
         self.check_division()
         content = read_prepared(self) or self.read()
         train, test, class_names, skipped, stats, notices, unused, shared = content
+        if config.store is not None and isinstance(train, FileImages) and train.part.pixels is None:
+            raise UserError(
+                f"the pixels of {self.name} are not kept yet",
+                f"data.store={config.store}",
+                f"give the same keys of data to mixbench data prepare {config.kind}",
+            )
         racing = config.race_fold is not None
         if racing and self.judgements is not None:
             raise UserError(

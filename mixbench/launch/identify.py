@@ -59,6 +59,8 @@ def identify_runs(
             notes[f"left out: {reason}"] = None
             continue
         job = resolve(config, sources.get(str(config.data)))
+        if config.precision != job.config.precision:  # another machine might decide otherwise
+            planned.settled = [f"precision={job.config.precision}"]
         config, planned.choice = job.config, job.choice
         notes |= dict.fromkeys(composed.notes)
         sources.setdefault(str(config.data), job.source)

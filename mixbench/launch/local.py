@@ -4,6 +4,7 @@ The processes are children of one fork server that has imported torch and Lightn
 nothing, so that start-up is paid once; this process itself never imports them.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -22,15 +23,18 @@ from mixbench.distributed.spawn import set_safe_path
 from mixbench.errors import MixbenchError, RunFailedError, UserError, explain, time_text
 from mixbench.files import open_log
 from mixbench.launch.identify import identify_runs
-from mixbench.launch.machine import Machine
+from mixbench.launch.machine import Machine, starting_order
 from mixbench.launch.plan import PlannedRun
 from mixbench.launch.state import GridProgress, GridState
 from mixbench.leaderboard.headline import score_texts
 from mixbench.records.lock import BusyRunError, LockWatch
 from mixbench.records.record import Record, read_record
+from mixbench.tracking.run import set_wandb_defaults
 
 Environment = tuple[dict[str, str], str]  # environment and working directory
 
+# Modules of every run, and two that most runs import once they have started.
+PRELOADED = ["mixbench.training.run", "wandb", "sklearn.model_selection"]
 # Seconds for children after Ctrl-C: by themselves, once told again, and once killed.
 OWN_S, GRACE_S, KILLED_S = 3.0, 90.0, 10.0
 BUSY = -1  # code of a run that another process is at work on
@@ -78,7 +82,8 @@ class LocalLauncher:
         self.print_line, self.strict, self.jobs, self.show = print_line, strict, jobs, show
         self.tell = tell or result_text
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["mixbench.training.run"])
+        set_wandb_defaults()  # read when it is imported
+        self.context.set_forkserver_preload(PRELOADED)
         set_safe_path()
         self.machine = Machine(jobs=jobs)
 
@@ -180,7 +185,8 @@ class LocalLauncher:
             What failed.
         """
         left = [run for run in runs if not run.done]
-        waiting, machine, grid = list(left), self.machine, GridProgress(runs, folder, self.machine)
+        waiting, machine = starting_order(left), self.machine
+        grid = GridProgress(runs, folder, machine)
         active: dict[Connection, tuple[PlannedRun, Any, list[int]]] = {}
         outcome = GridOutcome({})
         elsewhere: list[tuple[PlannedRun, LockWatch]] = []
@@ -228,7 +234,7 @@ class LocalLauncher:
 
     def duration(self, runs: list[PlannedRun]) -> float:
         """Seconds that runs take by their estimates, as many at a time as the machine allows."""
-        return self.machine.duration(runs)
+        return self.machine.duration(starting_order(runs))
 
     def _start(
         self, run: PlannedRun, folder: Path, shared: bool, gpus: list[int]
@@ -362,6 +368,7 @@ def _run_child(
 ) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the run has its own handler
     stop_when_orphaned(reader_gone(answer.fileno()))
+    gc.freeze()  # or a look for garbage would go through all that the fork server has imported
     try:
         _enter(surroundings)
         os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus)

@@ -11,7 +11,8 @@ class Machine:
     """Cores and GPUs, and which of them are free.
 
     A run on the CPU takes the cores of all its processes, one on GPUs the GPUs themselves. Runs
-    start in the order of the plan; those of the other kind may overtake one that has to wait.
+    start in the order in which they are given; those of the other kind may overtake one that has to
+    wait.
 
     Attributes:
         cores: Cores of this machine that may be used.
@@ -74,7 +75,7 @@ class Machine:
         """The run that starts next.
 
         Args:
-            waiting: Runs in the order of the plan.
+            waiting: Runs in the order in which they are to start.
 
         Returns:
             The first of either kind that fits; None while all have to wait.
@@ -107,7 +108,8 @@ class Machine:
         """Seconds that runs take.
 
         Args:
-            runs: Those that wait, in the order of the plan, with estimates of their time.
+            runs: Those that wait, in the order in which they are to start, with estimates of their
+                time.
             active: Those that have their place already, with the seconds that each still takes.
 
         Returns:
@@ -124,3 +126,25 @@ class Machine:
             now = first[0]
             machine.release(first[1], first[2])
         return now
+
+
+def starting_order(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Runs in the order in which they start: seed by seed as planned, the longest of each first.
+
+    A long run that starts last would keep one place busy while all others are idle.
+
+    Args:
+        runs: Runs in the order of the plan, with estimates of their time.
+
+    Returns:
+        The same runs.
+    """
+    rounds: dict[tuple[str, ...], int] = {}
+    for run in runs:
+        rounds.setdefault(_round(run), len(rounds))
+    return sorted(runs, key=lambda run: (rounds[_round(run)], -(run.seconds or 0.0)))
+
+
+def _round(run: PlannedRun) -> tuple[str, ...]:
+    """What runs share that are compared with each other: their seed, and their fold if any."""
+    return tuple(word for word in run.words if word.startswith(("seed=", "data.fold=")))

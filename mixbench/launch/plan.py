@@ -28,7 +28,8 @@ class PlannedRun:
     after_s: float = 0.0  # of these, those after training: test and suites
     cores: int = 1  # of all its processes, where it computes on the CPU
     gpus: int = 0  # of this machine, where it computes on them
-    choice: str = ""  # what the number of its training images decided, in a sentence
+    choice: str = ""  # what the number of its training images and the device decided, in a sentence
+    settled: list[str] = field(default_factory=list)  # overrides for what the device decided
     doubts: list[str] = field(default_factory=list)  # why its training cannot work
 
 

@@ -205,7 +205,9 @@ class SlurmLauncher:
             self.print_line(f"{len(waiting)} in the queue already: {_jobs(ids)}")
         fresh = [run for run in left if known.get(run.id) not in queue]
         if fresh:
-            ids = self._submit(fresh, logs, SlurmTask(), [run.words for run in fresh])
+            ids = self._submit(
+                fresh, logs, SlurmTask(), [[*run.words, *run.settled] for run in fresh]
+            )
             waiting += [_QueuedRun(run, job) for run, job in zip(fresh, ids, strict=True)]
             jobs = {run: job for run, job in known.items() if job in queue}
             jobs |= {task.run.id: task.job for task in waiting}

@@ -151,7 +151,7 @@ class GridProgress:
         """The state of now.
 
         Args:
-            waiting: Runs that have not started, in the order of the plan.
+            waiting: Runs that have not started, in the order in which they will.
             stopping: Whether the active runs were told to stop.
 
         Returns:

@@ -1,18 +1,24 @@
 """P3, photographs: images per CPU second from JPEG files to random crops.
 
-The path of files in this package, in process and in a worker, against torchvision's transforms on
-Pillow images. All decode with Pillow; what differs is the work around it.
+The path of files in this package, in process and in a worker, and that of pixels that were kept by
+``data.store``, against torchvision's transforms on Pillow images, as its folder loader has them.
+Files are decoded with Pillow on every path; what differs is the work around it.
 """
 
 import io
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Generator
+from torch import Generator, Tensor
 
 from mixbench.config.schema import DataConfig
 from mixbench.data.files.encoded import FileImages, Part
+from mixbench.data.files.store import PixelStore, write_store
+from mixbench.data.sampling import KeyedBatches
 from mixbench.perf.benchmark import Case
 from mixbench.perf.input import (
     BASE,
@@ -30,6 +36,9 @@ from mixbench.perf.report import Limit, Row, Rule
 from mixbench.perf.timing import Budget
 
 FILES, WORKER = "files, mixbench", "files, one worker, mixbench"
+STORED = "kept pixels, mixbench"
+CROPS, STORED_CROPS = "PIL, crops alone", "kept pixels, crops alone, mixbench"
+SIDE = 256  # shorter side of the kept images in pixels
 SIZE, AREA, HEIGHT, WIDTH, QUALITY = 224, 0.08, 375, 500, 90
 FEED = 5_000  # images per second that one large GPU asks for
 CORES = "cores for 5k img/s"
@@ -58,7 +67,7 @@ def photographs(count: int) -> list[bytes]:
 
 
 class PhotographBenchmark(EpochBenchmark):
-    """P3, photographs; the keyed path costs no more than single images do."""
+    """P3, photographs; the keyed path costs no more than single images do, and kept crops half."""
 
     case = Case(64, f"B64 3x{SIZE}x{SIZE} of JPEG {WIDTH}x{HEIGHT}")
 
@@ -67,10 +76,16 @@ class PhotographBenchmark(EpochBenchmark):
         labels = torch.zeros(len(files), dtype=torch.long)
         part = Part([str(row) for row in range(len(files))], files.__getitem__, labels)
         images = FileImages(part, DataConfig(size=SIZE, crop_area=AREA))
+        stored = images.stored(_kept(part).__getitem__)
         steps = pillow_steps("RandomResizedCrop", size=SIZE, scale=(AREA, 1))
-        single = SingleImages(
-            len(files), lambda row: Image.open(io.BytesIO(files[row])).convert("RGB"), steps
-        )
+
+        def read(row: int) -> Image.Image:
+            return Image.open(io.BytesIO(files[row])).convert("RGB")
+
+        def crop(image: Image.Image) -> Tensor:
+            return torch.from_numpy(np.array(steps.transforms[0](image)))
+
+        single, cut = (SingleImages(len(files), read, each) for each in (steps, crop))
         paths = {
             BASE: (
                 lambda epoch: single_epoch(single, device, case.batch),
@@ -84,8 +99,20 @@ class PhotographBenchmark(EpochBenchmark):
                 lambda epoch: keyed_epoch(images, epoch, device, case.batch, workers=1),
                 IN_WORKER,
             ),
+            STORED: (
+                lambda epoch: keyed_epoch(stored, epoch, device, case.batch),
+                f"the same from a file of pixels, shorter side {SIDE}, mapped into memory",
+            ),
+            CROPS: (
+                lambda epoch: single_epoch(cut, device, case.batch),
+                "RandomResizedCrop per image, to uint8",
+            ),
+            STORED_CROPS: (
+                lambda epoch: _cropped_epoch(stored, epoch, case.batch),
+                "uint8 crops keyed by image",
+            ),
         }
-        return input_variants(paths, () if steps else (BASE,))
+        return input_variants(paths, () if steps else (BASE, CROPS))
 
     def figures(
         self, case: Case, variant: Variant, row: Row, device: torch.device
@@ -93,4 +120,23 @@ class PhotographBenchmark(EpochBenchmark):
         return {CORES: FEED * row.median_ms / 1000 / case.batch}
 
     def rules(self, device: torch.device) -> list[Rule | Limit]:
-        return [Rule(self.part, str(self.case), FILES, BASE, 1 / 1.1)]
+        case = str(self.case)
+        return [
+            Rule(self.part, case, FILES, BASE, 1 / 1.1),
+            Rule(self.part, case, STORED_CROPS, CROPS, 2.0),
+        ]
+
+
+def _cropped_epoch(images: FileImages, epoch: int, batch: int) -> int:
+    """One epoch of uint8 crops; the number of images."""
+    batches = KeyedBatches(len(images), min(batch, len(images)), SEED)
+    batches.set_epoch(epoch)
+    return sum(len(images[draw].images) for draw in batches)
+
+
+def _kept(part: Part) -> PixelStore:
+    """The pixels of files, in a store that goes with the process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.pixels"
+        write_store(path, part.names, part.load, SIDE, skip=False)
+        return PixelStore(path)

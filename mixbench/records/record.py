@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args, get_type_hints
@@ -376,16 +377,23 @@ def rename_damaged_record(folder: Path) -> Record | None:
 def environment() -> dict[str, Any]:
     """Versions and source revision, for the record.
 
+    They are those of the first call, as what a process has imported stays as it was.
+
     Returns:
         ``versions`` and ``commit``.
     """
+    return {"versions": dict(_versions()), "commit": _commit()}
+
+
+@cache
+def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "platform": sys.platform}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return {"versions": versions, "commit": _commit()}
+    return versions
 
 
 def cpu_name() -> str:
@@ -402,6 +410,7 @@ def cpu_name() -> str:
     return next(models, "CPU")
 
 
+@cache
 def _commit() -> str:
     git = ["git", "-C", str(Path(__file__).resolve().parent)]
     try:

@@ -179,9 +179,7 @@ def open_view(
     if (folder / "wandb").is_symlink():
         log.warning("no W&B view: %s is a link", folder / "wandb")
         return None
-    os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
-    # Its error reports look the server up even offline and hold up the exit without a network.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    set_wandb_defaults()
     wanted = {
         "dir": str(folder),
         "id": _safe_id(run_id),
@@ -199,6 +197,13 @@ def open_view(
         log.warning("no W&B view: %s", _brief(error))
         _end_service()
         return None
+
+
+def set_wandb_defaults() -> None:
+    """Set what W&B reads from the environment when it is imported, unless the user has set it."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    # Its error reports look the server up even offline and hold up the exit without a network.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
 def _open(folder: Path, mode: Mode, wanted: dict[str, Any]) -> View:

@@ -1,7 +1,7 @@
 """A run before it starts: all that follows from its configuration, checked once."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from mixbench.config.auto import with_auto_values
 from mixbench.config.compose import method_defaults, settings_of, to_plain
 from mixbench.config.names import DATA, METHODS
 from mixbench.config.overrides import flatten
-from mixbench.config.schema import RunConfig, keys_not_in_identity
+from mixbench.config.schema import AUTO, RunConfig, keys_not_in_identity
 from mixbench.data.augment.images import operations
 from mixbench.data.images import Splits
 from mixbench.data.source import DataSource
@@ -43,7 +43,8 @@ class Job:
         task: What it learns.
         source: Its data, not read yet.
         suites: Judges of the trained network, as ``eval.suites`` asks for them.
-        choice: A sentence on what the number of images decided; empty where it did nothing.
+        choice: A sentence on what the number of images and the device decided; empty where nothing
+            was left to them.
     """
 
     config: RunConfig
@@ -154,7 +155,8 @@ class Job:
 def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
     """Check all of a configuration that can be checked without data.
 
-    Only what ``auto`` leaves to the number of training images needs these to be counted.
+    Only what ``auto`` leaves to the number of training images needs these to be counted, and only
+    ``precision=auto`` looks at the device.
 
     Args:
         config: A composed configuration.
@@ -178,11 +180,33 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
     with DATA.guarded(config.data.kind, "cannot be built"):
         data = source or kind(config.data)
     _check_checkpoints(config, data)
-    choice = ""
+    choices: list[str] = []
     if config.auto:
         images = data.trained_count(holdout=config.select == "val")
         config, choice = with_auto_values(config, images)
-    return Job(config, method, settings, task, data, suites, choice)
+        choices.append(choice)
+    if config.precision == AUTO:
+        precision, why = _fitting_precision(task, training_device(config))
+        config = replace(config, precision=precision)
+        choices.append(f"precision=auto: {precision}, as {why}")
+    return Job(config, method, settings, task, data, suites, "; ".join(choices))
+
+
+def _fitting_precision(task: Task, device: torch.device) -> tuple[str, str]:
+    """What ``precision=auto`` stands for, and why."""
+    if not task.classifies:
+        return "fp32", "bfloat16 would round images to steps as coarse as those of 8-bit pixels"
+    name = "this GPU" if device.type == "cuda" else "the processor of this machine"
+    if _computes_bf16(device):
+        return "bf16", f"{name} computes in it"
+    return "fp32", f"{name} does not compute in bfloat16"
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16, and does not only imitate them."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _check_checkpoints(config: RunConfig, data: DataSource) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import pytest
+import torch
 from making import write_flat
 
 from mixbench import cli
@@ -127,3 +128,18 @@ def test_a_bench_of_folds_carries_out_all_or_the_one_that_is_named(flat):
     assert folds[:6] == [[f"data.fold={fold}"] for fold in (0, 0, 1, 1, 2, 2)]
     assert len(expand([*words, "data.fold=1"])) == 4
     assert all("data.fold=1" in run.words for run in expand([*words, "data.fold=1"]))
+
+
+@pytest.mark.parametrize(("instructions", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_the_precision_of_a_device_and_not_the_word_auto_is_the_identity(
+    monkeypatch, instructions, precision
+):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: instructions)
+    words = "data=digits trainer.accelerator=cpu"
+    job = resolve(compose(f"{words} precision=auto"))
+    assert job.config.precision == precision
+    assert job.choice.startswith(f"precision=auto: {precision}, as the processor of this machine ")
+    assert job.identity == resolve(compose(f"{words} precision={precision}")).identity
+    demixing = resolve(compose(f"{words} method=demixgan precision=auto"))
+    assert demixing.config.precision == "fp32"

@@ -42,6 +42,15 @@ def test_layers_win_in_their_order():
     assert config.optim.clip == 1.0
 
 
+def test_a_configuration_leaves_nothing_behind_for_the_next():
+    before = compose("data=digits")
+    changed = compose("data=digits method=mixup method.alpha=3 lr=0.5 eval.suites=[]")
+    assert (changed.method["alpha"], changed.lr, changed.eval.suites) == (3, 0.5, [])
+    assert before.recipe == changed.recipe == "digits"
+    assert compose("data=digits") == before
+    assert compose("data=digits method=mixup").method["alpha"] == 1
+
+
 def test_every_value_is_shown_with_its_origin():
     composed = resolve_method(compose_text("method=cutmix method.alpha=0.5 lr=1e-2"))
     shown = {line.split(":")[0]: line.split("  # ")[-1] for line in render(composed).splitlines()}

@@ -29,6 +29,8 @@ from mixbench import compose, run
 from mixbench.config.overrides import flatten
 from mixbench.config.schema import RunConfig, conditions, keys_not_in_identity
 from mixbench.data import DATA
+from mixbench.data.files.cache import prepare
+from mixbench.data.sampling import BatchIndex
 from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import UserError
 from mixbench.evaluation.suite import load_suite
@@ -137,6 +139,14 @@ def own_rows(outcome: Outcome) -> int:
     return build(resolve(config), splits, world=config.world)[1].batches.batch_size
 
 
+def first_crops(outcome: Outcome) -> bytes:
+    """Of a set that is prepared."""
+    source = DATA.get("folder")(outcome.config.data)
+    prepare(source)
+    draw = BatchIndex(torch.arange(2), 0, crop_seed=1)
+    return source.load().train[draw].images.numpy().tobytes()
+
+
 def rare_class(outcome: Outcome) -> str:
     """Whether a test set is used that lacks a class."""
     with tempfile.TemporaryDirectory() as folder:
@@ -215,6 +225,7 @@ COUNTED = {
     "data.size": Key("data.size=16"),
     "data.resize": Key("data.resize=12", ZOO),
     "data.crop_area": Key("data.crop_area=0.3", ZOO),
+    "data.store": Key("data.store=12", f"{ZOO} data.crop_area=0.3", first_crops, carried_out=False),
     "data.fit": Key("data.fit=squeeze", ZOO),
     "data.crop_scales": Key("data.crop_scales=[0.5]", f"{ZOO} data.fit=squeeze"),
     "data.allow_overlap": Key(

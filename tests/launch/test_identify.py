@@ -115,3 +115,11 @@ def test_data_that_cannot_be_read_is_refused_by_its_commands(capsys):
     for action in ("check", "describe"):
         assert cli.main(["data", action, "planted_code:Read"]) == 2
         assert f"planted_code.py:{line_of('Read')}" in capsys.readouterr().err
+
+
+def test_a_precision_that_the_device_decided_goes_with_the_run_to_any_machine():
+    given = ["method=erm", "data=digits", *WORDS]
+    (run,), _ = identify_runs(expand([*given, "precision=auto"]), strict=False)
+    (same,), _ = identify_runs(expand([*given, *run.settled]), strict=False)
+    assert (run.id, same.settled) == (same.id, [])
+    assert run.choice.startswith("precision=auto: ")

@@ -7,7 +7,7 @@ import pytest
 
 from mixbench.launch import local
 from mixbench.launch.local import LocalLauncher
-from mixbench.launch.machine import Machine
+from mixbench.launch.machine import Machine, starting_order
 from mixbench.launch.plan import PlannedRun, expand
 from mixbench.records.record import Record
 from mixbench.training import estimate
@@ -125,6 +125,18 @@ def test_the_time_of_a_grid_is_that_of_its_schedule(runs, cores, gpus, seconds):
     assert (machine.free_cores, machine.free_gpus) == (cores, list(range(gpus)))
 
 
+def test_the_longest_run_of_a_seed_starts_first_so_that_none_is_left_alone_at_the_end():
+    plan = [
+        PlannedRun([f"seed={seed}"], id=f"{name}{seed}", seconds=seconds)
+        for seed in (1, 0)
+        for name, seconds in (("a", 10), ("b", 10), ("c", None), ("long", 20))
+    ]
+    order = [each.id for each in starting_order(plan)]
+    assert order == ["long1", "a1", "b1", "c1", "long0", "a0", "b0", "c0"]
+    launcher = Told(Machine(cores=2))
+    assert (launcher.machine.duration(plan[:4]), launcher.duration(plan[:4])) == (30, 20)
+
+
 class Told(LocalLauncher):
     """Starts nothing, and notes what it would have started."""
 
@@ -172,12 +184,13 @@ def test_the_grid_is_shown_while_it_is_carried_out(monkeypatch, tmp_path):
     runs[0].done = True
     launcher, states = Told(Machine(cores=1)), []
     launcher.show = states.append
+    runs[2].seconds = 11.0
     launcher.launch(runs, tmp_path)
     assert [(each.done, [one.id for one in each.active]) for each in states] == [
-        (1, ["b"]),
-        (2, ["c"]),
+        (1, ["c"]),
+        (2, ["b"]),
     ]
-    assert states[0].left_s == pytest.approx(20, abs=1)
+    assert states[0].left_s == pytest.approx(21, abs=1)
 
 
 def test_a_busy_machine_makes_all_runs_longer_alike(monkeypatch, runs, tiny):

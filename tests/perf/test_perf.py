@@ -557,7 +557,13 @@ def test_the_cores_that_a_gpu_asks_for_follow_from_the_rate():
         input_part.BASE,
         photographs.FILES,
         photographs.WORKER,
+        photographs.STORED,
+        photographs.CROPS,
+        photographs.STORED_CROPS,
     ]
+    _, gate = PhotographBenchmark().rules(CPU)
+    assert isinstance(gate, Rule)
+    assert (gate.ours, gate.peer, gate.speedup) == (photographs.STORED_CROPS, photographs.CROPS, 2)
     for row in measured:
         rate = row.images / row.median_ms * 1000
         assert row.figures[photographs.CORES] == pytest.approx(5000 / rate)

@@ -4,6 +4,7 @@
 32x32 in RGB and divided into 1,437 for training and 360 for test.
 """
 
+import functools
 import hashlib
 from typing import Any
 
@@ -40,12 +41,17 @@ class Digits(DataSource):
         return Content(train, test, [str(digit) for digit in range(10)])
 
 
+@functools.cache
 def _arrays() -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels, parsed once from text though a run asks for them three times."""
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
     images = (digits.images * (255 / 16)).round().astype(np.uint8)
-    return images, digits.target.astype(np.int64)
+    labels = digits.target.astype(np.int64)
+    for array in (images, labels):
+        array.flags.writeable = False  # all that ask share them
+    return images, labels
 
 
 def _shown(images: np.ndarray) -> torch.Tensor:

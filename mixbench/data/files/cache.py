@@ -17,7 +17,9 @@ import torch
 
 from mixbench.config.schema import DataConfig
 from mixbench.data.files.arrays import Arrays
+from mixbench.data.files.encoded import FileImages
 from mixbench.data.files.location import data_folder, file_lock
+from mixbench.data.files.store import PixelStore, write_store
 from mixbench.data.images import Content, ImageSet, ResidentImages, Stats, image_stats
 from mixbench.files import write_bytes
 
@@ -26,7 +28,7 @@ log = logging.getLogger("mixbench")
 VERSION = 4  # of the layout and of the decoding
 DECODING_KEYS = ("size", "resize", "crop_area", "on_corrupt", "classes")
 # Left out at their default, so that older files stay in use.
-LATER_KEYS = ("fit", "crop_scales", "fold")
+LATER_KEYS = ("fit", "crop_scales", "fold", "store")
 
 
 def prepared_path(source: Any) -> Path:
@@ -67,7 +69,7 @@ def read_prepared(source: Any) -> Content | None:
             facts = json.loads(str(archive["facts"]))
             stats = Stats(**facts["stats"])
             if "train_images" not in archive:  # only facts of files that stay files
-                return source.read()._replace(stats=stats)
+                return _with_pixels(source, source.read())._replace(stats=stats)
             content = Content(
                 _part(archive, "train"),
                 _part(archive, "test"),
@@ -87,13 +89,17 @@ def read_prepared(source: Any) -> Content | None:
 def prepare(source: Any) -> tuple[Path | None, Content]:
     """Decode a data set and keep the result, unless that has been done.
 
-    Of sets that are read file by file only the statistics are kept.
+    Of sets that are read file by file only the statistics are kept, and with ``data.store`` the
+    pixels that crops are cut from.
 
     Args:
         source: A :class:`mixbench.data.source.DataSource`.
 
     Returns:
         The file, None where it cannot be written; and the content.
+
+    Raises:
+        UserError: As :func:`mixbench.data.files.store.write_store`.
     """
     path = prepared_path(source)
     try:
@@ -101,7 +107,9 @@ def prepare(source: Any) -> tuple[Path | None, Content]:
         with file_lock(path):  # a second process waits here and then reads
             content = read_prepared(source)
             if content is None:
-                content = _with_stats(source, source.read())
+                content = source.read()
+                _write_pixels(source, content)
+                content = _with_stats(source, _with_pixels(source, content))
                 write_bytes(
                     path, lambda file: np.savez(file, allow_pickle=False, **_arrays(content))
                 )
@@ -114,6 +122,51 @@ def prepare(source: Any) -> tuple[Path | None, Content]:
         with contextlib.suppress(OSError):
             path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
         return None, source.read()
+
+
+def pixel_paths(source: Any) -> dict[str, Path]:
+    """Files of the pixels that ``data.store`` keeps, for ``train`` and ``test``.
+
+    Args:
+        source: A :class:`mixbench.data.source.DataSource`.
+
+    Returns:
+        Paths below the folder of all data sets; sizes and areas of crops do not change them.
+    """
+    config = source.config
+    facts = [VERSION, config.kind, source.fingerprint(), config.store, config.classes, config.fold]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    folder = data_folder() / "prepared"
+    return {name: folder / f"{config.kind}-{key}-{name}.pixels" for name in ("train", "test")}
+
+
+def _file_parts(source: Any, content: Content) -> list[tuple[str, FileImages, Path]]:
+    """Parts whose pixels are kept, with their names and files."""
+    if source.config.store is None:
+        return []
+    parts = {"train": content.train, "test": content.test}
+    return [
+        (name, part, path)
+        for name, path in pixel_paths(source).items()
+        if isinstance(part := parts[name], FileImages)
+    ]
+
+
+def _write_pixels(source: Any, content: Content) -> None:
+    for _, images, path in _file_parts(source, content):
+        try:
+            PixelStore(path)
+        except (OSError, ValueError, KeyError):
+            part, skip = images.part, source.config.on_corrupt == "skip"
+            write_store(path, part.names, part.load, source.config.store, skip=skip)
+
+
+def _with_pixels(source: Any, content: Content) -> Content:
+    stored = {
+        name: images.stored(PixelStore(path).__getitem__)
+        for name, images, path in _file_parts(source, content)
+    }
+    return content._replace(**stored)
 
 
 def _with_stats(source: Any, content: Content) -> Content:

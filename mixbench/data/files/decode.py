@@ -71,7 +71,7 @@ def is_image(name: str) -> bool:
 
 
 def decode(
-    raw: bytes, size: int | None = None, resize: int | None = None, fit: str = "crop"
+    raw: bytes | np.ndarray, size: int | None = None, resize: int | None = None, fit: str = "crop"
 ) -> np.ndarray:
     """Decode an image of any mode: the first frame, turned as its EXIF says, as 8-bit RGB.
 
@@ -79,7 +79,7 @@ def decode(
     count as 16-bit and have to fit, and fractions lie in [0, 1]. Transparency is dropped.
 
     Args:
-        raw: Content of an image file.
+        raw: Content of an image file; or pixels that were decoded before, (H, W, 3) uint8.
         size: Side in pixels of the centre that is cut out.
         resize: Length in pixels that the shorter side is brought to before; ``size`` if None.
         fit: ``crop``, or ``squeeze``: the whole image is brought to ``size``, whatever its ratio of
@@ -94,6 +94,23 @@ def decode(
     """
     with _only_oserror():
         return np.asarray(_fitted(_opened(raw)[0], size, resize, fit))
+
+
+def decode_resized(raw: bytes, side: int) -> np.ndarray:
+    """Decode an image and bring its shorter side to some length, as :func:`decode` does.
+
+    Args:
+        raw: Content of an image file.
+        side: That length in pixels.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        OSError: As :func:`decode`.
+    """
+    with _only_oserror():
+        return np.asarray(_resized(_opened(raw)[0], side))
 
 
 def shown_part(
@@ -138,14 +155,18 @@ def _fitted(
     if size is not None and fit == "squeeze":
         image = _squeezed(image, size)
     elif size is not None and resize is not None:
-        sides = _resized_sides(*image.size, resize)
-        _check_pixels(*sides)  # a long strip can grow to any size
-        image = image.resize(sides, Image.Resampling.BILINEAR)
+        image = _resized(image, resize)
         left, top = ((side - size) // 2 for side in image.size)
         image = image.crop((left, top, left + size, top + size))
     elif size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return image
+
+
+def _resized(image: Image.Image, side: int) -> Image.Image:
+    sides = _resized_sides(*image.size, side)
+    _check_pixels(*sides)  # a long strip can grow to any size
+    return image.resize(sides, Image.Resampling.BILINEAR)
 
 
 def _squeezed(image: Image.Image, size: int) -> Image.Image:
@@ -223,7 +244,7 @@ def peculiarities(raw: bytes) -> list[str]:
 
 
 def decode_crop(
-    raw: bytes, size: int, area: float, seed: int
+    raw: bytes | np.ndarray, size: int, area: float, seed: int
 ) -> tuple[np.ndarray, tuple[float, float, float, float]]:
     """Decode an image and cut a random part of it, at a random aspect ratio.
 
@@ -231,7 +252,7 @@ def decode_crop(
     draws it: up to ten times a share of the area and a ratio in [3/4, 4/3], until the part fits.
 
     Args:
-        raw: Content of an image file.
+        raw: As for :func:`decode`.
         size: Side in pixels of the result.
         area: Smallest share of the area, in (0, 1]; the largest is 1.
         seed: Decides the part, on every machine alike.
@@ -244,17 +265,22 @@ def decode_crop(
         OSError: As :func:`decode`.
     """
     with _only_oserror():
-        image = _opened(raw)[0]
-        width, height = image.size
-        box = crop_box(image.size, area, random.Random(seed))
-        # Cut first: resizing with a box would let pixels from outside of it in at the border.
-        pixels = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))
-    left, top, right, bottom = box
+        if isinstance(raw, np.ndarray):
+            width, height = raw.shape[1::-1]
+            left, top, right, bottom = crop_box((width, height), area, random.Random(seed))
+            part = Image.fromarray(raw[top:bottom, left:right])
+        else:
+            image = _opened(raw)[0]
+            width, height = image.size
+            left, top, right, bottom = box = crop_box(image.size, area, random.Random(seed))
+            # Cut first: resizing with a box would let pixels from outside of it in at the border.
+            part = image.crop(box)
+        pixels = np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
     return pixels, (top / height, left / width, bottom / height, right / width)
 
 
 def decode_multi_scale(
-    raw: bytes, size: int, resize: int | None, scales: Sequence[float], seed: int
+    raw: bytes | np.ndarray, size: int, resize: int | None, scales: Sequence[float], seed: int
 ) -> tuple[np.ndarray, tuple[float, float, float, float]]:
     """Decode an image, squeeze it to a square, and cut a part of it at one of a few scales.
 
@@ -355,8 +381,10 @@ def _only_oserror() -> Iterator[None]:
         raise OSError(str(error) or type(error).__name__) from error
 
 
-def _opened(raw: bytes) -> tuple[Image.Image, int | None]:
+def _opened(raw: bytes | np.ndarray) -> tuple[Image.Image, int | None]:
     """An upright image as RGB, and its highest value if its file has more than 8 bits a value."""
+    if isinstance(raw, np.ndarray):
+        return Image.fromarray(raw), None
     image: Image.Image = Image.open(io.BytesIO(raw), formats=formats())
     _check_pixels(*image.size)
     packing = _packing(image)

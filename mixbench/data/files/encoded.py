@@ -1,7 +1,7 @@
 """Image files: decoded once into memory, or whenever they are asked for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class Part:
         notices: What a user should know of the files, in full sentences.
         unused: Counts of what was left out, by a noun in the singular.
         hashes: Returns the SHA-256 of each file, where they are kept.
+        pixels: Returns the pixels of file i, where they are kept; (H, W, 3) uint8.
     """
 
     names: Sequence[str]
@@ -49,6 +50,7 @@ class Part:
     notices: list[str] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
     hashes: Callable[[], list[bytes]] | None = None
+    pixels: Callable[[int], np.ndarray] | None = None
 
 
 def part_of(part: Part, rows: Sequence[int]) -> Part:
@@ -133,11 +135,16 @@ class FileImages(ImageSet):
         """The images at ``rows`` (M,), in that order."""
         return FileImages(self.part, self.config, self.rows[rows]).with_labels(self.labels[rows])
 
+    def stored(self, pixels: Callable[[int], np.ndarray]) -> "FileImages":
+        """The same images, cut from pixels that are kept of each file of ``part``."""
+        part = replace(self.part, pixels=pixels)
+        return FileImages(part, self.config, self.rows).with_labels(self.labels)
+
     def _decode(self, row: int, seed: int | None) -> tuple[np.ndarray, Crop]:
         config, size = self.config, self.config.size
         assert size is not None
         try:
-            raw = self.part.load(row)
+            raw = (self.part.pixels or self.part.load)(row)
             if seed is None:
                 return decode(raw, size, config.resize, config.fit), WHOLE_IMAGE
             if config.crop_scales is not None:
