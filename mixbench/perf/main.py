@@ -13,6 +13,7 @@ from mixbench.perf.input import InputBenchmark
 from mixbench.perf.mix import MixBenchmark
 from mixbench.perf.photographs import PhotographBenchmark
 from mixbench.perf.report import FAIL, conditions, to_json, to_markdown, write
+from mixbench.perf.run import RunBenchmark
 from mixbench.perf.search import SearchBenchmark
 from mixbench.perf.step import StepBenchmark
 from mixbench.perf.timing import Budget, keep_freed_memory, one_thread
@@ -28,6 +29,7 @@ BENCHMARKS = (
     ViewBenchmark(),
     StepBenchmark(),
     EngineBenchmark(),
+    RunBenchmark(),
     SearchBenchmark(),
     CutBenchmark(),
 )
@@ -48,8 +50,8 @@ def main(
     Args:
         device: ``cpu`` or ``cuda``.
         parts: Of ``P1`` (the mixing step), ``P2`` (transport plans), ``P3`` (the input path),
-            ``P4`` (whole training steps), ``P5`` (the time between steps), ``P7`` (the search for
-            latent vectors) and ``P8`` (the cut of PuzzleMix); all if None.
+            ``P4`` (whole training steps), ``P5`` (the time between steps), ``P6`` (whole runs),
+            ``P7`` (the search for latent vectors) and ``P8`` (the cut of PuzzleMix); all if None.
         out: Folder of ``<date>-<device>.json`` and ``.md``; ``<runs folder>/perf`` if None.
         budget: How long to measure.
 

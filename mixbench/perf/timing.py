@@ -32,6 +32,7 @@ class Budget:
         files: Files of that epoch, where images are read from files.
         plan_rounds: Turns of the transport solvers.
         step_rounds: Turns of whole training steps.
+        run_rounds: Turns of whole runs.
     """
 
     rounds: int = 15
@@ -41,6 +42,7 @@ class Budget:
     files: int = 384
     plan_rounds: int = 5
     step_rounds: int = 7
+    run_rounds: int = 5
 
 
 @dataclass(frozen=True)
