@@ -72,6 +72,7 @@ class Whole(Case):
 
 CPU_RUN = Whole(128, "B128 3x32x32 width 16", 1024, 256, 2, width=16)
 CPU_FILES = Whole(128, "B128 PNG 32x32 timm:resnet18", 1024, 256, 2, files=True)
+TINY_RUN = Whole(16, "B16 3x32x32 width 4", 64, 32, 1, width=4)
 CUDA_RUN = Whole(512, "B512 3x32x32 width 64", 25_600, 5120, 2, width=64)
 CUDA_FILES = Whole(512, "B512 PNG 32x32 timm:resnet18", 25_600, 5120, 2, files=True)
 
@@ -288,6 +289,9 @@ class RunBenchmark(Benchmark):
         runs = (CPU_RUN, CPU_FILES) if device.type == "cpu" else (CUDA_RUN, CUDA_FILES)
         return runs if os.environ.get("TIMM") else runs[:1]
 
+    def small_case(self, device: torch.device) -> Whole:
+        return TINY_RUN
+
     def own(self, case: Whole, device: torch.device, budget: Budget) -> list[Variant]:
         what = f"{case.trained:,} images, {case.tested:,} tested"
         notes = {BASE: what, OURS: f"{what}; checks, log, checkpoints and record included"}
@@ -297,7 +301,9 @@ class RunBenchmark(Benchmark):
         if case.files:
             missing = {name: why or _missing("timm") for name, why in missing.items()}
         variants = [
-            Variant(name, None if why else partial(time_of_run, name, case, device), notes[name], why)
+            Variant(
+                name, None if why else partial(time_of_run, name, case, device), notes[name], why
+            )
             for name, why in missing.items()
         ]
         return [*variants, self._timm(case, device, what)]

@@ -45,6 +45,12 @@ class Budget:
     run_rounds: int = 5
 
 
+_SHORT = {"images": 5_000, "files": 64, "plan_rounds": 3, "step_rounds": 3, "run_rounds": 2}
+BRIEF = Budget(rounds=5, round_s=0.01, input_rounds=3, **_SHORT)  # where minutes count
+_TINY = {"images": 256, "files": 2, "plan_rounds": 1, "step_rounds": 1, "run_rounds": 1}
+LEAST = Budget(rounds=2, round_s=1e-4, input_rounds=1, **_TINY)  # to see that everything runs
+
+
 @dataclass(frozen=True)
 class Ratio:
     """Ratio of two medians, and the quartiles of the ratios turn by turn."""
