@@ -20,7 +20,7 @@ def command() -> int:
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parts = "P1 (mix), P2 (transport), P3 (input), P4 (whole steps), P5 (time between steps), "
-    parts += "P6 (whole runs), P7 (latent search) or P8 (cut); all"
+    parts += "P6 (whole runs), P7 (latent search), P8 (cut) or P9 (growth); all"
     parser.add_argument("--part", action="append", help=parts)
     parser.add_argument("--out", type=Path, help="folder of the tables; <runs folder>/perf")
     parser.add_argument("--brief", action="store_true", help="measure few turns")

@@ -128,8 +128,8 @@ def check(device: str, parts: Sequence[str], out: Path, words: Sequence[str]) ->
         sys.stderr.write(f"{part}: at most {limit:.0f} s\n")
         log = scratch / f"{stem}-{part}.log"
         if part == "tests":
-            words = ["pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *_test_files()]
-            ended = carry_out(words, limit, log)
+            tests = ["pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *_test_files()]
+            ended = carry_out(tests, limit, log)
             body, failed = ["```text", *ended.output.splitlines()[-TAIL:], "```"], bool(ended.code)
         elif part == "perf":
             how = ["--dry-run"] if device == "cpu" else ["--brief"]

@@ -10,6 +10,7 @@ import torch
 from mixbench.errors import UserError, near_match
 from mixbench.perf.cut import CutBenchmark
 from mixbench.perf.engine import EngineBenchmark
+from mixbench.perf.growth import GrowthBenchmark
 from mixbench.perf.input import InputBenchmark
 from mixbench.perf.mix import MixBenchmark
 from mixbench.perf.photographs import PhotographBenchmark
@@ -33,6 +34,7 @@ BENCHMARKS = (
     RunBenchmark(),
     SearchBenchmark(),
     CutBenchmark(),
+    GrowthBenchmark(),
 )
 PARTS = tuple(dict.fromkeys(benchmark.part for benchmark in BENCHMARKS))
 DEVICES = ("cpu", "cuda")
@@ -56,8 +58,9 @@ def main(
         device: ``cpu`` or ``cuda``.
         parts: Of ``P1`` (the mixing step), ``P2`` (transport plans), ``P3`` (the input path),
             ``P4`` (whole training steps), ``P5`` (the time between steps), ``P6`` (whole runs),
-            ``P7`` (the search for latent vectors) and ``P8`` (the cut of PuzzleMix), in the order
-            in which they are measured; all if None.
+            ``P7`` (the search for latent vectors), ``P8`` (the cut of PuzzleMix) and ``P9`` (growth
+            with images, methods, records and test images), in the order in which they are measured;
+            all if None.
         out: Folder of ``<date>-<device>.json`` and ``.md``; ``<runs folder>/perf`` if None.
         budget: How long to measure.
         dry_run: Run one small case of each part, and hold no rule against it.
