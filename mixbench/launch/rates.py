@@ -34,7 +34,7 @@ FREE = {"net.weights", "net.pretrained"}
 STEPS = "steps"  # what a speed comes from that is none of a run
 STEP_KEYS = {"batch_size", "precision", "net.name", "net.width", "method.name", "distill"}
 STEP_KEYS |= {"optim.accumulate", "optim.ema", "trainer.compile"}
-DAY_H = 24
+LONG_S = 48 * 3600  # from which on times are told in days
 
 
 @dataclass(frozen=True)
@@ -346,15 +346,14 @@ def describe(found: Sequence[Cost], devices: Sequence[int], budget_s: float | No
     Returns:
         Lines of a table of methods, one of devices, and what both leave out.
     """
-    device, runs = found[0].rate.device, sum(cost.cell.runs for cost in found)
-    rows = [("method", "data", "images/s", "measured by", "one run", "runs")]
+    rows = [("method", "data", "measured by", "images/s", "one run", "runs")]
     rows += [
         (
             cost.cell.keys["method.name"],
             cost.cell.data,
-            f"{cost.rate.images_s:,.1f}",
             cost.rate.source,
-            time_text(cost.seconds),
+            f"{cost.rate.images_s:,.1f}",
+            _long(cost.seconds),
             str(cost.cell.runs),
         )
         for cost in found
@@ -363,37 +362,38 @@ def describe(found: Sequence[Cost], devices: Sequence[int], budget_s: float | No
     times = [("devices", "hours", "days")]
     for count in devices:
         hours = finished_after(every, count) / 3600
-        times.append((f"{count:,}", f"{hours:,.1f}", f"{hours / DAY_H:,.1f}"))
-    lines = [f"{counted(runs, 'run')} at speeds measured on one {device}", "", *_columns(rows, 4)]
-    lines += ["", *_columns(times, 1)]
+        times.append((f"{count:,}", f"{hours:,.1f}", f"{hours / 24:,.1f}"))
+    lines = [f"{counted(len(every), 'run')}; speeds were measured on: {found[0].rate.device}", ""]
+    lines += [*_columns(rows, left=3), "", *_columns(times, left=0), ""]
     if budget_s is not None:
         fewest = devices_within(every, budget_s)
-        told = f"{counted(fewest, 'device')} at the least" if fewest else "no number of devices"
-        lines += ["", f"within {time_text(budget_s)}: {told}"]
-        if not fewest:
-            lines[-1] += f", as one run takes {time_text(max(every))}"
-    lines += ["", "Not measured: the hours, which are images times epochs divided by the speed."]
-    lines.append(
-        "Every device is taken to be as fast as the measured one, with other runs beside it"
-    )
-    lines.append("too, and no run to wait or to fail.")
+        told = f"at least {counted(fewest or 0, 'device')}"
+        if fewest is None:
+            told = f"not possible, as one run takes {_long(max(every))}"
+        lines += [f"within {_long(budget_s)}: {told}", ""]
+    lines += [
+        "Hours are computed, not measured: images times epochs, divided by the speed. Each device",
+        "is taken to be as fast as the measured one beside others, and no run to wait or to fail.",
+    ]
     if any(cost.rate.other_s is None for cost in found):
         lines.append("Steps were timed alone: start, tests, suites and checkpoints come on top.")
     if any(cost.rate.other_s is not None for cost in found):
-        lines.append(
-            "Start, tests and suites of a run count as often as in the runs that told them."
-        )
+        lines.append("A run takes as long beside its training as the runs did that were measured.")
     return "\n".join(lines)
 
 
+def _long(seconds: float) -> str:
+    return f"{seconds / 86400:,.1f} d" if seconds > LONG_S else time_text(seconds)
+
+
 def _columns(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Lines of columns, the first ones flush left."""
+    """Lines of columns, the first ``left`` of them flush left and the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
             text.ljust(width) if place < left else text.rjust(width)
             for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        )
         for row in rows
     ]
 

@@ -17,7 +17,6 @@ import torch
 from mixbench.config.names import METHODS
 from mixbench.leaderboard.render import render
 from mixbench.leaderboard.rows import build_leaderboard, find_runs
-from mixbench.metrics import scores
 from mixbench.perf.benchmark import Benchmark, Case
 from mixbench.perf.input import PADDING, keyed_epoch, smooth_images
 from mixbench.perf.peers import NOT_INSTALLED, Variant
@@ -141,6 +140,8 @@ def score_images(folder: Path, number: int) -> Callable[[], object]:
     Returns:
         What is timed.
     """
+    from mixbench.metrics import scores
+
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(number, CLASSES, generator=generator)
     labels = torch.randint(CLASSES, (number,), generator=generator)
