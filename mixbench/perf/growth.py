@@ -85,8 +85,10 @@ def check_methods(folder: Path, number: int) -> Callable[[], object]:
     from mixbench.config.compose import compose
     from mixbench.training.job import incompatibility, resolve
 
-    words = [f"method={name} data=digits" for name in METHODS.names()]
-    words = [text for text in words if not incompatibility(compose(text))]
+    words: list[str] = []
+    for text in (f"method={name} data=digits" for name in METHODS.names()):
+        if len(words) < number and not incompatibility(compose(text)):
+            words.append(text)
     runs = [f"{words[n % len(words)]} seed={n // len(words)}" for n in range(number)]
     return lambda: [resolve(compose(run)).identity.id for run in runs]
 
