@@ -122,6 +122,7 @@ def check(device: str, parts: Sequence[str], out: Path, words: Sequence[str]) ->
     stem = f"{datetime.now(UTC).date().isoformat()}-{device}"
     scratch = (runs_folder() / "gpu").resolve()
     limits = {part: LIMITS[part] * (PATIENCE if device == "cpu" else 1) for part in parts}
+    out.mkdir(parents=True, exist_ok=True)
     began, failures = time.monotonic(), 0
     for part in parts:
         limit = float(limits[part])

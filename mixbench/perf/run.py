@@ -261,7 +261,8 @@ def _own_run(folder: Path, case: Whole, device: torch.device) -> None:
 
 def _timm_run(folder: Path, case: Whole, device: torch.device) -> None:
     words = f"--data-dir {folder} --model resnet18 --num-classes {CLASSES} "
-    words += f"--input-size 3 {SIZE} {SIZE} -b {case.batch} --epochs {case.epochs} --warmup-epochs 0 --opt momentum --lr {RATE} "
+    words += f"--input-size 3 {SIZE} {SIZE} -b {case.batch} --epochs {case.epochs} "
+    words += f"--warmup-epochs 0 --opt momentum --lr {RATE} "
     words += f"--weight-decay {DECAY} --train-crop-mode rkrc --color-jitter 0 --smoothing 0 "
     words += f"--cutmix 1 --mixup 0 --crop-pct 1 --output {folder}/timm --device {device.type} "
     words += f"--val-interval {case.epochs} "
