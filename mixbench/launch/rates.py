@@ -277,11 +277,14 @@ def costs(planned: Sequence[Cell], rates: Sequence[Rate]) -> dict[str, list[Cost
 
 def _fitting(cell: Cell, rates: Sequence[Rate]) -> Rate | None:
     """The speed of a cell; that of a run before that of steps, of its own data before others."""
-    fit = [rate for rate in rates if _same_images(cell, rate) and not rate.differences(cell.keys)]
+    fit = [rate for rate in rates if _fits(cell, rate) and not rate.differences(cell.keys)]
     return min(fit, key=lambda rate: (not rate.data, rate.data != cell.data), default=None)
 
 
-def _same_images(cell: Cell, rate: Rate) -> bool:
+def _fits(cell: Cell, rate: Rate) -> bool:
+    """Whether a speed is that of such images, and not of steps with other settings."""
+    if not rate.data and any(word.startswith("method.") for word in cell.words):
+        return False
     return rate.data == cell.data or (rate.side is not None and rate.side == cell.side)
 
 
@@ -291,7 +294,7 @@ def _unknown(lacking: Sequence[Cell], device: str, rates: Sequence[Rate]) -> Use
     near = [
         rate.differences(cell.keys)
         for rate in rates
-        if rate.keys["method.name"] == cell.keys["method.name"] and _same_images(cell, rate)
+        if rate.keys["method.name"] == cell.keys["method.name"] and _fits(cell, rate)
     ]
     known = f"; known is one with {', '.join(min(near, key=len))}" if near else ""
     words = " ".join(word for word in cell.words if not word.startswith(("epochs=", "method=")))
@@ -376,7 +379,10 @@ def describe(found: Sequence[Cost], devices: Sequence[int], budget_s: float | No
         "is taken to be as fast as the measured one beside others, and no run to wait or to fail.",
     ]
     if any(cost.rate.other_s is None for cost in found):
-        lines.append("Steps were timed alone: start, tests, suites and checkpoints come on top.")
+        lines.append(
+            "Steps were timed alone, each with the most work that it has in a run; start, tests,"
+        )
+        lines.append("suites and checkpoints come on top.")
     if any(cost.rate.other_s is not None for cost in found):
         lines.append("A run takes as long beside its training as the runs did that were measured.")
     return "\n".join(lines)
