@@ -2,8 +2,10 @@
 
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +16,7 @@ from mixbench.perf.growth import GrowthBenchmark
 from mixbench.perf.input import InputBenchmark
 from mixbench.perf.mix import MixBenchmark
 from mixbench.perf.photographs import PhotographBenchmark
-from mixbench.perf.report import FAIL, Gate, conditions, to_json, to_markdown, write
+from mixbench.perf.report import FAIL, Gate, Row, conditions, to_json, to_markdown, write
 from mixbench.perf.run import RunBenchmark
 from mixbench.perf.search import SearchBenchmark
 from mixbench.perf.step import StepBenchmark
@@ -83,28 +85,33 @@ def main(
     facts["dry_run"] = dry_run
     benchmarks = [each for part in chosen for each in BENCHMARKS if each.part == part]
     bases = {each.part: each.base for each in benchmarks}
-    folder, rows, judged = out or runs_folder() / "perf", [], []
+    folder = out or runs_folder() / "perf"
+    rows: list[Row] = []
+    judged: list[Gate] = []
 
     def keep() -> tuple[str, tuple[Path, Path]]:
         table = to_markdown(facts, rows, judged, bases)
         stem = f"{facts['date']}-{device}"
         return table, write(folder, stem, to_json(facts, rows, judged, bases), table)
 
+    def tried(what: str, call: Callable[..., list[Any]], *given: Any) -> list[Any]:
+        try:
+            return call(*given)
+        except Exception as error:  # the others are measured all the same
+            traceback.print_exc()
+            why = f"{type(error).__name__}: {error}".partition("\n")[0]
+            judged.append(Gate(f"{what} can be measured", FAIL, why))
+            return []
+
     with one_thread():
         for benchmark in benchmarks:
             sys.stderr.write(f"measuring {benchmark.part}\n")
             before = len(rows)
-            try:
-                cases = [benchmark.small_case(place)] if dry_run else benchmark.cases(place)
-                for case in cases:
-                    rows += benchmark.measure(place, budget, (case,))
-                    keep()
-                judged += [] if dry_run else benchmark.gates(rows[before:], place)
-            except Exception as error:  # the other parts are measured all the same
-                traceback.print_exc()
-                what = f"{type(error).__name__}: {error}"
-                judged.append(Gate(f"{benchmark.part} is measured to its end", FAIL, what))
-            keep()
+            for case in [benchmark.small_case(place)] if dry_run else benchmark.cases(place):
+                rows += tried(f"{benchmark.part} {case}", benchmark.measure, place, budget, (case,))
+                keep()
+            if not dry_run:
+                judged += tried(f"{benchmark.part} gates", benchmark.gates, rows[before:], place)
     table, paths = keep()
     sys.stdout.write(table + "".join(f"written: {path}\n" for path in paths))
     return FAILED if any(gate.status == FAIL for gate in judged) else 0
