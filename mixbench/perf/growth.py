@@ -42,10 +42,10 @@ class Amount(Case):
         work: Prepares files in a folder for a number of them, and returns what is timed.
     """
 
-    work: Callable[[Path, int], Callable[[], object]]
+    work: Callable[[Path, int], Callable[[], Any]]
 
 
-def read_images(folder: Path, number: int) -> Callable[[], object]:
+def read_images(folder: Path, number: int) -> Callable[[], Any]:
     """Reading a file of images, and an epoch of cropped, mirrored and normalised batches.
 
     Args:
@@ -73,7 +73,7 @@ def read_images(folder: Path, number: int) -> Callable[[], object]:
     return epoch
 
 
-def check_methods(folder: Path, number: int) -> Callable[[], object]:
+def check_methods(folder: Path, number: int) -> Callable[[], Any]:
     """The configurations of runs of as many methods, checked as far as possible without data.
 
     Args:
@@ -94,7 +94,7 @@ def check_methods(folder: Path, number: int) -> Callable[[], object]:
     return lambda: [resolve(compose(run)).identity.id for run in runs]
 
 
-def rank_records(folder: Path, number: int) -> Callable[[], object]:
+def rank_records(folder: Path, number: int) -> Callable[[], Any]:
     """The leaderboard of finished runs, ten seeds of each configuration.
 
     Args:
@@ -133,7 +133,7 @@ def rank_records(folder: Path, number: int) -> Callable[[], object]:
     return lambda: render(build_leaderboard(find_runs([folder])))
 
 
-def score_images(folder: Path, number: int) -> Callable[[], object]:
+def score_images(folder: Path, number: int) -> Callable[[], Any]:
     """The scores of test images of ten classes, and the file of their predictions.
 
     Args:
@@ -213,7 +213,7 @@ class GrowthBenchmark(Benchmark):
         return [Rule(self.part, str(case), TEN, BASE, 1 / MOST) for case in self.cases(device)]
 
 
-def peak_mb(call: Callable[[], object]) -> float | None:
+def peak_mb(call: Callable[[], Any]) -> float | None:
     """The most memory that a call has at once beyond what the process has before it.
 
     Args:

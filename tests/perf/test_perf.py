@@ -667,11 +667,12 @@ def test_what_grows_is_the_work_itself(tmp_path):
 
 @pytest.fixture
 def quiet_main(monkeypatch, no_peers):
-    monkeypatch.setattr(ViewBenchmark, "rules", lambda self, device: [])  # Pillow is always there
+    for always in (ViewBenchmark, GrowthBenchmark):  # whose peers are always there
+        monkeypatch.setattr(always, "rules", lambda self, device: [])
     monkeypatch.setattr(main_module, "keep_freed_memory", lambda: False)
     cases = ((MixBenchmark, SHAPE), (TransportBenchmark, MAPS), (StepBenchmark, STEP))
     cases += ((SearchBenchmark, SEARCHES), (EngineBenchmark, ENGINES), (CutBenchmark, Cuts(3, 2)))
-    cases += ((RunBenchmark, WHOLE), (GrowthBenchmark, AMOUNTS[3]))
+    cases += ((RunBenchmark, WHOLE), (GrowthBenchmark, Amount(20, "few", AMOUNTS[3].work)))
     for benchmark, case in cases:
         monkeypatch.setattr(benchmark, "cases", lambda self, device, case=case: (case,))
 
