@@ -12,7 +12,7 @@ def plan_command(args: argparse.Namespace) -> int:
     from mixbench.launch.rates import (
         cells,
         costs,
-        describe,
+        hours_text,
         parse_devices,
         parse_sizes,
         read_rates,
@@ -31,5 +31,5 @@ def plan_command(args: argparse.Namespace) -> int:
     if note := seeds_note(args.overrides):
         print_result(note)
     found = costs(planned, read_rates(args.rates))
-    print_result("\n\n".join(describe(each, devices, budget_s) for each in found.values()))
+    print_result("\n\n".join(hours_text(each, devices, budget_s) for each in found.values()))
     return 0

@@ -338,7 +338,7 @@ def devices_within(seconds: Sequence[float], limit: float) -> int | None:
     return next(n for n in range(least, len(seconds) + 1) if finished_after(seconds, n) <= limit)
 
 
-def describe(found: Sequence[Cost], devices: Sequence[int], budget_s: float | None = None) -> str:
+def hours_text(found: Sequence[Cost], devices: Sequence[int], budget_s: float | None = None) -> str:
     """The hours of a grid on one kind of device, as text.
 
     Args:

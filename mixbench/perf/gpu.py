@@ -216,7 +216,7 @@ def _write(path: Path, device: str, part: str, ended: Ended, body: Sequence[str]
     write_text(path, "\n".join(lines) + "\n")
 
 
-def command() -> int:
+def gpu_command() -> int:
     """Check what the command line names.
 
     Returns:
@@ -249,4 +249,4 @@ def command() -> int:
 
 if __name__ == "__main__":
     leave_working_directory()
-    sys.exit(command())
+    sys.exit(gpu_command())

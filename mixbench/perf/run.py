@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixbench.config.schema import DataInfo, NetConfig
 from mixbench.perf.benchmark import Benchmark, Case
-from mixbench.perf.input import MEAN, PADDING, SIZE, STD, cpu_seconds, pillow_steps, smooth_images
+from mixbench.perf.input import MEAN, PADDING, STD, cpu_seconds, pillow_steps, smooth_images
 from mixbench.perf.peers import NOT_INSTALLED, Variant
 from mixbench.perf.report import Limit, Rule
 from mixbench.perf.timing import Budget
@@ -41,6 +41,7 @@ BASE, OURS, TIMM = "plain loop, torchvision", "mixbench run", "train.py of timm"
 CLASSES, RATE, MOMENTUM, DECAY = 10, 0.1, 0.9, 5e-4
 FASTER = 1.2  # times that a run must be as fast as what a user writes
 MOST_WORKERS = 8
+SIDE = 32  # pixels of the smooth images
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def plain_run(folder: Path, case: Whole, device: torch.device) -> float:
     from torchvision import transforms
     from torchvision.transforms import v2
 
-    steps = pillow_steps("RandomCrop", size=SIZE, padding=PADDING)
+    steps = pillow_steps("RandomCrop", size=SIDE, padding=PADDING)
     plain = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     workers = 0 if device.type == "cpu" else min(MOST_WORKERS, os.cpu_count() or 1)
     sets = [_read_set(folder, "train", case, steps), _read_set(folder, "val", case, plain)]
@@ -225,7 +226,7 @@ def _network(case: Whole) -> Any:
         return timm.create_model("resnet18", num_classes=CLASSES)
     from mixbench.backbones.cifar import preactresnet18
 
-    return preactresnet18(NetConfig(width=case.width), DataInfo(CLASSES, SIZE, SIZE))
+    return preactresnet18(NetConfig(width=case.width), DataInfo(CLASSES, SIDE, SIDE))
 
 
 def own_words(folder: Path, case: Whole, device: torch.device) -> str:
@@ -247,7 +248,7 @@ def own_words(folder: Path, case: Whole, device: torch.device) -> str:
     else:
         words += "trainer.accelerator=gpu precision=bf16 "
     if case.files:
-        return f"{words}data=folder data.root={folder} data.size={SIZE} net=timm:resnet18"
+        return f"{words}data=folder data.root={folder} data.size={SIDE} net=timm:resnet18"
     words += f"data=pack data.train={folder}/train.npz data.test={folder}/test.npz "
     return f"{words}net=preactresnet18 net.width={case.width}"
 
@@ -261,7 +262,7 @@ def _own_run(folder: Path, case: Whole, device: torch.device) -> None:
 
 def _timm_run(folder: Path, case: Whole, device: torch.device) -> None:
     words = f"--data-dir {folder} --model resnet18 --num-classes {CLASSES} "
-    words += f"--input-size 3 {SIZE} {SIZE} -b {case.batch} --epochs {case.epochs} "
+    words += f"--input-size 3 {SIDE} {SIDE} -b {case.batch} --epochs {case.epochs} "
     words += f"--warmup-epochs 0 --opt momentum --lr {RATE} "
     words += f"--weight-decay {DECAY} --train-crop-mode rkrc --color-jitter 0 --smoothing 0 "
     words += f"--cutmix 1 --mixup 0 --crop-pct 1 --output {folder}/timm --device {device.type} "
