@@ -18,7 +18,7 @@ STAMP := $(if $(EXTRAS),$(VENV)/.extras-$(subst $(comma),+,$(EXTRAS)),$(BASE))
 SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Values reach the shell as quoted text: nothing in them is expanded or executed.
-unexport METHOD DATA NET RECIPE SEEDS ARGS
+unexport METHOD DATA NET RECIPE SEEDS ARGS PART
 quoted = '$(subst ','\'',$(value $(1)))'
 given = $(or $(findstring command,$(origin $(1))),$(findstring environment,$(origin $(1))))
 pick = $(if $(call given,$(1)),$(2)=$(call quoted,$(1)))
@@ -27,7 +27,7 @@ GRID = $(call pick,METHOD,method) $(call pick,DATA,data) $(call pick,NET,net) \
        $(call pick,RECIPE,recipe) $(call pick,SEEDS,seeds) $(call quote_each,ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-all perf leaderboard report notebooks docs lint format clean setup
+.PHONY: help bench test test-all perf gpu leaderboard report notebooks docs lint format clean setup
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ test-all: $(STAMP) ## all tests, the slow ones included
 
 perf: $(STAMP) ## speed tables against installed peers, as ratios: DEVICE=cpu|cuda
 	@$(PY) -m mixbench.perf --device $(DEVICE)
+
+gpu: $(STAMP) ## checks for a GPU in less than eight minutes: PART=tests|perf|quick DEVICE=cuda|cpu
+	@$(PY) -m mixbench.perf.gpu --device $(if $(call given,DEVICE),$(call quoted,DEVICE),cuda) \
+	  $(if $(call given,PART),--part $(call quoted,PART)) $(call quote_each,ARGS)
 
 leaderboard: $(STAMP) ## tables of the runs in runs/
 	@$(PY) -m mixbench leaderboard

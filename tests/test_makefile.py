@@ -85,7 +85,7 @@ def test_a_target_installs_the_extras_that_it_needs(words, extras):
 
 def test_help_lists_every_target():
     done = subprocess.run(["make"], capture_output=True, text=True, timeout=60, cwd=ROOT)
-    named = "bench test test-all perf leaderboard report notebooks docs lint format clean"
+    named = "bench test test-all perf gpu leaderboard report notebooks docs lint format clean"
     for target in named.split():
         assert f"make {target} " in done.stdout
 

@@ -20,6 +20,7 @@ from mixbench.cli import (
     methods,
     names,
     new,
+    plan,
     plot,
     predict,
     race,
@@ -159,16 +160,26 @@ def _parser() -> CommandParser:
     best.add_argument("--dry-run", action="store_true", help=text)
     best.set_defaults(jobs=None, no_wait=False, to_wandb=None)
     _placing(best)
-    plan = add(
+    ablation = add(
         "sweep",
         run.sweep_command,
         "train the runs of an ablation plan and print their leaderboard",
         "PLAN k=v",
     )
     text = "allow the plan to import this class of yours, module:Class; can be repeated"
-    plan.add_argument("--trust", action="append", default=[], metavar="CLASS", help=text)
-    for grid in (bench, plan):
+    ablation.add_argument("--trust", action="append", default=[], metavar="CLASS", help=text)
+    for grid in (bench, ablation):
         _launching(grid)
+    text = "print the hours of a grid of runs at speeds that were measured, without training"
+    hours = add("plan", plan.plan_command, text, overrides="k=v")
+    text = "folder of finished runs, or .json file of make perf, that tells speeds; can be repeated"
+    hours.add_argument("--rates", action="append", type=Path, default=[], metavar="PATH", help=text)
+    text = "numbers of devices, one run at a time on each; the default is 1,8,64"
+    hours.add_argument("--devices", default="1,8,64", metavar="LIST", help=text)
+    text = "also print the fewest devices that are done in this time, such as 48h or 7d"
+    hours.add_argument("--budget", metavar="TIME", help=text)
+    text = "number of training images of a data set that is not a standard one; can be repeated"
+    hours.add_argument("--images", action="append", default=[], metavar="NAME=N", help=text)
     text = "train by the official recipe of a published figure and compare the result with it"
     again = add("reproduce", reproduce.reproduce_command, text)
     again.add_argument("method", metavar="METHOD")

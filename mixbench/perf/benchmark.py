@@ -45,6 +45,10 @@ class Benchmark(ABC):
     def cases(self, device: torch.device) -> Sequence[Any]:
         """Cases that are measured by default: each has a ``batch`` size and a text."""
 
+    def small_case(self, device: torch.device) -> Any:
+        """The case that a dry run measures."""
+        return self.cases(device)[-1]
+
     @abstractmethod
     def own(self, case: Any, device: torch.device, budget: Budget) -> list[Variant]:
         """The base and the variants of this package, in the order of the table."""

@@ -38,6 +38,8 @@ STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "bc": ("bc", {}, ""),
     "choice": ("choice", {}, "mixup or cutmix"),
     "hmix": ("hmix", {}, "mixup"),
+    "moco": ("moco", {}, "without labels: two views, one more pass without gradient"),
+    "mocosamix": ("mocosamix", {}, "without labels: views mixed by a mask, and the mixer"),
     "mixup2": ("mixup2", {}, "two passes"),
     "augmix": ("augmix", {}, "three images for each, in one pass"),
     "automix": ("automix", {}, "two passes, two of the teacher, and the mixer"),
@@ -80,9 +82,9 @@ VIT_STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "mixpro": ("mixpro", {"prob": 1.0}, "every batch mixed by cells"),
     "smmix": ("smmix", {"switch_prob": 1.0}, "every batch with windows, one more pass"),
 }
-OTHER_TASKS = ("moco", "mocosamix", "denoisegan", "demixgan")  # without labels
+GENERATORS = ("denoisegan", "demixgan")  # which plain training has no step to compare with
 _SAID = {name for name, *_ in (*STEPS.values(), *VIT_STEPS.values())}
-STEPS |= {name: (name, {}, "") for name in METHODS.table if name not in (*OTHER_TASKS, *_SAID)}
+STEPS |= {name: (name, {}, "") for name in METHODS.table if name not in (*GENERATORS, *_SAID)}
 
 
 class Shape(NamedTuple):

@@ -32,6 +32,7 @@ class Budget:
         files: Files of that epoch, where images are read from files.
         plan_rounds: Turns of the transport solvers.
         step_rounds: Turns of whole training steps.
+        run_rounds: Turns of whole runs.
     """
 
     rounds: int = 15
@@ -41,6 +42,13 @@ class Budget:
     files: int = 384
     plan_rounds: int = 5
     step_rounds: int = 7
+    run_rounds: int = 5
+
+
+_SHORT = {"images": 5_000, "files": 64, "plan_rounds": 3, "step_rounds": 3, "run_rounds": 2}
+BRIEF = Budget(rounds=5, round_s=0.01, input_rounds=3, **_SHORT)  # where minutes count
+_TINY = {"images": 256, "files": 2, "plan_rounds": 1, "step_rounds": 1, "run_rounds": 1}
+LEAST = Budget(rounds=2, round_s=1e-4, input_rounds=1, **_TINY)  # to see that everything runs
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,11 @@ from mixbench.methods import METHODS
 from mixbench.perf import input as input_part
 from mixbench.perf import loops, mix, peers, photographs, step, timing, transport
 from mixbench.perf import main as main_module
+from mixbench.perf import run as run_part
 from mixbench.perf.benchmark import NO_GPU, NOT_ASKED
 from mixbench.perf.cut import EXCESS, CutBenchmark, Cuts
 from mixbench.perf.engine import EngineBenchmark, Steps, time_of_step
+from mixbench.perf.growth import AMOUNTS, PEAK, Amount, GrowthBenchmark
 from mixbench.perf.input import SingleImages
 from mixbench.perf.main import FAILED, main
 from mixbench.perf.mix import MixBenchmark
@@ -38,6 +40,7 @@ from mixbench.perf.report import (
     to_markdown,
     write,
 )
+from mixbench.perf.run import TIMM, RunBenchmark, Whole, own_words
 from mixbench.perf.search import SearchBenchmark, Searches
 from mixbench.perf.step import StepBenchmark
 from mixbench.perf.timing import Budget
@@ -50,8 +53,16 @@ from mixbench.training.fast_loop import FastTrainingLoop
 CPU = torch.device("cpu")
 SEARCHES = Searches(2, 2, 4)
 ENGINES = Steps(8, "a few", 64)
+WHOLE = Whole(16, "a few", 32, 16, 2, width=4)
 TINY = Budget(
-    rounds=2, round_s=1e-4, input_rounds=2, images=256, files=2, plan_rounds=2, step_rounds=2
+    rounds=2,
+    round_s=1e-4,
+    input_rounds=2,
+    images=256,
+    files=2,
+    plan_rounds=2,
+    step_rounds=2,
+    run_rounds=1,
 )
 SHAPE = mix.Shape(4, 8, 3)
 MAPS = transport.Maps(2, 32, 4, 2)
@@ -440,9 +451,8 @@ def test_a_checkout_without_the_solver_is_skipped_with_the_file_it_lacks(tmp_pat
 
 def test_every_method_has_a_step():
     steps = {**step.STEPS, **step.VIT_STEPS}.values()
-    unlabelled = {"ssl"}, {"demix"}
-    labelled = {name for name in METHODS.names() if METHODS.get(name).tasks not in unlabelled}
-    assert {name for name, _, _ in steps} == labelled
+    generators = {name for name in METHODS.names() if METHODS.get(name).tasks == {"demix"}}
+    assert {name for name, _, _ in steps} == set(METHODS.names()) - generators
 
 
 @pytest.mark.parametrize(
@@ -629,12 +639,79 @@ def test_cuts_tell_what_they_cost_beyond_the_least():
         assert rule.shape in shapes
 
 
+def test_a_plain_loop_and_a_run_take_the_same_steps_on_batches_mixed_by_cutmix(monkeypatch):
+    taken, counts, step = [], [], torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, closure=None: taken.append(1) or step(self, closure)
+    )
+    for variant in RunBenchmark().own(WHOLE, CPU, TINY)[:2]:
+        taken.clear()
+        assert variant.call() > 0
+        counts.append(len(taken))
+    assert counts == [4, 4]
+    words = dict(word.split("=", 1) for word in own_words(".", WHOLE, CPU).split())
+    assert (words["method"], words["method.prob"], words["batch_size"]) == ("cutmix", "1", "16")
+    rules = RunBenchmark().rules(CPU)
+    assert [(rule.peer, rule.speedup) for rule in rules] == [(run_part.BASE, 1.2), (TIMM, 1.2)]
+
+
+TRAIN = """
+import sys, pathlib
+words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+images = list(pathlib.Path(words["--data-dir"], "train").glob("*/*.png"))
+assert (len(images), words["--epochs"], words["--cutmix"], words["-b"]) == (32, "2", "1", "16")
+assert __name__ == "__main__"
+"""
+
+
+def test_train_py_of_a_checkout_is_given_the_same_training_or_skipped(tmp_path, monkeypatch):
+    files = Whole(16, "files", 32, 16, 2, files=True)
+    monkeypatch.delenv("TIMM", raising=False)
+    assert RunBenchmark().cases(CPU) == (run_part.CPU_RUN,)
+    assert RunBenchmark().own(WHOLE, CPU, TINY)[2].skipped == "TIMM=path not given"
+    monkeypatch.setenv("TIMM", str(tmp_path))
+    assert RunBenchmark().cases(CPU) == (run_part.CPU_RUN, run_part.CPU_FILES)
+    assert RunBenchmark().own(files, CPU, TINY)[2].skipped == "no train.py in the TIMM folder"
+    (tmp_path / "train.py").write_text(TRAIN)
+    argv = list(sys.argv)
+    assert RunBenchmark().own(files, CPU, TINY)[2].skipped == ""
+    assert sys.argv == argv
+    (tmp_path / "train.py").write_text("raise SystemExit(2)")
+    assert RunBenchmark().own(files, CPU, TINY)[2].skipped == "failed with SystemExit"
+
+
+def test_ten_times_as_much_is_held_against_as_much():
+    def work(folder, number):
+        assert folder.is_dir()
+        return lambda: bytearray(number * 1_000_000)
+
+    one, ten = GrowthBenchmark().measure(CPU, TINY, (Amount(3, "3 MB", work),))
+    assert (one.images, ten.images) == (3, 30)
+    if one.figures:  # where the system tells
+        assert 2.5 < one.figures[PEAK] < 6
+        assert 29 < ten.figures[PEAK] < 34
+    for rule, case in zip(GrowthBenchmark().rules(CPU), AMOUNTS, strict=True):
+        assert (rule.shape, rule.ours, rule.peer) == (str(case), ten.variant, one.variant)
+    assert GrowthBenchmark().cases(torch.device("cuda")) == ()
+
+
+def test_what_grows_is_the_work_itself(tmp_path):
+    images, methods, records, tested = (amount.work for amount in AMOUNTS)
+    assert images(tmp_path, 138)() == 128
+    assert len(set(methods(tmp_path, 2)())) == 2
+    assert "row1" in records(tmp_path, 11)()
+    assert tested(tmp_path, 20)()["top1"] >= 0
+    assert (tmp_path / "predictions.npz").exists()
+
+
 @pytest.fixture
 def quiet_main(monkeypatch, no_peers):
-    monkeypatch.setattr(ViewBenchmark, "rules", lambda self, device: [])  # Pillow is always there
+    for always in (ViewBenchmark, GrowthBenchmark):  # whose peers are always there
+        monkeypatch.setattr(always, "rules", lambda self, device: [])
     monkeypatch.setattr(main_module, "keep_freed_memory", lambda: False)
     cases = ((MixBenchmark, SHAPE), (TransportBenchmark, MAPS), (StepBenchmark, STEP))
     cases += ((SearchBenchmark, SEARCHES), (EngineBenchmark, ENGINES), (CutBenchmark, Cuts(3, 2)))
+    cases += ((RunBenchmark, WHOLE), (GrowthBenchmark, Amount(20, "few", AMOUNTS[3].work)))
     for benchmark, case in cases:
         monkeypatch.setattr(benchmark, "cases", lambda self, device, case=case: (case,))
 
@@ -646,10 +723,30 @@ def test_a_run_without_peers_writes_and_prints_its_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith(markdown_path.read_text())
     content = json.loads(json_path.read_text())
-    parts = {"P1", "P2", "P3", "P4", "P5", "P7", "P8"}
+    parts = {"P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9"}
     assert {row["part"] for row in content["rows"]} == parts
     assert {gate["status"] for gate in content["gates"]} == {SKIPPED}
     assert content["threads"] == 1
+
+
+@pytest.mark.usefixtures("quiet_main")
+def test_a_part_that_fails_or_is_stopped_leaves_what_was_measured(tmp_path, monkeypatch):
+    def fail(self, *given):
+        raise error
+
+    for error in (RuntimeError("planted"), KeyboardInterrupt()):
+        monkeypatch.setattr(TransportBenchmark, "measure", fail)
+        out = tmp_path / type(error).__name__
+        if isinstance(error, RuntimeError):
+            assert main("cpu", ["P1", "P2", "P8"], out, budget=TINY) == FAILED
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                main("cpu", ["P1", "P2", "P8"], out, budget=TINY)
+        content = json.loads(next(out.glob("*.json")).read_text())
+        stopped = isinstance(error, KeyboardInterrupt)
+        assert {row["part"] for row in content["rows"]} == ({"P1"} if stopped else {"P1", "P8"})
+        failed = [gate["rule"] for gate in content["gates"] if gate["status"] == FAIL]
+        assert stopped or f"P2 {MAPS} can be measured" in failed
 
 
 @pytest.mark.usefixtures("quiet_main")
@@ -661,8 +758,10 @@ def test_a_failed_gate_sets_the_exit_code(tmp_path, monkeypatch):
 
 
 def test_unknown_parts_and_devices_are_refused_before_anything_runs():
-    with pytest.raises(UserError, match=r"(?s)unknown part 'P9'.*P1, P2, P3, P4, P5, P7, P8"):
-        main("cpu", ["P9"])
+    with pytest.raises(
+        UserError, match=r"(?s)unknown part 'P0'.*P1, P2, P3, P4, P5, P6, P7, P8, P9"
+    ):
+        main("cpu", ["P0"])
     with pytest.raises(UserError, match=r"(?s)unknown device 'tpu'.*cpu, cuda"):
         main("tpu")
 
