@@ -13,6 +13,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    """Libraries report as leaks what is frozen to the end."""
+    gc.unfreeze()
+
+
 TINY = ["data=digits", "data.limit=128", "net.width=4", "epochs=1", "batch_size=32"]
 TINY += ["eval.suites=[calibration]"]
 

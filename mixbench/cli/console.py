@@ -1,5 +1,6 @@
 """Lines for the terminal."""
 
+import atexit
 import codecs
 import gc
 import io
@@ -59,6 +60,7 @@ def importing() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+        atexit.register(gc.unfreeze)  # libraries report as leaks what is frozen to the end
 
 
 def print_result(text: str) -> None:
