@@ -314,6 +314,7 @@ def test_show_draws_a_picture_and_refuses_other_files(runs, tiny, tmp_path, caps
     assert cli.main(["show", *tiny, "-o", "no/such/folder/x.png"]) == 2
 
 
+@pytest.mark.slow
 def test_show_draws_a_finished_run_with_its_weights(runs, tiny, tmp_path, capsys):
     words = ["method=alignmix", "method.layers=[2]", *tiny]
     paths = [tmp_path / name for name in ("before.png", "after.png", "again.png")]

@@ -188,7 +188,15 @@ def first_steps(method, steps):
 
 # Inductor makes code of its own and takes minutes; what is traced is the same.
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("place", range(4), ids=["td-vit", "td-cnn", "tlalign", "transmix"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(0, marks=pytest.mark.slow, id="td-vit"),
+        pytest.param(1, id="td-cnn"),
+        pytest.param(2, id="tlalign"),
+        pytest.param(3, marks=pytest.mark.slow, id="transmix"),
+    ],
+)
 def test_compiled_steps_of_methods_that_look_are_those_of_the_plain_ones(
     monkeypatch, backend, place
 ):

@@ -121,7 +121,14 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+# Workers take seconds, and are changed below; the others are tried one by one in ``test_storm``.
+LONG_OPTIONS = ("in the first epoch", "bf16", "adamw", "workers")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG_OPTIONS)) for name in OPTIONS],
+)
 def test_a_run_that_is_told_to_stop_ends_as_if_it_had_not_been(
     option, tmp_path, monkeypatch, plant
 ):
@@ -175,7 +182,8 @@ RESUMED = [
 # Each takes seconds, and a method of its family is tried without them.
 LONG = ("automix", "mixup", "mocosamix", "choice", "alignmix method.ae", "bc", "manifoldmixup")
 LONG += ("gridmix", "resizemix", "smoothmix", "saliencymix", "splicemix data", "transmix")
-LONG += ("attentivemix", "guidedmixup", "puzzlemix", "smmix", "tokenmix")
+LONG += ("attentivemix", "guidedmixup", "puzzlemix", "smmix", "tokenmix", "fmix", "snapmix")
+LONG += ("mixup2", "mixpro", "moco", "tlalign", "splicemix_cl", "augmix method")
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,7 @@ def test_each_miniature_loads_under_its_own_name(name, file, sizes, side, classe
         assert splits.info.class_ids == []
 
 
+@pytest.mark.slow
 @shared
 def test_the_cifar_miniature_holds_the_pixels_of_the_pack(tmp_path):
     mini = source("data=cifar10", f"data.root={IMAGES / 'cifar-10-python_mini.tar.gz'}").load()
