@@ -280,6 +280,7 @@ def test_a_decompression_bomb_is_refused():
         decode(png)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not IMAGES.is_dir(), reason="the real image packs are not beside the checkout")
 def test_the_cifar10_pack_holds_the_complete_test_split(tmp_path):
     path = IMAGES / "cifar10_test10k.npz"

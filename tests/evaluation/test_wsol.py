@@ -190,7 +190,9 @@ def finished(tmp_path_factory):
     return [folder / run(compose([*words, *more])).id for more in nets]
 
 
-@pytest.mark.parametrize(("net", "shown"), [(0, CLASS_MAP), (1, ATTENTION)])
+@pytest.mark.parametrize(
+    ("net", "shown"), [(0, CLASS_MAP), pytest.param(1, ATTENTION, marks=pytest.mark.slow)]
+)
 def test_a_run_is_judged_and_verified(finished, net, shown):
     folder = finished[net]
     record = evaluate_run(folder, [], ["wsol"])

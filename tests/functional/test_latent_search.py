@@ -74,7 +74,9 @@ def test_one_generator_denoises():
     torch.testing.assert_close(found.data_terms, rest[:, None].expand(-1, 2), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("per", ["number", "image", "pixel"])
+@pytest.mark.parametrize(
+    "per", ["pixel", *(pytest.param(each, marks=pytest.mark.slow) for each in ("number", "image"))]
+)
 def test_known_weights_are_those_of_the_sum(per):
     generators, true = planted()
     lam = {

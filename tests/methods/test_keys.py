@@ -435,12 +435,11 @@ KEYS = {
         "share": Key("0.5", f"{JUDGED} method.mode=fixed"),
     },
 }
-# Settings that another method shares are quick there and slow here; a mixer's own are not.
-PASSED_ON = ("layer", "dropout", "upsampling")
-SLOW = {("automix", key) for key in MIXER if key not in PASSED_ON}
-SLOW |= {("mocosamix", key) for key in CONTRAST} | {("transmix", key) for key in PASTING}
+# Methods whose keys are tried in each run of the tests, those of the others in all tests.
+CORE = {"mixup", "cutmix", "manifoldmixup", "bc", "alignmix", "samix", "tdattenmix", "splicemix"}
+
 CASES = [
-    pytest.param(method, key, marks=[pytest.mark.slow] * ((method, key) in SLOW))
+    pytest.param(method, key, marks=[pytest.mark.slow] * (method not in CORE))
     for method, keys in KEYS.items()
     for key in keys
 ]

@@ -716,6 +716,7 @@ def quiet_main(monkeypatch, no_peers):
         monkeypatch.setattr(benchmark, "cases", lambda self, device, case=case: (case,))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quiet_main")
 def test_a_run_without_peers_writes_and_prints_its_table(tmp_path, capsys):
     assert main("cpu", None, tmp_path, budget=TINY) == 0

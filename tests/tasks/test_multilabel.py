@@ -23,7 +23,13 @@ def test_the_methods_that_only_mix_inputs_and_labels_are_able():
 
 
 @pytest.mark.skipif(not VOC.exists(), reason="the real image data is not beside the checkout")
-@pytest.mark.parametrize("name", ABLE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("erm", "cutmix", "splicemix")))
+        for name in ABLE
+    ],
+)
 def test_they_train_on_voc_and_are_scored_by_map(name, runs):
     record = run(compose(f"method={name} {WORDS}"))
     assert record.status == "done"

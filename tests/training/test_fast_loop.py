@@ -30,6 +30,8 @@ WORDS = [
     "trainer.log_every=2",
 ]
 ENGINES = ("lightning", "fast")
+# Methods of each kind of step; the others are tried in all tests.
+OF_EACH_KIND = ("erm", "cutmix", "alignmix", "samix", "moco", "augmix", "splicemix", "demixgan")
 
 
 def trained(cls, engine, *, epochs=1, **options):
@@ -45,7 +47,13 @@ def left(trainer):
     return content | {"progress": trainer.callback_metrics}
 
 
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in OF_EACH_KIND))
+        for name in METHODS.names()
+    ],
+)
 def test_every_method_trains_as_under_lightnings_loop(name):
     found = []
     for engine in ENGINES:

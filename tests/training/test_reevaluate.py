@@ -125,7 +125,13 @@ def test_attacks_on_the_same_images_stand_side_by_side(folder, caplog):
     ("suite", "first", "second", "line"),
     [
         ("linearity", "eval.adv_n=20", "eval.adv_n=10", "replaces lin_gap of .*images 20 -> 10"),
-        ("salience", "eval.saliency=null", "eval.saliency={}", "occ_salient_auc.*saliency own ->"),
+        pytest.param(
+            "salience",
+            "eval.saliency=null",
+            "eval.saliency={}",
+            "occ_salient_auc.*saliency own ->",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_scores_of_other_settings_are_replaced_aloud(folder, caplog, suite, first, second, line):
@@ -188,6 +194,7 @@ READ = {
 }
 
 
+@pytest.mark.slow
 def test_code_of_a_run_is_imported_by_every_command_where_it_is_typed_and_nowhere_else(own, capsys):
     for command, *words in READ.values():
         assert cli.main([command, str(own), *words]) == 2, command

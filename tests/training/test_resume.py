@@ -346,7 +346,14 @@ def test_a_changed_configuration_is_refused_with_its_difference_or_recorded(runs
     assert "changed during the run" in caplog.text
 
 
-@pytest.mark.parametrize("change", ["lr=0.01", "optim.weight_decay=0.1", "optim.momentum=0.5"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "lr=0.01",
+        pytest.param("optim.weight_decay=0.1", marks=pytest.mark.slow),
+        pytest.param("optim.momentum=0.5", marks=pytest.mark.slow),
+    ],
+)
 def test_an_accepted_change_is_trained_with_as_if_it_had_been_so_from_that_step_on(
     tmp_path, monkeypatch, plant, interrupted, change
 ):
@@ -547,6 +554,7 @@ def test_an_accepted_change_need_not_be_allowed_again(interrupted, plant):
 
 
 # FAULTS row 36.
+@pytest.mark.slow
 def test_workers_may_change_and_threads_are_noted(tmp_path, monkeypatch, plant):
     monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "whole"))
     run(compose(WORDS))

@@ -176,6 +176,7 @@ def test_tables_that_do_not_compare_stand_apart_with_a_verdict_each(table):
     assert sum("wrn16x8" in text for text in parsed.text["h2"]) == 1
 
 
+@pytest.mark.slow
 def test_hundreds_of_rows_make_a_page_with_all_of_them(runs):
     for number in range(400):
         runs.add("mixup", 0, 80 + number / 40, settings={"alpha": number / 100})
