@@ -7,6 +7,11 @@ import pytest
 import torch
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores, as tests of servers, signals and kills mostly wait."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
+
+
 def pytest_collection_finish():
     """What was collected stays to the end: looking whether it is garbage would only cost time."""
     gc.collect()

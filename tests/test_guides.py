@@ -59,8 +59,8 @@ def test_the_page_has_every_method_in_three_lines_or_says_why_not():
     parts = {part.split("\n")[0]: part for part in re.split(r"(?m)^# ", code)[1:]}
     names = [re.split(r"\W", title)[0] for title in parts]
     assert all(part.strip().count("\n") <= 3 for part in parts.values())
-    told = {name for name in METHODS.names() if f"`{name}`" in prose}
-    assert sorted([*names, *told]) == sorted(METHODS.names())
+    told = {name for name in METHODS.table if f"`{name}`" in prose}
+    assert sorted([*names, *told]) == sorted(METHODS.table)
 
 
 def test_the_mixer_of_the_page_is_found_out(workplace):

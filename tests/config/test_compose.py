@@ -36,7 +36,7 @@ def assert_refused(words, match):
 def test_layers_win_in_their_order():
     config = compose("method=cutmix data=digits epochs=3 method.alpha=0.5 optim.clip=1")
     assert config.method["alpha"] == 0.5
-    assert config.net.width == 16  # the recipe `digits` over the network's file
+    assert config.net.width == 8  # the recipe `digits` over the network's file
     assert config.epochs == 3  # the command line over the recipe
     assert config.data.flip is False  # the data file over the schema
     assert config.optim.clip == 1.0

@@ -23,6 +23,7 @@ from mixbench.distributed.process_group import (
     init_process_group,
 )
 from mixbench.errors import UserError
+from mixbench.methods import METHODS
 from mixbench.metrics import scores, topk
 from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.predictions import read_predictions
@@ -322,7 +323,7 @@ def test_another_number_of_devices_goes_on_and_is_marked(found, tmp_path, monkey
     (target / "last.ckpt").write_bytes((folder / "previous.ckpt").read_bytes())
     (target / "record.json").write_text(json.dumps(content))
     words = [*group_checks.WORDS.split(), "trainer.log_every=2", "devices=1"]
-    group_checks.planted("stops", group_checks.Method)
+    monkeypatch.setitem(METHODS._objects, "stops", group_checks.Method)
     record = run(compose([*words, "method=stops", f"run.dir={tmp_path}"]))
     assert record.id == folder.name
     assert record.resumed_bit_exact is False
