@@ -15,7 +15,7 @@ BASE := $(VENV)/.ready$(if $(TORCH),-$(TORCH))
 STAMP := $(if $(EXTRAS),$(VENV)/.extras-$(subst $(comma),+,$(EXTRAS)),$(BASE))
 
 # Files of tests go to as many processes as there are cores; more than four would lack memory.
-SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile
+SPREAD := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Values reach the shell as quoted text: nothing in them is expanded or executed.
 unexport METHOD DATA NET RECIPE SEEDS ARGS PART

@@ -1,3 +1,4 @@
+import collections
 import functools
 import gc
 import logging
@@ -10,6 +11,16 @@ import torch
 def pytest_xdist_auto_num_workers():
     """One more than there are cores, as tests of servers, signals and kills mostly wait."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
+
+
+# Files of few tests that take long; those that are begun last would have one worker wait.
+LONG = ("test_process_group.py", "test_resume.py", "test_spawn.py", "test_reevaluate.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, and go on with those of most tests."""
+    count = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONG, -count[item.path], str(item.path)))
 
 
 def pytest_collection_finish():

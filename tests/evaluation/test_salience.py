@@ -161,6 +161,7 @@ def finished(tmp_path_factory):
     return [*folders, place / other.id]
 
 
+@pytest.mark.slow  # three runs are trained first
 def test_a_run_is_judged_by_its_own_map_and_verified(finished):
     folder = finished[0]
     record = evaluate_run(folder, [], ["occlusion", "salience", "shuffle"])
@@ -179,6 +180,7 @@ def test_a_run_is_judged_by_its_own_map_and_verified(finished):
         write_record(folder, changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", [1, 2])
 def test_another_run_can_say_where_the_object_is(finished, teacher):
     folder, looks = finished[0], finished[teacher]
@@ -190,6 +192,7 @@ def test_another_run_can_say_where_the_object_is(finished, teacher):
     assert "occ_salient_auc" in verify_run(folder)[1]
 
 
+@pytest.mark.slow  # three runs are trained first
 def test_what_cannot_look_is_refused_before_training(finished, tmp_path):
     words = [*WORDS, f"run.dir={tmp_path}", "eval.suites=[salience]"]
     with pytest.raises(UserError, match=r"eval\.saliency"):

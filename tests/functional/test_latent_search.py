@@ -93,7 +93,7 @@ def test_known_weights_are_those_of_the_sum(per):
     assert relative(found.components, true) < 1e-3
 
 
-@pytest.mark.parametrize("measured", [True, False])
+@pytest.mark.parametrize("measured", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_components_are_recovered_from_fewer_measurements_than_pixels(measured):
     generators, true = planted()
     matrix = torch.randn(24, 36, generator=Generator().manual_seed(3)) / 24**0.5
@@ -146,7 +146,7 @@ def test_the_chosen_restart_has_the_smallest_error_and_made_the_components():
     torch.testing.assert_close(error, found.data_terms.amin(1), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("memory", [1, 1 << 30])
+@pytest.mark.parametrize("memory", [1, pytest.param(1 << 30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["joint", "alternating"])
 def test_a_batch_gives_what_its_images_give_one_by_one(memory, mode):
     generators, y = nonlinear()

@@ -161,7 +161,13 @@ def test_scaled_is_within_a_thousandth_on_the_other_side(raw_features, last):
 
 
 @pytest.mark.parametrize("last", ["rows", "columns"])
-@pytest.mark.parametrize(("layer", "tolerance"), [(0, 0.02), (1, 0.2)], ids=["r16", "r64"])
+@pytest.mark.parametrize(
+    ("layer", "tolerance"),
+    [
+        pytest.param(0, 0.02, id="r16"),
+        pytest.param(1, 0.2, marks=pytest.mark.slow, id="r64"),
+    ],
+)
 def test_scaled_converges_on_raw_features_where_compat_does_not(
     raw_features, last, layer, tolerance
 ):

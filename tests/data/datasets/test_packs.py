@@ -79,6 +79,7 @@ def test_the_boxes_of_a_pack_are_those_of_its_annotations():
     assert np.array_equal(boxes.numpy(), expected)
 
 
+@pytest.mark.slow
 @shared
 def test_the_parquet_sample_holds_the_images_of_the_pack():
     sample = pack(IMAGES / "cifar10_hf_sample120.parquet").load()

@@ -145,6 +145,7 @@ def test_each_term_has_a_gradient_for_the_module():
         assert not any(p.grad is not None for p in method.net.parameters())
 
 
+@pytest.mark.slow
 def test_a_search_overfits_a_batch():
     """The teacher sees more of both classes, and areas come near to the weights."""
     method = searching()
