@@ -73,7 +73,11 @@ def carry_out(words: Sequence[str], limit: float, log: Path) -> Ended:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w+", encoding="utf-8", errors="replace") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         try:
             process.wait(limit)
@@ -88,6 +92,11 @@ def carry_out(words: Sequence[str], limit: float, log: Path) -> Ended:
         file.seek(0)
         output = file.read()
     return Ended(["python", "-m", *words], code, time.monotonic() - began, cut, output)
+
+
+def _heed_interrupts() -> None:
+    """A shell has what it starts in the background ignore SIGINT, and so would all children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
