@@ -37,6 +37,8 @@ setup: $(STAMP) ## install everything into .venv (behind every other target)
 $(BASE): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "mixbench needs Python 3.11 or newer, found %d.%d; set PYTHON=" % sys.version_info[:2])'
+	@test ! -L $(VENV) || { echo "mixbench: $(VENV) is a link, whose target would be emptied; \
+	remove it, or set up the packages there" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 ifeq ($(TORCH),cpu)

@@ -443,6 +443,7 @@ class TrainerConfig(Settings):
         False,
         "with engine=fast, replay both passes of a step as CUDA graphs; what cannot be replayed "
         "runs as it is, and the record says why",
+        only_when={"trainer.engine": ("fast",)},
         identity=False,
     )
     compile: bool = setting(False, "compile each stage of the network for training", identity=False)
