@@ -22,14 +22,15 @@ SLEEP += "child = subprocess.Popen([sys.executable, '-S', '-c', 'import time; ti
 SLEEP += "print(child.pid, flush=True); time.sleep(60)"
 
 
-def carried_out(monkeypatch, tmp_path, *, parts=("tests", "perf", "quick"), cut=True, **outputs):
+def carried_out(monkeypatch, tmp_path, parts=("tests", "perf", "quick"), outputs=None, cut=True):
     """Exit code, and the seconds if every command takes its limit and, where cut, the grace."""
     now = [0.0]
 
     def carry_out(words, limit, log):
         seconds = limit + gpu.GRACE_S if cut else 1.0
         now[0] += seconds
-        code, output = outputs.get(words[1] if words[0] == "mixbench" else words[0], (0, ""))
+        name = words[1] if words[0] == "mixbench" else words[0]
+        code, output = (outputs or {}).get(name, (0, ""))
         return gpu.Ended([*words], code, seconds, cut, output)
 
     monkeypatch.setattr(gpu, "carry_out", carry_out)
@@ -40,7 +41,7 @@ def carried_out(monkeypatch, tmp_path, *, parts=("tests", "perf", "quick"), cut=
 
 @pytest.mark.parametrize("parts", [("tests", "perf", "quick"), ("perf", "quick"), ("quick",)])
 def test_the_parts_take_less_than_eight_minutes_with_their_tables(parts, tmp_path, monkeypatch):
-    code, seconds = carried_out(monkeypatch, tmp_path, parts=parts)
+    code, seconds = carried_out(monkeypatch, tmp_path, parts)
     assert code == 0
     assert seconds <= sum(gpu.LIMITS[part] for part in parts) + gpu.GRACE_S <= 480
 
@@ -60,7 +61,7 @@ SUMMARY = "=== short test summary info ===\n%s tests/test_a.py::test_a - assert 
     ],
 )
 def test_tests_that_failed_before_the_limit_are_told(cut, output, failed, tmp_path, monkeypatch):
-    code, _ = carried_out(monkeypatch, tmp_path, parts=["tests"], cut=cut, pytest=(2, output))
+    code, _ = carried_out(monkeypatch, tmp_path, ["tests"], {"pytest": (2, output)}, cut)
     assert code == (gpu.PART_FAILED if failed else 0)
 
 
@@ -69,7 +70,7 @@ def test_tests_that_failed_before_the_limit_are_told(cut, output, failed, tmp_pa
     [("bench", False), ("mixbench.perf", False), ("leaderboard", True), ("report", True)],
 )
 def test_what_is_interrupted_fails_by_its_tables_alone(command, failed, tmp_path, monkeypatch):
-    code, _ = carried_out(monkeypatch, tmp_path, **{command: (130, "")})
+    code, _ = carried_out(monkeypatch, tmp_path, outputs={command: (130, "")})
     assert code == (gpu.PART_FAILED if failed else 0)
 
 
