@@ -170,9 +170,9 @@ def _parser() -> CommandParser:
     ablation.add_argument("--trust", action="append", default=[], metavar="CLASS", help=text)
     for grid in (bench, ablation):
         _launching(grid)
-    text = "print the hours of a grid of runs at speeds that were measured, without training"
+    text = "print the hours of a grid of runs at rates that were measured, without training"
     hours = add("plan", plan.plan_command, text, overrides="k=v")
-    text = "folder of finished runs, or .json file of make perf, that tells speeds; can be repeated"
+    text = "folder of finished runs, or .json file of make perf, that tells rates; can be repeated"
     hours.add_argument("--rates", action="append", type=Path, default=[], metavar="PATH", help=text)
     text = "numbers of devices, one run at a time on each; the default is 1,8,64"
     hours.add_argument("--devices", default="1,8,64", metavar="LIST", help=text)

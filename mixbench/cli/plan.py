@@ -1,4 +1,4 @@
-"""Hours of a grid of runs at measured speeds: ``plan``."""
+"""Hours of a grid of runs at measured rates: ``plan``."""
 
 import argparse
 
@@ -23,7 +23,7 @@ def plan_command(args: argparse.Namespace) -> int:
     budget_s = None if args.budget is None else parse_time(args.budget)
     if not args.rates:
         raise UserError(
-            "no speeds are given, and none is guessed",
+            "no rates are given, and none is guessed",
             "--rates",
             "give folders of finished runs, or the .json file of python -m mixbench.perf --part P4",
         )

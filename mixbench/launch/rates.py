@@ -1,9 +1,10 @@
-"""Measured speeds of training, and the hours that a grid of runs takes at them.
+"""Measured rates of training in images per second, and the hours that a grid of runs takes.
 
-A speed holds for what it was measured with: method and settings, network, batch, precision, and
-size of the images. No other speed stands in for one that is missing.
+A rate holds for what it was measured with: method and settings, network, batch, precision, and
+size of the images. No other rate stands in for one that is missing.
 """
 
+import functools
 import heapq
 import json
 import math
@@ -15,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from mixbench.config import yaml_files
+from mixbench.config.auto import with_auto_values
 from mixbench.config.compose import compose_text, resolve_method, to_plain
+from mixbench.config.names import METHODS
 from mixbench.config.overrides import flatten
-from mixbench.config.schema import RunConfig
+from mixbench.config.schema import AUTO, RunConfig
+from mixbench.data.images import HOLDOUT_LIMIT
 from mixbench.errors import UserError, counted, time_text
 from mixbench.launch.plan import PlannedRun
 from mixbench.leaderboard.rows import find_runs
@@ -27,26 +31,29 @@ from mixbench.records.record import Record, read_record
 OFFICIAL = {"cifar10": (50_000, 32), "cifar100": (50_000, 32), "tinyimagenet": (100_000, 64)}
 OFFICIAL |= {"fashionmnist": (60_000, 28)}
 # What the time of a step depends on; method.* and net.* too, but where the weights come from.
-COSTLY = {"batch_size", "precision", "task", "distill", "data.size", "data.auto_augment"}
-COSTLY |= {"optim.name", "optim.accumulate", "optim.ema", "trainer.engine", "trainer.compile"}
+COSTLY = {"batch_size", "precision", "task", "distill", "data.size", "data.resize", "data.fit"}
+COSTLY |= {"data.crop_area", "data.crop_scales", "data.store", "data.workers", "data.second"}
+COSTLY |= {"data.auto_augment", "data.jitter", "data.lighting", "data.erasing"}
+COSTLY |= {"optim.name", "optim.clip", "optim.accumulate", "optim.ema"}
+COSTLY |= {"trainer.engine", "trainer.cuda_graphs", "trainer.compile", "trainer.compile_input"}
 COSTLY |= {"trainer.channels_last", "trainer.deterministic"}
 FREE = {"net.weights", "net.pretrained"}
-STEPS = "steps"  # what a speed comes from that is none of a run
-STEP_KEYS = {"batch_size", "precision", "net.name", "net.width", "method.name", "distill"}
-STEP_KEYS |= {"optim.accumulate", "optim.ema", "trainer.compile"}
+STEPS = "steps"  # what a rate comes from that is none of a run
+# What steps are timed without: their shape tells the size, and a last norm costs next to nothing.
+NOT_OF_STEPS = {"data.size", "net.final_norm"}
 LONG_S = 48 * 3600  # from which on times are told in days
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A speed that was measured on one device.
+    """Training images per second, measured on one device.
 
     Attributes:
         device: Name of the device, with the threads of a CPU.
         keys: Values of the keys that it holds for.
         data: Data set of the runs; empty for steps, which are timed apart from any.
         side: Pixels of a side of the images; None where that is not known.
-        images_s: Training images per second; the median where several runs told it.
+        images_s: Images per second; the median where several runs told it.
         other_s: Seconds of a run beside its training; None where none was carried out.
         count: Number of runs or measurements.
     """
@@ -94,7 +101,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cost:
-    """A cell and the speed at which its runs train."""
+    """A cell and the rate at which its runs train."""
 
     cell: Cell
     rate: Rate
@@ -107,13 +114,13 @@ class Cost:
 
 
 def read_rates(paths: Iterable[Path]) -> list[Rate]:
-    """Read the speeds that finished runs and speed tables tell.
+    """Read the rates that finished runs and tables of steps tell.
 
     Args:
         paths: Folders of runs, and ``.json`` files of ``make perf``, whose whole steps (P4) count.
 
     Returns:
-        One speed for each device and all that it depends on. Runs on several devices, and runs
+        One rate for each device and all that it depends on. Runs on several devices, and runs
         that shared their cores with others, are left out.
 
     Raises:
@@ -127,7 +134,7 @@ def read_rates(paths: Iterable[Path]) -> list[Rate]:
             rates = [rate for folder in find_runs([path]) if (rate := _of_run(folder))]
         if not rates:
             raise UserError(
-                "no speed is told here",
+                "no rate of training is told here",
                 str(path),
                 "give folders of finished runs on one device "
                 "that shared it with none, or a .json file of make perf with P4",
@@ -142,9 +149,9 @@ def read_rates(paths: Iterable[Path]) -> list[Rate]:
 def _pooled(rates: list[Rate]) -> Rate:
     first = rates[0]
     others = [rate.other_s for rate in rates if rate.other_s is not None]
-    speed = statistics.median(rate.images_s for rate in rates)
+    middle = statistics.median(rate.images_s for rate in rates)
     other = statistics.median(others) if others else None
-    return Rate(first.device, first.keys, first.data, first.side, speed, other, len(rates))
+    return Rate(first.device, first.keys, first.data, first.side, middle, other, len(rates))
 
 
 def _of_run(folder: Path) -> Rate | None:
@@ -173,22 +180,36 @@ def _of_table(path: Path) -> list[Rate]:
         device = content["hardware"]
         if content["device"] == "cpu":
             device += f" (CPU), {counted(content['threads'], 'thread')}"
-        return [rate for row in rows if (rate := _of_step(row, device))]
+        dry, rates = content.get("dry_run"), [_of_step(row, device) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         todo = "give the .json file that make perf wrote"
-        raise UserError("this is no table of speeds", str(path), todo) from error
+        raise UserError("this is no table of timed steps", str(path), todo) from error
+    if dry:
+        raise UserError(
+            "a dry run tells no rates, as it times too little",
+            str(path),
+            "measure without --dry-run: python -m mixbench.perf --part P4",
+        )
+    return [rate for rate in rates if rate]
 
 
 def _of_step(row: dict[str, Any], device: str) -> Rate | None:
-    """The speed of a row such as ``B128 3x32x32 width 64``; None where it stands for no method."""
+    """The rate of a row such as ``B128 3x32x32 width 64``; None where it stands for no method."""
     batch, size, *net = row["shape"].split(" ")
-    if "," in row["variant"] or net[0] != "width":
+    if row["variant"] not in METHODS.table or net[0] != "width":
         return None  # settings that make a step dearer or cheaper than the default, or another net
-    keys = {key: value for key, value in _defaults().items() if key in STEP_KEYS}
-    keys |= {"method.name": row["variant"], "net.name": "preactresnet18", "net.width": int(net[1])}
+    keys = _step_keys(row["variant"]) | {"net.name": "preactresnet18", "net.width": int(net[1])}
     keys |= {"batch_size": int(batch[1:]), "precision": "fp32"}
-    speed = 1000 * row["images"] / row["median_ms"]
-    return Rate(device, keys, "", int(size.split("x")[-1]), speed, None)
+    images_s = 1000 * row["images"] / row["median_ms"]
+    return Rate(device, keys, "", int(size.split("x")[-1]), images_s, None)
+
+
+@functools.cache
+def _step_keys(method: str) -> dict[str, Any]:
+    """What the steps of a method were timed with, where a row does not tell it: its defaults."""
+    words = [f"method={method}", "data=cifar10"]  # which leaves the defaults of the network alone
+    keys = _costly(to_plain(resolve_method(compose_text(words)).config))
+    return {key: value for key, value in keys.items() if key not in NOT_OF_STEPS}
 
 
 def _defaults() -> dict[str, Any]:
@@ -215,7 +236,8 @@ def cells(runs: Sequence[PlannedRun], sizes: dict[str, int]) -> list[Cell]:
         The cells, in the order of the grid.
 
     Raises:
-        UserError: If a run takes several devices, or the number of its images is not known.
+        UserError: If a run takes several devices, its precision is left to the device, or the
+            number of its images is not known.
     """
     counts: dict[tuple[str, ...], int] = defaultdict(int)
     for run in runs:
@@ -229,6 +251,12 @@ def _cell(words: tuple[str, ...], count: int, sizes: dict[str, int]) -> Cell:
         raise UserError(
             f"a run on {config.world} devices cannot be planned", "devices", "plan with devices=1"
         )
+    if config.precision == AUTO:
+        raise UserError(
+            "precision=auto is another one on each device, and so is the rate",
+            "precision",
+            "give precision=fp32 or precision=bf16",
+        )
     data = config.data
     name = data.name or data.kind
     images, side = OFFICIAL.get(name, (0, None))
@@ -239,9 +267,10 @@ def _cell(words: tuple[str, ...], count: int, sizes: dict[str, int]) -> Cell:
             f"data={name}",
             f"give it as --images {name}=N",
         )
-    images = min(round(images * data.train_fraction), data.limit or images) * data.repeats
+    images = min(round(images * data.train_fraction), data.limit or images)
     if config.select == "val":
-        images = round(images * (1 - data.val_fraction))
+        images -= min(round(images * data.val_fraction), HOLDOUT_LIMIT)
+    config, _ = with_auto_values(config, images)
     keys = _costly(to_plain(config))
     return Cell(
         keys, name, side if data.size is None else None, config.epochs, images, count, words
@@ -249,17 +278,17 @@ def _cell(words: tuple[str, ...], count: int, sizes: dict[str, int]) -> Cell:
 
 
 def costs(planned: Sequence[Cell], rates: Sequence[Rate]) -> dict[str, list[Cost]]:
-    """What every cell costs on each device for which all speeds are known.
+    """What every cell costs on each device for which all rates are known.
 
     Args:
         planned: Cells of a grid.
-        rates: Speeds.
+        rates: Rates.
 
     Returns:
         Costs by device.
 
     Raises:
-        UserError: If no device knows the speed of every cell; it says how to measure one.
+        UserError: If no device knows the rate of every cell; it says how to measure one.
     """
     found: dict[str, list[Cost]] = {}
     lacking: dict[str, list[Cell]] = {}
@@ -276,15 +305,13 @@ def costs(planned: Sequence[Cell], rates: Sequence[Rate]) -> dict[str, list[Cost
 
 
 def _fitting(cell: Cell, rates: Sequence[Rate]) -> Rate | None:
-    """The speed of a cell; that of a run before that of steps, of its own data before others."""
+    """The rate of a cell; that of a run before that of steps, of its own data before others."""
     fit = [rate for rate in rates if _fits(cell, rate) and not rate.differences(cell.keys)]
     return min(fit, key=lambda rate: (not rate.data, rate.data != cell.data), default=None)
 
 
 def _fits(cell: Cell, rate: Rate) -> bool:
-    """Whether a speed is that of such images, and not of steps with other settings."""
-    if not rate.data and any(word.startswith("method.") for word in cell.words):
-        return False
+    """Whether a rate is that of images as large."""
     return rate.data == cell.data or (rate.side is not None and rate.side == cell.side)
 
 
@@ -299,7 +326,7 @@ def _unknown(lacking: Sequence[Cell], device: str, rates: Sequence[Rate]) -> Use
     known = f"; known is one with {', '.join(min(near, key=len))}" if near else ""
     words = " ".join(word for word in cell.words if not word.startswith(("epochs=", "method=")))
     return UserError(
-        f"the speed of {names} on {cell.keys['net.name']} with {cell.data} was not measured{known}",
+        f"the rate of {names} on {cell.keys['net.name']} with {cell.data} was not measured{known}",
         device,
         f"measure it by a short training: mixbench bench method={names.replace(' ', '')} {words} "
         "epochs=1 seeds=0 eval.suites=[] run.dir=runs/rates --jobs 1, and add --rates runs/rates",
@@ -366,7 +393,7 @@ def hours_text(found: Sequence[Cost], devices: Sequence[int], budget_s: float | 
     for count in devices:
         hours = finished_after(every, count) / 3600
         times.append((f"{count:,}", f"{hours:,.1f}", f"{hours / 24:,.1f}"))
-    lines = [f"{counted(len(every), 'run')}; speeds were measured on: {found[0].rate.device}", ""]
+    lines = [f"{counted(len(every), 'run')}; rates were measured on: {found[0].rate.device}", ""]
     lines += [*_columns(rows, left=3), "", *_columns(times, left=0), ""]
     if budget_s is not None:
         fewest = devices_within(every, budget_s)
@@ -375,7 +402,7 @@ def hours_text(found: Sequence[Cost], devices: Sequence[int], budget_s: float | 
             told = f"not possible, as one run takes {_long(max(every))}"
         lines += [f"within {_long(budget_s)}: {told}", ""]
     lines += [
-        "Hours are computed, not measured: images times epochs, divided by the speed. Each device",
+        "Hours are computed, not measured: images times epochs, divided by the rate. Each device",
         "is taken to be as fast as the measured one beside others, and no run to wait or to fail.",
     ]
     if any(cost.rate.other_s is None for cost in found):

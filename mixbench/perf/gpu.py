@@ -9,6 +9,7 @@ needs a network.
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -28,9 +29,11 @@ SPEED_PARTS = ("P4", "P6", "P5", "P2", "P1", "P3")  # those that only a GPU can 
 METHODS = "erm,mixup,cutmix,resizemix,fmix,bc,manifoldmixup,alignmix,tdattenmix,samix"
 PACKS = ("cifar10_train30k.npz", "cifar10_test10k.npz")
 TINY_RUNS = "method=erm,mixup seeds=0 data=digits data.limit=128 net.width=4 epochs=1 batch_size=32"
-TABLE_S = 60.0  # seconds for a table of the runs
+TABLE_S = 20.0  # seconds of ``quick`` for the leaderboard, and as many for the report
 GATE_FAILED, PART_FAILED = 3, 5
 TAIL = 40  # lines of the output of tests that are kept
+# A test that failed, in the summary of pytest or, where it was killed before, among its dots.
+FAILURE = re.compile(r"^(?:FAILED|ERROR) |^[.sxX]*[FE][.sxXFE]*(?: +\[ *\d+%\])?$", re.MULTILINE)
 
 
 @dataclass
@@ -115,7 +118,8 @@ def check(device: str, parts: Sequence[str], out: Path, words: Sequence[str]) ->
         words: Overrides of the runs of ``quick`` that say where CIFAR-10 is.
 
     Returns:
-        0, or 5 where a part failed. To be interrupted at its limit is no failure.
+        0, or 5 where a part failed. To be interrupted at its limit is no failure, but a test that
+        failed before is one, and so is a leaderboard or report that could not be made.
 
     Raises:
         UserError: If there is no GPU, or no CIFAR-10 for ``quick``.
@@ -130,44 +134,48 @@ def check(device: str, parts: Sequence[str], out: Path, words: Sequence[str]) ->
     runs = _runs(device, words) if "quick" in parts else []
     stem = f"{datetime.now(UTC).date().isoformat()}-{device}"
     scratch = (runs_folder() / "gpu").resolve()
-    limits = {part: LIMITS[part] * (PATIENCE if device == "cpu" else 1) for part in parts}
+    patience = PATIENCE if device == "cpu" else 1
+    limits, table_s = {part: LIMITS[part] * patience for part in parts}, TABLE_S * patience
     out.mkdir(parents=True, exist_ok=True)
     began, failures = time.monotonic(), 0
     for part in parts:
         limit = float(limits[part])
         if part == parts[-1]:  # with what the others have left
             limit = sum(limits.values()) - (time.monotonic() - began)
+        if part == "quick":
+            limit -= 2 * (table_s + GRACE_S)
         sys.stderr.write(f"{part}: at most {limit:.0f} s\n")
         log = scratch / f"{stem}-{part}.log"
         if part == "tests":
             tests = ["pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *_test_files()]
             ended = carry_out(tests, limit, log)
-            body, failed = ["```text", *ended.output.splitlines()[-TAIL:], "```"], bool(ended.code)
+            body = ["```text", *ended.output.splitlines()[-TAIL:], "```"]
+            failed = bool(FAILURE.search(ended.output) if ended.cut else ended.code)
         elif part == "perf":
             how = ["--dry-run"] if device == "cpu" else ["--brief"]
             how += [word for name in SPEED_PARTS for word in ("--part", name)]
             speed = ["mixbench.perf", "--device", device, "--out", str(out), *how]
             ended = carry_out(speed, limit, log)
-            failed = ended.code not in (0, GATE_FAILED)  # that a gate fails is a finding
+            # That a gate fails is a finding.
+            failed = not ended.cut and ended.code not in (0, GATE_FAILED)
             body = [f"The tables, and the gates, are in `{stem}.md` and `{stem}.json`."]
         else:
             folder = scratch / f"{stem}-runs"
             ended = carry_out(["mixbench", "bench", *runs, f"run.dir={folder}"], limit, log)
-            body, failed = _results(folder, scratch / f"{stem}.html")
-            failed = failed or bool(ended.code)
-        failed = failed and not ended.cut
+            body, failed = _results(folder, scratch / f"{stem}.html", table_s)
+            failed = failed or bool(ended.code and not ended.cut)
         failures += failed
         _write(out / f"{stem}-{part}.md", device, part, ended, body)
         sys.stderr.write(f"{part}: {'FAILED, ' if failed else ''}{ended.text}; log: {log}\n")
     return PART_FAILED if failures else 0
 
 
-def _results(runs: Path, page: Path) -> tuple[list[str], bool]:
+def _results(runs: Path, page: Path, limit: float) -> tuple[list[str], bool]:
     """The leaderboard of the runs that are done, and whether it or the report failed."""
     words = ["mixbench", "leaderboard", str(runs), "--format", "markdown"]
-    board = carry_out(words, TABLE_S, page.with_suffix(".leaderboard.log"))
+    board = carry_out(words, limit, page.with_suffix(".leaderboard.log"))
     words = ["mixbench", "report", str(runs), "-o", str(page)]
-    report = carry_out(words, TABLE_S, page.with_suffix(".report.log"))
+    report = carry_out(words, limit, page.with_suffix(".report.log"))
     return [board.output.rstrip()], bool(board.code or report.code)
 
 

@@ -1,8 +1,9 @@
-"""Hours of a grid follow from speeds that were measured, and from no others."""
+"""Hours of a grid follow from rates that were measured, and from no others."""
 
 import pytest
 
 from mixbench import cli, compose, run
+from mixbench.config.auto import auto_values
 from mixbench.errors import UserError
 from mixbench.launch.plan import expand
 from mixbench.launch.rates import cells, costs, devices_within, finished_after, read_rates
@@ -15,6 +16,8 @@ STEPS = [
     Row("P4", "B512 3x32x32 width 64", "cutmix", 512, [1280.0]),
     Row("P4", "B128 3x32x32 width 64", "bc", 128, skipped="lightning is not installed"),
     Row("P4", "B128 3x64x64 ViT-Ti/8", "samix", 128, [1280.0]),
+    Row("P4", "B128 3x32x32 width 64", "moco", 128, [1280.0]),
+    Row("P4", "B100 3x64x64 width 64", "puzzlemix", 100, [1000.0]),
     Row("P3", "B128 3x32x32", "fmix", 128, [1280.0]),
 ]
 FACTS = {"hardware": "Made up", "device": "cuda", "threads": 1}
@@ -31,11 +34,11 @@ def planned(table, *words):
     return costs(cells(expand(["epochs=200", *words]), {}), read_rates([table]))
 
 
-def test_hours_are_images_times_epochs_over_the_speed(table, capsys):
+def test_hours_are_images_times_epochs_over_the_rate(table, capsys):
     words = ["method=erm,mixup", "data=cifar10,cifar100", "seeds=0..9", "epochs=200"]
     assert cli.main(["plan", *words, "--rates", str(table), "--budget", "100h"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "40 runs; speeds were measured on: Made up"
+    assert lines[0] == "40 runs; rates were measured on: Made up"
     found = [line.split() for line in lines]
     erm, mixup = 200 * 50_000 / 200 / 3600, 200 * 50_000 / 100 / 3600
     for data in ("cifar10", "cifar100"):
@@ -63,15 +66,71 @@ def test_hours_are_images_times_epochs_over_the_speed(table, capsys):
         ["method=erm", "batch_size=64"],
         ["method=erm", "optim.ema=0.99"],
         ["method=erm", "net=wrn16x8"],
+        ["method=erm", "optim.name=adamw"],
+        ["method=erm", "optim.clip=1"],
+        ["method=erm", "trainer.channels_last=false"],
+        ["method=erm", "trainer.deterministic=true"],
+        ["method=erm", "trainer.engine=fast"],
+        ["method=erm", "trainer.compile_input=always"],
         ["method=erm", "data=tinyimagenet", "batch_size=128"],
         ["method=mixup", "method.alpha=0.2"],  # of which steps tell nothing
+        ["method=puzzlemix", "recipe=puzzlemix_tinyimagenet", "data=tinyimagenet"],  # nor of its
     ],
 )
-def test_a_speed_of_something_else_is_none(table, words):
+def test_a_rate_of_something_else_is_none(table, words):
     with pytest.raises(
         UserError, match=r"(?s)was not measured.*mixbench bench method=\w+ .*--jobs 1"
     ):
         planned(table, "data=cifar10", *words)
+
+
+def test_steps_hold_for_the_defaults_of_a_method_and_for_its_task(table):
+    words = ["method=puzzlemix", "method.cell=4", "data=tinyimagenet", "batch_size=100"]
+    ((cost,),) = planned(table, *words).values()
+    assert cost.rate.images_s == 100
+    ((cost,),) = planned(table, "method=moco", "data=cifar10").values()
+    assert cost.cell.keys["task"] == "ssl"
+
+
+@pytest.mark.parametrize("word", ["crop_area=0.5", "resize=40", "crop_scales=[1.0]", "workers=2"])
+def test_the_way_that_images_are_read_is_part_of_what_a_rate_holds_for(word):
+    given = ["method=erm", "data=cifar10", "data.size=32", "data.fit=squeeze"]
+    given = given[:3] if "resize" in word else given
+    plain, other = (cells(expand([*given, *more]), {})[0].keys for more in ([], [f"data.{word}"]))
+    assert plain != other
+    if "area" in word:
+        (stored,) = cells(expand([*given, f"data.{word}", "data.store=40"]), {})
+        assert stored.keys not in (plain, other)
+
+
+def test_graphs_are_part_of_what_a_rate_holds_for():
+    given = ["method=erm", "data=cifar10", "trainer.engine=fast"]
+    found = [cells(expand([*given, f"trainer.cuda_graphs={on}"]), {}) for on in ("false", "true")]
+    assert found[0][0].keys != found[1][0].keys
+
+
+@pytest.mark.parametrize(
+    ("words", "images"),
+    [
+        (["data=cifar10", "data.repeats=3"], 50_000),  # an epoch is as long as without
+        (["data=cifar10", "select=val"], 45_000),
+        (["data=tinyimagenet", "select=val"], 95_000),  # at most 5,000 are held out
+    ],
+)
+def test_an_epoch_has_as_many_images_as_training_gives_it(words, images):
+    (cell,) = cells(expand(["method=erm", *words]), {})
+    assert cell.images == images
+
+
+def test_what_is_left_to_the_number_of_images_is_decided_before_it_costs():
+    (cell,) = cells(expand(["method=erm", "data=digits", "recipe=auto"]), {"digits": 3000})
+    values = auto_values(3000)
+    assert (cell.epochs, cell.keys["batch_size"]) == (values.epochs, values.batch_size)
+
+
+def test_a_precision_that_is_left_to_the_device_is_refused(table):
+    with pytest.raises(UserError, match="give precision=fp32 or precision=bf16"):
+        planned(table, "method=erm", "data=cifar10", "precision=auto")
 
 
 def test_the_command_that_measures_names_all_that_lacks(table, capsys):
@@ -82,20 +141,21 @@ def test_the_command_that_measures_names_all_that_lacks(table, capsys):
     assert "method=erm,bc,fmix data=cifar10 net.width=32 epochs=1 seeds=0" in told
 
 
-def test_without_speeds_nothing_is_guessed(capsys):
+def test_without_rates_nothing_is_guessed(capsys):
     assert cli.main(["plan", "method=erm", "data=cifar10"]) == 2
     assert "none is guessed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["no.json", "empty.json", "list.json"])
-def test_what_tells_no_speed_is_refused(tmp_path, name):
+@pytest.mark.parametrize("name", ["no.json", "empty.json", "list.json", "dry.json"])
+def test_what_tells_no_rate_is_refused(tmp_path, name):
     (tmp_path / "empty.json").write_text(to_json(FACTS, STEPS[-1:], [], {}))
+    (tmp_path / "dry.json").write_text(to_json(FACTS | {"dry_run": True}, STEPS, [], {}))
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(UserError):
         read_rates([tmp_path / name])
 
 
-def test_a_run_tells_its_speed_for_its_own_settings_and_what_it_takes_beside(runs, tiny):
+def test_a_run_tells_its_rate_for_its_own_settings_and_what_it_takes_beside(runs, tiny):
     record = run(compose(["method=cutmix", *tiny]))
     (rate,) = read_rates([runs])
     assert record.img_per_s is not None

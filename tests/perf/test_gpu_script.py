@@ -22,8 +22,56 @@ SLEEP += "child = subprocess.Popen([sys.executable, '-S', '-c', 'import time; ti
 SLEEP += "print(child.pid, flush=True); time.sleep(60)"
 
 
-def test_the_parts_take_less_than_eight_minutes():
-    assert sum(gpu.LIMITS.values()) + 2 * gpu.GRACE_S <= 480
+def carried_out(monkeypatch, tmp_path, parts=("tests", "perf", "quick"), outputs=None, cut=True):
+    """Exit code, and the seconds if every command takes its limit and, where cut, the grace."""
+    now = [0.0]
+
+    def carry_out(words, limit, log):
+        seconds = limit + gpu.GRACE_S if cut else 1.0
+        now[0] += seconds
+        name = words[1] if words[0] == "mixbench" else words[0]
+        code, output = (outputs or {}).get(name, (0, ""))
+        return gpu.Ended([*words], code, seconds, cut, output)
+
+    monkeypatch.setattr(gpu, "carry_out", carry_out)
+    monkeypatch.setattr(gpu, "PATIENCE", 1)
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: now[0])
+    return gpu.check("cpu", parts, tmp_path, []), now[0]
+
+
+@pytest.mark.parametrize("parts", [("tests", "perf", "quick"), ("perf", "quick"), ("quick",)])
+def test_the_parts_take_less_than_eight_minutes_with_their_tables(parts, tmp_path, monkeypatch):
+    code, seconds = carried_out(monkeypatch, tmp_path, parts)
+    assert code == 0
+    assert seconds <= sum(gpu.LIMITS[part] for part in parts) + gpu.GRACE_S <= 480
+
+
+SUMMARY = "=== short test summary info ===\n%s tests/test_a.py::test_a - assert 1 == 2"
+
+
+@pytest.mark.parametrize(
+    ("cut", "output", "failed"),
+    [
+        (True, SUMMARY % "FAILED", True),
+        (True, SUMMARY % "ERROR", True),
+        (True, "..s.F.", True),  # killed, before it could tell more
+        (True, "..s...   [ 50%]\n.E.. [100%]\n", True),
+        (True, "..s.x.   [ 50%]\n....\n!!! KeyboardInterrupt !!!\n6 passed, 1 skipped", False),
+        (False, "no tests ran", True),
+    ],
+)
+def test_tests_that_failed_before_the_limit_are_told(cut, output, failed, tmp_path, monkeypatch):
+    code, _ = carried_out(monkeypatch, tmp_path, ["tests"], {"pytest": (2, output)}, cut)
+    assert code == (gpu.PART_FAILED if failed else 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "failed"),
+    [("bench", False), ("mixbench.perf", False), ("leaderboard", True), ("report", True)],
+)
+def test_what_is_interrupted_fails_by_its_tables_alone(command, failed, tmp_path, monkeypatch):
+    code, _ = carried_out(monkeypatch, tmp_path, outputs={command: (130, "")})
+    assert code == (gpu.PART_FAILED if failed else 0)
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler], ids=str)

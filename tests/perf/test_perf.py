@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -687,12 +688,13 @@ def test_ten_times_as_much_is_held_against_as_much():
 
     one, ten = GrowthBenchmark().measure(CPU, TINY, (Amount(3, "3 MB", work),))
     assert (one.images, ten.images) == (3, 30)
-    if one.figures:  # where the system tells
-        assert 2.5 < one.figures[PEAK] < 6
-        assert 29 < ten.figures[PEAK] < 34
     for rule, case in zip(GrowthBenchmark().rules(CPU), AMOUNTS, strict=True):
         assert (rule.shape, rule.ours, rule.peer) == (str(case), ten.variant, one.variant)
     assert GrowthBenchmark().cases(torch.device("cuda")) == ()
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not tell the most memory that a process had")
+    assert 2.5 < one.figures[PEAK] < 6
+    assert 29 < ten.figures[PEAK] < 34
 
 
 def test_what_grows_is_the_work_itself(tmp_path):
