@@ -20,16 +20,17 @@ def plan_command(args: argparse.Namespace) -> int:
     from mixbench.race.budget import parse_time
 
     devices, sizes = parse_devices(args.devices), parse_sizes(args.images)
-    budget_s = None if args.budget is None else parse_time(args.budget)
+    budget_s = None if args.budget is None else parse_time(args.budget, "--budget ")
     if not args.rates:
         raise UserError(
             "no rates are given, and none is guessed",
             "--rates",
             "give folders of finished runs, or the .json file of python -m mixbench.perf --part P4",
         )
+    rates = read_rates(args.rates)
     planned = cells(expand(args.overrides, strict=args.strict), sizes)
     if note := seeds_note(args.overrides):
         print_result(note)
-    found = costs(planned, read_rates(args.rates))
+    found = costs(planned, rates)
     print_result("\n\n".join(hours_text(each, devices, budget_s) for each in found.values()))
     return 0

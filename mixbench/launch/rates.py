@@ -29,7 +29,7 @@ from mixbench.records.record import Record, read_record
 
 # Training images, and pixels of a side, of data sets as their authors distribute them.
 OFFICIAL = {"cifar10": (50_000, 32), "cifar100": (50_000, 32), "tinyimagenet": (100_000, 64)}
-OFFICIAL |= {"fashionmnist": (60_000, 28)}
+OFFICIAL |= {"fashionmnist": (60_000, 28), "digits": (1_437, 32)}
 # What the time of a step depends on; method.* and net.* too, but where the weights come from.
 COSTLY = {"batch_size", "precision", "task", "distill", "data.size", "data.resize", "data.fit"}
 COSTLY |= {"data.crop_area", "data.crop_scales", "data.store", "data.workers", "data.second"}
@@ -236,13 +236,20 @@ def cells(runs: Sequence[PlannedRun], sizes: dict[str, int]) -> list[Cell]:
         The cells, in the order of the grid.
 
     Raises:
-        UserError: If a run takes several devices, its precision is left to the device, or the
-            number of its images is not known.
+        UserError: If a run takes several devices, its precision is left to the device, the number
+            of its images is not known, or one is given of a data set that no run trains on.
     """
     counts: dict[tuple[str, ...], int] = defaultdict(int)
     for run in runs:
         counts[tuple(word for word in run.words if not word.startswith("seed="))] += 1
-    return [_cell(words, count, sizes) for words, count in counts.items()]
+    found = [_cell(words, count, sizes) for words, count in counts.items()]
+    trained = sorted({cell.data for cell in found})
+    for name in sizes:
+        if name not in trained:
+            raise UserError(
+                f"no run trains on {name}", "--images", f"the data sets are: {', '.join(trained)}"
+            )
+    return found
 
 
 def _cell(words: tuple[str, ...], count: int, sizes: dict[str, int]) -> Cell:

@@ -18,11 +18,12 @@ _TIME = re.compile(r"\+?((?:\d+(?:\.\d+)?(?:d|h|min|m|s))+)")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(d|h|min|m|s)")
 
 
-def parse_time(text: str) -> float:
+def parse_time(text: str, key: str = "budget=") -> float:
     """Seconds of a time such as ``4h``, ``30min``, ``1h30min`` or ``90s``.
 
     Args:
         text: The time; a plus in front asks for it on top of what a race had.
+        key: What stands in front of it on the command line.
 
     Returns:
         The seconds.
@@ -34,7 +35,8 @@ def parse_time(text: str) -> float:
     parts = _PART.findall(found[1]) if found else []
     seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
     if not 0 < seconds < 1e8:
-        raise UserError(f"budget={text} is not a time", "budget", "write budget=4h or 30min")
+        where = key.strip(" =")
+        raise UserError(f"{key}{text} is not a time", where, f"write {key}4h or {key}30min")
     return seconds
 
 

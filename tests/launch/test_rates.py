@@ -182,3 +182,18 @@ def test_long_runs_start_first_and_a_device_that_is_free_takes_the_next():
     assert devices_within([2, 2, 2], 4) == 2
     assert devices_within([2, 2, 2], 3.9) == 3
     assert devices_within([2, 2, 2], 1.9) is None
+
+
+def test_images_of_a_data_set_that_no_run_trains_on_are_refused():
+    planned = expand(["method=erm", "data=cifar10"])
+    assert cells(planned, {"cifar10": 5})[0].images == 5
+    with pytest.raises(UserError, match=r"(?s)no run trains on foo.*cifar10"):
+        cells(planned, {"foo": 5})
+
+
+def test_a_budget_that_is_no_time_is_named_as_it_is_given(tmp_path, capsys):
+    words = ["plan", "method=erm", "data=digits", "--rates", str(tmp_path / "none")]
+    assert cli.main([*words, "--budget", "7"]) == 2
+    assert "write --budget 4h" in capsys.readouterr().err
+    assert cli.main(words) == 2
+    assert "no such folder" in capsys.readouterr().err
