@@ -234,6 +234,9 @@ class DataConfig(Settings):
             raise ValueError(
                 "data.store needs data.crop_area: without random crops all images are decoded once"
             )
+        side = self.resize or self.size  # what evaluation brings images to
+        if self.store is not None and side is not None and self.store < side:
+            raise ValueError(f"data.store must be >= {side}, got {self.store}")
         for key in ("crop_area", "crop_scales"):
             if getattr(self, key) is not None and self.size is None:
                 raise ValueError(f"data.{key} needs data.size, the side of the crops in pixels")

@@ -4,8 +4,10 @@ They take and give what the transforms of torchvision and timm do, a batch and i
 from torch's global source unless a generator is given, so that workers of a loader draw apart.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -330,7 +332,8 @@ class OperationMix(InputMix):
         operation: Takes images (B, C, H, W), targets (B, K), maps (B, h, w) where ``maps`` is
             given, and ``generator``, and returns a :class:`Mixed`, as :func:`fmix`,
             :func:`gridmix`, :func:`resizemix`, :func:`smoothmix`, :func:`mixpro` or
-            :func:`tokenmix` does.
+            :func:`tokenmix` does. It may be a :class:`functools.partial` of a function, or a
+            wrapper that :func:`functools.wraps` made.
         maps: From images to maps, such as the attention of a network; needed by
             :func:`attentivemix`, :func:`puzzlemix`, :func:`saliencymix`, :func:`smmix`,
             :func:`snapmix` and :func:`tdattenmix`. It is called without gradients.
@@ -362,17 +365,18 @@ class OperationMix(InputMix):
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> Mixed:
         """Mix one stack of images."""
-        name = getattr(self.operation, "__name__", "the operation")
+        operation, bound = _unwrapped(self.operation)
+        name = getattr(operation, "__name__", "the operation")
         if "first" in decisions:
             raise ValueError(
                 f"{name} mixes one stack of images; give the others to the function, with the "
                 "decisions that it returned for the first"
             )
-        given = self.settings | decisions
+        given = bound | self.settings | decisions
         if self.maps is None:
             return self.operation(x, targets, **given)
         seen = x
-        if self.operation is saliencymix:  # its maps are of what is pasted
+        if operation is saliencymix:  # its maps are of what is pasted
             rule = given.get("partner", "random")
             given["perm"] = draw_perm(len(x), given.get("generator"), rule=rule)
             seen = take(x, given["perm"] if given.get("per_sample") else given["perm"][:1])
@@ -428,6 +432,17 @@ class SpliceMix(InputMix):
     def labels(self, x: Tensor, targets: Tensor, mixed: Mixed) -> Tensor:
         """Other targets of the same cells."""
         return self.mix(x, targets, **self.decisions(mixed)).targets
+
+
+def _unwrapped(operation: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function below partials and wrappers, and the settings that partials give it."""
+    settings: dict[str, Any] = {}
+    while isinstance(operation, partial) or hasattr(operation, "__wrapped__"):
+        if isinstance(operation, partial):
+            operation, settings = operation.func, operation.keywords | settings
+        else:
+            operation = inspect.unwrap(operation, stop=lambda each: isinstance(each, partial))
+    return operation, settings
 
 
 def _pair(samples: Any) -> tuple[Any, Any]:

@@ -357,7 +357,7 @@ def puzzlemix(
     official: bool = False,
     partner: str = "random",
     pixels: Tensor | None = None,
-    shown: tuple[Tensor, Tensor] | None = None,
+    views: tuple[Tensor, Tensor] | None = None,
     blocks: int | None = None,
     mask: Tensor | None = None,
     lam: Tensor | None = None,
@@ -385,7 +385,7 @@ def puzzlemix(
         official: Draw the share even if ``lam`` is given, as OpenMixup's code does.
         partner: How partners are drawn, see :func:`draw_perm`; unused when ``perm`` is given.
         pixels: (B, C, H, W) the images in [0, 1], whose differences count; ``x`` itself if None.
-        shown: (B, C, H, W) twice, what is seen of the images where they are the first and where
+        views: (B, C, H, W) twice, what is seen of the images where they are the first and where
             they are the partner, such as with noise; ``x`` in both places if None.
         blocks: Blocks along the shorter side; drawn of 2, 4, 8 and 16 that divide the images.
         mask: (B, R, C) weight of the first image in each block, instead of the cut.
@@ -447,7 +447,7 @@ def puzzlemix(
         mask = 1 - CUTS[solver](problem).float() / (labels - 1)
     if mask.shape != (batch, *grid):
         raise ValueError(f"mask must be of {(batch, *grid)} blocks, got {tuple(mask.shape)}")
-    own, other = (x, x) if shown is None else shown
+    own, other = (x, x) if views is None else views
     other, plans = take(other, perm), (None, None)
     if transport:
         side = _divisor(height // grid[0], height if cell is None else cell)

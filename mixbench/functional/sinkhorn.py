@@ -212,10 +212,23 @@ def _falling(iters: int) -> int:
     return iters * 4 // 5
 
 
+def launches_once(device: torch.device) -> bool:
+    """Whether plans on a device are solved in one launch, as far as this process knows.
+
+    Args:
+        device: Where costs lie; problems that are too large take many launches all the same.
+
+    Returns:
+        False also where Triton has turned out not to work.
+    """
+    wanted = os.environ.get("MIXBENCH_FUSED") != "0"
+    return device.type == "cuda" and _TRITON and wanted and not _UNFIT
+
+
 def _fits_a_launch(cost: Tensor) -> bool:
     """True for costs that one launch of a kernel can solve, and may."""
-    on_gpu = _TRITON and cost.is_cuda and os.environ.get("MIXBENCH_FUSED") != "0"
-    return on_gpu and cost.dtype == torch.float32 and max(cost.shape[1:]) <= _LARGEST
+    fits = cost.dtype == torch.float32 and max(cost.shape[1:]) <= _LARGEST
+    return fits and launches_once(cost.device)
 
 
 def _in_one_launch(
@@ -232,6 +245,8 @@ def _in_one_launch(
 
         shares, falling = (rows, columns), _falling(iters) if scaled else 0
         return solve(cost, eps, iters, shares, last, falling=falling, centered=scaled)
+    except torch.OutOfMemoryError:  # of this moment, not of the machine
+        raise
     except Exception as error:  # a GPU that Triton does not know, or no compiler for its launcher
         _UNFIT.append(f"{type(error).__name__}: {error}".partition("\n")[0])
         warnings.warn(

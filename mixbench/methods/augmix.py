@@ -131,6 +131,11 @@ class AugMix(Method):
             return train_set
         return AugMixImages(train_set, run.data, partial(chains_of, cfg), cfg.views, run.seed)
 
+    @property
+    def augments(self) -> bool:
+        """What Pillow makes views of is cropped and mirrored in the loader."""
+        return self.config.backend == TENSOR
+
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """Augment and normalise, or only normalise what came with its views."""
         if batch.views is None:

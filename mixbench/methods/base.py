@@ -328,6 +328,11 @@ class Method(LightningHooks):
             x = self._layout(erase(x, drawn.erased))
         return x, self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
 
+    @property
+    def augments(self) -> bool:
+        """Whether training makes its network input by :meth:`augmented`."""
+        return True
+
     def augmented(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
         """Crop, mirror and normalise: what ``trainer.compile_input`` puts a compiled function for.
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Generator, Tensor, nn
 
 from mixbench.data.maps import MappedImages, check_count, read_label_maps
 from mixbench.errors import UserError
@@ -35,9 +36,22 @@ class MapSource(nn.Module):
         """Logits (B, K) of the method's network for ``x`` (B, C, H, W), and maps (B, h, w)."""
         return method.net(x), self(method.to_pixels(x), y)
 
+    def places(self, count: int, windows: tuple[int, int], generator: Generator) -> dict[str, Any]:
+        """Decisions on windows that do not follow the maps; there are none."""
+        return {}
+
     def wrap(self, train_set: Any) -> Any:
         """The training set as this source wants to see it, once before training."""
         return train_set
+
+
+class RandomWindows(MapSource):
+    """Even maps, and windows that lie anywhere."""
+
+    def places(self, count: int, windows: tuple[int, int], generator: Generator) -> dict[str, Any]:
+        """``target`` and ``source`` (B, 2), rows and columns among those of ``windows``."""
+        draw = torch.rand(2, count, 2, dtype=torch.float64, generator=generator)
+        return dict(zip(("target", "source"), (draw * torch.tensor(windows)).long(), strict=True))
 
 
 class OwnMaps(MapSource):

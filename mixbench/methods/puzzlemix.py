@@ -178,8 +178,8 @@ class PuzzleMix(MapMix):
         attacked = [bool(cfg.adv_prob) and self.switch.on(cfg.adv_prob) for _ in range(2)]
         if any(attacked):
             noisy, maps = self.attack(x, targets)
-            shown = tuple(noisy if each else x for each in attacked)
-            decisions = {"saliency": maps, "shown": shown} | decisions
+            views = tuple(noisy if each else x for each in attacked)
+            decisions = {"saliency": maps, "views": views} | decisions
         if "saliency" not in decisions:
             decisions["saliency"] = self.find_pixel_saliency(x, targets)
         if "blocks" not in decisions:  # alike on all ranks, as its cost differs

@@ -56,7 +56,7 @@ from mixbench.tracking.view import WandbView, group_of, wandb_logger
 from mixbench.training.callbacks.checkpoint import Diverged
 from mixbench.training.callbacks.progress import quiet_lightning
 from mixbench.training.compile import compile_input, compile_stages, wants_compiled_input
-from mixbench.training.facts import bit_exact, blended_hashes
+from mixbench.training.facts import bit_exact, blended_hashes, kernel_choices
 from mixbench.training.fit import Parts, fit_and_test, precision_context
 from mixbench.training.job import Job, used_runs
 from mixbench.training.sanity import chance, doubts
@@ -327,6 +327,7 @@ class Attempt:
             "torch": str(torch.__version__),
             "commit": record.commit,
         }
+        machine |= kernel_choices(self.job.config.trainer, self.job.device)
         start = checkpoint["mixbench_step"] if checkpoint else 0
         attempts.append(
             {
@@ -443,6 +444,9 @@ class Attempt:
     def _end(self) -> None:
         record, attempt = self.record, self.record.attempts[-1]
         attempt |= {"status": record.status, "wall_s": time.monotonic() - self._started}
+        # Whether kernels can be launched is known for sure after the first of them.
+        attempt["machine"] |= kernel_choices(self.job.config.trainer, self.job.device)
+        record.resumed_bit_exact = bit_exact(record.attempts, changed=bool(record.config_changes))
         record.wall_s = sum(known.get("wall_s", 0.0) for known in record.attempts)
         if self.job.device.type == "cuda":
             judged = sum(facts["seconds"] for facts in record.evaluations.values())

@@ -73,7 +73,8 @@ def wants_compiled_input(method: Method, device: torch.device) -> bool:
         What the key says; by ``auto`` True for long runs on a device.
     """
     word = method.run.trainer.compile_input
-    if not method.task.labelled or word == "never":  # views and observations are made elsewhere
+    made_elsewhere = not (method.task.labelled and method.augments)  # as views, observations
+    if made_elsewhere or word == "never":
         return False
     return word == "always" or (device.type != "cpu" and method.total_steps >= LONG_RUN)
 

@@ -13,8 +13,9 @@ import torch
 
 from mixbench.config import yaml_files
 from mixbench.config.overrides import flatten
-from mixbench.config.schema import RunConfig, keys_not_in_identity
+from mixbench.config.schema import RunConfig, TrainerConfig, keys_not_in_identity
 from mixbench.errors import UserError
+from mixbench.functional.sinkhorn import launches_once
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import LAST
 from mixbench.records.identity import Identity, InputFile, changed_hash, differences
@@ -156,6 +157,23 @@ def bit_exact(attempts: list[dict[str, Any]], changed: bool) -> bool | None:
     first, *others = (_that_counts(known.get("machine")) for known in chain)
     alike = all(other == first for other in others)
     return alike and not changed and bool(first and first.get("deterministic"))
+
+
+def kernel_choices(trainer: TrainerConfig, device: torch.device) -> dict[str, bool]:
+    """Choices of kernels that weights may depend on, for the machine of an attempt.
+
+    Args:
+        trainer: How the run is carried out.
+        device: Where it trains.
+
+    Returns:
+        Whether steps are replayed, and whether transport plans are solved in one launch. Nothing
+        on a CPU, where there is no choice: attempts of older versions did not note any.
+    """
+    if device.type == "cpu":
+        return {}
+    graphs = trainer.cuda_graphs and trainer.engine == "fast"
+    return {"cuda_graphs": graphs, "sinkhorn_in_one_launch": launches_once(device)}
 
 
 def _that_counts(machine: dict[str, Any] | None) -> dict[str, Any] | None:

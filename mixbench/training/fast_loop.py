@@ -181,8 +181,10 @@ class FastTrainingLoop(_TrainingEpochLoop):
             (loss,) = self._call(step, "training_step", *given)
         else:
             vars(self._module)["passes"] = self.graphs  # not in steps of Lightning's own loop
-            (loss,) = self._call(step, "training_step", *given)
-            del vars(self._module)["passes"]
+            try:
+                (loss,) = self._call(step, "training_step", *given)
+            finally:
+                del vars(self._module)["passes"]
         if self._parts == 1 and isinstance(loss, Tensor):
             outputs["loss"] = loss.detach()
             return loss

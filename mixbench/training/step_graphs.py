@@ -117,9 +117,10 @@ class StepGraphs:
             elif isinstance(leaf, PLAIN):
                 parts.append(leaf)
             else:
-                self.reason = f"the record of the mixed batch holds a {type(leaf).__name__}"
+                kind = type(leaf).__name__
+                self.reason = f"the record of the mixed batch holds an object of type {kind}"
         key = tuple(parts)
-        if key not in self._graphs and len(self._seen) == MOST and key not in self._seen:
+        if len(self._seen) == MOST and key not in self._seen:
             self.reason = f"steps are of more than {MOST} kinds"
         return None if self.reason else key
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -280,3 +281,17 @@ def test_where_triton_cannot_launch_torch_solves_after_one_warning(
     recwarn.clear()
     assert torch.equal(_in_one_launch(cost, 0.1, 5, solver, last)[0], plan)
     assert not recwarn
+
+
+def test_memory_that_ran_out_once_is_no_verdict_on_the_machine(monkeypatch):
+    fused = types.ModuleType("fused")
+
+    def solve(*args, **settings):
+        raise torch.OutOfMemoryError("planted")
+
+    monkeypatch.setattr(fused, "solve", solve, raising=False)
+    monkeypatch.setattr(SINKHORN, "_UNFIT", [])
+    monkeypatch.setitem(sys.modules, "mixbench.functional._fused", fused)
+    with pytest.raises(torch.OutOfMemoryError, match="planted"):
+        _in_one_launch(torch.rand(2, 4, 4), 0.1, 5, "compat", "columns")
+    assert SINKHORN._UNFIT == []

@@ -1,5 +1,6 @@
 """Operations as modules, as users of torchvision and timm expect them."""
 
+import functools
 import pickle
 
 import pytest
@@ -142,13 +143,22 @@ def test_any_operation_is_a_module_that_does_what_its_function_does(name):
     assert torch.equal(module.eval()(x, y)[0], x)
 
 
+@functools.wraps(mf.saliencymix)
+def wrapped(*args, **settings):
+    return mf.saliencymix(*args, **settings)
+
+
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_the_maps_of_saliencymix_are_of_the_partners_that_are_pasted(per_sample):
+@pytest.mark.parametrize("form", ["plain", "partial", "wrapped", "both"])
+def test_the_maps_of_saliencymix_are_of_the_partners_that_are_pasted(per_sample, form):
     x, y = batch()
     seen = []
+    operation = mf.saliencymix if form in ("plain", "partial") else wrapped
     settings = {"per_sample": per_sample, "partner": "roll"}
+    if form in ("partial", "both"):
+        operation, settings = functools.partial(operation, **settings), {}
     module = mf.OperationMix(
-        mf.saliencymix, maps=lambda x: seen.append(x) or brightness(x), num_classes=K, **settings
+        operation, maps=lambda x: seen.append(x) or brightness(x), num_classes=K, **settings
     )
     mixed, _ = module(x, y, generator=seeded())
     rolled = x.roll(1, 0)

@@ -87,7 +87,7 @@ EXCEED = {
     ),
     "tdattenmix": (
         9,
-        590,
+        580,
         "Windows, whole mixtures, and the losses of tokens and of agreement are parts of it.",
     ),
     "tlalign": (7, 530, "A batch is pasted or interpolated, so that both operations are read."),

@@ -331,6 +331,13 @@ def test_noise_in_place_of_parts_stays_between_compiled_augmentation_and_mixing(
     assert torch.equal(*seen)
 
 
+def test_input_that_pillow_makes_is_not_compiled():
+    for backend in ("pil", "tensor"):
+        method = sample_method(METHODS.get("augmix"), backend=backend)
+        method.run = dataclasses.replace(method.run, trainer=TrainerConfig(compile_input="always"))
+        assert wants_compiled_input(method, torch.device("cpu")) is (backend == "tensor")
+
+
 @pytest.mark.parametrize(
     ("word", "device", "steps", "wanted"),
     [

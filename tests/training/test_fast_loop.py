@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 
 import killing
 import pytest
@@ -10,13 +11,14 @@ import torch
 from lightning.pytorch import Callback
 
 from mixbench import compose, run
+from mixbench.config.schema import TrainerConfig
 from mixbench.errors import InterruptedRunError, RunFailedError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.records.checkpoints import LAST, read_checkpoint
 from mixbench.records.record import read_record
 from mixbench.testing.samples import fit, sample_method
-from mixbench.training.facts import bit_exact
+from mixbench.training.facts import bit_exact, kernel_choices
 from mixbench.training.fast_loop import FastTrainingLoop
 
 WORDS = [
@@ -174,6 +176,31 @@ def test_the_engine_is_no_part_of_the_machine_that_weights_depend_on():
     assert exact(*machines, machine) is True  # the last of an older version
     assert exact(*machines, machine | {"device": "another"}) is False
     assert exact({}, {}) is False
+
+
+def test_attempts_on_a_gpu_with_other_kernels_did_not_compute_alike(monkeypatch):
+    def machine(device, graphs=False):
+        trainer = TrainerConfig(engine="fast", cuda_graphs=graphs)
+        return {"deterministic": True} | kernel_choices(trainer, torch.device(device))
+
+    def exact(*machines):
+        attempts = [{"from_step": n, "machine": found} for n, found in enumerate(machines)]
+        return bit_exact(attempts, changed=False)
+
+    sinkhorn = sys.modules["mixbench.functional.sinkhorn"]
+    monkeypatch.setattr(sinkhorn, "_TRITON", True)
+    monkeypatch.setattr(sinkhorn, "_UNFIT", [])
+    first = machine("cuda")
+    assert exact(first, machine("cuda")) is True
+    assert exact(first, machine("cuda", graphs=True)) is False
+    sinkhorn._UNFIT.append("planted")
+    assert exact(first, machine("cuda")) is False
+    sinkhorn._UNFIT.clear()
+    monkeypatch.setenv("MIXBENCH_FUSED", "0")
+    assert exact(first, machine("cuda")) is False
+    older = {"deterministic": True}
+    assert exact(older, machine("cuda")) is False  # which kernels it chose is not known
+    assert exact(older, machine("cpu", graphs=True)) is True  # there it had no choice
 
 
 HOOKS = (

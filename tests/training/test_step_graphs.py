@@ -140,12 +140,25 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is(recorded, monkeypatch):
 
     strange = StepGraphs(method)
     assert all(map(torch.equal, steps(strange, mixed._replace(aux=object())), plain))
-    assert "holds a object" in strange.outcome
+    assert "holds an object of type object" in strange.outcome
 
     leaf = mixed._replace(x=mixed.x.clone().requires_grad_())
     learned = StepGraphs(method)
     assert all(map(torch.equal, steps(learned, leaf), plain))
     assert "has a gradient" in learned.outcome
+
+
+class Fails(METHODS.get("erm")):
+    def training_step(self, *args):
+        raise RuntimeError("planted")
+
+
+def test_a_step_that_fails_leaves_the_method_its_own_passes():
+    method = sample_method(Fails)
+    trainer = dataclasses.replace(method.run.trainer, cuda_graphs=True)
+    with pytest.raises(RuntimeError, match="planted"):
+        fit(with_run(method, trainer=trainer), engine="fast")
+    assert "passes" not in vars(method)
 
 
 def test_passes_that_draw_on_the_host_are_not_frozen(recorded):

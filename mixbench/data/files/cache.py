@@ -152,10 +152,17 @@ def _file_parts(source: Any, content: Content) -> list[tuple[str, FileImages, Pa
     ]
 
 
+def _read_pixels(source: Any, path: Path) -> PixelStore:
+    store = PixelStore(path)
+    if source.config.on_corrupt != "skip" and not store.sides.all():
+        raise ValueError(f"{path.name} lacks images, which data.on_corrupt=skip left out")
+    return store
+
+
 def _write_pixels(source: Any, content: Content) -> None:
     for _, images, path in _file_parts(source, content):
         try:
-            PixelStore(path)
+            _read_pixels(source, path)
         except (OSError, ValueError, KeyError):
             part, skip = images.part, source.config.on_corrupt == "skip"
             write_store(path, part.names, part.load, source.config.store, skip=skip)
@@ -163,7 +170,7 @@ def _write_pixels(source: Any, content: Content) -> None:
 
 def _with_pixels(source: Any, content: Content) -> Content:
     stored = {
-        name: images.stored(PixelStore(path).__getitem__)
+        name: images.stored(_read_pixels(source, path).__getitem__)
         for name, images, path in _file_parts(source, content)
     }
     return content._replace(**stored)

@@ -33,6 +33,7 @@ class PixelStore:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         with Arrays(path.with_suffix(".npz")) as index:
             self.sides = index["sides"].astype(np.int64)  # (N, 2) heights and widths in pixels
         ends = np.cumsum(self.sides.prod(axis=1) * CHANNELS)
@@ -40,6 +41,9 @@ class PixelStore:
         self.pixels = np.memmap(path, np.uint8, "r")
         if len(self.pixels) != self.starts[-1]:
             raise ValueError(f"{path.name} has {len(self.pixels):,} of {self.starts[-1]:,} bytes")
+
+    def __reduce__(self) -> tuple[type["PixelStore"], tuple[Path]]:
+        return type(self), (self.path,)  # a worker maps the file, and is sent none of its pixels
 
     def __getitem__(self, row: int) -> np.ndarray:
         height, width = self.sides[row]
@@ -106,5 +110,6 @@ def _check_room(path: Path, count: int, load: Callable[[int], bytes], side: int)
             f"the pixels of {count:,} images take about {needed / 1e9:,.0f} GB, and "
             f"{free / 1e9:,.0f} GB are free",
             str(path.parent),
-            "make room, set MIXBENCH_DATA to a larger disk, or give a smaller data.store",
+            "make room, set MIXBENCH_DATA to a larger disk, or give a smaller data.store, at "
+            "least data.resize or data.size",
         )

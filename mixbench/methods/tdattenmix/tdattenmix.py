@@ -23,7 +23,7 @@ SOURCES = Registry(
         "absvit": "mixbench.methods.tdattenmix.topdown:TopDownMaps",
         "file": "mixbench.methods.map_sources:FileMaps",
         "gaze": "mixbench.methods.map_sources:FileMaps",
-        "random": "mixbench.methods.map_sources:MapSource",
+        "random": "mixbench.methods.map_sources:RandomWindows",
         "self": "mixbench.methods.map_sources:OwnMaps",
         "teacher": "mixbench.methods.map_sources:TeacherMaps",
     },
@@ -112,23 +112,11 @@ class TdAttenMix(ConsistencyMethod):
             logits, found = look(self, wide, y) if maps is None else (self.net(wide), maps)
             maps = mf.resize_maps(found, size, self.source.resize)
         windows = (size[0] - side + 1, size[1] - side + 1)
-        if cfg.attention == "random":
-            draw = torch.rand(2, len(x), 2, dtype=torch.float64, generator=self.generator)
-            target, source = (draw * torch.tensor(windows)).long()
-            decisions = {"target": target, "source": source} | decisions
+        decisions = self.source.places(len(x), windows, self.generator) | decisions
         if cfg.dst_tie == "random" and "order" not in decisions:
             decisions["order"] = torch.rand(len(x), *windows, generator=self.generator)
-        mixed = mf.tdattenmix(
-            x,
-            targets,
-            maps,
-            beta=cfg.beta,
-            ratio=cfg.label_ratio,
-            map_norm=cfg.map_norm,
-            side=side,
-            **pair,
-            **decisions,
-        )
+        rule = {"beta": cfg.beta, "ratio": cfg.label_ratio, "map_norm": cfg.map_norm}
+        mixed = mf.tdattenmix(x, targets, maps, side=side, **rule, **pair, **decisions)
         expected = mf.mix_targets(logits.float(), cast(Tensor, mixed.perm), cast(Tensor, mixed.lam))
         return mixed._replace(aux=WindowStep(mixed.aux, targets, expected))
 

@@ -1,3 +1,4 @@
+import pickle
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ from mixbench.cli import main
 from mixbench.config.compose import compose
 from mixbench.data.files.cache import pixel_paths, prepare
 from mixbench.data.files.decode import decode_crop, decode_resized
+from mixbench.data.files.store import PixelStore
 from mixbench.data.sampling import BatchIndex
 from mixbench.errors import UserError
 
@@ -81,6 +83,17 @@ def test_an_image_that_cannot_be_read_is_refused_or_left_out(words, zoo):
     prepare(data)
     train = source(*words, STORE, "data.on_corrupt=skip").load().train
     assert len(train[BatchIndex(torch.arange(11), 0)].images) == 11
+    # What was left out is missed where images that cannot be read are errors.
+    with pytest.raises(UserError, match="1 of 12 images cannot be read"):
+        prepare(source(*words, STORE))
+
+
+def test_a_worker_that_is_spawned_maps_the_pixels_and_is_sent_none(words):
+    prepare(source(*words, STORE))
+    store = PixelStore(pixel_paths(source(*words, STORE))["train"])
+    sent = pickle.dumps(store)
+    assert len(sent) < 1000 < store.pixels.size
+    assert np.array_equal(pickle.loads(sent)[11], store[11])
 
 
 def test_a_disk_without_room_is_told_before_anything_is_written(words, monkeypatch, tmp_path):
@@ -94,3 +107,11 @@ def test_a_disk_without_room_is_told_before_anything_is_written(words, monkeypat
 def test_pixels_are_kept_for_random_crops_only():
     with pytest.raises(UserError, match=r"data\.store needs data\.crop_area"):
         compose("data=folder data.root=. data.size=16 data.store=20")
+
+
+@pytest.mark.parametrize(("more", "side"), [("", 16), (" data.resize=20", 20)])
+def test_pixels_that_evaluation_would_enlarge_are_refused(more, side):
+    words = f"data=folder data.root=. data.size=16 data.crop_area=0.2{more}"
+    with pytest.raises(UserError, match=rf"data\.store must be >= {side}, got {side - 1}"):
+        compose(f"{words} data.store={side - 1}")
+    assert compose(f"{words} data.store={side}").data.store == side
