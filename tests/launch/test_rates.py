@@ -171,8 +171,8 @@ def test_a_run_tells_its_rate_for_its_own_settings_and_what_it_takes_beside(runs
     for other in ("method.prob=0.5", "net.width=8", "trainer.compile=true"):
         with pytest.raises(UserError, match="known is one with"):
             costs(cells(expand([*given, other]), {"digits": 1000}), [rate])
-    with pytest.raises(UserError, match="--images digits=N"):
-        cells(expand(given), {})
+    with pytest.raises(UserError, match="--images own=N"):
+        cells(expand([*given, "data.name=own"]), {})
 
 
 def test_long_runs_start_first_and_a_device_that_is_free_takes_the_next():
