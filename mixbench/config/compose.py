@@ -414,7 +414,9 @@ def _to_object(tree: Any, origins: dict[str, str], prefix: str = "method.") -> A
             raise cause from None
         # A method calls its keys method.<key>, also where it is one of several.
         text = str(cause).splitlines()[0].replace("method.", prefix)
-        key = next((k for k in sorted(origins, key=len, reverse=True) if k in text), "")
+        # What somebody has given is at fault before a default that it does not go with.
+        order = sorted(origins, key=lambda k: (origins[k] == DEFAULT, -len(k)))
+        key = next((k for k in order if k in text), "")
         short = key.removeprefix("method.")
         key = key or next((k for k in origins if short and k.endswith(short)), "")
         todo = f"correct {key}" if key else "correct the value"

@@ -535,3 +535,9 @@ def test_keys_of_suites_that_are_not_asked_for_are_told():
         warnings.simplefilter("error")
         compose("eval.corrupted=published eval.suites=[corruption] eval.adv_n=8")
         compose("eval.search=joint eval.suites=[separation]")
+
+
+def test_of_two_keys_that_do_not_go_together_the_one_that_was_given_is_named():
+    with pytest.raises(UserError) as told:
+        compose("data=folder data.root=x data.size=32 data.store=48")
+    assert (told.value.where, told.value.todo) == ("command line", "correct data.store")
