@@ -9,12 +9,14 @@ import torch
 
 
 def pytest_xdist_auto_num_workers():
-    """One more than there are cores, as tests of servers, signals and kills mostly wait."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
+    """Two more than there are cores, as tests of servers, signals and kills mostly wait."""
+    return len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else None
 
 
-# Files of few tests that take long; those that are begun last would have one worker wait.
-LONG = ("test_process_group.py", "test_resume.py", "test_spawn.py", "test_reevaluate.py")
+# Files that take long by few tests, or that wait; begun last, they would have other workers wait.
+LONG = {"test_process_group.py", "test_resume.py", "test_spawn.py", "test_reevaluate.py"}
+LONG |= {"test_view.py", "test_runs.py", "test_slurm.py", "test_wandb_table.py", "test_run.py"}
+LONG |= {"test_terminal.py", "test_stopping.py", "test_keys.py", "test_compile.py"}
 
 
 def pytest_collection_modifyitems(items):

@@ -36,7 +36,7 @@ def parse_time(text: str, key: str = "budget=") -> float:
     seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
     if not 0 < seconds < 1e8:
         where = key.strip(" =")
-        raise UserError(f"{key}{text} is not a time", where, f"write {key}4h or {key}30min")
+        raise UserError(f"{key}{text} is not a time", where, f"write {key}4h or 30min")
     return seconds
 
 
