@@ -9,8 +9,8 @@ import torch
 
 
 def pytest_xdist_auto_num_workers():
-    """Two more than there are cores, as tests of servers, signals and kills mostly wait."""
-    return len(os.sched_getaffinity(0)) + 2 if hasattr(os, "sched_getaffinity") else None
+    """One more than there are cores, as tests of servers, signals and kills mostly wait."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
 
 
 # Files that take long by few tests, or that wait; begun last, they would have other workers wait.
