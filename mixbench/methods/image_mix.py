@@ -43,6 +43,17 @@ class ImageMix(Method):
         x = self.augmented(images, offsets, flips)
         return self.operation(x, targets, **self._settings(), **decisions)
 
+    @property
+    def mixes_whole(self) -> bool:
+        """Whether :meth:`augmented_mix` does all that lies between pixels and the mixed batch.
+
+        Erased parts come between augmentation and mixing, and a class derived from a method may do
+        more in ``prepare`` or ``mix``.
+        """
+        cls = type(self)
+        own = cls.prepare is not Method.prepare or cls.mix is not ImageMix.mix
+        return not (own or self.run.data.erasing)
+
     def mix_batch(self, batch: Batch) -> mf.Mixed:
         """Prepare and mix, by the compiled function where there is one."""
         if self.compiled_mix is None:

@@ -99,8 +99,7 @@ def compile_input(method: Method, rows: int, autocast: Any) -> bool:
         method.augmented = torch.compile(method.augmented, fullgraph=True)
         with autocast:
             method.augmented(*given)
-            # Noise in place of parts comes between augmentation and mixing, and is not compiled.
-            if isinstance(method, ImageMix) and not method.run.data.erasing:
+            if isinstance(method, ImageMix) and method.mixes_whole:
                 decided = method.decide(rows, shape[2:])
                 if decided is not None:
                     whole = torch.compile(method.augmented_mix, fullgraph=True)
@@ -108,7 +107,7 @@ def compile_input(method: Method, rows: int, autocast: Any) -> bool:
                     whole(*given, targets, **dict(zip(decided, moved, strict=True)))
                     method.compiled_mix = whole
     except Exception as error:
-        del method.augmented
+        vars(method).pop("augmented", None)  # the method's own is found again
         _warn("augmentation runs", error)
         return False
     return True

@@ -17,6 +17,8 @@ from mixbench.config.schema import DataConfig, DataInfo, RunConfig, TrainerConfi
 from mixbench.data import DATA
 from mixbench.data.sampling import BatchIndex
 from mixbench.methods import METHODS
+from mixbench.methods.base import Method
+from mixbench.methods.image_mix import ImageMix
 from mixbench.records.checkpoints import LAST, read_checkpoint
 from mixbench.testing.samples import sample_batch, sample_method, sample_splits
 from mixbench.training.build import build
@@ -314,6 +316,29 @@ def test_input_that_cannot_be_compiled_is_made_as_it_is_with_one_warning(monkeyp
     assert compiled is False
     assert "augmentation runs as it is" in caplog.text
     assert method.compiled_mix is None
+    batch = sample_splits(plain).train[BatchIndex(torch.arange(6), 3)]
+    for each in (method, plain):
+        each.reseed(0, 0)
+    assert torch.equal(method.mix_batch(batch).x, plain.mix_batch(batch).x)
+
+
+def brighter_before_mixing(self, x, targets, **decisions):
+    return ImageMix.mix(self, x + 1, targets, **decisions)
+
+
+def brighter_when_prepared(self, batch, drawn=None):
+    x, targets = Method.prepare(self, batch, drawn)
+    return x + 1, targets
+
+
+@pytest.mark.parametrize(
+    "hooks", [{"mix": brighter_before_mixing}, {"prepare": brighter_when_prepared}], ids=list
+)
+def test_what_a_derived_method_does_to_a_batch_is_not_passed_over(monkeypatch, hooks):
+    derived = type("Derived", (METHODS.get("cutmix"),), hooks)
+    monkeypatch.setitem(METHODS._objects, "cutmix", derived)
+    method, plain, compiled = with_compiled_input(monkeypatch, "eager", "cutmix", {})
+    assert compiled
     batch = sample_splits(plain).train[BatchIndex(torch.arange(6), 3)]
     for each in (method, plain):
         each.reseed(0, 0)
