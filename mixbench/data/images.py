@@ -20,6 +20,15 @@ from mixbench.functional.augmix import ChainViews
 
 HOLDOUT_LIMIT = 5_000
 SPLIT_SEED = 0  # hold-outs and subsets are the same for all methods and seeds
+# Classes, side in pixels and training images as published, to tell a cost before data is there.
+PUBLISHED_SIZES = {
+    "cifar10": (10, 32, 50_000),
+    "cifar100": (100, 32, 50_000),
+    "cub200": (200, 224, 5_994),
+    "fashionmnist": (10, 28, 60_000),
+    "imagenet": (1000, 224, 1_281_167),
+    "tinyimagenet": (200, 64, 100_000),
+}
 
 
 class Batch(NamedTuple):

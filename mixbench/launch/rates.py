@@ -21,15 +21,14 @@ from mixbench.config.compose import compose_text, resolve_method, to_plain
 from mixbench.config.names import METHODS
 from mixbench.config.overrides import flatten
 from mixbench.config.schema import AUTO, RunConfig
-from mixbench.data.images import HOLDOUT_LIMIT
+from mixbench.data.images import HOLDOUT_LIMIT, PUBLISHED_SIZES
 from mixbench.errors import UserError, counted, time_text
 from mixbench.launch.plan import PlannedRun
 from mixbench.leaderboard.rows import find_runs
 from mixbench.records.record import Record, read_record
 
-# Training images, and pixels of a side, of data sets as their authors distribute them.
-OFFICIAL = {"cifar10": (50_000, 32), "cifar100": (50_000, 32), "tinyimagenet": (100_000, 64)}
-OFFICIAL |= {"fashionmnist": (60_000, 28), "digits": (1_437, 32)}
+KNOWN_SIZES = PUBLISHED_SIZES | {"digits": (10, 32, 1_437)}
+UNKNOWN = (0, None, 0)
 # What the time of a step depends on; method.* and net.* too, but where the weights come from.
 COSTLY = {"batch_size", "precision", "task", "distill", "data.size", "data.resize", "data.fit"}
 COSTLY |= {"data.crop_area", "data.crop_scales", "data.store", "data.workers", "data.second"}
@@ -163,7 +162,7 @@ def _of_run(folder: Path) -> Rate | None:
     content, _ = yaml_files.read(folder / "config.yaml")
     keys = _costly(content)
     trained = record.epochs * record.train_size / record.img_per_s
-    side = OFFICIAL.get(record.data, (0, None))[1] if keys.get("data.size") is None else None
+    side = KNOWN_SIZES.get(record.data, UNKNOWN)[1] if keys.get("data.size") is None else None
     other = max(0.0, record.wall_s - trained)
     return Rate(_device(record), keys, record.data, side, record.img_per_s, other)
 
@@ -266,7 +265,7 @@ def _cell(words: tuple[str, ...], count: int, sizes: dict[str, int]) -> Cell:
         )
     data = config.data
     name = data.name or data.kind
-    images, side = OFFICIAL.get(name, (0, None))
+    _, side, images = KNOWN_SIZES.get(name, UNKNOWN)
     images = sizes.get(name, images)
     if not images:
         raise UserError(

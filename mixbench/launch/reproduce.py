@@ -8,6 +8,7 @@ from typing import Any
 from mixbench.config.compose import compose, to_plain
 from mixbench.config.names import NETS
 from mixbench.config.schema import DataConfig, DataInfo, RunConfig, keys_not_in_identity
+from mixbench.data.images import PUBLISHED_SIZES
 from mixbench.errors import UserError
 from mixbench.leaderboard.literature import Figure, figures
 from mixbench.leaderboard.reproduction import needs_peek, published
@@ -16,16 +17,6 @@ from mixbench.training.build import estimate_seconds
 from mixbench.training.job import resolve, training_device
 
 PEEKED_SCORES = ("top1", "map")  # scores that each epoch can be tested for
-
-# Classes, side in pixels and training images as published, to tell a cost before data is there.
-PUBLISHED_SIZES = {
-    "cifar10": (10, 32, 50_000),
-    "cifar100": (100, 32, 50_000),
-    "cub200": (200, 224, 5_994),
-    "fashionmnist": (10, 28, 60_000),
-    "imagenet": (1000, 224, 1_281_167),
-    "tinyimagenet": (200, 64, 100_000),
-}
 TIMED_IMAGES = 32  # images that a step is timed with on a CPU; eight times as many on a GPU
 
 
