@@ -7,6 +7,8 @@ import os
 import pytest
 import torch
 
+from mixbench.config.names import DATA, METHODS, NETS, SUITES
+
 
 def pytest_xdist_auto_num_workers():
     """One more than there are cores, as tests of servers, signals and kills mostly wait."""
@@ -44,6 +46,17 @@ TINY += ["eval.suites=[calibration]"]
 def one_thread_for_all():
     """The tensors of tests are so small that threads would only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def names_of_one_module():
+    """What the tests of a file register under names of their own, those of others do not meet."""
+    registries = (METHODS, NETS, DATA, SUITES)
+    before = [set(registry._objects) for registry in registries]
+    yield
+    for registry, known in zip(registries, before, strict=True):
+        for name in registry._objects.keys() - known - registry.table.keys():
+            del registry._objects[name]
 
 
 @pytest.fixture(scope="session", autouse=True)
