@@ -38,7 +38,7 @@ def pytest_unconfigure():
     gc.unfreeze()
 
 
-TINY = ["data=digits", "data.limit=128", "net.width=4", "epochs=1", "batch_size=32"]
+TINY = ["data=digits", "data.limit=128", "data.size=16", "net.width=4", "epochs=1", "batch_size=32"]
 TINY += ["eval.suites=[calibration]"]
 
 

@@ -41,9 +41,9 @@ from mixbench.training.callbacks.checkpoint import AtomicCheckpointIO
 from mixbench.training.job import resolve
 
 WORDS = (
-    "data=digits data.limit=96 net.width=4 epochs=2 batch_size=16 wandb.mode=disabled devices=2 "
+    "data=digits data.limit=96 data.size=16 net.width=4 epochs=2 batch_size=16 devices=2 "
+    "wandb.mode=disabled eval.suites=[calibration]"
 )
-WORDS += "eval.suites=[calibration]"
 
 
 class PlainNet(StagedNet):

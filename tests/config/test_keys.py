@@ -45,7 +45,7 @@ from mixbench.training.job import resolve, training_device
 from mixbench.training.reevaluate import evaluate_run
 
 BASE = (
-    "data=digits recipe=one data.limit=32 net.width=4 epochs=1 batch_size=8 lr=0.05 "
+    "data=digits recipe=one data.limit=32 data.size=16 net.width=4 epochs=1 batch_size=8 lr=0.05 "
     "optim.schedule=constant eval.suites=[] wandb.mode=disabled trainer.accelerator=cpu"
 )
 
@@ -222,7 +222,7 @@ COUNTED = {
     "data.name": Key("data.name=other", seen=recorded("data")),
     "data.fold": Key("data.fold=1", f"{FLAT} data.folds=2 data.fold=0"),
     "data.race_fold": Key("data.race_fold=0/5"),
-    "data.size": Key("data.size=16"),
+    "data.size": Key("data.size=12"),
     "data.resize": Key("data.resize=12", ZOO),
     "data.crop_area": Key("data.crop_area=0.3", ZOO),
     "data.store": Key("data.store=12", f"{ZOO} data.crop_area=0.3", first_crops, carried_out=False),
@@ -256,7 +256,7 @@ COUNTED = {
     "net.final_norm": Key("net.final_norm=false"),
     "net.pool": Key("net.pool=max"),
     "net.patch": Key("net.patch=8", SMALL_VIT, shapes, carried_out=False),
-    "net.window": Key("net.window=2", "net=swin_tiny", shapes, carried_out=False),
+    "net.window": Key("net.window=2", "data.size=32 net=swin_tiny", shapes, carried_out=False),
     "net.drop_path": Key("net.drop_path=0.5", SMALL_VIT),
     "net.latent": Key("net.latent=8", DEMIX),
     "net.stages": Key(f"net.stages={TIMM_STAGES}", TIMM, shapes, carried_out=False),

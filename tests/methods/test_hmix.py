@@ -137,7 +137,8 @@ def test_the_map_without_a_source_is_that_of_the_published_judgements():
 # mode=fixed: judged images in the batches.
 
 TINY = (
-    "data=digits data.limit=96 net.width=4 epochs=2 batch_size=16 eval.suites=[calibration] "
+    "data=digits data.limit=96 data.size=16 net.width=4 epochs=2 batch_size=16 "
+    "eval.suites=[calibration] "
     "wandb.mode=disabled trainer.accelerator=cpu"
 )
 PAIRS = [(0, 1), (0, 1), (2, 3), (2, 3), (4, 5)]

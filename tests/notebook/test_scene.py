@@ -7,7 +7,14 @@ from mixbench.notebook.scene import Scene
 from mixbench.pictures.raster import under_titles
 from mixbench.records.record import runs_folder
 
-WORDS = ["data=digits", "data.limit=64", "net.width=4", "batch_size=8", "net.final_norm=false"]
+WORDS = [
+    "data=digits",
+    "data.limit=64",
+    "data.size=16",
+    "net.width=4",
+    "batch_size=8",
+    "net.final_norm=false",
+]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from mixbench.race.state import RACE
 from mixbench.records.record import read_record
 
 VOC = SHARED / "data" / "voc2012_sample.zip"
-WORDS = ["method=erm", "net.width=4", "epochs=1", "eval.suites=[]", "logger=none"]
+WORDS = ["method=erm", "data.size=16", "net.width=4", "epochs=1", "eval.suites=[]", "logger=none"]
 
 
 def write_images(root, counts, size=16):

@@ -103,7 +103,8 @@ def test_a_network_without_stages_stays_as_it_is(caplog):
 @pytest.mark.slow
 def test_a_compiled_run_goes_on_bit_by_bit_and_adds_no_graph(tmp_path, monkeypatch):
     words = (
-        "data=digits data.limit=160 net.width=4 epochs=3 batch_size=32 wandb.mode=disabled "
+        "data=digits data.limit=160 data.size=16 net.width=4 epochs=3 batch_size=32 "
+        "wandb.mode=disabled "
         "eval.suites=[] "
     )
     words += "trainer.compile=true method=cutmix"

@@ -24,6 +24,7 @@ from mixbench.training.fast_loop import FastTrainingLoop
 WORDS = [
     "data=digits",
     "data.limit=160",
+    "data.size=16",
     "net.width=4",
     "eval.suites=[]",
     "epochs=2",

@@ -31,6 +31,7 @@ from mixbench.training.reevaluate import evaluate_run, rebuild, task_scores, ver
 from mixbench.training.run import resume
 
 WORDS = ["data=digits", "data.limit=96", "net.width=4", "epochs=2", "batch_size=16", "lr=0.1"]
+WORDS += ["data.size=16"]
 WORDS += ["wandb.mode=disabled", "method=mixup", "eval.adv_n=20"]
 ATTACKED = {"adv_n", "sat_pct", "fgsm_8", "fgsm_8_acc", "pgd20_1", "pgd20_1_acc"}
 

@@ -34,6 +34,7 @@ from mixbench.training.run import resume
 WORDS = [
     "data=digits",
     "data.limit=160",
+    "data.size=16",
     "net.width=4",
     "eval.suites=[calibration]",
     "epochs=3",

@@ -42,7 +42,7 @@ def equal(first, second):
 
 def test_a_run_leaves_everything_that_is_promised(runs, plain_wandb):
     config = compose(
-        "method=cutmix data=digits data.limit=128 net.width=4 epochs=2 batch_size=32 "
+        "method=cutmix data=digits data.limit=128 data.size=16 net.width=4 epochs=2 batch_size=32 "
         "trainer.log_every=2 run.tags=[a,b] run.notes=hello eval.adv_n=16"
     )
     record = run(config)
@@ -297,7 +297,7 @@ class ForgetsAtTheEnd(Method):
 
 
 def test_the_best_epoch_is_chosen_on_the_hold_out_and_tested_once(runs, tiny, plant):
-    words = ["select=val", "epochs=4", "data.limit=600", "net.width=8"]
+    words = ["select=val", "epochs=4", "data.limit=600", "net.width=8", "data.size=32"]
     config = compose([*tiny, *words, plant(ForgetsAtTheEnd)])
     record = run(config)
     folder = runs / record.id

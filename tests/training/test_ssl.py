@@ -21,7 +21,8 @@ from mixbench.training.build import build
 from mixbench.training.job import resolve
 from mixbench.training.reevaluate import verify_run
 
-SMALL = "data=digits data.limit=160 net.width=4 epochs=1 batch_size=32 wandb.mode=disabled "
+SMALL = "data=digits data.limit=160 data.size=16 net.width=4 epochs=1 batch_size=32 "
+SMALL += "wandb.mode=disabled "
 NAMES = ("moco", "mocosamix")
 
 

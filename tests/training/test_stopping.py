@@ -23,6 +23,7 @@ from mixbench.records.record import read_record
 WORDS = [
     "data=digits",
     "data.limit=160",
+    "data.size=16",
     "net.width=4",
     "eval.suites=[calibration]",
     "epochs=4",

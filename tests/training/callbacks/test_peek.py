@@ -8,7 +8,7 @@ from mixbench.records.checkpoints import read_checkpoint
 from mixbench.records.curves import read_curves
 from mixbench.records.record import read_record
 
-WORDS = "data=digits data.limit=128 net.width=4 batch_size=32 wandb.mode=disabled"
+WORDS = "data=digits data.limit=128 data.size=16 net.width=4 batch_size=32 wandb.mode=disabled"
 
 
 def carry_out(folder, *words):
