@@ -3,6 +3,7 @@ import functools
 import gc
 import logging
 import os
+import sys
 
 import pytest
 import torch
@@ -13,6 +14,21 @@ from mixbench.config.names import DATA, METHODS, NETS, SUITES
 def pytest_xdist_auto_num_workers():
     """One more than there are cores, as tests of servers, signals and kills mostly wait."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
+
+
+# Assertions are rewritten once for all workers, also where no bytecode is asked for.
+sys.dont_write_bytecode = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Each worker begins with other files, and finds those of the others rewritten."""
+    report = yield
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    if isinstance(collector, pytest.Dir) and worker.isdigit():
+        first = len(report.result) * int(worker) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        report.result = report.result[first:] + report.result[:first]
+    return report
 
 
 # Files that take long by few tests, or that wait; begun last, they would have other workers wait.
