@@ -11,6 +11,7 @@ import torch
 from mixbench.config.names import DATA, METHODS, NETS, SUITES
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """One more than there are cores, as tests of servers, signals and kills mostly wait."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
@@ -24,9 +25,9 @@ sys.dont_write_bytecode = False
 def pytest_make_collect_report(collector):
     """Each worker begins with other files, and finds those of the others rewritten."""
     report = yield
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    if isinstance(collector, pytest.Dir) and worker.isdigit():
-        first = len(report.result) * int(worker) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    if isinstance(collector, pytest.Dir) and "PYTEST_XDIST_WORKER" in os.environ:
+        worker = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+        first = len(report.result) * worker // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         report.result = report.result[first:] + report.result[:first]
     return report
 
