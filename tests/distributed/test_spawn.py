@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from mixbench import cli
 from mixbench.distributed.spawn import root_cause, write_error
 from mixbench.errors import InterruptedRunError, RunFailedError, UserError
 from mixbench.methods.base import Method
@@ -101,16 +102,19 @@ def test_a_bench_on_two_devices_gives_one_run_and_one_row(tmp_path):
 
 # FAULTS row 43.
 @pytest.mark.ddp
-def test_the_root_cause_is_printed_last_and_once_with_its_rank(tmp_path):
-    done = call("run", *WORDS, "method=test_spawn:FailsOnOneRank", runs=tmp_path)
-    assert done.returncode == 3, done.stderr
-    assert done.stderr.count("planted on one rank") == 1
-    lines = done.stderr.strip().splitlines()
+def test_the_root_cause_is_printed_last_and_once_with_its_rank(tmp_path, monkeypatch, capfd):
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    assert cli.main(["run", *WORDS, "method=test_spawn:FailsOnOneRank"]) == 3
+    shown = capfd.readouterr().err
+    assert shown.count("planted on one rank") == 1
+    lines = shown.strip().splitlines()
     told = next(n for n, line in enumerate(lines) if "planted on one rank" in line)
     assert "mixbench: rank 1: " in lines[told]
     assert "1 other stopped with it" in lines[told]
     assert [line.strip().split(":")[0] for line in lines[told + 1 :]] == ["where", "to do"]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in shown
     folder = place(tmp_path)
     assert "planted on one rank" in (folder / "rank1.txt").read_text()
     record = read_record(folder)

@@ -110,7 +110,7 @@ def test_maps_are_held_against_the_box_of_the_whole_image():
     assert "the box of the whole image 100.00 %" in blurred.warnings[0]
 
 
-@pytest.mark.parametrize("size", [5, 12])
+@pytest.mark.parametrize("size", [5, pytest.param(12, marks=pytest.mark.slow)])
 def test_batches_change_no_score(size):
     images = squares()
     images.images = (images.images // 2 + CELL * (torch.arange(SIDE) // CELL).byte()).contiguous()

@@ -195,7 +195,7 @@ def first_steps(method, steps):
     "place",
     [
         pytest.param(0, marks=pytest.mark.slow, id="td-vit"),
-        pytest.param(1, id="td-cnn"),
+        pytest.param(1, marks=pytest.mark.slow, id="td-cnn"),
         pytest.param(2, id="tlalign"),
         pytest.param(3, marks=pytest.mark.slow, id="transmix"),
     ],
