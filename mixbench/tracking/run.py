@@ -15,10 +15,12 @@ import shlex
 import shutil
 import threading
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from mixbench.config.schema import RunConfig
 from mixbench.records.redaction import REDACTED, redact
 
 log = logging.getLogger("mixbench")
@@ -35,6 +37,7 @@ MODES: dict[str, Mode] = {
     "disabled": "disabled",
 }
 SERVER = "https://api.wandb.ai"
+MODULES = ("wandb", "wandb.apis.public")  # the second is what W&B itself imports as a run starts
 # Seconds. What is tried before W&B goes offline takes below 10 together.
 ONLINE = 5.0  # for the start of an online run
 END = 2.0  # for W&B's process to end
@@ -137,6 +140,52 @@ def is_disabled(mode: str | None) -> bool:
         True if the mode, or WANDB_MODE in its place, says so.
     """
     return MODES.get(mode or os.environ.get("WANDB_MODE") or "") == "disabled"
+
+
+def is_shown(config: RunConfig) -> bool:
+    """Whether a run gets a view in W&B.
+
+    Args:
+        config: Reads ``logger`` and ``wandb.mode``.
+
+    Returns:
+        True unless another logger is asked for, or no view at all.
+    """
+    return config.logger == "wandb" and not is_disabled(config.wandb.mode)
+
+
+def import_wandb() -> None:
+    """Import W&B and what it needs to start a run.
+
+    W&B defines classes that look for their source among all modules, so that the import takes half
+    as long before torch and Lightning as after them. A failure is told by :func:`open_view`, which
+    meets it again.
+    """
+    set_wandb_defaults()
+    try:
+        for name in MODULES:
+            import_module(name)
+    except Exception as error:
+        log.debug("W&B cannot be imported: %s", error)
+
+
+def start_service() -> threading.Thread:
+    """Start W&B's process, which a view would wait for, beside what else there is to do.
+
+    Returns:
+        The thread that starts it. A failure is told by :func:`open_view`, which tries again.
+    """
+    import_wandb()  # not by the thread: two threads may import each other's half of a circle
+
+    def work() -> None:
+        try:
+            import_module("wandb").setup()
+        except BaseException as error:  # W&B also calls sys.exit
+            log.debug("W&B's process: %s", error)
+
+    thread = threading.Thread(target=work, name="wandb-service", daemon=True)
+    thread.start()
+    return thread
 
 
 def open_view(
