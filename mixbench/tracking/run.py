@@ -40,7 +40,7 @@ SERVER = "https://api.wandb.ai"
 MODULES = ("wandb", "wandb.apis.public")  # the second is what W&B itself imports as a run starts
 # Seconds. What is tried before W&B goes offline takes below 10 together.
 ONLINE = 5.0  # for the start of an online run
-END = 2.0  # for W&B's process to end
+END = 2.0  # for W&B's process to end, and for one to start that may not be needed
 OFFLINE = 20.0  # for the start of that process, mostly below 1
 UPLOAD = 20.0  # seconds that W&B itself gives the upload at the end
 WAITING = 10_000  # calls that may wait for W&B
@@ -176,16 +176,19 @@ def start_service() -> threading.Thread:
         The thread that starts it. A failure is told by :func:`open_view`, which tries again.
     """
     import_wandb()  # not by the thread: two threads may import each other's half of a circle
-
-    def work() -> None:
-        try:
-            import_module("wandb").setup()
-        except BaseException as error:  # W&B also calls sys.exit
-            log.debug("W&B's process: %s", error)
-
-    thread = threading.Thread(target=work, name="wandb-service", daemon=True)
+    thread = threading.Thread(target=_set_up, name="wandb-service")
     thread.start()
     return thread
+
+
+def _set_up() -> None:
+    """Start W&B's process, for at most as long as the end of this one may wait for it."""
+    try:
+        import wandb
+
+        _within(END, wandb.setup)
+    except (ImportError, RuntimeError) as error:
+        log.debug("W&B's process: %s", error)
 
 
 def open_view(
