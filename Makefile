@@ -49,6 +49,7 @@ else
 	$(INSTALL) --require-hashes -r requirements.lock
 endif
 	$(INSTALL) --no-deps --no-build-isolation --editable .
+	$(PY) -m compileall -q mixbench
 	@touch $@
 
 $(VENV)/.extras-%: $(BASE)

@@ -25,11 +25,14 @@ def run_command(args: argparse.Namespace) -> int:
     from mixbench.config.compose import compose_text, render, resolve_method
     from mixbench.config.overrides import COMMAND_LINE, refuse_place
     from mixbench.config.schema import AUTO
+    from mixbench.tracking.run import import_wandb, is_shown
 
     composed = compose_text(args.overrides, strict=args.strict, base=args.config)
     if composed.origins["run.dir"] != COMMAND_LINE and args.folder is None:
         refuse_place([("run.dir", composed.config.run.dir)], composed.origins["run.dir"])
     with importing():  # of torch and Lightning, with the method
+        if not args.show and composed.config.world == 1 and is_shown(composed.config):
+            import_wandb()
         composed = resolve_method(composed, strict=args.strict)
     for note in composed.notes:
         print_notice(f"warning: {note}")

@@ -29,12 +29,13 @@ from mixbench.launch.state import GridProgress, GridState
 from mixbench.leaderboard.headline import score_texts
 from mixbench.records.lock import BusyRunError, LockWatch
 from mixbench.records.record import Record, read_record
-from mixbench.tracking.run import set_wandb_defaults
+from mixbench.tracking.run import MODULES, set_wandb_defaults
 
 Environment = tuple[dict[str, str], str]  # environment and working directory
 
-# Modules of every run, and two that most runs import once they have started.
-PRELOADED = ["mixbench.training.run", "wandb", "sklearn.model_selection"]
+# Modules of every run, and some that most runs import once they have started; those of W&B take
+# longer where torch is there already.
+PRELOADED = [*MODULES, "mixbench.training.run", "sklearn.model_selection"]
 # Seconds for children after Ctrl-C: by themselves, once told again, and once killed.
 OWN_S, GRACE_S, KILLED_S = 3.0, 90.0, 10.0
 BUSY = -1  # code of a run that another process is at work on

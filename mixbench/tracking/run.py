@@ -15,10 +15,12 @@ import shlex
 import shutil
 import threading
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from mixbench.config.schema import RunConfig
 from mixbench.records.redaction import REDACTED, redact
 
 log = logging.getLogger("mixbench")
@@ -35,9 +37,10 @@ MODES: dict[str, Mode] = {
     "disabled": "disabled",
 }
 SERVER = "https://api.wandb.ai"
+MODULES = ("wandb", "wandb.apis.public")  # the second is what W&B itself imports as a run starts
 # Seconds. What is tried before W&B goes offline takes below 10 together.
 ONLINE = 5.0  # for the start of an online run
-END = 2.0  # for W&B's process to end
+END = 2.0  # for W&B's process to end, and for one to start that may not be needed
 OFFLINE = 20.0  # for the start of that process, mostly below 1
 UPLOAD = 20.0  # seconds that W&B itself gives the upload at the end
 WAITING = 10_000  # calls that may wait for W&B
@@ -137,6 +140,55 @@ def is_disabled(mode: str | None) -> bool:
         True if the mode, or WANDB_MODE in its place, says so.
     """
     return MODES.get(mode or os.environ.get("WANDB_MODE") or "") == "disabled"
+
+
+def is_shown(config: RunConfig) -> bool:
+    """Whether a run gets a view in W&B.
+
+    Args:
+        config: Reads ``logger`` and ``wandb.mode``.
+
+    Returns:
+        True unless another logger is asked for, or no view at all.
+    """
+    return config.logger == "wandb" and not is_disabled(config.wandb.mode)
+
+
+def import_wandb() -> None:
+    """Import W&B and what it needs to start a run.
+
+    W&B defines classes that look for their source among all modules, so that the import takes half
+    as long before torch and Lightning as after them. A failure is told by :func:`open_view`, which
+    meets it again.
+    """
+    set_wandb_defaults()
+    try:
+        for name in MODULES:
+            import_module(name)
+    except Exception as error:
+        log.debug("W&B cannot be imported: %s", error)
+
+
+def start_service() -> threading.Thread:
+    """Start W&B's process, which a view would wait for, beside what else there is to do.
+
+    Returns:
+        The thread that starts it. A failure is told by :func:`open_view`, which tries again.
+    """
+    import_wandb()  # not by the thread: two threads may import each other's half of a circle
+    thread = threading.Thread(target=_set_up, name="wandb-service")
+    thread.start()
+    return thread
+
+
+def _set_up() -> None:
+    """Start W&B's process, for at most as long as the end of this one may wait for it."""
+    try:
+        import wandb
+
+        _within(END, wandb.setup)
+    except (ImportError, RuntimeError) as error:
+        log.debug("W&B's process: %s", error)
 
 
 def open_view(

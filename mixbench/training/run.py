@@ -27,6 +27,7 @@ from mixbench.records.record import (
     earlier_record,
     read_record,
 )
+from mixbench.tracking.run import is_shown, start_service
 from mixbench.tracking.tensorboard import check_tensorboard
 from mixbench.training.attempt import Attempt
 from mixbench.training.build import build
@@ -174,6 +175,8 @@ def _prepare(job: Job, group: ProcessGroup, folder: Path) -> "Attempt | Record":
     done = earlier is not None and earlier.status == "done"
     if group.broadcast(done):
         return _finished(job, earlier or read_record(folder), folder)
+    if group.is_main and is_shown(job.config):
+        start_service()
     splits = job.read_data()
     check_splits(job.config, job.task, job.suites, splits)
     method, data = build(job, splits, group.rank, group.world)

@@ -21,12 +21,15 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 from wandb_file import history, opened, stored, summary
 
-from mixbench import compose, run
+from mixbench import cli, compose, run
+from mixbench.distributed.process_group import ProcessGroup
 from mixbench.errors import RunFailedError, UserError
 from mixbench.evaluation import patches
 from mixbench.tracking import run as wandb_run
 from mixbench.tracking.view import wandb_logger
+from mixbench.training.job import resolve
 from mixbench.training.reevaluate import evaluate_run
+from mixbench.training.run import _prepare
 
 KEY = "0123456789abcdef" * 2 + "planted8"  # 40 characters, as W&B asks for
 
@@ -292,11 +295,86 @@ def test_a_mode_that_is_none_costs_the_view_and_nothing_else(tmp_path, monkeypat
     assert line.startswith("no W&B view: WANDB_MODE=onlien is none of online,")
 
 
-def test_a_view_that_cannot_be_opened_costs_one_line(tmp_path, monkeypatch, lines):
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_view_that_cannot_be_opened_costs_one_line(tmp_path, monkeypatch, lines, ahead):
     monkeypatch.setenv("WANDB_BASE_URL", "no address")
+    if ahead:
+        wandb_run.start_service().join()
+        assert lines() == []
     assert open_logger(tmp_path, "offline") is None
     (line,) = lines()
     assert line.startswith("no W&B view: ")
+
+
+def test_a_view_uses_the_process_that_was_started_ahead(tmp_path, lines):
+    wandb_run.start_service().join()
+    ahead = os.environ["WANDB_SERVICE"]
+    open_logger(tmp_path, "offline").close()
+    assert os.environ["WANDB_SERVICE"] == ahead
+    assert stored(tmp_path)
+    assert lines() == []
+
+
+@pytest.mark.parametrize(
+    ("rank", "word", "expected"),
+    [
+        (0, "wandb.mode=offline", True),
+        (1, "wandb.mode=offline", False),
+        (0, "wandb.mode=disabled", False),
+        (0, "logger=none", False),
+    ],
+)
+def test_only_the_leading_process_of_a_run_with_a_view_starts_that_of_wandb(
+    tmp_path, caplog, rank, word, expected
+):
+    caplog.set_level(logging.INFO, logger="mixbench")  # and what another rank makes of it is undone
+    job = resolve(compose(["data=digits", "data.limit=64", "net.width=4", word]))
+    _prepare(job, ProcessGroup(rank), tmp_path)
+    for thread in threading.enumerate():
+        if thread.name == "wandb-service":
+            thread.join()
+    assert ("WANDB_SERVICE" in os.environ) is expected
+
+
+def test_wandb_is_imported_whole_and_connects_to_nothing_before_a_view_is_opened(tmp_path):
+    program = """
+        import os, sys, threading
+        from pathlib import Path
+        from mixbench.tracking.run import import_wandb, open_view
+
+        import_wandb()
+        assert "torch" not in sys.modules
+        assert threading.active_count() == 1  # runs of a bench are forked from here
+        assert "WANDB_SERVICE" not in os.environ
+        before = set(sys.modules)
+        view = open_view(Path(sys.argv[1]), run_id="r", name="r", project="p", mode="offline")
+        assert view.close()
+        late = set(sys.modules) - before
+        print(*[name for name in late if name.startswith("wandb.apis")])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("wandb.mode=offline", True),
+        ("wandb.mode=disabled", False),
+        ("logger=tensorboard", False),
+        ("devices=2", False),  # each of the processes that it starts will see to itself
+    ],
+)
+def test_the_command_imports_wandb_before_the_method_and_only_for_a_view(
+    tmp_path, monkeypatch, word, expected
+):
+    (tmp_path / "of_wandb.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(wandb_run, "MODULES", ("of_wandb",))
+    assert cli.main(["run", "method=erm", "data=digits", "method.nothing=1", word]) == 2
+    assert (sys.modules.pop("of_wandb", None) is not None) is expected
 
 
 # FAULTS row 52.
