@@ -182,17 +182,15 @@ class StepGraphs:
         sources = method.generator, method.shared_generator, torch.default_generator
         states = [source.get_state() for source in sources]
         self._drop_gradients()  # the backward pass makes new ones, in memory of the graph
-        again = False
         try:
             (outputs, update), replay = capture(step)
         except Exception as error:
             first = str(error).strip().partition("\n")[0]
             told = f"cannot be recorded: {type(error).__name__}: {first}"
-            again = not self.outside
-            if again:  # the passes alone
-                self.outside = f"the update {told}"
-            else:
+            if self.outside:
                 self.reason = f"a step {told}"
+            else:  # the next step of this kind tries the passes alone
+                self.outside = f"the update {told}"
         else:
             gradients = [parameter.grad for parameter in self._parameters]
             inputs = [leaf for leaf in held if isinstance(leaf, Tensor)]
@@ -203,7 +201,7 @@ class StepGraphs:
         self._drop_gradients()
         for source, state in zip(sources, states, strict=True):
             source.set_state(state)
-        return again and self._record(key, leaves, shape)
+        return False
 
     def _begin_update(self) -> Update:
         """Clip, and the first part of the update."""

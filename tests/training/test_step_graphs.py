@@ -175,13 +175,14 @@ def numbers(recorded, optim):
 
     for _ in range(2):
         graphs = StepGraphs(method, "", optimizer, clip)
-        while graphs.update is None:
+        for _ in range(2):
             optimizer.zero_grad()
             loss = graphs(mixed).loss
             if not graphs.replayed:
                 loss.backward()
             (graphs.update or optimizer).step()
             schedule.step()
+        assert graphs.update is not None
     return [each.numbers for each in recorded]
 
 
