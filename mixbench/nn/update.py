@@ -6,8 +6,9 @@ are the operations of PyTorch's optimisers, in their order for each weight: the 
 
 To have the changing numbers in tensors would not give these. SGD rounds a weight and its step once;
 a product with a tensor is rounded by itself, and ``addcmul``, which does not, takes a kernel for
-each weight, so that the device is longer at work than the host with one launch for all. AdamW's
-last operation multiplies and divides in another order on a CPU than on a GPU.
+each weight in place of one for all. AdamW's last operation multiplies and divides in another order
+on a CPU than on a GPU, so that no operations with a tensor would be equal to it on both. And it
+takes a launch to bring a number to the device, as it does to scale all weights of a group by it.
 """
 
 # pyright: reportPrivateImportUsage=false

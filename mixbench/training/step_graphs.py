@@ -237,4 +237,4 @@ def _outside(optimizer: Optimizer | None) -> str:
     if optimizer is None:
         return "there is no optimiser"
     kind = type(optimizer).__name__
-    return "" if is_divisible(optimizer) else f"that of {kind} is not known in two parts"
+    return "" if is_divisible(optimizer) else f"the update of {kind} is not known in two parts"

@@ -19,6 +19,7 @@ from mixbench.methods.base import Method
 from mixbench.nn.schedules import warm_decay
 from mixbench.nn.teacher import Teacher
 from mixbench.nn.update import KINDS, SGDUpdate
+from mixbench.records.checkpoints import LAST, read_checkpoint
 from mixbench.testing.samples import fit, sample_batch, sample_method
 from mixbench.training import step_graphs
 from mixbench.training.callbacks.average import EMA
@@ -245,6 +246,24 @@ def test_a_run_goes_on_from_replayed_steps_without_them_and_back(
     assert killing.differences(*found) == []
 
 
+@pytest.mark.slow
+def test_replayed_steps_that_diverge_stop_at_the_same_step(recorded, tmp_path, monkeypatch):
+    words = "method=mixup data=digits data.limit=64 net.width=4 eval.suites=[] epochs=9 lr=1e12 "
+    words += "batch_size=8 logger=none trainer.engine=fast trainer.log_every=4 trainer.ckpt_steps=2"
+    found = []
+    for graphs in (False, True):
+        folder = tmp_path / str(graphs)
+        monkeypatch.setenv("MIXBENCH_RUNS", str(folder))
+        with pytest.raises(RunFailedError, match="the loss is not finite"):
+            run(compose(f"{words} trainer.cuda_graphs={graphs}"))
+        (place,) = folder.iterdir()
+        content = read_checkpoint(place / LAST)
+        del content["mixbench"]["config"]["trainer"]["cuda_graphs"]
+        found.append((content, (place / "diverged.json").read_text()))
+    assert recorded
+    assert killing.differences(*found) == []
+
+
 def with_run(method, **changes):
     method.run = dataclasses.replace(method.run, **changes)
     return method
@@ -269,6 +288,11 @@ def test_what_cannot_be_replayed_says_why(recorded):
         assert words in found.reason
         assert bool(found.reason) == bool(words)
     assert StepGraphs(sample_method(erm), "no").outcome == "none: no"
+    for kind, words in [(torch.optim.SGD, ""), (torch.optim.Adagrad, "of Adagrad is not known")]:
+        method = sample_method(erm)
+        found = StepGraphs(method, "", kind(method.parameters(), lr=0.1, foreach=True)).outside
+        assert words in found
+        assert bool(found) == bool(words)
 
 
 class Draws(nn.Module):

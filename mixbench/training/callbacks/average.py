@@ -70,7 +70,7 @@ class EMA(WeightAveraging):
 
 
 def _tables(module: nn.Module) -> _Tables:
-    """Where the parts of a module keep weights and buffers; the search is longer than a step."""
+    """Where the parts of a module keep values; to find the parts takes longer than to average."""
     parts = list(module.modules())
     return [table for part in parts for table in (part._parameters, part._buffers)]
 
