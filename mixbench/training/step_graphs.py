@@ -4,13 +4,14 @@ At small batches the host takes longer to launch the kernels of a step than the 
 A graph is recorded once and replayed for each batch, with whatever was on the host frozen in it.
 What a step decides there has to be in the record that ``mix`` returns: tensors of the record are
 copied into memory of the graph, and each combination of its plain values, such as the layer that is
-mixed, has a graph of its own. So has each set of weights that get a gradient.
+mixed, has a graph of its own, which moves those weights alone that get a gradient there. So has
+each set of the optimiser's settings, the learning rate excepted.
 
 A graph holds both passes, clipping, and the update as far as it needs no number that changes by
 the step (:mod:`mixbench.nn.update`). ``mix``, the move of the weights, which the learning rate
-scales, and averages of weights, whose decay warms up, stay outside: one launch for all weights of a
-group each, as many as it would take to bring the number to the device. What cannot be replayed runs
-as it is, and :attr:`StepGraphs.outcome` says why.
+scales, what a method does after it, and averages of weights, whose decay warms up, stay outside: a
+few launches for all weights of a group, about as many as it would take to bring their numbers to
+the device. What cannot be replayed runs as it is, and :attr:`StepGraphs.outcome` says why.
 """
 
 from collections import Counter
