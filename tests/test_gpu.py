@@ -1,6 +1,7 @@
 """What only a GPU can show; run with `pytest -m gpu`."""
 
 import contextlib
+from functools import partial
 
 import killing
 import pytest
@@ -8,13 +9,17 @@ import torch
 
 import mixbench.functional as mf
 from mixbench import compose, run
+from mixbench.config.schema import OptimConfig
 from mixbench.data.sampling import BatchIndex
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
+from mixbench.nn.optim import build_optimizer
+from mixbench.nn.update import Update
 from mixbench.records.checkpoints import LAST, read_checkpoint
 from mixbench.testing.contract import RULES, rules_of
 from mixbench.testing.samples import sample_method, sample_splits
 from mixbench.training.compile import compile_input
+from mixbench.training.step_graphs import capture
 
 pytestmark = [
     pytest.mark.gpu,
@@ -188,7 +193,12 @@ def test_the_steps_between_two_looks_at_the_loss_wait_for_nothing(tmp_path, monk
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("words", "kinds"), [("erm", "1"), ("mixup method.prob=0.5", "2"), ("manifoldmixup", "3")]
+    ("words", "kinds"),
+    [
+        ("erm optim.clip=0.1 optim.ema=0.9 optim.warmup_epochs=1", "1 graph"),
+        ("mixup method.prob=0.5 optim.name=adamw lr=1e-3 optim.clip=0.1", "2 graphs"),
+        ("manifoldmixup", "3 graphs"),
+    ],
 )
 def test_replayed_steps_train_the_same_as_those_that_are_launched(
     words, kinds, precision, tmp_path, monkeypatch
@@ -201,9 +211,44 @@ def test_replayed_steps_train_the_same_as_those_that_are_launched(
         monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / graphs))
         record = run(compose(f"{given} trainer.cuda_graphs={graphs}"))
         weights.append(read_checkpoint(tmp_path / graphs / record.id / LAST)["state_dict"])
-    assert record.cuda_graphs == f"{kinds} graph{'s' * (kinds != '1')}"
+    assert record.cuda_graphs == f"{kinds} of passes and update"
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_replayed_update_leaves_the_bits_of_the_optimiser(name, forbid_waiting):
+    weights = []
+    for replayed in (False, True):
+        generator = torch.Generator("cuda").manual_seed(0)
+        given = {"device": "cuda", "generator": generator}
+        found = [torch.randn(*shape, **given) for shape in [(64, 32, 3, 3), (7,), (1,)]]
+        optimizer = build_optimizer([{"params": found}], OptimConfig(name=name), 0.1)
+        for weight in found:
+            weight.grad = torch.zeros_like(weight)
+        optimizer.step()  # makes the momenta
+        if replayed:
+            update, replay = capture(partial(begun, optimizer))
+        for step in range(5):
+            optimizer.param_groups[0]["lr"] = 0.3 / (step + 3)
+            for weight in found:
+                weight.grad.normal_(generator=generator)
+            if step == 1:
+                forbid_waiting()
+            if replayed:
+                replay()
+            (update if replayed else optimizer).step()
+        torch.cuda.set_sync_debug_mode("default")
+        weights.append(found)
+    assert all(map(torch.equal, *weights))
+
+
+def begun(optimizer):
+    weights = optimizer.param_groups[0]["params"]
+    torch.nn.utils.clip_grad_norm_(weights, 1e9)  # changes nothing, and waits for nothing
+    update = Update(optimizer)
+    update.follow_gradients()
+    return update
 
 
 def test_compiled_input_on_the_device_is_the_plain_one():

@@ -444,8 +444,8 @@ class TrainerConfig(Settings):
     )
     cuda_graphs: bool = setting(
         False,
-        "with engine=fast, replay both passes of a step as CUDA graphs; what cannot be replayed "
-        "runs as it is, and the record says why",
+        "with engine=fast, replay both passes of a step, clipping and the momenta of its update as "
+        "CUDA graphs; what cannot be replayed runs as it is, and the record says why",
         only_when={"trainer.engine": ("fast",)},
         identity=False,
     )

@@ -1,9 +1,10 @@
 """P5: the time that an engine takes between training steps, against a bare loop of the same steps.
 
-All three train the same method on the same batches, and end with the same weights. The bare loop
-is what one writes down first, and runs where Lightning's would: in the same Trainer, as Python
-itself is slower or faster by some percent with the depth of its calls. The engines also do what a
-run needs: they call its callbacks and count for its checkpoints.
+All train the same method on the same batches, and end with the same weights. The bare loop is what
+one writes down first, and runs where Lightning's would: in the same Trainer, as Python itself is
+slower or faster by some percent with the depth of its calls. The engines also do what a run needs:
+they call its callbacks and count for its checkpoints. A CUDA device tells, on a network of many
+short kernels, what graphs of the passes save, and those that hold the update, too.
 """
 
 import contextlib
@@ -27,21 +28,25 @@ from mixbench.perf.report import Limit, Rule
 from mixbench.perf.timing import Budget
 
 BASE, FAST, LIGHTNING = "bare loop", "engine fast", "engine lightning"
-WORDS = "method=erm data=digits net.width=4 epochs=1 eval.suites=[] logger=none"
+PASSES, GRAPHS = "engine fast, graphs of passes alone", "engine fast, graphs of passes and update"
+WORDS = "method=erm data=digits epochs=1 eval.suites=[] logger=none"
+FIRST = 8  # steps that are not timed, in which graphs are recorded
 
 
 @dataclass(frozen=True)
 class Steps(Case):
-    """Some training images, digits of 8x8 pixels that one linear layer learns."""
+    """Some training images, digits of 8x8 pixels; one linear layer learns them, or a network."""
 
     images: int
+    net: str = ""
 
 
 STEPS = Steps(8, "B8 3x8x8 linear", 1280)
+NETWORK = Steps(16, "B16 3x8x8 preactresnet18 of width 16", 1280, "net.width=16")
 
 
 def time_of_step(engine: str, case: Steps, device: torch.device) -> tuple[float, list[Tensor]]:
-    """Train for one epoch, and time it from the end of the first step to that of the last.
+    """Train for one epoch, and time it from the end of the first steps to that of the last.
 
     Args:
         engine: One of the variants.
@@ -67,17 +72,21 @@ def time_of_step(engine: str, case: Steps, device: torch.device) -> tuple[float,
 
     kind = "cpu" if device.type == "cpu" else "gpu"
     words = f"{WORDS} data.limit={case.images} batch_size={case.batch} trainer.accelerator={kind} "
+    words += f"{case.net or 'net.width=4'} "
     words += "trainer.engine=" + ("lightning" if engine == LIGHTNING else "fast")
+    words += " trainer.cuda_graphs=true" if engine in (PASSES, GRAPHS) else ""
     job = resolve(compose(words))
     splits = job.read_data()
     method, data = build(job, splits)
     info = splits.info
-    layer = nn.Linear(info.channels * info.height * info.width, info.num_classes)
-    method.net = nn.Sequential(nn.Flatten(), layer)
+    if not case.net:
+        layer = nn.Linear(info.channels * info.height * info.width, info.num_classes)
+        method.net = nn.Sequential(nn.Flatten(), layer)
     marks: list[float] = []
+    first = min(FIRST, len(data.batches) // 2)
 
     def mark() -> None:
-        if device.type == "cuda" and len(marks) in (0, len(data.batches) - 1):
+        if device.type == "cuda" and len(marks) in (first, len(data.batches) - 1):
             torch.cuda.synchronize(device)
         marks.append(time.process_time() if device.type == "cpu" else time.perf_counter())
 
@@ -91,12 +100,13 @@ def time_of_step(engine: str, case: Steps, device: torch.device) -> tuple[float,
         parts = Parts(job, folder, method, data, ProcessGroup())
         curves = CurveLogger(folder / "metrics.csv")
         keeper = KeepCheckpoints(folder, {}, signals, parts.group, curves)
-        callbacks = [Throughput(len(data.batches), case.batch), keeper]
+        watch = _looking_at_gradients() if engine == PASSES else Throughput
+        callbacks = [watch(len(data.batches), case.batch), keeper]
         trainer = build_trainer(parts, [curves], callbacks, AtomicCheckpointIO())
         if engine == BASE:
             trainer.fit_loop.epoch_loop = _bare_loop(trainer)
         trainer.fit(method, datamodule=data)
-    seconds = (marks[-1] - marks[0]) / (len(marks) - 1)
+    seconds = (marks[-1] - marks[first]) / (len(marks) - 1 - first)
     return seconds, [value.detach().cpu() for value in method.net.state_dict().values()]
 
 
@@ -126,16 +136,29 @@ def _bare_loop(trainer: Any) -> Any:
     return BareLoop(trainer)
 
 
+def _looking_at_gradients() -> Any:
+    from mixbench.training.callbacks.throughput import Throughput
+
+    class LookingAtGradients(Throughput):
+        """Has a hook in front of the update, which keeps the update out of graphs."""
+
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            """Look at nothing."""
+
+    return LookingAtGradients
+
+
 class EngineBenchmark(Benchmark):
     """P5: whole epochs in turn, of steps as short as they come."""
 
     part, base = "P5", BASE
 
     def cases(self, device: torch.device) -> tuple[Steps, ...]:
-        return (STEPS,)
+        return (NETWORK, STEPS) if device.type == "cuda" else (STEPS,)
 
     def own(self, case: Steps, device: torch.device, budget: Budget) -> list[Variant]:
-        names = (BASE, FAST, LIGHTNING)
+        names = [BASE, FAST, LIGHTNING]
+        names += [PASSES, GRAPHS] if device.type == "cuda" else []
         try:
             import mixbench.training.fast_loop as loop
         except ImportError:

@@ -7,6 +7,7 @@ hook is called only where the method or a callback has one, and then by the same
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -37,8 +38,8 @@ class FastTrainingLoop(_TrainingEpochLoop):
     bit on a CPU. Two things pass through Lightning's own loop, whole: the first batch after a
     resume, and every batch of a method that has a hook of :data:`BATCH` itself. A method that takes
     its steps itself takes them by Lightning's wrappers of its optimisers, as there. With
-    ``trainer.cuda_graphs`` both passes of a step are replayed where they can be; everything around
-    them stays.
+    ``trainer.cuda_graphs`` both passes of a step, and the first part of its update, are replayed
+    where they can be; everything around them stays.
 
     Args:
         trainer: The Trainer whose loop it becomes.
@@ -77,7 +78,11 @@ class FastTrainingLoop(_TrainingEpochLoop):
             ordinary = module.automatic_optimization and self._plain_step
             ordinary = ordinary and not (self._whole or self._zero_grad or self._backward)
             why = "" if ordinary else "the method or a callback has hooks around the passes"
-            self.graphs = StepGraphs(module, why)
+            hooked = self._changed(*CLIPPING)
+            outside = "the method or a callback has hooks in front of the update" if hooked else ""
+            optimizer = strategy.optimizers[0]
+            clip = partial(module.clip_gradients, optimizer) if self._clips else None
+            self.graphs = StepGraphs(module, why, optimizer, clip, outside)
 
     def advance(self, data_fetcher: Any) -> None:
         """Train on the batches up to the end of the epoch, or to where training is to stop."""
@@ -166,9 +171,10 @@ class FastTrainingLoop(_TrainingEpochLoop):
             counter, epoch = own.optim_progress.optimizer.step, self.trainer.current_epoch
             counter.increment_ready()
             passes()  # not by the optimiser: those of the recipes need them once
-            if self._clips:
+            update = None if self.graphs is None else self.graphs.update
+            if self._clips and update is None:
                 strategy.precision_plugin._after_closure(self._module, optimizer)
-            self._module.optimizer_step(epoch, index, optimizer)
+            self._module.optimizer_step(epoch, index, update or optimizer)
             counter.increment_completed()
         else:
             own._optimizer_step(index, passes)

@@ -1,11 +1,17 @@
-"""Passes of a training step as CUDA graphs: a few hundred short kernels in one launch.
+"""Training steps as CUDA graphs: a few hundred short kernels in one launch.
 
 At small batches the host takes longer to launch the kernels of a step than the device to run them.
 A graph is recorded once and replayed for each batch, with whatever was on the host frozen in it.
 What a step decides there has to be in the record that ``mix`` returns: tensors of the record are
 copied into memory of the graph, and each combination of its plain values, such as the layer that is
-mixed, has a graph of its own. ``mix`` itself, the optimiser, its schedule and averages of weights
-stay outside. What cannot be replayed runs as it is, and :attr:`StepGraphs.outcome` says why.
+mixed, has a graph of its own, which moves those weights alone that get a gradient there. So has
+each set of the optimiser's settings, the learning rate excepted.
+
+A graph holds both passes, clipping, and the update as far as it needs no number that changes by
+the step (:mod:`mixbench.nn.update`). ``mix``, the move of the weights, which the learning rate
+scales, what a method does after it, and averages of weights, whose decay warms up, stay outside: a
+few launches for all weights of a group, about as many as it would take to bring their numbers to
+the device. What cannot be replayed runs as it is, and :attr:`StepGraphs.outcome` says why.
 """
 
 from collections import Counter
@@ -14,11 +20,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from mixbench.errors import counted
 from mixbench.functional.mixed import Mixed
 from mixbench.methods.base import Method, Passes
+from mixbench.nn.update import Update, frozen_settings, is_divisible
 
 DEVICES = ("cuda",)
 WARM_UP = 3  # steps of a kind before it is recorded, in which libraries choose their kernels
@@ -28,11 +36,21 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 class Recorded(NamedTuple):
-    """A graph: its inputs, what it computes, the gradients that it leaves, and how to run it."""
+    """A graph: its inputs, what it computes and leaves behind, and how to run it.
+
+    Attributes:
+        inputs: Tensors of the mixed batch.
+        outputs: Of the passes.
+        gradients: Of all parameters of the method.
+        update: The update, whose second part remains to be done; None if none of it is in the
+            graph.
+        replay: Runs it.
+    """
 
     inputs: list[Tensor]
     outputs: Passes
     gradients: list[Tensor | None]
+    update: Update | None
     replay: Callable[[], None]
 
 
@@ -53,20 +71,36 @@ def capture(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
 
 
 class StepGraphs:
-    """Takes the place of :meth:`Method.passes`, and replays both passes where it can.
+    """Takes the place of :meth:`Method.passes`, and replays what it can of a step.
 
     Args:
         method: The method that is trained.
         reason: Why nothing can be replayed, as far as the loop over batches knows; empty if it can.
+        optimizer: Steps after the passes; None if nobody steps.
+        clip: Limits the gradients in front of the update; None if they stay as they are.
+        outside: Why the update cannot be replayed, as far as the loop knows; empty if it can.
 
     Attributes:
         replayed: Whether the last call ran both passes and left the gradients.
+        update: The update that the last call began, whose second part is to be called in place of
+            the optimiser; None if all of it remains to be done.
         reason: Why steps run as they are, in a few words; empty if they are replayed.
+        outside: Why their updates do; empty if the first part of them is replayed.
     """
 
-    def __init__(self, method: Method, reason: str = "") -> None:
+    def __init__(
+        self,
+        method: Method,
+        reason: str = "",
+        optimizer: Optimizer | None = None,
+        clip: Callable[[], object] | None = None,
+        outside: str = "",
+    ) -> None:
         self.method, self.replayed = method, False
+        self.update: Update | None = None
         self.reason = reason or _reason(method)
+        self.outside = outside or _outside(optimizer)
+        self._optimizer, self._clip = optimizer, clip
         self._parameters = list(method.parameters())  # to find them takes as long as ten kernels
         self._seen: Counter[Hashable] = Counter()
         self._graphs: dict[Hashable, Recorded] = {}
@@ -74,7 +108,10 @@ class StepGraphs:
     @property
     def outcome(self) -> str:
         """What was carried out, for the record of the run."""
-        told = [counted(len(self._graphs), "graph")] if self._graphs else []
+        whole = sum(graph.update is not None for graph in self._graphs.values())
+        rest = len(self._graphs) - whole
+        told = [f"{counted(whole, 'graph')} of passes and update"] if whole else []
+        told += [f"{counted(rest, 'graph')} of passes alone: {self.outside}"] if rest else []
         told += [f"none: {self.reason}"] if self.reason else []
         return ", then ".join(told) or "none: no step of a kind was repeated often enough"
 
@@ -87,7 +124,7 @@ class StepGraphs:
         Returns:
             Loss, its terms, logits and batch; those of a graph until its next replay.
         """
-        self.replayed = False
+        self.replayed, self.update = False, None
         leaves, shape = tree_flatten(mixed)
         key = None if self.reason else self._key(leaves, shape)
         if key is None:
@@ -103,12 +140,14 @@ class StepGraphs:
         recorded.replay()
         for parameter, gradient in zip(self._parameters, recorded.gradients, strict=True):
             parameter.grad = gradient
-        self.replayed = True
+        self.replayed, self.update = True, recorded.update
         return recorded.outputs
 
     def _key(self, leaves: list[Any], shape: Any) -> Hashable | None:
         """What a graph holds fast; None, with a reason, where that cannot be told."""
         parts: list[Hashable] = [shape]
+        if self._optimizer is not None:
+            parts.append(frozen_settings(self._optimizer))
         for leaf in leaves:
             if isinstance(leaf, Tensor):
                 if leaf.requires_grad:
@@ -125,40 +164,54 @@ class StepGraphs:
         return None if self.reason else key
 
     def _record(self, key: Hashable, leaves: list[Any], shape: Any) -> bool:
-        """Record the passes of a kind of batch; False, with a reason, where that fails."""
+        """Record a kind of step, or its passes; False, with a reason, where that fails."""
         method, device = self.method, self.method.device
         held = [leaf.to(device).clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         mixed = tree_unflatten(held, shape)
         on = torch.is_autocast_enabled(device.type)
         kind: Any = {"device_type": device.type, "dtype": torch.get_autocast_dtype(device.type)}
 
-        def both() -> Passes:
+        def step() -> tuple[Passes, Update | None]:
             # Weights that were cast before are in nobody's memory at the next replay.
             with torch.autocast(**kind, enabled=on, cache_enabled=False):
                 found = method.passes_of(mixed)
             with torch.autocast(**kind, enabled=False):
                 found.loss.backward()
-            return tree_map_only(Tensor, Tensor.detach, found)
+                update = None if self.outside else self._begin_update()
+            return tree_map_only(Tensor, Tensor.detach, found), update
 
         sources = method.generator, method.shared_generator, torch.default_generator
         states = [source.get_state() for source in sources]
         self._drop_gradients()  # the backward pass makes new ones, in memory of the graph
         try:
-            outputs, replay = capture(both)
+            (outputs, update), replay = capture(step)
         except Exception as error:
             first = str(error).strip().partition("\n")[0]
-            self.reason = f"a step cannot be recorded: {type(error).__name__}: {first}"
+            told = f"cannot be recorded: {type(error).__name__}: {first}"
+            if self.outside:
+                self.reason = f"a step {told}"
+            else:  # the next step of this kind tries the passes alone
+                self.outside = f"the update {told}"
         else:
             gradients = [parameter.grad for parameter in self._parameters]
             inputs = [leaf for leaf in held if isinstance(leaf, Tensor)]
             if all(map(torch.equal, states, (source.get_state() for source in sources))):
-                self._graphs[key] = Recorded(inputs, outputs, gradients, replay)
+                self._graphs[key] = Recorded(inputs, outputs, gradients, update, replay)
                 return True
             self.reason = "the forward pass draws on the host"
         self._drop_gradients()
         for source, state in zip(sources, states, strict=True):
             source.set_state(state)
         return False
+
+    def _begin_update(self) -> Update:
+        """Clip, and the first part of the update."""
+        assert self._optimizer is not None
+        if self._clip is not None:
+            self._clip()
+        update = Update(self._optimizer)
+        update.follow_gradients()
+        return update
 
     def _drop_gradients(self) -> None:
         for parameter in self._parameters:
@@ -178,3 +231,11 @@ def _reason(method: Method) -> str:
         "a teacher runs along": method.distillation is not None,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _outside(optimizer: Optimizer | None) -> str:
+    """Why no update of an optimiser can be replayed; empty if it may be."""
+    if optimizer is None:
+        return "there is no optimiser"
+    kind = type(optimizer).__name__
+    return "" if is_divisible(optimizer) else f"the update of {kind} is not known in two parts"

@@ -1,5 +1,6 @@
 """The speed measurements: what they conclude, never how fast this machine is."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from frozen_calls import FrozenCalls
 from PIL import Image
 
 import mixbench.functional as mf
@@ -22,7 +24,7 @@ from mixbench.perf import main as main_module
 from mixbench.perf import run as run_part
 from mixbench.perf.benchmark import NO_GPU, NOT_ASKED
 from mixbench.perf.cut import EXCESS, CutBenchmark, Cuts
-from mixbench.perf.engine import EngineBenchmark, Steps, time_of_step
+from mixbench.perf.engine import GRAPHS, PASSES, EngineBenchmark, Steps, time_of_step
 from mixbench.perf.growth import AMOUNTS, PEAK, Amount, GrowthBenchmark
 from mixbench.perf.input import SingleImages
 from mixbench.perf.main import FAILED, main
@@ -49,7 +51,9 @@ from mixbench.perf.transport import TransportBenchmark
 from mixbench.perf.views import BASE as BY_PILLOW
 from mixbench.perf.views import RESIDENT as BY_TENSORS
 from mixbench.perf.views import ViewBenchmark, by_pillow, by_tensors
+from mixbench.training import step_graphs
 from mixbench.training.fast_loop import FastTrainingLoop
+from mixbench.training.step_graphs import StepGraphs
 
 CPU = torch.device("cpu")
 SEARCHES = Searches(2, 2, 4)
@@ -613,6 +617,23 @@ def test_the_bare_loop_and_both_engines_take_the_same_steps(monkeypatch):
     (rule,) = EngineBenchmark().rules(CPU)
     assert {rule.ours, rule.peer} < found.keys()
     assert rule.shape in map(str, EngineBenchmark().cases(CPU))
+
+
+def test_graphs_are_timed_on_a_network_with_the_update_and_without(monkeypatch):
+    made, make = [], StepGraphs.__init__
+    monkeypatch.setattr(step_graphs, "DEVICES", ("cpu",))
+    monkeypatch.setattr(step_graphs, "capture", lambda function: FrozenCalls().capture(function))
+    monkeypatch.setattr(
+        StepGraphs, "__init__", lambda self, *given: (made.append(self), make(self, *given))[1]
+    )
+    network = dataclasses.replace(ENGINES, net="net.width=4")
+    found = [time_of_step(name, network, CPU)[1] for name in ("engine fast", PASSES, GRAPHS)]
+    assert [graphs.outcome for graphs in made] == [
+        "1 graph of passes alone: the method or a callback has hooks in front of the update",
+        "1 graph of passes and update",
+    ]
+    for weights in found[1:]:
+        assert all(map(torch.equal, found[0], weights))
 
 
 def test_the_search_at_once_finds_what_a_plain_loop_finds():

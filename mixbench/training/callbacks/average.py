@@ -1,7 +1,6 @@
 """Averaged weights: kept beside those that are trained, and what is tested in the end."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +8,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from mixbench.nn.schedules import warm_decay
+
+_Tables = list[Mapping[str, Tensor | None]]
 
 
 class EMA(WeightAveraging):
@@ -21,11 +22,13 @@ class EMA(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__()
         self.decay = decay
+        self._tables: tuple[_Tables, _Tables] | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Make the copy; its counter stays on the host, where reading it waits for nothing."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and self._average_model is not None:
+            self._tables = None
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     @property
@@ -51,8 +54,10 @@ class EMA(WeightAveraging):
         """
         assert self._average_model is not None
         first = not self._average_model.n_averaged
+        if self._tables is None:
+            self._tables = _tables(self.averaged), _tables(method)
         groups: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-        for averaged, current in zip(_values(self.averaged), _values(method), strict=True):
+        for averaged, current in zip(*map(_values, self._tables), strict=True):
             groups.setdefault(averaged.dtype, []).append((averaged, current))
         for kind, pairs in groups.items():
             averaged, current = map(list, zip(*pairs, strict=True))
@@ -64,6 +69,12 @@ class EMA(WeightAveraging):
         self._average_model.n_averaged += 1
 
 
-def _values(module: nn.Module) -> Iterator[Tensor]:
-    """Weights and buffers."""
-    return (value.detach() for value in itertools.chain(module.parameters(), module.buffers()))
+def _tables(module: nn.Module) -> _Tables:
+    """Where the parts of a module keep values; to find the parts takes longer than to average."""
+    parts = list(module.modules())
+    return [table for part in parts for table in (part._parameters, part._buffers)]
+
+
+def _values(tables: _Tables) -> Iterable[Tensor]:
+    """Weights and buffers, each of them once."""
+    return dict.fromkeys(value for table in tables for value in table.values() if value is not None)

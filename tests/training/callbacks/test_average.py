@@ -1,6 +1,7 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch import nn
 
 from mixbench.data.loaders import MixData
 from mixbench.methods import METHODS
@@ -64,3 +65,20 @@ def test_the_counter_stays_on_the_host_where_reading_it_waits_for_nothing():
 
     callback.setup(Fake(), method, "fit")
     assert callback._average_model.n_averaged.device.type == "cpu"
+
+
+def test_what_a_step_puts_in_place_of_a_buffer_is_averaged_and_shared_weights_once():
+    method = sample_method(METHODS.get("erm"))
+    weight = method.net.head.fc.weight
+    method.tied = nn.Linear(1, 1)
+    method.tied.weight = weight
+    callback = EMA(0.9)
+    callback.setup(None, method, "fit")
+    for step in range(2):
+        method.mean = torch.full_like(method.mean, step)
+        weight.data.fill_(step)
+        callback._latest_update_step = step
+        callback.follow(method)
+    share = torch.tensor(1 - warm_decay(0.9, 1))
+    for value in (callback.averaged.mean, callback.averaged.tied.weight):
+        assert torch.equal(value, share.expand_as(value))
