@@ -5,7 +5,9 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.optim.sgd import sgd
 
+import mixbench.nn.optim
 from mixbench.config.schema import SCHEDULES, OptimConfig
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
@@ -133,6 +135,65 @@ def test_updates_of_all_parameters_at_once_are_those_of_one_by_one_bit_by_bit(se
             optimizer.step()
         made.append(parameters)
     assert all(map(torch.equal, *made))
+
+
+@pytest.mark.parametrize("settings", [{}, {"nesterov": False}, {"momentum": 0.0}])
+def test_weights_in_blocks_are_updated_as_by_pytorch_bit_by_bit(settings, monkeypatch):
+    monkeypatch.setattr(mixbench.nn.optim, "BLOCK", 100)
+    config, made = OptimConfig(**settings), []
+    for ours in (True, False):
+        generator = torch.Generator().manual_seed(0)
+        sizes = ((5, 3, 5, 5), (), (17,), (8, 9), (41, 7), (3, 200), (2,))  # some larger than 100
+        parameters = [nn.Parameter(torch.randn(size, generator=generator)) for size in sizes]
+        first = parameters[0]
+        first.data = first.data.to(memory_format=torch.channels_last)
+        groups = [{"params": parameters[:-1]}, {"params": parameters[-1:], "weight_decay": 0.0}]
+        optimizer = build_optimizer(groups, config, 0.1)
+        if not ours:
+            kept = {"momentum", "nesterov", "weight_decay", "foreach"}
+            defaults = {key: optimizer.defaults[key] for key in kept}
+            optimizer = torch.optim.SGD(groups, 0.1, **defaults)
+
+        def loss(parameters=parameters, generator=generator, optimizer=optimizer):
+            optimizer.zero_grad()
+            missing = int(torch.randint(len(parameters), (), generator=generator))
+            shares = [
+                (p * torch.randn(p.shape, generator=generator)).sum()
+                for place, p in enumerate(parameters)
+                if place != missing
+            ]
+            total = torch.stack(shares).sum()
+            total.backward()
+            return total.item()
+
+        told = [optimizer.step(loss) for _ in range(4)]
+        made.append((told, parameters, optimizer.state_dict()))
+    (told, own, state), (expected, theirs, known) = made
+    assert told == expected
+    assert all(map(torch.equal, own, theirs))
+    assert state["param_groups"] == known["param_groups"]
+    assert state["state"].keys() == known["state"].keys()
+    for key, value in known["state"].items():
+        assert torch.equal(state["state"][key]["momentum_buffer"], value["momentum_buffer"])
+
+
+def test_no_operation_of_an_update_takes_more_values_than_a_block(monkeypatch):
+    taken = []
+
+    def counted(parameters, *lists, **settings):
+        taken.append(sum(parameter.numel() for parameter in parameters))
+        return sgd(parameters, *lists, **settings)
+
+    monkeypatch.setattr(mixbench.nn.optim, "BLOCK", 100)
+    monkeypatch.setattr(mixbench.nn.optim, "sgd", counted)
+    parameters = [nn.Parameter(torch.ones(size)) for size in ((30, 2, 10), (30,), (40,), (50,))]
+    optimizer = build_optimizer([{"params": parameters}], OptimConfig(), 0.1)
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        taken.clear()
+        optimizer.step()
+    assert taken == [100] * 6 + [70, 50]
 
 
 def test_the_backbone_learns_at_its_own_share_of_the_rate_and_ends_at_that_of_the_least():
