@@ -6,6 +6,7 @@ is downloaded unless ``net.pretrained`` asks for it: weights come from ``net.wei
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -189,8 +190,7 @@ class TimmNets:
         if config.drop_path:
             options["drop_path_rate"] = config.drop_path
         size = (info.height, info.width)
-        with torch.device("meta"):
-            kind = type(timm.create_model(name)).__name__
+        kind = _kind(name)
         family = FAMILIES.get(kind)
         if family is not None and family.sized:
             options["img_size"] = size
@@ -233,9 +233,8 @@ class TimmNets:
         Returns:
             Its ``provides``, or None for an unknown family.
         """
-        with torch.device("meta"):
-            model = _timm(net).create_model(net.partition(":")[2])
-        family = FAMILIES.get(type(model).__name__)
+        _timm(net)
+        family = FAMILIES.get(_kind(net.partition(":")[2]))
         if family is None:
             return None
         return frozenset({"stages"} if family.layout == TOKENS else {"stages", "maps"})
@@ -311,6 +310,15 @@ def _timm(net: str) -> Any:
             "timm.list_models() names them all",
         )
     return timm
+
+
+@cache
+def _kind(name: str) -> str:
+    """Name of the class of one of timm's networks, which is built for it without memory."""
+    import timm
+
+    with torch.device("meta"):
+        return type(timm.create_model(name)).__name__
 
 
 def _cut(model: Any, kind: str, family: TimmFamily | None, config: NetConfig) -> TimmFamily:

@@ -2,11 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from mixbench.data.checks import SPLIT_NAMES, CheckedSplit, Findings, check_data_set
 from mixbench.data.classes import class_counts
-from mixbench.data.files.decode import peculiarities
+from mixbench.data.files.decode import in_threads, peculiarities
 from mixbench.data.files.encoded import Part
 from mixbench.data.source import DataSource
 from mixbench.errors import counted, printable
@@ -48,8 +47,8 @@ def _kinds(part: Part) -> list[str]:
         except OSError:
             return ["file that cannot be read"]
 
-    with ThreadPoolExecutor(4) as pool:
-        return [word for words in pool.map(attempt, range(len(part.names))) for word in words]
+    rows = range(len(part.names))
+    return [word for words in in_threads(attempt, rows) for word in words]
 
 
 def _counts(found: Findings) -> list[list[int]]:

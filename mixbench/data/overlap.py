@@ -2,10 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from mixbench.data.files.decode import size_of
+from mixbench.data.files.decode import in_threads, size_of
 from mixbench.data.files.encoded import Part
 from mixbench.data.images import ResidentImages
 
@@ -32,8 +31,7 @@ def file_hashes(part: Part) -> tuple[list[bytes], list[tuple[int, int] | None]]:
         except OSError:
             return b"", None
 
-    with ThreadPoolExecutor(4) as pool:
-        looks = list(pool.map(attempt, range(len(part.names)), chunksize=256))
+    looks = list(in_threads(attempt, range(len(part.names))))
     return [digest for digest, _ in looks], [size for _, size in looks]
 
 

@@ -42,7 +42,7 @@ class Budget:
     files: int = 384
     plan_rounds: int = 5
     step_rounds: int = 7
-    run_rounds: int = 5
+    run_rounds: int = 3
 
 
 _SHORT = {"images": 5_000, "files": 64, "plan_rounds": 3, "step_rounds": 3, "run_rounds": 2}

@@ -5,7 +5,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from mixbench.config.compose import settings_of
 from mixbench.config.names import METHODS
 from mixbench.config.schema import DataConfig
 from mixbench.data.files.class_files import CIRCLE, why_unused
-from mixbench.data.files.decode import dark_sample_notice, decode
+from mixbench.data.files.decode import dark_sample_notice, decode, in_threads
 from mixbench.data.files.tree import MAX_IMAGE_BYTES, files_below
 from mixbench.errors import UserError
 from mixbench.files import read_bytes
@@ -288,10 +287,10 @@ class ImageFiles:
                 return (error.strerror or str(error).splitlines()[0])[:80]
             return predictor.pixels(image)[0]  # of networks whose images are not square
 
-        with ThreadPoolExecutor(4) as pool, torch.no_grad():
+        with torch.no_grad():
             for start in range(0, len(self.names), BATCH):
                 names = self.names[start : start + BATCH]
-                found = list(pool.map(attempt, range(start, start + len(names))))
+                found = list(in_threads(attempt, range(start, start + len(names))))
                 pairs = list(zip(names, found, strict=True))
                 self.unreadable += [
                     f"{name} ({why})" for name, why in pairs if isinstance(why, str)

@@ -61,6 +61,16 @@ def test_a_network_of_timm_by_stages_is_timm_s(name):
     assert provided(f"timm:{name}") in (None, net.provides)
 
 
+def test_the_class_of_a_network_of_timm_is_looked_up_once(monkeypatch):
+    import timm
+
+    made, create = [], timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name: made.append(name) or create(name))
+    mixbench.backbones.adapters._kind.cache_clear()
+    assert provided("timm:resnet10t") == provided("timm:resnet10t") == {"stages", "maps"}
+    assert made == ["resnet10t"]
+
+
 def test_stages_of_a_known_family_can_be_cut_elsewhere():
     stages = ["conv1+bn1+act1+maxpool", "layer1+layer2", "layer3+layer4"]
     net = small_net("timm:resnet10t", stages=stages)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from frozen_calls import FrozenCalls
 from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import mixbench.functional as mf
 import mixbench.records.checkpoints as checkpoints
@@ -661,20 +662,41 @@ def test_cuts_tell_what_they_cost_beyond_the_least():
         assert rule.shape in shapes
 
 
-def test_a_plain_loop_and_a_run_take_the_same_steps_on_batches_mixed_by_cutmix(monkeypatch):
-    taken, counts, step = [], [], torch.optim.SGD.step
-    monkeypatch.setattr(
-        torch.optim.SGD, "step", lambda self, closure=None: taken.append(1) or step(self, closure)
-    )
+def test_a_plain_loop_and_a_run_take_the_same_steps_on_batches_mixed_by_cutmix():
+    taken, counts = [], []
+    counting = register_optimizer_step_post_hook(lambda *given: taken.append(1))
     for variant in RunBenchmark().own(WHOLE, CPU, TINY)[:2]:
         taken.clear()
         assert variant.call() > 0
         counts.append(len(taken))
+    counting.remove()
     assert counts == [4, 4]
     words = dict(word.split("=", 1) for word in own_words(".", WHOLE, CPU).split())
     assert (words["method"], words["method.prob"], words["batch_size"]) == ("cutmix", "1", "16")
-    rules = RunBenchmark().rules(CPU)
-    assert [(rule.peer, rule.speedup) for rule in rules] == [(run_part.BASE, 1.2), (TIMM, 1.2)]
+    asked = {rule.peer: rule.speedup for rule in RunBenchmark().rules(CPU)}
+    assert asked == {run_part.BASE: 1.2, run_part.NETWORK: 1 / 1.2, TIMM: 1}
+    asked = {rule.peer: rule.speedup for rule in RunBenchmark().rules(torch.device("cuda"))}
+    assert asked == {run_part.BASE: 1.2, TIMM: 1.2}
+
+
+def test_a_network_alone_takes_the_steps_and_the_test_of_a_run_from_files():
+    case = Whole(16, "files", 64, 32, 2, files=True)
+    variant = RunBenchmark().own(case, CPU, TINY)[3]
+    assert variant.name == run_part.NETWORK
+    steps, tested = [], []
+    counting = register_optimizer_step_post_hook(lambda *given: steps.append(1))
+    asking = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, given, result: (
+            tested.append(len(result))
+            if isinstance(module, torch.nn.Linear) and not module.training
+            else None
+        )
+    )
+    assert variant.call() > 0
+    counting.remove()
+    asking.remove()
+    assert len(steps) == 8
+    assert tested == [16, 16]
 
 
 TRAIN = """

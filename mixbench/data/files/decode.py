@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ ORIENTATION_TAG = 0x0112  # EXIF tag of the orientation; above 4 width and heigh
 # Pillow knows these by their first bytes, and needs another program or plug-in to decode them.
 SKIPPED_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 COMMON_FORMATS = ("JPEG", "PNG")  # looked for first, which halves the time of opening a file
+THREADS = 4
+LARGEST_BLOCK = 16  # images that a thread takes at a time: to hand over a small one costs a tenth
 SAMPLED_IMAGES = 64  # images of a set that is not decoded as a whole
 # Places of multi-scale crops in quarters of the room that they have, across and down.
 FIXED_POSITIONS = (
@@ -40,6 +42,7 @@ FIXED_POSITIONS = (
     *((across, down) for down in (1, 3) for across in (1, 3)),
 )
 SCALES_APART = 2  # places in the list of scales between width and height of a crop, at most
+Result = TypeVar("Result")
 DARK_VALUE = 25  # a 16-bit image that becomes no brighter than this uses under a tenth of its range
 
 
@@ -389,10 +392,11 @@ def _opened(raw: bytes | np.ndarray) -> tuple[Image.Image, int | None]:
     _check_pixels(*image.size)
     packing = _packing(image)
     deep = ";16" in packing or ";12" in packing or image.mode[0] in "IF"
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)  # else it copies what it need not turn
     if image.mode[0] in "IF":
         image = Image.fromarray(_scaled(np.asarray(image), image.mode, packing))
-    image = image.convert("RGB")
+    if image.mode != "RGB":  # of an RGB image it makes a copy, too
+        image = image.convert("RGB")
     return image, int(np.asarray(image).max()) if deep else None
 
 
@@ -419,6 +423,23 @@ def _check_pixels(width: int, height: int) -> None:
         raise OSError("the image has no pixels")
     if limit is not None and width * height > limit:
         raise OSError(f"{width}x{height} pixels could be a decompression bomb: at most {limit}")
+
+
+def in_threads(work: Callable[[int], Result], rows: Sequence[int]) -> Iterator[Result]:
+    """Work on many images in a few threads, as Pillow decodes outside the interpreter lock.
+
+    Args:
+        work: Called with each row, in any order.
+        rows: The rows.
+
+    Yields:
+        The results in the order of the rows.
+    """
+    size = max(1, min(LARGEST_BLOCK, len(rows) // (4 * THREADS)))  # few rows keep all threads busy
+    blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        for results in pool.map(lambda block: [work(row) for row in block], blocks):
+            yield from results
 
 
 class DecodedFiles(NamedTuple):
@@ -466,8 +487,7 @@ def decode_all(
         except OSError as error:
             return _reason(items[row], error)
 
-    with ThreadPoolExecutor(4) as pool:  # Pillow decodes outside the interpreter lock
-        results = list(pool.map(attempt, range(len(items))))
+    results = list(in_threads(attempt, range(len(items))))
     bad = {row: result for row, result in enumerate(results) if isinstance(result, str)}
     good = [row for row in range(len(results)) if row not in bad]
     if bad and (config.on_corrupt == "error" or not good):
@@ -536,9 +556,8 @@ def find_unreadable(items: Sequence[str], load: Callable[[int], bytes]) -> dict[
             return _reason(items[row], error)
         return None
 
-    with ThreadPoolExecutor(4) as pool:
-        reasons = pool.map(attempt, range(len(items)))
-        return {row: reason for row, reason in enumerate(reasons) if reason is not None}
+    reasons = in_threads(attempt, range(len(items)))
+    return {row: reason for row, reason in enumerate(reasons) if reason is not None}
 
 
 def unreadable_error(bad: Sequence[str], count: int) -> UserError:

@@ -6,14 +6,19 @@ A store is two files: ``NAME.pixels`` holds the rows of all images, one image af
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from mixbench.data.files.arrays import Arrays
-from mixbench.data.files.decode import SAMPLED_IMAGES, decode_resized, size_of, unreadable_error
+from mixbench.data.files.decode import (
+    SAMPLED_IMAGES,
+    decode_resized,
+    in_threads,
+    size_of,
+    unreadable_error,
+)
 from mixbench.errors import UserError
 from mixbench.files import write_bytes
 
@@ -89,9 +94,8 @@ def write_store(
 
 
 def _in_order(decode: Callable[[int], np.ndarray], count: int) -> Iterator[np.ndarray]:
-    with ThreadPoolExecutor(4) as pool:  # Pillow decodes outside the interpreter lock
-        for start in range(0, count, WINDOW):
-            yield from pool.map(decode, range(start, min(start + WINDOW, count)))
+    for start in range(0, count, WINDOW):
+        yield from in_threads(decode, range(start, min(start + WINDOW, count)))
 
 
 def _check_room(path: Path, count: int, load: Callable[[int], bytes], side: int) -> None:

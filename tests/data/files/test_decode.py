@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import struct
+import threading
 import warnings
 
 import numpy as np
@@ -13,12 +14,14 @@ from PIL import Image
 
 from mixbench.config.schema import DataConfig
 from mixbench.data.files.decode import (
+    THREADS,
     decode,
     decode_all,
     decode_crop,
     formats,
     grey_values,
     image_suffixes,
+    in_threads,
     is_image,
     size_of,
 )
@@ -258,3 +261,22 @@ def test_decoding_in_threads_leaves_the_filters_of_warnings_alone():
     before = list(warnings.filters)
     decode_all([str(row) for row in range(64)], lambda row: files[row], DataConfig())
     assert warnings.filters == before
+
+
+def test_an_upright_image_in_rgb_is_decoded_without_a_copy(monkeypatch):
+    pixels = np.arange(6 * 10 * 3, dtype=np.uint8).reshape(6, 10, 3)
+    raw = encoded(pixels)
+
+    def refused(*given, **settings):
+        raise AssertionError("the image was copied")
+
+    monkeypatch.setattr(Image.Image, "copy", refused)
+    assert np.array_equal(decode(raw), pixels)
+
+
+def test_few_images_keep_all_threads_busy_and_of_many_a_thread_takes_several_at_a_time():
+    together = threading.Barrier(THREADS)
+    assert sorted(in_threads(lambda row: together.wait(30), range(THREADS))) == [*range(THREADS)]
+    found = list(in_threads(lambda row: (row, threading.get_ident()), range(3, 643)))
+    assert [row for row, _ in found] == [*range(3, 643)]
+    assert all(len({thread for _, thread in found[k : k + 16]}) == 1 for k in range(0, 640, 16))
