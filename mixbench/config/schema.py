@@ -131,6 +131,14 @@ class DataConfig(Settings):
         one_of=("random", "alternating"),
         only_when={"data.flip": (True,), "task": ("supervised",), "data.repeats": (1,)},
     )
+    augment_by: str = setting(
+        "batch",
+        "what is cropped and mirrored at once: a batch, or a whole epoch of images in memory, with "
+        "the same numbers",
+        one_of=("batch", "epoch"),
+        only_when={"data.pad": ("black",), "data.workers": (0,), "task": ("supervised",)},
+        identity=False,
+    )
     auto_augment: str | None = setting(
         None, "policy of augmentation in timm's words, such as rand-m9-mstd0.5-inc1"
     )

@@ -32,7 +32,7 @@ UNKNOWN = (0, None, 0)
 # What the time of a step depends on; method.* and net.* too, but where the weights come from.
 COSTLY = {"batch_size", "precision", "task", "distill", "data.size", "data.resize", "data.fit"}
 COSTLY |= {"data.crop_area", "data.crop_scales", "data.store", "data.workers", "data.second"}
-COSTLY |= {"data.auto_augment", "data.jitter", "data.lighting", "data.erasing"}
+COSTLY |= {"data.augment_by", "data.auto_augment", "data.jitter", "data.lighting", "data.erasing"}
 COSTLY |= {"optim.name", "optim.clip", "optim.accumulate", "optim.ema"}
 COSTLY |= {"trainer.engine", "trainer.cuda_graphs", "trainer.compile", "trainer.compile_input"}
 COSTLY |= {"trainer.channels_last", "trainer.deterministic"}

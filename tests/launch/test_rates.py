@@ -72,6 +72,7 @@ def test_hours_are_images_times_epochs_over_the_rate(table, capsys):
         ["method=erm", "trainer.deterministic=true"],
         ["method=erm", "trainer.engine=fast"],
         ["method=erm", "trainer.compile_input=always"],
+        ["method=erm", "data.augment_by=epoch"],
         ["method=erm", "data=tinyimagenet", "batch_size=128"],
         ["method=mixup", "method.alpha=0.2"],  # of which steps tell nothing
         ["method=puzzlemix", "recipe=puzzlemix_tinyimagenet", "data=tinyimagenet"],  # nor of its
