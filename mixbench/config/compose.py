@@ -8,7 +8,7 @@ import copy
 import dataclasses
 import functools
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from mixbench.config.overrides import (
     split_overrides,
 )
 from mixbench.config.schema import RunConfig, conditions
-from mixbench.config.settings import info_of, type_of
+from mixbench.config.settings import conditions_of, info_of, type_of
 from mixbench.errors import UserError, near_match
 
 
@@ -228,7 +228,19 @@ def _own(
             origins[f"{prefix}.{key}"] = origin = given.get(f"{prefix}.{key}", COMMAND_LINE)
             _assign(tree, key, value, f"{prefix}.{key}", origin)
     found.origins |= origins
-    return dataclasses.asdict(_to_object(tree, origins, f"{prefix}."))
+    own = dataclasses.asdict(_to_object(tree, origins, f"{prefix}."))
+    plain = {f"{prefix}.{key}": value for key, value in own.items()}
+    typed = [key for key, origin in origins.items() if origin == COMMAND_LINE]
+    found.notes += _idle(_own_conditions(name, prefix), plain, typed)
+    return own
+
+
+def _own_conditions(name: str, prefix: str) -> list[tuple[str, str, Container[Any]]]:
+    """Keys of a method that another one switches off, as they stand under a prefix."""
+    return [
+        (f"{prefix}.{key}", decider.replace("method", prefix, 1), values)
+        for key, decider, values in conditions_of(METHODS.get(name).Config)
+    ]
 
 
 def _refuse_mistyped(
@@ -424,10 +436,17 @@ def _to_object(tree: Any, origins: dict[str, str], prefix: str = "method.") -> A
 
 
 def _ineffective(config: RunConfig, keys: Iterable[str]) -> list[str]:
-    plain, keys = dict(flatten(to_plain(config))), set(keys)
+    return _idle(conditions(), dict(flatten(to_plain(config))), keys)
+
+
+def _idle(
+    known: list[tuple[str, str, Container[Any]]], plain: dict[str, Any], keys: Iterable[str]
+) -> list[str]:
+    """Notes on keys that have no effect beside the values of other keys."""
+    keys = set(keys)
     return [
         f"{key} has no effect while {decider}={plain[decider]}"
-        for key, decider, values in conditions()
+        for key, decider, values in known
         if key in keys and plain[decider] not in values
     ]
 

@@ -4,15 +4,15 @@ A method's own keys are the ``Config`` of its class.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
 from mixbench.config.names import CHOSEN_TASKS, SUITES
-from mixbench.config.settings import Settings, info_of, setting, walk
+from mixbench.config.settings import Settings, conditions_of, info_of, setting, walk
 
 SECONDS = ("lines", "waves", "images", "none")  # second components of observations
-OBSERVED: dict[str, Collection[Any]] = {"task": ("demix",)}  # keys of observations need it
+OBSERVED: dict[str, Container[Any]] = {"task": ("demix",)}  # keys of observations need it
 
 
 @dataclass
@@ -763,17 +763,13 @@ class DataInfo:
         return self.class_names or [str(index) for index in range(self.num_classes)]
 
 
-def conditions() -> list[tuple[str, str, Collection[Any]]]:
-    """Keys that another key can switch off.
+def conditions() -> list[tuple[str, str, Container[Any]]]:
+    """Keys that another key can switch off, those of methods apart.
 
     Returns:
-        The key, the key that decides, and the values of that for which the first has an effect.
+        What :func:`mixbench.config.settings.conditions_of` finds.
     """
-    return [
-        (key, decider, values)
-        for key, item in walk(RunConfig)
-        for decider, values in (info_of(item).only_when or {}).items()
-    ]
+    return conditions_of(RunConfig)
 
 
 def keys_not_in_identity() -> set[str]:

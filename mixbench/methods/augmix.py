@@ -72,7 +72,11 @@ class AugMix(Method):
             False, "also operations that corruption test sets contain", official=False
         )
         jsd_weight: float = setting(
-            12.0, "weight of the divergence of the views", at_least=0, official=12.0
+            12.0,
+            "weight of the divergence of the views",
+            at_least=0,
+            official=12.0,
+            only_when={"method.no_jsd": (False,)},
         )
         no_jsd: bool = setting(
             False, "train on one mixed view with its cross-entropy alone", official=False
