@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from mixbench.config.schema import RunConfig
-from mixbench.data.augment.epochs import BATCH, EPOCH, EpochImages, augmented_by_epoch
+from mixbench.data.augment.epochs import BY_BATCH, BY_EPOCH, EpochImages, augmented_by_epoch
 from mixbench.data.augment.images import augment_images
 from mixbench.data.images import ImageSet, Splits
 from mixbench.data.maps import MappedImages, read_test_maps
@@ -49,8 +49,8 @@ class MixData(LightningDataModule):
         self.splits, self.config, self.wrap = splits, config, wrap
         self.rank, self.world = rank, world
         #: ``epoch`` or ``batch``, whose images are cropped and mirrored at once.
-        self.augment_by = BATCH
-        if config.data.augment_by == EPOCH:
+        self.augment_by = BY_BATCH
+        if config.data.augment_by == BY_EPOCH:
             taken = takes_augmented and wrap(splits.train) is splits.train
             self.augment_by = augmented_by_epoch(config.data, splits.train, taken)
         self.batches = KeyedBatches(
@@ -71,7 +71,7 @@ class MixData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Keyed batches of the training images."""
         images = self._placed(augment_images(self.splits.train, self.config.data))
-        if self.augment_by == EPOCH:
+        if self.augment_by == BY_EPOCH:
             return self._loader(EpochImages(images, self.batches, self.config.data), self.batches)
         return self._loader(self.wrap(images), self.batches)
 

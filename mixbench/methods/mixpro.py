@@ -105,10 +105,7 @@ class MixPro(Method):
             only_when=OTHERS,
         )
         detach_progress: bool = setting(
-            True,
-            "no gradient through the weight of the labels",
-            official=False,
-            only_when=CELLS,
+            True, "no gradient through the weight of the labels", official=False, only_when=CELLS
         )
         area: str = setting(
             "pixels",
@@ -124,10 +121,7 @@ class MixPro(Method):
             only_when=CELLS,
         )
         per_sample: bool = setting(
-            False,
-            "one share per image",
-            official="one per batch",
-            only_when=CELLS,
+            False, "one share per image", official="one per batch", only_when=CELLS
         )
         partner: str = setting(
             "random", "rule that pairs images", one_of=PARTNER_RULES, official="random"

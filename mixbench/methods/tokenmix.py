@@ -20,6 +20,7 @@ GIVEN = {"file": "maps", "teacher": "teacher_ckpt"}  # keys that name files, by 
 KINDS = ("auto", *GIVEN, "attention", "cam", "norm", "input_grad", "spectral", "none")
 LOSSES = ("ce", "bce")
 PASTED: Any = {"method.switch_prob": Above(0)}  # keys of pasted patches need some
+WHOLE: Any = {"method.switch_prob": Below(1)}
 
 
 @register("tokenmix")
@@ -82,11 +83,7 @@ class TokenMix(Method):
             official=0.5,
         )
         mixup_alpha: float = setting(
-            0.8,
-            "Beta(alpha, alpha) of batches that are mixed whole",
-            above=0,
-            official=0.8,
-            only_when={"method.switch_prob": Below(1)},
+            0.8, "Beta(alpha, alpha) of batches mixed whole", above=0, official=0.8, only_when=WHOLE
         )
         saliency: str = setting(
             "auto",
@@ -107,10 +104,7 @@ class TokenMix(Method):
             official="ce by default, bce in the script for DeiT-S",
         )
         per_sample: bool = setting(
-            False,
-            "one mask per image",
-            official="one per batch",
-            only_when=PASTED,
+            False, "one mask per image", official="one per batch", only_when=PASTED
         )
         partner: str = setting(
             "flip",

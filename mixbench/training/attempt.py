@@ -23,7 +23,7 @@ from mixbench.config import yaml_files
 from mixbench.config.compose import to_plain
 from mixbench.config.overrides import flatten
 from mixbench.config.schema import keys_not_in_identity
-from mixbench.data.augment.epochs import EPOCH
+from mixbench.data.augment.epochs import BY_EPOCH
 from mixbench.data.images import unused_line
 from mixbench.data.loaders import MixData
 from mixbench.distributed.process_group import ProcessGroup
@@ -315,7 +315,7 @@ class Attempt:
             record.compiled = all([compile_stages(net, x, context) for net in nets])
         if wants_compiled_input(method, self.job.device):
             method.to(self.job.device)
-            rows, by_epoch = self.data.batches.batch_size, self.data.augment_by == EPOCH
+            rows, by_epoch = self.data.batches.batch_size, self.data.augment_by == BY_EPOCH
             record.compiled_input = compile_input(method, rows, context, by_epoch)
         record.engine = self.job.config.trainer.engine
         record.augment_by = self.data.augment_by

@@ -21,7 +21,7 @@ from mixbench.data.augment.images import operations
 from mixbench.data.images import Batch, ImageSet, ResidentImages
 from mixbench.data.sampling import BatchIndex, KeyedBatches
 
-BATCH, EPOCH = "batch", "epoch"
+BY_BATCH, BY_EPOCH = "batch", "epoch"
 LARGEST = 256 * 2**20  # bytes of pixels that are augmented ahead
 SLICE = 4 * 2**20  # bytes that one call crops, which takes five times as much: caches hold that
 
@@ -38,14 +38,14 @@ def augmented_by_epoch(config: DataConfig, images: ImageSet, taken: bool) -> str
         ``epoch``, or ``batch: `` and the reason.
     """
     if config.workers:
-        return f"{BATCH}: processes of data.workers load the images"
+        return f"{BY_BATCH}: processes of data.workers load the images"
     if config.pad == "mean":
-        return f"{BATCH}: data.pad=mean pads after normalisation"
+        return f"{BY_BATCH}: data.pad=mean pads after normalisation"
     if not isinstance(images, ResidentImages) or operations(config):
-        return f"{BATCH}: the images are read or changed one by one"
+        return f"{BY_BATCH}: the images are read or changed one by one"
     if not taken:
-        return f"{BATCH}: the method makes its input of the images as they are stored"
-    return EPOCH
+        return f"{BY_BATCH}: the method makes its input of the images as they are stored"
+    return BY_EPOCH
 
 
 class EpochImages(Dataset[Batch]):

@@ -21,9 +21,7 @@ class SAMixConfig(Method.Config):
 
     alpha: float = setting(2.0, "Beta(alpha, alpha) of both weights", above=0, official=2.0)
     layer: int = setting(
-        3,
-        "layer whose features the mixer sees",
-        official="behind the third of four stages",
+        3, "layer whose features the mixer sees", official="behind the third of four stages"
     )
     dropout: float = setting(0.0, "dropout of the mixer's values", at_least=0, below=1)
     upsampling: str = setting("bilinear", "upsampling of the mask", one_of=UPSAMPLING)
@@ -34,10 +32,7 @@ class SAMixConfig(Method.Config):
         0.0, "share of steps whose masks are rescaled to the weight", within=(0, 1)
     )
     mask_loss: str = setting(
-        "L1+Variance",
-        "loss of the mask",
-        one_of=MASK_LOSSES,
-        only_when=WEIGHED,
+        "L1+Variance", "loss of the mask", one_of=MASK_LOSSES, only_when=WEIGHED
     )
     mask_weight: float = setting(0.1, "weight of the mask loss", at_least=0, only_when=LEARNS)
     mask_margin: float = setting(
@@ -67,28 +62,16 @@ class SAMixConfig(Method.Config):
         only_when=LEARNS | {"method.mixer_loss": ("bce_eta", "pair_eta")},
     )
     switch_off: float = setting(
-        1.0,
-        "share of steps that train the mixer",
-        within=(0, 1),
-        only_when=LEARNS,
+        1.0, "share of steps that train the mixer", within=(0, 1), only_when=LEARNS
     )
     mixer_lr: float | None = setting(
-        None,
-        "the mixer's peak learning rate, else that of the recipe",
-        above=0,
-        only_when=LEARNS,
+        None, "the mixer's peak learning rate, else that of the recipe", above=0, only_when=LEARNS
     )
     mixer_min_lr: float | None = setting(
-        None,
-        "learning rate of the mixer at the end",
-        at_least=0,
-        only_when=LEARNS,
+        None, "learning rate of the mixer at the end", at_least=0, only_when=LEARNS
     )
     mixer_momentum: float | None = setting(
-        None,
-        "momentum of the mixer's SGD, else that of the recipe",
-        within=(0, 1),
-        only_when=LEARNS,
+        None, "momentum of the mixer's SGD, else the recipe's", within=(0, 1), only_when=LEARNS
     )
     ema: float = setting(
         0.999,

@@ -74,16 +74,10 @@ class TdAttenMixConfig(Method.Config):
         only_when=WINDOWS,
     )
     min_ratio: float = setting(
-        0.25,
-        "smallest side of a window as a share of the grid",
-        within=(0, 1),
-        only_when=WINDOWS,
+        0.25, "smallest side of a window as a share of the grid", within=(0, 1), only_when=WINDOWS
     )
     max_ratio: float = setting(
-        0.75,
-        "largest side of a window as a share of the grid",
-        within=(0, 1),
-        only_when=WINDOWS,
+        0.75, "largest side of a window as a share of the grid", within=(0, 1), only_when=WINDOWS
     )
     label_ratio: str = setting(
         "fixed",
@@ -113,10 +107,7 @@ class TdAttenMixConfig(Method.Config):
         official="flip",
     )
     consistency: float = setting(
-        1.0,
-        "weight of the KL divergence from the mixed predictions",
-        at_least=0,
-        only_when=WINDOWS,
+        1.0, "weight of the KL divergence from the mixed predictions", at_least=0, only_when=WINDOWS
     )
     tokens: float = setting(
         1.0,

@@ -78,10 +78,7 @@ class SMMix(ConsistencyMethod):
             only_when=WINDOWS,
         )
         per_sample: bool = setting(
-            False,
-            "one side per image",
-            official="one per batch",
-            only_when=WINDOWS,
+            False, "one side per image", official="one per batch", only_when=WINDOWS
         )
         partner: str = setting(
             "flip",
