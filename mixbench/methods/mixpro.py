@@ -15,8 +15,8 @@ from mixbench.functional.mixpro import AREAS
 from mixbench.methods.base import Method, register
 from mixbench.methods.pictures.regions import draw_cells
 
-CELLS: Any = {"method.prob": Above(0)}  # keys of batches with cells need some
-OTHERS: Any = {"method.prob": Below(1)}
+CELLS = {"method.prob": Above(0)}  # keys of batches with cells need some
+OTHERS = {"method.prob": Below(1)}
 
 
 class CellStep(NamedTuple):

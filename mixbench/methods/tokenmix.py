@@ -19,8 +19,6 @@ from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 GIVEN = {"file": "maps", "teacher": "teacher_ckpt"}  # keys that name files, by kind
 KINDS = ("auto", *GIVEN, "attention", "cam", "norm", "input_grad", "spectral", "none")
 LOSSES = ("ce", "bce")
-PASTED: Any = {"method.switch_prob": Above(0)}  # keys of pasted patches need some
-WHOLE: Any = {"method.switch_prob": Below(1)}
 
 
 @register("tokenmix")
@@ -60,21 +58,21 @@ class TokenMix(Method):
             "Beta(alpha, alpha) of the kept share; 0: one half always",
             at_least=0,
             official="0: what is drawn is not used",
-            only_when=PASTED,
+            only_when={"method.switch_prob": Above(0)},
         )
         extra: int | None = setting(
             None,
             "patches pasted beyond that share; null: 1 in 14",
             at_least=0,
             official="14 of 196",
-            only_when=PASTED,
+            only_when={"method.switch_prob": Above(0)},
         )
         kind: str = setting(
             "block",
             "masks of blocks or of single patches",
             one_of=MASK_KINDS,
             official="block",
-            only_when=PASTED,
+            only_when={"method.switch_prob": Above(0)},
         )
         switch_prob: float = setting(
             0.5,
@@ -83,7 +81,11 @@ class TokenMix(Method):
             official=0.5,
         )
         mixup_alpha: float = setting(
-            0.8, "Beta(alpha, alpha) of batches mixed whole", above=0, official=0.8, only_when=WHOLE
+            0.8,
+            "Beta(alpha, alpha) of batches that are mixed whole",
+            above=0,
+            official=0.8,
+            only_when={"method.switch_prob": Below(1)},
         )
         saliency: str = setting(
             "auto",
@@ -91,7 +93,7 @@ class TokenMix(Method):
             "network has; none: by area",
             one_of=KINDS,
             official="file",
-            only_when=PASTED,
+            only_when={"method.switch_prob": Above(0)},
         )
         teacher_ckpt: str | None = setting(None, "checkpoint, or folder, of a finished run")
         maps: str | None = setting(
@@ -104,7 +106,10 @@ class TokenMix(Method):
             official="ce by default, bce in the script for DeiT-S",
         )
         per_sample: bool = setting(
-            False, "one mask per image", official="one per batch", only_when=PASTED
+            False,
+            "one mask per image",
+            official="one per batch",
+            only_when={"method.switch_prob": Above(0)},
         )
         partner: str = setting(
             "flip",

@@ -1,7 +1,6 @@
 """The settings that AutoMix and SAMix share."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from mixbench.config.settings import Above, OtherThan, setting
 from mixbench.functional.maskmix import MASK_LOSSES
@@ -11,7 +10,7 @@ from mixbench.nn.schedules import ANNEALING
 
 MIXER_LOSSES = ("soft_ce", "bce_eta", "pair_eta")
 STATISTICS = ("batch", "running")
-LEARNS: Any = {"method.mixer_ckpt": (None,)}  # keys of a mixer that is trained need it
+LEARNS = {"method.mixer_ckpt": (None,)}  # keys of a mixer that is trained need it
 WEIGHED = LEARNS | {"method.mask_weight": Above(0)}
 
 
@@ -71,7 +70,10 @@ class SAMixConfig(Method.Config):
         None, "learning rate of the mixer at the end", at_least=0, only_when=LEARNS
     )
     mixer_momentum: float | None = setting(
-        None, "momentum of the mixer's SGD, else the recipe's", within=(0, 1), only_when=LEARNS
+        None,
+        "momentum of the mixer's SGD, else that of the recipe",
+        within=(0, 1),
+        only_when=LEARNS,
     )
     ema: float = setting(
         0.999,

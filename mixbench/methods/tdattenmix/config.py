@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mixbench.config.settings import Above, Below, OtherThan, setting
 from mixbench.functional.draws import PARTNER_RULES
@@ -15,8 +14,8 @@ SOURCES = ("auto", "self", *FILES, "random")
 PUBLISHED = "https://github.com/bfshi/AbSViT#model-zoo"
 HINT = f"; get AbSViT-B from {PUBLISHED}, or leave it out: attention=self needs no file"
 TIES = ("first", "random")
-WINDOWS: Any = {"method.switch_prob": Above(0)}  # keys of windows need some
-WHOLE: Any = {"method.switch_prob": Below(1)}
+WINDOWS = {"method.switch_prob": Above(0)}  # keys of windows need some
+WHOLE = {"method.switch_prob": Below(1)}
 
 
 @dataclass

@@ -15,8 +15,8 @@ from mixbench.methods.pictures.windows import draw_windows
 from mixbench.methods.tdattenmix.consistency import ConsistencyMethod, WindowStep
 from mixbench.nn.teacher import frozen_eval
 
-WINDOWS: Any = {"method.switch_prob": Above(0)}  # keys of windows need some
-WHOLE: Any = {"method.switch_prob": Below(1)}
+WINDOWS = {"method.switch_prob": Above(0)}  # keys of windows need some
+WHOLE = {"method.switch_prob": Below(1)}
 
 
 @register("smmix")
