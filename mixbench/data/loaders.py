@@ -48,11 +48,10 @@ class MixData(LightningDataModule):
         super().__init__()
         self.splits, self.config, self.wrap = splits, config, wrap
         self.rank, self.world = rank, world
-        #: ``epoch`` or ``batch``, whose images are cropped and mirrored at once.
+        #: ``epoch`` or ``batch``, whose images are cropped and mirrored at once, and the reason.
         self.augment_by = BY_BATCH
         if config.data.augment_by == BY_EPOCH:
-            taken = takes_augmented and wrap(splits.train) is splits.train
-            self.augment_by = augmented_by_epoch(config.data, splits.train, taken)
+            self.augment_by = augmented_by_epoch(config.data, splits.train, takes_augmented)
         self.batches = KeyedBatches(
             len(splits.train),
             config.batch_size,
@@ -71,9 +70,12 @@ class MixData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Keyed batches of the training images."""
         images = self._placed(augment_images(self.splits.train, self.config.data))
+        wrapped = self.wrap(images)
+        if self.augment_by == BY_EPOCH and wrapped is not images:  # of which it did not tell
+            self.augment_by = f"{BY_BATCH}: the method has a view of its own of the images"
         if self.augment_by == BY_EPOCH:
-            return self._loader(EpochImages(images, self.batches, self.config.data), self.batches)
-        return self._loader(self.wrap(images), self.batches)
+            wrapped = EpochImages(images, self.batches, self.config.data)
+        return self._loader(wrapped, self.batches)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The hold-out, or nothing where the last epoch is selected."""

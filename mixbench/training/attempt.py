@@ -450,8 +450,9 @@ class Attempt:
     def _end(self) -> None:
         record, attempt = self.record, self.record.attempts[-1]
         attempt |= {"status": record.status, "wall_s": time.monotonic() - self._started}
-        # Whether kernels can be launched is known for sure after the first of them.
+        # Whether kernels can be launched, and images augmented ahead, is known for sure by now.
         attempt["machine"] |= kernel_choices(self.job.config.trainer, self.job.device)
+        record.augment_by = attempt["machine"]["augment_by"] = self.data.augment_by
         record.resumed_bit_exact = bit_exact(record.attempts, changed=bool(record.config_changes))
         record.wall_s = sum(known.get("wall_s", 0.0) for known in record.attempts)
         if self.job.device.type == "cuda":

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from mixbench.config.overrides import flatten
 from mixbench.config.schema import DataInfo, RunConfig, keys_not_in_identity
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
+from mixbench.methods.base import Method
 from mixbench.training.job import resolve
 
 
@@ -339,6 +341,16 @@ def test_a_text_may_be_such_a_word():
     assert (config.run.notes, config.run.tags, config.data.flip) == ("yes", ["on", "b"], True)
     (note,) = composed.notes
     assert "data.flip" in note
+
+
+def test_a_key_of_text_or_a_truth_value_takes_the_value(monkeypatch):
+    @dataclass
+    class Config(Method.Config):
+        how: bool | str = True
+
+    monkeypatch.setitem(METHODS._objects, "erm", type("Either", (Method,), {"Config": Config}))
+    assert compose("method=erm method.how=false").method["how"] is False
+    assert compose("method=erm method.how=fast").method["how"] == "fast"
 
 
 def test_method_files_may_differ_by_data(tmp_path, monkeypatch):
