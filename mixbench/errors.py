@@ -1,10 +1,17 @@
-"""Messages that reach a user: errors with what happened, where, and what to do; lines of logs."""
+"""Messages that reach a user: errors with what happened, where, and what to do; lines of logs.
+
+Beside them what a user says by environment variables that leave a part on or off.
+"""
 
 import difflib
 import errno
 import logging
 import os
 from collections.abc import Iterable
+
+NATIVE, FUSED = "MIXBENCH_NATIVE", "MIXBENCH_FUSED"  # C code on CPUs; one launch of Triton on GPUs
+SWITCHES = (NATIVE, FUSED)
+_ON, _OFF = ("", "1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
 class MixbenchError(Exception):
@@ -65,6 +72,23 @@ class InterruptedRunError(MixbenchError):
 
     exit_code = 4
     signal: str | None = None
+
+
+def switched_on(name: str) -> bool:
+    """Whether an environment variable leaves a part on; it does where it is not set.
+
+    Args:
+        name: One of :data:`SWITCHES`.
+
+    Raises:
+        UserError: If its value is neither on nor off.
+    """
+    value = os.environ.get(name, "")
+    word = value.strip().lower()
+    if word not in (*_ON, *_OFF):
+        todo = f"set {name}=0 for off, {name}=1 for on, or leave it out"
+        raise UserError(f"{name}={value} is neither on nor off", "environment variable", todo)
+    return word in _ON
 
 
 _REMEDIES = {

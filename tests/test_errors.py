@@ -4,8 +4,18 @@ import logging
 
 import pytest
 
+from mixbench import compose
 from mixbench.cli.console import print_notice, print_result
-from mixbench.errors import PrintableFormatter, UserError, counted, printable
+from mixbench.errors import (
+    FUSED,
+    NATIVE,
+    PrintableFormatter,
+    UserError,
+    counted,
+    printable,
+    switched_on,
+)
+from mixbench.training.job import resolve
 
 
 @pytest.mark.parametrize(
@@ -63,3 +73,21 @@ def test_the_console_and_a_log_show_no_control_characters(capsys, caplog):
 )
 def test_a_noun_follows_its_number(number, noun, shown):
     assert counted(number, noun) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "on"),
+    [(None, True), ("", True), ("1", True), ("On", True), ("0", False), ("no", False)],
+)
+def test_an_environment_variable_leaves_a_part_on_or_off(value, on, monkeypatch):
+    monkeypatch.delenv(NATIVE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(NATIVE, value)
+    assert switched_on(NATIVE) is on
+
+
+@pytest.mark.parametrize("name", [NATIVE, FUSED])
+def test_a_switch_that_is_neither_on_nor_off_is_refused_before_a_run(name, monkeypatch):
+    monkeypatch.setenv(name, "banana")
+    with pytest.raises(UserError, match=f"{name}=banana is neither on nor off"):
+        resolve(compose("data=digits"))

@@ -12,7 +12,7 @@ TORCH = {"torch", "numpy", "PIL"}
 LIGHTNING = TORCH | {"lightning"}
 # Level of each room, which imports only lower ones, and the packages that it may import.
 ROOMS: dict[str, tuple[int, set[str]]] = {
-    "": (0, set()),  # the loose modules: errors, files, registry
+    "": (-1, set()),  # the loose modules: errors, files, registry
     "stats": (0, {"numpy", "scipy"}),
     "native": (0, {"torch"}),
     "functional": (1, {"torch", "ot", "scipy", "triton"}),

@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mixbench.errors import UserError, near_match
 
@@ -13,6 +13,11 @@ _KINDS = {"int": "a whole number", "float": "a number"}
 
 class CommandParser(argparse.ArgumentParser):
     """A parser that raises a user error where argparse would print its own and leave."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # -3d is the value of the option in front of it, as -3 is: no option begins with a digit.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         """Refuse the words of the command.

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import pickle
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from mixbench.config.overrides import (
     split_overrides,
 )
 from mixbench.config.schema import RunConfig, conditions
-from mixbench.config.settings import info_of, type_of
+from mixbench.config.settings import conditions_of, info_of, type_of
 from mixbench.errors import UserError, near_match
 
 
@@ -43,6 +43,7 @@ class Composed:
     config: RunConfig
     origins: dict[str, str]
     notes: list[str] = field(default_factory=list)  # warnings; errors under --strict
+    typed: dict[str, str] = field(default_factory=dict)  # values as they stand on the command line
 
 
 def compose(
@@ -109,6 +110,7 @@ def compose_text(
     picks: dict[str, str] = {}
     given: list[tuple[str, Any]] = []
     notes: list[str] = []
+    words: dict[str, str] = {}
     for key, text in split_overrides(overrides):
         if key in yaml_files.GROUPS:
             picks[key] = text
@@ -117,8 +119,11 @@ def compose_text(
             group = key.split(".")[0]
             raise UserError(f"{key} is chosen by name", COMMAND_LINE, f"write {group}=NAME")
         value, surprises = yaml_files.parse(text, f"{COMMAND_LINE}, {key}")
+        if key in _schema_keys() and _takes_words(_defaults(RunConfig), key):
+            surprises = [note for note in surprises if yaml_files.TRUTH not in note]
         notes += surprises
         given.append((key, value))
+        words[key] = text
     layers = list(file_layers(picks, notes)) if base is None else [saved_layer(base, picks)]
     typed, replaced = code_names([*picks.items(), *given]), {key for key, _ in given}
     for origin, items in layers:
@@ -131,13 +136,13 @@ def compose_text(
     origins = dict.fromkeys(known, DEFAULT)
     for origin, items in layers:
         for key, value in items:
-            _set(tree, key, value, origin, known)
+            _set(tree, key, value, origin, known, words)
             origins[key] = origin
     if base is None:
         origins |= {NAMES[group]: COMMAND_LINE for group in picks}
     tree.auto = [key for key in tree.auto if origins.get(key) != COMMAND_LINE]
     config = _to_object(tree, origins)
-    composed = Composed(config, origins, notes)
+    composed = Composed(config, origins, notes, words)
     composed.notes += _ineffective(config, replaced)
     if base is None:  # a finished run is judged by the suites that its keys ask for
         composed.notes += _unread(config, replaced)
@@ -163,7 +168,7 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     settings, nested = _own_and_nested(composed)
     origins = {k: v for k, v in composed.origins.items() if not k.startswith("method.")}
     origins["method.name"] = composed.origins.get("method.name", DEFAULT)
-    found = Composed(composed.config, origins, list(composed.notes))
+    found = Composed(composed.config, origins, list(composed.notes), composed.typed)
     own = _own(name, "method", settings, composed.origins, found)
     for member in own.get("members", ()):
         prefix = f"method.{member}"
@@ -227,9 +232,21 @@ def _own(
     for key, value in settings.items():
         if key not in foreign:
             origins[f"{prefix}.{key}"] = origin = given.get(f"{prefix}.{key}", COMMAND_LINE)
-            _assign(tree, key, value, f"{prefix}.{key}", origin)
+            _assign(tree, key, value, f"{prefix}.{key}", origin, found.typed)
     found.origins |= origins
-    return dataclasses.asdict(_to_object(tree, origins, f"{prefix}."))
+    own = dataclasses.asdict(_to_object(tree, origins, f"{prefix}."))
+    plain = {f"{prefix}.{key}": value for key, value in own.items()}
+    typed = [key for key, origin in origins.items() if origin == COMMAND_LINE]
+    found.notes += _idle(_own_conditions(name, prefix), plain, typed)
+    return own
+
+
+def _own_conditions(name: str, prefix: str) -> list[tuple[str, str, Container[Any]]]:
+    """Keys of a method that another one switches off, as they stand under a prefix."""
+    return [
+        (f"{prefix}.{key}", decider.replace("method", prefix, 1), values)
+        for key, decider, values in conditions_of(METHODS.get(name).Config)
+    ]
 
 
 def _refuse_mistyped(
@@ -363,7 +380,9 @@ def _show(value: Any) -> str:
     return text if "\n" not in text else str(value)
 
 
-def _set(tree: Any, key: str, value: Any, origin: str, known: Collection[str]) -> None:
+def _set(
+    tree: Any, key: str, value: Any, origin: str, known: Collection[str], typed: dict[str, str]
+) -> None:
     head, _, rest = key.partition(".")
     if head == "method":
         member, _, own = rest.partition(".")
@@ -384,33 +403,45 @@ def _set(tree: Any, key: str, value: Any, origin: str, known: Collection[str]) -
         hint = near_match(key, [*valid, *([f"method.{rest}"] if rest else [])])
         what = f"unknown key {key}" + (f"; {hint}" if hint else "")
         raise UserError(what, origin, "mixbench run --show prints every key")
-    _assign(tree, key, value, key, origin)
+    _assign(tree, key, value, key, origin, typed)
 
 
-def _assign(tree: Any, path: str, value: Any, key: str, origin: str) -> None:
+def _assign(tree: Any, path: str, value: Any, key: str, origin: str, typed: dict[str, str]) -> None:
+    text = typed.get(key) if origin == COMMAND_LINE else None
+    if text is not None and _takes_words(tree, path):
+        value = yaml_files.as_typed(value, text)
     try:
         OmegaConf.update(tree, path, value, merge=False)
         switch = isinstance(OmegaConf.select(tree, path), bool)
         if switch and isinstance(value, int | float) and value not in (0, 1):
             raise ValueError(value)  # which would be read as true
     except (OmegaConfBaseException, ValueError, TypeError, KeyError) as error:
-        wanted = _wanted(tree, path)
-        raise UserError(f"{key}={value!r} has the wrong type", origin, f"give {wanted}") from error
+        shown = repr(value) if text is None or not isinstance(value, bool) else text
+        todo = f"give {_wanted(tree, path)}"
+        raise UserError(f"{key}={shown} has the wrong type", origin, todo) from error
 
 
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 _WORDS["None"] = "null"
 
 
-def _wanted(tree: Any, path: str) -> str:
+def _field_of(tree: Any, path: str) -> dataclasses.Field[Any]:
     parent, _, leaf = path.rpartition(".")
     cls: Any = OmegaConf.get_type(OmegaConf.select(tree, parent) if parent else tree)
-    for item in dataclasses.fields(cls):
-        if item.name == leaf:
-            also = info_of(item).also  # the only text that is allowed, if it is one
-            words = _WORDS | ({"str": also} if isinstance(also, str) else {})
-            return " or ".join(words.get(kind, f"a {kind}") for kind in type_of(item).split(" | "))
-    return "another value"
+    return next(item for item in dataclasses.fields(cls) if item.name == leaf)
+
+
+def _takes_words(tree: Any, path: str) -> bool:
+    """Whether a key takes text and no truth value, so that ``yes`` is a word for it."""
+    kinds = type_of(_field_of(tree, path)).split(" | ")
+    return bool({"str", "list[str]"} & set(kinds)) and "bool" not in kinds
+
+
+def _wanted(tree: Any, path: str) -> str:
+    item = _field_of(tree, path)
+    also = info_of(item).also  # the only text that is allowed, if it is one
+    words = _WORDS | ({"str": also} if isinstance(also, str) else {})
+    return " or ".join(words.get(kind, f"a {kind}") for kind in type_of(item).split(" | "))
 
 
 def _to_object(tree: Any, origins: dict[str, str], prefix: str = "method.") -> Any:
@@ -432,10 +463,17 @@ def _to_object(tree: Any, origins: dict[str, str], prefix: str = "method.") -> A
 
 
 def _ineffective(config: RunConfig, keys: Iterable[str]) -> list[str]:
-    plain, keys = dict(flatten(to_plain(config))), set(keys)
+    return _idle(conditions(), dict(flatten(to_plain(config))), keys)
+
+
+def _idle(
+    known: list[tuple[str, str, Container[Any]]], plain: dict[str, Any], keys: Iterable[str]
+) -> list[str]:
+    """Notes on keys that have no effect beside the values of other keys."""
+    keys = set(keys)
     return [
         f"{key} has no effect while {decider}={plain[decider]}"
-        for key, decider, values in conditions()
+        for key, decider, values in known
         if key in keys and plain[decider] not in values
     ]
 

@@ -4,15 +4,15 @@ A method's own keys are the ``Config`` of its class.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
 from mixbench.config.names import CHOSEN_TASKS, SUITES
-from mixbench.config.settings import Settings, info_of, setting, walk
+from mixbench.config.settings import Settings, conditions_of, info_of, setting, walk
 
 SECONDS = ("lines", "waves", "images", "none")  # second components of observations
-OBSERVED: dict[str, Collection[Any]] = {"task": ("demix",)}  # keys of observations need it
+OBSERVED: dict[str, Container[Any]] = {"task": ("demix",)}  # keys of observations need it
 
 
 @dataclass
@@ -130,6 +130,14 @@ class DataConfig(Settings):
         "epoch, half of them in the first",
         one_of=("random", "alternating"),
         only_when={"data.flip": (True,), "task": ("supervised",), "data.repeats": (1,)},
+    )
+    augment_by: str = setting(
+        "batch",
+        "what is cropped and mirrored at once: a batch, or a whole epoch of images in memory, with "
+        "the same numbers",
+        one_of=("batch", "epoch"),
+        only_when={"data.pad": ("black",), "data.workers": (0,), "task": ("supervised",)},
+        identity=False,
     )
     auto_augment: str | None = setting(
         None, "policy of augmentation in timm's words, such as rand-m9-mstd0.5-inc1"
@@ -755,17 +763,13 @@ class DataInfo:
         return self.class_names or [str(index) for index in range(self.num_classes)]
 
 
-def conditions() -> list[tuple[str, str, Collection[Any]]]:
-    """Keys that another key can switch off.
+def conditions() -> list[tuple[str, str, Container[Any]]]:
+    """Keys that another key can switch off, those of methods apart.
 
     Returns:
-        The key, the key that decides, and the values of that for which the first has an effect.
+        What :func:`mixbench.config.settings.conditions_of` finds.
     """
-    return [
-        (key, decider, values)
-        for key, item in walk(RunConfig)
-        for decider, values in (info_of(item).only_when or {}).items()
-    ]
+    return conditions_of(RunConfig)
 
 
 def keys_not_in_identity() -> set[str]:

@@ -5,9 +5,39 @@
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Above:
+    """All numbers above a bound, as values of ``only_when``."""
+
+    bound: float
+
+    def __contains__(self, value: Any) -> bool:
+        return value > self.bound
+
+
+@dataclass(frozen=True)
+class Below:
+    """All numbers below a bound, as values of ``only_when``."""
+
+    bound: float
+
+    def __contains__(self, value: Any) -> bool:
+        return value < self.bound
+
+
+@dataclass(frozen=True)
+class OtherThan:
+    """All values but one, as values of ``only_when``."""
+
+    value: Any
+
+    def __contains__(self, value: Any) -> bool:
+        return value != self.value
 
 
 @dataclass(frozen=True)
@@ -23,7 +53,7 @@ class SettingInfo:
     options: tuple[Any, ...] = ()
     ends: bool = False
     official: Any = None
-    only_when: Mapping[str, Collection[Any]] | None = None
+    only_when: Mapping[str, Container[Any]] | None = None
     identity: bool = True
 
     @property
@@ -87,7 +117,7 @@ def setting(
     one_of: Collection[Any] = (),
     ends: bool = False,
     official: Any = None,
-    only_when: Mapping[str, Collection[Any]] | None = None,
+    only_when: Mapping[str, Container[Any]] | None = None,
     identity: bool = True,
 ) -> Any:
     """A dataclass field of a :class:`Settings` class.
@@ -105,7 +135,8 @@ def setting(
         one_of: Values allowed.
         ends: The value is a list of two, the smallest and the largest of what is drawn.
         official: Value of the authors, or a text that tells it.
-        only_when: Other keys, and the values of each for which this one has an effect.
+        only_when: Other keys, and the values of each for which this one has an effect. They have
+            the prefix of the class, as ``method.`` for keys of the same method.
         identity: False for a key that says how or where a run is carried out, not what is computed.
 
     Returns:
@@ -172,6 +203,23 @@ def walk(cls: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
             yield from walk(item.default_factory, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", item
+
+
+def conditions_of(cls: Any, prefix: str = "") -> list[tuple[str, str, Container[Any]]]:
+    """Keys of a settings class that another key can switch off.
+
+    Args:
+        cls: The class.
+        prefix: As for :func:`walk`.
+
+    Returns:
+        The key, the key that decides, and the values of that for which the first has an effect.
+    """
+    return [
+        (key, decider, values)
+        for key, item in walk(cls, prefix)
+        for decider, values in (info_of(item).only_when or {}).items()
+    ]
 
 
 def _first(*values: float | None) -> float | None:

@@ -19,6 +19,7 @@ from mixbench.files import read_text
 GROUPS = ("data", "net", "method", "recipe")
 MAX_BYTES, MAX_NODES, MAX_DEPTH, MAX_LETTERS = 1_000_000, 10_000, 30, 10_000
 
+TRUTH = "as a truth value"  # of notes on words
 _WORDS = re.compile(r"^(y|n|yes|no|on|off)$", re.IGNORECASE)
 _OCTAL = re.compile(r"^[-+]?0\d+$")
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
@@ -129,6 +130,25 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
     return copy.deepcopy(value), list(notes)
 
 
+def as_typed(value: Any, text: str) -> Any:
+    """A value for a key of text: words that YAML reads as truth values, as they were typed.
+
+    Args:
+        value: What :func:`parse` made of the text.
+        text: YAML.
+
+    Returns:
+        The value, or a list of values, with ``yes`` in place of true where that was typed.
+    """
+    several = value if isinstance(value, list) else [value]
+    if not any(isinstance(each, bool) for each in several):
+        return value
+    words = yaml.load(text, yaml.BaseLoader)  # to which all is text
+    typed = words if isinstance(value, list) else [words]
+    kept = [w if isinstance(v, bool) else v for v, w in zip(several, typed, strict=True)]
+    return kept if isinstance(value, list) else kept[0]
+
+
 @functools.lru_cache(maxsize=256)
 def _parsed(text: str, origin: str) -> tuple[Any, list[str]]:
     """What :func:`parse` returns, once for runs of a grid and all that read the same files."""
@@ -228,7 +248,7 @@ def _inspect_scalar(node: yaml.ScalarNode, where: str, notes: list[str]) -> None
         return
     if _WORDS.match(node.value) and node.tag.endswith(":bool"):
         notes.append(
-            f"{where}: YAML reads {node.value!r} as a truth value; quote it, or write true or false"
+            f"{where}: YAML reads {node.value!r} {TRUTH}; quote it, or write true or false"
         )
     elif _OCTAL.match(node.value) and node.tag.endswith(":int"):
         value = int(node.value, 8)

@@ -44,7 +44,8 @@ class Batch(NamedTuple):
     and width; rows without an object are -1. ``soft`` (B, K) float32 are labels that people gave,
     where a method or a suite reads some; NaN in rows whose class counts. ``added`` (B, P, C, H, W)
     float32 are second components of observations, in pixel values: that of each image, and in
-    training another draw; ``set_size`` is then the number of images of their set.
+    training another draw; ``set_size`` is then the number of images of their set. Images that are
+    ``augmented`` are cropped and mirrored already.
     """
 
     images: Tensor
@@ -57,6 +58,7 @@ class Batch(NamedTuple):
     soft: Tensor | None = None
     added: Tensor | None = None
     set_size: int | None = None
+    augmented: bool = False
 
 
 class ImageSet(Dataset[Batch], ABC):

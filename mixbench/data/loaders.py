@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from mixbench.config.schema import RunConfig
+from mixbench.data.augment.epochs import BY_BATCH, BY_EPOCH, EpochImages, augmented_by_epoch
 from mixbench.data.augment.images import augment_images
 from mixbench.data.images import ImageSet, Splits
 from mixbench.data.maps import MappedImages, read_test_maps
@@ -32,6 +33,7 @@ class MixData(LightningDataModule):
         wrap: A method's own view of the training set.
         rank: This process among ``world``.
         world: Number of processes that train together.
+        takes_augmented: Whether the method trains on images that are cropped already.
     """
 
     def __init__(
@@ -41,10 +43,15 @@ class MixData(LightningDataModule):
         wrap: Callable[[Dataset[Any]], Dataset[Any]] = lambda dataset: dataset,
         rank: int = 0,
         world: int = 1,
+        takes_augmented: bool = False,
     ) -> None:
         super().__init__()
         self.splits, self.config, self.wrap = splits, config, wrap
         self.rank, self.world = rank, world
+        #: ``epoch`` or ``batch``, whose images are cropped and mirrored at once, and the reason.
+        self.augment_by = BY_BATCH
+        if config.data.augment_by == BY_EPOCH:
+            self.augment_by = augmented_by_epoch(config.data, splits.train, takes_augmented)
         self.batches = KeyedBatches(
             len(splits.train),
             config.batch_size,
@@ -62,8 +69,13 @@ class MixData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Keyed batches of the training images."""
-        images = augment_images(self.splits.train, self.config.data)
-        return self._loader(self.wrap(self._placed(images)), self.batches)
+        images = self._placed(augment_images(self.splits.train, self.config.data))
+        wrapped = self.wrap(images)
+        if self.augment_by == BY_EPOCH and wrapped is not images:  # of which it did not tell
+            self.augment_by = f"{BY_BATCH}: the method has a view of its own of the images"
+        if self.augment_by == BY_EPOCH:
+            wrapped = EpochImages(images, self.batches, self.config.data)
+        return self._loader(wrapped, self.batches)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The hold-out, or nothing where the last epoch is selected."""

@@ -56,7 +56,8 @@ class BatchIndex(NamedTuple):
     image before; None where it shows each of them once. ``sample_seed`` is that of the generator of
     the method in the step that the batch is for, for a data set that carries out a part of it.
     ``places`` (B,) count the images of all epochs before each one, the same for any number of
-    processes and micro-batches; None in evaluation. ``epoch`` is that of training.
+    processes and micro-batches; None in evaluation. ``epoch`` is that of training, and ``number``
+    counts the batches of the process before this one in the epoch.
     """
 
     indices: Tensor
@@ -66,6 +67,7 @@ class BatchIndex(NamedTuple):
     sample_seed: int | None = None
     places: Tensor | None = None
     epoch: int = 0
+    number: int = 0
 
     @property
     def method_seed(self) -> int:
@@ -161,7 +163,22 @@ class KeyedBatches(Sampler[BatchIndex]):
         Returns:
             Its rows and seed.
         """
-        return self._draw(self._order(epoch), epoch, batch)
+        return self.draws(epoch, batch, 1)[0]
+
+    def draws(self, epoch: int, first: int, count: int) -> list[BatchIndex]:
+        """Batches that follow one another in an epoch, as iterating gives them.
+
+        Args:
+            epoch: Epoch of the batches.
+            first: Place of the first one in it.
+            count: Their number, smaller where the epoch ends before.
+
+        Returns:
+            Rows and seeds of each.
+        """
+        order = self._order(epoch)
+        numbers = range(first, min(first + count, len(self)))
+        return [self._draw(order, epoch, number) for number in numbers]
 
     def _order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(mix_seed(ORDER, self.seed, epoch))
@@ -179,7 +196,8 @@ class KeyedBatches(Sampler[BatchIndex]):
         shown = None if self.repeats == 1 else places % self.repeats
         sample_seed = mix_seed(SAMPLE, self.seed, epoch, batch, self.rank)
         counted = epoch * self.total + places
-        return BatchIndex(order[places], seed, crop_seed, shown, sample_seed, counted, epoch)
+        rows = order[places]
+        return BatchIndex(rows, seed, crop_seed, shown, sample_seed, counted, epoch, batch)
 
 
 class OrderedBatches(Sampler[BatchIndex]):

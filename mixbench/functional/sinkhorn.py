@@ -6,12 +6,13 @@ them on the features of two images; official code shashankvkt/AlignMixup_CVPR22 
 
 import importlib.util
 import math
-import os
 import warnings
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
+
+from mixbench.errors import FUSED, switched_on
 
 SOLVERS = ("compat", "scaled", "pot")
 FINALIZE = ("none", "row")
@@ -220,9 +221,11 @@ def launches_once(device: torch.device) -> bool:
 
     Returns:
         False also where Triton has turned out not to work.
+
+    Raises:
+        UserError: If ``MIXBENCH_FUSED`` is neither on nor off.
     """
-    wanted = os.environ.get("MIXBENCH_FUSED") != "0"
-    return device.type == "cuda" and _TRITON and wanted and not _UNFIT
+    return device.type == "cuda" and _TRITON and switched_on(FUSED) and not _UNFIT
 
 
 def _fits_a_launch(cost: Tensor) -> bool:

@@ -32,7 +32,7 @@ UNKNOWN = (0, None, 0)
 # What the time of a step depends on; method.* and net.* too, but where the weights come from.
 COSTLY = {"batch_size", "precision", "task", "distill", "data.size", "data.resize", "data.fit"}
 COSTLY |= {"data.crop_area", "data.crop_scales", "data.store", "data.workers", "data.second"}
-COSTLY |= {"data.auto_augment", "data.jitter", "data.lighting", "data.erasing"}
+COSTLY |= {"data.augment_by", "data.auto_augment", "data.jitter", "data.lighting", "data.erasing"}
 COSTLY |= {"optim.name", "optim.clip", "optim.accumulate", "optim.ema"}
 COSTLY |= {"trainer.engine", "trainer.cuda_graphs", "trainer.compile", "trainer.compile_input"}
 COSTLY |= {"trainer.channels_last", "trainer.deterministic"}
@@ -397,8 +397,11 @@ def hours_text(found: Sequence[Cost], devices: Sequence[int], budget_s: float | 
     every = [cost.seconds for cost in found for _ in range(cost.cell.runs)]
     times = [("devices", "hours", "days")]
     for count in devices:
-        hours = finished_after(every, count) / 3600
-        times.append((f"{count:,}", f"{hours:,.1f}", f"{hours / 24:,.1f}"))
+        seconds = finished_after(every, count)
+        hours, days = f"{seconds / 3600:,.1f}", f"{seconds / 86400:,.1f}"
+        if seconds < 3600:  # of which a tenth of an hour tells little
+            hours, days = time_text(seconds), ""
+        times.append((f"{count:,}", hours, days))
     lines = [f"{counted(len(every), 'run')}; rates were measured on: {found[0].rate.device}", ""]
     lines += [*_columns(rows, left=3), "", *_columns(times, left=0), ""]
     if budget_s is not None:

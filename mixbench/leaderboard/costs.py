@@ -244,6 +244,7 @@ def machine(record: Record) -> tuple[Any, ...]:
         record.compiled,
         record.compiled_input,
         record.engine,
+        record.augment_by == "epoch",
         record.cuda_graphs is None,
         record.shared_cores,
     )

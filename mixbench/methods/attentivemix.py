@@ -56,11 +56,13 @@ class AttentiveMix(MapMix):
             "with top_k=0: Beta(alpha, alpha) of the kept share",
             above=0,
             official="1.0 or 2.0 in OpenMixup's configs",
+            only_when={"method.top_k": (0,)},
         )
         per_sample: bool = setting(
             False,
             "with top_k=0: one share per image",
             official="one per batch",
+            only_when={"method.top_k": (0,)},
         )
         partner: str = setting(
             "random", "rule that pairs images", one_of=PARTNER_RULES, official="random"

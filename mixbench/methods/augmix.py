@@ -72,7 +72,11 @@ class AugMix(Method):
             False, "also operations that corruption test sets contain", official=False
         )
         jsd_weight: float = setting(
-            12.0, "weight of the divergence of the views", at_least=0, official=12.0
+            12.0,
+            "weight of the divergence of the views",
+            at_least=0,
+            official=12.0,
+            only_when={"method.no_jsd": (False,)},
         )
         no_jsd: bool = setting(
             False, "train on one mixed view with its cross-entropy alone", official=False
@@ -135,6 +139,11 @@ class AugMix(Method):
     def augments(self) -> bool:
         """What Pillow makes views of is cropped and mirrored in the loader."""
         return self.config.backend == TENSOR
+
+    @property
+    def takes_augmented(self) -> bool:
+        """Views are made of whatever is cropped and mirrored."""
+        return self.augments
 
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """Augment and normalise, or only normalise what came with its views."""

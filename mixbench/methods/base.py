@@ -323,29 +323,52 @@ class Method(LightningHooks):
             Network input (B, C, H, W) and targets.
         """
         drawn = self.draw_augmentation(batch) if drawn is None else drawn
-        x = self.augmented(batch.images, *to_device_of(batch.images, drawn.offsets, drawn.flips))
+        x = self.augmented(batch.images, *self.moves(batch, drawn))
         if drawn.erased is not None:
             x = self._layout(erase(x, drawn.erased))
         return x, self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
+
+    def moves(self, batch: Batch, drawn: Augmentation) -> tuple[Tensor, Tensor] | tuple[()]:
+        """What :meth:`augmented` takes beside the images; nothing where they are augmented."""
+        if batch.augmented:
+            return ()
+        offsets, flips = to_device_of(batch.images, drawn.offsets, drawn.flips)
+        return offsets, flips
 
     @property
     def augments(self) -> bool:
         """Whether training makes its network input by :meth:`augmented`."""
         return True
 
-    def augmented(self, images: Tensor, offsets: Tensor, flips: Tensor) -> Tensor:
+    @property
+    def takes_augmented(self) -> bool:
+        """Whether images can come cropped and mirrored, as ``data.augment_by=epoch`` makes them.
+
+        A method that sees the stored images, or has its own way from them to network input, needs
+        them as they are. One whose hooks leave this part to the base says so itself.
+        """
+        cls, hooks = type(self), ("prepare", "draw_augmentation", "augmented")
+        own = any(getattr(cls, name) is not getattr(Method, name) for name in hooks)
+        return not (own or self.config.own_dataset)
+
+    def augmented(
+        self, images: Tensor, offsets: Tensor | None = None, flips: Tensor | None = None
+    ) -> Tensor:
         """Crop, mirror and normalise: what ``trainer.compile_input`` puts a compiled function for.
 
         Args:
             images: (B, C, H, W) uint8.
-            offsets: (B, 2) of :class:`Augmentation`, on the device of the images.
-            flips: (B,) of it.
+            offsets: (B, 2) of :class:`Augmentation`, on the device of the images; None for images
+                that are cropped and mirrored already.
+            flips: (B,) of it, or None.
 
         Returns:
             (B, C, H, W) network input, still without erased parts.
         """
         data = self.run.data
-        if data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
+        if offsets is None or flips is None:
+            x = self.normalize(to_float(images))
+        elif data.pad == "mean":  # zeros after normalisation, as the authors of BC pad
             x = crop_flip(self.normalize(to_float(images)), offsets, flips, data.padding)
         else:
             x = self.normalize(to_float(crop_flip(images, offsets, flips, data.padding)))

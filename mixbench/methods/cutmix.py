@@ -31,7 +31,13 @@ class CutMix(ImageMix):
     class Config(Method.Config):
         """Settings of CutMix."""
 
-        alpha: float = setting(1.0, "Beta(alpha, alpha) of the kept share", above=0, official=1.0)
+        alpha: float = setting(
+            1.0,
+            "Beta(alpha, alpha) of the kept share",
+            above=0,
+            official=1.0,
+            only_when={"method.minmax": (None,)},
+        )
         prob: float = setting(
             1.0, "share of batches mixed", within=(0, 1), official="CIFAR 0.5, ImageNet 1.0"
         )
@@ -40,7 +46,11 @@ class CutMix(ImageMix):
             "random", "rule that pairs images", one_of=PARTNER_RULES, official="random"
         )
         box_rule: str = setting(
-            "official", "how a box is drawn and clipped", one_of=BOX_RULES, official="official"
+            "official",
+            "how a box is drawn and clipped",
+            one_of=BOX_RULES,
+            official="official",
+            only_when={"method.minmax": (None,)},
         )
         minmax: list[float] | None = setting(None, "smallest and largest side; replaces alpha")
 

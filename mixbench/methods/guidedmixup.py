@@ -54,7 +54,10 @@ class GuidedMixup(MapMix):
             official="greedy; random in OpenMixup",
         )
         part: int | None = setting(
-            None, "rows that are paired among themselves; null: the whole batch", at_least=2
+            None,
+            "rows that are paired among themselves; null: the whole batch",
+            at_least=2,
+            only_when={"method.pairing": ("greedy",)},
         )
         loss: str = setting(
             "ce",

@@ -37,10 +37,10 @@ class ImageMix(Method):
         del rows, size
 
     def augmented_mix(
-        self, images: Tensor, offsets: Tensor, flips: Tensor, targets: Tensor, **decisions: Tensor
+        self, images: Tensor, *moves: Tensor, targets: Tensor, **decisions: Tensor
     ) -> mf.Mixed:
         """Crop, mirror, normalise and mix: one function of tensors, which can be compiled whole."""
-        x = self.augmented(images, offsets, flips)
+        x = self.augmented(images, *moves)
         return self.operation(x, targets, **self._settings(), **decisions)
 
     @property
@@ -63,9 +63,9 @@ class ImageMix(Method):
         images, drawn = batch.images, self.draw_augmentation(batch)
         decisions = self.decide(len(images), images.shape[2:]) or {}
         targets = self.task.targets(batch.labels, self.info.num_classes, self.run.optim)
-        moved = to_device_of(images, drawn.offsets, drawn.flips, *decisions.values())
-        named = dict(zip(decisions, moved[2:], strict=True))
-        return self.compiled_mix(images, *moved[:2], targets, **named)
+        moved = to_device_of(images, *decisions.values())
+        named = dict(zip(decisions, moved, strict=True))
+        return self.compiled_mix(images, *self.moves(batch, drawn), targets=targets, **named)
 
     def mix(self, x: Tensor, targets: Tensor, **decisions: Any) -> mf.Mixed:
         """Mix the batch, or with probability ``1 - prob`` leave it."""

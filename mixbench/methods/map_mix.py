@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mixbench.functional as mf
-from mixbench.config.settings import setting
+from mixbench.config.settings import OtherThan, setting
 from mixbench.methods.base import MIXES_LABELS, Method
 from mixbench.methods.pictures.pixelmasks import draw_pixel_masks
 from mixbench.nn.saliency_kinds import TeacherSaliency, chosen_kind, find_maps
@@ -38,6 +38,7 @@ class MapMix(Method):
             None,
             "checkpoint, or folder, of a finished run whose network gives the maps; null: the one "
             "that is trained",
+            only_when={"method.saliency": OtherThan("spectral")},
         )
         prob: float = setting(1.0, "share of batches mixed", within=(0, 1), official=1.0)
         loss: str = setting(

@@ -8,12 +8,15 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.attention import Capture
-from mixbench.config.settings import setting
+from mixbench.config.settings import Above, Below, setting
 from mixbench.errors import UserError
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.functional.mixpro import AREAS
 from mixbench.methods.base import Method, register
 from mixbench.methods.pictures.regions import draw_cells
+
+CELLS = {"method.prob": Above(0)}  # keys of batches with cells need some
+OTHERS = {"method.prob": Below(1)}
 
 
 class CellStep(NamedTuple):
@@ -61,13 +64,18 @@ class MixPro(Method):
         """Settings of MixPro."""
 
         alpha: float = setting(
-            1.0, "Beta(alpha, alpha) of the share of cells that is kept", above=0, official=1.0
+            1.0,
+            "Beta(alpha, alpha) of the share of cells that is kept",
+            above=0,
+            official=1.0,
+            only_when=CELLS,
         )
         cell: int | None = setting(
             None,
             "pixels along a side of a cell; null: whole patches, a quarter of the side",
             at_least=1,
             official="56 of 224; 28 or 112 for some networks",
+            only_when=CELLS,
         )
         prob: float = setting(
             0.5,
@@ -76,24 +84,45 @@ class MixPro(Method):
             official=0.5,
         )
         mixup_alpha: float = setting(
-            0.8, "Beta parameter of mixup batches; 0: none", at_least=0, official=0.8
+            0.8,
+            "Beta parameter of mixup batches; 0: none",
+            at_least=0,
+            official=0.8,
+            only_when=OTHERS,
         )
         cutmix_alpha: float = setting(
-            1.0, "Beta parameter of CutMix batches; 0: none", at_least=0, official=1.0
+            1.0,
+            "Beta parameter of CutMix batches; 0: none",
+            at_least=0,
+            official=1.0,
+            only_when=OTHERS,
         )
         switch_prob: float = setting(
-            0.5, "share of CutMix among the other batches", within=(0, 1), official=0.5
+            0.5,
+            "share of CutMix among the other batches",
+            within=(0, 1),
+            official=0.5,
+            only_when=OTHERS,
         )
         detach_progress: bool = setting(
-            True, "no gradient through the weight of the labels", official=False
+            True, "no gradient through the weight of the labels", official=False, only_when=CELLS
         )
         area: str = setting(
-            "pixels", "how the kept share is counted", one_of=AREAS, official="cells"
+            "pixels",
+            "how the kept share is counted",
+            one_of=AREAS,
+            official="cells",
+            only_when=CELLS,
         )
         hard_labels: bool = setting(
-            True, "labels of the loss are not smoothed, only those of the cosine", official=True
+            True,
+            "labels of the loss are not smoothed, only those of the cosine",
+            official=True,
+            only_when=CELLS,
         )
-        per_sample: bool = setting(False, "one share per image", official="one per batch")
+        per_sample: bool = setting(
+            False, "one share per image", official="one per batch", only_when=CELLS
+        )
         partner: str = setting(
             "random", "rule that pairs images", one_of=PARTNER_RULES, official="random"
         )

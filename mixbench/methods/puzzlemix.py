@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import mixbench.functional as mf
-from mixbench.config.settings import setting
+from mixbench.config.settings import Above, setting
 from mixbench.errors import UserError
 from mixbench.functional.draws import PARTNER_RULES, draw_uniform
 from mixbench.functional.puzzlemix import CUTS
@@ -93,20 +93,32 @@ class PuzzleMix(MapMix):
             "share of beta that depends on the difference of the pixels",
             within=(0, 1),
             official=0.5,
+            only_when={"method.beta": Above(0)},
         )
         eta: float = setting(
             0.2, "weight of shares that differ from the one asked for", at_least=0, official=0.2
         )
-        neigh: int = setting(4, "pixels over which neighbours are compared", at_least=1, official=4)
+        neigh: int = setting(
+            4,
+            "pixels over which neighbours are compared",
+            at_least=1,
+            official=4,
+            only_when={"method.beta": Above(0), "method.gamma": Above(0)},
+        )
         transport: bool = setting(True, "move cells to where they are seen", official=True)
         cell: int | None = setting(
             4,
             "side of a moved cell in pixels, at most a block; null: whole blocks",
             at_least=1,
             official="4 on CIFAR, whole blocks by default",
+            only_when={"method.transport": (True,)},
         )
         eps: float = setting(
-            0.8, "cost of moving a cell across the whole image", at_least=0, official=0.8
+            0.8,
+            "cost of moving a cell across the whole image",
+            at_least=0,
+            official=0.8,
+            only_when={"method.transport": (True,)},
         )
         solver: str = setting(
             "relaxed",
@@ -127,7 +139,11 @@ class PuzzleMix(MapMix):
             official="0; for robust networks 0.1, on Tiny-ImageNet 0.15",
         )
         adv_eps: float = setting(
-            10.0, "largest adversarial noise, in levels of 255", at_least=0, official=10.0
+            10.0,
+            "largest adversarial noise, in levels of 255",
+            at_least=0,
+            official=10.0,
+            only_when={"method.adv_prob": Above(0)},
         )
         per_sample: bool = setting(False, "one share per image", official="one per batch")
         official: bool = setting(

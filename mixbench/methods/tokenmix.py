@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import mixbench.functional as mf
-from mixbench.config.settings import setting
+from mixbench.config.settings import Above, Below, setting
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.functional.tokenmix import MASK_KINDS
 from mixbench.methods.base import Method, register
@@ -58,15 +58,21 @@ class TokenMix(Method):
             "Beta(alpha, alpha) of the kept share; 0: one half always",
             at_least=0,
             official="0: what is drawn is not used",
+            only_when={"method.switch_prob": Above(0)},
         )
         extra: int | None = setting(
             None,
             "patches pasted beyond that share; null: 1 in 14",
             at_least=0,
             official="14 of 196",
+            only_when={"method.switch_prob": Above(0)},
         )
         kind: str = setting(
-            "block", "masks of blocks or of single patches", one_of=MASK_KINDS, official="block"
+            "block",
+            "masks of blocks or of single patches",
+            one_of=MASK_KINDS,
+            official="block",
+            only_when={"method.switch_prob": Above(0)},
         )
         switch_prob: float = setting(
             0.5,
@@ -79,6 +85,7 @@ class TokenMix(Method):
             "Beta(alpha, alpha) of batches that are mixed whole",
             above=0,
             official=0.8,
+            only_when={"method.switch_prob": Below(1)},
         )
         saliency: str = setting(
             "auto",
@@ -86,6 +93,7 @@ class TokenMix(Method):
             "network has; none: by area",
             one_of=KINDS,
             official="file",
+            only_when={"method.switch_prob": Above(0)},
         )
         teacher_ckpt: str | None = setting(None, "checkpoint, or folder, of a finished run")
         maps: str | None = setting(
@@ -97,7 +105,12 @@ class TokenMix(Method):
             one_of=LOSSES,
             official="ce by default, bce in the script for DeiT-S",
         )
-        per_sample: bool = setting(False, "one mask per image", official="one per batch")
+        per_sample: bool = setting(
+            False,
+            "one mask per image",
+            official="one per batch",
+            only_when={"method.switch_prob": Above(0)},
+        )
         partner: str = setting(
             "flip",
             "rule that pairs images; flip needs even batches",

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SWITCH = "MIXBENCH_NATIVE"  # 0 leaves everything to torch
+from mixbench.errors import NATIVE, switched_on
+
 COMPILER = "cc"
 LIMIT_S = 30  # of a compilation, which takes about one
 _SOURCE = Path(__file__).with_name("augmix.c")
@@ -47,9 +48,12 @@ def missing_reason() -> str:
 
     Returns:
         The reason; empty if there is one, which is then built and loaded.
+
+    Raises:
+        UserError: If ``MIXBENCH_NATIVE`` is neither on nor off.
     """
-    if os.environ.get(SWITCH) == "0":
-        return f"{SWITCH}=0 is set"
+    if not switched_on(NATIVE):
+        return f"{NATIVE}={os.environ[NATIVE]} is set"
     library = _library()
     return library if isinstance(library, str) else ""
 

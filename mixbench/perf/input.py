@@ -16,7 +16,9 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mixbench.config.schema import DataConfig
 from mixbench.data.augment.batches import crop_flip, draw_crop_flip, to_device_of, to_float
+from mixbench.data.augment.epochs import EpochImages
 from mixbench.data.images import ResidentImages
 from mixbench.data.sampling import SAMPLE, KeyedBatches, mix_seed
 from mixbench.perf.benchmark import Benchmark, Case
@@ -125,7 +127,7 @@ def keyed_epoch(
 def whole_epoch(
     images: ResidentImages, epoch: int, device: torch.device, batch: int, padding: int
 ) -> int:
-    """The same epoch, all its images cropped and mirrored at once and then cut into batches.
+    """The same epoch as ``data.augment_by=epoch`` makes it: augmented at once, cut into batches.
 
     Args:
         images: The set, on the device.
@@ -137,14 +139,10 @@ def whole_epoch(
     Returns:
         Number of images.
     """
-    mean, std = _stats(device)
-    draws = list(_batches(images, epoch, batch))
-    rows = torch.cat([draw.indices for draw in draws]).to(device, non_blocking=True)
-    size = len(draws[0].indices)
-    each = [_moves(epoch, number, size, padding) for number in range(len(draws))]
-    offsets, flips = (torch.cat(parts) for parts in zip(*each, strict=True))
-    pixels = crop_flip(images.images.index_select(0, rows), offsets, flips, padding)
-    return sum(len((to_float(part) - mean) / std) for part in pixels.split(size))
+    (mean, std), batches = _stats(device), _batches(images, epoch, batch)
+    whole = EpochImages(images, batches, DataConfig(crop=padding))
+    loader = DataLoader(whole, batch_size=None, sampler=batches)
+    return sum(len((to_float(part.images) - mean) / std) for part in loader)
 
 
 def _batches(images: Any, epoch: int, batch: int) -> KeyedBatches:
@@ -296,7 +294,7 @@ class InputBenchmark(EpochBenchmark):
             ),
             WHOLE: (
                 lambda epoch: whole_epoch(resident, epoch, device, case.batch, PADDING),
-                "the same numbers, all images of an epoch cropped and mirrored at once",
+                "as data.augment_by=epoch does: the same numbers, cropped and mirrored at once",
             ),
         }
         if device.type != "cpu":  # where it takes seconds to compile, and saves none

@@ -31,12 +31,15 @@ def parse_time(text: str, key: str = "budget=") -> float:
     Raises:
         UserError: If it is none, or no time at all.
     """
-    found = _TIME.fullmatch(text.strip())
+    where, todo = key.strip(" ="), f"write {key}4h or 30min"
+    negative = text.strip().startswith("-")
+    found = _TIME.fullmatch(text.strip().removeprefix("-"))
     parts = _PART.findall(found[1]) if found else []
     seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
+    if found and (negative or seconds == 0):
+        raise UserError(f"{key}{text} must be positive", where, todo)
     if not 0 < seconds < 1e8:
-        where = key.strip(" =")
-        raise UserError(f"{key}{text} is not a time", where, f"write {key}4h or 30min")
+        raise UserError(f"{key}{text} is not a time", where, todo)
     return seconds
 
 

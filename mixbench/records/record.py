@@ -107,6 +107,7 @@ class Record:
     compiled: bool = False
     compiled_input: bool = False  # augmentation and, where it can be, mixing
     engine: str = "lightning"  # loop over the training batches of the last attempt
+    augment_by: str = "batch"  # or epoch; with a reason where epoch was asked for in vain
     cuda_graphs: str | None = None  # how many of what, or why none; None: not asked for
     shared_cores: bool = False  # other runs used the machine at the same time
     wall_s: float = 0.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mixbench.data.files.location import data_folder
-from mixbench.errors import counted
+from mixbench.errors import SWITCHES, UserError, counted, switched_on
 from mixbench.records.record import RECORD, cpu_name, runs_folder
 from mixbench.tracking.run import MODES, api_key
 
@@ -124,7 +124,13 @@ def _device() -> Finding:
 def _compiler() -> Finding:
     from mixbench.native.library import cache_folder, missing_reason
 
-    if reason := missing_reason():
+    try:
+        for name in SWITCHES:
+            switched_on(name)
+        reason = missing_reason()
+    except UserError as error:
+        return Finding(BAD, "compiler", f"{error.what}; {error.todo}")
+    if reason:
         text = "AugMix on the CPU is left to torch, several times slower and equal"
         return Finding(NOTE, "compiler", f"{text}: {reason}")
     return Finding(OK, "compiler", f"AugMix on the CPU is compiled, in {cache_folder()}")

@@ -23,6 +23,7 @@ from mixbench.config import yaml_files
 from mixbench.config.compose import to_plain
 from mixbench.config.overrides import flatten
 from mixbench.config.schema import keys_not_in_identity
+from mixbench.data.augment.epochs import BY_EPOCH
 from mixbench.data.images import unused_line
 from mixbench.data.loaders import MixData
 from mixbench.distributed.process_group import ProcessGroup
@@ -314,8 +315,10 @@ class Attempt:
             record.compiled = all([compile_stages(net, x, context) for net in nets])
         if wants_compiled_input(method, self.job.device):
             method.to(self.job.device)
-            record.compiled_input = compile_input(method, self.data.batches.batch_size, context)
+            rows, by_epoch = self.data.batches.batch_size, self.data.augment_by == BY_EPOCH
+            record.compiled_input = compile_input(method, rows, context, by_epoch)
         record.engine = self.job.config.trainer.engine
+        record.augment_by = self.data.augment_by
         machine = {
             "device": record.device,
             "devices": self.group.world,
@@ -323,6 +326,7 @@ class Attempt:
             "compiled": record.compiled,
             "compiled_input": record.compiled_input,
             "engine": record.engine,
+            "augment_by": record.augment_by,
             "deterministic": self.job.device.type == "cpu" or self.job.config.trainer.deterministic,
             "torch": str(torch.__version__),
             "commit": record.commit,
@@ -351,6 +355,8 @@ class Attempt:
         if record.label_noise is not None:
             share = 100 * record.label_noise
             log.info("data.labels changed %.2f %% of the training labels", share)
+        if ":" in record.augment_by:
+            log.warning("data.augment_by=epoch has no effect: %s", record.augment_by)
         for notice in record.notices:
             log.info("%s", notice)
         if record.unused:
@@ -444,8 +450,9 @@ class Attempt:
     def _end(self) -> None:
         record, attempt = self.record, self.record.attempts[-1]
         attempt |= {"status": record.status, "wall_s": time.monotonic() - self._started}
-        # Whether kernels can be launched is known for sure after the first of them.
+        # Whether kernels can be launched, and images augmented ahead, is known for sure by now.
         attempt["machine"] |= kernel_choices(self.job.config.trainer, self.job.device)
+        record.augment_by = attempt["machine"]["augment_by"] = self.data.augment_by
         record.resumed_bit_exact = bit_exact(record.attempts, changed=bool(record.config_changes))
         record.wall_s = sum(known.get("wall_s", 0.0) for known in record.attempts)
         if self.job.device.type == "cuda":

@@ -55,7 +55,7 @@ def build(job: Job, splits: Splits, rank: int = 0, world: int = 1) -> tuple[Meth
         method.use_data(splits)
     if config.distill is not None:
         method.distillation = Distillation(method, config)
-    data = MixData(splits, config, method.wrap_dataset, rank, world)
+    data = MixData(splits, config, method.wrap_dataset, rank, world, method.takes_augmented)
     method.total_steps = config.epochs * data.steps_per_epoch
     if config.trainer.channels_last:
         method = method.to(memory_format=torch.channels_last)

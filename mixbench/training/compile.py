@@ -79,13 +79,14 @@ def wants_compiled_input(method: Method, device: torch.device) -> bool:
     return word == "always" or (device.type != "cpu" and method.total_steps >= LONG_RUN)
 
 
-def compile_input(method: Method, rows: int, autocast: Any) -> bool:
+def compile_input(method: Method, rows: int, autocast: Any, augmented: bool = False) -> bool:
     """Compile crop, mirror, normalisation and, where it can be, mixing in place, if that works.
 
     Args:
         method: The method, on the device where it is trained.
         rows: Images of a batch.
         autocast: Context of the training precision.
+        augmented: Batches come cropped and mirrored: only what follows is compiled.
 
     Returns:
         True if they are compiled; False, after one warning, if they stay as they were.
@@ -94,6 +95,7 @@ def compile_input(method: Method, rows: int, autocast: Any) -> bool:
     shape = (rows, info.channels, info.height, info.width)
     offsets = torch.zeros(rows, 2, dtype=torch.long, device=device)
     given = torch.zeros(shape, dtype=torch.uint8, device=device), offsets, offsets[:, 0] > 0
+    given = given[:1] if augmented else given
     targets = torch.zeros(rows, info.num_classes, device=device)
     try:
         method.augmented = torch.compile(method.augmented, fullgraph=True)
@@ -104,7 +106,7 @@ def compile_input(method: Method, rows: int, autocast: Any) -> bool:
                 if decided is not None:
                     whole = torch.compile(method.augmented_mix, fullgraph=True)
                     moved = to_device_of(targets, *decided.values())
-                    whole(*given, targets, **dict(zip(decided, moved, strict=True)))
+                    whole(*given, targets=targets, **dict(zip(decided, moved, strict=True)))
                     method.compiled_mix = whole
     except Exception as error:
         vars(method).pop("augmented", None)  # the method's own is found again

@@ -34,8 +34,8 @@ SEEN = ("notices", "unused", "shared_images", "skipped_test")
 # Fields of a record by those of an attempt.
 MACHINE = {"device": "device", "device_count": "devices", "threads": "threads"}
 MACHINE |= {"compiled": "compiled", "compiled_input": "compiled_input"}
-MACHINE |= {"engine": "engine", "commit": "commit"}
-SAME_WEIGHTS = {"engine"}  # of these, what changes no weight
+MACHINE |= {"engine": "engine", "augment_by": "augment_by", "commit": "commit"}
+SAME_WEIGHTS = {"engine", "augment_by"}  # of these, what changes no weight
 
 
 @dataclass

@@ -18,7 +18,7 @@ from mixbench.config.schema import AUTO, RunConfig, keys_not_in_identity
 from mixbench.data.augment.images import operations
 from mixbench.data.images import Splits
 from mixbench.data.source import DataSource
-from mixbench.errors import UserError
+from mixbench.errors import SWITCHES, UserError, switched_on
 from mixbench.evaluation.suite import Suite, load_suites
 from mixbench.methods.base import Method
 from mixbench.records.identity import Identity, InputFile, identify, is_checkpoint
@@ -167,8 +167,11 @@ def resolve(config: RunConfig, source: DataSource | None = None) -> Job:
 
     Raises:
         UserError: If the method cannot learn from such data or work with the network, an
-            augmentation is not at hand, or a suite cannot be carried out as it is set.
+            augmentation is not at hand, a suite cannot be carried out as it is set, or an
+            environment variable that switches a part off is neither on nor off.
     """
+    for name in SWITCHES:
+        switched_on(name)
     settings = settings_of(config)
     task = _check_method(config, settings)
     task.refuse(config)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from mixbench.config.overrides import flatten
 from mixbench.config.schema import DataInfo, RunConfig, keys_not_in_identity
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
+from mixbench.methods.base import Method
 from mixbench.training.job import resolve
 
 
@@ -288,6 +290,67 @@ def test_a_key_without_effect_warns_and_is_an_error_under_strict():
         compose("recipe=cifar200 optim.gamma=0.5")
     with pytest.raises(UserError, match=r"optim\.nesterov has no effect"):
         compose("optim.name=adamw optim.nesterov=true", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "method=puzzlemix method.adv_eps=4",
+            "method.adv_eps has no effect while method.adv_prob=0.0",
+        ),
+        (
+            "method=choice method.members=[cutmix,mixup] method.cutmix.minmax=[0.2,0.3] "
+            "method.cutmix.alpha=0.5 method.mixup.alpha=0.5",
+            "method.cutmix.alpha has no effect while method.cutmix.minmax=[0.2, 0.3]",
+        ),
+    ],
+)
+def test_a_key_that_another_of_its_method_switches_off_is_told(words, told):
+    assert resolve_method(compose_text(words)).notes == [told]
+    with pytest.raises(UserError) as refused:
+        compose(words, strict=True)
+    assert refused.value.what == told
+
+
+def test_a_key_is_not_told_of_where_its_decider_lets_it_act():
+    given = "method=puzzlemix method.adv_eps=4 method.adv_prob=0.1"
+    assert resolve_method(compose_text(given)).notes == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("trainer.compile_input=yes", "got 'yes'"),
+        ("method=cutmix method.partner=On", "got 'On'"),
+        ("method=choice method.cutmix.partner=off", "got 'off'"),
+        ("eval.adv_n=yes", "got yes"),
+        ("eval.suites=[calibration,no]", "unknown suite 'no'"),
+        ("optim.ema=yes", "optim.ema=yes has the wrong type"),
+    ],
+)
+def test_a_word_that_yaml_takes_for_a_truth_value_is_shown_as_it_was_typed(words, told):
+    with pytest.raises(UserError) as refused:
+        compose(words)
+    assert told in refused.value.what
+
+
+def test_a_text_may_be_such_a_word():
+    composed = compose_text("run.notes=yes run.tags=[on,b] data.flip=yes")
+    config = composed.config
+    assert (config.run.notes, config.run.tags, config.data.flip) == ("yes", ["on", "b"], True)
+    (note,) = composed.notes
+    assert "data.flip" in note
+
+
+def test_a_key_of_text_or_a_truth_value_takes_the_value(monkeypatch):
+    @dataclass
+    class Config(Method.Config):
+        how: bool | str = True
+
+    monkeypatch.setitem(METHODS._objects, "erm", type("Either", (Method,), {"Config": Config}))
+    assert compose("method=erm method.how=false").method["how"] is False
+    assert compose("method=erm method.how=fast").method["how"] == "fast"
 
 
 def test_method_files_may_differ_by_data(tmp_path, monkeypatch):

@@ -290,6 +290,7 @@ COUNTED = {
 
 ASIDE = {
     "data.classes": Key("data.classes=train", seen=rare_class, carried_out=False),
+    "data.augment_by": Key("data.augment_by=epoch", "data.flip=true", seen=recorded("augment_by")),
     "data.workers": Key("data.workers=1", seen=loader_workers),
     "trainer.accelerator": Key("trainer.accelerator=auto", seen=place_with_gpu),
     "trainer.threads": Key("trainer.threads=2", seen=called("torch", "threads"), bit_equal=False),
@@ -385,6 +386,9 @@ SWITCHED_OFF = {
     ("data.erasing", "task"): "method=moco",
     ("optim.label_smoothing", "task"): "method=moco",
     ("data.flip", "task"): DEMIX,
+    ("data.augment_by", "data.pad"): "data.pad=mean",
+    ("data.augment_by", "data.workers"): "data.workers=1",
+    ("data.augment_by", "task"): "method=moco",
     ("data.flip_rule", "data.flip"): "",
     ("data.flip_rule", "task"): "method=moco data.flip=true",
     ("data.flip_rule", "data.repeats"): "data.flip=true data.repeats=2",

@@ -4,8 +4,8 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.data.augment.augmix import pillow_chains
+from mixbench.errors import NATIVE
 from mixbench.metrics.corruption import mce
-from mixbench.native.library import SWITCH
 
 GOLDEN = "augmix"
 NOT_COMPARED = {
@@ -22,7 +22,7 @@ def images_of(case) -> Tensor:
 @pytest.fixture(params=["1", "0"], ids=["compiled", "torch"])
 def native(request, monkeypatch):
     """Tensors pass by the C code, where it can be built, or by torch."""
-    monkeypatch.setenv(SWITCH, request.param)
+    monkeypatch.setenv(NATIVE, request.param)
 
 
 @pytest.mark.usefixtures("native")

@@ -53,6 +53,21 @@ def test_hours_are_images_times_epochs_over_the_rate(table, capsys):
     assert "Steps were timed alone" in lines[-2]
 
 
+def test_less_than_an_hour_is_told_in_minutes(table, capsys):
+    words = ["method=erm", "data=cifar10", "seeds=0..9", "epochs=2"]  # of 500 seconds each
+    assert cli.main(["plan", *words, "--rates", str(table), "--devices", "1,2"]) == 0
+    found = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["1", "1.4", "0.1"] in found
+    assert ["2", "42", "min"] in found
+
+
+def test_a_budget_below_zero_is_told_as_one(table, capsys):
+    words = ["plan", "method=erm", "data=cifar10", "--rates", str(table), "--budget"]
+    for value in ("-3d", "-1h30min", "0h"):
+        assert cli.main([*words, value]) == 2
+        assert f"--budget {value} must be positive" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -72,6 +87,7 @@ def test_hours_are_images_times_epochs_over_the_rate(table, capsys):
         ["method=erm", "trainer.deterministic=true"],
         ["method=erm", "trainer.engine=fast"],
         ["method=erm", "trainer.compile_input=always"],
+        ["method=erm", "data.augment_by=epoch"],
         ["method=erm", "data=tinyimagenet", "batch_size=128"],
         ["method=mixup", "method.alpha=0.2"],  # of which steps tell nothing
         ["method=puzzlemix", "recipe=puzzlemix_tinyimagenet", "data=tinyimagenet"],  # nor of its

@@ -19,7 +19,15 @@ from mixbench import compose
 from mixbench.backbones import NETS
 from mixbench.config.compose import to_plain
 from mixbench.config.schema import DataInfo, RunConfig
-from mixbench.config.settings import default_of, info_of, type_of
+from mixbench.config.settings import (
+    Above,
+    Below,
+    OtherThan,
+    conditions_of,
+    default_of,
+    info_of,
+    type_of,
+)
 from mixbench.data import DATA
 from mixbench.data.loaders import MixData
 from mixbench.data.sampling import BatchIndex
@@ -507,7 +515,7 @@ def test_every_key_of_every_method_is_tried():
     assert {name: set(keys) for name, keys in KEYS.items()} == own
 
 
-@pytest.mark.filterwarnings("ignore:data.crop has no effect")
+@pytest.mark.filterwarnings("ignore:.* has no effect")
 @pytest.mark.parametrize(("method", "key"), CASES)
 def test_a_method_s_key_changes_what_it_is_for_and_the_name_of_the_run(made, method, key):
     case = KEYS[method][key]
@@ -518,6 +526,45 @@ def test_a_method_s_key_changes_what_it_is_for_and_the_name_of_the_run(made, met
     assert ours.config_hash != theirs.config_hash
     assert ours.recipe_hash == theirs.recipe_hash
     assert ours.settings.get(key) != theirs.settings.get(key)
+
+
+IDLE = [
+    pytest.param(name, *condition, marks=[pytest.mark.slow] * (name not in ("alignmix", "cutmix")))
+    for name in METHODS.table
+    for condition in conditions_of(METHODS.get(name).Config)
+]
+# A value that switches keys off, where it is neither a bound nor the one that a class excludes.
+OFF = {
+    "ae": "false",
+    "top_k": "6",
+    "no_jsd": "true",
+    "minmax": "[0.2,0.4]",
+    "pairing": "random",
+    "transport": "false",
+    "mixer_ckpt": "NAME.ckpt",
+    "mixer_loss": "soft_ce",
+    "stn": "false",
+    "mpn": "false",
+}
+
+
+def value_off(decider: str, values: Any) -> str:
+    if isinstance(values, Above | Below):
+        return f"{values.bound}"
+    if isinstance(values, OtherThan):
+        return "null" if values.value is None else str(values.value)
+    return OFF[decider]
+
+
+@pytest.mark.filterwarnings("ignore:.* has no effect")
+@pytest.mark.parametrize(("method", "key", "decider", "values"), IDLE)
+def test_a_key_that_is_said_to_have_no_effect_has_none(made, method, key, decider, values):
+    case, off = KEYS[method][key], value_off(decider.removeprefix("method."), values)
+    words = f"method={method} {case.given} {decider}={off}".replace("NAME", method)
+    other = f"{words} method.{key}={case.other}".replace("NAME", method)
+    assert weights(made(words)[0]) == weights(made(other)[0])
+    with pytest.warns(UserWarning, match=f"method.{key} has no effect while {decider}="):
+        compose(f"{BASE} {other}")
 
 
 FILES = [

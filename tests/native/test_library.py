@@ -11,6 +11,7 @@ from torch import Generator
 from torch.utils.data import DataLoader
 
 import mixbench.functional as mf
+from mixbench.errors import NATIVE
 from mixbench.native import library
 
 pytestmark = pytest.mark.skipif(bool(library.missing_reason()), reason=library.missing_reason())
@@ -34,7 +35,7 @@ def both(monkeypatch):
         assert taken
         assert all(taken)
         with monkeypatch.context() as patch:
-            patch.setenv(library.SWITCH, "0")
+            patch.setenv(NATIVE, "0")
             taken.clear()
             expected = function()
             assert not taken
@@ -136,7 +137,7 @@ def views():
 def expected(monkeypatch):
     """The views that torch makes."""
     with monkeypatch.context() as patch:
-        patch.setenv(library.SWITCH, "0")
+        patch.setenv(NATIVE, "0")
         return views()
 
 

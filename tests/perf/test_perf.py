@@ -127,6 +127,20 @@ def test_variants_run_in_turn():
     assert seconds == {"a": [1.0, 1.0], "b": [1.0, 1.0], "c": [1.0, 1.0]}
 
 
+def test_a_round_between_two_ticks_of_a_coarse_clock_is_repeated(monkeypatch):
+    calls = []
+    monkeypatch.setattr(timing.time, "process_time", lambda: len(calls) // 4 * 0.01)
+    measures = {name: timing.repeated(calls.append, CPU, 1e-4) for name in ("one", "other")}
+    seconds = timing.interleave(measures, rounds=3)
+    assert all(value == pytest.approx(0.01 / 4) for each in seconds.values() for value in each)
+    assert timing.ratio(seconds["one"], seconds["other"]).value == pytest.approx(1)
+
+
+def test_a_clock_that_stands_still_is_told():
+    with pytest.raises(RuntimeError, match="still: the clock has not moved"):
+        timing.interleave({"still": lambda: 0.0}, rounds=1)
+
+
 def test_a_fast_variant_is_repeated_on_alternating_inputs_until_the_round_is_filled():
     counts = []
     for _ in range(5):  # a pause of the machine while the count is found makes it small

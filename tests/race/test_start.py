@@ -65,6 +65,7 @@ def test_all_runs_of_a_method_get_its_words_and_keep_quiet():
         ("net=resnet18,resnet50", "one net"),
         ("data=folder data.root=x data.folds=3", "which fold is the test set"),
         ("budget=4", "is not a time"),
+        ("budget=-3d", "must be positive"),
         ("part=1", "share of the time"),
         ("part=x", "share of the time"),
         ("jobs=0", "is not a number of runs"),

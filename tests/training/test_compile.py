@@ -15,7 +15,8 @@ from mixbench.backbones import NETS
 from mixbench.backbones.vit import VisionTransformer
 from mixbench.config.schema import DataConfig, DataInfo, RunConfig, TrainerConfig
 from mixbench.data import DATA
-from mixbench.data.sampling import BatchIndex
+from mixbench.data.augment.epochs import EpochImages
+from mixbench.data.sampling import BatchIndex, KeyedBatches
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
 from mixbench.methods.image_mix import ImageMix
@@ -268,7 +269,7 @@ COMPILED = [("eager", *INPUTS[3]), ("eager", *INPUTS[6])]
 COMPILED += [pytest.param("inductor", *case, marks=pytest.mark.slow) for case in INPUTS]
 
 
-def with_compiled_input(monkeypatch, backend, name, settings, **data):
+def with_compiled_input(monkeypatch, backend, name, settings, augmented=False, **data):
     """A method with compiled input, the same without, and whether that was compiled."""
     whole = torch.compile
     monkeypatch.setattr(torch, "compile", lambda part, **how: whole(part, backend=backend, **how))
@@ -279,7 +280,7 @@ def with_compiled_input(monkeypatch, backend, name, settings, **data):
         method.run = dataclasses.replace(method.run, data=DataConfig(crop=2, **data))
         method.mean.fill_(0.4)
         method.std.fill_(0.3)
-    return *made, compile_input(made[0], 6, contextlib.nullcontext())
+    return *made, compile_input(made[0], 6, contextlib.nullcontext(), augmented)
 
 
 @pytest.mark.parametrize(("backend", "name", "settings", "pad"), COMPILED)
@@ -355,6 +356,23 @@ def test_noise_in_place_of_parts_stays_between_compiled_augmentation_and_mixing(
         each.reseed(0, 0)
         seen.append(each.mix_batch(batch).x)
     assert torch.equal(*seen)
+
+
+def test_what_follows_the_augmentation_of_an_epoch_is_compiled(monkeypatch):
+    made = with_compiled_input(monkeypatch, "eager", "cutmix", {}, augmented=True)
+    method, plain, compiled = made
+    assert compiled
+    train = sample_splits(plain).train
+    batches = KeyedBatches(len(train), 6, plain.run.seed)
+    whole, counters = EpochImages(train, batches, plain.run.data), torch._dynamo.utils.counters
+    for number, draw in enumerate(batches):
+        seen = []
+        for each, images in ((method, whole), (plain, train)):
+            each.reseed(0, number)
+            seen.append(each.mix_batch(images[draw]))
+        assert torch.equal(seen[0].x, seen[1].x)
+        assert torch.equal(seen[0].targets, seen[1].targets)
+    assert counters["stats"]["unique_graphs"] == 2  # those that were there before the first step
 
 
 def test_input_that_pillow_makes_is_not_compiled():

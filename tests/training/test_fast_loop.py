@@ -148,6 +148,27 @@ def test_either_engine_goes_on_with_a_run_that_was_stopped_under_the_other(
     assert killing.differences(*(outcome(tmp_path / kind) for kind in ("whole", "stopped"))) == []
 
 
+def test_a_run_goes_on_inside_an_epoch_that_is_augmented_at_once(tmp_path, monkeypatch):
+    base = METHODS.get("mixup")
+    given = [*WORDS, "method=mixup", "data.flip=true", "data.flip_rule=alternating"]
+    by_epoch = ["data.augment_by=epoch", "trainer.engine=fast"]
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "whole"))
+    run(compose(given))
+    monkeypatch.setenv("MIXBENCH_RUNS", str(tmp_path / "stopped"))
+    monkeypatch.setitem(METHODS._objects, "mixup", stops(2, base))
+    with pytest.raises(InterruptedRunError):
+        run(compose(given))
+    monkeypatch.setitem(METHODS._objects, "mixup", base)
+    record = run(compose([*given, *by_epoch]))
+    found = [attempt["machine"]["augment_by"] for attempt in record.attempts]
+    assert found == ["batch", "epoch"]
+    assert record.resumed_bit_exact is True
+    outcomes = [outcome(tmp_path / kind) for kind in ("whole", "stopped")]
+    for each in outcomes:
+        del each["record"]["augment_by"], each["checkpoint"]["mixbench"]["config"]["data"]
+    assert killing.differences(*outcomes) == []
+
+
 class Explodes(METHODS.get("cutmix")):
     def loss(self, logits, mixed):
         value = super().loss(logits, mixed)

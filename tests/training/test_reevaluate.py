@@ -367,11 +367,12 @@ CHANGED = {
     "compiled": True,
     "compiled_input": True,
     "engine": "fast",
+    "augment_by": "epoch",
     "commit": "0" * 12,
     "resumed_bit_exact": True,
 }
 ATTEMPT = {"device", "device_count", "threads", "compiled", "compiled_input", "engine", "commit"}
-ATTEMPT |= {"resumed_bit_exact"}
+ATTEMPT |= {"resumed_bit_exact", "augment_by"}
 
 
 @pytest.mark.parametrize("name", CHANGED)

@@ -207,6 +207,7 @@ def _hardware(record: Record) -> str:
     parts += [f"batch of {record.batch_size}"] if record.batch_size else []
     parts += [counted(record.threads, "thread")]
     parts += ["engine fast"] * (record.engine == "fast")
+    parts += ["augmented by epoch"] * (record.augment_by == "epoch")
     parts += [] if record.cuda_graphs is None else [f"CUDA graphs: {record.cuda_graphs}"]
     parts += ["compiled"] * record.compiled + ["compiled input"] * record.compiled_input
     parts += ["cores shared with other runs"] * record.shared_cores

@@ -35,8 +35,18 @@ class AutoencoderMethod(Method):
         """Settings of the autoencoder."""
 
         ae: bool = setting(False, "our experiment: clean steps that reconstruct their images")
-        ae_clean: float = setting(0.5, "with ae: share of the steps that are clean", within=(0, 1))
-        ae_weight: float = setting(1.0, "with ae: weight of the mean squared error", at_least=0)
+        ae_clean: float = setting(
+            0.5,
+            "with ae: share of the steps that are clean",
+            within=(0, 1),
+            only_when={"method.ae": (True,)},
+        )
+        ae_weight: float = setting(
+            1.0,
+            "with ae: weight of the mean squared error",
+            at_least=0,
+            only_when={"method.ae": (True,)},
+        )
 
     def __init__(self, net: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(net, *args, **kwargs)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mixbench.config.settings import setting
+from mixbench.config.settings import Above, setting
 from mixbench.functional.maskmix import MASK_LOSSES
 from mixbench.methods.base import Method
 from mixbench.nn.mixer import NO_RESCALE, UPSAMPLING
@@ -72,10 +72,18 @@ class MoCoSAMixConfig(MoCoConfig):
     mask_within: float = setting(
         0.1, "masks further from their weight are rescaled to it", within=(0, 1)
     )
-    mask_loss: str = setting("L1+Variance", "loss of the mask", one_of=MASK_LOSSES)
+    mask_loss: str = setting(
+        "L1+Variance",
+        "loss of the mask",
+        one_of=MASK_LOSSES,
+        only_when={"method.mask_weight": Above(0)},
+    )
     mask_weight: float = setting(0.1, "weight of the mask loss", at_least=0)
     mask_margin: float = setting(
-        0.1, "distance of a mask from its weight that costs nothing in the mask loss", at_least=0
+        0.1,
+        "distance of a mask from its weight that costs nothing in the mask loss",
+        at_least=0,
+        only_when={"method.mask_weight": Above(0)},
     )
     mask_anneal: str = setting(
         "cosine", "course of mask_weight and aux_weight over the run", one_of=ANNEALING

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.config.settings import setting
+from mixbench.config.settings import Above, setting
 from mixbench.methods.base import register
 from mixbench.methods.splicemix.base import SplicingMethod
 
@@ -45,9 +45,13 @@ class SpliceMixCL(SplicingMethod):
             True,
             "no gradient into the predictions for whole images",
             official="true, but false with 20 classes",
+            only_when={"method.cl_weight": Above(0)},
         )
         kept_cells: bool = setting(
-            False, "average the consistency loss over kept cells only", official=False
+            False,
+            "average the consistency loss over kept cells only",
+            official=False,
+            only_when={"method.cl_weight": Above(0)},
         )
 
         @property

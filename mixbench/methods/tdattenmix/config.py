@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixbench.config.settings import setting
+from mixbench.config.settings import Above, Below, OtherThan, setting
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.functional.windows import MAP_NORMS, RATIOS
 from mixbench.methods.base import Method
@@ -14,6 +14,8 @@ SOURCES = ("auto", "self", *FILES, "random")
 PUBLISHED = "https://github.com/bfshi/AbSViT#model-zoo"
 HINT = f"; get AbSViT-B from {PUBLISHED}, or leave it out: attention=self needs no file"
 TIES = ("first", "random")
+WINDOWS = {"method.switch_prob": Above(0)}  # keys of windows need some
+WHOLE = {"method.switch_prob": Below(1)}
 
 
 @dataclass
@@ -33,43 +35,69 @@ class TdAttenMixConfig(Method.Config):
     maps: str | None = setting(
         None, ".npz or .npy of a map per training image, before it is cropped"
     )
-    prior: str = setting("auto", "with absvit: what to look for", one_of=PRIORS, official="head")
-    sigma: float = setting(1.0, "with absvit: weight of the feedback", at_least=0, official=1)
+    prior: str = setting(
+        "auto",
+        "with absvit: what to look for",
+        one_of=PRIORS,
+        official="head",
+        only_when={"method.absvit": OtherThan(None)},
+    )
+    sigma: float = setting(
+        1.0,
+        "with absvit: weight of the feedback",
+        at_least=0,
+        official=1,
+        only_when={"method.absvit": OtherThan(None)},
+    )
     beta: float = setting(
         0.5,
         "weight of the area in the label, the rest is attention",
         within=(0, 1),
         official=0.5,
+        only_when=WINDOWS,
     )
     switch_prob: float = setting(
         0.5, "share of batches with windows, the others are mixed whole", within=(0, 1)
     )
     alpha: float = setting(
-        0.8, "Beta(alpha, alpha) of batches that are mixed whole", above=0, official=0.8
+        0.8,
+        "Beta(alpha, alpha) of batches that are mixed whole",
+        above=0,
+        official=0.8,
+        only_when=WHOLE,
     )
     side: int | None = setting(
-        None, "cells along the grid; null: the patches, else 14, 16 or 8 by size", at_least=1
+        None,
+        "cells along the grid; null: the patches, else 14, 16 or 8 by size",
+        at_least=1,
+        only_when=WINDOWS,
     )
     min_ratio: float = setting(
-        0.25, "smallest side of a window as a share of the grid", within=(0, 1)
+        0.25, "smallest side of a window as a share of the grid", within=(0, 1), only_when=WINDOWS
     )
     max_ratio: float = setting(
-        0.75, "largest side of a window as a share of the grid", within=(0, 1)
+        0.75, "largest side of a window as a share of the grid", within=(0, 1), only_when=WINDOWS
     )
     label_ratio: str = setting(
         "fixed",
         "attention of each image, or official: one number with a wrong row",
         one_of=RATIOS,
         official="official",
+        only_when=WINDOWS,
     )
     map_norm: str = setting(
         "none",
         "sum: maps count alike in the label whatever their scale",
         one_of=MAP_NORMS,
         official="none",
+        only_when=WINDOWS,
     )
     dst_tie: str = setting(
-        "first", "which window of several with equally low attention", one_of=TIES, official="first"
+        "first",
+        "which window of several with equally low attention",
+        one_of=TIES,
+        official="first",
+        only_when=WINDOWS,
     )
     partner: str = setting(
         "random",
@@ -78,12 +106,13 @@ class TdAttenMixConfig(Method.Config):
         official="flip",
     )
     consistency: float = setting(
-        1.0, "weight of the KL divergence from the mixed predictions", at_least=0
+        1.0, "weight of the KL divergence from the mixed predictions", at_least=0, only_when=WINDOWS
     )
     tokens: float = setting(
         1.0,
         "on transformers: weight of the losses of kept and of pasted tokens",
         at_least=0,
+        only_when=WINDOWS,
     )
 
     def __post_init__(self) -> None:

@@ -8,12 +8,15 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.attention import Capture
-from mixbench.config.settings import setting
+from mixbench.config.settings import Above, Below, setting
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import Method, register
 from mixbench.methods.pictures.windows import draw_windows
 from mixbench.methods.tdattenmix.consistency import ConsistencyMethod, WindowStep
 from mixbench.nn.teacher import frozen_eval
+
+WINDOWS = {"method.switch_prob": Above(0)}  # keys of windows need some
+WHOLE = {"method.switch_prob": Below(1)}
 
 
 @register("smmix")
@@ -54,18 +57,29 @@ class SMMix(ConsistencyMethod):
             official=0.5,
         )
         alpha: float = setting(
-            0.8, "Beta(alpha, alpha) of batches that are mixed whole", above=0, official=0.8
+            0.8,
+            "Beta(alpha, alpha) of batches that are mixed whole",
+            above=0,
+            official=0.8,
+            only_when=WHOLE,
         )
         min_ratio: float = setting(
             0.25,
             "smallest side of a window as a share of the grid",
             within=(0, 1),
             official=0.25,
+            only_when=WINDOWS,
         )
         max_ratio: float = setting(
-            0.75, "largest side of a window as a share of the grid", within=(0, 1), official=0.75
+            0.75,
+            "largest side of a window as a share of the grid",
+            within=(0, 1),
+            official=0.75,
+            only_when=WINDOWS,
         )
-        per_sample: bool = setting(False, "one side per image", official="one per batch")
+        per_sample: bool = setting(
+            False, "one side per image", official="one per batch", only_when=WINDOWS
+        )
         partner: str = setting(
             "flip",
             "rule that pairs images; flip needs even batches",
@@ -77,9 +91,14 @@ class SMMix(ConsistencyMethod):
             "weight of the KL divergence from the mixed predictions",
             at_least=0,
             official=1,
+            only_when=WINDOWS,
         )
         tokens: float = setting(
-            1.0, "weight of the losses of kept and of pasted tokens", at_least=0, official=1
+            1.0,
+            "weight of the losses of kept and of pasted tokens",
+            at_least=0,
+            official=1,
+            only_when=WINDOWS,
         )
 
         def __post_init__(self) -> None:

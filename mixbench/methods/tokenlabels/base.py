@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor
 
 import mixbench.functional as mf
-from mixbench.config.settings import setting
+from mixbench.config.settings import Above, setting
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import Method
@@ -34,7 +34,10 @@ class PastedPatchesMethod(Method, ABC):
         alpha: float = setting(1.0, "Beta(alpha, alpha) of the kept share", above=0, official=1.0)
         mixup_alpha: float = setting(0.0, "Beta parameter of mixup batches; 0: none", at_least=0)
         switch_prob: float = setting(
-            0.5, "with mixup_alpha: share of mixed batches that are pasted", within=(0, 1)
+            0.5,
+            "with mixup_alpha: share of mixed batches that are pasted",
+            within=(0, 1),
+            only_when={"method.mixup_alpha": Above(0)},
         )
         prob: float = setting(1.0, "share of batches mixed", within=(0, 1), official=1.0)
         per_sample: bool = setting(False, "one box per image", official="one per batch")

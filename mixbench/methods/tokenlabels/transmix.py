@@ -7,7 +7,7 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.attention import Capture
-from mixbench.config.settings import setting
+from mixbench.config.settings import Above, setting
 from mixbench.methods.base import register
 from mixbench.methods.pictures.tokens import draw_attention
 from mixbench.methods.tokenlabels.base import PastedBox, PastedPatchesMethod
@@ -41,7 +41,11 @@ class TransMix(PastedPatchesMethod):
             0.8, "Beta parameter of mixup batches; 0: none", at_least=0, official=0.8
         )
         switch_prob: float = setting(
-            0.5, "share of mixed batches that are pasted", within=(0, 1), official=0.5
+            0.5,
+            "share of mixed batches that are pasted",
+            within=(0, 1),
+            official=0.5,
+            only_when={"method.mixup_alpha": Above(0)},
         )
         ratio: float = setting(0.5, "weight of attention against area", within=(0, 1), official=0.5)
 

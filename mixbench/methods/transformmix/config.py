@@ -45,20 +45,34 @@ class TransformMixSearchConfig(TransformMixConfig):
     """Settings of the module that is searched, and of its losses."""
 
     affine: str = setting(
-        "similarity", "scale, turn and shift, or six free numbers", one_of=tuple(AFFINES)
+        "similarity",
+        "scale, turn and shift, or six free numbers",
+        one_of=tuple(AFFINES),
+        only_when={"method.stn": (True,)},
     )
     stn_input: str = setting(
-        "saliency", "input of the network for transformations", one_of=STN_INPUTS
+        "saliency",
+        "input of the network for transformations",
+        one_of=STN_INPUTS,
+        only_when={"method.stn": (True,)},
     )
-    lam_input: bool = setting(True, "give the weight to the network for masks as an input")
+    lam_input: bool = setting(
+        True,
+        "give the weight to the network for masks as an input",
+        only_when={"method.mpn": (True,)},
+    )
     symmetric: bool = setting(True, "swapping a pair gives the complement of its mask")
-    temperature: float = setting(0.5, "temperature of the mask's sigmoid", above=0)
+    temperature: float = setting(
+        0.5, "temperature of the mask's sigmoid", above=0, only_when={"method.mpn": (True,)}
+    )
     w_area: float = setting(
         1.0, "weight of the loss that keeps the mean of the mask at the mixing weight", at_least=0
     )
     w_tv: float = setting(0.1, "weight of the mask's total variation", at_least=0)
     w_bin: float = setting(0.05, "weight of the mask's distance from 0 and 1", at_least=0)
-    w_geo: float = setting(0.01, "weight of the transformations' size", at_least=0)
+    w_geo: float = setting(
+        0.01, "weight of the transformations' size", at_least=0, only_when={"method.stn": (True,)}
+    )
     w_keep: float = setting(0.5, "weight of the saliency that is lost", at_least=0)
     module_lr: float | None = setting(
         None, "peak learning rate of the module; null: that of the recipe", above=0
