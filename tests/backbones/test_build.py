@@ -86,10 +86,10 @@ def test_what_builds_no_network_is_named_with_what_would(name, words, capsys):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("seven", r"own_nets:seven returns \(2, 7\) for images \(2, 3, 32, 32\)"),
+        ("seven", r"own_nets:seven returns \(2, 7\) for images \(2, 3, 16, 16\)"),
         (
             "other_size",
-            r"own_nets:other_size fails on images \(2, 3, 32, 32\): RuntimeError: ",
+            r"own_nets:other_size fails on images \(2, 3, 16, 16\): RuntimeError: ",
         ),
         ("Pair", "own_nets:Pair returns tuple instead of a tensor"),
     ],

@@ -317,7 +317,7 @@ def test_a_finished_run_is_exported_and_started_from(tmp_path, runs, tiny, capsy
     assert cli.main(["export", record.id, "-o", str(path)]) == 0
     told = capsys.readouterr().out
     assert f"written: {path}" in told
-    assert "32x32 pixels in [0, 1], less (" in told
+    assert "16x16 pixels in [0, 1], less (" in told
     exported = torch.load(path, weights_only=True)
     assert {"conv1.weight", "layer4.1.bn2.running_var", "fc.bias"} <= set(exported)
 
@@ -338,7 +338,7 @@ def test_a_finished_run_becomes_an_onnx_model_of_pixels(tmp_path, runs, tiny):
     record = run(compose([*tiny, "net=resnet18", "net.width=8"]))
     onnx = tmp_path / "net.onnx"
     session = session_of(lambda: cli.main(["export", record.id, "-o", str(onnx)]) or onnx)
-    x = torch.rand(3, 3, 32, 32)
+    x = torch.rand(3, 3, 16, 16)
     (logits,) = session.run(None, {"pixels": x.numpy()})
     with torch.no_grad():
         expected = load(record.id)(x)
