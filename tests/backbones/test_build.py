@@ -86,16 +86,16 @@ def test_what_builds_no_network_is_named_with_what_would(name, words, capsys):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("seven", r"own_nets:seven returns \(2, 7\) for images \(2, 3, 16, 16\)"),
+        ("seven", r"own_nets:seven returns \(2, 7\) for images \(2, 3, 32, 32\)"),
         (
             "other_size",
-            r"own_nets:other_size fails on images \(2, 3, 16, 16\): RuntimeError: ",
+            r"own_nets:other_size fails on images \(2, 3, 32, 32\): RuntimeError: ",
         ),
         ("Pair", "own_nets:Pair returns tuple instead of a tensor"),
     ],
 )
 def test_a_network_that_gives_no_logits_is_refused_before_training(name, words, runs, tiny, capsys):
-    keys = [word for word in tiny if not word.startswith("net.")]
+    keys = [word for word in tiny if not word.startswith("net.")] + ["data.size=32"]
     assert cli.main(["run", f"net=own_nets:{name}", "method=mixup", *keys]) == 2
     error = capsys.readouterr().err
     assert re.search(words, error)
