@@ -267,16 +267,11 @@ def test_sets_of_before_leave_the_record():
     assert metrics == {"top1": 80.0, **noise.scores}  # a mean of other sets would be false
 
 
+SHORT = ["data=digits", "data.limit=64", "data.size=16", "net.width=4", "epochs=1", "batch_size=16"]
+
+
 def test_a_run_is_judged_and_verified_and_says_what_is_lost(tmp_path, outside):
-    words = [
-        "data=digits",
-        "data.limit=64",
-        "data.size=16",
-        "net.width=4",
-        "epochs=1",
-        "batch_size=16",
-    ]
-    words += ["wandb.mode=disabled", "eval.suites=[calibration]", f"run.dir={tmp_path}"]
+    words = [*SHORT, "wandb.mode=disabled", "eval.suites=[calibration]", f"run.dir={tmp_path}"]
     folder = tmp_path / run(compose(words)).id
     asked = [f"eval.ood=[{outside[0]}:resize,uniform]"]
     record = evaluate_run(folder, asked, ["ood"])
@@ -303,15 +298,7 @@ def test_a_run_is_judged_and_verified_and_says_what_is_lost(tmp_path, outside):
 def test_a_record_is_verified_from_any_place_by_the_sets_it_was_judged_with(
     tmp_path, outside, monkeypatch
 ):
-    words = [
-        "data=digits",
-        "data.limit=64",
-        "data.size=16",
-        "net.width=4",
-        "epochs=1",
-        "batch_size=16",
-    ]
-    words += ["wandb.mode=disabled", "eval.suites=[calibration,ood]", f"run.dir={tmp_path}"]
+    words = [*SHORT, "wandb.mode=disabled", "eval.suites=[calibration,ood]", f"run.dir={tmp_path}"]
     folder = tmp_path / run(compose([*words, f"eval.ood=[{outside[1]}]"])).id
     monkeypatch.chdir(tmp_path)
     evaluate_run(folder, ["eval.ood=[dark.npz:resize]"], ["ood"])

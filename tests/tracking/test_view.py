@@ -585,31 +585,32 @@ def test_the_key_is_in_no_file_and_no_output(tmp_path, server):
     assert files_with(KEY, tmp_path) == []  # what it printed is among them, and so is its HOME
 
 
+SHORT = ["data=digits", "data.limit=64", "data.size=16", "net.width=4", "batch_size=32"]
+
+
 @pytest.fixture
 def judged(tmp_path):
     """A run with a view in W&B, judged by nothing yet."""
     words = [
-        "data=digits",
-        "data.limit=64",
-        "data.size=16",
-        "net.width=4",
+        *SHORT,
         "epochs=1",
-        "batch_size=32",
+        "eval.suites=[]",
+        "wandb.mode=offline",
+        f"run.dir={tmp_path}",
+        "wandb.project=p",
     ]
-    words += ["eval.suites=[]", "wandb.mode=offline", f"run.dir={tmp_path}", "wandb.project=p"]
     return tmp_path / run(compose(words)).id
 
 
 def test_seeds_make_a_group_that_other_configurations_are_not_in(tmp_path):
     words = [
-        "data=digits",
-        "data.limit=64",
-        "data.size=16",
-        "net.width=4",
+        *SHORT,
         "epochs=1",
-        "batch_size=32",
+        "eval.suites=[]",
+        "wandb.mode=offline",
+        f"run.dir={tmp_path}",
+        "method=mixup",
     ]
-    words += ["eval.suites=[]", "wandb.mode=offline", f"run.dir={tmp_path}", "method=mixup"]
     words += ["run.tags=[mine,mixup]"]
     groups = []
     for more in ("seed=0", "seed=1", "method.alpha=0.3", "recipe=quick"):
@@ -625,15 +626,14 @@ def test_seeds_make_a_group_that_other_configurations_are_not_in(tmp_path):
 
 def test_a_run_shows_its_rate_its_score_by_epoch_and_how_it_ended(tmp_path):
     words = [
-        "data=digits",
-        "data.limit=64",
-        "data.size=16",
-        "net.width=4",
+        *SHORT,
         "epochs=2",
-        "batch_size=32",
         "lr=0.04",
+        "eval.suites=[]",
+        "wandb.mode=offline",
+        f"run.dir={tmp_path}",
+        "select=val",
     ]
-    words += ["eval.suites=[]", "wandb.mode=offline", f"run.dir={tmp_path}", "select=val"]
     words += ["optim.schedule=step", "trainer.log_every=1", "data.val_fraction=0.5"]
     record = run(compose(words))
     records = stored(tmp_path / record.id)
@@ -651,15 +651,14 @@ def test_a_run_shows_its_rate_its_score_by_epoch_and_how_it_ended(tmp_path):
 
 def test_a_run_that_failed_says_so_in_its_summary(tmp_path):
     words = [
-        "data=digits",
-        "data.limit=64",
-        "data.size=16",
-        "net.width=4",
+        *SHORT,
         "epochs=2",
-        "batch_size=32",
         "lr=1e30",
+        "eval.suites=[]",
+        "wandb.mode=offline",
+        f"run.dir={tmp_path}",
+        "trainer.log_every=1",
     ]
-    words += ["eval.suites=[]", "wandb.mode=offline", f"run.dir={tmp_path}", "trainer.log_every=1"]
     with pytest.raises(RunFailedError):
         run(compose(words))
     (folder,) = tmp_path.glob("erm-*")
