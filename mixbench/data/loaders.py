@@ -1,5 +1,6 @@
 """The loaders of a run."""
 
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from mixbench.data.augment.images import augment_images
 from mixbench.data.images import ImageSet, Splits
 from mixbench.data.maps import MappedImages, read_test_maps
 from mixbench.data.sampling import BatchIndex, KeyedBatches, OrderedBatches
+
+log = logging.getLogger("mixbench")
 
 EVAL_BATCH = 256
 WORKER_TIMEOUT = 300  # seconds without a batch after which a worker counts as stuck
@@ -73,6 +76,7 @@ class MixData(LightningDataModule):
         wrapped = self.wrap(images)
         if self.augment_by == BY_EPOCH and wrapped is not images:  # of which it did not tell
             self.augment_by = f"{BY_BATCH}: the method has a view of its own of the images"
+            log.warning("data.augment_by=epoch has no effect: %s", self.augment_by)
         if self.augment_by == BY_EPOCH:
             wrapped = EpochImages(images, self.batches, self.config.data)
         return self._loader(wrapped, self.batches)

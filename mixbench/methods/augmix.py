@@ -140,10 +140,7 @@ class AugMix(Method):
         """What Pillow makes views of is cropped and mirrored in the loader."""
         return self.config.backend == TENSOR
 
-    @property
-    def takes_augmented(self) -> bool:
-        """Views are made of whatever is cropped and mirrored."""
-        return self.augments
+    takes_augmented = Method.takes_augmented
 
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """Augment and normalise, or only normalise what came with its views."""

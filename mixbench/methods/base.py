@@ -345,11 +345,14 @@ class Method(LightningHooks):
         """Whether images can come cropped and mirrored, as ``data.augment_by=epoch`` makes them.
 
         A method that sees the stored images, or has its own way from them to network input, needs
-        them as they are. One whose hooks leave this part to the base says so itself.
+        them as they are. A class whose hooks leave this part to the base says so itself, for its
+        own hooks and not for those of what derives from it.
         """
-        cls, hooks = type(self), ("prepare", "draw_augmentation", "augmented")
-        own = any(getattr(cls, name) is not getattr(Method, name) for name in hooks)
-        return not (own or self.config.own_dataset)
+        for name in ("training_step", "mix_batch", "prepare", "draw_augmentation", "augmented"):
+            owner = next(cls for cls in type(self).__mro__ if name in vars(cls))
+            if "takes_augmented" not in vars(owner):
+                return False
+        return not self.config.own_dataset
 
     def augmented(
         self, images: Tensor, offsets: Tensor | None = None, flips: Tensor | None = None

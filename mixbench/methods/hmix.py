@@ -170,10 +170,7 @@ class HMix(Choice):
             )
         return JudgedBatches(train_set, *self.judged, self.config.share, self.run.seed)
 
-    @property
-    def takes_augmented(self) -> bool:
-        """Images that nobody has judged."""
-        return self.config.mode != FIXED
+    takes_augmented = Choice.takes_augmented
 
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """As for other methods, and judged images bear people's labels."""

@@ -14,7 +14,8 @@ import re
 import shlex
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -37,6 +38,7 @@ MODES: dict[str, Mode] = {
     "disabled": "disabled",
 }
 SERVER = "https://api.wandb.ai"
+SERVICE = "WANDB_SERVICE"  # variable by which W&B finds its process
 MODULES = ("wandb", "wandb.apis.public")  # the second is what W&B itself imports as a run starts
 # Seconds. What is tried before W&B goes offline takes below 10 together.
 ONLINE = 5.0  # for the start of an online run
@@ -169,16 +171,31 @@ def import_wandb() -> None:
         log.debug("W&B cannot be imported: %s", error)
 
 
-def start_service() -> threading.Thread:
-    """Start W&B's process, which a view would wait for, beside what else there is to do.
+@contextmanager
+def service_ahead(wanted: bool) -> Iterator[threading.Thread | None]:
+    """Start W&B's process, which a view would wait for, beside what the block does.
 
-    Returns:
-        The thread that starts it. A failure is told by :func:`open_view`, which tries again.
+    A block that fails leaves no process that was not there before. That the process does not start
+    is told by :func:`open_view`, which tries again.
+
+    Args:
+        wanted: Whether there will be a view.
+
+    Yields:
+        The thread that starts it, if one does.
     """
+    if not wanted or SERVICE in os.environ:
+        yield None
+        return
     import_wandb()  # not by the thread: two threads may import each other's half of a circle
     thread = threading.Thread(target=_set_up, name="wandb-service")
     thread.start()
-    return thread
+    try:
+        yield thread
+    except BaseException:
+        thread.join()
+        _end_service()
+        raise
 
 
 def _set_up() -> None:

@@ -27,7 +27,7 @@ from mixbench.records.record import (
     earlier_record,
     read_record,
 )
-from mixbench.tracking.run import is_shown, start_service
+from mixbench.tracking.run import is_shown, service_ahead
 from mixbench.tracking.tensorboard import check_tensorboard
 from mixbench.training.attempt import Attempt
 from mixbench.training.build import build
@@ -175,12 +175,11 @@ def _prepare(job: Job, group: ProcessGroup, folder: Path) -> "Attempt | Record":
     done = earlier is not None and earlier.status == "done"
     if group.broadcast(done):
         return _finished(job, earlier or read_record(folder), folder)
-    if group.is_main and is_shown(job.config):
-        start_service()
-    splits = job.read_data()
-    check_splits(job.config, job.task, job.suites, splits)
-    method, data = build(job, splits, group.rank, group.world)
-    return Attempt(job, group, folder, new_record(job, method), method, data)
+    with service_ahead(group.is_main and is_shown(job.config)):
+        splits = job.read_data()
+        check_splits(job.config, job.task, job.suites, splits)
+        method, data = build(job, splits, group.rank, group.world)
+        return Attempt(job, group, folder, new_record(job, method), method, data)
 
 
 def _finished(job: Job, record: Record, folder: Path) -> Record:

@@ -300,15 +300,24 @@ def test_a_mode_that_is_none_costs_the_view_and_nothing_else(tmp_path, monkeypat
 def test_a_view_that_cannot_be_opened_costs_one_line(tmp_path, monkeypatch, lines, ahead):
     monkeypatch.setenv("WANDB_BASE_URL", "no address")
     if ahead:
-        wandb_run.start_service().join()
+        with wandb_run.service_ahead(True) as thread:
+            thread.join()
         assert lines() == []
     assert open_logger(tmp_path, "offline") is None
     (line,) = lines()
     assert line.startswith("no W&B view: ")
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """A busy machine may take long to start a process."""
+    monkeypatch.setattr(wandb_run, "END", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_view_uses_the_process_that_was_started_ahead(tmp_path, lines):
-    wandb_run.start_service().join()
+    with wandb_run.service_ahead(True) as thread:
+        thread.join()
     ahead = os.environ["WANDB_SERVICE"]
     open_logger(tmp_path, "offline").close()
     assert os.environ["WANDB_SERVICE"] == ahead
@@ -316,6 +325,24 @@ def test_a_view_uses_the_process_that_was_started_ahead(tmp_path, lines):
     assert lines() == []
 
 
+@pytest.mark.usefixtures("patient")
+def test_a_run_that_fails_before_its_view_leaves_no_process_but_one_that_was_there():
+    def fail():
+        with wandb_run.service_ahead(True):
+            raise UserError("planted")
+
+    with pytest.raises(UserError):
+        fail()
+    assert "WANDB_SERVICE" not in os.environ
+    with wandb_run.service_ahead(True) as thread:
+        thread.join()
+    there = os.environ["WANDB_SERVICE"]
+    with pytest.raises(UserError):
+        fail()
+    assert os.environ["WANDB_SERVICE"] == there
+
+
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     ("rank", "word", "expected"),
     [
@@ -365,6 +392,7 @@ def test_wandb_is_imported_whole_and_connects_to_nothing_before_a_view_is_opened
         ("wandb.mode=disabled", False),
         ("logger=tensorboard", False),
         ("devices=2", False),  # each of the processes that it starts will see to itself
+        ("--show", False),
     ],
 )
 def test_the_command_imports_wandb_before_the_method_and_only_for_a_view(

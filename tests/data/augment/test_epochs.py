@@ -117,11 +117,23 @@ def test_what_needs_stored_images_is_augmented_batch_by_batch_for_a_reason(name,
         assert not made
 
 
-def test_a_view_of_the_training_set_that_a_method_does_not_tell_of_is_kept():
+@pytest.mark.parametrize("hook", ["training_step", "mix_batch", "prepare"])
+@pytest.mark.parametrize("base", ["erm", "cutmix", "augmix", "hmix"])
+def test_a_derived_method_that_makes_its_input_itself_gets_stored_images(base, hook):
+    cls = METHODS.get(base)
+    own = type("Own", (cls,), {hook: lambda self, *args: getattr(cls, hook)(self, *args)})
+    told = type("Told", (own,), {hook: vars(own)[hook], "takes_augmented": own.takes_augmented})
+    assert not sample_method(own).takes_augmented
+    assert sample_method(told).takes_augmented
+
+
+def test_a_view_of_the_training_set_that_a_method_does_not_tell_of_is_kept(caplog):
     method = sample_method(METHODS.get("erm"))
     method.run = dataclasses.replace(method.run, data=DataConfig(augment_by="epoch"))
     splits = sample_splits(method)
     changed = splits.train.subset(torch.arange(12))
     loaders = MixData(splits, method.run, lambda _: changed, takes_augmented=True)
-    assert loaders.train_dataloader().dataset is changed
+    with caplog.at_level("WARNING", "mixbench"):
+        assert loaders.train_dataloader().dataset is changed
+    assert "data.augment_by=epoch has no effect: " in caplog.text
     assert loaders.augment_by == "batch: the method has a view of its own of the images"
