@@ -2,7 +2,7 @@
 
 import argparse
 
-from mixbench.cli.console import print_result
+from mixbench.cli.console import print_notice, print_result
 from mixbench.errors import UserError
 
 
@@ -16,6 +16,7 @@ def plan_command(args: argparse.Namespace) -> int:
         parse_devices,
         parse_sizes,
         read_rates,
+        trainable,
     )
     from mixbench.race.budget import parse_time
 
@@ -28,7 +29,10 @@ def plan_command(args: argparse.Namespace) -> int:
             "give folders of finished runs, or the .json file of python -m mixbench.perf --part P4",
         )
     rates = read_rates(args.rates)
-    planned = cells(expand(args.overrides, strict=args.strict), sizes)
+    runs, left_out = trainable(expand(args.overrides, strict=args.strict))
+    planned = cells(runs, sizes)
+    for note in left_out:
+        print_notice(note)
     if note := seeds_note(args.overrides):
         print_result(note)
     found = costs(planned, rates)

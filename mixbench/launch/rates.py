@@ -129,6 +129,8 @@ def read_rates(paths: Iterable[Path]) -> list[Rate]:
     for path in paths:
         if path.is_file():
             rates = _of_table(path)
+        elif path.suffix == ".json":
+            raise UserError("there is no such file", str(path), "give the one that make perf wrote")
         else:
             rates = [rate for folder in find_runs([path]) if (rate := _of_run(folder))]
         if not rates:
@@ -224,6 +226,36 @@ def _costly(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def trainable(runs: Sequence[PlannedRun]) -> tuple[list[PlannedRun], list[str]]:
+    """The runs of a grid without those that ``method=all`` stands for and that cannot train.
+
+    Args:
+        runs: Planned runs.
+
+    Returns:
+        The runs, and why others are left out.
+
+    Raises:
+        UserError: If a method that is asked for by its name cannot train the data or the network.
+    """
+    from mixbench.training.job import incompatibility
+
+    reasons: dict[tuple[str, ...], str] = {}
+    for run in runs:
+        words = _unseeded(run)
+        if words not in reasons:
+            config = resolve_method(compose_text(list(words))).config
+            reasons[words] = incompatibility(config)
+            if reasons[words] and not run.optional:
+                raise UserError(reasons[words], f"method={config.method['name']}", "leave it out")
+    kept = [run for run in runs if not reasons[_unseeded(run)]]
+    return kept, [f"left out: {reason}" for reason in dict.fromkeys(reasons.values()) if reason]
+
+
+def _unseeded(run: PlannedRun) -> tuple[str, ...]:
+    return tuple(word for word in run.words if not word.startswith("seed="))
+
+
 def cells(runs: Sequence[PlannedRun], sizes: dict[str, int]) -> list[Cell]:
     """The runs of a grid, those of all seeds and folds of a configuration together.
 
@@ -240,7 +272,7 @@ def cells(runs: Sequence[PlannedRun], sizes: dict[str, int]) -> list[Cell]:
     """
     counts: dict[tuple[str, ...], int] = defaultdict(int)
     for run in runs:
-        counts[tuple(word for word in run.words if not word.startswith("seed="))] += 1
+        counts[_unseeded(run)] += 1
     found = [_cell(words, count, sizes) for words, count in counts.items()]
     trained = sorted({cell.data for cell in found})
     for name in sizes:

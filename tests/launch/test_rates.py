@@ -157,6 +157,20 @@ def test_the_command_that_measures_names_all_that_lacks(table, capsys):
     assert "method=erm,bc,fmix data=cifar10 net.width=32 epochs=1 seeds=0" in told
 
 
+def test_methods_that_cannot_train_are_left_out_of_all_and_refused_by_name(table, capsys):
+    words = ["data=cifar10", "net.width=64", "--rates", str(table)]
+    assert cli.main(["plan", "method=all", *words]) == 2  # as no rate of many others is known
+    told = capsys.readouterr().err
+    assert "left out: method splicemix needs multilabel data" in told
+    (measured,) = [line for line in told.splitlines() if "mixbench bench" in line]
+    assert "fmix" in measured
+    assert not {"splicemix", "tlalign", "transformmix_search"} & set(
+        measured.replace("=", ",").split(",")
+    )
+    assert cli.main(["plan", "method=erm,tlalign", *words]) == 2
+    assert "where: method=tlalign" in capsys.readouterr().err
+
+
 def test_without_rates_nothing_is_guessed(capsys):
     assert cli.main(["plan", "method=erm", "data=cifar10"]) == 2
     assert "none is guessed" in capsys.readouterr().err

@@ -625,7 +625,7 @@ HOSTILE += ["", "text", "\n", [], [1], [{}], {}, {"a": 1}, {"a": {"b": [2]}}, {"
 HOSTILE += [{"adversarial": {"images": "3"}}, [{"started": []}]]
 
 
-EACH_TYPE = [None, float("nan"), [1]]
+EACH_TYPE = [None, float("nan"), "text", {"a": 1}]
 
 
 # FAULTS row 54: whatever one field of one record holds, every table of the others is shown.

@@ -291,6 +291,23 @@ def test_the_cost_is_that_of_plain_training_and_none_of_another_machine(add, tmp
     assert costs == {"erm": 1.0, "mixup": pytest.approx(3.0), "cutmix": None, "bc": None}
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"threads": 8},
+        {"engine": "fast"},
+        {"augment_by": "epoch"},
+        {"compiled_input": True},
+        {"cuda_graphs": "1 graph of passes and update"},
+    ],
+)
+def test_a_cost_is_none_where_the_machine_did_something_else(add, tmp_path, other):
+    add("erm", 0, img_per_s=900.0, train_size=900)
+    add("mixup", 0, img_per_s=300.0, train_size=900, **other)
+    costs = {row.label: row.cost for row in board(tmp_path).groups[0].rows}
+    assert costs == {"erm": 1.0, "mixup": None}
+
+
 def test_one_score_of_robustness_is_shown_and_it_is_one_that_all_rows_have(add, tmp_path):
     add("erm", 0, metrics={"top1": 90.0, "fgsm_8": 80.0, "pgd20_1": 60.0}, evaluations=JUDGED)
     add("mixup", 0, metrics={"top1": 90.0, "fgsm_8": 81.0}, evaluations=JUDGED)

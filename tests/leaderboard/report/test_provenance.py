@@ -105,7 +105,15 @@ def test_a_value_is_read_back_from_its_text_as_it_was(value):
 
 def test_facts_of_seeds_that_differ_are_all_told(runs):
     runs.add("erm", 0, commit="aaa", versions={"torch": "1"}, device="this", wall_s=3.0)
-    runs.add("erm", 1, commit="bbb", versions={"torch": "1"}, device="that", wall_s=5.0)
+    runs.add(
+        "erm",
+        1,
+        commit="bbb",
+        versions={"torch": "1"},
+        device="that",
+        wall_s=5.0,
+        augment_by="epoch",
+    )
     told = dict(origin(runs).facts)
     assert (told["commit"], told["versions"], told["time"]) == (
         "aaa; bbb",
@@ -114,6 +122,7 @@ def test_facts_of_seeds_that_differ_are_all_told(runs):
     )
     assert "this" in told["hardware"]
     assert "that" in told["hardware"]
+    assert told["hardware"].count("augmented by epoch") == 1
 
 
 def test_words_of_caution_and_changes_are_told(runs):
