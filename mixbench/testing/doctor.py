@@ -43,9 +43,11 @@ def examine() -> Iterator[Finding]:
     yield Finding(OK, "python", f"{python} on {sys.platform}, {sys.executable}")
     yield _packages()
     yield _extras()
+    switches = list(_switches())
+    yield from switches
     device = _device()
     yield device
-    if device.state != BAD:
+    if device.state != BAD and not switches:
         yield _compiler()
     yield _wandb()
     for name, folder in (("data", data_folder()), ("runs", runs_folder())):
@@ -121,15 +123,19 @@ def _device() -> Finding:
     return Finding(OK, "device", f"no GPU{built}; CPU {cpu_name()}, {cores} cores")
 
 
+def _switches() -> Iterator[Finding]:
+    """Environment variables that are neither on nor off."""
+    for name in SWITCHES:
+        try:
+            switched_on(name)
+        except UserError as error:
+            yield Finding(BAD, name, f"{error.what}; {error.todo}")
+
+
 def _compiler() -> Finding:
     from mixbench.native.library import cache_folder, missing_reason
 
-    try:
-        for name in SWITCHES:
-            switched_on(name)
-        reason = missing_reason()
-    except UserError as error:
-        return Finding(BAD, "compiler", f"{error.what}; {error.todo}")
+    reason = missing_reason()
     if reason:
         text = "AugMix on the CPU is left to torch, several times slower and equal"
         return Finding(NOTE, "compiler", f"{text}: {reason}")

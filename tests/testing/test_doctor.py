@@ -71,9 +71,10 @@ def test_it_says_by_what_augmix_runs(machine, monkeypatch, capsys):
     text = line_of(lines(capsys, 0), "compiler")
     assert text.startswith("note")
     assert text.endswith("left to torch, several times slower and equal: MIXBENCH_NATIVE=0 is set")
-    monkeypatch.setenv("MIXBENCH_NATIVE", "banana")
-    assert line_of(lines(capsys, 2), "compiler").startswith("BAD")
-    monkeypatch.delenv("MIXBENCH_NATIVE")
+    for name in ("MIXBENCH_NATIVE", "MIXBENCH_FUSED"):
+        monkeypatch.setenv(name, "banana")
+        assert line_of(lines(capsys, 2), name).startswith("BAD")
+        monkeypatch.delenv(name)
     reason = missing_reason()
     assert line_of(lines(capsys, 0), "compiler").endswith(reason or f"in {cache_folder()}")
 

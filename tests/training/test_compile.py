@@ -10,6 +10,7 @@ import torch
 from small_nets import SIZE, small_net
 from torch import nn
 
+import mixbench.training.attempt
 from mixbench import compose, run
 from mixbench.backbones import NETS
 from mixbench.backbones.vit import VisionTransformer
@@ -399,3 +400,14 @@ def test_input_is_compiled_where_the_key_and_the_length_of_the_run_say_so(
     method.total_steps = steps
     method.run = dataclasses.replace(method.run, trainer=TrainerConfig(compile_input=word))
     assert wants_compiled_input(method, torch.device(device)) is wanted
+
+
+@pytest.mark.parametrize("by", ["batch", "epoch"])
+def test_input_is_compiled_for_images_as_they_come(runs, tiny, monkeypatch, by):
+    seen = []
+    monkeypatch.setattr(
+        mixbench.training.attempt, "compile_input", lambda *given: bool(seen.append(given[3]))
+    )
+    record = run(compose([*tiny, f"data.augment_by={by}", "trainer.compile_input=always"]))
+    assert seen == [by == "epoch"]
+    assert (record.augment_by, record.compiled_input) == (by, False)
