@@ -157,7 +157,9 @@ def parse_seeds(text: str) -> list[int]:
     """
     span = re.fullmatch(r"\s*(\d{1,9})\.\.(\d{1,9})\s*", text)
     if span and not 0 <= int(span[2]) - int(span[1]) < MOST_SEEDS:
-        what = f"seeds={text} goes from a larger to a smaller seed, or over {MOST_SEEDS} of them"
+        falling = int(span[1]) > int(span[2])
+        what = "goes from a larger to a smaller seed" if falling else f"is over {MOST_SEEDS} seeds"
+        what = f"seeds={text} {what}"
         raise UserError(what, COMMAND_LINE, "write seeds=0..9")
     values = [*map(str, range(int(span[1]), int(span[2]) + 1))] if span else _values("seeds", text)
     try:

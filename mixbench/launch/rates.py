@@ -502,12 +502,13 @@ def parse_devices(text: str) -> list[int]:
         text: The list.
 
     Returns:
-        The numbers.
+        The numbers, each once and the smallest first.
 
     Raises:
         UserError: If one is no whole number from 1 on.
     """
     values = text.split(",")
     if not all(value.strip().isdecimal() and int(value) for value in values):
-        raise UserError(f"{text!r} is no list of numbers", "--devices", "write --devices 1,8,64")
-    return [int(value) for value in values]
+        what = f"{text!r} is no list of numbers from 1 on"
+        raise UserError(what, "--devices", "write --devices 1,8,64")
+    return sorted({int(value) for value in values})

@@ -12,6 +12,7 @@ from mixbench.stats.gain import expected_gain
 
 USED = 0.95  # share of a time that runs are planned for
 LATER = "later"
+MOST_S = 1000 * 86400.0  # of a budget
 FEWEST_TESTED = 200  # test images, below which no gain is claimed
 _UNITS = {"d": 86400.0, "h": 3600.0, "min": 60.0, "m": 60.0, "s": 1.0}
 _TIME = re.compile(r"\+?((?:\d+(?:\.\d+)?(?:d|h|min|m|s))+)")
@@ -31,15 +32,17 @@ def parse_time(text: str, key: str = "budget=") -> float:
     Raises:
         UserError: If it is none, or no time at all.
     """
-    where, todo = key.strip(" ="), f"write {key}4h or 30min"
+    where, todo = key.strip(" ="), f"write {key}4h, or another time such as 30min, 1h30min or 2d"
     negative = text.strip().startswith("-")
     found = _TIME.fullmatch(text.strip().removeprefix("-"))
     parts = _PART.findall(found[1]) if found else []
     seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
     if found and (negative or seconds == 0):
         raise UserError(f"{key}{text} must be positive", where, todo)
-    if not 0 < seconds < 1e8:
-        raise UserError(f"{key}{text} is not a time", where, todo)
+    if seconds >= MOST_S:
+        raise UserError(f"{key}{text} is more than {MOST_S / 86400:.0f} days", where, todo)
+    if not seconds:
+        raise UserError(f"{key}{text or repr(text)} is not a time", where, todo)
     return seconds
 
 
