@@ -202,13 +202,23 @@ def test_a_graph_holds_no_number_that_changes_by_the_step(recorded, monkeypatch,
     assert first != second
 
 
-def test_a_setting_that_changes_has_graphs_of_its_own(recorded):
+@pytest.mark.parametrize(
+    ("recipe", "setting", "values"),
+    [
+        (SGD, "weight_decay", (0.2, 0.0)),
+        (SGD, "momentum", (0.9, 0.5)),
+        (SGD, "nesterov", (True, False)),
+        (ADAMW, "betas", ([0.9, 0.99], [0.8, 0.99])),
+    ],
+)
+def test_a_setting_that_changes_has_graphs_of_its_own(recorded, recipe, setting, values):
     class Changes(METHODS.get("erm")):
         def after_step(self):
             for group in self.trainer.optimizers[0].param_groups:
-                group["weight_decay"] = 0.2 * (self.step > 5)
+                group[setting] = values[self.step > 5]
 
-    plain, replayed = (trained(Changes, graphs) for graphs in (False, True))
+    optim = dataclasses.replace(RECIPE, **recipe)
+    plain, replayed = (trained(Changes, graphs, optim=optim) for graphs in (False, True))
     assert replayed.fit_loop.epoch_loop.graphs.outcome == "2 graphs of passes and update"
     assert killing.differences(left(plain), left(replayed)) == []
 
