@@ -14,6 +14,7 @@ takes a launch to bring a number to the device, as it does to scale all weights 
 # pyright: reportPrivateImportUsage=false
 # PyTorch's own optimisers are made of torch._foreach_*, which it does not export.
 
+from collections.abc import Hashable
 from typing import Any, cast
 
 import torch
@@ -31,7 +32,6 @@ ASSUMED = {
     "capturable": False,
     "decoupled_weight_decay": True,
 }
-CHANGING = ("params", "lr", "initial_lr")  # all else of a group is frozen
 
 
 class GroupUpdate:
@@ -50,6 +50,11 @@ class GroupUpdate:
         self.gradients = [cast(Tensor, weight.grad) for weight in weights]
         self.directions: list[Tensor] = []  # what the first part leaves for the second
 
+    @staticmethod
+    def frozen(group: dict[str, Any]) -> tuple[Hashable, ...]:
+        """Settings of a group that the first part reads, which a graph of it holds fast."""
+        raise NotImplementedError
+
     def follow(self) -> None:
         """The first part."""
         raise NotImplementedError
@@ -64,6 +69,11 @@ class GroupUpdate:
 
 class SGDUpdate(GroupUpdate):
     """That of SGD: all but the learning rate comes first."""
+
+    @staticmethod
+    def frozen(group: dict[str, Any]) -> tuple[Hashable, ...]:
+        """Weight decay, momentum, and whether it is Nesterov's."""
+        return group["weight_decay"], group["momentum"], group["nesterov"]
 
     def follow(self) -> None:
         """Let the momenta follow."""
@@ -88,6 +98,11 @@ class SGDUpdate(GroupUpdate):
 
 class AdamWUpdate(GroupUpdate):
     """That of AdamW: both momenta, and the root of the second, come first."""
+
+    @staticmethod
+    def frozen(group: dict[str, Any]) -> tuple[Hashable, ...]:
+        """Both betas."""
+        return tuple(group["betas"])
 
     def follow(self) -> None:
         """Let the momenta follow."""
@@ -166,14 +181,14 @@ def is_divisible(optimizer: Optimizer) -> bool:
     return type(optimizer) in KINDS and all(assumed)
 
 
-def frozen_settings(optimizer: Optimizer) -> tuple[Any, ...]:
-    """What the first part of an update holds fast.
+def frozen_settings(optimizer: Optimizer) -> tuple[Hashable, ...]:
+    """What a graph of the first part of an update holds fast.
 
     Args:
-        optimizer: The optimiser.
+        optimizer: One that :func:`is_divisible`.
 
     Returns:
-        Settings of all groups.
+        Settings of each group that the first part reads.
     """
-    groups = optimizer.param_groups
-    return tuple(value for group in groups for key, value in group.items() if key not in CHANGING)
+    kind = KINDS[type(optimizer)]
+    return tuple(kind.frozen(group) for group in optimizer.param_groups)

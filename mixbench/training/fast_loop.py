@@ -8,6 +8,7 @@ hook is called only where the method or a callback has one, and then by the same
 
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -29,6 +30,7 @@ BACKWARD = ("on_before_backward", "backward", "on_after_backward")
 ZERO_GRAD = ("on_before_zero_grad", "optimizer_zero_grad")
 STEP = ("configure_optimizers", "optimizer_step")
 CLIPPING = ("on_before_optimizer_step", "configure_gradient_clipping")
+LIMITS = attrgetter("gradient_clip_val", "gradient_clip_algorithm")
 
 
 class FastTrainingLoop(_TrainingEpochLoop):
@@ -65,7 +67,7 @@ class FastTrainingLoop(_TrainingEpochLoop):
         self._counted = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
         self._zero_grad = self._changed(*ZERO_GRAD)
         self._backward = self._changed(*BACKWARD)
-        self._clips = trainer.gradient_clip_val is not None or self._changed(*CLIPPING)
+        self._hooked = self._changed(*CLIPPING)
         self._plain_step = all(
             getattr(type(module), name) is getattr(LightningHooks, name) for name in STEP
         )
@@ -78,11 +80,12 @@ class FastTrainingLoop(_TrainingEpochLoop):
             ordinary = module.automatic_optimization and self._plain_step
             ordinary = ordinary and not (self._whole or self._zero_grad or self._backward)
             why = "" if ordinary else "the method or a callback has hooks around the passes"
-            hooked = self._changed(*CLIPPING)
-            outside = "the method or a callback has hooks in front of the update" if hooked else ""
+            hooks = "the method or a callback has hooks in front of the update"
             optimizer = strategy.optimizers[0]
-            clip = partial(module.clip_gradients, optimizer) if self._clips else None
-            self.graphs = StepGraphs(module, why, optimizer, clip, outside)
+            clip = partial(module.clip_gradients, optimizer)  # leaves them without a threshold
+            limits = partial(LIMITS, trainer)
+            outside = hooks if self._hooked else ""
+            self.graphs = StepGraphs(module, why, optimizer, clip, limits, outside)
 
     def advance(self, data_fetcher: Any) -> None:
         """Train on the batches up to the end of the epoch, or to where training is to stop."""
@@ -172,7 +175,7 @@ class FastTrainingLoop(_TrainingEpochLoop):
             counter.increment_ready()
             passes()  # not by the optimiser: those of the recipes need them once
             update = None if self.graphs is None else self.graphs.update
-            if self._clips and update is None:
+            if update is None and (self._hooked or self.trainer.gradient_clip_val is not None):
                 strategy.precision_plugin._after_closure(self._module, optimizer)
             self._module.optimizer_step(epoch, index, update or optimizer)
             counter.increment_completed()

@@ -5,7 +5,7 @@ A graph is recorded once and replayed for each batch, with whatever was on the h
 What a step decides there has to be in the record that ``mix`` returns: tensors of the record are
 copied into memory of the graph, and each combination of its plain values, such as the layer that is
 mixed, has a graph of its own, which moves those weights alone that get a gradient there. So has
-each set of the optimiser's settings, the learning rate excepted.
+each set of the settings and thresholds that update and clipping read in it.
 
 A graph holds both passes, clipping, and the update as far as it needs no number that changes by
 the step (:mod:`mixbench.nn.update`). ``mix``, the move of the weights, which the learning rate
@@ -33,6 +33,18 @@ WARM_UP = 3  # steps of a kind before it is recorded, in which libraries choose 
 MOST = 16  # graphs; each holds the activations of a step, so that more kinds are a sign of trouble
 LARGEST_BATCH = 256  # images, from where on the device is what takes long
 PLAIN = (bool, int, float, str, type(None))
+
+
+class Kind(NamedTuple):
+    """What a graph holds fast beside memory.
+
+    Attributes:
+        mixed: Of the mixed batch: shapes, kinds of numbers, and plain values.
+        settings: Of update and clipping; None if they are outside of the graph.
+    """
+
+    mixed: tuple[Hashable, ...]
+    settings: Hashable | None
 
 
 class Recorded(NamedTuple):
@@ -78,6 +90,7 @@ class StepGraphs:
         reason: Why nothing can be replayed, as far as the loop over batches knows; empty if it can.
         optimizer: Steps after the passes; None if nobody steps.
         clip: Limits the gradients in front of the update; None if they stay as they are.
+        limits: Reads the numbers of the host that ``clip`` reads.
         outside: Why the update cannot be replayed, as far as the loop knows; empty if it can.
 
     Attributes:
@@ -94,16 +107,17 @@ class StepGraphs:
         reason: str = "",
         optimizer: Optimizer | None = None,
         clip: Callable[[], object] | None = None,
+        limits: Callable[[], Hashable] = tuple,
         outside: str = "",
     ) -> None:
         self.method, self.replayed = method, False
         self.update: Update | None = None
         self.reason = reason or _reason(method)
         self.outside = outside or _outside(optimizer)
-        self._optimizer, self._clip = optimizer, clip
+        self._optimizer, self._clip, self._limits = optimizer, clip, limits
         self._parameters = list(method.parameters())  # to find them takes as long as ten kernels
-        self._seen: Counter[Hashable] = Counter()
-        self._graphs: dict[Hashable, Recorded] = {}
+        self._seen: Counter[Kind] = Counter()
+        self._graphs: dict[Kind, Recorded] = {}
 
     @property
     def outcome(self) -> str:
@@ -143,11 +157,9 @@ class StepGraphs:
         self.replayed, self.update = True, recorded.update
         return recorded.outputs
 
-    def _key(self, leaves: list[Any], shape: Any) -> Hashable | None:
+    def _key(self, leaves: list[Any], shape: Any) -> Kind | None:
         """What a graph holds fast; None, with a reason, where that cannot be told."""
         parts: list[Hashable] = [shape]
-        if self._optimizer is not None:
-            parts.append(frozen_settings(self._optimizer))
         for leaf in leaves:
             if isinstance(leaf, Tensor):
                 if leaf.requires_grad:
@@ -158,12 +170,25 @@ class StepGraphs:
             else:
                 kind = type(leaf).__name__
                 self.reason = f"the record of the mixed batch holds an object of type {kind}"
-        key = tuple(parts)
+        key = self._with_settings(tuple(parts))
         if len(self._seen) == MOST and key not in self._seen:
             self.reason = f"steps are of more than {MOST} kinds"
+            settings = {kind.settings for kind in (*self._seen, key)} - {None}
+            if len(settings) > 1:
+                self.reason += f", by {len(settings)} different settings of update and clipping"
         return None if self.reason else key
 
-    def _record(self, key: Hashable, leaves: list[Any], shape: Any) -> bool:
+    def _with_settings(self, mixed: tuple[Hashable, ...]) -> Kind:
+        """The kind of a step: that of a graph with its update, or of the passes alone."""
+        alone, optimizer = Kind(mixed, None), self._optimizer
+        why = _outside(optimizer)  # a method may change a setting that both parts take for granted
+        self.outside = self.outside or why
+        if why or optimizer is None:
+            return alone
+        whole = Kind(mixed, (frozen_settings(optimizer), self._limits()))
+        return whole if not self.outside or whole in self._graphs else alone
+
+    def _record(self, key: Kind, leaves: list[Any], shape: Any) -> bool:
         """Record a kind of step, or its passes; False, with a reason, where that fails."""
         method, device = self.method, self.method.device
         held = [leaf.to(device).clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -190,7 +215,7 @@ class StepGraphs:
             told = f"cannot be recorded: {type(error).__name__}: {first}"
             if self.outside:
                 self.reason = f"a step {told}"
-            else:  # the next step of this kind tries the passes alone
+            else:  # later steps of this kind try the passes alone
                 self.outside = f"the update {told}"
         else:
             gradients = [parameter.grad for parameter in self._parameters]

@@ -327,7 +327,14 @@ class Looks(Callback):
         pl_module.log("looked", float(batch_idx), on_epoch=True)
 
 
-@pytest.mark.parametrize("cls", [Logs, SkipsAStep, StopsEarly, OtherSchedule, TakesClosures])
+class Clips(Method):
+    """Begins to limit the gradients inside an epoch."""
+
+    def after_step(self):
+        self.trainer.gradient_clip_val = 0.01 if self.step > 1 else None
+
+
+@pytest.mark.parametrize("cls", [Logs, SkipsAStep, StopsEarly, OtherSchedule, TakesClosures, Clips])
 def test_what_only_plug_ins_do_is_done_alike(cls):
     found = []
     for engine in ENGINES:

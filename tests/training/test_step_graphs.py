@@ -202,14 +202,88 @@ def test_a_graph_holds_no_number_that_changes_by_the_step(recorded, monkeypatch,
     assert first != second
 
 
-def test_a_setting_that_changes_has_graphs_of_its_own(recorded):
+@pytest.mark.parametrize(
+    ("recipe", "setting", "values"),
+    [
+        (SGD, "weight_decay", (0.2, 0.0)),
+        (SGD, "momentum", (0.9, 0.5)),
+        (SGD, "nesterov", (True, False)),
+        (ADAMW, "betas", ([0.9, 0.99], [0.8, 0.99])),
+    ],
+)
+def test_a_setting_that_changes_has_graphs_of_its_own(recorded, recipe, setting, values):
     class Changes(METHODS.get("erm")):
         def after_step(self):
             for group in self.trainer.optimizers[0].param_groups:
-                group["weight_decay"] = 0.2 * (self.step > 5)
+                group[setting] = values[self.step > 5]
 
-    plain, replayed = (trained(Changes, graphs) for graphs in (False, True))
+    optim = dataclasses.replace(RECIPE, **recipe)
+    plain, replayed = (trained(Changes, graphs, optim=optim) for graphs in (False, True))
     assert replayed.fit_loop.epoch_loop.graphs.outcome == "2 graphs of passes and update"
+    assert killing.differences(left(plain), left(replayed)) == []
+
+
+class Clips(METHODS.get("erm")):
+    """Begins to limit the gradients, and does so in another way after three steps each."""
+
+    def after_step(self):
+        ways = (None, None), (0.05, "norm"), (0.05, "value"), (0.001, "norm")
+        value, algorithm = ways[min(self.step // 3, 3)]
+        self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm = value, algorithm
+
+
+def test_a_threshold_of_clipping_that_changes_has_graphs_of_its_own(recorded):
+    plain, replayed = (trained(Clips, graphs) for graphs in (False, True))
+    assert replayed.fit_loop.epoch_loop.graphs.outcome == "4 graphs of passes and update"
+    assert killing.differences(left(plain), left(replayed)) == []
+
+
+class Decays(METHODS.get("erm")):
+    """A weight decay of its own for each step."""
+
+    def after_step(self):
+        for group in self.trainer.optimizers[0].param_groups:
+            group["weight_decay"] = 0.01 * self.step
+
+
+@pytest.mark.parametrize(
+    ("recipe", "callbacks", "words"),
+    [
+        (SGD, [Looks()], "1 graph of passes alone: the method or a callback has hooks"),
+        (ADAMW, [], "1 graph of passes and update"),  # it decays weights as it moves them
+        (SGD, [], "none: steps are of more than 6 kinds, by 7 different settings of update and"),
+    ],
+)
+def test_settings_count_as_far_as_a_graph_holds_them(
+    recorded, monkeypatch, recipe, callbacks, words
+):
+    monkeypatch.setattr(step_graphs, "MOST", 6)
+    optim = dataclasses.replace(RECIPE, **recipe)
+    options = {"optim": optim, "callbacks": callbacks}
+    plain, replayed = (trained(Decays, graphs, **options) for graphs in (False, True))
+    assert replayed.fit_loop.epoch_loop.graphs.outcome.startswith(words)
+    assert killing.differences(left(plain), left(replayed)) == []
+
+
+class Turns(METHODS.get("erm")):
+    """Goes uphill for some steps, and has a note in its groups of parameters."""
+
+    def param_groups(self):
+        return [group | {"names": ["a"]} for group in super().param_groups()]
+
+    def after_step(self):
+        for group in self.trainer.optimizers[0].param_groups:
+            group["maximize"] = 4 < self.step < 9
+
+
+def test_an_update_is_not_replayed_while_it_is_another_one(recorded):
+    plain, replayed = (trained(Turns, graphs) for graphs in (False, True))
+    graphs = replayed.fit_loop.epoch_loop.graphs
+    assert graphs.outcome == (
+        "1 graph of passes and update, then "
+        "1 graph of passes alone: the update of SGD is not known in two parts"
+    )
+    assert graphs.update is not None  # in the end it is the first again
     assert killing.differences(left(plain), left(replayed)) == []
 
 

@@ -1,6 +1,6 @@
 """Averaged weights: kept beside those that are trained, and what is tested in the end."""
 
-from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -8,8 +8,6 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from mixbench.nn.schedules import warm_decay
-
-_Tables = list[Mapping[str, Tensor | None]]
 
 
 class EMA(WeightAveraging):
@@ -22,13 +20,13 @@ class EMA(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        self._tables: tuple[_Tables, _Tables] | None = None
+        self._parts: tuple[_Parts, _Parts] | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Make the copy; its counter stays on the host, where reading it waits for nothing."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and self._average_model is not None:
-            self._tables = None
+            self._parts = None
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     @property
@@ -50,14 +48,24 @@ class EMA(WeightAveraging):
         """Let the averages follow a step; PyTorch's own way copies its counter to the device.
 
         Args:
-            method: The method after the step.
+            method: The method after the step. Another part or value in place of one that it had is
+                averaged from then on.
+
+        Raises:
+            RuntimeError: It has more or fewer weights and buffers than its average.
         """
         assert self._average_model is not None
         first = not self._average_model.n_averaged
-        if self._tables is None:
-            self._tables = _tables(self.averaged), _tables(method)
+        if self._parts is None:
+            self._parts = _Parts(self.averaged), _Parts(method)
+        held, given = (parts.values() for parts in self._parts)
+        if len(held) != len(given):
+            raise RuntimeError(
+                f"The method has {len(given)} weights and buffers, but {len(held)} are averaged. "
+                "Make all of them before training starts, or train with optim.ema=null."
+            )
         groups: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-        for averaged, current in zip(*map(_values, self._tables), strict=True):
+        for averaged, current in zip(held, given, strict=True):
             groups.setdefault(averaged.dtype, []).append((averaged, current))
         for kind, pairs in groups.items():
             averaged, current = map(list, zip(*pairs, strict=True))
@@ -69,12 +77,27 @@ class EMA(WeightAveraging):
         self._average_model.n_averaged += 1
 
 
-def _tables(module: nn.Module) -> _Tables:
-    """Where the parts of a module keep values; to find the parts takes longer than to average."""
-    parts = list(module.modules())
-    return [table for part in parts for table in (part._parameters, part._buffers)]
+class _Parts:
+    """The parts of a module, found again when one of them has other children.
 
+    To find them takes longer than to average; to compare the children does not.
+    """
 
-def _values(tables: _Tables) -> Iterable[Tensor]:
-    """Weights and buffers, each of them once."""
-    return dict.fromkeys(value for table in tables for value in table.values() if value is not None)
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._find()
+
+    def _find(self) -> None:
+        self._all = list(self._module.modules())
+        self._children = self._children_now()
+
+    def _children_now(self) -> list[nn.Module | None]:
+        return list(chain.from_iterable([part._modules.values() for part in self._all]))
+
+    def values(self) -> list[Tensor]:
+        """Weights and buffers that the module has now, each of them once."""
+        if self._children_now() != self._children:
+            self._find()
+        tables = [table for part in self._all for table in (part._parameters, part._buffers)]
+        found = [value for table in tables for value in table.values() if value is not None]
+        return list(dict.fromkeys(found))

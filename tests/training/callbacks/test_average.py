@@ -82,3 +82,19 @@ def test_what_a_step_puts_in_place_of_a_buffer_is_averaged_and_shared_weights_on
     share = torch.tensor(1 - warm_decay(0.9, 1))
     for value in (callback.averaged.mean, callback.averaged.tied.weight):
         assert torch.equal(value, share.expand_as(value))
+
+
+def test_a_part_put_in_place_of_another_is_averaged_and_one_more_is_refused():
+    method = sample_method(METHODS.get("erm"))
+    callback = EMA(0.9)
+    callback.setup(None, method, "fit")
+    callback.follow(method)
+    before = method.net.head.fc
+    method.net.head.fc = nn.Linear(before.in_features, before.out_features)
+    expected = before.weight.lerp(method.net.head.fc.weight, 1 - warm_decay(0.9, 1))
+    callback._latest_update_step = 1
+    callback.follow(method)
+    torch.testing.assert_close(callback.averaged.net.head.fc.weight, expected)
+    method.net.head.fc.more = nn.Linear(1, 1, bias=False)
+    with pytest.raises(RuntimeError, match="Make all of them before training starts"):
+        callback.follow(method)
