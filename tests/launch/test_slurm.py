@@ -144,7 +144,7 @@ def test_a_task_returns_how_its_run_failed(monkeypatch, capsys):
 def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
     lines, states = [], []
     launcher = Quick(lines.append, options={"max_parallel": 2}, show=states.append)
-    plan = launcher.prepare(expand(["method=erm,mixup", *tiny]))
+    plan = launcher.prepare(expand(["method=erm,mixup", *tiny, "epochs=8"]))
     assert all(run.id and run.recipe_hash and not run.done for run in plan)
     plan += [PlannedRun(["method=erm", "data=folder", "data.root=missing"], id="no-data")]
     outcome = launcher.launch(plan, runs)

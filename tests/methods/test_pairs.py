@@ -64,10 +64,10 @@ def test_every_other_pair_trains_too(name, net):
 @pytest.mark.slow
 @pytest.mark.parametrize("net", CLASSIFIERS)
 def test_every_network_of_full_size_trains_an_epoch_on_the_digits(runs, net):
-    words = f"method=mixup net={net} data=digits data.size=32 data.limit=64 epochs=1 batch_size=16"
+    words = f"method=mixup net={net} net.width=16 data=digits data.size=32 data.limit=64 epochs=1"
     if "attention" in provided(net):
         words += " net.patch=4"
-    record = run(compose(f"{words} wandb.mode=disabled"))
+    record = run(compose(f"{words} batch_size=16 wandb.mode=disabled"))
     assert record.status == "done"
     assert 0 <= record.metrics["top1"] <= 100
 
