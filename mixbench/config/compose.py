@@ -170,7 +170,7 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     origins["method.name"] = composed.origins.get("method.name", DEFAULT)
     found = Composed(composed.config, origins, list(composed.notes), composed.texts)
     own = _own(name, "method", settings, composed.origins, found)
-    known = conditions() + _own_conditions(name, "method")
+    known = _own_conditions(name, "method")
     for member in own.get("members", ()):
         prefix = f"method.{member}"
         own[member] = _own(member, prefix, nested.pop(member, {}), composed.origins, found)
@@ -187,6 +187,7 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     if origins.get("task", DEFAULT) == DEFAULT and tasks and tasks <= set(CHOSEN_TASKS):
         found.config = dataclasses.replace(found.config, task=min(tasks))
         origins["task"] = f"method {name}"
+        known += conditions()  # which were looked at beside another task
     given = [key for key, origin in found.origins.items() if origin == COMMAND_LINE]
     found.notes += [n for n in _idle(known, found.config, given) if n not in found.notes]
     if strict and found.notes:
@@ -473,11 +474,13 @@ def _idle(
     known: list[tuple[str, str, Container[Any]]], config: RunConfig, keys: Iterable[str]
 ) -> list[str]:
     """Notes on keys that have no effect beside the values of other keys."""
-    keys, plain = set(keys), dict(flatten(to_plain(config)))
+    keys = set(keys)
+    asked = [condition for condition in known if condition[0] in keys]
+    plain = dict(flatten(to_plain(config))) if asked else {}
     return [
         f"{key} has no effect while {decider}={_show(plain[decider])}"
-        for key, decider, values in known
-        if key in keys and plain[decider] not in values
+        for key, decider, values in asked
+        if plain[decider] not in values
     ]
 
 

@@ -12,22 +12,22 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Above:
-    """All numbers above a bound, as values of ``only_when``."""
+    """All numbers above a bound and no null, as values of ``only_when``."""
 
     bound: float
 
     def __contains__(self, value: Any) -> bool:
-        return value > self.bound
+        return value is not None and value > self.bound
 
 
 @dataclass(frozen=True)
 class Below:
-    """All numbers below a bound, as values of ``only_when``."""
+    """All numbers below a bound and no null, as values of ``only_when``."""
 
     bound: float
 
     def __contains__(self, value: Any) -> bool:
-        return value < self.bound
+        return value is not None and value < self.bound
 
 
 @dataclass(frozen=True)
