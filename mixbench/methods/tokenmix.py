@@ -18,7 +18,6 @@ from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 
 GIVEN = {"file": "maps", "teacher": "teacher_ckpt"}  # keys that name files, by kind
 KINDS = ("auto", *GIVEN, "attention", "cam", "norm", "input_grad", "spectral", "none")
-LOSSES = ("ce", "bce")
 PASTED = {"method.switch_prob": Above(0)}  # keys of patches need some
 
 
@@ -103,7 +102,7 @@ class TokenMix(Method):
         loss: str = setting(
             "ce",
             "cross-entropy, or binary cross-entropy of each class",
-            one_of=LOSSES,
+            one_of=("ce", "bce"),
             official="ce by default, bce in the script for DeiT-S",
         )
         per_sample: bool = setting(

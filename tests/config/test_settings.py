@@ -144,7 +144,7 @@ def test_a_class_tells_what_all_its_fields_need():
 
     needed = [("alpha", "mixed.prob", (1,)), ("alpha", "mixed.loss", ("a",))]
     assert conditions_of(Mixed) == needed
-    assert conditions_of(Whole) == [(f"mixed.{key}", *rest) for key, *rest in needed]
+    assert conditions_of(Whole, "all.") == [(f"all.mixed.{key}", *rest) for key, *rest in needed]
 
 
 def test_settings_become_plain_values_and_come_back():
