@@ -85,10 +85,10 @@ def compose_again(path: Path, overrides: str | Sequence[str] = "") -> tuple[RunC
         UserError: As :func:`compose`.
     """
     given = split_overrides(overrides)
-    typed = list(code_names(given).values())
+    trusted = list(code_names(given).values())
     # Suites that are replaced are not imported.
-    typed += [f"{key}={text}" for key, text in given if key == "eval.suites"]
-    return compose(typed, base=path), compose(overrides, base=path)
+    trusted += [f"{key}={text}" for key, text in given if key == "eval.suites"]
+    return compose(trusted, base=path), compose(overrides, base=path)
 
 
 def compose_text(
@@ -207,8 +207,8 @@ def check_method_keys(composed: Composed) -> None:
     Raises:
         UserError: On a key that no method has.
     """
-    typed = [key for key, origin in composed.origins.items() if origin == COMMAND_LINE]
-    if any(key.startswith("method.") and key != NAMES["method"] for key in typed):
+    given = [key for key, origin in composed.origins.items() if origin == COMMAND_LINE]
+    if any(key.startswith("method.") and key != NAMES["method"] for key in given):
         settings, _ = _own_and_nested(composed)
         _refuse_mistyped(composed.config.method["name"], settings, "method", composed.origins)
 
@@ -486,13 +486,13 @@ def _idle(
 
 def _unread(config: RunConfig, keys: Iterable[str]) -> list[str]:
     """Notes on keys of suites, none of which is asked for."""
-    typed = sorted(key for key in keys if key.startswith("eval.") and key != "eval.suites")
-    if not typed:  # no suite is imported
+    asked = sorted(key for key in keys if key.startswith("eval.") and key != "eval.suites")
+    if not asked:  # no suite is imported
         return []
     names = dict.fromkeys([*SUITES.table, *config.eval.suites])
     read = {name: {*SUITES.get(name).keys, *SUITES.get(name).reads} for name in names}
     found = []
-    for key in typed:
+    for key in asked:
         readers = [name for name in names if key in read[name]]
         if readers and not set(readers) & set(config.eval.suites):
             found.append(f"{key} has no effect without a suite that reads it: {', '.join(readers)}")
