@@ -43,7 +43,7 @@ class Composed:
     config: RunConfig
     origins: dict[str, str]
     notes: list[str] = field(default_factory=list)  # warnings; errors under --strict
-    typed: dict[str, str] = field(default_factory=dict)  # values as they stand on the command line
+    texts: dict[str, str] = field(default_factory=dict)  # values as they stand on the command line
 
 
 def compose(
@@ -85,10 +85,10 @@ def compose_again(path: Path, overrides: str | Sequence[str] = "") -> tuple[RunC
         UserError: As :func:`compose`.
     """
     given = split_overrides(overrides)
-    typed = list(code_names(given).values())
+    trusted = list(code_names(given).values())
     # Suites that are replaced are not imported.
-    typed += [f"{key}={text}" for key, text in given if key == "eval.suites"]
-    return compose(typed, base=path), compose(overrides, base=path)
+    trusted += [f"{key}={text}" for key, text in given if key == "eval.suites"]
+    return compose(trusted, base=path), compose(overrides, base=path)
 
 
 def compose_text(
@@ -108,9 +108,9 @@ def compose_text(
         UserError: On an unknown name or key outside ``method``, a wrong type or range.
     """
     picks: dict[str, str] = {}
-    given: list[tuple[str, Any]] = []
-    notes: list[str] = []
-    words: dict[str, str] = {}
+    given: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    surprises: dict[str, list[str]] = {}
     for key, text in split_overrides(overrides):
         if key in yaml_files.GROUPS:
             picks[key] = text
@@ -118,34 +118,34 @@ def compose_text(
         if key in NAMES.values():
             group = key.split(".")[0]
             raise UserError(f"{key} is chosen by name", COMMAND_LINE, f"write {group}=NAME")
-        value, surprises = yaml_files.parse(text, f"{COMMAND_LINE}, {key}")
-        if key in _schema_keys() and _takes_words(_defaults(RunConfig), key):
-            surprises = [note for note in surprises if yaml_files.TRUTH not in note]
-        notes += surprises
-        given.append((key, value))
-        words[key] = text
+        given.pop(key, None)  # the last of equal keys counts, in its place
+        words = key in _schema_keys() and _takes_words(_defaults(RunConfig), key)
+        given[key], surprises[key] = yaml_files.parse(text, f"{COMMAND_LINE}, {key}", words=words)
+        texts[key] = text
+    # What a key of a method takes is known once that is imported.
+    notes = [note for key in given if not key.startswith("method.") for note in surprises[key]]
     layers = list(file_layers(picks, notes)) if base is None else [saved_layer(base, picks)]
-    typed, replaced = code_names([*picks.items(), *given]), {key for key, _ in given}
+    trusted = code_names([*picks.items(), *given.items()])
     for origin, items in layers:
-        refuse_code([item for item in items if item[0] not in replaced], origin, typed)
+        refuse_code([item for item in items if item[0] not in given], origin, trusted)
         if base is None:
             refuse_place(items, origin)
-    layers.append((COMMAND_LINE, given))
+    layers.append((COMMAND_LINE, list(given.items())))
 
     tree, known = _tree(RunConfig), _schema_keys()
     origins = dict.fromkeys(known, DEFAULT)
     for origin, items in layers:
         for key, value in items:
-            _set(tree, key, value, origin, known, words)
+            _set(tree, key, value, origin, known, texts)
             origins[key] = origin
     if base is None:
         origins |= {NAMES[group]: COMMAND_LINE for group in picks}
     tree.auto = [key for key in tree.auto if origins.get(key) != COMMAND_LINE]
     config = _to_object(tree, origins)
-    composed = Composed(config, origins, notes, words)
-    composed.notes += _ineffective(config, replaced)
+    composed = Composed(config, origins, notes, texts)
+    composed.notes += _idle(conditions(), config, given)
     if base is None:  # a finished run is judged by the suites that its keys ask for
-        composed.notes += _unread(config, replaced)
+        composed.notes += _unread(config, given)
     if strict and composed.notes:
         raise UserError(composed.notes[0], "--strict", "remove it")
     return composed
@@ -168,11 +168,13 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     settings, nested = _own_and_nested(composed)
     origins = {k: v for k, v in composed.origins.items() if not k.startswith("method.")}
     origins["method.name"] = composed.origins.get("method.name", DEFAULT)
-    found = Composed(composed.config, origins, list(composed.notes), composed.typed)
+    found = Composed(composed.config, origins, list(composed.notes), composed.texts)
     own = _own(name, "method", settings, composed.origins, found)
+    known = _own_conditions(name, "method")
     for member in own.get("members", ()):
         prefix = f"method.{member}"
         own[member] = _own(member, prefix, nested.pop(member, {}), composed.origins, found)
+        known += _own_conditions(member, prefix)
     for member, keys in nested.items():
         given = [f"method.{member}.{key}" for key in keys]
         found.notes += [  # a file may hold keys of members that were left out
@@ -185,8 +187,9 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     if origins.get("task", DEFAULT) == DEFAULT and tasks and tasks <= set(CHOSEN_TASKS):
         found.config = dataclasses.replace(found.config, task=min(tasks))
         origins["task"] = f"method {name}"
-        given = [key for key, origin in origins.items() if origin == COMMAND_LINE]
-        found.notes += [n for n in _ineffective(found.config, given) if n not in found.notes]
+        known += conditions()  # which were looked at beside another task
+    given = [key for key, origin in found.origins.items() if origin == COMMAND_LINE]
+    found.notes += [n for n in _idle(known, found.config, given) if n not in found.notes]
     if strict and found.notes:
         raise UserError(found.notes[0], "--strict", "remove it")
     return found
@@ -204,8 +207,8 @@ def check_method_keys(composed: Composed) -> None:
     Raises:
         UserError: On a key that no method has.
     """
-    typed = [key for key, origin in composed.origins.items() if origin == COMMAND_LINE]
-    if any(key.startswith("method.") and key != NAMES["method"] for key in typed):
+    given = [key for key, origin in composed.origins.items() if origin == COMMAND_LINE]
+    if any(key.startswith("method.") and key != NAMES["method"] for key in given):
         settings, _ = _own_and_nested(composed)
         _refuse_mistyped(composed.config.method["name"], settings, "method", composed.origins)
 
@@ -232,21 +235,26 @@ def _own(
     for key, value in settings.items():
         if key not in foreign:
             origins[f"{prefix}.{key}"] = origin = given.get(f"{prefix}.{key}", COMMAND_LINE)
-            _assign(tree, key, value, f"{prefix}.{key}", origin, found.typed)
+            _assign(tree, key, value, f"{prefix}.{key}", origin, found.texts)
     found.origins |= origins
-    own = dataclasses.asdict(_to_object(tree, origins, f"{prefix}."))
-    plain = {f"{prefix}.{key}": value for key, value in own.items()}
-    typed = [key for key, origin in origins.items() if origin == COMMAND_LINE]
-    found.notes += _idle(_own_conditions(name, prefix), plain, typed)
-    return own
+    for path in (prefix, *origins):
+        if path in found.texts:  # as a prefix a mapping of a member's keys
+            words = path in origins and _takes_words(tree, path.removeprefix(f"{prefix}."))
+            text, where = found.texts[path], f"{COMMAND_LINE}, {path}"
+            found.notes += yaml_files.parse(text, where, words=words)[1]
+    return dataclasses.asdict(_to_object(tree, origins, f"{prefix}."))
 
 
 def _own_conditions(name: str, prefix: str) -> list[tuple[str, str, Container[Any]]]:
-    """Keys of a method that another one switches off, as they stand under a prefix."""
-    return [
-        (f"{prefix}.{key}", decider.replace("method", prefix, 1), values)
-        for key, decider, values in conditions_of(METHODS.get(name).Config)
-    ]
+    """Keys of a method that another key switches off, as they stand under a prefix."""
+    own, found = {f"method.{key}": f"{prefix}.{key}" for key in _keys(name)}, []
+    for key, decider, values in conditions_of(METHODS.get(name).Config):
+        if decider not in own and decider not in _schema_keys():
+            what = f"only_when of method.{key} names {decider}, which is no key"
+            todo = "name method.<key> of the same method or a key that run --show prints"
+            raise UserError(what, f"the Config of method {name}", todo)
+        found.append((f"{prefix}.{key}", own.get(decider, decider), values))
+    return found
 
 
 def _refuse_mistyped(
@@ -381,7 +389,7 @@ def _show(value: Any) -> str:
 
 
 def _set(
-    tree: Any, key: str, value: Any, origin: str, known: Collection[str], typed: dict[str, str]
+    tree: Any, key: str, value: Any, origin: str, known: Collection[str], texts: dict[str, str]
 ) -> None:
     head, _, rest = key.partition(".")
     if head == "method":
@@ -403,11 +411,11 @@ def _set(
         hint = near_match(key, [*valid, *([f"method.{rest}"] if rest else [])])
         what = f"unknown key {key}" + (f"; {hint}" if hint else "")
         raise UserError(what, origin, "mixbench run --show prints every key")
-    _assign(tree, key, value, key, origin, typed)
+    _assign(tree, key, value, key, origin, texts)
 
 
-def _assign(tree: Any, path: str, value: Any, key: str, origin: str, typed: dict[str, str]) -> None:
-    text = typed.get(key) if origin == COMMAND_LINE else None
+def _assign(tree: Any, path: str, value: Any, key: str, origin: str, texts: dict[str, str]) -> None:
+    text = texts.get(key) if origin == COMMAND_LINE else None
     if text is not None and _takes_words(tree, path):
         value = yaml_files.as_typed(value, text)
     try:
@@ -462,31 +470,29 @@ def _to_object(tree: Any, origins: dict[str, str], prefix: str = "method.") -> A
         raise UserError(text, origins.get(key, "configuration"), todo) from error
 
 
-def _ineffective(config: RunConfig, keys: Iterable[str]) -> list[str]:
-    return _idle(conditions(), dict(flatten(to_plain(config))), keys)
-
-
 def _idle(
-    known: list[tuple[str, str, Container[Any]]], plain: dict[str, Any], keys: Iterable[str]
+    known: list[tuple[str, str, Container[Any]]], config: RunConfig, keys: Iterable[str]
 ) -> list[str]:
     """Notes on keys that have no effect beside the values of other keys."""
     keys = set(keys)
+    asked = [condition for condition in known if condition[0] in keys]
+    plain = dict(flatten(to_plain(config))) if asked else {}
     return [
-        f"{key} has no effect while {decider}={plain[decider]}"
-        for key, decider, values in known
-        if key in keys and plain[decider] not in values
+        f"{key} has no effect while {decider}={_show(plain[decider])}"
+        for key, decider, values in asked
+        if plain[decider] not in values
     ]
 
 
 def _unread(config: RunConfig, keys: Iterable[str]) -> list[str]:
     """Notes on keys of suites, none of which is asked for."""
-    typed = sorted(key for key in keys if key.startswith("eval.") and key != "eval.suites")
-    if not typed:  # no suite is imported
+    asked = sorted(key for key in keys if key.startswith("eval.") and key != "eval.suites")
+    if not asked:  # no suite is imported
         return []
     names = dict.fromkeys([*SUITES.table, *config.eval.suites])
     read = {name: {*SUITES.get(name).keys, *SUITES.get(name).reads} for name in names}
     found = []
-    for key in typed:
+    for key in asked:
         readers = [name for name in names if key in read[name]]
         if readers and not set(readers) & set(config.eval.suites):
             found.append(f"{key} has no effect without a suite that reads it: {', '.join(readers)}")

@@ -7,27 +7,27 @@ import copy
 import math
 from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
 class Above:
-    """All numbers above a bound, as values of ``only_when``."""
+    """All numbers above a bound and no null, as values of ``only_when``."""
 
     bound: float
 
     def __contains__(self, value: Any) -> bool:
-        return value > self.bound
+        return value is not None and value > self.bound
 
 
 @dataclass(frozen=True)
 class Below:
-    """All numbers below a bound, as values of ``only_when``."""
+    """All numbers below a bound and no null, as values of ``only_when``."""
 
     bound: float
 
     def __contains__(self, value: Any) -> bool:
-        return value < self.bound
+        return value is not None and value < self.bound
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def setting(
         one_of: Values allowed.
         ends: The value is a list of two, the smallest and the largest of what is drawn.
         official: Value of the authors, or a text that tells it.
-        only_when: Other keys, and the values of each for which this one has an effect. They have
-            the prefix of the class, as ``method.`` for keys of the same method.
+        only_when: Other keys, and the values of each for which this one has an effect. They are
+            whole keys of the configuration: ``method.prob`` of the same method, or ``task``.
         identity: False for a key that says how or where a run is carried out, not what is computed.
 
     Returns:
@@ -159,6 +159,9 @@ class Settings:
     """
 
     prefix = ""  # of the keys in messages, such as `data.`
+    # What the fields need, as `only_when` of each, but for the deciders and `unconditional` ones.
+    only_when: ClassVar[Mapping[str, Container[Any]]] = {}
+    unconditional: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]  # each subclass is a dataclass
@@ -215,11 +218,15 @@ def conditions_of(cls: Any, prefix: str = "") -> list[tuple[str, str, Container[
     Returns:
         The key, the key that decides, and the values of that for which the first has an effect.
     """
-    return [
-        (key, decider, values)
-        for key, item in walk(cls, prefix)
-        for decider, values in (info_of(item).only_when or {}).items()
-    ]
+    found = []
+    for item in fields(cls):
+        if is_dataclass(item.default_factory):
+            found += conditions_of(item.default_factory, f"{prefix}{item.name}.")
+            continue
+        free = item.name in cls.unconditional or f"{cls.prefix}{item.name}" in cls.only_when
+        known = ({} if free else dict(cls.only_when)) | dict(info_of(item).only_when or {})
+        found += [(f"{prefix}{item.name}", decider, values) for decider, values in known.items()]
+    return found
 
 
 def _first(*values: float | None) -> float | None:

@@ -19,7 +19,6 @@ from mixbench.files import read_text
 GROUPS = ("data", "net", "method", "recipe")
 MAX_BYTES, MAX_NODES, MAX_DEPTH, MAX_LETTERS = 1_000_000, 10_000, 30, 10_000
 
-TRUTH = "as a truth value"  # of notes on words
 _WORDS = re.compile(r"^(y|n|yes|no|on|off)$", re.IGNORECASE)
 _OCTAL = re.compile(r"^[-+]?0\d+$")
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
@@ -111,12 +110,14 @@ def read(path: Path) -> tuple[dict[str, Any], list[str]]:
     return mapping, notes
 
 
-def parse(text: str, origin: str) -> tuple[Any, list[str]]:
+def parse(text: str, origin: str, *, words: bool = False) -> tuple[Any, list[str]]:
     """Read YAML text as plain values.
 
     Args:
         text: YAML.
         origin: Where it comes from, for messages.
+        words: Whether ``yes`` and its like stand for text, see :func:`as_typed`, and need no
+            warning.
 
     Returns:
         Plain Python value, and warnings.
@@ -126,7 +127,7 @@ def parse(text: str, origin: str) -> tuple[Any, list[str]]:
     """
     if len(text) > MAX_BYTES:
         raise UserError(f"the YAML has more than {MAX_BYTES} characters", where=origin)
-    value, notes = _parsed(text, origin)
+    value, notes = _parsed(text, origin, words)
     return copy.deepcopy(value), list(notes)
 
 
@@ -150,7 +151,7 @@ def as_typed(value: Any, text: str) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(text: str, origin: str) -> tuple[Any, list[str]]:
+def _parsed(text: str, origin: str, words: bool) -> tuple[Any, list[str]]:
     """What :func:`parse` returns, once for runs of a grid and all that read the same files."""
     notes: list[str] = []
     try:
@@ -163,7 +164,7 @@ def _parsed(text: str, origin: str) -> tuple[Any, list[str]]:
         node = loader.get_single_node()
         if node is None:
             return None, notes
-        _inspect(node, origin, notes)
+        _inspect(node, origin, notes, words)
         return loader.construct_document(node), notes
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -212,7 +213,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _inspect(root: yaml.Node, origin: str, notes: list[str]) -> None:
+def _inspect(root: yaml.Node, origin: str, notes: list[str], words: bool) -> None:
     stack = [root]
     while stack:
         node = stack.pop()
@@ -236,10 +237,10 @@ def _inspect(root: yaml.Node, origin: str, notes: list[str]) -> None:
         elif isinstance(node, yaml.SequenceNode):
             stack.extend(node.value)
         elif isinstance(node, yaml.ScalarNode):
-            _inspect_scalar(node, where, notes)
+            _inspect_scalar(node, where, notes, words)
 
 
-def _inspect_scalar(node: yaml.ScalarNode, where: str, notes: list[str]) -> None:
+def _inspect_scalar(node: yaml.ScalarNode, where: str, notes: list[str], words: bool) -> None:
     if "${" in node.value:
         raise UserError(
             f"{node.value!r}: references to other keys are not supported", where, "write the value"
@@ -247,9 +248,9 @@ def _inspect_scalar(node: yaml.ScalarNode, where: str, notes: list[str]) -> None
     if node.style is not None:
         return
     if _WORDS.match(node.value) and node.tag.endswith(":bool"):
-        notes.append(
-            f"{where}: YAML reads {node.value!r} {TRUTH}; quote it, or write true or false"
-        )
+        if not words:
+            what = f"YAML reads {node.value!r} as a truth value"
+            notes.append(f"{where}: {what}; quote it, or write true or false")
     elif _OCTAL.match(node.value) and node.tag.endswith(":int"):
         value = int(node.value, 8)
         notes.append(f"{where}: YAML reads {node.value!r} as octal, {value}; drop the zero")

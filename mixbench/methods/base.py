@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 import mixbench.functional as mf
 from mixbench.config.schema import DataConfig, DataInfo, RunConfig
-from mixbench.config.settings import Settings
+from mixbench.config.settings import Above, Settings
 from mixbench.data.augment.batches import (
     Augmentation,
     alternating_flips,
@@ -40,7 +40,9 @@ from mixbench.nn.optim import decay_groups, slower_backbone
 from mixbench.pictures.sheet import Sheet
 from mixbench.tasks.base import MIXES_LABELS
 
-__all__ = ["MIXES_LABELS", "Method", "register"]
+__all__ = ["MIXES_LABELS", "SOME_MIXED", "Method", "register"]
+
+SOME_MIXED = {"method.prob": Above(0)}  # ``only_when`` of settings that say how a batch is mixed
 
 
 class Passes(NamedTuple):

@@ -9,7 +9,7 @@ import mixbench.functional as mf
 from mixbench.config.settings import setting
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.functional.draws import PARTNER_RULES, draw_uniform
-from mixbench.methods.base import Method, register
+from mixbench.methods.base import register
 from mixbench.methods.image_mix import ImageMix
 
 
@@ -28,7 +28,7 @@ class CutMix(ImageMix):
     """
 
     @dataclass
-    class Config(Method.Config):
+    class Config(ImageMix.Config):
         """Settings of CutMix."""
 
         alpha: float = setting(

@@ -11,7 +11,7 @@ from mixbench.config.settings import setting
 from mixbench.data.augment.batches import to_device_of
 from mixbench.data.images import Batch
 from mixbench.functional.draws import PARTNER_RULES
-from mixbench.methods.base import MIXES_LABELS, Method
+from mixbench.methods.base import MIXES_LABELS, SOME_MIXED, Method
 from mixbench.methods.pictures.pixelmasks import draw_pixel_masks
 
 PROB = "prob"  # the one setting that is not the operation's
@@ -19,6 +19,11 @@ PROB = "prob"  # the one setting that is not the operation's
 
 class ImageMix(Method):
     """Mix a batch by ``operation``, whose arguments are the settings of the method but ``prob``."""
+
+    class Config(Method.Config):
+        """Settings of an operation, without effect where no batch is mixed."""
+
+        only_when = SOME_MIXED
 
     operation: Callable[..., mf.Mixed]
     tasks = MIXES_LABELS
@@ -86,7 +91,7 @@ class MaskMix(ImageMix):
     """Mix by a mask over the pixels, which the operation returns in ``aux``."""
 
     @dataclass
-    class Config(Method.Config):
+    class Config(ImageMix.Config):
         """Settings that such methods share."""
 
         prob: float = setting(1.0, "share of batches mixed", within=(0, 1), official=1.0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import mixbench.functional as mf
 from mixbench.config.settings import OtherThan, setting
-from mixbench.methods.base import MIXES_LABELS, Method
+from mixbench.methods.base import MIXES_LABELS, SOME_MIXED, Method
 from mixbench.methods.pictures.pixelmasks import draw_pixel_masks
 from mixbench.nn.saliency_kinds import TeacherSaliency, chosen_kind, find_maps
 from mixbench.records.weights import load_network
@@ -32,6 +32,8 @@ class MapMix(Method):
     @dataclass
     class Config(Method.Config):
         """Settings of the maps."""
+
+        only_when, unconditional = SOME_MIXED, ("loss",)
 
         saliency: str = setting("auto", "maps that decide the masks", one_of=MAP_KINDS)
         teacher_ckpt: str | None = setting(

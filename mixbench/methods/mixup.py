@@ -9,7 +9,7 @@ from torch import Tensor
 import mixbench.functional as mf
 from mixbench.config.settings import setting
 from mixbench.functional.draws import PARTNER_RULES
-from mixbench.methods.base import Method, register
+from mixbench.methods.base import register
 from mixbench.methods.image_mix import ImageMix
 
 
@@ -28,7 +28,7 @@ class Mixup(ImageMix):
     """
 
     @dataclass
-    class Config(Method.Config):
+    class Config(ImageMix.Config):
         """Settings of Input Mixup."""
 
         alpha: float = setting(

@@ -20,6 +20,8 @@ from mixbench.pictures.sheet import Sheet
 
 OPTIONS = ("alpha", "labels", "beta", "gamma", "eta", "neigh", "transport", "cell", "eps")
 OPTIONS += ("solver", "per_sample", "official", "partner")
+NEIGHBOURS = {"method.beta": Above(0)}  # conditions of keys
+MOVED = {"method.transport": (True,)}
 
 
 class PuzzleStep(NamedTuple):
@@ -93,7 +95,7 @@ class PuzzleMix(MapMix):
             "share of beta that depends on the difference of the pixels",
             within=(0, 1),
             official=0.5,
-            only_when={"method.beta": Above(0)},
+            only_when=NEIGHBOURS,
         )
         eta: float = setting(
             0.2, "weight of shares that differ from the one asked for", at_least=0, official=0.2
@@ -103,7 +105,7 @@ class PuzzleMix(MapMix):
             "pixels over which neighbours are compared",
             at_least=1,
             official=4,
-            only_when={"method.beta": Above(0), "method.gamma": Above(0)},
+            only_when=NEIGHBOURS | {"method.gamma": Above(0)},
         )
         transport: bool = setting(True, "move cells to where they are seen", official=True)
         cell: int | None = setting(
@@ -111,14 +113,14 @@ class PuzzleMix(MapMix):
             "side of a moved cell in pixels, at most a block; null: whole blocks",
             at_least=1,
             official="4 on CIFAR, whole blocks by default",
-            only_when={"method.transport": (True,)},
+            only_when=MOVED,
         )
         eps: float = setting(
             0.8,
             "cost of moving a cell across the whole image",
             at_least=0,
             official=0.8,
-            only_when={"method.transport": (True,)},
+            only_when=MOVED,
         )
         solver: str = setting(
             "relaxed",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import mixbench.functional as mf
 from mixbench.config.settings import setting
 from mixbench.functional.draws import PARTNER_RULES
-from mixbench.methods.base import MIXES_LABELS, Method, register
+from mixbench.methods.base import MIXES_LABELS, SOME_MIXED, Method, register
 from mixbench.methods.pictures.regions import OF_IMAGES, draw_salient
 from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 
@@ -40,6 +40,8 @@ class SaliencyMix(Method):
     @dataclass
     class Config(Method.Config):
         """Settings of SaliencyMix."""
+
+        only_when = SOME_MIXED
 
         alpha: float = setting(1.0, "Beta(alpha, alpha) of the kept share", above=0, official=1.0)
         prob: float = setting(

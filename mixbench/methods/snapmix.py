@@ -9,7 +9,7 @@ import mixbench.functional as mf
 from mixbench.config.settings import setting
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.functional.snapmix import SAME_LABEL
-from mixbench.methods.base import Method, register
+from mixbench.methods.base import SOME_MIXED, Method, register
 from mixbench.methods.pictures.regions import draw_snapped
 from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 
@@ -46,6 +46,8 @@ class SnapMix(Method):
     @dataclass
     class Config(Method.Config):
         """Settings of SnapMix."""
+
+        only_when = SOME_MIXED
 
         alpha: float = setting(
             5.0,

@@ -18,7 +18,7 @@ from mixbench.nn.saliency_kinds import chosen_kind, find_maps
 
 GIVEN = {"file": "maps", "teacher": "teacher_ckpt"}  # keys that name files, by kind
 KINDS = ("auto", *GIVEN, "attention", "cam", "norm", "input_grad", "spectral", "none")
-LOSSES = ("ce", "bce")
+PASTED = {"method.switch_prob": Above(0)}  # keys of patches need some
 
 
 @register("tokenmix")
@@ -58,21 +58,21 @@ class TokenMix(Method):
             "Beta(alpha, alpha) of the kept share; 0: one half always",
             at_least=0,
             official="0: what is drawn is not used",
-            only_when={"method.switch_prob": Above(0)},
+            only_when=PASTED,
         )
         extra: int | None = setting(
             None,
             "patches pasted beyond that share; null: 1 in 14",
             at_least=0,
             official="14 of 196",
-            only_when={"method.switch_prob": Above(0)},
+            only_when=PASTED,
         )
         kind: str = setting(
             "block",
             "masks of blocks or of single patches",
             one_of=MASK_KINDS,
             official="block",
-            only_when={"method.switch_prob": Above(0)},
+            only_when=PASTED,
         )
         switch_prob: float = setting(
             0.5,
@@ -93,7 +93,7 @@ class TokenMix(Method):
             "network has; none: by area",
             one_of=KINDS,
             official="file",
-            only_when={"method.switch_prob": Above(0)},
+            only_when=PASTED,
         )
         teacher_ckpt: str | None = setting(None, "checkpoint, or folder, of a finished run")
         maps: str | None = setting(
@@ -102,14 +102,14 @@ class TokenMix(Method):
         loss: str = setting(
             "ce",
             "cross-entropy, or binary cross-entropy of each class",
-            one_of=LOSSES,
+            one_of=("ce", "bce"),
             official="ce by default, bce in the script for DeiT-S",
         )
         per_sample: bool = setting(
             False,
             "one mask per image",
             official="one per batch",
-            only_when={"method.switch_prob": Above(0)},
+            only_when=PASTED,
         )
         partner: str = setting(
             "flip",

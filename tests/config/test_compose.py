@@ -23,6 +23,7 @@ from mixbench.config.compose import (
 )
 from mixbench.config.overrides import flatten
 from mixbench.config.schema import DataInfo, RunConfig, keys_not_in_identity
+from mixbench.config.settings import Above, setting
 from mixbench.errors import UserError
 from mixbench.methods import METHODS
 from mixbench.methods.base import Method
@@ -304,6 +305,22 @@ def test_a_key_without_effect_warns_and_is_an_error_under_strict():
             "method.cutmix.alpha=0.5 method.mixup.alpha=0.5",
             "method.cutmix.alpha has no effect while method.cutmix.minmax=[0.2, 0.3]",
         ),
+        (
+            "method=tdattenmix method.sigma=2",
+            "method.sigma has no effect while method.absvit=null",
+        ),
+        (
+            "method=alignmix method.ae_weight=2",
+            "method.ae_weight has no effect while method.ae=false",
+        ),
+        (
+            "method=mixup method.prob=0 method.alpha=2",
+            "method.alpha has no effect while method.prob=0.0",
+        ),
+        (
+            "data=cifar10 data.flip=false data.flip_rule=alternating",
+            "data.flip_rule has no effect while data.flip=false",
+        ),
     ],
 )
 def test_a_key_that_another_of_its_method_switches_off_is_told(words, told):
@@ -311,6 +328,39 @@ def test_a_key_that_another_of_its_method_switches_off_is_told(words, told):
     with pytest.raises(UserError) as refused:
         compose(words, strict=True)
     assert refused.value.what == told
+
+
+@pytest.mark.parametrize(
+    ("decider", "values", "idle", "acting"),
+    [
+        ("task", ("ssl",), "supervised", None),
+        ("optim.name", ("sgd",), "adamw", "sgd"),
+        ("optim.clip", Above(0), "null", "1"),
+    ],
+)
+def test_a_key_of_a_method_may_depend_on_any_key(monkeypatch, decider, values, idle, acting):
+    @dataclass
+    class Config(Method.Config):
+        extra: int = setting(1, "more", only_when={decider: values})
+
+    monkeypatch.setitem(METHODS._objects, "erm", type("Own", (Method,), {"Config": Config}))
+    told = f"extra has no effect while {decider}={idle}"
+    for prefix in ("method", "method.erm"):
+        words = f"method=erm {decider}={idle} {prefix}.extra=2"
+        if prefix != "method":
+            words = words.replace("erm", "choice method.members=[mixup,erm]", 1)
+        assert resolve_method(compose_text(words)).notes == [f"{prefix}.{told}"]
+        if acting:
+            assert resolve_method(compose_text(f"{words} {decider}={acting}")).notes == []
+
+
+def test_a_method_whose_key_depends_on_no_key_is_refused(monkeypatch):
+    @dataclass
+    class Config(Method.Config):
+        extra: int = setting(1, "more", only_when={"alpha": (1,)})
+
+    monkeypatch.setitem(METHODS._objects, "mixup", type("Own", (Method,), {"Config": Config}))
+    assert_refused("method=mixup", "only_when of method.extra names alpha, which is no key")
 
 
 def test_a_key_is_not_told_of_where_its_decider_lets_it_act():
@@ -341,6 +391,27 @@ def test_a_text_may_be_such_a_word():
     assert (config.run.notes, config.run.tags, config.data.flip) == ("yes", ["on", "b"], True)
     (note,) = composed.notes
     assert "data.flip" in note
+
+
+def test_the_last_of_equal_keys_counts_with_its_text_and_its_note():
+    composed = compose_text("run.tags=[yes,b] data.flip=yes run.tags=[a] data.flip=true")
+    assert (composed.config.run.tags, composed.config.data.flip) == (["a"], True)
+    assert composed.notes == []
+    assert compose("run.tags=[a] run.tags=[yes,b]").run.tags == ["yes", "b"]
+
+
+def test_a_text_of_a_method_may_be_such_a_word():
+    words = "method=puzzlemix method.teacher_ckpt=on"
+    assert compose(words, strict=True).method["teacher_ckpt"] == "on"
+    members = ["method=choice", "method.members=[puzzlemix,alignmix,erm]"]
+    members += ["method.puzzlemix.teacher_ckpt=on", "method.puzzlemix.transport=on"]
+    notes = resolve_method(compose_text([*members, "method.alignmix={ae: on}"])).notes
+    assert [note.split(":")[0] for note in notes] == [
+        "command line, method.puzzlemix.transport",
+        "command line, method.alignmix",
+    ]
+    with pytest.raises(UserError, match="'on' as a truth value"):
+        compose("method=alignmix method.ae=on", strict=True)
 
 
 def test_a_key_of_text_or_a_truth_value_takes_the_value(monkeypatch):

@@ -7,7 +7,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from mixbench.config.schema import RunConfig, keys_not_in_identity
-from mixbench.config.settings import Settings, default_of, info_of, setting, type_of, walk
+from mixbench.config.settings import (
+    Settings,
+    conditions_of,
+    default_of,
+    info_of,
+    setting,
+    type_of,
+    walk,
+)
 from mixbench.methods import METHODS
 
 
@@ -119,6 +127,24 @@ def test_the_facts_of_a_field_stand_in_one_place():
     assert allowed["scale"] == "in [0, 10] or -1.0"
     assert allowed["inner.word"] == "a or b"
     assert allowed["free"] == allowed["plain"] == ""
+
+
+def test_a_class_tells_what_all_its_fields_need():
+    @dataclass
+    class Mixed(Settings):
+        prefix, only_when, unconditional = "mixed.", {"mixed.prob": (1,)}, ("loss",)
+
+        prob: float = setting(1.0, "a share")
+        loss: str = setting("a", "a loss")
+        alpha: float = setting(1.0, "a number", only_when={"mixed.loss": ("a",)})
+
+    @dataclass
+    class Whole(Settings):
+        mixed: Mixed = field(default_factory=Mixed)
+
+    needed = [("alpha", "mixed.prob", (1,)), ("alpha", "mixed.loss", ("a",))]
+    assert conditions_of(Mixed) == needed
+    assert conditions_of(Whole, "all.") == [(f"all.mixed.{key}", *rest) for key, *rest in needed]
 
 
 def test_settings_become_plain_values_and_come_back():

@@ -8,15 +8,13 @@ from torch import Tensor
 
 import mixbench.functional as mf
 from mixbench.backbones.attention import Capture
-from mixbench.config.settings import Above, Below, setting
+from mixbench.config.settings import setting
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.methods.base import Method, register
 from mixbench.methods.pictures.windows import draw_windows
+from mixbench.methods.tdattenmix.config import WHOLE, WINDOWS
 from mixbench.methods.tdattenmix.consistency import ConsistencyMethod, WindowStep
 from mixbench.nn.teacher import frozen_eval
-
-WINDOWS = {"method.switch_prob": Above(0)}  # keys of windows need some
-WHOLE = {"method.switch_prob": Below(1)}
 
 
 @register("smmix")

@@ -10,7 +10,7 @@ import mixbench.functional as mf
 from mixbench.config.settings import Above, setting
 from mixbench.functional.cutmix import BOX_RULES
 from mixbench.functional.draws import PARTNER_RULES
-from mixbench.methods.base import Method
+from mixbench.methods.base import SOME_MIXED, Method
 
 
 class PastedBox(NamedTuple):
@@ -30,6 +30,8 @@ class PastedPatchesMethod(Method, ABC):
     @dataclass
     class Config(Method.Config):
         """Settings that both have."""
+
+        only_when = SOME_MIXED
 
         alpha: float = setting(1.0, "Beta(alpha, alpha) of the kept share", above=0, official=1.0)
         mixup_alpha: float = setting(0.0, "Beta parameter of mixup batches; 0: none", at_least=0)

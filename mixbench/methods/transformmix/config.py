@@ -7,10 +7,14 @@ from mixbench.config.settings import setting
 from mixbench.errors import UserError
 from mixbench.functional.draws import PARTNER_RULES
 from mixbench.functional.transformmix import AFFINES, LABEL_RULES
-from mixbench.methods.base import Method
+from mixbench.methods.base import SOME_MIXED, Method
 from mixbench.nn.transform_mixer import STN_INPUTS
 
 SALIENCY = ("auto", "cam", "attention", "norm", "input_grad", "spectral")
+
+
+TRANSFORMS = {"method.stn": (True,)}  # conditions of keys
+MASKS = {"method.mpn": (True,)}
 
 
 @dataclass
@@ -48,30 +52,28 @@ class TransformMixSearchConfig(TransformMixConfig):
         "similarity",
         "scale, turn and shift, or six free numbers",
         one_of=tuple(AFFINES),
-        only_when={"method.stn": (True,)},
+        only_when=TRANSFORMS,
     )
     stn_input: str = setting(
         "saliency",
         "input of the network for transformations",
         one_of=STN_INPUTS,
-        only_when={"method.stn": (True,)},
+        only_when=TRANSFORMS,
     )
     lam_input: bool = setting(
         True,
         "give the weight to the network for masks as an input",
-        only_when={"method.mpn": (True,)},
+        only_when=MASKS,
     )
     symmetric: bool = setting(True, "swapping a pair gives the complement of its mask")
-    temperature: float = setting(
-        0.5, "temperature of the mask's sigmoid", above=0, only_when={"method.mpn": (True,)}
-    )
+    temperature: float = setting(0.5, "temperature of the mask's sigmoid", above=0, only_when=MASKS)
     w_area: float = setting(
         1.0, "weight of the loss that keeps the mean of the mask at the mixing weight", at_least=0
     )
     w_tv: float = setting(0.1, "weight of the mask's total variation", at_least=0)
     w_bin: float = setting(0.05, "weight of the mask's distance from 0 and 1", at_least=0)
     w_geo: float = setting(
-        0.01, "weight of the transformations' size", at_least=0, only_when={"method.stn": (True,)}
+        0.01, "weight of the transformations' size", at_least=0, only_when=TRANSFORMS
     )
     w_keep: float = setting(0.5, "weight of the saliency that is lost", at_least=0)
     module_lr: float | None = setting(
@@ -103,6 +105,8 @@ class TransformMixSearchConfig(TransformMixConfig):
 @dataclass
 class TransformMixReconConfig(TransformMixConfig):
     """Settings of the use of a module."""
+
+    only_when, unconditional = SOME_MIXED, ("module",)  # without which no run starts
 
     module: str | None = setting(
         None, "checkpoint, or folder, of a finished run of transformmix_search"
