@@ -147,7 +147,9 @@ def compose_text(
     if base is None:  # a finished run is judged by the suites that its keys ask for
         composed.notes += _unread(config, given)
     if strict and composed.notes:
-        raise UserError(composed.notes[0], "--strict", "remove it")
+        raise UserError(
+            composed.notes[0], "--strict", "correct or remove the key, or leave out --strict"
+        )
     return composed
 
 
@@ -191,7 +193,9 @@ def resolve_method(composed: Composed, *, strict: bool = False) -> Composed:
     given = [key for key, origin in found.origins.items() if origin == COMMAND_LINE]
     found.notes += [n for n in _idle(known, found.config, given) if n not in found.notes]
     if strict and found.notes:
-        raise UserError(found.notes[0], "--strict", "remove it")
+        raise UserError(
+            found.notes[0], "--strict", "correct or remove the key, or leave out --strict"
+        )
     return found
 
 
@@ -430,7 +434,8 @@ def _assign(tree: Any, path: str, value: Any, key: str, origin: str, texts: dict
 
 
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-_WORDS["None"] = "null"
+_WORDS |= {"None": "null", "list[str]": "a list of texts such as [a, b]"}
+_WORDS |= {"list[int]": "a list such as [1, 2]", "list[float]": "a list such as [0.5, 1]"}
 
 
 def _field_of(tree: Any, path: str) -> dataclasses.Field[Any]:
@@ -440,9 +445,9 @@ def _field_of(tree: Any, path: str) -> dataclasses.Field[Any]:
 
 
 def _takes_words(tree: Any, path: str) -> bool:
-    """Whether a key takes text and no truth value, so that ``yes`` is a word for it."""
-    kinds = type_of(_field_of(tree, path)).split(" | ")
-    return bool({"str", "list[str]"} & set(kinds)) and "bool" not in kinds
+    """Whether a key takes text alone, so that ``yes`` and ``12:30`` are words for it."""
+    kinds = set(type_of(_field_of(tree, path)).split(" | "))
+    return bool({"str", "list[str]"} & kinds) and kinds <= {"str", "list[str]", "None"}
 
 
 def _wanted(tree: Any, path: str) -> str:

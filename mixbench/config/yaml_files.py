@@ -116,8 +116,8 @@ def parse(text: str, origin: str, *, words: bool = False) -> tuple[Any, list[str
     Args:
         text: YAML.
         origin: Where it comes from, for messages.
-        words: Whether ``yes`` and its like stand for text, see :func:`as_typed`, and need no
-            warning.
+        words: Whether ``yes``, ``007`` and their like stand for text, see :func:`as_typed`, and
+            need no warning.
 
     Returns:
         Plain Python value, and warnings.
@@ -132,21 +132,22 @@ def parse(text: str, origin: str, *, words: bool = False) -> tuple[Any, list[str
 
 
 def as_typed(value: Any, text: str) -> Any:
-    """A value for a key of text: words that YAML reads as truth values, as they were typed.
+    """A value for a key of text: what YAML reads as truth values and numbers, as it was typed.
 
     Args:
         value: What :func:`parse` made of the text.
         text: YAML.
 
     Returns:
-        The value, or a list of values, with ``yes`` in place of true where that was typed.
+        The value, or a list of values, with ``yes`` in place of true and ``12:30`` in place of 750
+        where that was typed.
     """
     several = value if isinstance(value, list) else [value]
-    if not any(isinstance(each, bool) for each in several):
+    if not any(isinstance(each, int | float) for each in several):  # a truth value is an int
         return value
     words = yaml.load(text, yaml.BaseLoader)  # to which all is text
     typed = words if isinstance(value, list) else [words]
-    kept = [w if isinstance(v, bool) else v for v, w in zip(several, typed, strict=True)]
+    kept = [w if isinstance(v, int | float) else v for v, w in zip(several, typed, strict=True)]
     return kept if isinstance(value, list) else kept[0]
 
 
@@ -252,8 +253,9 @@ def _inspect_scalar(node: yaml.ScalarNode, where: str, notes: list[str], words: 
             what = f"YAML reads {node.value!r} as a truth value"
             notes.append(f"{where}: {what}; quote it, or write true or false")
     elif _OCTAL.match(node.value) and node.tag.endswith(":int"):
-        value = int(node.value, 8)
-        notes.append(f"{where}: YAML reads {node.value!r} as octal, {value}; drop the zero")
+        if not words:
+            value = int(node.value, 8)
+            notes.append(f"{where}: YAML reads {node.value!r} as octal, {value}; drop the zero")
     elif _FLOAT.match(node.value):  # YAML 1.1 wants a dot: 1e-3 would be text
         node.tag = "tag:yaml.org,2002:float"
 

@@ -374,7 +374,7 @@ def test_a_key_is_not_told_of_where_its_decider_lets_it_act():
         ("trainer.compile_input=yes", "got 'yes'"),
         ("method=cutmix method.partner=On", "got 'On'"),
         ("method=choice method.cutmix.partner=off", "got 'off'"),
-        ("eval.adv_n=yes", "got yes"),
+        ("eval.adv_n=yes", "eval.adv_n=yes has the wrong type"),
         ("eval.suites=[calibration,no]", "unknown suite 'no'"),
         ("optim.ema=yes", "optim.ema=yes has the wrong type"),
     ],
@@ -391,6 +391,22 @@ def test_a_text_may_be_such_a_word():
     assert (config.run.notes, config.run.tags, config.data.flip) == ("yes", ["on", "b"], True)
     (note,) = composed.notes
     assert "data.flip" in note
+
+
+@pytest.mark.parametrize(
+    "text", ["12:30", "1_000", "0x10", "1e3", "1.10", "+5", "007", ".5", "Off"]
+)
+def test_a_text_may_look_like_a_number(text):
+    composed = compose_text(f"run.notes={text} run.tags=[{text},b] wandb.group={text}")
+    config = composed.config
+    assert (config.run.notes, config.run.tags, config.wandb.group) == (text, [text, "b"], text)
+    assert composed.notes == []
+    words = f"method=puzzlemix method.teacher_ckpt={text}"
+    assert compose(words, strict=True).method["teacher_ckpt"] == text
+
+
+def test_a_text_that_may_be_missing_is_missing_where_null_is_written():
+    assert compose("net.weights=null wandb.group=~").net.weights is None
 
 
 def test_the_last_of_equal_keys_counts_with_its_text_and_its_note():

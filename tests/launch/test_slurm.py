@@ -162,7 +162,9 @@ def test_a_plan_is_one_array_job_and_its_ends_are_told(fake, runs, tiny):
     assert f"\nexec {sys.executable} -u -m submitit" in script  # the task replaces the script
     assert "srun" not in script
     assert (runs / "slurm" / "7_0_0_log.out").name in script.replace("%A_%a", "7_0")
-    named, _ = identify_runs(expand(["method=erm,mixup", "seeds=0,1", *tiny, "epochs=8"]), strict=False)
+    named, _ = identify_runs(
+        expand(["method=erm,mixup", "seeds=0,1", *tiny, "epochs=8"]), strict=False
+    )
     assert [bool(each.doubts) for each in named] == [False, False, True, True]  # seed 0 is done
     assert [run.done for run in named] == [True, True, False, False]
 

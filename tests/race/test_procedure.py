@@ -323,7 +323,7 @@ def test_times_are_read(text, seconds):
 
 @pytest.mark.parametrize("text", ["4", "h", "-1h", "0h", "4 hours", "nan", "1e9h", "9999999999h"])
 def test_what_is_no_time_is_refused_with_an_example(text):
-    with pytest.raises(UserError, match="write budget=4h, or .* such as 30min"):
+    with pytest.raises(UserError, match=r"write budget=4h, or .* such as 30min"):
         parse_time(text)
 
 
