@@ -140,7 +140,10 @@ class AugMix(Method):
         """What Pillow makes views of is cropped and mirrored in the loader."""
         return self.config.backend == TENSOR
 
-    takes_augmented = Method.takes_augmented
+    @property
+    def takes_augmented(self) -> bool:
+        """Views are made of whatever is cropped and mirrored."""
+        return super().takes_augmented
 
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """Augment and normalise, or only normalise what came with its views."""

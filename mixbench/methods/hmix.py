@@ -170,7 +170,10 @@ class HMix(Choice):
             )
         return JudgedBatches(train_set, *self.judged, self.config.share, self.run.seed)
 
-    takes_augmented = Choice.takes_augmented
+    @property
+    def takes_augmented(self) -> bool:
+        """Judged images alone are labelled in ``prepare``."""
+        return super().takes_augmented
 
     def prepare(self, batch: Batch, drawn: Augmentation | None = None) -> tuple[Tensor, Tensor]:
         """As for other methods, and judged images bear people's labels."""

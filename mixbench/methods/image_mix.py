@@ -59,7 +59,10 @@ class ImageMix(Method):
         own = cls.prepare is not Method.prepare or cls.mix is not ImageMix.mix
         return not (own or self.run.data.erasing)
 
-    takes_augmented = Method.takes_augmented
+    @property
+    def takes_augmented(self) -> bool:
+        """A compiled function takes the same moves."""
+        return super().takes_augmented
 
     def mix_batch(self, batch: Batch) -> mf.Mixed:
         """Prepare and mix, by the compiled function where there is one."""

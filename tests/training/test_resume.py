@@ -34,7 +34,7 @@ from mixbench.training.run import resume
 WORDS = [
     "data=digits",
     "data.limit=160",
-    "data.size=16",
+    "data.size=8",
     "net.width=4",
     "eval.suites=[calibration]",
     "epochs=3",
@@ -184,7 +184,7 @@ RESUMED = [
 LONG = ("automix", "mixup", "mocosamix", "choice", "alignmix method.ae", "bc", "manifoldmixup")
 LONG += ("gridmix", "resizemix", "smoothmix", "saliencymix", "splicemix data", "transmix")
 LONG += ("attentivemix", "guidedmixup", "puzzlemix", "smmix", "tokenmix", "fmix", "snapmix")
-LONG += ("mixup2", "mixpro", "moco", "tlalign", "splicemix_cl", "augmix method")
+LONG += ("mixup2", "mixpro", "moco", "tlalign", "splicemix_cl", "augmix", "tdattenmix")
 
 
 @pytest.mark.parametrize(

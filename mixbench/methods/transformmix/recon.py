@@ -120,7 +120,10 @@ class TransformMixRecon(TransformMixMethod):
             return find_maps(self.net, self.kind, x, y)
         return self.teacher(self.to_pixels(x), y)
 
-    takes_augmented = TransformMixMethod.takes_augmented
+    @property
+    def takes_augmented(self) -> bool:
+        """Maps of a batch are moved as its images are."""
+        return super().takes_augmented
 
     def mix_batch(self, batch: Batch) -> mf.Mixed:
         """Prepare and mix; maps of the batch are cropped and mirrored as its images are."""
