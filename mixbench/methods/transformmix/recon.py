@@ -104,10 +104,8 @@ class TransformMixRecon(TransformMixMethod):
                 todo,
             )
         if self.config.saliency == "spectral":
-            todo = "use method.cache=false"
-            raise UserError(
-                "maps of the spectrum are computed as fast as stored ones are read", where, todo
-            )
+            what = "maps of the spectrum are computed as fast as stored ones are read"
+            raise UserError(what, where, "use method.cache=false")
 
     @property
     def transform_mixer(self) -> TransformMixer:
