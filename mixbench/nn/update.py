@@ -14,6 +14,7 @@ takes a launch to bring a number to the device, as it does to scale all weights 
 # pyright: reportPrivateImportUsage=false
 # PyTorch's own optimisers are made of torch._foreach_*, which it does not export.
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ ASSUMED = {
 }
 
 
-class GroupUpdate:
+class GroupUpdate(ABC):
     """Update of a parameter group, by the gradients that its weights have when it is made.
 
     Args:
@@ -51,17 +52,17 @@ class GroupUpdate:
         self.directions: list[Tensor] = []  # what the first part leaves for the second
 
     @staticmethod
+    @abstractmethod
     def frozen(group: dict[str, Any]) -> tuple[Hashable, ...]:
         """Settings of a group that the first part reads, which a graph of it holds fast."""
-        raise NotImplementedError
 
+    @abstractmethod
     def follow(self) -> None:
         """The first part."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move(self) -> None:
         """The second part."""
-        raise NotImplementedError
 
     def _of_states(self, key: str) -> list[Tensor]:
         return [state[key] for state in self.states]

@@ -10,7 +10,7 @@ from torch import nn
 from mixbench.config.schema import OptimConfig
 from mixbench.nn.optim import build_optimizer, decay_groups
 from mixbench.nn.update import Update, is_divisible
-from mixbench.testing.device import pretended_device, to_pretended
+from mixbench.testing.device import HostWaitError, pretended_device, to_pretended
 
 
 def prepared(recipe):
@@ -98,3 +98,8 @@ def test_the_host_waits_for_neither_part(name):
         update = Update(optimizer)
         update.follow_gradients()
         update.step()
+        counts = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
+        with pytest.raises(HostWaitError):  # a wait would have been found
+            next(net.parameters()).sum().item()
+    assert counts == [2] * len(counts)  # which lie on the host, and both steps were taken
+    assert bool(counts) is (name == "adamw")
